@@ -1,0 +1,1 @@
+"""Swappable Lightning callbacks, one class a file."""

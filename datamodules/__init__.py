@@ -1,0 +1,1 @@
+"""Lightning datamodules and the samplers they use."""

@@ -1,0 +1,4 @@
+"""lit_uniopd: on-policy distillation and preference learning for LLMs and multimodal LLMs in PyTorch Lightning."""
+
+# Nothing heavy here: graders run in spawned processes that import this package, and must start in milliseconds.
+__version__ = "0.1.0"

@@ -1,0 +1,9 @@
+"""The one exception that means: the user can mend this, and the message says how."""
+
+
+class UserError(ValueError):
+    """A mistake in a flag, a config, a file or a column.
+
+    The message is one sentence that names the flag or column and the remedy. The command line prints it without a
+    traceback (unless ``--debug``); in Python it is an ordinary ``ValueError``.
+    """

@@ -1,0 +1,205 @@
+"""The data types at the seams.
+
+Shape legend, used as suffixes of tensor names everywhere:
+
+    B  samples (answers) in a batch      T  response tokens, padded      P  prompt tokens, padded
+    V  vocabulary                        H  hidden width                 G  answers to one prompt (a group)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+
+Message = Mapping[str, Any]
+"""One chat turn: ``{"role": ..., "content": ...}``."""
+
+FinishReason = Literal["stop", "length"]
+"""``stop``: the answer ended with an end-of-sequence token; ``length``: it was cut at ``max_new_tokens``."""
+
+CORRECT, INCORRECT, UNKNOWN = 1, 0, -1
+"""Values of ``Rollouts.outcome_B``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, and all that is needed to teach and grade its answers."""
+
+    id: str
+    """Stable name of the row, unique within its data set."""
+    messages: tuple[Message, ...]
+    """The conversation so far; a plain text prompt is one user message."""
+    gold: Any = None
+    """What the grader compares with; its form is the grader's affair. None: the answer cannot be graded."""
+    domain: str = "default"
+    """Curves and tables are split by it, and it routes to the teacher of the same name if ``teacher`` is None."""
+    teacher: str | None = None
+    """Name of the teacher that scores the answers."""
+    grader: str | None = None
+    """Key of ``lit_uniopd.rewards.GRADERS``. None: outcomes are unknown."""
+    images: tuple[Any, ...] = ()
+    """Image references (paths or loaded pictures) in the order of their placeholders."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of the row, for graders that read more than the gold answer."""
+
+
+class PromptBatch:
+    """The prompts of one rollout.
+
+    Deliberately neither a dataclass nor a ``Sequence``: Lightning walks through those on every step to move and cast
+    tensors, and would copy each prompt.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = tuple(prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+
+class PromptSource(Protocol):
+    """What ``UniOPD`` asks of a datamodule, so that it can check routes and graders before any model is loaded."""
+
+    train_prompts: Sequence[Prompt]
+    val_prompts: Sequence[Prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A grader's verdict on one answer."""
+
+    correct: bool | None
+    """None: the grader could not decide (``reason`` says why); such an answer counts as unknown."""
+    score: float
+    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader has finer marks."""
+    extracted: str | None = None
+    """The final answer that was found in the response."""
+    reason: str = "ok"
+    """``ok | wrong | no_answer | truncated | timeout | error | no_gold``."""
+
+    @property
+    def outcome(self) -> int:
+        """1 correct, 0 incorrect, -1 unknown."""
+        return UNKNOWN if self.correct is None else int(self.correct)
+
+
+@dataclass(slots=True)
+class Rollouts:
+    """Answers written by the student, on their way from sampling to the update.
+
+    Every field has one entry per sample, so a ``Rollouts`` can be indexed, concatenated, moved, saved and loaded as a
+    whole. Padded positions hold 0 in every ``_BT`` tensor.
+    """
+
+    prompts: list[Prompt]
+    prompt_tokens: list[list[int]]
+    """The prompt as the student saw it (its own chat template), without padding."""
+    tokens_BT: Tensor
+    """Sampled token ids, right-padded; the end-of-sequence token is part of the response."""
+    mask_BT: Tensor
+    """Bool; True on response tokens."""
+    student_logps_BT: Tensor
+    """float32 log-probs of the sampled tokens under the policy that wrote them, at the sampling temperature."""
+    group_B: Tensor
+    """Answers to the same prompt share a number, unique over the ranks of one rollout."""
+    finish: list[FinishReason]
+    text: list[str]
+    outcome_B: Tensor
+    """1 correct, 0 incorrect, -1 unknown."""
+    teacher_logps_BT: Tensor
+    """float32; 0 where ``teacher_ok_B`` is False."""
+    teacher_ok_B: Tensor
+    """Bool; False where no teacher could score the answer. Such a sample trains nothing and is counted."""
+    advantages_BT: Tensor
+    keep_B: Tensor
+    """Bool; balancing sets False. A removed sample trains nothing but still counts in the loss denominator."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths_B(self) -> Tensor:
+        """Response tokens per sample."""
+        return self.mask_BT.sum(dim=1)
+
+    @property
+    def domain(self) -> list[str]:
+        return [prompt.domain for prompt in self.prompts]
+
+    def __getitem__(self, index: Tensor | slice | Sequence[int]) -> "Rollouts":
+        """Take samples, in the given order. Trailing all-padding columns are dropped."""
+        rows = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
+        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        picked = rows.tolist()
+        width = int(self.lengths_B[rows.to(self.mask_BT.device)].max()) if picked else 0
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                value = value[rows.to(value.device)]
+                values[f.name] = value[:, :width] if f.name.endswith("_BT") else value
+            else:
+                values[f.name] = [value[i] for i in picked]
+        return Rollouts(**values)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Rollouts"]) -> "Rollouts":
+        """Concatenate along the samples, padding to the longest response."""
+        if not parts:
+            raise ValueError("Rollouts.cat needs at least one part")
+        width = max(part.tokens_BT.shape[1] for part in parts)
+        values: dict[str, Any] = {}
+        for f in fields(cls):
+            pieces = [getattr(part, f.name) for part in parts]
+            if isinstance(pieces[0], Tensor):
+                if f.name.endswith("_BT"):
+                    pieces = [torch.nn.functional.pad(piece, (0, width - piece.shape[1])) for piece in pieces]
+                values[f.name] = torch.cat(pieces)
+            else:
+                values[f.name] = [item for piece in pieces for item in piece]
+        return cls(**values)
+
+    def to(self, device: torch.device | str) -> "Rollouts":
+        """Move every tensor."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.to(device) for name, t in tensors.items() if isinstance(t, Tensor)})
+
+    def save(self, path: str | Path) -> None:
+        """Write to one file that ``load`` reads without executing pickles. Pictures are kept as references only."""
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "prompts"}
+        state["prompts"] = [_prompt_state(prompt) for prompt in self.prompts]
+        torch.save(state, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Rollouts":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: if the file does not hold rollouts.
+        """
+        state = torch.load(path, weights_only=True)
+        names = {f.name for f in fields(cls)}
+        if not isinstance(state, dict) or set(state) != names:
+            raise UserError(f"{path} does not hold rollouts; give a file written by Rollouts.save.")
+        state["prompts"] = [
+            Prompt(**{**item, "messages": tuple(item["messages"]), "images": tuple(item["images"])})
+            for item in state["prompts"]
+        ]
+        return cls(**state)
+
+
+def _prompt_state(prompt: Prompt) -> dict[str, Any]:
+    state = {f.name: getattr(prompt, f.name) for f in fields(prompt)}
+    images = [image if isinstance(image, str) else repr(image) for image in prompt.images]
+    return {**state, "messages": [dict(m) for m in prompt.messages], "images": images, "row": dict(prompt.row)}
