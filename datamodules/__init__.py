@@ -1,1 +1,6 @@
 """Lightning datamodules and the samplers they use."""
+
+from datamodules.prompts import PromptDataModule
+from datamodules.sources import SourceArgs
+
+__all__ = ["PromptDataModule", "SourceArgs"]

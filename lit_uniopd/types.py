@@ -7,7 +7,7 @@ Shape legend, used as suffixes of tensor names everywhere:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards.grade import CORRECT as CORRECT
+from lit_uniopd.rewards.grade import INCORRECT as INCORRECT
+from lit_uniopd.rewards.grade import UNKNOWN as UNKNOWN
+from lit_uniopd.rewards.grade import Grade as Grade
 
 Message = Mapping[str, Any]
 """One chat turn: ``{"role": ..., "content": ...}``."""
 
 FinishReason = Literal["stop", "length"]
 """``stop``: the answer ended with an end-of-sequence token; ``length``: it was cut at ``max_new_tokens``."""
-
-CORRECT, INCORRECT, UNKNOWN = 1, 0, -1
-"""Values of ``Rollouts.outcome_B``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +76,6 @@ class PromptSource(Protocol):
     val_prompts: Sequence[Prompt]
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """A grader's verdict on one answer."""
-
-    correct: bool | None
-    """None: the grader could not decide (``reason`` says why); such an answer counts as unknown."""
-    score: float
-    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader has finer marks."""
-    extracted: str | None = None
-    """The final answer that was found in the response."""
-    reason: str = "ok"
-    """``ok | wrong | no_answer | truncated | timeout | error | no_gold``."""
-
-    @property
-    def outcome(self) -> int:
-        """1 correct, 0 incorrect, -1 unknown."""
-        return UNKNOWN if self.correct is None else int(self.correct)
-
-
 @dataclass(slots=True)
 class Rollouts:
     """Answers written by the student, on their way from sampling to the update.
@@ -117,6 +99,8 @@ class Rollouts:
     text: list[str]
     outcome_B: Tensor
     """1 correct, 0 incorrect, -1 unknown."""
+    grades: list[Grade]
+    """The verdicts behind ``outcome_B``."""
     teacher_logps_BT: Tensor
     """float32; 0 where ``teacher_ok_B`` is False."""
     teacher_ok_B: Tensor
@@ -139,7 +123,9 @@ class Rollouts:
 
     def __getitem__(self, index: Tensor | slice | Sequence[int]) -> "Rollouts":
         """Take samples, in the given order. Trailing all-padding columns are dropped."""
-        rows = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
+        if isinstance(index, slice):
+            index = torch.arange(len(self))[index]
+        rows = index if isinstance(index, Tensor) else torch.tensor(list(index), dtype=torch.long)
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         picked = rows.tolist()
         width = int(self.lengths_B[rows.to(self.mask_BT.device)].max()) if picked else 0
@@ -179,6 +165,7 @@ class Rollouts:
         """Write to one file that ``load`` reads without executing pickles. Pictures are kept as references only."""
         state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "prompts"}
         state["prompts"] = [_prompt_state(prompt) for prompt in self.prompts]
+        state["grades"] = [asdict(grade) for grade in self.grades]
         torch.save(state, path)
 
     @classmethod
@@ -196,6 +183,7 @@ class Rollouts:
             Prompt(**{**item, "messages": tuple(item["messages"]), "images": tuple(item["images"])})
             for item in state["prompts"]
         ]
+        state["grades"] = [Grade(**item) for item in state["grades"]]
         return cls(**state)
 
 

@@ -1,0 +1,37 @@
+# `make quickstart` is all a newcomer needs; everything else works inside .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: quickstart install test lint format bench clean
+
+quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
+	$(BIN)/uniopd fit -c configs/quickstart.yaml
+
+install: $(READY)
+
+# torch first and alone: its version decides what the others may bring.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+test: install  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## both sides of every performance claim, in one process each
+	$(BIN)/python benchmarks/logps.py
+	$(BIN)/python benchmarks/rollout.py
+
+clean:  ## remove the environment; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,0 +1,113 @@
+"""Log-probs of sampled tokens from hidden states: ours against log-softmax over all logits, forward and backward.
+
+    OMP_NUM_THREADS=1 python benchmarks/logps.py                  # Qwen's vocabulary, 4096 tokens, 256 wide
+    OMP_NUM_THREADS=1 python benchmarks/logps.py --tokens 512 --hidden 1024
+
+Time is CPU seconds (a shared machine's wall clock says little), both sides in turn in one process, median. ``user``
+leaves out the kernel's share, most of which is handing out fresh pages for the full logits. Memory is the growth of the
+peak resident size (VmHWM) in a fresh process per side.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.functional.logps import CHUNK_TOKENS, linear_token_logps
+
+SIDES = ("naive", "ours")
+
+
+def inputs(args: argparse.Namespace, trained: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, projection, tokens, upstream gradient."""
+    torch.manual_seed(0)
+    weight = torch.randn(args.vocabulary, args.hidden).mul_(2 * args.hidden**-0.5).requires_grad_(trained)
+    hidden = torch.randn(args.tokens, args.hidden, requires_grad=True)
+    return hidden, weight, torch.randint(0, args.vocabulary, (args.tokens,)), torch.randn(args.tokens)
+
+
+def run(side: str, args: argparse.Namespace, hidden: Tensor, weight: Tensor, tokens: Tensor, upstream: Tensor) -> None:
+    """Forward and backward; the gradients are left on the leaves."""
+    hidden.grad = weight.grad = None
+    if side == "naive":
+        logps = torch.log_softmax(hidden @ weight.T, dim=-1).gather(1, tokens[:, None])[:, 0]
+    else:
+        logps = linear_token_logps(hidden, weight, tokens, chunk_tokens=args.chunk_tokens)
+    logps.backward(upstream)
+
+
+def peak_kib() -> int:
+    """Peak resident size of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1])
+    raise RuntimeError("this system does not report VmHWM")
+
+
+def peak_growth(side: str, trained: bool, args: argparse.Namespace) -> float:
+    """MiB by which one forward and backward pass raises the peak, in a fresh process."""
+    command = [sys.executable, __file__, "--peak-of", side, *(["--trained"] if trained else [])]
+    for name in ("tokens", "hidden", "vocabulary", "chunk_tokens"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_peak(args: argparse.Namespace) -> None:
+    """Print the growth for ``peak_growth``; a small pass first loads the kernels."""
+    warm = argparse.Namespace(**{**vars(args), "tokens": 8, "vocabulary": 64})
+    run(args.peak_of, warm, *inputs(warm, args.trained))
+    tensors = inputs(args, args.trained)
+    before = peak_kib()
+    run(args.peak_of, args, *tensors)
+    print((peak_kib() - before) / 1024)
+
+
+def compare(trained: bool, args: argparse.Namespace) -> None:
+    """Print the ratios for one kind of head."""
+    tensors = inputs(args, trained)
+    total: dict[str, list[float]] = {side: [] for side in SIDES}
+    user: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(args.rounds):
+        for side in SIDES:
+            start = os.times()
+            run(side, args, *tensors)
+            end = os.times()
+            user[side].append(end.user - start.user)
+            total[side].append(end.user + end.system - start.user - start.system)
+    medians = {side: (statistics.median(total[side]), statistics.median(user[side])) for side in SIDES}
+    peaks = {side: peak_growth(side, trained, args) for side in SIDES}
+    ratio = [ours / naive for ours, naive in zip(medians["ours"], medians["naive"], strict=True)]
+    print(
+        f"{'trained' if trained else 'frozen'} head: time {ratio[0]:.2f}x (user {ratio[1]:.2f}x; naive "
+        f"{medians['naive'][0]:.2f} s, user {medians['naive'][1]:.2f} s), peak {peaks['ours'] / peaks['naive']:.3f}x "
+        f"({peaks['ours']:.0f} of {peaks['naive']:.0f} MiB)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Measure trained and frozen heads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--vocabulary", type=int, default=151936)
+    parser.add_argument("--chunk-tokens", type=int, default=CHUNK_TOKENS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--trained", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.peak_of:
+        return measure_peak(args)
+    for trained in (True, False):
+        compare(trained, args)
+    return None
+
+
+if __name__ == "__main__":
+    main()

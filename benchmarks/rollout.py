@@ -1,0 +1,143 @@
+"""Rollouts: our decoding loop against transformers' ``generate``.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout
+
+Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
+set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
+probability, in both engines alike. The loop returns log-probs, ``generate`` is not asked for any.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
+
+from lit_uniopd.sampling import SamplingArgs, sample
+
+
+@dataclass
+class Case:
+    name: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    prompts: int
+    n: int
+    prompt_length: int
+    ragged: bool
+    new_tokens: int
+    stop: float
+    """Probability that an answer ends at a step; 0: all answers are cut at the same length."""
+
+
+CASES = [
+    Case("tiny, equal lengths", 96, 2, 512, 8, 16, 24, False, 32, 0.0),
+    Case("tiny, ragged prompts", 96, 2, 512, 8, 16, 24, True, 32, 0.0),
+    Case("tiny, skewed lengths", 96, 2, 512, 8, 16, 24, True, 32, 0.08),
+    Case("small, equal lengths", 256, 4, 32_000, 4, 16, 96, False, 128, 0.0),
+    Case("small, ragged prompts", 256, 4, 32_000, 4, 16, 96, True, 128, 0.0),
+    Case("small, skewed lengths", 256, 4, 32_000, 4, 16, 96, True, 128, 0.02),
+    Case("small, one row", 256, 4, 32_000, 1, 1, 96, False, 128, 0.0),
+]
+
+
+def build(case: Case) -> Qwen3ForCausalLM:
+    """A random model of the case's size, grouped-query attention with heads of 32."""
+    heads = case.hidden // 32
+    config = Qwen3Config(
+        vocab_size=case.vocabulary,
+        hidden_size=case.hidden,
+        intermediate_size=3 * case.hidden,
+        num_hidden_layers=case.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2) if heads % 2 == 0 else heads,
+        head_dim=32,
+    )
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config).eval()
+
+
+def prompts_of(case: Case) -> list[list[int]]:
+    """Random token ids; ragged ones are between half and all of the length."""
+    generator = torch.Generator().manual_seed(0)
+    shortest = case.prompt_length // 2 if case.ragged else case.prompt_length
+    lengths = torch.linspace(shortest, case.prompt_length, case.prompts).long().tolist()
+    return [torch.randint(1, case.vocabulary, (length,), generator=generator).tolist() for length in lengths]
+
+
+def run_loop(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
+    """Lengths of the answers."""
+    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens)
+    return sample(model, prompts, args, eos_ids=eos, pad_id=0, seed=seed).mask_BT.sum(dim=1).tolist()
+
+
+def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
+    """Lengths of the answers."""
+    torch.manual_seed(seed)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    config = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=case.new_tokens,
+        num_return_sequences=case.n,
+        eos_token_id=eos or None,
+        pad_token_id=0,
+    )
+    with torch.no_grad():
+        out = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+    ended = torch.isin(out[:, width:], torch.tensor(eos, dtype=torch.long))
+    lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, case.new_tokens)
+    return lengths.tolist()
+
+
+def measure(case: Case, repeats: int) -> None:
+    """Print one line: useful tokens, CPU seconds and the ratio per useful token."""
+    model, prompts = build(case), prompts_of(case)
+    eos = list(range(1, 1 + round(case.stop * case.vocabulary)))
+    sides = {"loop": run_loop, "generate": run_generate}
+    per_token: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    tokens: dict[str, list[int]] = {name: [] for name in sides}
+    share = []
+    for repeat in range(repeats + 1):
+        for name, run in sides.items():
+            start = time.process_time()
+            lengths = run(model, case, prompts, eos, seed=repeat)
+            taken = time.process_time() - start
+            if repeat == 0:
+                continue  # warm-up
+            seconds[name].append(taken)
+            tokens[name].append(sum(lengths))
+            per_token[name].append(taken / sum(lengths))
+            share.append(statistics.mean(lengths) / max(lengths))
+    median = {name: statistics.median(values) for name, values in per_token.items()}
+    print(
+        f"{case.name:24s} mean/max {statistics.mean(share):.2f}  "
+        + "  ".join(f"{n} {statistics.median(seconds[n]):6.3f} s {statistics.mean(tokens[n]):6.0f} tok" for n in sides)
+        + f"  time per useful token, loop / generate: {median['loop'] / median['generate']:.2f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the cases whose name contains ``--only``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    for case in CASES:
+        if options.only in case.name:
+            measure(case, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

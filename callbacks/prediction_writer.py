@@ -1,0 +1,80 @@
+"""Answers and outcomes of ``uniopd predict`` as JSON lines."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Rollouts
+
+log = logging.getLogger(__name__)
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Append every batch of answers to a file as soon as it is there, so that a killed run keeps what it has done.
+
+    Each line has `id, domain, prompt, answer, sample, text` (`answer` is the gold one), the verdict (`outcome, score,
+    extracted, reason`; outcome 1 correct, 0 incorrect, -1 unknown), `tokens` and `finish`.
+
+    Args:
+        path: the file; null: `predictions.jsonl` in the run's directory. Ranks beyond the first add their number.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        super().__init__(write_interval="batch")
+        self.path = path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "predict" and (file := self.file(trainer)).exists():
+            raise UserError(f"{file} exists; remove it or give PredictionWriter another `path`.")
+
+    def file(self, trainer: Trainer) -> Path:
+        """This rank's file."""
+        path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
+        return path if trainer.global_rank == 0 else path.with_suffix(f".{trainer.global_rank}{path.suffix}")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Rollouts | None,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if prediction is None:
+            return
+        file = self.file(trainer)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            for line in records(prediction):
+                out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        log.info("The answers are in %s.", self.file(trainer))
+
+
+def records(rollouts: Rollouts) -> Iterator[dict[str, Any]]:
+    """One JSON object per answer."""
+    groups = rollouts.group_B.tolist()
+    for row, (prompt, grade) in enumerate(zip(rollouts.prompts, rollouts.grades, strict=True)):
+        yield {
+            "id": prompt.id,
+            "domain": prompt.domain,
+            "prompt": [dict(message) for message in prompt.messages],
+            "answer": prompt.gold,
+            "sample": row - groups.index(groups[row]),
+            "text": rollouts.text[row],
+            "outcome": grade.outcome,
+            "score": grade.score,
+            "extracted": grade.extracted,
+            "reason": grade.reason,
+            "tokens": int(rollouts.lengths_B[row]),
+            "finish": rollouts.finish[row],
+        }

@@ -1,0 +1,289 @@
+"""The prompts that a student answers: training, validation and prediction data of Uni-OPD."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
+
+from datamodules.samplers import ResumableBatchSampler, shard_batches
+from datamodules.sources import SourceArgs, read_prompts
+from datamodules.tables import prepare_table
+from lit_uniopd.errors import UserError
+from lit_uniopd.seeding import run_seed
+from lit_uniopd.types import Prompt, PromptBatch
+
+Sources = SourceArgs | list[SourceArgs] | None
+
+_SPLITS: dict[str | None, tuple[str, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "predict": ("predict",),
+    None: ("train", "val", "predict"),
+}
+"""Stage of the trainer (None: all, in a notebook) -> what it reads; the first must be given."""
+
+
+@runtime_checkable
+class MeasuresPrompts(Protocol):
+    """A module that can tell, before its model is loaded, how long a prompt is to its student."""
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """Tokens of the prompt as the student sees it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What became of the rows of one source."""
+
+    path: str
+    rows: int
+    too_long: int
+    """Dropped: more than ``max_prompt_tokens`` tokens."""
+    longest: int | None
+    """Tokens of the longest row, dropped or not. None: nothing was measured."""
+    without_answer: int
+    """Kept, but there is no gold answer to grade with."""
+
+    @property
+    def kept(self) -> int:
+        return self.rows - self.too_long
+
+    def __str__(self) -> str:
+        notes = [f"{self.rows} rows"]
+        if self.longest is not None:
+            notes.append(f"{self.too_long} dropped as too long (longest {self.longest} tokens)")
+        if self.without_answer:
+            notes.append(f"{self.without_answer} without an answer")
+        return f"{self.path}: {', '.join(notes)}; {self.kept} prompts"
+
+
+class PromptLoader:
+    """Yields a ``PromptBatch`` for each list of row numbers.
+
+    Deliberately not a ``torch.utils.data.DataLoader``: there is nothing to load in workers, and Lightning would put a
+    padding ``DistributedSampler`` into it.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], batches: Sequence[list[int]] | ResumableBatchSampler) -> None:
+        self.prompts = prompts
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        for rows in self.batches:
+            yield PromptBatch([self.prompts[row] for row in rows])
+
+
+class ResumablePromptLoader(PromptLoader):
+    """A ``PromptLoader`` whose position Lightning writes into checkpoints and restores.
+
+    Args:
+        prompts: the rows.
+        batches: their order.
+        unfinished: number of batches that were handed out but not yet trained on.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Prompt], batches: ResumableBatchSampler, unfinished: Callable[[], int] = lambda: 0
+    ) -> None:
+        super().__init__(prompts, batches)
+        self.order = batches
+        self.unfinished = unfinished
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.order.state_dict(self.unfinished())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.order.load_state_dict(state)
+
+
+class PromptDataModule(LightningDataModule):
+    """Prompts from JSONL, JSON and parquet files, the hub, or the playground.
+
+    A file with the columns ``prompt`` and ``answer`` (and, where wanted, ``id``, ``domain``, ``teacher``, ``grader``,
+    ``images``) needs nothing but its path; other names are given by ``prompt_column`` and so on. All other columns
+    reach the grader as ``Prompt.row``.
+
+    Training is an endless, seeded order over all sources (see ``ResumableBatchSampler``) that a resumed run continues
+    exactly, also in the middle of an epoch. Batches are always full: what does not fill one at the end of a pass opens
+    the next epoch. In validation and prediction every prompt comes exactly once over all ranks; a rank that has run
+    out gets empty batches.
+
+    Args:
+        train: One source of prompts, or a list of them.
+        val: The same for validation. Default: there is none.
+        predict: The same for prediction. Default: those of val.
+        batch_size: Prompts per rollout and rank, as everywhere in Lightning; a step takes batch_size * ranks prompts.
+        val_batch_size: Prompts per validation or prediction batch and rank. Default: batch_size.
+        max_prompt_tokens: Prompts that are longer to the student are dropped, counted and logged. Default: none are.
+        shuffle: Draw the training order anew for every pass; false takes the sources one after the other.
+        seed: Seed of the training order. Default: that of --seed_everything.
+
+    Attributes:
+        train_prompts: after ``setup``, all training prompts, source after source.
+        val_prompts: the same for validation.
+        predict_prompts: the same for prediction.
+        report: ``train``, ``val``, ``predict`` -> what became of the rows of each source.
+        prompt_length: measures a prompt in tokens, for use without a trainer; with one, its module's is taken.
+    """
+
+    def __init__(
+        self,
+        train: Sources = None,
+        val: Sources = None,
+        predict: Sources = None,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        max_prompt_tokens: int | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
+        self.sources["predict"] = _flagged("predict", predict) or self.sources["val"]
+        for flag, number in (
+            ("batch_size", batch_size),
+            ("val_batch_size", val_batch_size),
+            ("max_prompt_tokens", max_prompt_tokens),
+        ):
+            if number is not None and number < 1:
+                raise UserError(f"--data.{flag} must be at least 1, not {number}.")
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.max_prompt_tokens = max_prompt_tokens
+        self.shuffle = shuffle
+        self.seed = seed
+        self.prompt_length: Callable[[Prompt], int] | None = None
+        self.train_prompts: Sequence[Prompt] = ()
+        self.val_prompts: Sequence[Prompt] = ()
+        self.predict_prompts: Sequence[Prompt] = ()
+        self.report: dict[str, list[SourceReport]] = {}
+        self._order: ResumableBatchSampler | None = None
+
+    def prepare_data(self) -> None:
+        """Download hub data sets and build the playground, once for all processes."""
+        stage = None if self.trainer is None else self.trainer.state.fn
+        for split in _SPLITS[stage]:
+            for flag, source in self.sources[split].items():
+                prepare_table(source, flag)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the prompts of a stage, or of all of them.
+
+        Raises:
+            UserError: naming the flag, the file, the row or the column that is wrong.
+        """
+        if stage is not None and not self.sources[needed := _SPLITS[stage][0]]:
+            raise UserError(f"There are no prompts to {stage} with; name a file or data set by --data.{needed}.path.")
+        self._order = None
+        for split in _SPLITS[stage]:
+            setattr(self, f"{split}_prompts", self._read(split))
+        if not self.sources["val"]:
+            # Without the method Lightning skips validation; for a loader of no batches it would warn.
+            self.val_dataloader = super().val_dataloader
+
+    def train_dataloader(self) -> ResumablePromptLoader:
+        """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+            raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+        if self._order is None:
+            rank, world_size = self._rank_and_world_size()
+            self._order = ResumableBatchSampler(
+                [report.kept for report in self.report["train"]],
+                weights=[source.weight for source in self.sources["train"].values()],
+                batch_size=self.batch_size,
+                shuffle=self.shuffle,
+                seed=run_seed(self.seed),
+                rank=rank,
+                world_size=world_size,
+            )
+        return ResumablePromptLoader(self.train_prompts, self._order, self._unfinished_batches)
+
+    def val_dataloader(self) -> Any:
+        """Each validation prompt once."""
+        return self._evaluation_loader(self.val_prompts)
+
+    def predict_dataloader(self) -> Any:
+        """Each prompt once."""
+        return self._evaluation_loader(self.predict_prompts)
+
+    def _evaluation_loader(self, prompts: Sequence[Prompt]) -> PromptLoader:
+        rank, world_size = self._rank_and_world_size()
+        return PromptLoader(prompts, shard_batches(len(prompts), self.val_batch_size, rank=rank, world_size=world_size))
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        """Among the processes that see different data, which under tensor parallelism are not all."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+
+    def _unfinished_batches(self) -> int:
+        """1 while ``training_step`` works on a batch: a checkpoint written then (on an exception) must repeat it."""
+        if self.trainer is None:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.ready - progress.processed  # pyright: ignore[reportAttributeAccessIssue] (its default is narrower)
+
+    def _read(self, split: str) -> list[Prompt]:
+        prompts: list[Prompt] = []
+        self.report[split] = []
+        for flag, source in self.sources[split].items():
+            read = read_prompts(source, flag)
+            kept, longest = self._fitting(read, source.path)
+            report = SourceReport(
+                path=source.path,
+                rows=len(read),
+                too_long=len(read) - len(kept),
+                longest=longest,
+                without_answer=sum(prompt.gold is None for prompt in kept),
+            )
+            rank_zero_info(f"{flag} {report}")
+            if not kept:
+                raise UserError(
+                    f"--data.max_prompt_tokens {self.max_prompt_tokens} drops all {len(read)} prompts of {flag}.path "
+                    f"{source.path}, of up to {longest} tokens; raise it."
+                )
+            prompts += kept
+            self.report[split].append(report)
+        return prompts
+
+    def _fitting(self, prompts: list[Prompt], path: str) -> tuple[list[Prompt], int | None]:
+        """The prompts that are short enough, and the length of the longest of all."""
+        if self.max_prompt_tokens is None:
+            return prompts, None
+        measure = self._measure()
+        hidden = self._rank_and_world_size()[0] != 0
+        progress = track(prompts, f"Measuring {path}", transient=True, disable=hidden)
+        lengths = [measure(prompt) for prompt in progress]
+        fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
+        return fitting, max(lengths)
+
+    def _measure(self) -> Callable[[Prompt], int]:
+        if self.prompt_length is not None:
+            return self.prompt_length
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not isinstance(module, MeasuresPrompts):
+            raise UserError(
+                "--data.max_prompt_tokens needs the student's tokenizer: use a module that has prompt_length, set "
+                "prompt_length of the datamodule, or leave it out."
+            )
+        return module.prompt_length
+
+
+def _flagged(split: str, sources: Sources) -> dict[str, SourceArgs]:
+    """Sources by the option they came from; several of one option are numbered.
+
+    Raises:
+        UserError: a weight that is not positive.
+    """
+    listed = [sources] if isinstance(sources, SourceArgs) else list(sources or [])
+    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
+    for flag, source in flags.items():
+        if not source.weight > 0:
+            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
+    return flags

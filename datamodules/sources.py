@@ -1,0 +1,186 @@
+"""From the rows of a table to prompts: which column holds what."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.tables import Row, TableArgs, read_rows
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Message, Prompt
+
+IMAGE_MARK = "<image>"
+
+_ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
+"""What columns are read for. It is also the default name of the column."""
+
+
+@dataclass
+class SourceArgs(TableArgs):
+    """One table of prompts: which column holds what, and what its rows have in common.
+
+    Under its default name a column may be missing, under another it must exist; null or "" leaves it unread.
+    """
+
+    prompt_column: str = "prompt"
+    """Column of the question, a text or a list of chat messages; it must exist."""
+    answer_column: str | None = "answer"
+    """Column of the gold answer, in the form that the row's grader takes."""
+    id_column: str | None = "id"
+    """Column of a name, unique in the source. Without one, rows are named file:line."""
+    domain_column: str | None = "domain"
+    """Column of the domain: curves are split by it, and it routes to the teacher of the same name."""
+    teacher_column: str | None = "teacher"
+    """Column of the name of the teacher that scores the row's answers."""
+    grader_column: str | None = "grader"
+    """Column of the name of the row's grader."""
+    images_column: str | None = "images"
+    """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
+    of <image> in the prompt, or stand before it."""
+    domain: str | None = None
+    """Domain of every row, instead of its domain column."""
+    teacher: str | None = None
+    """Teacher of every row, instead of its teacher column. Default without either: the one named like the domain."""
+    grader: str | None = None
+    """Grader of every row, instead of its grader column."""
+    weight: float = 1.0
+    """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
+
+
+def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
+    """Read a source.
+
+    Args:
+        source: where the rows are and which column holds what.
+        flag: the option that ``source`` came from (``--data.train``), for messages.
+
+    Raises:
+        UserError: naming the file, the row or the column that is wrong.
+    """
+    rows = read_rows(source, flag)
+    columns = _columns(source, rows, flag)
+    prompts = [_prompt(source, columns, row) for row in rows]
+    seen: dict[str, Row] = {}
+    for prompt, row in zip(prompts, rows, strict=True):
+        if (other := seen.setdefault(prompt.id, row)) is not row:
+            raise UserError(
+                f"{row.where} has the same id {prompt.id!r} as {other.where}; name a column of unique ids by "
+                f'{flag}.id_column, or set it to "" to name rows by file and line.'
+            )
+    return prompts
+
+
+def _columns(source: SourceArgs, rows: Sequence[Row], flag: str) -> dict[str, str]:
+    """What is read (``answer``) -> the column that holds it, for the columns that are there."""
+    present = list(dict.fromkeys(name for row in rows for name in row.values))
+    columns: dict[str, str] = {}
+    for role in _ROLES:
+        name = getattr(source, f"{role}_column")
+        if (
+            not name and role != "prompt"
+        ):  # "" as well: jsonargparse 4.53 takes the null of `--data.train.id_column null` for a word
+            continue
+        asked_for = name != role
+        if asked_for and role in ("domain", "teacher", "grader") and getattr(source, role) is not None:
+            raise UserError(f"{flag}.{role} and {flag}.{role}_column exclude each other; give one of them.")
+        if name in present:
+            columns[role] = name
+        elif asked_for or role == "prompt":
+            raise UserError(
+                f"{source.path} has no column {name!r}; choose {flag}.{role}_column from {', '.join(present)}."
+            )
+    return columns
+
+
+def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
+    def cell(role: str) -> Any:
+        value = row.values.get(columns[role]) if role in columns else None
+        return None if value == "" else value
+
+    def text(role: str) -> str | None:
+        if not isinstance(value := cell(role), str | None):
+            raise UserError(f"{row.where}: column {columns[role]!r} must hold a text, not {type(value).__name__}.")
+        return value
+
+    if not isinstance(identity := cell("id"), str | int | None):
+        raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
+    images = _images(cell("images"), row, columns.get("images"))
+    messages = _messages(cell("prompt"), row, columns["prompt"])
+    return Prompt(
+        id=row.name if identity is None else str(identity),
+        messages=_place_images(messages, len(images), row.where) if images else messages,
+        gold=cell("answer"),
+        domain=source.domain or text("domain") or "default",
+        teacher=source.teacher or text("teacher"),
+        grader=source.grader or text("grader"),
+        images=images,
+        row={name: value for name, value in row.values.items() if name not in columns.values()},
+    )
+
+
+def _messages(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
+    if cell is None or cell == []:
+        raise UserError(f"{row.where} has no prompt: its column {column!r} is empty.")
+    if isinstance(cell, str):
+        return ({"role": "user", "content": cell},)
+    well_formed = isinstance(cell, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str | list)
+        for m in cell
+    )
+    if not well_formed:
+        raise UserError(
+            f"{row.where}: column {column!r} must hold a text or a list of messages, "
+            '[{"role": "user", "content": "..."}].'
+        )
+    return tuple(cell)
+
+
+def _images(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
+    if cell is None:
+        return ()
+    return tuple(_image(item, row, column) for item in (cell if isinstance(cell, list) else [cell]))
+
+
+def _image(item: Any, row: Row, column: str | None) -> Any:
+    """A picture as its path, its address, or lazily opened from its bytes."""
+    if isinstance(item, dict) and isinstance(item.get("bytes"), bytes):
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            return Image.open(io.BytesIO(item["bytes"]))
+        except UnidentifiedImageError as error:
+            raise UserError(f"{row.where}: column {column!r} holds no readable picture; remove the row.") from error
+    reference = item.get("path") if isinstance(item, dict) else item
+    if not isinstance(reference, str):
+        raise UserError(f"{row.where}: column {column!r} must hold paths of pictures, or embedded pictures.")
+    if reference.startswith(("http://", "https://")):
+        return reference
+    path = (row.folder or Path()) / Path(reference).expanduser()
+    if not path.is_file():
+        raise UserError(f"{row.where}: the picture {path} does not exist; mend column {column!r} or remove the row.")
+    return str(path)
+
+
+def _place_images(messages: tuple[Message, ...], number: int, where: str) -> tuple[Message, ...]:
+    """Turn the ``<image>`` marks of the texts into image parts; without any, the images open the first user turn."""
+    contents = [_parts(message["content"]) for message in messages]
+    placed = sum(part.get("type") == "image" for parts in contents for part in parts)
+    if placed == 0:
+        first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
+        contents[first] = [{"type": "image"}] * number + contents[first]
+    elif placed != number:
+        raise UserError(
+            f"{where} has {number} images for {placed} places in its prompt; give one {IMAGE_MARK} for each."
+        )
+    return tuple({**message, "content": parts} for message, parts in zip(messages, contents, strict=True))
+
+
+def _parts(content: str | list[Any]) -> list[Any]:
+    if not isinstance(content, str):
+        return content
+    parts: list[Any] = []
+    for i, text in enumerate(content.split(IMAGE_MARK)):
+        parts += [{"type": "image"}] if i else []
+        parts += [{"type": "text", "text": text}] if text else []
+    return parts

@@ -1,0 +1,145 @@
+"""The command line: LightningCLI with our modules, one-sentence errors, and the config as text in TensorBoard."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.parsing import OneSentenceParser, user_error_in
+
+
+class ConfigRecorder(SaveConfigCallback):
+    """Write the resolved config to the run's directory and, as text, to TensorBoard."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                text = self.parser.dump(self.config, skip_none=False)
+                logger.experiment.add_text("config", "    " + text.replace("\n", "\n    "), trainer.global_step)
+
+
+class UniOPDCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
+
+    def before_fit(self) -> None:
+        self._check_run()
+
+    def before_validate(self) -> None:
+        self._check_run()
+
+    def before_test(self) -> None:
+        self._check_run()
+
+    def before_predict(self) -> None:
+        self._check_run()
+
+    def _check_run(self) -> None:
+        """What can be known to fail should fail before models are loaded."""
+        config = self.config_init[str(self.subcommand)]
+        # Checkpoints are read without executing pickles; ours hold nothing that would need them.
+        config.weights_only = True
+        for logger in self.trainer.loggers:
+            if logger.save_dir is not None:
+                check_writable(Path(logger.save_dir))
+        if config.get("ckpt_path"):
+            config.ckpt_path = find_checkpoint(config.ckpt_path, self.trainer)
+
+
+def check_writable(directory: Path) -> None:
+    """Make the directory, or say in one sentence why not.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    probe = directory / ".writable"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {directory} ({error.strerror}); choose another directory by --trainer.logger.save_dir."
+        ) from error
+
+
+def find_checkpoint(path: str, trainer: Trainer) -> str:
+    """The checkpoint to resume from; ``last`` is the newest ``last.ckpt`` of any version of this run.
+
+    Lightning itself would look in the new, still empty version directory, and start from scratch.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if path == "last":
+        logger = trainer.logger
+        root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
+        found = sorted(root.glob("**/last*.ckpt"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; give the path of a checkpoint.")
+        return str(found[-1])
+    if not Path(path).exists():
+        raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
+    return path
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: arguments as on the command line, for notebooks and tests; None: those of the process.
+    """
+    argv: Any = sys.argv[1:] if args is None else args
+    debug = isinstance(argv, list) and "--debug" in argv
+    if debug:
+        argv = [arg for arg in argv if arg != "--debug"]
+    # The string beneath a dataclass field is its help text.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    try:
+        run(argv)
+    except Exception as error:
+        mistake = user_error_in(error)
+        if debug or mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def show_our_log() -> None:
+    """Print what our packages log (counts of dropped rows, routes, paths), and leave other libraries as they are."""
+    for package in ("lit_uniopd", "callbacks", "datamodules"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+
+
+def run(argv: Any) -> UniOPDCLI:
+    """Parse and run, with errors as exceptions."""
+    torch.set_float32_matmul_precision("high")
+    show_our_log()
+    # lightning-utilities 0.15 on torch 2.13; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+    # In a notebook the process has arguments of its own, which Lightning would warn about.
+    sys.argv, original = sys.argv[:1], sys.argv
+    try:
+        return UniOPDCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=ConfigRecorder,
+            parser_class=OneSentenceParser,
+            args=argv,
+        )
+    finally:
+        sys.argv = original

@@ -1,0 +1,302 @@
+"""Our own decoding loop, behind ``sampling.engine: loop``.
+
+Against ``generate`` it reads each prompt once per group, drops finished rows, appends to the KV cache in place, and has
+the log-prob of every sampled token from the pass that sampled it. Extra shape letters: R rows being decoded, P prompts
+of one pass, L cached positions, K kinds of things to pick from.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
+
+from lit_uniopd.backbone import body_of, head_of, unwrap
+from lit_uniopd.seeding import derive_seed
+
+SELECTABLE = {
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    DummyLayer,
+}
+"""Cache layers whose rows ``reorder_cache`` can repeat and drop, tested against ``generate``."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer, appended in place: ``DynamicLayer`` copies all of them for every new token."""
+
+    ROOM = 64
+    """Positions added when the buffers are full."""
+
+    keys: Tensor
+    values: Tensor
+    key_room: Tensor
+    value_room: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append ``[R, heads, new, width]`` and return everything so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.key_room, self.value_room = key_states[:, :, :0], value_states[:, :, :0]
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if end > self.key_room.shape[-2]:
+            self.key_room = _grown(self.key_room, start, end + self.ROOM)
+            self.value_room = _grown(self.value_room, start, end + self.ROOM)
+        self.key_room[:, :, start:end] = key_states
+        self.value_room[:, :, start:end] = value_states
+        return self._show(end)
+
+    def trim(self, columns: int) -> None:
+        """Forget the first positions."""
+        end = self.get_seq_length() - columns
+        self.key_room, self.value_room = self.key_room[:, :, columns:], self.value_room[:, :, columns:]
+        self._show(end)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take rows, in the given order; a row may be taken several times."""
+        end = self.get_seq_length()
+        self.key_room = _grown(self.key_room, end, end + self.ROOM, beam_idx)
+        self.value_room = _grown(self.value_room, end, end + self.ROOM, beam_idx)
+        self._show(end)
+
+    def _show(self, end: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
+        return self.keys, self.values
+
+
+def _grown(room: Tensor, used: int, capacity: int, rows: Tensor | None = None) -> Tensor:
+    larger = room.new_empty(len(room if rows is None else rows), room.shape[1], capacity, room.shape[3])
+    if rows is None:
+        larger[:, :, :used] = room[:, :, :used]
+    else:
+        torch.index_select(room[:, :, :used], 0, rows, out=larger[:, :, :used])
+    return larger
+
+
+def decodable(model: nn.Module) -> bool:
+    """Whether the loop can repeat and drop rows of this model's cache."""
+    base = unwrap(model)
+    if "past_key_values" not in arguments(body_of(model)):
+        return False
+    if not base._supports_default_dynamic_cache():  # type: ignore[operator]  # what generate asks; no public way
+        return False
+    layers = DynamicCache(config=base.config).layers
+    return bool(layers) and all(type(layer) in SELECTABLE for layer in layers)
+
+
+def arguments(body: nn.Module) -> frozenset[str]:
+    """Names that the forward takes: some models know no ``position_ids``."""
+    return frozenset(inspect.signature(body.forward).parameters)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids ``[P, L]`` and the bool mask of real tokens, padded on the left."""
+    width = max(map(len, prompts))
+    ids_PL = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids_PL, torch.arange(width, device=device) >= width - lengths_P[:, None]
+
+
+class Decoder:
+    """The rows being decoded, and the KV cache behind them."""
+
+    def __init__(self, model: nn.Module, max_new_tokens: int) -> None:
+        self.body, self.head = body_of(model), head_of(model)
+        self.takes_positions = "position_ids" in arguments(self.body)
+        self.max_new_tokens = max_new_tokens
+        self.cache = DynamicCache(config=unwrap(model).config)
+        self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
+        self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], answers: int, pad_id: int) -> Tensor:
+        """Read each prompt once, then repeat it: float32 logits ``[P * answers, V]`` of the first response token."""
+        device = self.head.weight_VH.device
+        ids_PL, mask_PL = left_pad(prompts, pad_id, device)
+        self.length = ids_PL.shape[1]
+        self.pads_R = (~mask_PL).sum(dim=1)
+        self.mask_RL = F.pad(mask_PL, (0, self.max_new_tokens), value=True) if bool(self.pads_R.any()) else None
+        # Padded positions are masked; clamping only keeps them inside a table of learned positions.
+        positions_PL = (torch.arange(self.length, device=device) - self.pads_R[:, None]).clamp(min=0)
+        hidden_PH = self._forward(ids_PL, positions_PL)
+        if answers > 1:
+            index_R = torch.arange(len(prompts), device=device).repeat_interleave(answers)
+            self._take(index_R)
+            hidden_PH = hidden_PH[index_R]
+        return self.head.logits(hidden_PH)
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        """Append one token per row: float32 logits ``[R, V]`` of the next."""
+        self.length += 1
+        return self.head.logits(self._forward(tokens_R[:, None], (self.length - 1 - self.pads_R)[:, None]))
+
+    def keep(self, index_R: Tensor) -> None:
+        """Drop all other rows, and the columns that are padding in all that stay."""
+        lead = int(self.pads_R[index_R].min()) if self.trimmable and self.mask_RL is not None else 0
+        if self.mask_RL is not None and lead:
+            for layer in self.cache.layers:
+                if isinstance(layer, GrowingLayer):
+                    layer.trim(lead)
+            self.mask_RL, self.pads_R, self.length = self.mask_RL[:, lead:], self.pads_R - lead, self.length - lead
+        self._take(index_R)
+        if self.mask_RL is not None and not bool(self.pads_R.any()):
+            self.mask_RL = None
+
+    def _take(self, index_R: Tensor) -> None:
+        for layer in self.cache.layers:
+            layer.reorder_cache(index_R)  # type: ignore[arg-type]  # made for beam search; the count may change
+        self.pads_R = self.pads_R[index_R]
+        self.mask_RL = None if self.mask_RL is None else self.mask_RL[index_R]
+
+    def _forward(self, ids_RT: Tensor, positions_RT: Tensor) -> Tensor:
+        # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
+        mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
+        positions = {"position_ids": positions_RT} if self.takes_positions else {}
+        out = self.body(input_ids=ids_RT, attention_mask=mask, past_key_values=self.cache, use_cache=True, **positions)
+        return out.last_hidden_state[:, -1]
+
+
+class Uniforms:
+    """One number in [0, 1) per (row, step), the same however the rows are batched."""
+
+    BLOCK = 64
+    """Steps drawn at a time."""
+
+    def __init__(self, seed: int, rows: int, device: torch.device) -> None:
+        self.seed, self.rows, self.device = seed, rows, device
+        self.block = -1
+
+    def __call__(self, step: int, rows_R: Tensor) -> Tensor:
+        if step // self.BLOCK != self.block:
+            self.block = step // self.BLOCK
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "sampling", self.block))
+            drawn = torch.rand(self.rows, self.BLOCK, generator=generator, dtype=torch.float64)
+            self.drawn = drawn.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
+        return self.drawn[rows_R, step % self.BLOCK]
+
+
+def draw(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """Sample one token per row by inverting the cumulative distribution.
+
+    Args:
+        logits_RV: float32; overwritten.
+        uniform_R: Numbers in [0, 1); unused when greedy.
+        temperature: 0 takes the most probable token.
+        top_k: Only the ``k`` most probable tokens, and those as probable as the last of them; 0 for all.
+        top_p: Of those, the fewest whose mass reaches ``top_p``, and those as probable as the last of them.
+
+    Returns:
+        Token ids, and their log-probs under the whole softmax at the temperature (at 1 when greedy).
+    """
+    if temperature == 0:
+        top = logits_RV.max(dim=-1)
+        return top.indices, top.values - logits_RV.logsumexp(dim=-1)
+    probs_RV = torch.softmax(logits_RV if temperature == 1 else logits_RV.div_(temperature), dim=-1)
+    allowed_RV = probs_RV
+    if top_k or top_p < 1:
+        allowed_RV = probs_RV.masked_fill(probs_RV < _threshold(probs_RV, top_k, top_p), 0)
+    tokens_R = invert_cdf(allowed_RV, uniform_R)
+    return tokens_R, probs_RV.gather(1, tokens_R[:, None])[:, 0].log()
+
+
+def _threshold(probs_RV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The smallest probability ``[R, 1]`` that may still be sampled."""
+    vocabulary = probs_RV.shape[1]
+    # A nucleus rarely holds more tokens than this; the whole vocabulary is sorted only for one that does.
+    ranked_RK = probs_RV.topk(min(top_k or 1024, vocabulary)).values
+    if not top_k and bool((ranked_RK.sum(dim=-1) < top_p).any()):
+        ranked_RK = probs_RV.sort(dim=-1, descending=True).values
+    total_R1 = ranked_RK.sum(dim=-1, keepdim=True) if top_k else 1.0
+    before_RK = ranked_RK.cumsum(dim=-1) - ranked_RK
+    last_R1 = (before_RK < top_p * total_R1).sum(dim=-1, keepdim=True) - 1
+    return ranked_RK.gather(1, last_R1 if top_p < 1 else torch.full_like(last_R1, ranked_RK.shape[1] - 1))
+
+
+BUCKET = 128
+"""Tokens added up at once: sums are much faster than a cumulative sum over the vocabulary, and round less."""
+
+
+def invert_cdf(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds ``uniform * total``; never one of weight zero.
+
+    Args:
+        weights_RV: Not negative, not all zero; they need not sum to one.
+        uniform_R: In [0, 1); its dtype is the precision of the sums.
+    """
+    odd = -weights_RV.shape[1] % BUCKET
+    buckets_RKS = (F.pad(weights_RV, (0, odd)) if odd else weights_RV).unflatten(1, (-1, BUCKET))
+    sums_RK = buckets_RKS.sum(dim=-1).to(uniform_R.dtype)
+    bucket_R, rest_R = _pick(sums_RK, uniform_R * sums_RK.sum(dim=-1))
+    inside_RS = buckets_RKS[torch.arange(len(bucket_R), device=bucket_R.device), bucket_R].to(uniform_R.dtype)
+    return bucket_R * BUCKET + _pick(inside_RS, rest_R)[0]
+
+
+def _pick(weights_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index whose cumulative weight exceeds the target, and how far into it the target lies.
+
+    Rounding may put the target beyond the last sum, or let sums of zeros rise: the weights themselves are asked too.
+    """
+    sums_RK = weights_RK.cumsum(dim=-1)
+    positive_RK = weights_RK > 0
+    index_K = torch.arange(weights_RK.shape[1], device=weights_RK.device)
+    first_R = torch.where(positive_RK & (sums_RK > target_R[:, None]), index_K, len(index_K)).amin(dim=-1)
+    last_R = torch.where(positive_RK, index_K, 0).amax(dim=-1)
+    index_R = torch.minimum(first_R, last_R)
+    before_RK = (sums_RK - weights_RK).gather(1, index_R[:, None])
+    return index_R, target_R - before_RK[:, 0]
+
+
+DROP_SHARE = 1 / 8
+"""Finished rows are dropped when they are this share of all: copying the others' cache costs less than decoding on."""
+
+
+def decode(
+    decoder: Decoder,
+    logits_RV: Tensor,
+    rows_R: Tensor,
+    choose: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
+    eos_E: Tensor,
+    tokens_BT: Tensor,
+    logps_BT: Tensor,
+    on_finished: Callable[[int], None],
+) -> None:
+    """Decode until every row has ended or is full.
+
+    Args:
+        decoder: After ``prefill``.
+        logits_RV: What ``prefill`` returned.
+        rows_R: The row of ``tokens_BT`` and ``logps_BT`` in which each answer is written. What stands behind the first
+            end-of-sequence token of a row is without meaning.
+        choose: ``(step, rows, logits) -> tokens, log-probs``.
+        eos_E: Token ids that end an answer.
+        tokens_BT: Written in place.
+        logps_BT: Written in place.
+        on_finished: Told after each step how many of these answers are finished.
+    """
+    total, steps = len(rows_R), tokens_BT.shape[1]
+    open_R = torch.ones_like(rows_R, dtype=torch.bool)
+    for step in range(steps):
+        tokens_R, logps_R = choose(step, rows_R, logits_RV)
+        tokens_BT[rows_R, step], logps_BT[rows_R, step] = tokens_R, logps_R
+        open_R &= ~torch.isin(tokens_R, eos_E)
+        count = int(open_R.sum())
+        full = step == steps - 1
+        on_finished(total if full else total - count)
+        if count == 0 or full:
+            return
+        if len(rows_R) - count >= DROP_SHARE * len(rows_R):
+            index_R = open_R.nonzero()[:, 0]
+            decoder.keep(index_R)
+            rows_R, tokens_R, open_R = rows_R[index_R], tokens_R[index_R], open_R[index_R]
+        logits_RV = decoder.step(tokens_R)

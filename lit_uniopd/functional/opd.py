@@ -1,0 +1,184 @@
+"""On-policy distillation on sampled tokens: the advantage, the loss, and the extrapolated baseline.
+
+Behaviour of the official code's ``on_policy_distillation`` branch (miles/backends/training_utils/loss.py of Uni-OPD).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.functional.head import check_positive, math_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class OPDLoss:
+    """The loss of one micro-batch and what happened inside; all but ``loss`` without gradient."""
+
+    loss: Tensor
+    """Scalar: sum over samples of their token means, divided by the denominator. Micro-batches' losses add up."""
+    per_token: Tensor
+    """``[B, T]``: loss per token; 0 at padding and at tokens that train nothing."""
+    clip_fraction: Tensor
+    """Share of ``kept_tokens`` at which the clipped branch won, so that their gradient is 0."""
+    gap_fraction: Tensor
+    """Share of ``tokens`` left out because student and teacher are too far apart."""
+    kl: Tensor
+    """Mean of ``old - current`` log-prob over ``kept_tokens``: an estimate of how far the policy has moved."""
+    tokens: Tensor
+    """Count of response tokens in samples that train (kept by balancing, scored by a teacher)."""
+    kept_tokens: Tensor
+    """Count of ``tokens`` that passed the gap mask; the weight for averaging ``kl`` over micro-batches."""
+
+
+def opd_advantages(
+    teacher_logps_BT: Tensor, student_logps_BT: Tensor, mask_BT: Tensor, *, teacher_ok_B: Tensor | None = None
+) -> Tensor:
+    """Advantages ``log pi_teacher - log pi_student`` of the sampled tokens, ``[B, T]``, without gradient.
+
+    No discount, no baseline, no normalisation, no outcome reward. 0 at padding, and everywhere in a sample the teacher
+    could not score.
+
+    Args:
+        teacher_logps_BT: Teacher's log-probs of the sampled tokens.
+        student_logps_BT: The sampling policy's, at the same temperature.
+        mask_BT: True on response tokens.
+        teacher_ok_B: False where the teacher failed. None: it never did.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    return extrapolated_advantages(
+        teacher_logps_BT, student_logps_BT, student_logps_BT, mask_BT, scale=1.0, teacher_ok_B=teacher_ok_B
+    )
+
+
+@torch.no_grad()
+def extrapolated_advantages(
+    teacher: Tensor,
+    student: Tensor,
+    reference: Tensor,
+    mask: Tensor,
+    *,
+    scale: float = 1.25,
+    teacher_ok_B: Tensor | None = None,
+) -> Tensor:
+    """ExOPD's advantages (G-OPD): aim beyond the teacher, away from the reference; for comparisons.
+
+    ``scale * log pi_teacher + (1 - scale) * log pi_reference - log pi_student``; scale 1 is plain OPD.
+
+    Args:
+        teacher: ``[B, T]`` teacher's log-probs of the sampled tokens.
+        student: ``[B, T]`` the sampling policy's.
+        reference: ``[B, T]`` those of the policy before training.
+        mask: ``[B, T]``, True on response tokens.
+        scale: 1 reproduces the teacher, more goes past it.
+        teacher_ok_B: False where the teacher failed; such a sample gets 0 everywhere.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _same_shape(teacher_logps_BT=teacher, student_logps_BT=student, reference_logps_BT=reference, mask_BT=mask)
+    scored = _rows(mask.bool(), teacher_ok_B=teacher_ok_B)
+    dtype = math_dtype(teacher, student)
+    target = teacher.to(dtype)
+    if scale != 1.0:  # not only to save work: 0 * -inf would be NaN
+        target = scale * target + (1.0 - scale) * reference.to(dtype)
+    return torch.where(scored, target - student.to(dtype), 0.0)
+
+
+def opd_loss(
+    logps_BT: Tensor,
+    old_logps_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    teacher_logps_BT: Tensor | None = None,
+    keep_B: Tensor | None = None,
+    teacher_ok_B: Tensor | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    gap_threshold: float = 10.0,
+    denominator: float | Tensor | None = None,
+) -> OPDLoss:
+    """Clipped policy-gradient loss: ``max(-rho A, -clip(rho, 1 - clip_low, 1 + clip_high) A)``.
+
+    Mean over each response's tokens, summed over samples, divided by ``denominator``. Tokens and samples that are left
+    out add 0 to the numerator and stay in both denominators, as in the official code, so removing samples lowers the
+    step size. With one update per rollout the ratio is 1 and the gradient is that of ``-A log pi``.
+
+    Args:
+        logps_BT: Log-probs of the sampled tokens under the current weights; the only input that gets a gradient.
+        old_logps_BT: Those under the weights that sampled.
+        advantages_BT: See ``opd_advantages``; possibly calibrated since.
+        mask_BT: True on response tokens. What stands elsewhere has no influence, NaN included.
+        teacher_logps_BT: Turns on the gap mask: a token trains only if ``|log pi - log pi_teacher| < gap_threshold``.
+        keep_B: False for samples removed by balancing.
+        teacher_ok_B: False where the teacher failed; the sample trains nothing even if calibration shifted it.
+        clip_low: Lower clip range of the ratio.
+        clip_high: Upper clip range.
+        gap_threshold: In nats.
+        denominator: Default: the number of samples B. Give the whole batch's number when B is a micro-batch of it.
+
+    Raises:
+        ValueError: if shapes differ or a number is out of range.
+    """
+    _same_shape(
+        logps_BT=logps_BT,
+        old_logps_BT=old_logps_BT,
+        advantages_BT=advantages_BT,
+        mask_BT=mask_BT,
+        teacher_logps_BT=teacher_logps_BT,
+    )
+    check_positive(gap_threshold=gap_threshold)
+    if denominator is not None and not isinstance(denominator, Tensor):
+        check_positive(denominator=denominator)
+    if not 0.0 <= clip_low <= 1.0 or clip_high < 0.0:
+        raise ValueError(f"clip_low must be in [0, 1] and clip_high at least 0, got {clip_low} and {clip_high}")
+    mask = mask_BT.bool()
+    trained = _rows(_rows(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
+    kept = trained
+    if teacher_logps_BT is not None:
+        kept = trained & ((logps_BT.detach() - teacher_logps_BT).abs() < gap_threshold)
+
+    dtype = math_dtype(logps_BT)
+    log_ratio = torch.where(kept, logps_BT.to(dtype) - old_logps_BT.detach().to(dtype), 0.0)
+    advantages = torch.where(kept, advantages_BT.detach().to(dtype), 0.0)
+    ratio = log_ratio.exp()
+    plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
+    per_token = torch.where(kept, torch.maximum(plain, clipped), 0.0)
+    per_sample = per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    loss = per_sample.sum() / (len(logps_BT) if denominator is None else denominator)
+
+    tokens, kept_tokens = trained.sum(), kept.sum()
+    return OPDLoss(
+        loss=loss,
+        per_token=per_token.detach(),
+        clip_fraction=(clipped > plain).sum() / kept_tokens.clamp(min=1),
+        gap_fraction=(tokens - kept_tokens) / tokens.clamp(min=1),
+        kl=-log_ratio.detach().sum() / kept_tokens.clamp(min=1),
+        tokens=tokens,
+        kept_tokens=kept_tokens,
+    )
+
+
+def _same_shape(**tensors: Tensor | None) -> None:
+    """All given tensors must be ``[B, T]`` of one shape; the message names the one that is not."""
+    given = {name: t for name, t in tensors.items() if t is not None}
+    first, expected = next(iter(given.items()))
+    for name, tensor in given.items():
+        if tensor.shape != expected.shape or tensor.ndim != 2:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, but {first} {tuple(expected.shape)}; need [B, T]"
+            )
+
+
+def _rows(mask: Tensor, **rows_B: Tensor | None) -> Tensor:
+    """Narrow a ``[B, T]`` mask to the samples whose flag is set."""
+    for name, flags in rows_B.items():
+        if flags is None:
+            continue
+        if flags.shape != mask.shape[:1]:
+            raise ValueError(f"{name} has shape {tuple(flags.shape)}, but there are {len(mask)} samples")
+        mask = mask & flags.bool()[:, None]
+    return mask

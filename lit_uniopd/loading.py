@@ -1,0 +1,151 @@
+"""Loading weights and tokenizers from the hub, a directory or a config: safetensors only, no code from outside."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from lit_uniopd.errors import UserError
+
+if TYPE_CHECKING:
+    from lit_uniopd.policy import PolicyArgs
+
+
+def resolve_path(path: str) -> str:
+    """The directory behind ``playground:NAME``; any other path as it is."""
+    if path.startswith("playground:"):
+        from lit_uniopd.playground import locate
+
+        return str(locate(path.removeprefix("playground:")))
+    return path
+
+
+def load_processor(args: "PolicyArgs", flag: str) -> Any:
+    """The tokenizer of a text model, or the processor of one that reads pictures.
+
+    Raises:
+        UserError: naming the flag, if there is none to be had.
+    """
+    source = args.tokenizer or args.path
+    if not source:
+        raise UserError(f"Set --{flag}.path to a hub id or a model directory.")
+    where = resolve_path(source)
+    config = _config(args, flag)
+    loader = AutoProcessor if _reads_images(config) else AutoTokenizer
+    with _explained(f"--{flag}.{'tokenizer' if args.tokenizer else 'path'}", source):
+        return loader.from_pretrained(
+            where, revision=None if args.tokenizer else args.revision, trust_remote_code=args.trust_remote_code
+        )
+
+
+def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedModel:
+    """The weights, in the type and quantisation that ``args`` ask for.
+
+    Raises:
+        UserError: naming the flag, if they cannot be had or cannot be quantised.
+    """
+    config = _config(args, flag)
+    loader = AutoModelForImageTextToText if _reads_images(config) else AutoModelForCausalLM
+    dtype = _dtype(args, trainable)
+    options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
+    if args.attn_implementation is not None:
+        options["attn_implementation"] = args.attn_implementation
+    if args.config is not None:
+        return loader.from_config(config, dtype=torch.float32 if dtype == "auto" else dtype, **options)
+    with _explained(f"--{flag}.path", args.path):
+        model = loader.from_pretrained(
+            resolve_path(args.path),
+            revision=args.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            quantization_config=_quantization(args),
+            **options,
+        )
+    if args.quantization != "none":
+        _refuse_unquantised_experts(model, flag, args.quantization)
+    return model
+
+
+def _config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
+    if args.config is not None:
+        settings = dict(args.config)
+        try:
+            return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--{flag}.config needs a `model_type` that transformers knows ({error}).") from error
+    with _explained(f"--{flag}.path", args.path):
+        return AutoConfig.from_pretrained(
+            resolve_path(args.path), revision=args.revision, trust_remote_code=args.trust_remote_code
+        )
+
+
+def _reads_images(config: PretrainedConfig) -> bool:
+    return getattr(config, "vision_config", None) is not None
+
+
+def _dtype(args: "PolicyArgs", trainable: bool) -> Any:
+    if args.dtype != "auto":
+        return getattr(torch, args.dtype)
+    return torch.float32 if trainable and args.lora is None else "auto"
+
+
+def _quantization(args: "PolicyArgs") -> BitsAndBytesConfig | None:
+    if args.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if args.quantization == "4bit":
+        compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        )
+    return None
+
+
+def _refuse_unquantised_experts(model: PreTrainedModel, flag: str, quantization: str) -> None:
+    """Transformers leaves mixture-of-experts weights unquantised: a "4-bit" 30B-A3B would be 59 GB."""
+    left = [name for name, p in model.named_parameters() if ".experts." in name and p.is_floating_point()]
+    if left:
+        raise UserError(
+            f"--{flag}.quantization {quantization} leaves the experts of this mixture-of-experts model unquantised "
+            f"({len(left)} tensors, {left[0]} for one); use 'none' or a dense model."
+        )
+
+
+class _explained:
+    """Turn transformers' loading errors into one sentence that names the flag."""
+
+    def __init__(self, flag: str, path: str) -> None:
+        self.flag, self.path = flag, path
+
+    def __enter__(self) -> None:
+        if not self.path:
+            raise UserError(f"Set {self.flag} to a hub id or a model directory.")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError) or not isinstance(error, OSError | ValueError | KeyError):
+            return
+        is_local = Path(self.path).exists() or self.path.startswith(("playground:", ".", "/", "~"))
+        if is_local and not Path(resolve_path(self.path)).is_dir():
+            hint = "there is no such directory"
+        elif is_local and "safetensors" in str(error):
+            hint = "it has no safetensors weights; convert them with save_pretrained"
+        elif "trust_remote_code" in str(error):
+            hint = "it comes with its own Python code; set trust_remote_code only if you trust it"
+        elif is_local:
+            hint = f"it is not a complete model directory ({_first_line(error)})"
+        else:
+            hint = f"there is no such directory here and the hub did not give it ({_first_line(error)})"
+        raise UserError(f"{self.flag} {self.path}: {hint}.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -1,0 +1,36 @@
+"""Averages over tokens, samples and ranks that divide once, at the end."""
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+
+class Averages:
+    """Named (sum, count) pairs; a mean of per-batch or per-rank means would weigh short ones too much.
+
+    Every rank must add the same names (``expect`` declares those that a rank may have nothing for).
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
+
+    def expect(self, *names: str) -> None:
+        """Make sure that the names exist, with a count of 0."""
+        for name in names:
+            self.add(name, 0.0, 0.0)
+
+    def add(self, name: str, total: float | Tensor, count: float | Tensor = 1.0) -> None:
+        """Add ``total`` over ``count`` things."""
+        self._sums[name] = self._sums.get(name, 0.0) + float(total)
+        self._counts[name] = self._counts.get(name, 0.0) + float(count)
+
+    def reduce(self, module: LightningModule) -> dict[str, float]:
+        """Means over all ranks, by one collective; names with nothing to average are left out."""
+        names = sorted(self._sums)
+        table = torch.tensor(
+            [[self._sums[name], self._counts[name]] for name in names], dtype=torch.float64, device=module.device
+        )
+        if module.trainer.world_size > 1:
+            table = module.trainer.strategy.reduce(table, reduce_op="sum")
+        return {name: float(s / c) for name, (s, c) in zip(names, table.tolist(), strict=True) if c > 0}

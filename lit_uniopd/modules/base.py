@@ -1,0 +1,132 @@
+"""What every objective shares: one trained policy, its optimizer, its small checkpoints, exact resume."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.loading import load_processor
+from lit_uniopd.policy import Policy, PolicyArgs, render
+from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.types import Prompt
+
+
+def default_optimizer(params: Any) -> torch.optim.Optimizer:
+    """AdamW with the settings of Uni-OPD's released scripts."""
+    return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
+
+
+class PolicyModule(LightningModule):
+    """Base of the objectives; holds ``policy``, loaded in ``configure_model``.
+
+    Args:
+        policy: the model to train.
+        flag: the option that ``policy`` came from, for messages.
+        optimizer: from parameters to an optimizer. In YAML write out every argument: keys that you leave out keep the
+            default optimizer's values.
+        lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
+        seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyArgs,
+        *,
+        flag: str,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        # Checkpoints hold the trained weights only; the rest comes from where it was loaded.
+        self.strict_loading = False
+        self.policy_args = policy
+        self.policy_flag = flag
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.seed = run_seed(seed)
+        self.policy: Policy = None  # type: ignore[assignment]  # loaded in configure_model, when Lightning is ready
+        self.seconds: dict[str, float] = {}
+
+    def prepare_data(self) -> None:
+        """Build the playground's models on one rank before all ranks load them."""
+        load_processor(self.policy_args, self.policy_flag)
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
+            self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    @cached_property
+    def _processor(self) -> Any:
+        return load_processor(self.policy_args, self.policy_flag)
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """Tokens of the rendered prompt; needs the tokenizer only, so datamodules can ask early."""
+        return len(render(self._processor, prompt, self.policy_args.chat_template_kwargs))
+
+    def reseed(self, *keys: int | str) -> int:
+        """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.
+
+        Returns:
+            The seed, different on every rank.
+        """
+        seed = derive_seed(self.seed, self.global_rank, *keys)
+        torch.manual_seed(seed)
+        return seed
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the wall time of a part of the step to ``seconds``."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["policy_path"] = self.policy_args.path
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint with the model before anything is overwritten.
+
+        Raises:
+            UserError: if it belongs to another model or another choice of trained weights.
+        """
+        ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
+        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"--ckpt_path holds another model than --{self.policy_flag}.path {self.policy_args.path}: {name} has "
+                f"shape {theirs.get(name, 'none')} there and {ours.get(name, 'none')} here ({len(differing)} tensors "
+                "differ); give the model and the lora settings with which it was made."
+            )
+        if checkpoint["policy_path"] != self.policy_args.path:
+            rank_zero_warn(
+                f"The checkpoint was made from {checkpoint['policy_path']!r}; this run has {self.policy_args.path!r}, and "
+                "frozen weights come from that."
+            )

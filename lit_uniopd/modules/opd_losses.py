@@ -1,0 +1,134 @@
+"""The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lit_uniopd.backbone import head_of
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.logps import divergence
+from lit_uniopd.functional.opd import opd_loss
+from lit_uniopd.modules.averages import Averages
+from lit_uniopd.policy import Policy
+from lit_uniopd.types import Rollouts
+
+_KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
+    "reverse_kl": "reverse",
+    "forward_kl": "forward",
+    "jsd": "jsd",
+}
+
+
+@dataclass
+class LossArgs:
+    """The objective; the defaults are those of Uni-OPD's released scripts."""
+
+    kind: Literal["sampled", "reverse_kl", "forward_kl", "jsd", "topk"] = "sampled"
+    """`sampled`: reverse KL on the sampled tokens as a policy gradient (Uni-OPD). The others compare whole next-token
+    distributions on the student's states."""
+    clip_low: float = 0.2
+    """Policy ratios below 1 - clip_low stop pulling (`sampled` only)."""
+    clip_high: float = 0.28
+    """Policy ratios above 1 + clip_high stop pulling (`sampled` only)."""
+    gap_threshold: float | None = 10.0
+    """Tokens on which student and teacher differ by this many nats or more are masked (`sampled` only); null: none."""
+    jsd_beta: float = 0.5
+    """Weight of the teacher in the mixture of `jsd`; near 0 it acts like forward, near 1 like reverse KL."""
+    top_k: int = 64
+    """Tokens that `topk` compares one by one; all others share one bucket, so it stays a divergence."""
+    top_k_direction: Literal["reverse", "forward", "jsd"] = "reverse"
+    """Direction of `topk`: over the student's top tokens (reverse), the teacher's (forward) or both (jsd)."""
+    denominator: int | None = None
+    """What the sum of per-answer losses is divided by, over all ranks; null: the number of answers in the update,
+    those removed by balancing included. The official code divides by its global batch size."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"--model.loss.top_k must be at least 1, got {self.top_k}.")
+        if not 0 <= self.jsd_beta <= 1:
+            raise UserError(f"--model.loss.jsd_beta must be in [0, 1], got {self.jsd_beta}.")
+        if self.gap_threshold is not None and self.gap_threshold <= 0:
+            raise UserError(f"--model.loss.gap_threshold must be positive or null, got {self.gap_threshold}.")
+        if self.denominator is not None and self.denominator < 1:
+            raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
+
+
+def sampled_loss(
+    policy: Policy, rollouts: Rollouts, args: LossArgs, *, temperature: float, denominator: float, trained: Averages
+) -> Tensor:
+    """Reverse KL on the sampled tokens as a clipped policy gradient (Uni-OPD; ``papers`` equation in ``opd_loss``).
+
+    Args:
+        policy: the student.
+        rollouts: scored, with advantages.
+        args: clip range and gap mask.
+        temperature: that of sampling.
+        denominator: divides the sum over answers.
+        trained: receives the statistics.
+    """
+    logps_BT, entropy_BT = policy.token_logps(
+        rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, temperature=temperature, return_entropy=True
+    )
+    result = opd_loss(
+        logps_BT,
+        rollouts.student_logps_BT,
+        rollouts.advantages_BT,
+        rollouts.mask_BT,
+        teacher_logps_BT=rollouts.teacher_logps_BT if args.gap_threshold is not None else None,
+        teacher_ok_B=rollouts.teacher_ok_B,
+        keep_B=rollouts.keep_B,
+        clip_low=args.clip_low,
+        clip_high=args.clip_high,
+        gap_threshold=args.gap_threshold or 0.0,
+        denominator=denominator,
+    )
+    tokens = int(rollouts.mask_BT.sum())
+    drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
+    trained.add("train/logp_drift", drift_BT.sum(), tokens)
+    trained.add("train/clip_fraction", result.clip_fraction * tokens, tokens)
+    trained.add("train/gap_fraction", result.gap_fraction * tokens, tokens)
+    return result.loss
+
+
+def divergence_loss(
+    policy: Policy,
+    teacher: Policy,
+    rollouts: Rollouts,
+    args: LossArgs,
+    *,
+    temperature: float,
+    denominator: float,
+    trained: Averages,
+) -> Tensor:
+    """Divergence of whole next-token distributions on the student's states, aggregated like the sampled loss.
+
+    Args:
+        policy: the student.
+        teacher: the one teacher of all these answers.
+        rollouts: the answers.
+        args: which divergence.
+        temperature: that of sampling, on both sides.
+        denominator: divides the sum over answers.
+        trained: receives the statistics.
+    """
+    with teacher.answering():
+        prompts = [teacher.render(prompt) for prompt in rollouts.prompts]
+        teacher_BTH = teacher.response_hidden(prompts, rollouts.tokens_BT, rollouts.mask_BT)
+    student_BTH = policy.response_hidden(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT)
+    ours, theirs = head_of(policy.model), head_of(teacher.model)
+    per_token_BT = divergence(
+        student_BTH * ours.scale,
+        teacher_BTH * theirs.scale,
+        ours.weight_VH,
+        theirs.weight_VH,
+        rollouts.mask_BT,
+        kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
+        beta=args.jsd_beta,
+        top_k=args.top_k if args.kind == "topk" else None,
+        temperature=temperature,
+    )
+    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
+    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
+    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator

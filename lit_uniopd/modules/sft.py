@@ -1,0 +1,68 @@
+"""Supervised fine-tuning: how experts and starting points are made."""
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.types import Prompt, PromptBatch
+
+
+class SFT(PolicyModule):
+    """Maximise the likelihood of given answers, the end of the answer included.
+
+    The data are those of ``PromptDataModule``; the column named by `answer` holds the whole text to learn.
+
+    Args:
+        policy: the model to train.
+        max_answer_tokens: longer answers are cut (and counted in `train/truncated`), without an end-of-sequence token.
+        optimizer: from parameters to an optimizer; write out every argument.
+        lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
+        seed: of dropout; null: that of `--seed_everything`, else 0.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyArgs,
+        max_answer_tokens: int = 4096,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(policy, flag="model.policy", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
+        self.max_answer_tokens = max_answer_tokens
+
+    def setup(self, stage: str) -> None:
+        source = getattr(self.trainer, "datamodule", None)
+        for prompt in [*getattr(source, "train_prompts", ()), *getattr(source, "val_prompts", ())]:
+            if not isinstance(prompt.gold, str) or not prompt.gold:
+                raise UserError(
+                    f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer`."
+                )
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        self.reseed("sft", self.global_step)
+        loss, cut = self.answer_loss(batch.prompts)
+        self.log_dict({"train/loss": loss, "train/truncated": cut}, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        if len(batch):
+            loss, _ = self.answer_loss(batch.prompts)
+            self.log("val/loss", loss, batch_size=len(batch), prog_bar=True, sync_dist=True)
+
+    def answer_loss(self, prompts: tuple[Prompt, ...]) -> tuple[Tensor, float]:
+        """Mean negative log-prob of the answers' tokens, and the share of answers that were cut."""
+        eos = self.policy.tokenizer.eos_token_id
+        answers = [
+            self.policy.tokenizer(str(prompt.gold), add_special_tokens=False).input_ids + ([] if eos is None else [eos])
+            for prompt in prompts
+        ]
+        cut = sum(len(answer) > self.max_answer_tokens for answer in answers) / len(answers)
+        rows = [torch.tensor(answer[: self.max_answer_tokens]) for answer in answers]
+        tokens_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask_BT = torch.arange(tokens_BT.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        logps_BT, _ = self.policy.token_logps([self.policy.render(prompt) for prompt in prompts], tokens_BT, mask_BT)
+        return -logps_BT.sum() / mask_BT.sum(), cut

@@ -1,0 +1,44 @@
+"""The few collectives of manual optimization, and when gradients are exchanged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning import LightningModule
+from torch.nn.parallel import DistributedDataParallel
+
+
+def sum_over_ranks(module: LightningModule, value: float) -> float:
+    """Sum of a number over all ranks."""
+    return _reduce(module, value, "sum")
+
+
+def max_over_ranks(module: LightningModule, value: float) -> float:
+    """Largest of a number over all ranks."""
+    return _reduce(module, value, "max")
+
+
+def _reduce(module: LightningModule, value: float, op: str) -> float:
+    if module.trainer.world_size == 1:
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=module.device)
+    return float(module.trainer.strategy.reduce(tensor, reduce_op=op))
+
+
+@contextmanager
+def gradient_sync(module: LightningModule, *, enabled: bool) -> Iterator[None]:
+    """Exchange gradients in the backward pass inside, or only add them up locally.
+
+    Exchanging once, on the last micro-batch, moves the accumulated gradient; doing it on each would cost a collective
+    per micro-batch for the same result.
+    """
+    wrapper = module.trainer.model
+    if not isinstance(wrapper, DistributedDataParallel):
+        yield
+        return
+    before = wrapper.require_backward_grad_sync
+    wrapper.require_backward_grad_sync = enabled
+    try:
+        yield
+    finally:
+        wrapper.require_backward_grad_sync = before

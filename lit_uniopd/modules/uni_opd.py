@@ -1,0 +1,287 @@
+"""Uni-OPD: on-policy distillation from one or many teachers (arXiv 2605.03677)."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.opd import opd_advantages
+from lit_uniopd.microbatch import equal_count, token_budget_batches
+from lit_uniopd.modules.averages import Averages
+from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.rollout_statistics import rollout_statistics
+from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.rewards import GraderPool, get_grader
+from lit_uniopd.rollout import grade_answers, write_answers
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.teacher import TeacherPool, check_vocabulary_loss
+from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+
+log = logging.getLogger(__name__)
+
+
+class UniOPD(PolicyModule):
+    """Distil one or many teachers into a student, on answers that the student writes.
+
+    One ``training_step`` is one rollout batch: sample, grade, score, let datamodule and callbacks look, update.
+
+    Args:
+        student: the model to train.
+        teachers: name -> teacher. A prompt goes to the teacher named in its `teacher` column, else to the one named
+            like its domain, else to the one called `default`.
+        sampling: how the student writes its training answers.
+        val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
+        loss: the objective.
+        updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
+        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included: the memory lever.
+        gradient_clip: largest norm of the gradient; null: no clipping.
+        grader_workers: processes that grade answers.
+        grader_timeout: seconds that one answer may take to grade.
+        optimizer: from parameters to an optimizer; write out every argument.
+        lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
+        seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+    """
+
+    def __init__(
+        self,
+        student: PolicyArgs,
+        teachers: dict[str, PolicyArgs],
+        sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
+        val_sampling: SamplingArgs | None = None,
+        loss: LossArgs = LossArgs(),  # noqa: B008
+        updates_per_rollout: int = 1,
+        micro_batch_tokens: int = 16384,
+        gradient_clip: float | None = 1.0,
+        grader_workers: int = 2,
+        grader_timeout: float = 10.0,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(student, flag="model.student", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
+        if updates_per_rollout < 1:
+            raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+        # One training_step holds several backward passes and optimizer steps; their order is written out below.
+        self.automatic_optimization = False
+        self.teachers = TeacherPool(teachers)
+        self.sampling = sampling
+        self.val_sampling = val_sampling or SamplingArgs(
+            n=1, temperature=0.0, max_new_tokens=sampling.max_new_tokens, max_rows=sampling.max_rows
+        )
+        self.loss = loss
+        self.updates_per_rollout = updates_per_rollout
+        self.micro_batch_tokens = micro_batch_tokens
+        self.gradient_clip = gradient_clip
+        self.graders = GraderPool(workers=grader_workers, time_limit=grader_timeout)
+        self.val_averages = Averages()
+        self.val_scores: dict[str, float] = {}
+        self.domains: list[str] = []
+
+    # --- getting ready ---
+
+    def setup(self, stage: str) -> None:
+        """Check every prompt's route, grader and gold before any model is loaded."""
+        # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        source = getattr(self.trainer, "datamodule", None)
+        train, val, predict = (list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "predict"))
+        check_prompts([*train, *val, *predict])
+        if stage == "fit":
+            for name, count in self.teachers.routes(train).items():
+                log.info("Teacher %s scores the answers to %d prompts.", name, count)
+        self.domains = sorted({prompt.domain for prompt in [*train, *val]})
+        if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
+            rank_zero_warn(
+                "sampling.top_p and top_k cut the distribution that answers are drawn from, but the loss treats them "
+                "as drawn from the whole policy; set top_p 1 and top_k 0 to be on-policy."
+            )
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.trainer.training or self.trainer.sanity_checking or self.trainer.state.fn == "fit":
+            self.teachers.load(self.policy)
+            if self.loss.kind != "sampled":
+                check_vocabulary_loss(self.policy, self.teachers)
+
+    def on_fit_start(self) -> None:
+        self.teachers.to(self.device)
+
+    def teardown(self, stage: str) -> None:
+        self.graders.close()
+
+    # --- one step: sample, grade, score, calibrate, update ---
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self.seconds = {}
+        answers = len(batch) * self.sampling.n
+        if answers < self.updates_per_rollout:
+            raise UserError(
+                f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
+                "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
+            )
+        with self.timed("step"):
+            rollouts = self.answer(self.policy, batch, self.sampling, "rollout", self.global_step)
+            self.score(rollouts)
+            self.visit(rollouts)
+            trained = self.update(rollouts)
+        self.log_step(rollouts, trained)
+
+    def answer(self, policy: Policy, batch: PromptBatch, sampling: SamplingArgs, *keys: int | str) -> Rollouts:
+        """Let a policy answer the prompts, and grade what it wrote. The keys name the place in the run."""
+        with self.timed("rollout"):
+            rollouts = write_answers(
+                policy, batch.prompts, sampling, seed=self.reseed(*keys), first_group=self.global_rank << 32
+            )
+        with self.timed("grade"):
+            grade_answers(rollouts, self.graders)
+        return rollouts
+
+    def score(self, rollouts: Rollouts) -> None:
+        """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
+        with self.timed("score"):
+            rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
+                rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
+            )
+        rollouts.advantages_BT = opd_advantages(
+            rollouts.teacher_logps_BT,
+            rollouts.student_logps_BT,
+            rollouts.mask_BT,
+            teacher_ok_B=rollouts.teacher_ok_B,
+        )
+
+    def visit(self, rollouts: Rollouts) -> None:
+        """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
+
+        They may change ``keep_B`` (balancing) and ``advantages_BT`` (calibration) in place.
+        """
+        for plug in (getattr(self.trainer, "datamodule", None), *self.trainer.callbacks):  # type: ignore[attr-defined]
+            hook = getattr(plug, "on_rollouts_scored", None)
+            if hook is not None:
+                hook(self.trainer, self, rollouts)
+
+    def update(self, rollouts: Rollouts) -> Averages:
+        """``updates_per_rollout`` optimizer steps, each over an equal share of the answers."""
+        trained = Averages()
+        order = torch.randperm(len(rollouts)) if self.updates_per_rollout > 1 else torch.arange(len(rollouts))
+        with self.timed("update"):
+            for rows in order.tensor_split(self.updates_per_rollout):
+                self.optimizer_step_on(rollouts[rows], trained)
+        return trained
+
+    def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
+        """One optimizer step; exact for any split into micro-batches and ranks, since only sums are added up."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        denominator = self.loss.denominator or sum_over_ranks(self, len(rollouts))
+        micro_batches = self.micro_batches(rollouts)
+        total = torch.zeros((), device=self.device)
+        for index, rows in enumerate(micro_batches):
+            # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
+            micro, weight = (rollouts[rows], 1.0) if rows else (rollouts[[0]], 0.0)
+            loss = self.micro_loss(micro, denominator, trained if rows else Averages())
+            with gradient_sync(self, enabled=index == len(micro_batches) - 1):
+                # DDP takes the mean over ranks of what must be summed.
+                self.manual_backward(loss * weight * self.trainer.world_size)
+            total += loss.detach() * weight
+        trained.add("train/loss", total, 1 / self.trainer.world_size)
+        trained.add("train/grad_norm", self.clip())
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()
+
+    def micro_batches(self, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each micro-batch; equally many on every rank, and of one teacher each for the divergences."""
+        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
+        routes = [self.teachers.route(prompt) if self.loss.kind != "sampled" else "" for prompt in rollouts.prompts]
+        groups = []
+        for name in sorted(set(routes)):
+            rows = [row for row, route in enumerate(routes) if route == name]
+            packed = token_budget_batches([lengths[row] for row in rows], self.micro_batch_tokens)
+            groups += [[rows[i] for i in group] for group in packed]
+        return equal_count(groups, int(max_over_ranks(self, len(groups))))
+
+    def micro_loss(self, rollouts: Rollouts, denominator: float, trained: Averages) -> Tensor:
+        """This micro-batch's share of the loss; its statistics are added to ``trained``."""
+        common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
+        if self.loss.kind == "sampled":
+            return sampled_loss(self.policy, rollouts, self.loss, **common)
+        teacher = self.teachers[self.teachers.route(rollouts.prompts[0])]
+        return divergence_loss(self.policy, teacher, rollouts, self.loss, **common)
+
+    def clip(self) -> Tensor:
+        """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
+        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
+        return torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of student and teacher alike; greedy rollouts are scored at 1."""
+        return self.sampling.temperature or 1.0
+
+    def log_step(self, rollouts: Rollouts, trained: Averages) -> None:
+        """Log what the rollout and the update were like, averaged over all ranks."""
+        averages = rollout_statistics(
+            rollouts, [self.teachers.route(prompt) for prompt in rollouts.prompts], self.domains, self.teachers
+        )
+        values = averages.reduce(self) | trained.reduce(self)
+        values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
+        written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
+        values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
+        values["time/tokens_per_second"] = written / max(self.seconds["step"], 1e-9)
+        values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log_dict(values, batch_size=len(rollouts))
+
+    # --- validation and prediction ---
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Answer held-out prompts; callbacks get the graded answers. An empty batch only keeps ranks in step."""
+        if not len(batch):
+            return None
+        rollouts = self.answer(self.policy, batch, self.val_sampling, "val", batch_idx, dataloader_idx)
+        outcomes = [
+            (prompt.domain, grade.correct) for prompt, grade in zip(rollouts.prompts, rollouts.grades, strict=True)
+        ]
+        for domain, correct in outcomes:
+            self.val_averages.add(domain, bool(correct), correct is not None)
+        return rollouts
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_averages = Averages()
+        self.val_averages.expect(*self.domains)
+
+    def on_validation_epoch_end(self) -> None:
+        self.val_scores = scores = self.val_averages.reduce(self)
+        if scores:
+            self.log_dict({f"val/{domain}/accuracy": score for domain, score in scores.items()}, sync_dist=True)
+            self.log("val/accuracy", sum(scores.values()) / len(scores), prog_bar=True, sync_dist=True)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Answer and grade; ``callbacks.PredictionWriter`` writes them to JSONL."""
+        return self.answer(self.policy, batch, self.val_sampling, "predict", batch_idx) if len(batch) else None
+
+
+def check_prompts(prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that could not be graded or read, before any model is loaded.
+
+    Raises:
+        UserError: naming the prompt and the column.
+    """
+    for prompt in prompts:
+        if prompt.images:
+            raise UserError(f"Prompt {prompt.id!r} has images, which UniOPD cannot read yet; remove the images column.")
+        if prompt.grader is not None:
+            get_grader(prompt.grader)
+            if prompt.gold is None:
+                raise UserError(
+                    f"Prompt {prompt.id!r} has grader {prompt.grader!r} but no gold answer; name the column that holds "
+                    "it by `answer`, or set `grader: null` to train without outcomes."
+                )

@@ -1,0 +1,331 @@
+"""A policy: a causal or image-text language model together with the tokenizer that it speaks.
+
+Students, teachers and references are all policies. This file loads them, and turns (prompt, response) token ids into
+log-probs without ever holding ``[B, T, V]`` logits.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.loading import load_model, load_processor
+from lit_uniopd.types import Prompt
+
+
+@dataclass
+class LoraArgs:
+    """Train low-rank adapters (peft) instead of the weights themselves."""
+
+    rank: int = 64
+    """Rank of the adapter matrices."""
+    alpha: int = 128
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input while training."""
+    target_modules: str | list[str] = "all-linear"
+    """Names of the layers that get adapters, or `all-linear` for every linear layer but the output head."""
+
+
+@dataclass
+class PolicyArgs:
+    """Where a model comes from and how it is held."""
+
+    path: str = ""
+    """A Hugging Face hub id, a local model directory, or `playground:student` (`math_teacher`, `code_teacher`)."""
+    config: dict[str, Any] | None = None
+    """A transformers config (`{model_type: qwen3, hidden_size: 64, ...}`) to build with random weights instead of
+    loading any; `tokenizer` must then be given."""
+    tokenizer: str | None = None
+    """Hub id or directory of the tokenizer or processor, if it is not at `path`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights. `auto`: float32 for weights that are trained in full (small steps vanish in bfloat16), else
+    the type they are stored in."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); null: its own choice."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: LoraArgs | None = None
+    """Train adapters only; the model with its adapters off serves as the reference."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Hold frozen weights in 8 or 4 bits (bitsandbytes). A trained policy then needs `lora`."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off: models that need it are refused."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Extra arguments of the chat template, `{enable_thinking: false}` for hybrid Qwen3 say."""
+
+
+class Policy(nn.Module):
+    """A model and its tokenizer behind the few operations that the objectives need.
+
+    Args:
+        model: a transformers causal or image-text model, or a PEFT model around one.
+        processor: its tokenizer, or its processor if it reads pictures.
+        args: where it came from.
+    """
+
+    model: Any  # a PreTrainedModel or PeftModel; their own methods are looked up through nn.Module's __getattr__
+
+    def __init__(self, model: nn.Module, processor: Any, args: PolicyArgs | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        self.args = args if args is not None else PolicyArgs()
+        # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
+        self._reference: list[Policy] = []
+
+    @classmethod
+    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
+        """Load a policy as ``args`` say; a frozen one has no parameter that requires a gradient.
+
+        Args:
+            args: what to load.
+            trainable: whether it will be trained (in full, or by adapters if ``args.lora`` is set).
+            flag: the option that ``args`` came from, for messages (``model.student``).
+
+        Raises:
+            UserError: naming ``flag``, if the model cannot be had or the options contradict each other.
+        """
+        if trainable and args.quantization != "none" and args.lora is None:
+            raise UserError(
+                f"--{flag}.quantization {args.quantization} freezes the weights; set --{flag}.lora too, or 'none'."
+            )
+        processor = load_processor(args, flag)
+        model = load_model(args, trainable=trainable, flag=flag)
+        if args.lora is not None:
+            model = _with_adapters(model, args.lora, flag)
+        if not trainable:
+            model.requires_grad_(False)
+        check_head(model)
+        if args.gradient_checkpointing and trainable:
+            base: Any = unwrap(model)
+            # Renamed in transformers 5.2x; the old name warns there.
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        # from_pretrained leaves models in eval mode, and Lightning keeps the mode it finds.
+        return cls(model, processor, args).train(trainable)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return tokenizer_of(self.processor)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every id that ends an answer: of the generation config, the model config and the tokenizer."""
+        base: PreTrainedModel = unwrap(self.model)
+        found: set[int] = set()
+        sources: list[Any] = [
+            base.generation_config.eos_token_id if base.generation_config is not None else None,
+            base.config.get_text_config().eos_token_id,
+            self.tokenizer.eos_token_id,
+        ]
+        for ids in sources:
+            found.update([] if ids is None else [ids] if isinstance(ids, int) else ids)
+        return frozenset(found)
+
+    @property
+    def pad_id(self) -> int:
+        """Filler for padded positions; it is masked wherever it is used, so any id will do."""
+        pad = self.tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else min(self.eos_ids, default=0)
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """Token ids of the prompt in this model's own chat template."""
+        return render(self.processor, prompt, self.args.chat_template_kwargs)
+
+    def response_hidden(self, prompt_tokens: Sequence[Sequence[int]], tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Hidden states ``[B, T, H]`` from which the response tokens are predicted.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+        """
+        prompt_lengths_B = torch.tensor([len(prompt) for prompt in prompt_tokens])
+        response_lengths_B = mask_BT.sum(dim=1).cpu()
+        width = int((prompt_lengths_B + response_lengths_B).max())
+        ids = torch.full((len(prompt_tokens), width), self.pad_id, dtype=torch.long)
+        for row, (prompt, response) in enumerate(zip(prompt_tokens, tokens_BT.cpu(), strict=True)):
+            end = len(prompt) + int(response_lengths_B[row])
+            ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+            ids[row, len(prompt) : end] = response[: end - len(prompt)]
+        # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
+        hidden = body_of(self.model)(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+        steps_T = torch.arange(tokens_BT.shape[1])
+        positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=width - 1).to(hidden.device)
+        return hidden.gather(1, positions_BT[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def token_logps(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        temperature: float = 1.0,
+        return_entropy: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and on demand the entropies ``[B, T]``.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            temperature: divides the logits.
+            return_entropy: also return the entropy (nats, detached) of each next-token distribution.
+        """
+        tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
+        hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT)
+        head = head_of(self.model)
+        # Only response positions reach the head: its cost is per token, and padding would be paid for.
+        found = linear_token_logps(
+            hidden_BTH[mask_BT] * head.scale,
+            head.weight_VH,
+            tokens_BT[mask_BT],
+            bias_V=head.bias_V,
+            softcap=head.softcap,
+            temperature=temperature,
+            return_entropy=return_entropy,
+        )
+        logps_N, entropy_N = found if isinstance(found, tuple) else (found, None)
+        zeros = torch.zeros(mask_BT.shape, dtype=logps_N.dtype, device=logps_N.device)
+        entropy_BT = None if entropy_N is None else zeros.masked_scatter(mask_BT, entropy_N)
+        return zeros.masked_scatter(mask_BT, logps_N), entropy_BT
+
+    @contextmanager
+    def answering(self) -> Iterator["Policy"]:
+        """Eval mode, cache on, no gradients; on leaving, every flag is as it was.
+
+        Eval mode also switches gradient checkpointing off. ``no_grad`` rather than ``inference_mode``, whose tensors
+        would poison the backward passes that follow.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        config = unwrap(self.model).config.get_text_config()
+        use_cache = config.use_cache
+        self.eval()
+        config.use_cache = True
+        try:
+            with torch.no_grad():
+                yield self
+        finally:
+            config.use_cache = use_cache
+            for module, mode in modes:
+                module.training = mode
+
+    def keep_reference(self) -> None:
+        """Remember the policy as it is now. With adapters that costs nothing; else it is a frozen copy."""
+        if self.args.lora is None and not self._reference:
+            frozen = copy.deepcopy(self.model).requires_grad_(False)
+            self._reference.append(Policy(frozen, self.processor, self.args).eval())
+
+    @contextmanager
+    def reference(self) -> Iterator["Policy"]:
+        """The policy before training: adapters off, or the copy that ``keep_reference`` made.
+
+        Raises:
+            RuntimeError: if there is neither.
+        """
+        if self.args.lora is None and not self._reference:
+            raise RuntimeError("call Policy.keep_reference() before training to have a reference")
+        policy = self._reference[0].to(self.device) if self._reference else self
+        with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
+            yield policy
+
+    def save(self, directory: str | Path) -> None:
+        """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.
+
+        The live weights are left alone: merging and unmerging in place would change them by rounding.
+
+        Raises:
+            UserError: if adapters sit on quantised weights, which cannot be merged.
+        """
+        base = unwrap(self.model)
+        if self.args.quantization != "none":
+            raise UserError("Adapters cannot be merged into quantised weights; export the adapter alone.")
+        base.save_pretrained(directory, state_dict=_merged_state(base))
+        self.processor.save_pretrained(directory)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapters as a PEFT directory."""
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+
+def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, also when a multimodal processor wraps it."""
+    return processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
+
+
+def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """Token ids of a prompt in the model's chat template, or as plain text if it has none.
+
+    A conversation that ends with an assistant turn is continued; any other gets the generation prompt.
+
+    Raises:
+        UserError: if the model has no chat template and the prompt has more than one message.
+    """
+    tokenizer = tokenizer_of(processor)
+    messages = [dict(message) for message in prompt.messages]
+    if tokenizer.chat_template is None:
+        if len(messages) != 1:
+            raise UserError(
+                f"Prompt {prompt.id!r} has {len(messages)} messages, but the tokenizer has no chat template; "
+                "give the prompt column as plain text or choose a chat model."
+            )
+        return tokenizer(messages[0]["content"]).input_ids
+    unfinished = messages[-1]["role"] == "assistant"
+    text: Any = tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=not unfinished,
+        continue_final_message=unfinished,
+        **chat_template_kwargs,
+    )
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        target_modules=args.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"--{flag}.lora.target_modules {args.target_modules}: {error}") from error
+
+
+@torch.no_grad()
+def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+    """The base model's state dict with every LoRA product added to its weight."""
+    deltas: dict[str, Tensor] = {}
+    for name, layer in base.named_modules():
+        get_delta = getattr(layer, "get_delta_weight", None)
+        if get_delta is not None:
+            deltas[f"{name}.weight"] = get_delta("default")
+    merged = {}
+    for name, tensor in base.state_dict().items():
+        if ".lora_" in name:
+            continue
+        clean = name.replace(".base_layer.", ".")
+        merged[clean] = tensor + deltas[clean].to(tensor.dtype) if clean in deltas else tensor
+    return merged

@@ -1,0 +1,46 @@
+"""Outcome graders: is a response right?
+
+`GRADERS` maps names to graders; `GraderPool` judges many answers at once in processes that can be killed. Nothing here
+imports torch.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade as Grade
+from lit_uniopd.rewards.grade import Grader as Grader
+from lit_uniopd.rewards.grade import guarded
+from lit_uniopd.rewards.pool import GradeItem as GradeItem
+from lit_uniopd.rewards.pool import GraderPool as GraderPool
+from lit_uniopd.rewards.registry import IN_WORKER, INLINE, check_grader
+
+
+@functools.cache
+def _shared_pool() -> GraderPool:
+    return GraderPool(workers=1)
+
+
+def _pooled(name: str, grade: Callable[..., Grade]) -> Grader:
+    @functools.wraps(grade)
+    def call(gold: Any, prediction: str, row: Mapping[str, Any] | None = None, **options: Any) -> Grade:
+        return _shared_pool().grade([GradeItem(name, gold, prediction, row, options)])[0]
+
+    return guarded(name, call)
+
+
+GRADERS: Mapping[str, Grader] = MappingProxyType(
+    {**INLINE, **{name: _pooled(name, grade) for name, grade in IN_WORKER.items()}}
+)
+"""Every grader by name. Those that hostile answers could stall run in one process that all callers share."""
+
+
+def get_grader(name: str) -> Grader:
+    """The grader of this name.
+
+    Raises:
+        UserError: if there is none, with the names there are.
+    """
+    check_grader(name)
+    return GRADERS[name]

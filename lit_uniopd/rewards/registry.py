@@ -1,0 +1,37 @@
+"""Which graders exist, and where each of them runs."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.rewards.grade import Grade, Grader, guarded
+from lit_uniopd.rewards.mathematics import grade_math
+from lit_uniopd.rewards.text import grade_exact
+
+
+def _grade_playground(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    from lit_uniopd.rewards.playground import grade_playground
+
+    return grade_playground(gold, prediction, row)
+
+
+INLINE: Mapping[str, Grader] = {
+    "exact": guarded("exact", grade_exact),
+    "playground": guarded("playground", _grade_playground),
+}
+"""Comparisons of strings, run where they are called."""
+
+IN_WORKER: Mapping[str, Callable[..., Grade]] = {"math": grade_math}
+"""Graders that hostile answers can stall or crash, run in grading processes; they see the gold answer as text and no
+row."""
+
+
+def check_grader(name: str) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        UserError: with the names there are.
+    """
+    if name not in INLINE and name not in IN_WORKER:
+        known = ", ".join(sorted([*INLINE, *IN_WORKER]))
+        raise UserError(f"There is no grader named {name!r}; name one of {known}.")

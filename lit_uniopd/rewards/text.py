@@ -1,0 +1,63 @@
+"""Finding the final answer in a response, and the grader that compares it as text."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+
+_THINK_TAG = re.compile(r"</?think>")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
+
+
+def strip_thinking(response: str) -> str | None:
+    """The response without its ``<think>...</think>`` blocks.
+
+    A closing tag that nothing opened ends a block that the prompt's template had opened: all before it is thinking.
+
+    Returns:
+        None if the last block is not closed: the response was cut before its answer.
+    """
+    kept: list[str] = []
+    start, thinking = 0, False
+    for tag in _THINK_TAG.finditer(response):
+        opens = tag.group() == "<think>"
+        if opens and not thinking:
+            kept.append(response[start : tag.start()])
+        elif not opens:
+            kept = kept if thinking else []
+            start = tag.end()
+        thinking = opens
+    return None if thinking else "".join([*kept, response[start:]])
+
+
+def last_box(text: str) -> str | None:
+    r"""What the last ``\boxed{...}`` or ``\fbox{...}`` holds.
+
+    The last box is the answer even if it is broken: an earlier one may be a draft.
+
+    Returns:
+        None without a box, or if the last one is never closed.
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start, depth = boxes[-1].end(), 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return text[start : brace.start()]
+    return None
+
+
+def grade_exact(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Whole-response equality: the response without thinking and outer blanks is the gold answer, letter by letter."""
+    expected = gold_text(gold)
+    if expected is None:
+        return unknown("no_gold")
+    answer = strip_thinking(prediction)
+    if answer is None:
+        return Grade(False, 0.0, reason="truncated")
+    answer = answer.strip()
+    return verdict(answer == expected.strip(), answer) if answer else Grade(False, 0.0, reason="no_answer")

@@ -1,0 +1,80 @@
+"""From prompts to graded answers: the policy writes, the graders judge."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lit_uniopd.policy import Policy
+from lit_uniopd.progress import bar, follow
+from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.types import Grade, Prompt, Rollouts
+
+NO_GRADER = Grade(correct=None, score=0.0, reason="no_grader")
+
+
+def write_answers(
+    policy: Policy, prompts: Sequence[Prompt], args: SamplingArgs, *, seed: int, first_group: int = 0
+) -> Rollouts:
+    """Let the policy write ``args.n`` answers to every prompt.
+
+    Args:
+        policy: who writes.
+        prompts: at least one.
+        args: how to sample.
+        seed: of the sampling noise; equal seeds give equal answers.
+        first_group: number of the first prompt's group.
+
+    Returns:
+        Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
+    """
+    prompt_tokens = [policy.render(prompt) for prompt in prompts]
+    rows = len(prompts) * args.n
+    with policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
+        answers = sample(
+            policy.model,
+            prompt_tokens,
+            args,
+            eos_ids=policy.eos_ids,
+            pad_id=policy.pad_id,
+            seed=seed,
+            on_progress=follow(shown),
+        )
+    device = answers.tokens_BT.device
+    ids = [row[mask].tolist() for row, mask in zip(answers.tokens_BT.cpu(), answers.mask_BT.cpu(), strict=True)]
+    return Rollouts(
+        prompts=[prompt for prompt in prompts for _ in range(args.n)],
+        prompt_tokens=[tokens for tokens in prompt_tokens for _ in range(args.n)],
+        tokens_BT=answers.tokens_BT,
+        mask_BT=answers.mask_BT,
+        student_logps_BT=answers.logps_BT,
+        group_B=first_group + torch.arange(rows, device=device) // args.n,
+        finish=answers.finish,
+        text=policy.tokenizer.batch_decode(ids, skip_special_tokens=True),
+        outcome_B=torch.full((rows,), -1, device=device),
+        grades=[NO_GRADER] * rows,
+        teacher_logps_BT=torch.zeros_like(answers.logps_BT),
+        teacher_ok_B=torch.zeros(rows, dtype=torch.bool, device=device),
+        advantages_BT=torch.zeros_like(answers.logps_BT),
+        keep_B=torch.ones(rows, dtype=torch.bool, device=device),
+    )
+
+
+def grade_answers(rollouts: Rollouts, graders: GraderPool) -> None:
+    """Fill in ``grades`` and ``outcome_B``; answers to prompts without a grader stay unknown."""
+    rows = [row for row, prompt in enumerate(rollouts.prompts) if prompt.grader is not None]
+    items = [
+        GradeItem(
+            grader=str(rollouts.prompts[row].grader),
+            gold=rollouts.prompts[row].gold,
+            response=rollouts.text[row],
+            row=rollouts.prompts[row].row,
+        )
+        for row in rows
+    ]
+    with bar(len(items), "grading answers", unit="answer") as shown:
+        grades = graders.grade(items, on_progress=follow(shown))
+    for row, grade in zip(rows, grades, strict=True):
+        rollouts.grades[row] = grade
+    outcomes = [grade.outcome for grade in rollouts.grades]
+    rollouts.outcome_B = torch.tensor(outcomes, dtype=torch.long, device=rollouts.outcome_B.device)

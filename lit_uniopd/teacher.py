@@ -1,0 +1,182 @@
+"""Named teachers: each sample is scored by the one that its prompt is routed to."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_uniopd.backbone import unwrap
+from lit_uniopd.errors import UserError
+from lit_uniopd.loading import load_processor
+from lit_uniopd.microbatch import token_budget_batches
+from lit_uniopd.policy import Policy, PolicyArgs, tokenizer_of
+from lit_uniopd.progress import track
+from lit_uniopd.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "default"
+"""A teacher of this name takes every prompt that names no teacher and whose domain has none of its own."""
+
+
+class TeacherPool:
+    """Frozen teachers by name.
+
+    Deliberately not an ``nn.Module``: teachers must reach neither the optimizer, nor a checkpoint, nor a wrapper that
+    synchronises gradients.
+
+    Args:
+        args: name -> where the teacher comes from.
+
+    Raises:
+        UserError: if there is none.
+    """
+
+    def __init__(self, args: Mapping[str, PolicyArgs]) -> None:
+        if not args:
+            raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
+        self.args = dict(args)
+        self._policies: dict[str, Policy] = {}
+        self._foreign_ids: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.args)
+
+    def __getitem__(self, name: str) -> Policy:
+        return self._policies[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.args)
+
+    def route(self, prompt: Prompt) -> str:
+        """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
+
+        Raises:
+            UserError: if there is no such teacher. A fallback would distil the wrong model without a word.
+        """
+        for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
+            if name in self.args:
+                return name
+        wanted = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
+        raise UserError(
+            f"Prompt {prompt.id!r} has {wanted}, but --model.teachers has only {', '.join(self.args)}; add a teacher "
+            f"of that name, or one called '{DEFAULT}'."
+        )
+
+    def routes(self, prompts: Iterable[Prompt]) -> Counter[str]:
+        """How many prompts go to each teacher; checks every route."""
+        return Counter(self.route(prompt) for prompt in prompts)
+
+    def load(self, student: Policy) -> None:
+        """Load every teacher that is not loaded yet, after comparing all tokenizers with the student's.
+
+        Raises:
+            UserError: naming the teacher, if it cannot be had or speaks other tokens.
+        """
+        for name, args in self.args.items():
+            flag = f"model.teachers.{name}"
+            tokenizer = tokenizer_of(load_processor(args, flag))
+            self._foreign_ids[name] = foreign_ids(student.tokenizer, tokenizer, name)
+        for name, args in self.args.items():
+            if name not in self._policies:
+                self._policies[name] = Policy.load(args, trainable=False, flag=f"model.teachers.{name}")
+
+    def to(self, device: torch.device) -> None:
+        """Move every teacher; quantised ones stay where bitsandbytes put them."""
+        for policy in self._policies.values():
+            if policy.args.quantization == "none":
+                policy.to(device)
+
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Log-prob of every sampled token under its prompt's teacher.
+
+        Each teacher reads the prompt in its own chat template; only the response tokens are shared.
+
+        Args:
+            rollouts: what the student wrote.
+            temperature: the student's sampling temperature, applied to the teacher alike.
+            max_tokens: token budget of one forward pass.
+
+        Returns:
+            ``teacher_logps_BT`` (float32, 0 in padding and where scoring failed) and ``teacher_ok_B``, which is False
+            for answers that hold a token unknown to the teacher or that got a log-prob that is not finite.
+        """
+        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
+        ok_B = torch.ones(len(rollouts), dtype=torch.bool, device=logps_BT.device)
+        work = self._work(rollouts, max_tokens)
+        for name, prompts, rows in track(work, "scoring answers", unit="batch"):
+            part, teacher = rollouts[rows], self._policies[name]
+            foreign_B = (torch.isin(part.tokens_BT.cpu(), self._foreign_ids[name]) & part.mask_BT.cpu()).any(dim=1)
+            tokens_BT = part.tokens_BT.masked_fill(foreign_B[:, None].to(part.tokens_BT.device), 0)
+            with teacher.answering():
+                found_BT, _ = teacher.token_logps(prompts, tokens_BT, part.mask_BT, temperature=temperature)
+            found_BT, foreign_B = found_BT.to(logps_BT.device), foreign_B.to(logps_BT.device)
+            good_B = found_BT.isfinite().all(dim=1) & ~foreign_B
+            logps_BT[rows, : found_BT.shape[1]] = found_BT.masked_fill(~good_B[:, None], 0.0).to(logps_BT.dtype)
+            ok_B[rows] = good_B
+        return logps_BT, ok_B
+
+    def _work(self, rollouts: Rollouts, max_tokens: int) -> list[tuple[str, list[list[int]], list[int]]]:
+        """(teacher, rendered prompts, rows) of every forward pass; one teacher after the other."""
+        by_teacher: dict[str, list[int]] = {}
+        for row, prompt in enumerate(rollouts.prompts):
+            by_teacher.setdefault(self.route(prompt), []).append(row)
+        lengths = rollouts.lengths_B.tolist()
+        work = []
+        for name, rows in by_teacher.items():
+            rendered: dict[int, list[int]] = {}  # the answers of a group share one prompt object
+            for row in rows:
+                prompt = rollouts.prompts[row]
+                if id(prompt) not in rendered:
+                    rendered[id(prompt)] = self._policies[name].render(prompt)
+            prompts = [rendered[id(rollouts.prompts[row])] for row in rows]
+            totals = [len(prompt) + lengths[row] for prompt, row in zip(prompts, rows, strict=True)]
+            for group in token_budget_batches(totals, max_tokens):
+                work.append((name, [prompts[i] for i in group], [rows[i] for i in group]))
+        return work
+
+
+def foreign_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str) -> Tensor:
+    """Ids that the student can write and the teacher does not know.
+
+    The token tables are compared, not ``vocab_size``: models of one family often pad their vocabularies differently,
+    which is harmless.
+
+    Raises:
+        UserError: if an id means different tokens to the two.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    clash = {token: i for token, i in ours.items() if theirs.get(token, i) != i}
+    taken = {i: token for token, i in theirs.items()}
+    clash |= {token: i for token, i in ours.items() if token not in theirs and i in taken}
+    if clash:
+        token, i = min(clash.items(), key=lambda item: item[1])
+        raise UserError(
+            f"--model.teachers.{name} has another tokenizer than --model.student: token {i} is {token!r} to the "
+            f"student and {taken.get(i)!r} to the teacher ({len(clash)} tokens differ); choose models of one family."
+        )
+    missing = sorted(i for token, i in ours.items() if token not in theirs)
+    if missing:
+        log.warning(
+            "Teacher %r does not know %d of the student's tokens (%s ...); answers that use them are not scored.",
+            name,
+            len(missing),
+            student.convert_ids_to_tokens(missing[0]),
+        )
+    return torch.tensor(missing, dtype=torch.long)
+
+
+def check_vocabulary_loss(student: Policy, pool: TeacherPool) -> None:
+    """The divergences need whole teacher distributions: no logit cap may lie between hidden states and logits.
+
+    Raises:
+        UserError: naming the model.
+    """
+    for name, policy in [("student", student), *((f"teachers.{name}", pool[name]) for name in pool)]:
+        config = unwrap(policy.model).config.get_text_config()
+        if getattr(config, "final_logit_softcapping", None):
+            raise UserError(f"--model.{name} caps its logits, which only --model.loss sampled supports.")

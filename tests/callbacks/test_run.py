@@ -1,0 +1,109 @@
+"""What a run leaves behind for its user: tables, files, TensorBoard, an exported model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import Prompts, adam, module, prompts, trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from callbacks import AccuracyReport, PolicyExport, PredictionWriter, RolloutBrowser
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy import LoraArgs, PolicyArgs
+
+
+@pytest.fixture
+def run_dir(model_dirs: dict[str, str], tmp_path: Path) -> Path:
+    """Two steps with every callback."""
+    return fit(model_dirs, tmp_path)
+
+
+def fit(paths: dict[str, str], root: Path, **options: Any) -> Path:
+    logger = TensorBoardLogger(root, name="run", default_hp_metric=False)
+    callbacks = [AccuracyReport(), RolloutBrowser(every_n_steps=1), PolicyExport()]
+    run = trainer(
+        root, logger=logger, callbacks=callbacks, limit_val_batches=1.0, num_sanity_val_steps=-1, log_every_n_steps=1
+    )
+    run.fit(module(paths, optimizer=adam, **options), Prompts(prompts(8)))
+    return Path(logger.log_dir)
+
+
+def events(directory: Path) -> EventAccumulator:
+    return EventAccumulator(str(directory), size_guidance={"tensors": 0, "scalars": 0}).Reload()
+
+
+def test_the_summary_has_before_after_and_teachers_per_domain(run_dir, capsys):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for part in ("before", "after", "teachers"):
+        assert set(summary[part]) == {"math", "code"}
+        assert all(0 <= score <= 1 for score in summary[part].values())
+    assert summary["seed"] == 7
+    assert summary["seconds"] > 0
+    assert summary["step"] == 2
+
+
+def test_the_table_ends_with_the_tensorboard_line(model_dirs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(model_dirs, tmp_path)
+    shown = capsys.readouterr().out
+    assert "student before" in shown
+    assert shown.strip().splitlines()[-1] == "Curves:  tensorboard --logdir run/version_0"
+
+
+def test_tensorboard_has_curves_from_step_0_reference_lines_and_rollouts(run_dir):
+    student, teachers = events(run_dir), events(run_dir / "teachers")
+    steps = [event.step for event in student.Scalars("val/math/accuracy")]
+    assert steps == [0, 1]  # before, and after two batches (numbered from 0)
+    score = json.loads((run_dir / "summary.json").read_text())["teachers"]["math"]
+    assert [event.value for event in teachers.Scalars("val/math/accuracy")] == pytest.approx([score] * len(steps))
+    assert len(student.Scalars("train/loss")) == 2
+    text = student.Tensors("rollout/math/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.startswith("| mean advantage | outcome |")
+
+
+def test_the_exported_student_loads_and_is_the_trained_one(model_dirs, tmp_path):
+    run = fit(model_dirs, tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(run / "export/policy")
+    tokenizer = AutoTokenizer.from_pretrained(run / "export/policy")
+    start = AutoModelForCausalLM.from_pretrained(model_dirs["student"])
+    assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+    assert tokenizer.chat_template
+    ids = tokenizer("1+1=", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=3).shape[1] > ids.shape[1]
+
+
+def test_a_lora_run_exports_the_adapter_and_the_merged_model(model_dirs, tmp_path):
+    run = fit(model_dirs, tmp_path, student=PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=2)))
+    assert (run / "export/adapter/adapter_model.safetensors").exists()
+    assert AutoModelForCausalLM.from_pretrained(run / "export/policy").config.model_type == "qwen3"
+
+
+def test_accuracy_report_needs_the_sanity_check(model_dirs, tmp_path):
+    with pytest.raises(UserError, match=r"--trainer\.num_sanity_val_steps -1"):
+        trainer(tmp_path, callbacks=[AccuracyReport()], limit_val_batches=1.0).fit(
+            module(model_dirs), Prompts(prompts(4))
+        )
+
+
+def test_predictions_are_one_json_line_per_answer(model_dirs, tmp_path):
+    file = tmp_path / "answers.jsonl"
+    trainer(tmp_path, callbacks=[PredictionWriter(str(file))]).predict(module(model_dirs), Prompts(prompts(4)))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["p0", "p1"]
+    assert lines[0]["outcome"] in (0, 1)
+    assert lines[0]["answer"] == "0"
+    assert lines[0]["prompt"] == [{"role": "user", "content": "0="}]
+    assert lines[0]["finish"] in ("stop", "length")
+    with pytest.raises(UserError, match=r"answers\.jsonl exists"):
+        trainer(tmp_path, callbacks=[PredictionWriter(str(file))]).predict(module(model_dirs), Prompts(prompts(4)))
+
+
+def test_model_text_cannot_become_markup():
+    cell = RolloutBrowser(max_chars=200).cell("a|b <script>alert(1)</script> `x` **y** [l](http://e)\n_z_")
+    assert not set("|<>`*[]_\n") & set(cell.replace("<br>", ""))
+    assert "a&#124;b" in cell
+    assert "... 800 characters ..." in RolloutBrowser(max_chars=200).cell("x" * 1000)

@@ -1,0 +1,43 @@
+"""Fixtures: tiny models, and a process that is left as it was found."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model
+
+
+@pytest.fixture(scope="session")
+def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three models of one family: a student and two teachers."""
+    root = tmp_path_factory.mktemp("models")
+    return {name: str(make_model(root / name, seed=i)) for i, name in enumerate(["student", "math", "code"])}
+
+
+@pytest.fixture
+def new_model(tmp_path: Path) -> Callable[..., str]:
+    """Make another model with given properties."""
+    return lambda name="model", **options: str(make_model(tmp_path / name, **options))
+
+
+@pytest.fixture(autouse=True)
+def restored_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Seeds, threads, default dtype and the environment do not leak from test to test."""
+    environment = dict(os.environ)
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(1)
+    yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(environment)

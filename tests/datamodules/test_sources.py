@@ -1,0 +1,229 @@
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from datamodules import SourceArgs
+from datamodules.sources import read_prompts
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Prompt
+
+FLAG = "--data.train"
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def picture() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_the_usual_columns_need_no_mapping(tmp_path: Path, kind: str):
+    path = write(
+        tmp_path / f"mine.{kind}",
+        [
+            {"prompt": "1 + 1?", "answer": "2", "domain": "math", "level": 3},
+            {"prompt": "Print 1.", "answer": None, "domain": "code", "level": 4},
+        ],
+    )
+    assert read_prompts(SourceArgs(path), FLAG) == [
+        Prompt(f"mine.{kind}:1", ({"role": "user", "content": "1 + 1?"},), "2", domain="math", row={"level": 3}),
+        Prompt(f"mine.{kind}:2", ({"role": "user", "content": "Print 1."},), None, domain="code", row={"level": 4}),
+    ]
+
+
+def test_columns_are_mapped_by_name(tmp_path: Path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    row = {"q": chat, "a": [1, 2], "key": 7, "topic": "logic", "expert": "big", "check": "choice", "answer": "unread"}
+    names = {"prompt": "q", "answer": "a", "id": "key", "domain": "topic", "teacher": "expert", "grader": "check"}
+    columns: dict[str, Any] = {f"{role}_column": name for role, name in names.items()}
+    (prompt,) = read_prompts(SourceArgs(write(tmp_path / "t.jsonl", [row]), **columns), FLAG)
+    assert prompt == Prompt("7", tuple(chat), [1, 2], "logic", "big", "choice", row={"answer": "unread"})
+
+
+def test_what_the_source_says_goes_before_its_columns_and_null_leaves_one_unread(tmp_path: Path):
+    row = {"id": 1, "prompt": "p", "domain": "d", "teacher": "t", "grader": "g"}
+    path = write(tmp_path / "t.jsonl", [row, {**row, "teacher": None}])
+    own = SourceArgs(path, id_column=None, domain="D", teacher="T", grader="G")
+    assert [(p.id, p.domain, p.teacher, p.grader) for p in read_prompts(own, FLAG)] == [
+        ("t.jsonl:1", "D", "T", "G"),
+        ("t.jsonl:2", "D", "T", "G"),
+    ]
+    plain = SourceArgs(path, id_column="", domain_column=None)
+    assert [(p.domain, p.teacher, p.grader) for p in read_prompts(plain, FLAG)] == [
+        ("default", "t", "g"),
+        ("default", None, "g"),
+    ]
+
+
+def test_a_glob_reads_all_files_up_to_the_limit(tmp_path: Path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "t.jsonl", [{"prompt": folder}, {"prompt": folder * 2}])
+    prompts = read_prompts(SourceArgs(f"{tmp_path}/*/t.jsonl", limit=3), FLAG)
+    assert [prompt.id for prompt in prompts] == ["a/t.jsonl:1", "a/t.jsonl:2", "b/t.jsonl:1"]
+
+
+def test_lines_end_at_newlines_only_and_blank_ones_are_no_rows(tmp_path: Path):
+    file = tmp_path / "t.jsonl"
+    file.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n\n{"prompt": "c"}'.encode())
+    prompts = read_prompts(SourceArgs(str(file)), FLAG)
+    assert [(p.id, p.messages[0]["content"]) for p in prompts] == [("t.jsonl:1", "a\u2028b"), ("t.jsonl:3", "c")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "content"),
+    [
+        ("Which? <image> or <image>", 2, ["", "Which? ", "I", " or ", "I"]),
+        ("Which?", 2, ["I", "I", "Which?"]),  # no place given: before the text
+        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which?"}]}], 1, ["I", "Which?"]),
+    ],
+)
+def test_images_take_their_places(tmp_path: Path, prompt: Any, images: int, content: list[str]):
+    (tmp_path / "x.png").write_bytes(picture())
+    path = write(tmp_path / "t.jsonl", [{"prompt": prompt, "images": ["x.png"] * images}])
+    (read,) = read_prompts(SourceArgs(path), FLAG)
+    assert read.images == (str(tmp_path / "x.png"),) * images
+    (message,) = read.messages
+    assert ["I" if part["type"] == "image" else part["text"] for part in message["content"]] == [
+        c for c in content if c
+    ]
+
+
+def test_embedded_pictures_are_opened(tmp_path: Path):
+    rows = [{"prompt": "p", "image": {"bytes": picture(), "path": None}}]
+    source = SourceArgs(write(tmp_path / "t.parquet", rows), images_column="image")
+    (prompt,) = read_prompts(source, FLAG)
+    assert prompt.images[0].size == (3, 2)
+    assert prompt.row == {}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            [{"question": "p"}],
+            {},
+            r"t.jsonl has no column 'prompt'; choose --data.train.prompt_column from question\.",
+        ),
+        (
+            [{"prompt": "p", "gold": 1}],
+            {"answer_column": "godl"},
+            r"t.jsonl has no column 'godl'; choose --data.train.answer_column from prompt, gold\.",
+        ),
+        (
+            [{"prompt": "p"}],
+            {"prompt_column": ""},
+            "t.jsonl has no column ''; choose --data.train.prompt_column from prompt",
+        ),
+        ([{"prompt": "p"}, {"prompt": ""}], {}, "t.jsonl:2 has no prompt: its column 'prompt' is empty"),
+        ([{"prompt": "p"}, {"answer": "a"}], {}, "t.jsonl:2 has no prompt"),
+        ([{"prompt": 3}], {}, "t.jsonl:1: column 'prompt' must hold a text or a list of messages"),
+        ([{"prompt": [{"content": "p"}]}], {}, "t.jsonl:1: column 'prompt' must hold a text or a list of messages"),
+        ([{"prompt": "p", "domain": ["d"]}], {}, "t.jsonl:1: column 'domain' must hold a text, not list"),
+        ([{"prompt": "p", "id": 1.5}], {}, "t.jsonl:1: column 'id' must hold a text or a whole number"),
+        (
+            [{"prompt": "p", "id": 1}, {"prompt": "q", "id": 1}],
+            {},
+            "t.jsonl:2 has the same id '1' as .*t.jsonl:1; name a column of unique ids by --data.train.id_column",
+        ),
+        ([{"prompt": "p", "images": "no.png"}], {}, "t.jsonl:1: the picture .*no.png does not exist"),
+        ([{"prompt": "p", "images": [3]}], {}, "t.jsonl:1: column 'images' must hold paths"),
+        ([{"prompt": "<image> <image>", "images": "t.jsonl"}], {}, "t.jsonl:1 has 1 images for 2 places in its prompt"),
+        (["p"], {}, "t.jsonl:1 is not a row"),
+        ([], {}, "--data.train.path .*t.jsonl holds no rows"),
+        ([{"prompt": "p"}], {"limit": 0}, "--data.train.limit must be at least 1, not 0"),
+        ([{"prompt": "p"}], {"split": "test"}, "--data.train.split is for data sets on the hub, not for .*t.jsonl"),
+        (
+            [{"prompt": "p", "d": "x"}],
+            {"domain": "math", "domain_column": "d"},
+            "--data.train.domain and --data.train.domain_column exclude each other",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, rows: list, options: dict, message: str):
+    path = write(tmp_path / "t.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        read_prompts(SourceArgs(path, **options), FLAG)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.jsonl", b'{"prompt": "p"}\n{"prompt": \n', "t.jsonl:2 is not valid JSON"),
+        ("t.jsonl", b'{"prompt": "\xff"}\n', "t.jsonl cannot be read: .*utf-8"),
+        ("t.json", b'{"prompt": "p"}', r"t.json must hold a list of rows.*\.jsonl"),
+        ("t.parquet", b"no parquet at all", "t.parquet is not a parquet file"),
+        ("t.csv", b"prompt\np\n", r"t.csv is of an unknown kind; give one of \.jsonl"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, message: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_prompts(SourceArgs(str(tmp_path / name)), FLAG)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing.jsonl", r"--data.train.path missing.jsonl matches no file \(looked from "),
+        ("data/*.jsonl", "matches no file"),
+        (".", "--data.train.path . is a folder; name the files in it"),
+        ("playground:test", "playground:test is unknown; the playground has playground:train and playground:heldout"),
+    ],
+)
+def test_a_path_to_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        read_prompts(SourceArgs(path), FLAG)
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
+    monkeypatch.setattr("datasets.load_dataset", load)
+
+
+def test_a_hub_data_set_is_read_by_its_split(monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    asked: list[tuple] = []
+    features = datasets.Features({"prompt": datasets.Value("string"), "images": datasets.List(datasets.Image())})
+    rows = [{"prompt": f"p{i}", "images": [{"bytes": picture(), "path": None}]} for i in range(3)]
+
+    def load(*args: Any, **kwargs: Any) -> datasets.Dataset:
+        asked.append((args, kwargs))
+        return datasets.Dataset.from_list(rows, features=features)
+
+    hub(monkeypatch, load)
+    source = SourceArgs("owner/name", split="test", name="main", revision="v1", limit=2)
+    prompts = read_prompts(source, FLAG)
+    assert asked == [(("owner/name", "main"), {"split": "test", "revision": "v1"})]
+    assert [p.id for p in prompts] == ["owner/name/test:1", "owner/name/test:2"]
+    assert prompts[0].images[0].size == (3, 2)
+
+
+def test_what_the_hub_refuses_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    from datasets.exceptions import DatasetNotFoundError
+
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise DatasetNotFoundError("Dataset 'owner/nmae' doesn't exist on the Hub or cannot be accessed.")
+
+    hub(monkeypatch, load)
+    with pytest.raises(
+        UserError, match=r"--data.train.path owner/nmae is no file here.*\(split train\).*doesn't exist"
+    ):
+        read_prompts(SourceArgs("owner/nmae"), FLAG)

@@ -1,0 +1,60 @@
+import pytest
+
+from lit_uniopd.rewards import GRADERS
+from lit_uniopd.rewards.text import last_box, strip_thinking
+
+
+@pytest.mark.parametrize(
+    ("response", "visible"),
+    [
+        ("a", "a"),
+        ("<think>a</think>b", "b"),
+        ("a<think>b</think>c<think>d</think>e", "ace"),
+        ("a</think>b", "b"),  # opened by the prompt's template
+        ("<think>a<think>b</think>c", "c"),  # quoted inside the block
+        ("<think>a</think>b</think>c", "c"),
+        ("<think>a", None),
+        ("a<think>b</think>c<think>d", None),
+        ("<thinking>a</thinking>", "<thinking>a</thinking>"),
+    ],
+)
+def test_strip_thinking(response, visible):
+    assert strip_thinking(response) == visible
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"\boxed{a{b}c}d", "a{b}c"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),  # an escaped brace needs no partner
+        (r"\boxed{a \\}", r"a \\"),  # a line break escapes nothing
+        (r"\fbox{1} \boxed{2}", "2"),
+        (r"\boxed{1} \fbox{2}", "2"),
+        (r"\boxedx{1}", None),
+        ("{1}", None),
+        (r"\boxed{" + "{" * 3 + "1}}", None),
+        ("\\boxed{1\n2}", "1\n2"),
+    ],
+)
+def test_last_box(text, box):
+    assert last_box(text) == box
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "correct", "reason"),
+    [
+        ("B", " B\n", True, "ok"),
+        ("B", "b", False, "wrong"),
+        ("B", "The answer is B", False, "wrong"),
+        (" B ", "B", True, "ok"),
+        (7, "7", True, "ok"),
+        (25.0, "25", True, "ok"),  # missing values turn a column of integers into floats
+        ("B", "<think>A</think>\nB", True, "ok"),
+        ("B", "<think>B", False, "truncated"),
+        ("B", "  ", False, "no_answer"),
+        (None, "B", None, "no_gold"),
+    ],
+)
+def test_exact(gold, response, correct, reason):
+    grade = GRADERS["exact"](gold, response)
+    assert (grade.correct, grade.reason) == (correct, reason)

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Grade, Prompt, Rollouts
+
+
+def rollouts() -> Rollouts:
+    prompts = [Prompt(id=f"p{i}", messages=({"role": "user", "content": "?"},), gold=i, domain="d") for i in range(2)]
+    return Rollouts(
+        prompts=[prompts[0], prompts[0], prompts[1]],
+        prompt_tokens=[[1], [1], [2, 3]],
+        tokens_BT=torch.tensor([[5, 0, 0], [6, 7, 8], [9, 4, 0]]),
+        mask_BT=torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool),
+        student_logps_BT=torch.tensor([[-1.0, 0, 0], [-2, -3, -4], [-5, -6, 0]]),
+        group_B=torch.tensor([0, 0, 1]),
+        finish=["stop", "length", "stop"],
+        text=["a", "bcd", "ef"],
+        outcome_B=torch.tensor([1, 0, -1]),
+        grades=[Grade(True, 1.0, "a"), Grade(False, 0.0, None, "wrong"), Grade(None, 0.0)],
+        teacher_logps_BT=torch.zeros(3, 3),
+        teacher_ok_B=torch.tensor([True, True, False]),
+        advantages_BT=torch.zeros(3, 3),
+        keep_B=torch.ones(3, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("index", [[0, 2], torch.tensor([0, 2]), torch.tensor([True, False, True]), slice(0, 3, 2)])
+def test_indexing_takes_rows_and_drops_columns_of_padding(index):
+    part = rollouts()[index]
+    assert part.tokens_BT.tolist() == [[5, 0], [9, 4]]
+    assert part.text == ["a", "ef"]
+    assert [prompt.id for prompt in part.prompts] == ["p0", "p1"]
+    assert part.outcome_B.tolist() == [1, -1]
+
+
+def test_no_rows():
+    part = rollouts()[[]]
+    assert len(part) == 0
+    assert part.tokens_BT.shape == (0, 0)
+
+
+def test_cat_pads_to_the_longest_response():
+    whole = rollouts()
+    again = Rollouts.cat([whole[[0]], whole[[1, 2]]])
+    assert again.tokens_BT.tolist() == whole.tokens_BT.tolist()
+    assert again.mask_BT.tolist() == whole.mask_BT.tolist()
+    assert again.finish == whole.finish
+    with pytest.raises(ValueError, match="at least one"):
+        Rollouts.cat([])
+
+
+def test_saved_rollouts_come_back_whole(tmp_path):
+    whole = rollouts()
+    whole.save(tmp_path / "r.pt")
+    again = Rollouts.load(tmp_path / "r.pt")
+    assert again.prompts == whole.prompts
+    assert again.grades == whole.grades
+    assert torch.equal(again.student_logps_BT, whole.student_logps_BT)
+
+
+def test_another_file_is_refused_in_one_sentence(tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"x\.pt does not hold rollouts"):
+        Rollouts.load(tmp_path / "x.pt")
