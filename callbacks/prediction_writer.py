@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning offers row numbers to writers; ours names rows by their id and needs none.
+        warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
         if stage == "predict" and (file := self.file(trainer)).exists():
             raise UserError(f"{file} exists; remove it or give PredictionWriter another `path`.")
 

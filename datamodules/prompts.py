@@ -6,12 +6,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
+from lit_uniopd.progress import track
 from lit_uniopd.seeding import run_seed
 from lit_uniopd.types import Prompt, PromptBatch
 
@@ -257,9 +257,8 @@ class PromptDataModule(LightningDataModule):
         if self.max_prompt_tokens is None:
             return prompts, None
         measure = self._measure()
-        hidden = self._rank_and_world_size()[0] != 0
-        progress = track(prompts, f"Measuring {path}", transient=True, disable=hidden)
-        lengths = [measure(prompt) for prompt in progress]
+        shown = track(prompts, f"Measuring {path}") if self._rank_and_world_size()[0] == 0 else prompts
+        lengths = [measure(prompt) for prompt in shown]
         fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
         return fitting, max(lengths)
 

@@ -21,10 +21,10 @@ from lit_uniopd.functional.vocabulary import divergence, topk_mass
 
 __all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_mass"]
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 2048
 """Rows of a tile. The columns follow from the number of elements below, so the vocabulary's size costs no memory."""
-TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**22, 2**26
-"""16 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
+TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**21, 2**26
+"""8 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
 
 
 def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1.0) -> Tensor:

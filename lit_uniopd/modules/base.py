@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.policy import Policy, PolicyArgs, render
@@ -58,6 +60,11 @@ class PolicyModule(LightningModule):
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
         load_processor(self.policy_args, self.policy_flag)
+
+    def setup(self, stage: str) -> None:
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
+            strategy.checkpoint_io = AtomicCheckpointIO()
 
     def configure_model(self) -> None:
         if self.policy is None:

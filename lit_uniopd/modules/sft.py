@@ -35,6 +35,7 @@ class SFT(PolicyModule):
         self.max_answer_tokens = max_answer_tokens
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         source = getattr(self.trainer, "datamodule", None)
         for prompt in [*getattr(source, "train_prompts", ()), *getattr(source, "val_prompts", ())]:
             if not isinstance(prompt.gold, str) or not prompt.gold:

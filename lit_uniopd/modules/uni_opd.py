@@ -89,6 +89,7 @@ class UniOPD(PolicyModule):
 
     def setup(self, stage: str) -> None:
         """Check every prompt's route, grader and gold before any model is loaded."""
+        super().setup(stage)
         # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         source = getattr(self.trainer, "datamodule", None)
