@@ -169,7 +169,7 @@ class PromptDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Download hub data sets and build the playground, once for all processes."""
         stage = None if self.trainer is None else self.trainer.state.fn
-        for split in _SPLITS[stage]:
+        for split in _splits(stage):
             for flag, source in self.sources[split].items():
                 prepare_table(source, flag)
 
@@ -179,10 +179,11 @@ class PromptDataModule(LightningDataModule):
         Raises:
             UserError: naming the flag, the file, the row or the column that is wrong.
         """
-        if stage is not None and not self.sources[needed := _SPLITS[stage][0]]:
+        splits = _splits(stage)
+        if stage is not None and not self.sources[needed := splits[0]]:
             raise UserError(f"There are no prompts to {stage} with; name a file or data set by --data.{needed}.path.")
         self._order = None
-        for split in _SPLITS[stage]:
+        for split in splits:
             setattr(self, f"{split}_prompts", self._read(split))
         if not self.sources["val"]:
             # Without the method Lightning skips validation; for a loader of no batches it would warn.
@@ -272,6 +273,12 @@ class PromptDataModule(LightningDataModule):
                 "prompt_length of the datamodule, or leave it out."
             )
         return module.prompt_length
+
+
+def _splits(stage: str | None) -> tuple[str, ...]:
+    if stage not in _SPLITS:
+        raise UserError(f"PromptDataModule has no prompts for {stage}; use validate, which reads --data.val.")
+    return _SPLITS[stage]
 
 
 def _flagged(split: str, sources: Sources) -> dict[str, SourceArgs]:

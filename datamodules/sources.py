@@ -39,11 +39,11 @@ class SourceArgs(TableArgs):
     """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
     of <image> in the prompt, or stand before it."""
     domain: str | None = None
-    """Domain of every row, instead of its domain column."""
+    """Domain of the rows whose domain column is missing, unread or empty."""
     teacher: str | None = None
-    """Teacher of every row, instead of its teacher column. Default without either: the one named like the domain."""
+    """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
     grader: str | None = None
-    """Grader of every row, instead of its grader column."""
+    """Grader of the rows whose grader column is missing, unread or empty. Default: outcomes are unknown."""
     weight: float = 1.0
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
 
@@ -81,12 +81,9 @@ def _columns(source: SourceArgs, rows: Sequence[Row], flag: str) -> dict[str, st
             not name and role != "prompt"
         ):  # "" as well: jsonargparse 4.53 takes the null of `--data.train.id_column null` for a word
             continue
-        asked_for = name != role
-        if asked_for and role in ("domain", "teacher", "grader") and getattr(source, role) is not None:
-            raise UserError(f"{flag}.{role} and {flag}.{role}_column exclude each other; give one of them.")
         if name in present:
             columns[role] = name
-        elif asked_for or role == "prompt":
+        elif name != role or role == "prompt":
             raise UserError(
                 f"{source.path} has no column {name!r}; choose {flag}.{role}_column from {', '.join(present)}."
             )
@@ -111,9 +108,9 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         id=row.name if identity is None else str(identity),
         messages=_place_images(messages, len(images), row.where) if images else messages,
         gold=cell("answer"),
-        domain=source.domain or text("domain") or "default",
-        teacher=source.teacher or text("teacher"),
-        grader=source.grader or text("grader"),
+        domain=text("domain") or source.domain or "default",
+        teacher=text("teacher") or source.teacher,
+        grader=text("grader") or source.grader,
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
     )

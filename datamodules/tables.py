@@ -54,7 +54,7 @@ def prepare_table(table: TableArgs, flag: str) -> None:
     """
     if table.path.startswith(PLAYGROUND):
         _playground_file(table.path, flag)
-    elif _is_hub(table.path):
+    elif table.path and _is_hub(table.path):
         _hub_dataset(table, flag)
 
 
@@ -68,6 +68,8 @@ def read_rows(table: TableArgs, flag: str) -> list[Row]:
     Raises:
         UserError: a missing, empty, broken or unknown file or data set, or an option that does not apply to it.
     """
+    if not table.path:
+        raise UserError(f"{flag}.path is empty; give {', '.join(SUFFIXES)} files or a data set on the hub.")
     if table.limit is not None and table.limit < 1:
         raise UserError(f"{flag}.limit must be at least 1, not {table.limit}; leave it out to read all rows.")
     if _is_hub(table.path):

@@ -34,6 +34,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
             raise UserError(
-                f"Cannot write the checkpoint {target} ({str(error).splitlines()[0]}); free some space there and resume "
-                "from the last one, which is whole."
+                f"Cannot write the checkpoint {target} ({str(error).splitlines()[0]}); free some space there and "
+                "resume from the last one, which is whole."
             ) from error

@@ -5,5 +5,5 @@ class UserError(Exception):
     """A mistake in a flag, a config, a file or a column.
 
     The message is one sentence that names the flag or column and the remedy. The command line prints it without a
-    traceback (unless ``--debug``); in Python it is an ordinary ``ValueError``.
+    traceback (unless ``--debug``). Deliberately no ``ValueError``: argument parsers swallow those while they try types.
     """

@@ -13,7 +13,7 @@ from lit_uniopd.errors import UserError
 _KEY = re.compile(r'(?:Parser key|key) "([^"]+)":?\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _NOISE = re.compile(
-    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given class)"
+    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given)"
 )
 
 

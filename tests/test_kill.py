@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -23,7 +23,7 @@ model = module(dict(zip(["student", "math", "code"], paths)), optimizer=adam)
 trainer(root, enable_checkpointing=True, callbacks=[saver], max_steps=40, max_epochs=-1).fit(
     model, data, ckpt_path=resume or None, weights_only=True
 )
-'''
+"""
 
 
 @pytest.mark.slow

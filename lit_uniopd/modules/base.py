@@ -134,6 +134,6 @@ class PolicyModule(LightningModule):
             )
         if checkpoint["policy_path"] != self.policy_args.path:
             rank_zero_warn(
-                f"The checkpoint was made from {checkpoint['policy_path']!r}; this run has {self.policy_args.path!r}, and "
-                "frozen weights come from that."
+                f"The checkpoint was made from {checkpoint['policy_path']!r}; this run has "
+                f"{self.policy_args.path!r}, and frozen weights come from that."
             )

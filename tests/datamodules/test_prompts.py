@@ -239,6 +239,11 @@ def test_a_mistake_is_named(sources: list[SourceArgs], options: dict, message: s
         prepare()
 
 
+def test_there_is_nothing_to_test_with(sources: list[SourceArgs]):
+    with pytest.raises(UserError, match="PromptDataModule has no prompts for test; use validate"):
+        PromptDataModule(sources).setup("test")
+
+
 def test_a_weight_must_be_positive(sources: list[SourceArgs]):
     sources[1].weight = 0.0
     with pytest.raises(UserError, match=r"--data.train\[1\].weight must be positive, not 0.0"):

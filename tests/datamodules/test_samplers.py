@@ -127,7 +127,7 @@ def test_refuses_the_state_of_another_order(change: dict, named: str):
     ],
 )
 def test_names_what_is_wrong(wrong: dict, named: str):
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises((UserError, ValueError), match=named):
         ResumableBatchSampler(**{"sizes": [4], "batch_size": 2, **wrong})
 
 

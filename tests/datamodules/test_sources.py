@@ -56,19 +56,19 @@ def test_columns_are_mapped_by_name(tmp_path: Path):
     assert prompt == Prompt("7", tuple(chat), [1, 2], "logic", "big", "choice", row={"answer": "unread"})
 
 
-def test_what_the_source_says_goes_before_its_columns_and_null_leaves_one_unread(tmp_path: Path):
+def test_the_source_fills_what_its_rows_leave_open(tmp_path: Path):
     row = {"id": 1, "prompt": "p", "domain": "d", "teacher": "t", "grader": "g"}
-    path = write(tmp_path / "t.jsonl", [row, {**row, "teacher": None}])
-    own = SourceArgs(path, id_column=None, domain="D", teacher="T", grader="G")
-    assert [(p.id, p.domain, p.teacher, p.grader) for p in read_prompts(own, FLAG)] == [
-        ("t.jsonl:1", "D", "T", "G"),
-        ("t.jsonl:2", "D", "T", "G"),
-    ]
-    plain = SourceArgs(path, id_column="", domain_column=None)
-    assert [(p.domain, p.teacher, p.grader) for p in read_prompts(plain, FLAG)] == [
-        ("default", "t", "g"),
-        ("default", None, "g"),
-    ]
+    path = write(tmp_path / "t.jsonl", [row, {"prompt": "q", "id": 2, "teacher": None, "grader": ""}])
+
+    def routes(**options: Any) -> list[tuple]:
+        return [(p.id, p.domain, p.teacher, p.grader) for p in read_prompts(SourceArgs(path, **options), FLAG)]
+
+    assert routes() == [("1", "d", "t", "g"), ("2", "default", None, None)]
+    constants = {"domain": "D", "teacher": "T", "grader": "G"}
+    assert routes(**constants) == [("1", "d", "t", "g"), ("2", "D", "T", "G")]
+    # An unread column leaves all its rows open; rows without an id are named by their place.
+    unread = {f"{role}_column": None for role in constants} | {"id_column": ""}
+    assert routes(**constants, **unread) == [("t.jsonl:1", "D", "T", "G"), ("t.jsonl:2", "D", "T", "G")]
 
 
 def test_a_glob_reads_all_files_up_to_the_limit(tmp_path: Path):
@@ -149,11 +149,6 @@ def test_embedded_pictures_are_opened(tmp_path: Path):
         ([], {}, "--data.train.path .*t.jsonl holds no rows"),
         ([{"prompt": "p"}], {"limit": 0}, "--data.train.limit must be at least 1, not 0"),
         ([{"prompt": "p"}], {"split": "test"}, "--data.train.split is for data sets on the hub, not for .*t.jsonl"),
-        (
-            [{"prompt": "p", "d": "x"}],
-            {"domain": "math", "domain_column": "d"},
-            "--data.train.domain and --data.train.domain_column exclude each other",
-        ),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, rows: list, options: dict, message: str):
@@ -181,6 +176,7 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, messa
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ("", "--data.train.path is empty; give .jsonl"),
         ("missing.jsonl", r"--data.train.path missing.jsonl matches no file \(looked from "),
         ("data/*.jsonl", "matches no file"),
         (".", "--data.train.path . is a folder; name the files in it"),

@@ -19,10 +19,15 @@ def loaded(path: str, tmp_path, **options) -> SFT:
 def test_the_loss_is_that_of_transformers_on_the_answer_tokens(model_dirs, tmp_path):
     batch = prompts(5)
     loss, cut = loaded(model_dirs["student"], tmp_path).answer_loss(tuple(batch))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dirs["student"]), AutoTokenizer.from_pretrained(model_dirs["student"])
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(model_dirs["student"]),
+        AutoTokenizer.from_pretrained(model_dirs["student"]),
+    )
     total, count = 0.0, 0
     for prompt in batch:  # one row at a time, labels -100 on the prompt
-        start = tokenizer.apply_chat_template([dict(m) for m in prompt.messages], add_generation_prompt=True, tokenize=False)
+        start = tokenizer.apply_chat_template(
+            [dict(m) for m in prompt.messages], add_generation_prompt=True, tokenize=False
+        )
         start, answer = (tokenizer(text, add_special_tokens=False).input_ids for text in (start, f"{prompt.gold}<eos>"))
         ids = torch.tensor([start + answer])
         labels = torch.tensor([[-100] * len(start) + answer])
