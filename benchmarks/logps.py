@@ -9,7 +9,7 @@ peak resident size (VmHWM) in a fresh process per side.
 """
 
 import argparse
-import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +41,12 @@ def run(side: str, args: argparse.Namespace, hidden: Tensor, weight: Tensor, tok
     logps.backward(upstream)
 
 
+def warm_up(side: str, trained: bool, args: argparse.Namespace) -> None:
+    """Load the kernels with a small pass."""
+    small = argparse.Namespace(**{**vars(args), "tokens": 8, "vocabulary": 64})
+    run(side, small, *inputs(small, trained))
+
+
 def peak_kib() -> int:
     """Peak resident size of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -58,9 +64,8 @@ def peak_growth(side: str, trained: bool, args: argparse.Namespace) -> float:
 
 
 def measure_peak(args: argparse.Namespace) -> None:
-    """Print the growth for ``peak_growth``; a small pass first loads the kernels."""
-    warm = argparse.Namespace(**{**vars(args), "tokens": 8, "vocabulary": 64})
-    run(args.peak_of, warm, *inputs(warm, args.trained))
+    """Print the growth for ``peak_growth``."""
+    warm_up(args.peak_of, args.trained, args)
     tensors = inputs(args, args.trained)
     before = peak_kib()
     run(args.peak_of, args, *tensors)
@@ -69,16 +74,18 @@ def measure_peak(args: argparse.Namespace) -> None:
 
 def compare(trained: bool, args: argparse.Namespace) -> None:
     """Print the ratios for one kind of head."""
+    for side in SIDES:
+        warm_up(side, trained, args)
     tensors = inputs(args, trained)
     total: dict[str, list[float]] = {side: [] for side in SIDES}
     user: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(args.rounds):
         for side in SIDES:
-            start = os.times()
+            start = resource.getrusage(resource.RUSAGE_SELF)
             run(side, args, *tensors)
-            end = os.times()
-            user[side].append(end.user - start.user)
-            total[side].append(end.user + end.system - start.user - start.system)
+            end = resource.getrusage(resource.RUSAGE_SELF)
+            user[side].append(end.ru_utime - start.ru_utime)
+            total[side].append(user[side][-1] + end.ru_stime - start.ru_stime)
     medians = {side: (statistics.median(total[side]), statistics.median(user[side])) for side in SIDES}
     peaks = {side: peak_growth(side, trained, args) for side in SIDES}
     ratio = [ours / naive for ours, naive in zip(medians["ours"], medians["naive"], strict=True)]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lit_uniopd.backbone import unwrap
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.microbatch import token_budget_batches
@@ -168,15 +167,3 @@ def foreign_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
             student.convert_ids_to_tokens(missing[0]),
         )
     return torch.tensor(missing, dtype=torch.long)
-
-
-def check_vocabulary_loss(student: Policy, pool: TeacherPool) -> None:
-    """The divergences need whole teacher distributions: no logit cap may lie between hidden states and logits.
-
-    Raises:
-        UserError: naming the model.
-    """
-    for name, policy in [("student", student), *((f"teachers.{name}", pool[name]) for name in pool)]:
-        config = unwrap(policy.model).config.get_text_config()
-        if getattr(config, "final_logit_softcapping", None):
-            raise UserError(f"--model.{name} caps its logits, which only --model.loss sampled supports.")

@@ -57,7 +57,7 @@ class LossArgs:
 def sampled_loss(
     policy: Policy, rollouts: Rollouts, args: LossArgs, *, temperature: float, denominator: float, trained: Averages
 ) -> Tensor:
-    """Reverse KL on the sampled tokens as a clipped policy gradient (Uni-OPD; ``papers`` equation in ``opd_loss``).
+    """Reverse KL on the sampled tokens as a clipped policy gradient (Uni-OPD, Eq. 1; see ``opd_loss``).
 
     Args:
         policy: the student.
@@ -87,8 +87,8 @@ def sampled_loss(
     drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
     trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
     trained.add("train/logp_drift", drift_BT.sum(), tokens)
-    trained.add("train/clip_fraction", result.clip_fraction * tokens, tokens)
-    trained.add("train/gap_fraction", result.gap_fraction * tokens, tokens)
+    trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
+    trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
     return result.loss
 
 
@@ -128,6 +128,10 @@ def divergence_loss(
         beta=args.jsd_beta,
         top_k=args.top_k if args.kind == "topk" else None,
         temperature=temperature,
+        student_bias=ours.bias_V,
+        teacher_bias=theirs.bias_V,
+        student_softcap=ours.softcap,
+        teacher_softcap=theirs.softcap,
     )
     trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
     per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)

@@ -22,7 +22,7 @@ from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import GraderPool, get_grader
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.teacher import TeacherPool, check_vocabulary_loss
+from lit_uniopd.teacher import TeacherPool
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -107,10 +107,8 @@ class UniOPD(PolicyModule):
 
     def configure_model(self) -> None:
         super().configure_model()
-        if self.trainer.training or self.trainer.sanity_checking or self.trainer.state.fn == "fit":
+        if self.trainer.state.fn == "fit":
             self.teachers.load(self.policy)
-            if self.loss.kind != "sampled":
-                check_vocabulary_loss(self.policy, self.teachers)
 
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)

@@ -1,23 +1,16 @@
 """Which graders exist, and where each of them runs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards.grade import Grade, Grader, guarded
 from lit_uniopd.rewards.mathematics import grade_math
+from lit_uniopd.rewards.playground import grade_playground
 from lit_uniopd.rewards.text import grade_exact
-
-
-def _grade_playground(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    from lit_uniopd.rewards.playground import grade_playground
-
-    return grade_playground(gold, prediction, row)
-
 
 INLINE: Mapping[str, Grader] = {
     "exact": guarded("exact", grade_exact),
-    "playground": guarded("playground", _grade_playground),
+    "playground": guarded("playground", grade_playground),
 }
 """Comparisons of strings, run where they are called."""
 

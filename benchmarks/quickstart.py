@@ -1,0 +1,53 @@
+"""What the quickstart's student learns, over seeds.
+
+    python benchmarks/quickstart.py --seeds 0 1 2
+
+Runs `uniopd fit -c configs/quickstart.yaml` for each seed in a directory of its own (so that models are built anew), and
+prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and spread.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOMAINS = ("math", "code")
+
+
+def run(seed: int, directory: Path) -> dict:
+    """One quickstart; its summary."""
+    command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/quickstart.yaml")]
+    log = directory / "log.txt"
+    with log.open("w") as out:
+        done = subprocess.run([*command, f"--seed_everything={seed}"], cwd=directory, stdout=out, stderr=out)
+    if done.returncode:
+        raise SystemExit(f"seed {seed} failed:\n{log.read_text()[-3000:]}")
+    return json.loads((directory / "runs/quickstart/version_0/summary.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    columns = [f"{part} {domain}" for part in ("before", "after", "teachers") for domain in DOMAINS]
+    print("| seed | " + " | ".join(columns) + " | seconds |")
+    print("|---|" + "---:|" * (len(columns) + 1))
+    rows = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as directory:
+            summary = run(seed, Path(directory))
+        rows.append([summary[part][domain] for part in ("before", "after", "teachers") for domain in DOMAINS])
+        rows[-1].append(summary["seconds"])
+        print(f"| {seed} | " + " | ".join(f"{x:.3f}" for x in rows[-1][:-1]) + f" | {rows[-1][-1]:.0f} |", flush=True)
+    if len(rows) > 1:
+        for name, statistic in (("mean", statistics.mean), ("sd", statistics.stdev)):
+            values = [statistic(column) for column in zip(*rows, strict=True)]
+            print(f"| {name} | " + " | ".join(f"{x:.3f}" for x in values[:-1]) + f" | {values[-1]:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""How many CPU threads are fastest for models of the playground's size, here and now."""
+
+import functools
+import os
+import time
+
+import torch
+
+
+@functools.cache
+def thread_probe(repeats: int = 5) -> int:
+    """The fastest number of threads among 1, 2, 4 ... up to the cores this process may use.
+
+    Small matrices gain little from a second thread, and on a busy machine they lose tenfold, so one thread wins unless
+    another count is clearly faster.
+
+    Args:
+        repeats: timed rounds per count; the best counts.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = [1]
+    while counts[-1] * 2 <= cores:
+        counts.append(counts[-1] * 2)
+    before = torch.get_num_threads()
+    try:
+        seconds = {count: _seconds(count, repeats) for count in counts}
+    finally:
+        torch.set_num_threads(before)
+    best = min(counts, key=lambda count: seconds[count])
+    return best if seconds[best] < 0.9 * seconds[1] else 1
+
+
+def _seconds(threads: int, repeats: int) -> float:
+    """Median time of a few layers' worth of products, forward and backward."""
+    torch.set_num_threads(threads)
+    rows = torch.zeros(2048, 96, requires_grad=True)
+    weight = torch.zeros(96, 192, requires_grad=True)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(4):
+            (torch.nn.functional.silu(rows @ weight) @ weight.T).sum().backward()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[len(times) // 2]

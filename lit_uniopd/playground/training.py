@@ -1,0 +1,112 @@
+"""Pre-training of the playground's models: next-token loss on written answers, until they are good enough."""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.playground.models import BOS, EOS, PAD, encode, make_tokenizer
+from lit_uniopd.sampling import SamplingArgs, sample
+
+IGNORED = -100
+Row = tuple[str, str]
+"""A prompt and the answer to learn."""
+
+
+def answers_of(model: PreTrainedModel, prompts: Sequence[str], *, temperature: float, seed: int = 0) -> list[str]:
+    """One answer to each prompt."""
+    training = model.training
+    model.eval()
+    args = SamplingArgs(n=1, max_new_tokens=40, temperature=temperature, max_rows=len(prompts))
+    tokens = [[BOS, *encode(prompt)] for prompt in prompts]
+    found = sample(model, tokens, args, eos_ids={EOS}, pad_id=PAD, seed=seed)
+    model.train(training)
+    rows = [row[mask].tolist() for row, mask in zip(found.tokens_BT, found.mask_BT, strict=True)]
+    return make_tokenizer().batch_decode(rows, skip_special_tokens=True)
+
+
+def answer_loss(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
+    """Mean negative log-prob of the answers' tokens."""
+    starts = [[BOS, *encode(prompt)] for prompt, _ in rows]
+    ends = [[*encode(answer), EOS] for _, answer in rows]
+    width = max(len(start) + len(end) for start, end in zip(starts, ends, strict=True))
+    ids = [start + end + [PAD] * (width - len(start) - len(end)) for start, end in zip(starts, ends, strict=True)]
+    labels = [
+        [IGNORED] * len(start) + end + [IGNORED] * (width - len(start) - len(end))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    # Padding is on the right and attention causal: no mask needed.
+    return model(input_ids=torch.tensor(ids), labels=torch.tensor(labels), use_cache=False).loss
+
+
+def train_until(
+    model: PreTrainedModel,
+    rows: Callable[[random.Random, int], list[Row]],
+    score: Callable[[PreTrainedModel], float],
+    *,
+    stop_at: float,
+    learning_rate: float,
+    first_check: int,
+    check_every: int,
+    max_steps: int,
+    averaging: float,
+    seed: int,
+    what: str,
+) -> tuple[PreTrainedModel, int, float]:
+    """Train until ``score`` of the averaged weights reaches ``stop_at``.
+
+    The number of steps until a tiny transformer grasps a rule varies threefold with the seed, so a fixed number would
+    leave some seeds without the skill.
+
+    Args:
+        model: trained in place.
+        rows: (random source, step) -> batch.
+        score: in [0, 1], on prompts that are neither trained on nor held out.
+        stop_at: good enough.
+        learning_rate: of AdamW, after 20 steps of warm-up.
+        first_check: step of the first score.
+        check_every: steps between scores.
+        max_steps: give up.
+        averaging: weight of the past in the exponential average of the weights, which is what is kept.
+        seed: of the data.
+        what: for the progress bar.
+
+    Returns:
+        The averaged model, the steps taken, the last score.
+
+    Raises:
+        UserError: if it is not good enough after ``max_steps``.
+    """
+    rng = random.Random(seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    average = copy.deepcopy(model)
+    trained, averaged = list(model.parameters()), list(average.parameters())
+    reached = 0.0
+    with tqdm(total=max_steps, desc=what, unit="step", leave=False, dynamic_ncols=True) as bar:
+        for step in range(max_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, (step + 1) / 20)
+            loss = answer_loss(model, rows(rng, step))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                for mean, value in zip(averaged, trained, strict=True):
+                    mean.lerp_(value, max(1 - averaging, 1 / (step + 1)))
+            bar.update()
+            if step + 1 >= first_check and (step + 1 - first_check) % check_every == 0:
+                reached = score(average)
+                bar.set_postfix_str(f"{reached:.2f}, stops at {stop_at:.2f}")
+                if reached >= stop_at:
+                    return average, step + 1, reached
+    raise UserError(
+        f"The playground's {what} reached {reached:.2f} instead of {stop_at:.2f} in {max_steps} steps; choose another "
+        "--seed_everything."
+    )

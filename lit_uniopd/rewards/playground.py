@@ -1,0 +1,27 @@
+"""The grader of the playground's two tasks."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+
+_LAST_STEP = re.compile(r"[^=,]+=([^=,]+)")
+
+
+def grade_playground(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Compare the result of the last step with the gold answer, to the letter.
+
+    Args:
+        gold: the last result.
+        prediction: steps such as ``3-5=5,5+2=0``; only what follows the last step's one ``=`` counts, so an answer
+            that trails off or offers two results is wrong.
+        row: not read.
+    """
+    expected = gold_text(gold)
+    if expected is None:
+        return unknown("no_gold")
+    found = _LAST_STEP.fullmatch(prediction.rpartition(",")[2])
+    if found is None:
+        return Grade(False, 0.0, reason="no_answer")
+    return verdict(found[1] == expected, found[1])

@@ -1,0 +1,35 @@
+"""The first command of the README, as a process of its own, started outside the repository."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
+    command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/quickstart.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().splitlines()[-1] == "Curves:  tensorboard --logdir runs/quickstart/version_0"
+
+    run = tmp_path / "runs/quickstart/version_0"
+    summary = json.loads((run / "summary.json").read_text())
+    before, after, teachers = (summary[part] for part in ("before", "after", "teachers"))
+    assert set(before) == set(after) == set(teachers) == {"math", "code"}
+    assert sum(before.values()) / 2 <= 0.4
+    assert sum(after.values()) / 2 >= 0.8
+    assert min(teachers.values()) >= 0.8
+    assert summary["seed"] == 0
+
+    curve = EventAccumulator(str(run)).Reload().Scalars("val/math/accuracy")
+    assert curve[0].value == pytest.approx(before["math"])
+    assert curve[-1].value == pytest.approx(after["math"])
+    assert len(curve) >= 4
+    assert (run / "export/policy/model.safetensors").exists()
+    assert (tmp_path / "runs/playground/seed0").is_dir()
