@@ -2,8 +2,8 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2
 
-Runs `uniopd fit -c configs/quickstart.yaml` for each seed in a directory of its own (so that models are built anew), and
-prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and spread.
+Runs `uniopd fit -c configs/quickstart.yaml` for each seed in a directory of its own, so that models are built anew.
+Prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and spread.
 """
 
 import argparse

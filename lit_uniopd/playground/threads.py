@@ -17,6 +17,8 @@ def thread_probe(repeats: int = 5) -> int:
     Args:
         repeats: timed rounds per count; the best counts.
     """
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():  # the user has chosen
+        return int(os.environ["OMP_NUM_THREADS"])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = [1]
     while counts[-1] * 2 <= cores:
