@@ -35,6 +35,7 @@ class AccuracyReport(Callback):
         self.after_step = 0
         self.earlier_seconds = 0.0
         self._teacher_averages = Averages()
+        self._finished_run: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: UniOPD, stage: str) -> None:  # type: ignore[override]
         if stage == "fit" and trainer.num_sanity_val_steps != float("inf"):
@@ -95,7 +96,14 @@ class AccuracyReport(Callback):
         }
         run.mkdir(parents=True, exist_ok=True)
         (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        self.print_table(Console(), run)
+        self._finished_run = run
+
+    def teardown(self, trainer: Trainer, pl_module: UniOPD, stage: str) -> None:  # type: ignore[override]
+        if self._finished_run is not None:
+            if trainer.progress_bar_callback is not None:  # it would draw itself once more, below the table
+                trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
+            self.print_table(Console(), self._finished_run)
+            self._finished_run = None
 
     @property
     def seconds(self) -> float:

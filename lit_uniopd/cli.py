@@ -127,6 +127,8 @@ def run(argv: Any) -> UniOPDCLI:
     show_our_log()
     # lightning-utilities 0.15 on torch 2.13; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+    # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from", category=UserWarning)
     # In a notebook the process has arguments of its own, which Lightning would warn about.
     sys.argv, original = sys.argv[:1], sys.argv
     try:
