@@ -68,7 +68,7 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
         (["--data.train.path=none.jsonl"], "none.jsonl"),
         (["--data.train.prompt_column=question"], "question"),
         (["--data.train.grader=maths"], "maths"),
-        (["--data.train.domain=law"], "--model.teachers has only math, code"),
+        (["--data.train.teacher=law"], "--model.teachers has only math, code"),
         (["--data.max_prompt_tokens=1"], "--data.max_prompt_tokens"),
         (["--model.student.path=./nowhere"], "--model.student.path ./nowhere: there is no such directory"),
         (["--model.teachers.code.path=./nowhere"], "--model.teachers.code.path ./nowhere: there is no such directory"),

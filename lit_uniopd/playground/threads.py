@@ -11,8 +11,9 @@ import torch
 def thread_probe(repeats: int = 5) -> int:
     """The fastest number of threads among 1, 2, 4 ... up to the cores this process may use.
 
-    Small matrices gain little from a second thread, and on a busy machine they lose tenfold, so one thread wins unless
-    another count is clearly faster.
+    More than one thread is taken only if it is at least twice as fast. Small matrices gain little from a second one, a
+    busy machine makes it many times slower, and another count of threads adds floats in another order: a choice that
+    flips between runs would change their results.
 
     Args:
         repeats: timed rounds per count; the best counts.
@@ -29,7 +30,7 @@ def thread_probe(repeats: int = 5) -> int:
     finally:
         torch.set_num_threads(before)
     best = min(counts, key=lambda count: seconds[count])
-    return best if seconds[best] < 0.9 * seconds[1] else 1
+    return best if seconds[best] <= 0.5 * seconds[1] else 1
 
 
 def _seconds(threads: int, repeats: int) -> float:
