@@ -20,8 +20,9 @@ Sources = SourceArgs | list[SourceArgs] | None
 _SPLITS: dict[str | None, tuple[str, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
+    "test": ("test",),
     "predict": ("predict",),
-    None: ("train", "val", "predict"),
+    None: ("train", "val", "test", "predict"),
 }
 """Stage of the trainer (None: all, in a notebook) -> what it reads; the first must be given."""
 
@@ -118,6 +119,7 @@ class PromptDataModule(LightningDataModule):
     Args:
         train: One source of prompts, or a list of them.
         val: The same for validation. Default: there is none.
+        test: The same for `uniopd test`. Default: those of val.
         predict: The same for prediction. Default: those of val.
         batch_size: Prompts per rollout and rank, as everywhere in Lightning; a step takes batch_size * ranks prompts.
         val_batch_size: Prompts per validation or prediction batch and rank. Default: batch_size.
@@ -128,6 +130,7 @@ class PromptDataModule(LightningDataModule):
     Attributes:
         train_prompts: after ``setup``, all training prompts, source after source.
         val_prompts: the same for validation.
+        test_prompts: the same for testing.
         predict_prompts: the same for prediction.
         report: ``train``, ``val``, ``predict`` -> what became of the rows of each source.
         prompt_length: measures a prompt in tokens, for use without a trainer; with one, its module's is taken.
@@ -137,6 +140,7 @@ class PromptDataModule(LightningDataModule):
         self,
         train: Sources = None,
         val: Sources = None,
+        test: Sources = None,
         predict: Sources = None,
         batch_size: int = 8,
         val_batch_size: int | None = None,
@@ -146,6 +150,7 @@ class PromptDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
+        self.sources["test"] = _flagged("test", test) or self.sources["val"]
         self.sources["predict"] = _flagged("predict", predict) or self.sources["val"]
         for flag, number in (
             ("batch_size", batch_size),
@@ -162,6 +167,7 @@ class PromptDataModule(LightningDataModule):
         self.prompt_length: Callable[[Prompt], int] | None = None
         self.train_prompts: Sequence[Prompt] = ()
         self.val_prompts: Sequence[Prompt] = ()
+        self.test_prompts: Sequence[Prompt] = ()
         self.predict_prompts: Sequence[Prompt] = ()
         self.report: dict[str, list[SourceReport]] = {}
         self._order: ResumableBatchSampler | None = None
@@ -169,7 +175,7 @@ class PromptDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Download hub data sets and build the playground, once for all processes."""
         stage = None if self.trainer is None else self.trainer.state.fn
-        for split in _splits(stage):
+        for split in _SPLITS[stage]:
             for flag, source in self.sources[split].items():
                 prepare_table(source, flag)
 
@@ -179,7 +185,7 @@ class PromptDataModule(LightningDataModule):
         Raises:
             UserError: naming the flag, the file, the row or the column that is wrong.
         """
-        splits = _splits(stage)
+        splits = _SPLITS[stage]
         if stage is not None and not self.sources[needed := splits[0]]:
             raise UserError(f"There are no prompts to {stage} with; name a file or data set by --data.{needed}.path.")
         self._order = None
@@ -209,6 +215,10 @@ class PromptDataModule(LightningDataModule):
     def val_dataloader(self) -> Any:
         """Each validation prompt once."""
         return self._evaluation_loader(self.val_prompts)
+
+    def test_dataloader(self) -> Any:
+        """Each test prompt once."""
+        return self._evaluation_loader(self.test_prompts)
 
     def predict_dataloader(self) -> Any:
         """Each prompt once."""
@@ -273,12 +283,6 @@ class PromptDataModule(LightningDataModule):
                 "prompt_length of the datamodule, or leave it out."
             )
         return module.prompt_length
-
-
-def _splits(stage: str | None) -> tuple[str, ...]:
-    if stage not in _SPLITS:
-        raise UserError(f"PromptDataModule has no prompts for {stage}; use validate, which reads --data.val.")
-    return _SPLITS[stage]
 
 
 def _flagged(split: str, sources: Sources) -> dict[str, SourceArgs]:

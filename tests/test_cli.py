@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
@@ -60,6 +61,9 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
     assert json.loads(lines[0])["outcome"] in (0, 1)
 
     main(["validate", *files, f"--ckpt_path={checkpoint}"])
+    main(["test", *files, f"--ckpt_path={checkpoint}", "--data.test.path=train.jsonl"])
+    events = EventAccumulator(str(tmp_path / "runs/multi_teacher/version_4")).Reload()
+    assert {"test/math/accuracy", "test/code/accuracy"} <= set(events.Tags()["scalars"])
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,13 @@ class UniOPD(PolicyModule):
         # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         source = getattr(self.trainer, "datamodule", None)
-        train, val, predict = (list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "predict"))
-        check_prompts([*train, *val, *predict])
+        splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
+        every = [prompt for prompts in splits.values() for prompt in prompts]
+        check_prompts(every)
         if stage == "fit":
-            for name, count in self.teachers.routes(train).items():
+            for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
-        self.domains = sorted({prompt.domain for prompt in [*train, *val]})
+        self.domains = sorted({prompt.domain for prompt in every})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
             rank_zero_warn(
                 "sampling.top_p and top_k cut the distribution that answers are drawn from, but the loss treats them "
@@ -258,10 +259,21 @@ class UniOPD(PolicyModule):
         self.val_averages.expect(*self.domains)
 
     def on_validation_epoch_end(self) -> None:
+        self.log_accuracy("val")
+
+    def log_accuracy(self, split: str) -> None:
+        """Log the accuracy per domain and its mean over the domains."""
         self.val_scores = scores = self.val_averages.reduce(self)
         if scores:
-            self.log_dict({f"val/{domain}/accuracy": score for domain, score in scores.items()}, sync_dist=True)
-            self.log("val/accuracy", sum(scores.values()) / len(scores), prog_bar=True, sync_dist=True)
+            self.log_dict({f"{split}/{domain}/accuracy": score for domain, score in scores.items()}, sync_dist=True)
+            self.log(f"{split}/accuracy", sum(scores.values()) / len(scores), prog_bar=True, sync_dist=True)
+
+    # `uniopd test` is validation on the datamodule's test prompts, under its own tags.
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_test_epoch_end(self) -> None:
+        self.log_accuracy("test")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer and grade; ``callbacks.PredictionWriter`` writes them to JSONL."""

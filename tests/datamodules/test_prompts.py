@@ -239,9 +239,13 @@ def test_a_mistake_is_named(sources: list[SourceArgs], options: dict, message: s
         prepare()
 
 
-def test_there_is_nothing_to_test_with(sources: list[SourceArgs]):
-    with pytest.raises(UserError, match="PromptDataModule has no prompts for test; use validate"):
+def test_test_prompts_are_those_of_val_unless_given(sources: list[SourceArgs]):
+    with pytest.raises(UserError, match=r"There are no prompts to test with; name a file or data set by --data\.test"):
         PromptDataModule(sources).setup("test")
+    for data in (PromptDataModule(sources, val=sources[0]), PromptDataModule(sources, sources[1], test=sources[0])):
+        data.setup("test")
+        assert [p.id for batch in data.test_dataloader() for p in batch] == [p.id for p in data.test_prompts]
+        assert {p.id[0] for p in data.test_prompts} == {"a"}
 
 
 def test_a_weight_must_be_positive(sources: list[SourceArgs]):
