@@ -77,6 +77,8 @@ class AccuracyReport(Callback):
             self._draw_teachers(Path(logger.log_dir), step)
 
     def _draw_teachers(self, log_dir: Path, step: int) -> None:
+        if not self.teachers:
+            return
         # A run of its own below the student's: TensorBoard draws equal tags of different runs into one chart.
         with SummaryWriter(log_dir / "teachers") as writer:
             for domain, score in self.teachers.items():
