@@ -124,18 +124,27 @@ def build(root: str | Path = ROOT, seed: int = 0, recipe: Recipe = Recipe()) -> 
         with _quiet_threads():
             notes = _make(scratch, seed, recipe)
         (scratch / "recipe.json").write_text(json.dumps({"recipe": wanted, **notes}, indent=2) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        try:
-            os.rename(scratch, target)
-        except OSError:
-            if not _is_current(target, wanted):  # another process was faster, with the same result
-                raise
+        _install(scratch, target, wanted)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Playground(target)
 
 
+def _install(scratch: Path, target: Path, wanted: dict) -> None:
+    if _is_current(target, wanted):  # another process was faster and may be reading it; ours would be the same
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        os.rename(scratch, target)
+    except OSError:
+        if not _is_current(target, wanted):
+            raise
+
+
 def _is_current(target: Path, wanted: dict) -> bool:
+    weights = [f"{name}/model.safetensors" for name in ("student", *(f"{domain}_teacher" for domain in DOMAINS))]
+    if not all((target / part).exists() for part in (*weights, "train.jsonl", "heldout.jsonl")):
+        return False
     try:
         return json.loads((target / "recipe.json").read_text())["recipe"] == wanted
     except (OSError, ValueError, KeyError):
