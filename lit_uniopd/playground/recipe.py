@@ -39,8 +39,7 @@ class Recipe:
     careless: float = 0.6
     """Share of the steps in the student's training answers that confuse the operator."""
     teacher_careless: float = 0.05
-    """The same for the experts' training answers. An expert that gives a confused step a chance of 0 would punish it by
-    ten nats and more, and a few such tokens would be all that the student hears."""
+    """The same for the experts' training answers: it softens their verdict on a confused step."""
     warmup_steps: int = 120
     """Steps at the start of pre-training with one-step prompts only."""
     student_stops_at: float = 0.85

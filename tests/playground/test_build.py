@@ -67,7 +67,7 @@ def test_a_second_build_reuses_the_first(tmp_path, monkeypatch):
     assert build(tmp_path, 0, TINY).root == root
 
 
-@pytest.mark.parametrize("damage", ["other recipe", "no recipe", "torn recipe"])
+@pytest.mark.parametrize("damage", ["other recipe", "no recipe", "torn recipe", "no student"])
 def test_stale_and_broken_caches_are_built_anew(tmp_path, damage):
     root = build(tmp_path, 0, TINY).root
     wanted = TINY
@@ -75,11 +75,14 @@ def test_stale_and_broken_caches_are_built_anew(tmp_path, damage):
         wanted = replace(TINY, train_prompts=24)
     elif damage == "no recipe":
         (root / "recipe.json").unlink()
-    else:
+    elif damage == "torn recipe":
         (root / "recipe.json").write_text('{"recipe": {"wid')
-    (root / "student/model.safetensors").unlink()
+    else:
+        (root / "student/model.safetensors").unlink()
+    before = root.stat().st_ino
     build(tmp_path, 0, wanted)
     assert (root / "student/model.safetensors").exists()
+    assert root.stat().st_ino != before  # made beside the old one, then put in its place
 
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path, monkeypatch):
@@ -94,18 +97,18 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path, monkeypatch
 
 def test_of_two_builds_at_once_one_wins_whole(tmp_path, monkeypatch):
     """The other process finishes just before this one renames its work."""
-    make = recipe._make
+    make, finished = recipe._make, []
 
     def slower(directory, seed, what):
         notes = make(directory, seed, what)
         monkeypatch.setattr(recipe, "_make", make)
-        build(tmp_path, seed, what)
+        finished.append(build(tmp_path, seed, what).root.stat().st_ino)
         return notes
 
     monkeypatch.setattr(recipe, "_make", slower)
     root = build(tmp_path, 0, TINY).root
     assert [entry.name for entry in tmp_path.iterdir()] == [root.name]
-    assert (root / "code_teacher/model.safetensors").exists()
+    assert [root.stat().st_ino] == finished  # whoever reads the first one goes on reading it
 
 
 def test_a_model_that_does_not_learn_is_an_error(tmp_path):
