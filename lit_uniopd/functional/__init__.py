@@ -1,5 +1,6 @@
 """Formulas: tensors in, tensors out. Nothing here knows a model, a trainer or a file."""
 
+from lit_uniopd.functional.balance import balance_outcomes, difficulty_repeats
 from lit_uniopd.functional.logps import divergence, linear_token_logps, sequence_logps, token_logps, topk_mass
 from lit_uniopd.functional.margin import (
     MarginResult,
@@ -15,6 +16,8 @@ __all__ = [
     "MarginResult",
     "OPDLoss",
     "OrderReport",
+    "balance_outcomes",
+    "difficulty_repeats",
     "divergence",
     "extrapolated_advantages",
     "linear_token_logps",
