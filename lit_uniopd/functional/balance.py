@@ -32,8 +32,9 @@ def balance_outcomes(
     """Choose answers so that ``correct : incorrect`` comes close to ``ratio``.
 
     Where there are too many correct answers for the incorrect ones, ``int(incorrect * ratio)`` random ones of them
-    stay, and the other way round ``int(correct / ratio)``. Sets of one kind only (all correct, all wrong) are left alone, and
-    so are those where that number would be 0. Which answers stay depends on the seed and the group's number alone.
+    stay, and the other way round ``int(correct / ratio)``. Sets of one kind only (all correct, all wrong) are left
+    alone, and so are those where that number would be 0. Which answers stay depends on the seed and the group's number
+    alone.
 
     Args:
         outcome_B: 1 correct, 0 incorrect, -1 unknown.
