@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.averages import Averages
 from lit_uniopd.progress import track
-from lit_uniopd.seeding import run_seed
-from lit_uniopd.types import Prompt, PromptBatch
+from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 Sources = SourceArgs | list[SourceArgs] | None
 
@@ -125,7 +127,9 @@ class PromptDataModule(LightningDataModule):
         val_batch_size: Prompts per validation or prediction batch and rank. Default: batch_size.
         max_prompt_tokens: Prompts that are longer to the student are dropped, counted and logged. Default: none are.
         shuffle: Draw the training order anew for every pass; false takes the sources one after the other.
-        seed: Seed of the training order. Default: that of --seed_everything.
+        seed: Seed of the training order and of balancing. Default: that of --seed_everything.
+        online_balance: Leave answers out of each update so that correct and incorrect ones are balanced. Default: all
+            answers train.
 
     Attributes:
         train_prompts: after ``setup``, all training prompts, source after source.
@@ -147,8 +151,10 @@ class PromptDataModule(LightningDataModule):
         max_prompt_tokens: int | None = None,
         shuffle: bool = True,
         seed: int | None = None,
+        online_balance: OnlineBalanceArgs | None = None,
     ) -> None:
         super().__init__()
+        self.online_balance = online_balance
         self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
         self.sources["test"] = _flagged("test", test) or self.sources["val"]
         self.sources["predict"] = _flagged("predict", predict) or self.sources["val"]
@@ -223,6 +229,17 @@ class PromptDataModule(LightningDataModule):
     def predict_dataloader(self) -> Any:
         """Each prompt once."""
         return self._evaluation_loader(self.predict_prompts)
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
+        """Balance the outcomes of a rollout, before callbacks see it."""
+        if self.online_balance is None:
+            return
+        seed = derive_seed(run_seed(self.seed), "online_balance", trainer.global_step)
+        counted = balance_rollouts(rollouts, self.online_balance, seed)
+        averages = Averages()
+        for name, (total, count) in counted.items():
+            averages.add(name, total, count)
+        pl_module.log_dict(averages.reduce(pl_module))
 
     def _evaluation_loader(self, prompts: Sequence[Prompt]) -> PromptLoader:
         rank, world_size = self._rank_and_world_size()

@@ -1,0 +1,126 @@
+"""Outcome-guided margin calibration of the teachers' token scores (Uni-OPD, section on margin calibration)."""
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.margin import (
+    Direction,
+    MarginResult,
+    Scope,
+    Statistic,
+    margin_mask,
+    margin_shift,
+)
+from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.types import Rollouts
+
+Variant = Literal["shift", "mask"]
+Samples = Literal["trained", "all"]
+
+
+class MarginCalibration(Callback):
+    """Make the teachers' aggregated scores rank right answers above wrong ones before the student learns from them.
+
+    Where the correct answers to a prompt do not return ``delta`` more per token than the incorrect ones, either both
+    sets are shifted apart by a constant, or the worst offenders' scores are set to 0. Groups without correct or without
+    incorrect answers stay as they are. The defaults are those of the paper's text experiments; its multimodal ones
+    have `direction: correct_up, delta: 0.0`.
+
+    Logs, over all ranks: `calibration/{violated, mixed, margin_before, margin_after, shift, masked}`.
+
+    Args:
+        variant: shift: move whole answers by a constant; mask: greedily drop the worst answers.
+        direction: which answers a shift moves: correct_up (Lift), incorrect_down (Drop) or both (Spread).
+        delta: required margin in nats per token. Typical returns are about 0.3, so 0.4 shifts nearly every mixed group.
+        scope: margins per prompt (group), or one over the whole rollout (global).
+        statistic: mean: difference of mean returns (the paper's experiments); minmax: worst correct minus best
+            incorrect (the paper's text).
+        min_retain: share of each set that a mask leaves at least.
+        samples: whose returns make the margins. trained: answers and tokens that the loss uses; all: also those that
+            balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as the released code.
+    """
+
+    def __init__(
+        self,
+        variant: Variant = "shift",
+        direction: Direction = "both",
+        delta: float = 0.4,
+        scope: Scope = "group",
+        statistic: Statistic = "mean",
+        min_retain: float = 0.25,
+        samples: Samples = "trained",
+    ) -> None:
+        if not 0 <= min_retain <= 1:
+            raise UserError(f"MarginCalibration.min_retain must be in [0, 1], not {min_retain}.")
+        self.variant = variant
+        self.direction: Direction = direction
+        self.delta = delta
+        self.scope: Scope = scope
+        self.statistic: Statistic = statistic
+        self.min_retain = min_retain
+        self.samples = samples
+        self.totals = {"rollouts": 0, "groups": 0, "mixed": 0, "violated": 0, "masked": 0}
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: UniOPD, rollouts: Rollouts) -> None:
+        """Calibrate ``rollouts.advantages_BT`` in place. A collective call: groups may be split over ranks."""
+        result = self.calibrate(rollouts, gap_threshold=pl_module.loss.gap_threshold)
+        rollouts.advantages_BT = result.advantages
+        self._log(pl_module, result)
+
+    def calibrate(self, rollouts: Rollouts, *, gap_threshold: float | None = None) -> MarginResult:
+        """What the calibration makes of rollouts; they stay as they are.
+
+        Args:
+            rollouts: graded and scored.
+            gap_threshold: tokens on which student and teacher differ by this much or more are not trained.
+        """
+        mask_BT, include_B = self._trained(rollouts, gap_threshold)
+        common: dict[str, Any] = {
+            "scope": self.scope,
+            "statistic": self.statistic,
+            "delta": self.delta,
+            "include_B": include_B,
+            "process_group": dist.group.WORLD if dist.is_available() and dist.is_initialized() else None,
+        }
+        samples = (rollouts.advantages_BT, mask_BT, rollouts.outcome_B, rollouts.group_B)
+        if self.variant == "mask":
+            return margin_mask(*samples, min_retain=self.min_retain, **common)
+        return margin_shift(*samples, direction=self.direction, **common)
+
+    def _trained(self, rollouts: Rollouts, gap_threshold: float | None) -> tuple[Tensor, Tensor | None]:
+        if self.samples == "all":
+            return rollouts.mask_BT, None
+        mask_BT = rollouts.mask_BT
+        if gap_threshold is not None:
+            mask_BT = mask_BT & ((rollouts.student_logps_BT - rollouts.teacher_logps_BT).abs() < gap_threshold)
+        # An answer that was cut down to nothing has a return of 0, which would be an opinion it does not have.
+        return mask_BT, rollouts.keep_B & rollouts.teacher_ok_B & mask_BT.any(dim=1)
+
+    def _log(self, module: UniOPD, result: MarginResult) -> None:
+        mixed = len(result.groups)
+        counted = {"rollouts": 1, "groups": result.n_groups, "mixed": mixed, "violated": result.violations}
+        for name, value in counted.items():
+            self.totals[name] += value
+        self.totals["masked"] += int(result.masked_B.sum())
+        values = {"calibration/mixed": mixed / max(result.n_groups, 1)}
+        if mixed:
+            values |= {
+                "calibration/violated": result.violations / mixed,
+                "calibration/margin_before": result.margin_before.mean(),
+                "calibration/margin_after": result.margin_after.mean(),
+            }
+        # The margins are those of all ranks; shifts and masks are this rank's.
+        own = {"calibration/shift": result.shift_B.abs().mean(), "calibration/masked": result.masked_B.float().mean()}
+        module.log_dict({name: torch.as_tensor(value).float() for name, value in values.items()})
+        module.log_dict({name: value.float() for name, value in own.items()}, sync_dist=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"totals": dict(self.totals)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.totals = dict(state_dict["totals"])

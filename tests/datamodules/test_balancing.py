@@ -1,0 +1,60 @@
+"""Online balancing inside the datamodule's hook."""
+
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from tiny import module, trainer
+
+from datamodules import PromptDataModule, SourceArgs
+from datamodules.balancing import OnlineBalanceArgs
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Rollouts
+
+
+class Outcomes(PromptDataModule):
+    """The first answer to each prompt is right, the second unknown."""
+
+    def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+        rollouts.outcome_B[:] = torch.tensor([1, -1, 0, 0]).repeat(len(rollouts) // 4)
+        super().on_rollouts_scored(trainer, pl_module, rollouts)
+
+
+class Spy(Callback):
+    def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+        self.seen = rollouts
+
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def fit(paths: dict[str, str], tmp_path: Any, args: OnlineBalanceArgs | None) -> Spy:
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(f'{{"prompt": "{i}=", "answer": "{i}", "domain": "math"}}\n' for i in range(4)))
+    spy = Spy()
+    model = module(paths)
+    model.sampling.n = 4
+    data = Outcomes(train=SourceArgs(str(file), grader="exact"), batch_size=4, online_balance=args)
+    trainer(tmp_path, callbacks=[spy]).fit(model, data)
+    return spy
+
+
+def test_callbacks_and_the_update_see_balanced_answers(model_dirs, tmp_path):
+    spy = fit(model_dirs, tmp_path, OnlineBalanceArgs())
+    kept = spy.seen.keep_B.reshape(4, 4)
+    assert kept[:, :2].all()  # the right and the unknown one
+    assert kept[:, 2:].sum(dim=1).tolist() == [1, 1, 1, 1]
+    assert spy.logged["balance/removed_incorrect"] == 0.25
+    assert spy.logged["balance/removed_correct"] == 0
+    assert spy.logged["balance/unknown"] == 0.25
+    assert spy.logged["balance/correct_share"] == 0.5
+
+
+def test_without_it_every_answer_trains(model_dirs, tmp_path):
+    assert fit(model_dirs, tmp_path, None).seen.keep_B.all()
+
+
+def test_a_negative_ratio_is_refused():
+    with pytest.raises(UserError, match=r"--data\.online_balance\.ratio"):
+        OnlineBalanceArgs(ratio=-1)
