@@ -1,0 +1,15 @@
+"""Runs untrusted, model-written Python programs.
+
+`Sandbox` starts each program in a fresh process that the kernel keeps from files, network and other processes, hands it
+inputs and takes plain data back; it never learns what would be right, so there is no verdict to forge. Nothing here
+imports torch.
+"""
+
+from lit_uniopd.sandbox.sandbox import Sandbox as Sandbox
+from lit_uniopd.sandbox.types import BackendName as BackendName
+from lit_uniopd.sandbox.types import CallResult as CallResult
+from lit_uniopd.sandbox.types import ExportError as ExportError
+from lit_uniopd.sandbox.types import Limits as Limits
+from lit_uniopd.sandbox.types import SandboxArgs as SandboxArgs
+from lit_uniopd.sandbox.types import Status as Status
+from lit_uniopd.sandbox.types import StdioResult as StdioResult

@@ -1,0 +1,179 @@
+"""Running untrusted programs."""
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+from lit_uniopd.sandbox import backends
+from lit_uniopd.sandbox.child import encoding
+from lit_uniopd.sandbox.process import OutOfTurnError, SandboxedProcess, StartError, TooMuchOutputError
+from lit_uniopd.sandbox.types import CallResult, ExportError, Limits, SandboxArgs, Status, StdioResult
+
+MESSAGE_CHARACTERS = 300
+_MAX_INPUT_BYTES = 1 << 30
+_NO_ARGUMENT = encoding.encode(None, 1)
+
+
+class Sandbox:
+    """Runs model-written Python programs, each in a fresh process that sees inputs and never expected results.
+
+    One object may serve several threads at once. Everything a program sends back is data: the caller compares.
+    """
+
+    def __init__(self, args: SandboxArgs | None = None, limits: Limits | None = None) -> None:
+        self.args = args or SandboxArgs()
+        self.limits = limits or Limits()
+
+    @property
+    def backend(self) -> str:
+        """The backend in use: found out, by trying to break it, on first use in this process.
+
+        Raises:
+            UserError: if the wanted one does not hold here.
+        """
+        return backends.choose(self.args.backend, self.args.allow_unsafe)
+
+    def calls(
+        self,
+        program: str,
+        entry_point: str,
+        calls: Iterable[Sequence[Any]],
+        *,
+        timeout: float | Sequence[float],
+        load_timeout: float = 10.0,
+    ) -> Generator[CallResult, None, None]:
+        """Call one function of a program, one call after the other in one process.
+
+        The child sees the arguments of a call only when that call begins. Results come as they are made: closing the
+        iterator kills the child. It ends early, after the failing result, where no further call is possible: the
+        program did not load, the process ended, or it was killed.
+
+        Args:
+            program: source text; its ``__name__`` is not ``"__main__"`` and what it prints is discarded.
+            entry_point: a module-level name, or else a method of a class ``Solution`` that takes no arguments.
+            calls: positional arguments, plain data, of each call. Every call gets a copy of its own.
+            timeout: wall seconds per call, or one number for each call.
+            load_timeout: wall seconds to run the program's top level.
+
+        Raises:
+            UserError: if no backend works.
+            ValueError: if the arguments of a call are not plain data, or ``timeout`` has too few numbers or one that is
+                not positive.
+        """
+        requests = [_encode_arguments(i, arguments) for i, arguments in enumerate(calls)]
+        timeouts = [float(timeout)] * len(requests) if isinstance(timeout, int | float) else list(timeout)
+        if len(timeouts) < len(requests):
+            raise ValueError(f"timeout has {len(timeouts)} numbers for {len(requests)} calls")
+        if min([load_timeout, *timeouts]) <= 0:
+            raise ValueError("timeout and load_timeout must be positive")
+        job = {"mode": "calls", "program": program, "entry_point": entry_point}
+        return self._calls(self.backend, job, list(zip(requests, timeouts, strict=False)), load_timeout)
+
+    def _calls(
+        self, backend: str, job: dict[str, Any], requests: list[tuple[bytes, float]], load_timeout: float
+    ) -> Generator[CallResult, None, None]:
+        if not requests:
+            return
+        try:
+            with backends.started(backend, self.limits, job) as process:
+                loaded, _ = _ask(process, _NO_ARGUMENT, load_timeout)
+                if loaded.status != "ok":
+                    yield loaded
+                    return
+                for request, seconds in requests:
+                    result, alive = _ask(process, request, seconds)
+                    yield result
+                    if not alive:
+                        return
+        except StartError as error:
+            yield CallResult(None, "error", 0.0, str(error)[-MESSAGE_CHARACTERS:])
+
+    def stdio(self, program: str, stdin: str, *, timeout: float) -> StdioResult:
+        """Run a program as ``__main__`` with this standard input, for at most so many wall seconds.
+
+        Raises:
+            UserError: if no backend works.
+        """
+        try:
+            with backends.started(self.backend, self.limits, {"mode": "stdio", "program": program}) as process:
+                return _run(process, stdin.encode("utf-8", "surrogateescape"), timeout)
+        except StartError as error:
+            return StdioResult("", "error", None, 0.0, str(error)[-MESSAGE_CHARACTERS:])
+
+    def export(self, program: str, names: Sequence[str], *, timeout: float) -> dict[str, Any]:
+        """Run a program and bring back the plain data that these module-level names stand for.
+
+        Raises:
+            UserError: if no backend works.
+            ExportError: if the program fails, lacks a name, or a value is not plain data.
+        """
+        job = {"mode": "export", "program": program, "names": list(names)}
+        try:
+            with backends.started(self.backend, self.limits, job) as process:
+                result, _ = _ask(process, _NO_ARGUMENT, timeout)
+        except StartError as error:
+            raise ExportError(f"the sandbox failed: {error}") from error
+        if result.status != "ok" or type(result.value) is not dict:
+            raise ExportError(f"{result.status}: {result.message}")
+        return result.value
+
+
+def _encode_arguments(index: int, arguments: Sequence[Any]) -> bytes:
+    try:
+        return encoding.encode(list(arguments), _MAX_INPUT_BYTES)
+    except (encoding.NotPlainError, encoding.TooLargeError) as error:
+        raise ValueError(f"the arguments of calls[{index}] cannot be sent: {error}") from error
+
+
+def _ask(process: SandboxedProcess, request: bytes, seconds: float) -> tuple[CallResult, bool]:
+    """One request and its result, and whether the child can take another."""
+    start = time.monotonic()
+
+    def failed(status: Status, message: str) -> tuple[CallResult, bool]:
+        return CallResult(None, status, time.monotonic() - start, message[:MESSAGE_CHARACTERS]), False
+
+    try:
+        kind, body = process.ask(request, start + seconds)
+        value = encoding.decode(body)
+    except TimeoutError:
+        return failed("timeout", f"no result within {seconds:g} s")
+    except TooMuchOutputError as error:
+        return failed("output", str(error))
+    except (OutOfTurnError, encoding.MalformedError) as error:
+        return failed("not_plain", str(error))
+    except EOFError:
+        process.drain_stderr()
+        code = process.returncode()
+        return failed("exit", f"the process ended ({code}) {process.last_words()[-200:]}")
+    elapsed = time.monotonic() - start
+    if kind == "ok":
+        return CallResult(value, "ok", elapsed), True
+    if kind == "ready" or type(value) is not str:
+        return failed("not_plain", "the program wrote to the result pipe")
+    return CallResult(None, kind, elapsed, value[:MESSAGE_CHARACTERS]), kind != "exit"
+
+
+def _run(process: SandboxedProcess, stdin: bytes, seconds: float) -> StdioResult:
+    start = time.monotonic()
+    code: int | None = None
+    status: Status
+    try:
+        code = process.communicate(stdin, start + seconds)
+        status, message = _judge(code, process.last_words())
+    except TimeoutError:
+        status, message = "timeout", f"not done within {seconds:g} s"
+    except TooMuchOutputError as error:
+        status, message = "output", str(error)
+    assert process.stdout is not None
+    stdout = bytes(process.stdout.data[: process.stdout.limit]).decode("utf-8", "replace")
+    return StdioResult(stdout, status, code, time.monotonic() - start, message)
+
+
+def _judge(code: int, stderr: str) -> tuple[Status, str]:
+    message = stderr[-MESSAGE_CHARACTERS:]
+    if code == 0:
+        return "ok", message
+    last_line = stderr.rpartition("\n")[2]
+    if last_line.startswith("MemoryError"):
+        return "memory", message
+    return ("exception" if code == 1 and "Traceback" in stderr else "exit"), message

@@ -1,0 +1,89 @@
+"""What goes into the sandbox and what comes out."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lit_uniopd.errors import UserError
+
+BackendName = Literal["auto", "bubblewrap", "unshare", "seccomp", "plain"]
+Status = Literal["ok", "exception", "timeout", "exit", "memory", "not_plain", "output", "error"]
+"""How a run ended.
+
+ok, exception, timeout, memory: as they say; exit: the process ended, or asked to, before it answered (calls), or with
+another code than 0 (stdio); not_plain: the result is no plain data, or did not come as the answer to the call; output:
+more output than the limit; error: the sandbox itself failed before the program was loaded. Only the last says nothing
+about the program.
+"""
+
+
+class ExportError(Exception):
+    """Names of a program could not be brought back; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+
+    memory_bytes: int = 4 << 30
+    """Address space; one process is all that a program gets."""
+    output_bytes: int = 32 << 20
+    """Standard output of a run, or one encoded result."""
+    file_bytes: int = 16 << 20
+    """Size of a file it writes. Only the plain backend leaves it any place to write to."""
+    open_files: int = 64
+    """File descriptors."""
+    cpu_seconds: int = 3600
+    """CPU time in all. The deadlines are the parent's; this ends what a vanished parent could not."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass
+class SandboxArgs:
+    """How untrusted programs are kept apart from this machine."""
+
+    backend: BackendName = "auto"
+    """auto: the first of bubblewrap, unshare and seccomp that proves itself here. plain limits time and memory only."""
+    allow_unsafe: bool = False
+    """Accept the plain backend: model-written programs can then read and delete your files and use the network."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(BackendName):
+            names = ", ".join(get_args(BackendName))
+            raise UserError(f"sandbox.backend must be one of {names}, got {self.backend!r}.")
+        if self.backend == "plain" and not self.allow_unsafe:
+            raise UserError(
+                "sandbox.backend plain does not keep programs from your files and network; "
+                "choose auto, or accept the risk with sandbox.allow_unsafe: true."
+            )
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """What one call of a function gave."""
+
+    value: Any
+    """The returned plain data; None unless the status is ok."""
+    status: Status
+    seconds: float
+    """Wall time from sending the arguments to having the result."""
+    message: str = ""
+    """Type and text of the exception, or what else went wrong."""
+
+
+@dataclass(frozen=True)
+class StdioResult:
+    """What one run of a program gave."""
+
+    stdout: str
+    """Invalid UTF-8 is replaced; cut at the limit."""
+    status: Status
+    returncode: int | None
+    """Exit code, negative for a signal; None if the program was killed by us."""
+    seconds: float
+    """Wall time from the start of the program to its end."""
+    message: str = ""
+    """The end of standard error."""

@@ -1,0 +1,102 @@
+"""The choice of a backend: by what a canary managed, once per process, and never silently an unsafe one."""
+
+import logging
+import marshal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.sandbox import Sandbox, SandboxArgs, backends, process
+from lit_uniopd.sandbox.child import confinement
+
+
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]:
+    """A machine on which the probes end as one likes; counts them."""
+    ends: dict[str, str | None] = dict.fromkeys(backends.SAFE, "is broken")
+    probed: list[str] = []
+    monkeypatch.setattr(backends, "_failures", {})
+    monkeypatch.setattr(backends, "probe", lambda name: probed.append(name) or ends[name])
+    monkeypatch.setattr(backends, "probed", probed, raising=False)
+    backends._chosen.cache_clear()
+    yield ends
+    backends._chosen.cache_clear()
+
+
+def test_a_canary_that_gets_out_is_noticed():
+    """The plain backend stands in for one that promises more than it keeps."""
+    found = backends.probe("plain")
+    assert found is not None
+    for escape in ("network connection", "read a file", "start processes", "leave a process behind"):
+        assert escape in found
+
+
+@pytest.mark.parametrize(
+    ("layer", "escape"),
+    [("landlock_version", "read a file outside"), ("filter_supported", "start processes without bound")],
+)
+def test_a_layer_that_the_kernel_lacks_is_missed_where_it_is_needed(sandbox, monkeypatch, layer, escape):
+    """Bubblewrap's own view of the files stands in for Landlock; nothing stands in for the filter."""
+    codes = dict(marshal.loads(process._child_code()))
+    name = "lit_uniopd.sandbox.child.confinement"
+    source = Path(confinement.__file__).read_text().replace(f"if {layer}():", "if False:")
+    codes[name] = compile(source, name, "exec")
+    monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
+    found = backends.probe(sandbox.backend)
+    if (sandbox.backend, layer) == ("bubblewrap", "landlock_version"):
+        assert found is None
+    else:
+        assert escape in (found or "")
+
+
+@pytest.mark.parametrize("working", backends.SAFE)
+def test_auto_takes_the_first_that_proves_itself_and_says_so_once(outcomes, working, caplog):
+    outcomes[working] = None
+    caplog.set_level(logging.INFO, logger=backends.__name__)
+    assert {Sandbox().backend for _ in range(5)} == {working}
+    assert [record.getMessage() for record in caplog.records] == [f"Programs run in the {working} sandbox."]
+    assert backends.probed == list(backends.SAFE[: backends.SAFE.index(working) + 1])  # type: ignore[attr-defined]
+
+
+def test_a_named_backend_that_fails_is_an_error_even_if_another_would_work(outcomes):
+    outcomes["seccomp"] = None
+    with pytest.raises(UserError, match=r"sandbox\.backend unshare .*is broken.* choose auto"):
+        _ = Sandbox(SandboxArgs(backend="unshare", allow_unsafe=True)).backend
+
+
+def test_without_a_working_one_nothing_runs_unless_asked_for(outcomes, caplog):
+    with pytest.raises(UserError, match=r"sandbox\.allow_unsafe"):
+        Sandbox().calls("", "f", [[1]], timeout=1)
+    with pytest.raises(UserError, match=r"sandbox\.allow_unsafe"):
+        Sandbox().stdio("", "", timeout=1)
+    assert not caplog.records
+    assert Sandbox(SandboxArgs(allow_unsafe=True)).backend == "plain"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_safe_one_is_preferred_even_if_an_unsafe_one_is_allowed(outcomes):
+    outcomes["seccomp"] = None
+    assert Sandbox(SandboxArgs(allow_unsafe=True)).backend == "seccomp"
+
+
+def test_the_unsafe_one_must_be_asked_for_twice():
+    with pytest.raises(UserError, match=r"sandbox\.allow_unsafe"):
+        SandboxArgs(backend="plain")
+    with pytest.raises(UserError, match=r"sandbox\.backend must be one of"):
+        SandboxArgs(backend="docker")  # type: ignore[arg-type]
+
+
+def test_a_missing_tool_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    backends.command.cache_clear()
+    assert backends.probe("bubblewrap") == "bwrap is not installed"
+    backends.command.cache_clear()
+
+
+def test_a_sandbox_that_fails_later_is_not_the_programs_fault(sandbox, monkeypatch):
+    assert sandbox.backend
+    monkeypatch.setattr(backends, "command", lambda name: ("/bin/sh", "-c", "echo no more namespaces >&2", "--"))
+    results = [*sandbox.calls("", "f", [[1]], timeout=1), sandbox.stdio("", "", timeout=1)]
+    assert [(result.status, result.message) for result in results] == [("error", "no more namespaces")] * 2

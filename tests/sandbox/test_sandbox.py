@@ -1,0 +1,221 @@
+"""What honest programs need works in every backend, and the results say what happened."""
+
+import collections
+import math
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lit_uniopd.sandbox import ExportError, Limits, Sandbox
+
+
+def call(sandbox: Sandbox, program: str, *arguments, name: str = "f"):
+    return next(iter(sandbox.calls(textwrap.dedent(program), name, [arguments], timeout=20)))
+
+
+READERS = {
+    "sys.stdin.buffer": "import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))",
+    "open(0)": "print(sum(map(int, open(0).read().split())))",
+    "/dev/stdin": "print(sum(map(int, open('/dev/stdin').read().split())))",
+    "os.read": "import os\nprint(sum(map(int, os.read(0, 1000).split())))",
+    "iteration": "import sys\nprint(sum(int(line) for line in sys.stdin))",
+    "input": "print(sum(int(input()) for _ in range(3)))",
+    "until the end": "n = 0\ntry:\n  while True: n += int(input())\nexcept EOFError: print(n)",
+    "os.write": "import os\nos.write(1, str(sum(map(int, open(0)))).encode())",
+    "sys.stdout replaced": "import io, sys\nreal, sys.stdout = sys.stdout, io.StringIO()\nprint(sum(map(int, open(0))))\nreal.write(sys.stdout.getvalue())",
+    "main guard": "def main(): print(sum(map(int, open(0))))\nif __name__ == '__main__': main()",
+    "global": "n = 0\ndef add(x):\n  global n\n  n += x\nfor line in open(0): add(int(line))\nprint(n)",
+    "sys.exit": "import sys\nprint(sum(map(int, sys.stdin)))\nsys.exit(0)",
+    "exit": "print(sum(map(int, open(0))))\nexit()",
+    "os._exit": "import os\nprint(sum(map(int, open(0))), flush=True)\nos._exit(0)",
+    "threads": "import sys, threading\nsys.setrecursionlimit(10 ** 6)\nthreading.stack_size(1 << 27)\nt = threading.Thread(target=lambda: print(sum(map(int, open(0)))))\nt.start()",
+    "atexit": "import atexit\natexit.register(lambda: print(sum(map(int, open(0)))))",
+    "resource": "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 28, -1))\nprint(sum(map(int, open(0))))",
+    "numpy": "import numpy as np\nprint(np.array(open(0).read().split(), dtype=int).sum())",
+    "asyncio": "import asyncio\nasync def main(): print(sum(map(int, open(0))))\nasyncio.run(main())",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_programs_read_and_write_in_every_usual_way(sandbox: Sandbox, name: str):
+    result = sandbox.stdio(READERS[name], "1\n2\n39\n", timeout=20)
+    assert (result.status, result.stdout.strip(), result.returncode) == ("ok", "42", 0), result
+
+
+def test_large_input_and_output_pass_the_pipes(sandbox: Sandbox):
+    lines = "\n".join(map(str, range(200_000)))
+    assert sandbox.stdio("import sys\nsys.stdout.write(sys.stdin.read())", lines, timeout=30).stdout == lines
+    assert sandbox.stdio("print('not read')", lines, timeout=30).stdout == "not read\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "code", "message"),
+    [
+        ("print(1)\nraise ValueError('bad')", "exception", 1, "ValueError: bad"),
+        ("print(1)\nimport sys\nsys.exit(3)", "exit", 3, ""),
+        ("print(1)\nimport sys\nsys.exit('text')", "exit", 1, "text"),
+        ("print(1", "exception", 1, "SyntaxError"),
+        ("\0", "exception", 1, "null bytes"),
+        ("print(1)\nimport sys\nprint('note', file=sys.stderr)", "ok", 0, "note"),
+    ],
+)
+def test_the_end_of_a_run_is_told(sandbox: Sandbox, program, status, code, message):
+    result = sandbox.stdio(program, "", timeout=20)
+    assert (result.status, result.returncode) == (status, code)
+    assert message in result.message
+
+
+FUNCTIONS = {
+    "functools.cache, deep": "import functools, sys\nsys.setrecursionlimit(10 ** 6)\n@functools.cache\ndef g(n): return 0 if n == 0 else 1 + g(n - 1)\ndef f(x): return g(x * 400)",
+    "recursion, deep": "import sys\nsys.setrecursionlimit(10 ** 6)\ndef f(x):\n  def g(n): return 0 if n == 0 else 1 + g(n - 1)\n  return g(x * 400)",
+    "a low recursion limit": "import sys\ndef f(x):\n  sys.setrecursionlimit(20)\n  return 16800",
+    "noise": "import sys\nprint('loading')\ndef f(x):\n  print('x' * 100000)\n  print(1, file=sys.stderr)\n  sys.stdout.write('y')\n  return x * 400",
+    "stdin is empty": "def f(x):\n  import sys\n  assert sys.stdin.read() == ''\n  return x * 400",
+    "threads": "import threading\ndef f(x):\n  out = []\n  ts = [threading.Thread(target=out.append, args=(x,)) for _ in range(400)]\n  [t.start() for t in ts]; [t.join() for t in ts]\n  return sum(out)",
+    "executor": "from concurrent.futures import ThreadPoolExecutor\ndef f(x):\n  with ThreadPoolExecutor(8) as pool: return sum(pool.map(int, [x] * 400))",
+    "numpy": "import numpy as np\ndef f(x): return int(np.linalg.det(np.eye(3) * x) / x ** 2 * 400 + 0.5)",
+    "no main": "y = 0\nif __name__ == '__main__':\n  y = 1\n  raise SystemExit\ndef f(x): return x * 400 + y",
+    "global": "n = 0\ndef f(x):\n  global n\n  n += x * 400\n  return n",
+    "dataclasses": "from __future__ import annotations\nimport dataclasses, typing\n@dataclasses.dataclass\nclass A:\n  x: int\ndef f(x): return A(**dataclasses.asdict(A(x))).x * 400 if typing.get_type_hints(A) else 0",
+    "class Solution": "class Solution:\n  def __init__(self): self.k = 400\n  def f(self, x): return self.k * x",
+    "lambda": "f = lambda x: x * 400",
+    "imports": "import bisect, collections, copy, datetime, decimal, fractions, heapq, itertools, json, math, operator, queue, random, re, statistics, string, time, typing, zoneinfo\ndef f(x): return x * 400",
+    "local time": "import datetime, zoneinfo\ndef f(x): return x * 400 + datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo('UTC')).minute",
+    "kills itself softly": "import os, signal\ndef f(x):\n  signal.signal(signal.SIGUSR1, lambda *a: None)\n  os.kill(os.getpid(), signal.SIGUSR1)\n  return x * 400",
+    "/dev/null": "def f(x):\n  with open('/dev/null', 'w') as file: file.write('x')\n  return x * 400",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_do_what_they_do_elsewhere(sandbox: Sandbox, name: str):
+    result = call(sandbox, FUNCTIONS[name], 42)
+    assert (result.status, result.value) == ("ok", 16800), result
+
+
+def test_values_keep_their_exact_types_both_ways(sandbox: Sandbox):
+    value = [None, True, 1, 1.0, -0.0, math.inf, 1j, "ü", b"\0", (1, [2]), {1: {2}}, frozenset({3}), 10**6000]
+    result = call(sandbox, "def f(x): return x, [type(item).__name__ for item in x]", value)
+    assert result.value[0] == value
+    assert result.value[1] == [type(item).__name__ for item in value]
+    assert [type(item) for item in result.value[0]] == [type(item) for item in value]
+    nan = call(sandbox, "import collections\ndef f(): return float('nan'), collections.Counter('aab')").value
+    assert math.isnan(nan[0])
+    assert nan[1] == {"a": 2, "b": 1}
+
+
+def test_one_call_does_not_see_what_another_did_to_its_arguments(sandbox: Sandbox):
+    shared = [3, 1, 2]
+    results = sandbox.calls("def f(x):\n  x.sort()\n  x.append(0)\n  return x", "f", [[shared], [shared]], timeout=20)
+    assert [result.value for result in results] == [[1, 2, 3, 0]] * 2
+    assert shared == [3, 1, 2]
+
+
+def test_calls_go_on_after_an_exception_and_end_with_the_process(sandbox: Sandbox):
+    program = "import sys\ndef f(x):\n  if x == 0: return 1 / x\n  if x < 0: sys.exit()\n  return x"
+    results = list(sandbox.calls(program, "f", [[1], [0], [2], [-1], [3]], timeout=20))
+    assert [(result.status, result.value) for result in results] == [
+        ("ok", 1),
+        ("exception", None),
+        ("ok", 2),
+        ("exit", None),
+    ]
+    assert results[1].message == "ZeroDivisionError: division by zero"
+    assert not list(sandbox.calls(program, "f", [], timeout=20))
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("def g(): pass", "NameError: the program defines no 'f'"),
+        ("def f(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("class Solution:\n  def __init__(self, x): pass\n  def f(self): pass", "TypeError"),
+        ("def f(): raise ValueError('x' * 1000)", "ValueError: xxx"),
+        ("f = 3", "TypeError"),
+    ],
+)
+def test_what_went_wrong_is_told(sandbox: Sandbox, program: str, message: str):
+    results = list(sandbox.calls(program, "f", [[], []], timeout=20))
+    assert results[0].status == "exception"
+    assert results[0].message.startswith(message)
+    assert len(results[0].message) <= 300
+
+
+def test_the_same_program_gives_the_same_result(sandbox: Sandbox):
+    """Sets of strings are ordered by their hashes."""
+    program = "def f(): return [list({str(i) for i in range(50)}), __import__('os').environ.get('SECRET')]"
+    assert call(sandbox, program).value == call(sandbox, program).value
+
+
+def test_the_environment_is_not_inherited(sandbox: Sandbox, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    seen = call(sandbox, "import os, sys\ndef f(): return dict(os.environ), sys.argv, os.getcwd()").value
+    assert "hunter2" not in str(seen)
+    assert set(seen[0]) <= {
+        "PATH",
+        "HOME",
+        "PWD",
+        "LC_ALL",
+        "LC_CTYPE",
+        "PYTHONHASHSEED",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    }
+    assert call(sandbox, "import lit_uniopd\ndef f(): return 1").status == "exception"
+
+
+def test_names_of_a_data_set_row_are_exported(sandbox: Sandbox):
+    prelude = "import numpy\ninputs = [[1, (2,)], {'a': {1.5}}]\ndef ref(x): return x\nresults = [ref(x) for x in inputs]\nbad = numpy.zeros(2)"
+    assert sandbox.export(prelude, ["inputs", "results"], timeout=20) == {
+        "inputs": [[1, (2,)], {"a": {1.5}}],
+        "results": [[1, (2,)], {"a": {1.5}}],
+    }
+    for names, reason in [(["missing"], "missing"), (["bad"], "numpy.ndarray"), (["ref"], "function")]:
+        with pytest.raises(ExportError, match=reason):
+            sandbox.export(prelude, names, timeout=20)
+    with pytest.raises(ExportError, match="timeout"):
+        sandbox.export("while True: pass", [], timeout=0.3)
+
+
+def test_one_sandbox_serves_many_threads(sandbox: Sandbox):
+    def run(i: int):
+        results = sandbox.calls("def f(x, y): return x * y", "f", [[i, k] for k in range(5)], timeout=30)
+        return [result.value for result in results], sandbox.stdio("print(input())", str(i), timeout=30).stdout
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(24))) == [([i * k for k in range(5)], f"{i}\n") for i in range(24)]
+    assert threading.active_count() < 10
+
+
+def test_descriptors_are_given_back(sandbox: Sandbox):
+    import os
+
+    call(sandbox, "def f(): pass")
+    before = len(os.listdir("/proc/self/fd"))
+    for program in ("def f(): pass", "def f(): 1/0", "import os\nos._exit(3)"):
+        call(sandbox, program)
+        sandbox.stdio(program, "", timeout=20)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_programmers_mistakes_are_told_at_once(sandbox: Sandbox):
+    with pytest.raises(ValueError, match=r"calls\[1\]"):
+        sandbox.calls("", "f", [[1], [collections.deque()]], timeout=1)
+    with pytest.raises(ValueError, match="timeout"):
+        sandbox.calls("", "f", [[1], [2]], timeout=[1.0])
+    with pytest.raises(ValueError, match="timeout"):
+        sandbox.calls("", "f", [[1]], timeout=0)
+    with pytest.raises(ValueError, match="memory_bytes"):
+        Limits(memory_bytes=0)
+
+
+def test_importing_it_is_light():
+    code = "import lit_uniopd.sandbox, sys; print([m for m in ('torch', 'numpy', 'lightning') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
