@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lit_uniopd.rewards.code import check_sandbox as check_sandbox
 from lit_uniopd.rewards.grade import Grade as Grade
 from lit_uniopd.rewards.grade import Grader as Grader
 from lit_uniopd.rewards.grade import guarded
 from lit_uniopd.rewards.pool import GradeItem as GradeItem
 from lit_uniopd.rewards.pool import GraderPool as GraderPool
-from lit_uniopd.rewards.registry import IN_WORKER, INLINE, check_grader
+from lit_uniopd.rewards.registry import IN_THREAD, IN_WORKER, INLINE, check_grader
 
 
 @functools.cache
@@ -31,9 +32,14 @@ def _pooled(name: str, grade: Callable[..., Grade]) -> Grader:
 
 
 GRADERS: Mapping[str, Grader] = MappingProxyType(
-    {**INLINE, **{name: _pooled(name, grade) for name, grade in IN_WORKER.items()}}
+    {
+        **INLINE,
+        **{name: _pooled(name, grade) for name, grade in IN_WORKER.items()},
+        **{name: guarded(name, grade) for name, grade in IN_THREAD.items()},
+    }
 )
-"""Every grader by name. Those that hostile answers could stall run in one process that all callers share."""
+"""Every grader by name. Those that hostile answers could stall run in one process that all callers share; each program
+runs in a sandbox of its own."""
 
 
 def get_grader(name: str) -> Grader:

@@ -29,7 +29,7 @@ class Grade:
     extracted: str | None = None
     """The final answer that was found in the response."""
     reason: str = "ok"
-    """``ok | wrong | no_answer | truncated | timeout | error | no_gold``."""
+    """``ok | wrong | no_answer | truncated | timeout | error | no_gold | unsafe`` (no sandbox to run it in)."""
 
     @property
     def outcome(self) -> int:

@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
-from lit_uniopd.rewards.text import last_box, strip_thinking
+from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -26,6 +27,8 @@ def grade_math(
     *,
     max_chars: int = 300,
     digits: int = 6,
+    tags: bool = False,
+    choices: Mapping[str, str] | None = None,
 ) -> Grade:
     r"""Compare the last boxed answer with the gold answer.
 
@@ -38,6 +41,8 @@ def grade_math(
         row: Not used.
         max_chars: Boxed text beyond this length is cut before it is parsed.
         digits: Decimal places to which numbers are rounded before they are compared.
+        tags: Read the last ``<answer>`` tag, if there is one: the last box in it, else all of it.
+        choices: Letter -> option. The text of an option and its letter are the same answer.
     """
     expected = gold_text(gold)
     if expected is None:
@@ -45,10 +50,12 @@ def grade_math(
     visible = strip_thinking(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
-    answer = _clean(last_box(visible) or "")[:max_chars]
+    answer = _clean(_final(visible, tags))[:max_chars]
     if not answer:
         return Grade(False, 0.0, reason="no_answer")
     expected = _clean(last_box(expected) or expected)[:max_chars]
+    if choices and (right := _by_choices(expected, answer, choices)) is not None:
+        return verdict(right, answer)
     return verdict(answer == expected or _equivalent(expected, answer, digits), answer)
 
 
@@ -64,6 +71,19 @@ def check_math_verify() -> None:
                 "math-verify cannot read percentages with the installed ANTLR runtime; "
                 "install antlr4-python3-runtime==4.13.2."
             )
+
+
+def _final(visible: str, tags: bool) -> str:
+    tagged = last_answer_tag(visible) if tags else None
+    return (last_box(visible) or "") if tagged is None else (last_box(tagged) or tagged)
+
+
+def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool | None:
+    """Compare options; None if one of the two is no option."""
+    letters = "".join(choices)
+    # A letter, or the whole text of an option; nothing else of what a sentence might say.
+    chosen = [chosen_letters(text, letters, choices) if len(text) <= 80 else None for text in (expected, answer)]
+    return chosen[0] == chosen[1] if all(found is not None and len(found) == 1 for found in chosen) else None
 
 
 def _clean(answer: str) -> str:

@@ -2,15 +2,21 @@
 
 import os
 import queue
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lit_uniopd.rewards.grade import Grade, failed, gold_text, unknown
+from lit_uniopd.rewards.code import check_sandbox, program_slots
+from lit_uniopd.rewards.grade import Grade, failed, gold_text, guarded, unknown
 from lit_uniopd.rewards.process import GraderProcess
-from lit_uniopd.rewards.registry import IN_WORKER, INLINE, check_grader
+from lit_uniopd.rewards.registry import IN_THREAD, IN_WORKER, INLINE, check_grader
+
+if TYPE_CHECKING:
+    from lit_uniopd.sandbox import Sandbox, SandboxArgs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,38 +34,62 @@ class GradeItem:
 
 
 class GraderPool:
-    """Grades answers in order, the risky graders in ``workers`` separate processes.
+    """Grades answers in order, the risky graders in ``workers`` separate processes, programs in sandboxes.
 
     The processes start when they are first needed, keep for the life of the pool and end with it or with this process.
     One that exceeds the time limit is killed, one that dies is replaced, and in both cases only its own answer suffers.
-    Threads may share a pool. It is also a context manager.
+    Each program has a sandbox of its own; one core is left to this process. Threads may share a pool. It is also a
+    context manager.
     """
 
-    def __init__(self, workers: int = 1, time_limit: float = 10.0) -> None:
+    def __init__(self, workers: int = 1, time_limit: float = 10.0, sandbox: "SandboxArgs | None" = None) -> None:
         """Nothing is started yet.
 
         Args:
-            workers: Grading processes, each of one core.
+            workers: Grading processes, each of one core; at most so many programs run at once, too.
             time_limit: Wall seconds per answer, then its reason is ``timeout``. A busy machine needs more: the limit
-                includes waiting for a core.
+                includes waiting for a core. Programs have limits of their own (see `lit_uniopd.rewards.code`).
+            sandbox: Where programs run; None: in the best sandbox of this machine.
 
         Raises:
-            ValueError: if either is not positive.
+            ValueError: if ``workers`` or ``time_limit`` is not positive.
         """
         if workers < 1 or time_limit <= 0:
             raise ValueError(f"workers and time_limit must be positive, not {workers} and {time_limit}")
         self.workers = workers
         self.time_limit = time_limit
+        self.sandbox_args = sandbox
         self._open()
 
     def _open(self) -> None:
         self._owner = os.getpid()
+        self._sandbox: Sandbox | None = None
+        self._programs = threading.BoundedSemaphore(min(self.workers, program_slots()))
         self._processes = [GraderProcess() for _ in range(self.workers)]
         # Last in, first out: a caller that grades one by one keeps using one process, and the others never start.
         self._idle: queue.LifoQueue[GraderProcess] = queue.LifoQueue()
         for process in self._processes:
             self._idle.put(process)
         self._finalizer = weakref.finalize(self, _kill_all, self._processes)
+
+    @property
+    def sandbox_backend(self) -> str | None:
+        """What keeps programs from this machine; None before the first program and before `prepare`."""
+        return None if self._sandbox is None else self._sandbox.backend
+
+    def prepare(self, graders: Iterable[str]) -> None:
+        """Find out early whether answers to these graders can be judged.
+
+        Raises:
+            UserError: for an unknown grader, or if one runs programs and no sandbox can be had.
+        """
+        names = set(graders)
+        for name in names:
+            check_grader(name)
+        if self._owner != os.getpid():
+            self._forget_parent()
+        if self._sandbox is None and not names.isdisjoint(IN_THREAD):
+            self._sandbox = check_sandbox(self.sandbox_args)
 
     def grade(self, items: Iterable[GradeItem], on_progress: Callable[[int, int], None] | None = None) -> list[Grade]:
         """Judge every item.
@@ -72,31 +102,57 @@ class GraderPool:
             One grade per item, in their order. An answer that cannot be judged is a grade too (see `Grade.reason`).
 
         Raises:
-            UserError: for an unknown grader, or if the grading processes cannot work on this machine.
+            UserError: for an unknown grader, or if the grading processes or the sandbox cannot work on this machine.
         """
         items = list(items)
-        for name in {item.grader for item in items}:
-            check_grader(name)
-        in_worker = [i for i, item in enumerate(items) if item.grader in IN_WORKER]
-        grades: dict[int, Grade] = {}
+        futures = self._start(items)
+        judged = 0
 
-        def done(index: int, grade: Grade) -> None:
-            grades[index] = grade
+        def progress() -> None:
+            nonlocal judged
+            judged += 1
             if on_progress is not None:
-                on_progress(len(grades), len(items))
+                on_progress(judged, len(items))
 
-        with ThreadPoolExecutor(max(1, min(self.workers, len(in_worker))), "grader") as threads:
-            pending = {threads.submit(self._grade_in_worker, items[i]): i for i in in_worker}
-            try:
-                for i, item in enumerate(items):
-                    if item.grader in INLINE:
-                        done(i, INLINE[item.grader](item.gold, item.response, item.row, **item.options))
-                for future in as_completed(pending):
-                    done(pending[future], future.result())
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [grades[i] for i in range(len(items))]
+        try:
+            for _ in _inline(items, futures):
+                progress()
+            for future in as_completed(f for f, item in zip(futures, items, strict=True) if item.grader not in INLINE):
+                future.result()
+                progress()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return [future.result() for future in futures]
+
+    def submit(self, items: Iterable[GradeItem]) -> "list[Future[Grade]]":
+        """Begin to judge every item and return at once, but for graders that merely compare strings.
+
+        Cancelled futures are not begun. What is still under way when this process ends is dropped.
+
+        Returns:
+            One future per item, in their order. Its result is a grade; it raises `UserError` if the grading processes
+            cannot work on this machine.
+
+        Raises:
+            UserError: for an unknown grader, or if no sandbox can be had.
+        """
+        items = list(items)
+        futures = self._start(items)
+        for _ in _inline(items, futures):
+            pass
+        return futures
+
+    def _start(self, items: list[GradeItem]) -> "list[Future[Grade]]":
+        self.prepare(item.grader for item in items)
+        futures: list[Future[Grade]] = [Future() for _ in items]
+        for kind, judge in ((IN_WORKER, self._grade_in_worker), (IN_THREAD, self._grade_in_thread)):
+            jobs = deque((item, future) for item, future in zip(items, futures, strict=True) if item.grader in kind)
+            # Daemons, and new ones each time: a program that is done, or forked, must not wait for them.
+            for _ in range(min(self.workers, len(jobs))):
+                threading.Thread(target=_work_off, args=(jobs, judge), name="grader", daemon=True).start()
+        return futures
 
     def close(self) -> None:
         """End the grading processes. A later `grade` starts new ones."""
@@ -117,13 +173,16 @@ class GraderPool:
             return failed(item.grader, type(error).__name__, str(error))
         if gold is None:
             return unknown("no_gold")
-        if self._owner != os.getpid():
-            self._forget_parent()
         process = self._idle.get()
         try:
             return process.grade(item.grader, gold, item.response, item.options, self.time_limit)
         finally:
             self._idle.put(process)
+
+    def _grade_in_thread(self, item: GradeItem) -> Grade:
+        judge = guarded(item.grader, IN_THREAD[item.grader])
+        with self._programs:
+            return judge(item.gold, item.response, item.row, **{**item.options, "sandbox": self._sandbox})
 
     def _forget_parent(self) -> None:
         # This is a forked child: the processes and the pipes are its parent's, the queue's lock may be held for ever.
@@ -135,3 +194,25 @@ class GraderPool:
 def _kill_all(processes: Iterable[GraderProcess]) -> None:
     for process in processes:
         process.kill()
+
+
+def _inline(items: list[GradeItem], futures: "list[Future[Grade]]") -> Iterator[None]:
+    """Judge what needs no process, one item at a step."""
+    for item, future in zip(items, futures, strict=True):
+        if item.grader in INLINE:
+            future.set_result(INLINE[item.grader](item.gold, item.response, item.row, **item.options))
+            yield
+
+
+def _work_off(jobs: "deque[tuple[GradeItem, Future[Grade]]]", judge: Callable[[GradeItem], Grade]) -> None:
+    while True:
+        try:
+            item, future = jobs.popleft()
+        except IndexError:
+            return
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(judge(item))
+        except BaseException as error:
+            future.set_exception(error)

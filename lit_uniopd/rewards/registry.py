@@ -3,20 +3,43 @@
 from collections.abc import Callable, Mapping
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards.anls import grade_anls
+from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_relaxed
+from lit_uniopd.rewards.choice import grade_choice
+from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
 from lit_uniopd.rewards.grade import Grade, Grader, guarded
 from lit_uniopd.rewards.mathematics import grade_math
+from lit_uniopd.rewards.numeric import grade_numeric
 from lit_uniopd.rewards.playground import grade_playground
 from lit_uniopd.rewards.text import grade_exact
+from lit_uniopd.rewards.vqa import grade_vqa_soft
+from lit_uniopd.rewards.yes_no import grade_yes_no
 
 INLINE: Mapping[str, Grader] = {
-    "exact": guarded("exact", grade_exact),
-    "playground": guarded("playground", grade_playground),
+    name: guarded(name, grade)
+    for name, grade in {
+        "anls": grade_anls,
+        "chartqa_normalised": grade_chartqa_normalised,
+        "chartqa_relaxed": grade_chartqa_relaxed,
+        "choice": grade_choice,
+        "exact": grade_exact,
+        "numeric": grade_numeric,
+        "playground": grade_playground,
+        "vqa_soft": grade_vqa_soft,
+        "yes_no": grade_yes_no,
+    }.items()
 }
 """Comparisons of strings, run where they are called."""
 
 IN_WORKER: Mapping[str, Callable[..., Grade]] = {"math": grade_math}
 """Graders that hostile answers can stall or crash, run in grading processes; they see the gold answer as text and no
 row."""
+
+IN_THREAD: Mapping[str, Callable[..., Grade]] = {
+    "code_functional": grade_code_functional,
+    "code_stdio": grade_code_stdio,
+}
+"""Graders that wait for processes of their own; they see the gold answer as it is, and are given the ``sandbox``."""
 
 
 def check_grader(name: str) -> None:
@@ -25,6 +48,6 @@ def check_grader(name: str) -> None:
     Raises:
         UserError: with the names there are.
     """
-    if name not in INLINE and name not in IN_WORKER:
-        known = ", ".join(sorted([*INLINE, *IN_WORKER]))
+    if name not in INLINE and name not in IN_WORKER and name not in IN_THREAD:
+        known = ", ".join(sorted([*INLINE, *IN_WORKER, *IN_THREAD]))
         raise UserError(f"There is no grader named {name!r}; name one of {known}.")

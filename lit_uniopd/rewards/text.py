@@ -8,6 +8,7 @@ from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
 
 _THINK_TAG = re.compile(r"</?think>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
 
 
@@ -49,6 +50,33 @@ def last_box(text: str) -> str | None:
         if depth == 0:
             return text[start : brace.start()]
     return None
+
+
+def last_answer_tag(text: str) -> str | None:
+    """What the last ``<answer>...</answer>`` holds.
+
+    Returns:
+        None without a tag. If no tag is ever closed, all that follows the last one: generation may stop at the closing
+        tag and drop it.
+    """
+    closed: str | None = None
+    start: int | None = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag.group(1):
+            start = tag.end()
+        elif start is not None:
+            closed, start = text[start : tag.start()], None
+    return text[start:] if closed is None and start is not None else closed
+
+
+def visible_answer(response: str) -> str | None:
+    """The response without thinking, otherwise letter by letter; the blanks that thinking leaves behind go with it.
+
+    Returns:
+        None if thinking is not closed.
+    """
+    visible = strip_thinking(response)
+    return visible if visible is None or visible == response else visible.strip()
 
 
 def grade_exact(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:

@@ -195,7 +195,9 @@ def test_a_process_that_does_not_start_is_the_users_affair(monkeypatch):
 
 
 def test_unknown_graders_are_refused():
-    with pytest.raises(UserError, match=r"no grader named 'maths'; name one of exact, math, playground\."):
+    with pytest.raises(
+        UserError, match=r"no grader named 'maths'; name one of .*code_stdio, .*exact, .*math, .*playground"
+    ):
         get_grader("maths")
     with GraderPool() as pool, pytest.raises(UserError, match="'maths'"):
         pool.grade([GradeItem("maths", "1", "1")])
@@ -242,7 +244,7 @@ def test_no_grader_raises_on_garbage(monkeypatch):
     pairs: list[tuple[Any, Any]] = [(rng.choice(["1", "\\frac12", rng.choice(texts)]), text) for text in texts]
     pairs += [("1", text) for text in (None, b"1", 1, ["1"])]
     pairs += [(gold, "\\boxed{1}") for gold in (b"1", ["1"], {"a": 1}, object(), 1j, 10**5000, float("inf"), True)]
-    reasons = {"ok", "wrong", "no_answer", "truncated", "timeout", "error", "no_gold"}
+    reasons = {"ok", "wrong", "no_answer", "truncated", "timeout", "error", "no_gold", "unsafe"}
     with GraderPool(workers=1, time_limit=2.0) as pool:
         for name, grader in GRADERS.items():
             for (gold, text), pooled in zip(pairs, pool.grade([GradeItem(name, *pair) for pair in pairs]), strict=True):
@@ -267,3 +269,105 @@ def test_an_error_is_counted_and_its_first_kind_explained(monkeypatch, caplog):
 def test_direct_calls():
     assert GRADERS["math"]("1/2", r"\boxed{0.5}", {"column": object()}).correct is True
     assert GRADERS["math"]("1/2", r"\boxed{0.52}", digits=1).correct is True
+
+
+DOUBLE = {"entry_point": "f", "calls": [[1], [2]], "expected": [2, 4]}
+ECHO = {"tests": [{"stdin": "a", "stdout": "a"}]}
+
+
+def program(text):
+    return f"```python\n{text}\n```"
+
+
+def code_items():
+    right = program("def f(x):\n    return 2 * x")
+    return [
+        GradeItem("code_functional", DOUBLE, right),
+        item("1.0"),
+        GradeItem("code_stdio", ECHO, program("print(input())")),
+        GradeItem("exact", "a", "b"),
+        GradeItem("code_functional", {**DOUBLE, "expected": [(2,), 4]}, right),
+        item("7"),
+        GradeItem("code_stdio", ECHO, program("print(1)")),
+        GradeItem("code_functional", DOUBLE, right, options={"no_such_option": 1}),
+        GradeItem("code_functional", None, right),
+    ]
+
+
+OUTCOMES = [1, 1, 1, 0, 0, 0, 0, -1, -1]
+
+
+def test_programs_and_other_answers_are_graded_together(monkeypatch):
+    monkeypatch.setattr(grade, "_logged", set())
+    progress = []
+    with GraderPool(workers=2) as pool:
+        assert pool.sandbox_backend is None
+        grades = pool.grade(code_items(), on_progress=lambda *done: progress.append(done))
+        assert pool.sandbox_backend in ("bubblewrap", "unshare", "seccomp")
+        assert [g.outcome for g in grades] == OUTCOMES
+        assert progress == [(i + 1, 9) for i in range(9)]
+        futures = pool.submit(code_items()) + pool.submit(iter([]))
+        assert [f.result(timeout=60).outcome for f in futures] == OUTCOMES
+
+
+def test_submitting_does_not_wait(tmp_path):
+    sleepy = program("import time\ntime.sleep(30)\ndef f(x): pass")
+    with GraderPool(workers=1) as pool:
+        futures = pool.submit(
+            [GradeItem("exact", "a", "a")]
+            + [GradeItem("code_functional", DOUBLE, sleepy, options={"time_limit": 1.0})] * 3
+        )
+        assert futures[0].result(timeout=0).correct is True
+        assert not futures[1].done()
+        assert [f.cancel() for f in futures[2:]] == [True, True]
+
+
+@pytest.mark.parametrize(("workers", "cores", "most"), [(4, {0, 1, 2}, 2), (1, {*range(8)}, 1), (3, {5}, 1)])
+def test_so_many_programs_run_at_once(monkeypatch, workers, cores, most):
+    lock, running, peak = threading.Lock(), 0, 0
+    everybody = threading.Barrier(most)
+
+    def watched(gold, response, row=None, *, sandbox):
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        if gold < most:
+            everybody.wait(timeout=30)
+        with lock:
+            running -= 1
+        return Grade(True, 1.0)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr("lit_uniopd.rewards.pool.IN_THREAD", {"code_stdio": watched})
+    with GraderPool(workers=workers) as pool:
+        grades = pool.grade([GradeItem("code_stdio", number, "") for number in range(12)])
+    assert (len(grades), peak) == (12, most)
+
+
+def test_without_a_sandbox_nothing_is_begun(monkeypatch):
+    def refuse(*_):
+        raise UserError("No sandbox works here.")
+
+    monkeypatch.setattr("lit_uniopd.sandbox.backends.choose", refuse)
+    pool = GraderPool()
+    for attempt in (pool.grade, pool.submit):
+        with pytest.raises(UserError, match="No sandbox works here"):
+            attempt(code_items())
+    with pytest.raises(UserError, match="No sandbox works here"):
+        pool.prepare(["exact", "code_stdio"])
+    pool.prepare(["exact", "math"])
+    with pytest.raises(UserError, match="'maths'"):
+        pool.prepare(["maths"])
+    assert pids(pool) == []
+
+
+@needs_signals
+def test_a_finished_parent_does_not_wait_for_programs():
+    result = run_python(
+        "from lit_uniopd.rewards import GradeItem, GraderPool\n"
+        "gold = {'tests': [{'stdin': '', 'stdout': ''}]}\n"
+        "futures = GraderPool().submit([GradeItem('code_stdio', gold, '```\\nwhile True: pass\\n```')] * 50)\n"
+        "print(len(futures))"
+    )
+    assert (result.stdout.strip(), result.stderr) == ("50", "")

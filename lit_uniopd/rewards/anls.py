@@ -1,0 +1,91 @@
+"""Average normalised Levenshtein similarity, the score of DocVQA and InfoVQA."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, gold_text, unknown
+from lit_uniopd.rewards.text import visible_answer
+
+
+def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None, *, threshold: float = 0.5) -> Grade:
+    """Similarity to the best of the gold answers.
+
+    Args:
+        golds: A text or number, or several; blank ones are left out.
+        prediction: The response. If it holds thinking, that and the blanks around it are taken off first.
+        row: Not used.
+        threshold: Similarities below it count as 0, in (0, 1]. An answer is correct if it reaches it.
+
+    Raises:
+        ValueError: if ``threshold`` is not in (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], not {threshold}")
+    several = isinstance(golds, Sequence) and not isinstance(golds, str)
+    expected = [text for gold in (golds if several else [golds]) if (text := gold_text(gold)) is not None]
+    if not expected:
+        return unknown("no_gold")
+    answer = visible_answer(prediction)
+    if answer is None:
+        return Grade(False, 0.0, reason="truncated")
+    if not answer.strip():
+        return Grade(False, 0.0, reason="no_answer")
+    score = anls_score(expected, answer, threshold)
+    correct = score >= threshold
+    return Grade(correct, score, answer, "ok" if correct else "wrong")
+
+
+def anls_score(golds: Sequence[str], answer: str, threshold: float = 0.5) -> float:
+    """The highest similarity of the answer to a gold answer, in [0, 1].
+
+    Case and runs of blanks do not count for the distance, but blanks do for the length that divides it: so the
+    official server of the two data sets has it.
+
+    Args:
+        golds: Gold answers.
+        answer: The answer.
+        threshold: Lower similarities are 0; one that equals it stays.
+    """
+    return max((_similarity(gold, answer, threshold) for gold in golds), default=0.0)
+
+
+def _similarity(gold: str, answer: str, threshold: float) -> float:
+    length = max(len(gold), len(answer))
+    first, second = _normalised(gold), _normalised(answer)
+    # The lengths alone differ by too much: hostile answers are long, gold answers are not.
+    if length == 0 or 1 - abs(len(first) - len(second)) / length < threshold:
+        return 0.0
+    similarity = 1 - levenshtein(first, second) / length
+    return similarity if similarity >= threshold else 0.0
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def levenshtein(first: str, second: str) -> int:
+    """The number of insertions, deletions and replacements of characters that turn one text into the other.
+
+    Myers' bit-parallel algorithm (J. ACM 46, 1999) in Hyyrö's form, on integers as wide as the shorter text: a column
+    of the table per step.
+    """
+    pattern, text = sorted((first, second), key=len)
+    if not pattern:
+        return len(text)
+    positions: dict[str, int] = {}
+    for index, character in enumerate(pattern):
+        positions[character] = positions.get(character, 0) | 1 << index
+    mask, last = (1 << len(pattern)) - 1, 1 << len(pattern) - 1
+    # Bits of the current column's vertical differences: rises by one, falls by one.
+    rises, falls, distance = mask, 0, len(pattern)
+    for character in text:
+        matches = positions.get(character, 0)
+        diagonal = (((matches & rises) + rises) ^ rises) | matches | falls
+        right_rises = falls | ~(diagonal | rises) & mask
+        right_falls = rises & diagonal
+        distance += bool(right_rises & last) - bool(right_falls & last)
+        right_rises = (right_rises << 1 | 1) & mask
+        right_falls = right_falls << 1 & mask
+        rises = right_falls | ~(diagonal | right_rises) & mask
+        falls = right_rises & diagonal & mask
+    return distance

@@ -1,0 +1,241 @@
+"""Graders of programs: they run in a sandbox that sees inputs only, and results are compared here.
+
+An answer is right if every call or test gives the expected result. A program that raises, ends early, returns what is
+no plain data or uses too much memory is wrong; so is one that runs out of time twice. Only a failure of the sandbox
+itself leaves the outcome unknown.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.rewards.equality import equal_evalplus, equal_lcb, equal_stdio
+from lit_uniopd.rewards.grade import Grade, failed, unknown
+from lit_uniopd.rewards.oracles import ORACLES
+from lit_uniopd.rewards.program import extract_program
+from lit_uniopd.rewards.tagged import load_tagged
+from lit_uniopd.rewards.text import strip_thinking
+
+if TYPE_CHECKING:
+    from lit_uniopd.sandbox import CallResult, Sandbox, SandboxArgs
+
+Verdict = Literal["ok", "wrong", "timeout"]
+
+CALL_LIMIT_S = 10.0
+"""Least wall time of one call: a busy machine must not turn right programs into wrong ones."""
+REFERENCE_FACTOR = 8.0
+"""A call may take so many times as long as the reference solution's slowest."""
+CALLS_IN_ALL = 6.0
+"""All calls of a program together may take so many times the limit of one: a minute at least, as in EvalPlus."""
+STDIO_LIMIT_S = 60.0
+
+_FUTURE = re.compile(r"^from __future__ import [^\n(]*$", re.MULTILINE)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTask:
+    """The gold answer of a task that asks for a function."""
+
+    entry_point: str
+    calls: Sequence[Sequence[Any]]
+    """Positional arguments of each call."""
+    expected: Sequence[Any]
+    """Result of each call."""
+    prelude: str = ""
+    """Code that goes before the program: imports that it may take for granted."""
+    atol: float = 0.0
+    """The task's own absolute tolerance; 0: that of the equality rule."""
+    oracle: str | None = None
+    """Key of ``ORACLES``, for tasks with several right answers."""
+    reference_seconds: float = 0.0
+    """Slowest call of the reference solution, on this machine."""
+
+    def __post_init__(self) -> None:
+        if len(self.calls) != len(self.expected):
+            raise ValueError(f"gold has {len(self.calls)} calls and {len(self.expected)} expected results")
+        if self.oracle is not None and self.oracle not in ORACLES:
+            raise ValueError(f"oracle must be one of {', '.join(ORACLES)}, not {self.oracle!r}")
+
+    def limit(self, least: float) -> float:
+        """Wall seconds of one call."""
+        return max(least, REFERENCE_FACTOR * self.reference_seconds)
+
+    def accepts(self, index: int, actual: Any, equality: str = "evalplus") -> bool:
+        """Whether this is a right result of the call of this number."""
+        expected = self.expected[index]
+        if self.oracle is not None:
+            return ORACLES[self.oracle](self.calls[index], expected, actual, self.atol)
+        return equal_lcb(expected, actual) if equality == "lcb" else equal_evalplus(expected, actual, self.atol)
+
+
+class SandboxFailure(Exception):
+    """The sandbox could not run a program; this says nothing about the program."""
+
+
+def check_sandbox(args: "SandboxArgs | None" = None) -> "Sandbox":
+    """A sandbox that has proved itself on this machine.
+
+    Raises:
+        UserError: if there is none, with the remedy.
+    """
+    from lit_uniopd.sandbox import Sandbox
+
+    sandbox = Sandbox(args)
+    _ = sandbox.backend
+    return sandbox
+
+
+def program_slots() -> int:
+    """How many programs may run at once: one core is left to this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
+
+
+def grade_code_functional(
+    gold: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    equality: Literal["evalplus", "lcb"] = "evalplus",
+    time_limit: float = CALL_LIMIT_S,
+    sandbox: "Sandbox | None" = None,
+) -> Grade:
+    """Call the function that a response defines and compare what it returns.
+
+    Args:
+        gold: The fields of `FunctionTask`, as a mapping, as JSON text, or as ``{"tagged": text}`` with the text that
+            `lit_uniopd.rewards.tagged` makes of such a mapping. Without calls there is no verdict.
+        prediction: The response; its program is found by `extract_program`. Thinking that never ends is reason
+            ``truncated``, no program is ``no_answer``, a time-out ``timeout``, and all are wrong.
+        row: Not used.
+        equality: Rule of `lit_uniopd.rewards.equality`.
+        time_limit: Wall seconds per call; slow reference solutions raise it.
+        sandbox: Where to run; None: the best one of this machine.
+
+    Raises:
+        ValueError, TypeError, KeyError: if the gold answer is none of this kind.
+    """
+    if equality not in ("evalplus", "lcb"):
+        raise ValueError(f"equality must be evalplus or lcb, not {equality!r}")
+    fields = _gold_fields(gold)
+    if not fields.get("calls"):
+        return unknown("no_gold")
+    task = FunctionTask(**fields)
+
+    def run(program: str, sandbox: "Sandbox") -> Verdict:
+        return _call(sandbox, _with_prelude(task.prelude, program), task, task.limit(time_limit), equality)
+
+    return _grade("code_functional", prediction, run, sandbox)
+
+
+def grade_code_stdio(
+    gold: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    time_limit: float = STDIO_LIMIT_S,
+    sandbox: "Sandbox | None" = None,
+) -> Grade:
+    """Run the program of a response on each standard input and compare what it prints.
+
+    Args:
+        gold: ``{"tests": [{"stdin": ..., "stdout": ...}, ...]}``, or the same as JSON text; ``prelude`` as in
+            `FunctionTask`. Without tests there is no verdict.
+        prediction: As for `grade_code_functional`.
+        row: Not used.
+        time_limit: Wall seconds per test.
+        sandbox: Where to run; None: the best one of this machine.
+
+    Raises:
+        ValueError, TypeError, KeyError: if the gold answer is none of this kind.
+    """
+    fields = _gold_fields(gold)
+    tests = [(test["stdin"], test["stdout"]) for test in fields.get("tests") or ()]
+    prelude = fields.get("prelude", "")
+    if not tests:
+        return unknown("no_gold")
+
+    def run(program: str, sandbox: "Sandbox") -> Verdict:
+        return _run(sandbox, _with_prelude(prelude, program), tests, time_limit)
+
+    return _grade("code_stdio", prediction, run, sandbox)
+
+
+def _gold_fields(gold: Any) -> dict[str, Any]:
+    if gold is None or gold == "":
+        return {}
+    # Tables cannot hold arguments of mixed types: there, gold answers are JSON.
+    fields = json.loads(gold) if isinstance(gold, str) else gold
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"a program's gold answer must be a mapping or JSON text of one, not {type(fields).__name__}")
+    return load_tagged(fields["tagged"]) if set(fields) == {"tagged"} else dict(fields)
+
+
+def _with_prelude(prelude: str, program: str) -> str:
+    if not prelude:
+        return program
+    future = "\n".join(_FUTURE.findall(program))  # must stay in front
+    return "\n".join([future, prelude, _FUTURE.sub("", program)])
+
+
+def _grade(name: str, prediction: str, run: Callable[[str, "Sandbox"], Verdict], sandbox: "Sandbox | None") -> Grade:
+    if strip_thinking(prediction) is None:
+        return Grade(False, 0.0, reason="truncated")
+    program = extract_program(prediction)
+    if program is None:
+        return Grade(False, 0.0, reason="no_answer")
+    try:
+        sandbox = sandbox or check_sandbox()
+    except UserError as error:
+        _log.warning("A program was not run: %s", error)
+        return unknown("unsafe")
+    try:
+        verdict = run(program, sandbox)
+        if verdict == "timeout":  # wall time: the machine may have been busy
+            verdict = run(program, sandbox)
+    except SandboxFailure as error:
+        return failed(name, type(error).__name__, str(error))
+    return Grade(verdict == "ok", float(verdict == "ok"), program, verdict)
+
+
+def _call(sandbox: "Sandbox", program: str, task: FunctionTask, limit: float, equality: str) -> Verdict:
+    deadline = time.monotonic() + CALLS_IN_ALL * limit
+    right = 0
+    with closing(sandbox.calls(program, task.entry_point, task.calls, timeout=limit)) as results:  # type: ignore[type-var]
+        for index, result in enumerate(results):
+            if result.status == "error":
+                raise SandboxFailure(result.message)
+            if result.status == "timeout" or time.monotonic() > deadline:
+                return "timeout"
+            if not accepts(task, index, result, equality):
+                return "wrong"
+            right += 1
+    return "ok" if right == len(task.calls) else "wrong"
+
+
+def accepts(task: FunctionTask, index: int, result: "CallResult", equality: str = "evalplus") -> bool:
+    """Whether the call of this number gave a right result."""
+    if result.status == "ok":
+        return task.accepts(index, result.value, equality)
+    # A match object is no plain data, but it is not None.
+    return task.oracle == "found" and result.status == "not_plain" and task.accepts(index, True)
+
+
+def _run(sandbox: "Sandbox", program: str, tests: Sequence[tuple[str, str]], limit: float) -> Verdict:
+    for stdin, expected in tests:
+        result = sandbox.stdio(program, stdin, timeout=limit)
+        if result.status == "error":
+            raise SandboxFailure(result.message)
+        if result.status == "timeout":
+            return "timeout"
+        if result.status != "ok" or not equal_stdio(expected, result.stdout):
+            return "wrong"
+    return "ok"

@@ -1,0 +1,81 @@
+"""Judges of tasks with more than one right answer, by name (EvalPlus' special oracles).
+
+Each takes the arguments of a call, the expected and the actual result, and the task's absolute tolerance.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from lit_uniopd.rewards.equality import equal_evalplus
+
+Oracle = Callable[[Sequence[Any], Any, Any, float], bool]
+
+
+def _find_zero(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """HumanEval/32: the polynomial, lowest coefficient first, is near zero at the answer."""
+    if type(actual) not in (int, float):
+        return False
+    try:
+        value = sum(c * math.pow(actual, power) for power, c in enumerate(arguments[0]))
+    except (OverflowError, ValueError):
+        return False
+    return abs(value) <= atol
+
+
+def _set_equal(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Order and repetition do not matter (Mbpp/2, 7, 111, 140, 232, 249, 579, 769)."""
+    if not all(isinstance(value, list | tuple | set | frozenset) for value in (expected, actual)):
+        return False
+    try:
+        return equal_evalplus(set(expected), set(actual), atol)
+    except TypeError:  # not hashable
+        return False
+
+
+def _truth_or(always: Any) -> Oracle:
+    """A constant passes beside the expected result, since the task's text supports both (Mbpp/164, 295)."""
+
+    def judge(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+        return equal_evalplus(expected, actual, atol) or (type(actual) in (bool, int, float) and actual == always)
+
+    return judge
+
+
+def _surface_area(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Mbpp/581: the pyramid's second number may be read as its height instead of its slant height."""
+    if equal_evalplus(expected, actual, atol):
+        return True
+    edge, height = arguments
+    other = round(edge**2 + 2 * edge * math.hypot(edge / 2, height))
+    return equal_evalplus(other, actual, atol)
+
+
+def _digit_distance(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Mbpp/558: digits may be compared position by position, the shorter number padded with zeros."""
+    if equal_evalplus(expected, actual, atol):
+        return True
+    width = max(len(str(number)) for number in arguments)
+    first, second = (str(number).zfill(width) for number in arguments)
+    other = sum(abs(int(a) - int(b)) for a, b in zip(first, second, strict=True))
+    return equal_evalplus(other, actual, atol)
+
+
+def _found(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Mbpp's check_str, text_match_three and text_starta_endb: whatever is not None says that a pattern matches."""
+    return expected == (actual if type(actual) is bool else actual is not None)
+
+
+ORACLES: Mapping[str, Oracle] = MappingProxyType(
+    {
+        "find_zero": _find_zero,
+        "set_equal": _set_equal,
+        "or_true": _truth_or(True),
+        "or_zero": _truth_or(0),
+        "surface_area": _surface_area,
+        "digit_distance": _digit_distance,
+        "found": _found,
+    }
+)
+"""Names that a gold answer may give as ``oracle``."""

@@ -1,0 +1,60 @@
+"""VQA soft accuracy, against the answers of ten people (TextVQA, VQAv2)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, gold_text, unknown
+from lit_uniopd.rewards.text import visible_answer
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0", **{word: str(number) for number, word in enumerate(_DIGITS)}}
+_PUNCTUATION = re.compile(r"[;/\[\]\"{}()=+\\_\-><@`?!]")
+_COMMA = re.compile(r"(\d),(?=\d)")
+_POINT = re.compile(r"(?<!\d)\.(?!\d)|\.(?!\d)")
+_CONTRACTIONS = re.compile(
+    r"\b(are|ca|could|did|do|does|had|has|have|is|might|must|need|should|was|were|wo|would)n ?t\b", re.I
+)
+
+
+def grade_vqa_soft(golds: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Soft accuracy: the mean over the people, each left out in turn, of ``min(agreeing others / 3, 1)``.
+
+    Answers are compared after the normalisation of the VQA evaluation: lower case, without punctuation and articles,
+    number words as digits.
+
+    Args:
+        golds: The people's answers; one text stands for ten equal ones.
+        prediction: The response. If it holds thinking, that is taken off first.
+        row: Not used.
+
+    Returns:
+        A grade with the soft accuracy as its score; correct if that is at least 0.5.
+    """
+    listed = list(golds) if isinstance(golds, list | tuple) else [golds] * 10
+    people = [normalised(text) for gold in listed if (text := gold_text(gold)) is not None]
+    if not people:
+        return unknown("no_gold")
+    answer = visible_answer(prediction)
+    if answer is None:
+        return Grade(False, 0.0, reason="truncated")
+    if not answer.strip():
+        return Grade(False, 0.0, reason="no_answer")
+    said = normalised(answer)
+    matches = sum(person == said for person in people)
+    if len(people) == 1:
+        score = float(matches)
+    else:
+        score = sum(min((matches - (person == said)) / 3, 1.0) for person in people) / len(people)
+    return Grade(score >= 0.5, score, said, "ok" if score >= 0.5 else "wrong")
+
+
+def normalised(text: str) -> str:
+    """An answer in the form in which answers are compared."""
+    text = " ".join(text.lower().split())
+    text = _COMMA.sub(r"\1", text)
+    text = _PUNCTUATION.sub(" ", text)
+    text = _POINT.sub("", text).replace(",", " ").replace(":", " ").replace("'", "")
+    text = _CONTRACTIONS.sub(lambda found: f"{found[1]}nt", text)
+    return " ".join(_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES)

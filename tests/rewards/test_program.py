@@ -1,0 +1,118 @@
+import time
+
+import pytest
+
+from lit_uniopd.rewards.program import extract_program
+
+DRAFT, FINAL = "x = 'draft'\n", "def f(x):\n    return x\n"
+
+
+def block(code, tag="python", fence="```"):
+    return f"{fence}{tag}\n{code}{fence}\n"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        block(FINAL),
+        block(FINAL, tag=""),
+        block(FINAL, tag="Python"),
+        block(FINAL, tag="python3"),
+        block(FINAL, tag="py"),
+        block(FINAL, tag=" python "),
+        block(FINAL, tag='python title="a.py"'),
+        block(FINAL, tag="{.python}"),
+        block(FINAL, tag="text"),
+        block(FINAL, fence="~~~"),
+        block(FINAL, fence="````"),
+        block(FINAL, fence="~~~~~"),
+        f"Thinking.\n\n{block(FINAL)}\nThat is all.",
+        block(DRAFT) + "No, better:\n" + block(FINAL),
+        block(FINAL) + block("pip install x\n", "bash"),
+        block(FINAL) + block("5\n", "output") + "done",
+        block(FINAL) + block("5\n", ""),
+        block("5\n", "") + block(FINAL),
+        block(DRAFT, "") + block(FINAL, "") + block("5\n", "text"),
+        block(FINAL) + block("  \n"),
+        block(DRAFT) + block(FINAL) + "```python\nx = (",
+        "```python\n" + FINAL,
+        block(FINAL, "text") + block("", "python"),
+        block("1 2 3\n", "text") + "```python\n" + FINAL,
+        "```python\n" + DRAFT + "\nWait, no.\n\n" + block(FINAL),
+        "Here it is: ```python\n" + FINAL + "```",
+        "```python\n" + FINAL[:-1] + "```",
+        "1. First:\n\n   ```python\n   def f(x):\n       return x\n   ```\n",
+        block(FINAL).replace("\n", "\r\n"),
+        block(block(FINAL), "markdown", "````"),
+        block(block(FINAL), "", "````"),
+        "\t```python\n\tdef f(x):\n\t    return x\n\t```\n",
+        f"<think>\n{block(DRAFT)}</think>\n{block(FINAL)}",
+        f"{block(DRAFT)}</think>{block(FINAL)}",
+        f"<think>{block(DRAFT)}</think>{FINAL}",
+        FINAL,
+        FINAL + "```",
+        "The solution:\n\n" + FINAL,
+        "from the start, we see that\nimport is not needed.\n" + FINAL,
+        "def f(x):\n    return\nWait, that is wrong.\n\n" + FINAL,
+    ],
+)
+def test_the_program_is_found(response):
+    assert extract_program(response) == FINAL
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "def f():\n    pass",
+        "class A:\n    pass",
+        "import os",
+        "from os import path",
+        "@f\ndef g():\n    pass",
+        "async def f():\n    pass",
+    ],
+)
+def test_unfenced_code_begins_with_a_definition_or_an_import(start):
+    assert extract_program(f"It is:\n{start}\nx = 1\n\n") == f"{start}\nx = 1\n"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "   \n",
+        "I cannot do that.",
+        "print(1)",
+        "Use def f(x): to begin.",
+        "def f(x) returns x",
+        "def f(x):\n    return x\nThat is all there is to it.",
+        "```python\n```",
+        "```python\ndef f(x",
+        "```\n\n```",
+        "`x = 1`",
+        "<think>\n" + block(FINAL),
+        "Use ```x``` here",
+    ],
+)
+def test_there_is_no_program(response):
+    assert extract_program(response) is None
+
+
+def test_fences_inside_a_program_stay():
+    code = 'def f(x):\n    """Doubles.\n\n    ```\n    f(1)\n    ```\n    """\n    return 2 * x\n'
+    assert extract_program(block(code)) == code
+    code = 's = """\n```\n"""\n'
+    assert extract_program(block(code, fence="````")) == code
+    assert extract_program(block(code, fence="~~~")) == code
+
+
+@pytest.mark.parametrize("before", ["", "def f():\n    return ", "```python\n", "import x\n", "def f():\n    '''"])
+@pytest.mark.parametrize(
+    "part",
+    ["-", "not ", "lambda:", "a.", "1+", "1**", "(", "[", "{", "f(", "x if x else ", "x=", "'a'", "if x:\n", "@a\n",
+     "def f(:\n", "import a\n?\n", "class A:\n x=(\n", '"""\n', "f'{", "\\", "{'a':", "``` ", "```\n", "`", "~", "```python\n",
+     "x```", "\n", " ", "```markdown\n", "\x00", "\ud800", "<think>", "</think>", "def f():\n    '\\d'\n"],
+)  # fmt: skip
+def test_hostile_text_takes_linear_time(before, part):
+    start = time.perf_counter()
+    extract_program(before + part * (100_000 // len(part)))
+    assert time.perf_counter() - start < 5.0
