@@ -6,7 +6,7 @@ of one pass, L cached positions, K kinds of things to pick from.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transformers.cache_utils import (
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
 from lit_uniopd.seeding import derive_seed
+from lit_uniopd.vision import Vision, grid_positions, vision_inputs
 
 SELECTABLE = {
     DynamicLayer,
@@ -113,14 +114,16 @@ class Decoder:
     """The rows being decoded, and the KV cache behind them."""
 
     def __init__(self, model: nn.Module, max_new_tokens: int) -> None:
-        self.body, self.head = body_of(model), head_of(model)
+        self.model, self.body, self.head = model, body_of(model), head_of(model)
         self.takes_positions = "position_ids" in arguments(self.body)
         self.max_new_tokens = max_new_tokens
         self.cache = DynamicCache(config=unwrap(model).config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], answers: int, pad_id: int) -> Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], answers: int, pad_id: int, vision: Sequence[Vision] = ()
+    ) -> Tensor:
         """Read each prompt once, then repeat it: float32 logits ``[P * answers, V]`` of the first response token."""
         device = self.head.weight_VH.device
         ids_PL, mask_PL = left_pad(prompts, pad_id, device)
@@ -129,7 +132,11 @@ class Decoder:
         self.mask_RL = F.pad(mask_PL, (0, self.max_new_tokens), value=True) if bool(self.pads_R.any()) else None
         # Padded positions are masked; clamping only keeps them inside a table of learned positions.
         positions_PL = (torch.arange(self.length, device=device) - self.pads_R[:, None]).clamp(min=0)
-        hidden_PH = self._forward(ids_PL, positions_PL)
+        pictures = vision_inputs(self.model, ids_PL, vision)
+        grid = grid_positions(self.model, ids_PL, mask_PL, pictures)
+        self.on_grid = grid is not None
+        self.offset_R = torch.zeros_like(self.pads_R) if grid is None else grid[1]
+        hidden_PH = self._forward(ids_PL, positions_PL if grid is None else grid[0], pictures)
         if answers > 1:
             index_R = torch.arange(len(prompts), device=device).repeat_interleave(answers)
             self._take(index_R)
@@ -139,7 +146,9 @@ class Decoder:
     def step(self, tokens_R: Tensor) -> Tensor:
         """Append one token per row: float32 logits ``[R, V]`` of the next."""
         self.length += 1
-        return self.head.logits(self._forward(tokens_R[:, None], (self.length - 1 - self.pads_R)[:, None]))
+        positions_R1 = (self.length - 1 - self.pads_R + self.offset_R)[:, None]
+        positions = positions_R1.expand(3, -1, -1) if self.on_grid else positions_R1
+        return self.head.logits(self._forward(tokens_R[:, None], positions))
 
     def keep(self, index_R: Tensor) -> None:
         """Drop all other rows, and the columns that are padding in all that stay."""
@@ -156,34 +165,64 @@ class Decoder:
     def _take(self, index_R: Tensor) -> None:
         for layer in self.cache.layers:
             layer.reorder_cache(index_R)  # type: ignore[arg-type]  # made for beam search; the count may change
-        self.pads_R = self.pads_R[index_R]
+        self.pads_R, self.offset_R = self.pads_R[index_R], self.offset_R[index_R]
         self.mask_RL = None if self.mask_RL is None else self.mask_RL[index_R]
 
-    def _forward(self, ids_RT: Tensor, positions_RT: Tensor) -> Tensor:
+    def _forward(self, ids_RT: Tensor, positions_RT: Tensor, pictures: Mapping[str, Tensor] = {}) -> Tensor:
         # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
         positions = {"position_ids": positions_RT} if self.takes_positions else {}
-        out = self.body(input_ids=ids_RT, attention_mask=mask, past_key_values=self.cache, use_cache=True, **positions)
+        out = self.body(
+            input_ids=ids_RT,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **positions,
+            **pictures,
+        )
         return out.last_hidden_state[:, -1]
 
 
 class Uniforms:
-    """One number in [0, 1) per (row, step), the same however the rows are batched."""
+    """One number in [0, 1) per (answer, step), the same however the rows are batched and over whatever ranks.
 
-    BLOCK = 64
-    """Steps drawn at a time."""
+    A counter-based generator: the SplitMix64 finaliser (Steele et al. 2014) of seed, key, answer and step, so that no
+    state has to be kept or advanced.
 
-    def __init__(self, seed: int, rows: int, device: torch.device) -> None:
-        self.seed, self.rows, self.device = seed, rows, device
-        self.block = -1
+    Args:
+        seed: of the call.
+        keys_B: int64, one key per row (of its prompt).
+        answer_B: number of the answer to its prompt.
+    """
+
+    def __init__(self, seed: int, keys_B: Tensor, answer_B: Tensor) -> None:
+        start_B = _mixed(_mixed(keys_B + _signed(derive_seed(seed, "sampling"))) + answer_B * _GOLDEN)
+        self.start_B = start_B
 
     def __call__(self, step: int, rows_R: Tensor) -> Tensor:
-        if step // self.BLOCK != self.block:
-            self.block = step // self.BLOCK
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "sampling", self.block))
-            drawn = torch.rand(self.rows, self.BLOCK, generator=generator, dtype=torch.float64)
-            self.drawn = drawn.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
-        return self.drawn[rows_R, step % self.BLOCK]
+        bits_R = _mixed(self.start_B[rows_R] + _signed((step + 1) * _GOLDEN))
+        dtype = torch.float32 if bits_R.device.type == "mps" else torch.float64
+        kept = 24 if dtype == torch.float32 else 53
+        return _shifted(bits_R, 64 - kept).to(dtype) / 2**kept
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same bits."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+_GOLDEN, _FIRST, _SECOND = (_signed(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Logical right shift: torch's keeps the sign."""
+    return (bits >> by) & (2 ** (64 - by) - 1)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
 
 
 def draw(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:

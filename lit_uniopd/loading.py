@@ -48,6 +48,15 @@ def load_processor(args: "PolicyArgs", flag: str) -> Any:
         )
 
 
+def reads_images(args: "PolicyArgs", flag: str) -> bool:
+    """Whether the model reads pictures; needs its config only.
+
+    Raises:
+        UserError: naming the flag, if there is no config to be had.
+    """
+    return _reads_images(_config(args, flag))
+
+
 def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedModel:
     """The weights, in the type and quantisation that ``args`` ask for.
 

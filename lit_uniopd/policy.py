@@ -19,7 +19,9 @@ from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.loading import load_model, load_processor
+from lit_uniopd.pictures import open_picture
 from lit_uniopd.types import Prompt
+from lit_uniopd.vision import Vision
 
 
 @dataclass
@@ -64,6 +66,18 @@ class PolicyArgs:
     """Run Python code that comes with the model. Off: models that need it are refused."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Extra arguments of the chat template, `{enable_thinking: false}` for hybrid Qwen3 say."""
+    max_pixels: int | None = None
+    """Larger pictures are shrunk to so many pixels before the processor sees them; null: its own limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model takes it."""
+
+    tokens: list[int]
+    """Token ids; a picture's place is as many tokens long as the model makes of it."""
+    vision: Vision = field(default_factory=dict)
+    """What the processor made of the pictures."""
 
 
 class Policy(nn.Module):
@@ -147,6 +161,32 @@ class Policy(nn.Module):
     def render(self, prompt: Prompt) -> list[int]:
         """Token ids of the prompt in this model's own chat template."""
         return render(self.processor, prompt, self.args.chat_template_kwargs)
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """The prompt with its pictures.
+
+        Raises:
+            UserError: naming the prompt, if it has pictures that cannot be opened or that this model cannot read, or
+                not as many as its text has places for.
+        """
+        if not prompt.images:
+            return EncodedPrompt(self.render(prompt))
+        if self.processor is self.tokenizer:
+            raise UserError(f"Prompt {prompt.id!r} has pictures, which {self.args.path} cannot read; use an MLLM.")
+        pictures = [open_picture(image, self.args.max_pixels) for image in prompt.images]
+        text = chat_text(self.processor, prompt, self.args.chat_template_kwargs)
+        try:
+            given = self.processor(
+                text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False}
+            )
+        except (ValueError, IndexError, StopIteration) as error:
+            raise UserError(
+                f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text ({error})."
+            ) from error
+        tokens = given.pop("input_ids")[0].tolist()
+        # The types of tokens follow from the tokens themselves.
+        vision = {name: value for name, value in given.items() if name not in ("attention_mask", "mm_token_type_ids")}
+        return EncodedPrompt(tokens, vision)
 
     def response_hidden(self, prompt_tokens: Sequence[Sequence[int]], tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Hidden states ``[B, T, H]`` from which the response tokens are predicted.
@@ -279,23 +319,33 @@ def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any])
         UserError: if the model has no chat template and the prompt has more than one message.
     """
     tokenizer = tokenizer_of(processor)
+    if tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None:
+        return tokenizer(chat_text(processor, prompt, chat_template_kwargs)).input_ids
+    return tokenizer(chat_text(processor, prompt, chat_template_kwargs), add_special_tokens=False).input_ids
+
+
+def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> str:
+    """The prompt as one text, in the chat template if there is one. Arguments and errors as in `render`."""
+    tokenizer = tokenizer_of(processor)
     messages = [dict(message) for message in prompt.messages]
-    if tokenizer.chat_template is None:
+    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
+    if template is None:
         if len(messages) != 1:
             raise UserError(
                 f"Prompt {prompt.id!r} has {len(messages)} messages, but the tokenizer has no chat template; "
                 "give the prompt column as plain text or choose a chat model."
             )
-        return tokenizer(messages[0]["content"]).input_ids
+        return messages[0]["content"]
     unfinished = messages[-1]["role"] == "assistant"
     text: Any = tokenizer.apply_chat_template(
         messages,
+        chat_template=template,
         tokenize=False,
         add_generation_prompt=not unfinished,
         continue_final_message=unfinished,
         **chat_template_kwargs,
     )
-    return tokenizer(text, add_special_tokens=False).input_ids
+    return text
 
 
 def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:

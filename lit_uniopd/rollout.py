@@ -14,7 +14,13 @@ NO_GRADER = Grade(correct=None, score=0.0, reason="no_grader")
 
 
 def write_answers(
-    policy: Policy, prompts: Sequence[Prompt], args: SamplingArgs, *, seed: int, first_group: int = 0
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    args: SamplingArgs,
+    *,
+    seed: int,
+    first_group: int = 0,
+    keys: Sequence[int] | None = None,
 ) -> Rollouts:
     """Let the policy write ``args.n`` answers to every prompt.
 
@@ -24,11 +30,13 @@ def write_answers(
         args: how to sample.
         seed: of the sampling noise; equal seeds give equal answers.
         first_group: number of the first prompt's group.
+        keys: name each prompt's sampling noise; None: the prompts' numbers.
 
     Returns:
         Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
     """
-    prompt_tokens = [policy.render(prompt) for prompt in prompts]
+    encoded = [policy.encode(prompt) for prompt in prompts]
+    prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
     with policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
         answers = sample(
@@ -38,6 +46,8 @@ def write_answers(
             eos_ids=policy.eos_ids,
             pad_id=policy.pad_id,
             seed=seed,
+            keys=keys,
+            vision=[prompt.vision for prompt in encoded],
             on_progress=follow(shown),
         )
     device = answers.tokens_BT.device

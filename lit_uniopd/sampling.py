@@ -17,6 +17,7 @@ from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode,
 from lit_uniopd.errors import UserError
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.types import FinishReason
+from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,15 @@ def sample(
     eos_ids: Collection[int],
     pad_id: int,
     seed: int,
+    keys: Sequence[int] | None = None,
+    vision: Sequence[Vision] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Completions:
     """Write ``args.n`` answers to each prompt.
 
-    With the loop, answer ``j`` to prompt ``i`` depends on the weights, the prompt, ``seed`` and ``i * n + j`` alone, as
-    far as the model's own logits do not change with the batch. ``generate`` draws from torch's generator and promises
-    that only for an equal batch. Torch's random state is left as it was.
+    With the loop, answer ``j`` to a prompt depends on the weights, the prompt, ``seed``, the prompt's key and ``j``
+    alone, as far as the model's own logits do not change with the batch. ``generate`` draws from torch's generator and
+    promises that only for an equal batch. Torch's random state is left as it was.
 
     Args:
         model: A transformers causal (or image-text) model, bare or PEFT-wrapped, in eval mode.
@@ -93,7 +96,9 @@ def sample(
         args: How to sample.
         eos_ids: Each of them ends an answer; may be empty.
         pad_id: Stands in the padding of shorter prompts; may be one of ``eos_ids``.
-        seed: Key of all randomness.
+        seed: Of all randomness.
+        keys: Name each prompt's noise, so that its answers do not depend on its place. None: the prompts' numbers.
+        vision: Of each prompt, what the processor made of its pictures. None: there are none.
         on_progress: Called with (finished answers, all answers) whenever more are finished.
 
     Raises:
@@ -103,7 +108,7 @@ def sample(
     """
     _check(model, prompt_tokens, args)
     answers = args.n if args.temperature > 0 else 1  # greedy answers are all the same
-    run = _Run(model, prompt_tokens, answers, args, eos_ids, pad_id, seed, on_progress)
+    run = _Run(model, prompt_tokens, answers, args, eos_ids, pad_id, seed, keys, vision, on_progress)
     run.loop() if args.engine == "loop" and _can_loop(model) else run.generate()
     return _completions(run.tokens_BT, run.logps_BT, run.eos_E, repeat=args.n // answers)
 
@@ -169,6 +174,8 @@ class _Run:
         eos_ids: Collection[int],
         pad_id: int,
         seed: int,
+        keys: Sequence[int] | None,
+        vision: Sequence[Vision] | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
         self.model, self.prompt_tokens, self.answers, self.args = model, prompt_tokens, answers, args
@@ -179,36 +186,81 @@ class _Run:
         self.logps_BT = torch.zeros(rows, args.max_new_tokens, device=self.device)
         self.eos_E = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self.device)
         self.done = self.told = 0
+        self.vision = list(vision) if vision is not None else [{}] * len(prompt_tokens)
+        self.keys = list(keys) if keys is not None else list(range(len(prompt_tokens)))
+        if not len(self.keys) == len(self.vision) == len(prompt_tokens):
+            raise ValueError("keys and vision must have one entry per prompt")
+        # Chosen by the model, a picture's token would be a picture without a picture.
+        self.banned = picture_ids(model)
 
     def loop(self) -> None:
         args = self.args
-        uniforms = Uniforms(self.seed, len(self.tokens_BT), self.device)
+        keys_P = torch.tensor(self.keys, dtype=torch.long, device=self.device)
+        answer_B = torch.arange(self.answers, device=self.device).repeat(len(keys_P))
+        uniforms = Uniforms(self.seed, keys_P.repeat_interleave(self.answers), answer_B)
 
         def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+            if self.banned:
+                return self._draw_allowed(logits_RV, uniforms(step, rows_R))
             return draw(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
 
-        for prompts, answers, rows_R in self._batches():
+        for picked, answers, rows_R in self._batches():
             decoder = Decoder(self.model, args.max_new_tokens)
-            logits_RV = decoder.prefill(prompts, answers, self.pad_id)
+            prompts, vision = [self.prompt_tokens[i] for i in picked], [self.vision[i] for i in picked]
+            logits_RV = decoder.prefill(prompts, answers, self.pad_id, vision)
             decode(decoder, logits_RV, rows_R, choose, self.eos_E, self.tokens_BT, self.logps_BT, self._tell)
             self.done += len(rows_R)
+
+    def _draw_allowed(self, logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Never a picture's token; log-probs stay those over all tokens, as everywhere."""
+        args = self.args
+        logps_RV = (logits_RV / (args.temperature or 1)).log_softmax(dim=-1)
+        logits_RV[:, self.banned] = -torch.inf
+        tokens_R, _ = draw(logits_RV, uniform_R, args.temperature, args.top_k, args.top_p)
+        return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]
 
     def generate(self) -> None:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.seed, "generate"))
-            for prompts, answers, rows_R in self._batches():
+            for picked, answers, rows_R in self._batches():
+                prompts, vision = [self.prompt_tokens[i] for i in picked], [self.vision[i] for i in picked]
                 ids_PL, mask_PL = left_pad(prompts, self.pad_id, self.device)
-                out_RL = _generate(self.model, ids_PL, mask_PL, answers, self.args, self.eos_E.tolist(), self.pad_id)
+                out_RL = self._generate(ids_PL, mask_PL, answers, vision)
                 new_RT = out_RL[:, ids_PL.shape[1] :]
                 mask_RL = F.pad(mask_PL.repeat_interleave(answers, dim=0), (0, new_RT.shape[1]), value=True)
-                logps_RT = _response_logps(self.model, out_RL, mask_RL, new_RT, self.args.temperature or 1)
+                repeated = [row for row in vision for _ in range(answers)]
+                logps_RT = _response_logps(self.model, out_RL, mask_RL, new_RT, self.args.temperature or 1, repeated)
                 self.tokens_BT[rows_R, : new_RT.shape[1]] = new_RT
                 self.logps_BT[rows_R, : new_RT.shape[1]] = logps_RT
                 self._tell(len(rows_R))
                 self.done += len(rows_R)
 
-    def _batches(self) -> Iterator[tuple[list[Sequence[int]], int, Tensor]]:
-        """Prompts, answers to each, and their rows: long prompts first, so that a batch needs little padding."""
+    def _generate(self, ids_PL: Tensor, mask_PL: Tensor, answers: int, vision: Sequence[Vision]) -> Tensor:
+        base, args = unwrap(self.model), self.args
+        greedy = args.temperature == 0
+        sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+        config = GenerationConfig(
+            do_sample=not greedy,
+            max_new_tokens=args.max_new_tokens,
+            num_return_sequences=answers,
+            eos_token_id=self.eos_E.tolist() or None,
+            pad_token_id=self.pad_id,
+            suppress_tokens=self.banned or None,
+            use_cache=True,
+            **sampling,
+        )
+        pictures = vision_inputs(self.model, ids_PL, vision)
+        # What is left open is taken from the model's own config (repetition penalties, say), so that is set aside.
+        own, base.generation_config = base.generation_config, GenerationConfig()
+        try:
+            return base.generate(  # type: ignore[operator]
+                ids_PL, attention_mask=mask_PL.long(), generation_config=config, **pictures
+            )
+        finally:
+            base.generation_config = own
+
+    def _batches(self) -> Iterator[tuple[list[int], int, Tensor]]:
+        """Numbers of prompts, answers to each, and their rows: long prompts first, for little padding in a batch."""
         order = sorted(range(len(self.prompt_tokens)), key=lambda i: -len(self.prompt_tokens[i]))
         together = max(1, self.args.max_rows // self.answers)
         for start in range(0, len(order), together):
@@ -216,7 +268,7 @@ class _Run:
             for first in range(0, self.answers, self.args.max_rows):
                 part = range(first, min(self.answers, first + self.args.max_rows))
                 rows_R = torch.tensor([i * self.answers + j for i in picked for j in part], device=self.device)
-                yield [self.prompt_tokens[i] for i in picked], len(part), rows_R
+                yield picked, len(part), rows_R
 
     def _tell(self, finished: int) -> None:
         """``finished`` answers of this batch are, beside those of earlier batches."""
@@ -227,35 +279,18 @@ class _Run:
             self.on_progress(finished * repeat, len(self.tokens_BT) * repeat)
 
 
-def _generate(
-    model: nn.Module, ids_PL: Tensor, mask_PL: Tensor, answers: int, args: SamplingArgs, eos: list[int], pad_id: int
+def _response_logps(
+    model: nn.Module, ids_RL: Tensor, mask_RL: Tensor, new_RT: Tensor, temperature: float, vision: Sequence[Vision]
 ) -> Tensor:
-    base = unwrap(model)
-    greedy = args.temperature == 0
-    sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
-    config = GenerationConfig(
-        do_sample=not greedy,
-        max_new_tokens=args.max_new_tokens,
-        num_return_sequences=answers,
-        eos_token_id=eos or None,
-        pad_token_id=pad_id,
-        use_cache=True,
-        **sampling,
-    )
-    # What is left open is taken from the model's own config (repetition penalties, say), so that is set aside.
-    own, base.generation_config = base.generation_config, GenerationConfig()
-    try:
-        return base.generate(ids_PL, attention_mask=mask_PL.long(), generation_config=config)  # type: ignore[operator]
-    finally:
-        base.generation_config = own
-
-
-def _response_logps(model: nn.Module, ids_RL: Tensor, mask_RL: Tensor, new_RT: Tensor, temperature: float) -> Tensor:
     """Log-probs of the last tokens of each row, by one pass over prompt and answer."""
     body, head = body_of(model), head_of(model)
-    positions_RL = (mask_RL.cumsum(dim=1) - 1).clamp(min=0)
+    pictures = vision_inputs(model, ids_RL, vision)
+    grid = grid_positions(model, ids_RL, mask_RL, pictures)
+    positions_RL = (mask_RL.cumsum(dim=1) - 1).clamp(min=0) if grid is None else grid[0]
     positions = {"position_ids": positions_RL} if "position_ids" in arguments(body) else {}
-    hidden_RLH = body(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False, **positions).last_hidden_state
+    hidden_RLH = body(
+        input_ids=ids_RL, attention_mask=mask_RL, use_cache=False, **positions, **pictures
+    ).last_hidden_state
     hidden_RTH = hidden_RLH[:, -new_RT.shape[1] - 1 : -1]
     logps_RT = torch.empty(new_RT.shape, device=new_RT.device)
     for t in range(new_RT.shape[1]):  # a column at a time: [R, T, V] may not fit

@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from lit_uniopd.playground.models import make_model, make_tokenizer
 from lit_uniopd.playground.tasks import DOMAINS, Domain, distinct_prompts, draw_prompt, follows_a_rule, result, solve
 from lit_uniopd.playground.threads import thread_probe
 from lit_uniopd.playground.training import Row, answers_of, train_until
+from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
 from lit_uniopd.seeding import derive_seed, run_seed
 
 ROOT = "runs/playground"
+UNTRAINED = {"tiny_text": write_tiny_text, "tiny_vision": write_tiny_vision}
+"""Models with random weights: they show that things run, not that they work."""
 FORMAT = 1
 """Raise it when the code below changes what it builds; caches of another format are built anew."""
 
@@ -89,17 +92,38 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
     """The path behind ``playground:NAME`` in a config; builds the playground if it is not there.
 
     Args:
-        name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``.
+        name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; or ``tiny_text``
+            and ``tiny_vision``, which are untrained.
         root: directory of all playgrounds.
         seed: of the playground; None: that of the run.
 
     Raises:
         UserError: if there is no such name.
     """
+    if name in UNTRAINED:
+        return _untrained(name, Path(root))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        raise UserError(f"The playground has no {name!r}; write playground: and one of {', '.join(names)}.")
+        raise UserError(
+            f"The playground has no {name!r}; write playground: and one of {', '.join([*names, *UNTRAINED])}."
+        )
     return build(root, run_seed(seed)).root / name
+
+
+def _untrained(name: str, root: Path) -> Path:
+    target = root / name
+    if (target / "model.safetensors").exists() and (target / "tokenizer.json").exists():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    try:
+        with _quiet_threads():
+            UNTRAINED[name](scratch, 0)
+        with suppress(OSError):  # another process was faster; its model is the same
+            os.rename(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
 
 
 def build(root: str | Path = ROOT, seed: int = 0, recipe: Recipe = Recipe()) -> Playground:  # frozen
