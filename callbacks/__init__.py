@@ -1,9 +1,9 @@
 """Swappable Lightning callbacks, one class a file."""
 
-from callbacks.accuracy_report import AccuracyReport
+from callbacks.benchmark_evaluation import BenchmarkEvaluation
 from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.rollout_browser import RolloutBrowser
 from callbacks.thread_probe import ThreadProbe
 
-__all__ = ["AccuracyReport", "PolicyExport", "PredictionWriter", "RolloutBrowser", "ThreadProbe"]
+__all__ = ["BenchmarkEvaluation", "PolicyExport", "PredictionWriter", "RolloutBrowser", "ThreadProbe"]

@@ -8,6 +8,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
+from datamodules.difficulty import (
+    DifficultyArgs,
+    DifficultyBalancedSampler,
+    DifficultyReport,
+    balance_difficulty,
+)
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
@@ -130,6 +136,7 @@ class PromptDataModule(LightningDataModule):
         seed: Seed of the training order and of balancing. Default: that of --seed_everything.
         online_balance: Leave answers out of each update so that correct and incorrect ones are balanced. Default: all
             answers train.
+        difficulty: Show prompts of medium difficulty more often. Default: every prompt once in a pass.
 
     Attributes:
         train_prompts: after ``setup``, all training prompts, source after source.
@@ -152,8 +159,11 @@ class PromptDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int | None = None,
         online_balance: OnlineBalanceArgs | None = None,
+        difficulty: DifficultyArgs | None = None,
     ) -> None:
         super().__init__()
+        self.difficulty = difficulty
+        self.difficulty_report: DifficultyReport | None = None
         self.online_balance = online_balance
         self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
         self.sources["test"] = _flagged("test", test) or self.sources["val"]
@@ -197,6 +207,8 @@ class PromptDataModule(LightningDataModule):
         self._order = None
         for split in splits:
             setattr(self, f"{split}_prompts", self._read(split))
+        if "train" in splits and self.difficulty is not None:
+            self.difficulty_report = balance_difficulty(self.train_prompts, self.difficulty, run_seed(self.seed))
         if not self.sources["val"]:
             # Without the method Lightning skips validation; for a loader of no batches it would warn.
             self.val_dataloader = super().val_dataloader
@@ -207,15 +219,19 @@ class PromptDataModule(LightningDataModule):
             raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
         if self._order is None:
             rank, world_size = self._rank_and_world_size()
-            self._order = ResumableBatchSampler(
-                [report.kept for report in self.report["train"]],
-                weights=[source.weight for source in self.sources["train"].values()],
-                batch_size=self.batch_size,
-                shuffle=self.shuffle,
-                seed=run_seed(self.seed),
-                rank=rank,
-                world_size=world_size,
-            )
+            options: dict[str, Any] = {
+                "weights": [source.weight for source in self.sources["train"].values()],
+                "batch_size": self.batch_size,
+                "shuffle": self.shuffle,
+                "seed": run_seed(self.seed),
+                "rank": rank,
+                "world_size": world_size,
+            }
+            sizes = [report.kept for report in self.report["train"]]
+            if self.difficulty_report is None:
+                self._order = ResumableBatchSampler(sizes, **options)
+            else:
+                self._order = DifficultyBalancedSampler(self.difficulty_report.repeats_P.split(sizes), **options)
         return ResumablePromptLoader(self.train_prompts, self._order, self._unfinished_batches)
 
     def val_dataloader(self) -> Any:

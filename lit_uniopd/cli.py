@@ -44,6 +44,8 @@ class UniOPDCLI(LightningCLI):
     def _check_run(self) -> None:
         """What can be known to fail should fail before models are loaded."""
         config = self.config_init[str(self.subcommand)]
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # our table has what Lightning's has, by domain and with intervals
         # Checkpoints are read without executing pickles; ours hold nothing that would need them.
         config.weights_only = True
         for logger in self.trainer.loggers:
@@ -90,6 +92,33 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     return path
 
 
+def _benchmarks(argv: list[str]) -> int:
+    from lit_uniopd.benchmarks.verbs import main as benchmarks
+
+    return benchmarks(argv)
+
+
+def _regrade(argv: list[str]) -> int:
+    from lit_uniopd.benchmarks.regrade import main as regrade
+
+    return regrade(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from lit_uniopd.benchmarks.compare import main as compare
+
+    return compare(argv)
+
+
+VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare}
+"""What needs no trainer. Each takes the arguments behind it and returns the exit status; they load when called."""
+
+
+def spell_out(argv: list[str]) -> list[str]:
+    """``--profile`` in full: an option this common should not need the name of its room."""
+    return ["--data." + arg[2:] if arg == "--profile" or arg.startswith("--profile=") else arg for arg in argv]
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
@@ -100,9 +129,14 @@ def main(args: ArgsType = None) -> None:
     debug = isinstance(argv, list) and "--debug" in argv
     if debug:
         argv = [arg for arg in argv if arg != "--debug"]
+    if isinstance(argv, list):
+        argv = spell_out(argv)
     # The string beneath a dataclass field is its help text.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
+        if isinstance(argv, list) and argv and argv[0] in VERBS:
+            show_our_log()
+            raise SystemExit(VERBS[argv[0]](argv[1:]))
         run(argv)
     except Exception as error:
         mistake = user_error_in(error)

@@ -86,7 +86,6 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
         (["--ckpt_path=nothing.ckpt"], "--ckpt_path nothing.ckpt does not exist"),
         (["--ckpt_path=last"], "--ckpt_path last: there is no last.ckpt"),
         (["--trainer.logger.init_args.save_dir=/proc/runs"], "--trainer.logger.save_dir"),
-        (["--trainer.num_sanity_val_steps=0"], "--trainer.num_sanity_val_steps -1"),
     ],
 )
 def test_mistakes_are_answered_by_one_sentence(files, capsys, arguments, sentence):

@@ -1,7 +1,8 @@
-"""One LightningModule per objective."""
+"""One LightningModule per objective, and one that only evaluates."""
 
+from lit_uniopd.modules.evaluation import Evaluation
 from lit_uniopd.modules.opd_losses import LossArgs
 from lit_uniopd.modules.sft import SFT
 from lit_uniopd.modules.uni_opd import UniOPD
 
-__all__ = ["SFT", "LossArgs", "UniOPD"]
+__all__ = ["SFT", "Evaluation", "LossArgs", "UniOPD"]

@@ -1,4 +1,4 @@
-"""What every objective shares: one trained policy, its optimizer, its small checkpoints, exact resume."""
+"""What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
@@ -15,7 +14,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
+from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs, render
+from lit_uniopd.rewards import GraderPool
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed, run_seed
 from lit_uniopd.types import Prompt
 
@@ -25,7 +28,7 @@ def default_optimizer(params: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
 
 
-class PolicyModule(LightningModule):
+class PolicyModule(EvaluatingModule):
     """Base of the objectives; holds ``policy``, loaded in ``configure_model``.
 
     Args:
@@ -35,6 +38,10 @@ class PolicyModule(LightningModule):
             default optimizer's values.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
         seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+        val_sampling: how validation answers are written; null: one greedy answer.
+        grader_workers: processes that grade answers.
+        grader_timeout: seconds that one answer may take to grade.
+        sandbox: where programs that answers contain are run.
     """
 
     def __init__(
@@ -45,16 +52,22 @@ class PolicyModule(LightningModule):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
+        val_sampling: SamplingArgs | None = None,
+        grader_workers: int = 1,
+        grader_timeout: float = 10.0,
+        sandbox: SandboxArgs | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            policy_args=policy,
+            policy_flag=flag,
+            val_sampling=val_sampling or SamplingArgs(n=1, temperature=0.0),
+            graders=GraderPool(workers=grader_workers, time_limit=grader_timeout, sandbox=sandbox),
+        )
         # Checkpoints hold the trained weights only; the rest comes from where it was loaded.
         self.strict_loading = False
-        self.policy_args = policy
-        self.policy_flag = flag
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.seed = run_seed(seed)
-        self.policy: Policy = None  # type: ignore[assignment]  # loaded in configure_model, when Lightning is ready
         self.seconds: dict[str, float] = {}
 
     def prepare_data(self) -> None:
@@ -65,6 +78,7 @@ class PolicyModule(LightningModule):
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             strategy.checkpoint_io = AtomicCheckpointIO()
+        super().setup(stage)
 
     def configure_model(self) -> None:
         if self.policy is None:

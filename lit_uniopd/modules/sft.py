@@ -4,6 +4,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lit_uniopd.benchmarks.evaluator import Evaluator
+from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.policy import PolicyArgs
@@ -49,8 +51,15 @@ class SFT(PolicyModule):
         self.log_dict({"train/loss": loss, "train/truncated": cut}, batch_size=len(batch), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        if len(batch):
+    def make_evaluator(self, stage: str) -> Evaluator | None:
+        """Held-out prompts are for the loss; benchmarks are answered."""
+        has_benchmarks = getattr(getattr(self.trainer, "datamodule", None), "benchmarks", None) is not None
+        return super().make_evaluator(stage) if has_benchmarks else None
+
+    def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if isinstance(batch, EvalBatch):
+            super().validation_step(batch, batch_idx, dataloader_idx)
+        elif len(batch):
             loss, _ = self.answer_loss(batch.prompts)
             self.log("val/loss", loss, batch_size=len(batch), prog_bar=True, sync_dist=True)
 

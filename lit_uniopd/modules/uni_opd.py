@@ -19,9 +19,10 @@ from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_los
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
 from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.rewards import GraderPool, get_grader
+from lit_uniopd.rewards import get_grader
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teacher import TeacherPool
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
@@ -45,6 +46,7 @@ class UniOPD(PolicyModule):
         gradient_clip: largest norm of the gradient; null: no clipping.
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
+        sandbox: where programs that answers contain are run; null: in the safest way this machine has.
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
         seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
@@ -62,34 +64,39 @@ class UniOPD(PolicyModule):
         gradient_clip: float | None = 1.0,
         grader_workers: int = 2,
         grader_timeout: float = 10.0,
+        sandbox: SandboxArgs | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(student, flag="model.student", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
+        greedy = SamplingArgs(n=1, temperature=0.0, max_new_tokens=sampling.max_new_tokens, max_rows=sampling.max_rows)
+        super().__init__(
+            student,
+            flag="model.student",
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
+            val_sampling=val_sampling or greedy,
+            grader_workers=grader_workers,
+            grader_timeout=grader_timeout,
+            sandbox=sandbox,
+        )
         if updates_per_rollout < 1:
             raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers)
         self.sampling = sampling
-        self.val_sampling = val_sampling or SamplingArgs(
-            n=1, temperature=0.0, max_new_tokens=sampling.max_new_tokens, max_rows=sampling.max_rows
-        )
         self.loss = loss
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
         self.gradient_clip = gradient_clip
-        self.graders = GraderPool(workers=grader_workers, time_limit=grader_timeout)
-        self.val_averages = Averages()
-        self.val_scores: dict[str, float] = {}
         self.domains: list[str] = []
 
     # --- getting ready ---
 
     def setup(self, stage: str) -> None:
         """Check every prompt's route, grader and gold before any model is loaded."""
-        super().setup(stage)
         # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         source = getattr(self.trainer, "datamodule", None)
@@ -99,6 +106,7 @@ class UniOPD(PolicyModule):
         if stage == "fit":
             for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
+        super().setup(stage)
         self.domains = sorted({prompt.domain for prompt in every})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
             rank_zero_warn(
@@ -113,9 +121,6 @@ class UniOPD(PolicyModule):
 
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
-
-    def teardown(self, stage: str) -> None:
-        self.graders.close()
 
     # --- one step: sample, grade, score, calibrate, update ---
 
@@ -240,40 +245,7 @@ class UniOPD(PolicyModule):
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))
 
-    # --- validation and prediction ---
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Answer held-out prompts; callbacks get the graded answers. An empty batch only keeps ranks in step."""
-        if not len(batch):
-            return None
-        rollouts = self.answer(self.policy, batch, self.val_sampling, "val", batch_idx, dataloader_idx)
-        outcomes = [
-            (prompt.domain, grade.correct) for prompt, grade in zip(rollouts.prompts, rollouts.grades, strict=True)
-        ]
-        for domain, correct in outcomes:
-            self.val_averages.add(domain, bool(correct), correct is not None)
-        return rollouts
-
-    def on_validation_epoch_start(self) -> None:
-        self.val_averages = Averages()
-        self.val_averages.expect(*self.domains)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_accuracy("val")
-
-    def log_accuracy(self, split: str) -> None:
-        """Log the accuracy per domain and its mean over the domains."""
-        self.val_scores = scores = self.val_averages.reduce(self)
-        if scores:
-            self.log_dict({f"{split}/{domain}/accuracy": score for domain, score in scores.items()}, sync_dist=True)
-            self.log(f"{split}/accuracy", sum(scores.values()) / len(scores), prog_bar=True, sync_dist=True)
-
-    # `uniopd test` is validation on the datamodule's test prompts, under its own tags.
-    test_step = validation_step
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_test_epoch_end(self) -> None:
-        self.log_accuracy("test")
+    # --- prediction; validation is that of every module ---
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer and grade; ``callbacks.PredictionWriter`` writes them to JSONL."""

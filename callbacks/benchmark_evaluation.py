@@ -1,0 +1,194 @@
+"""Benchmarks during training: before the first step, every N steps, after the last."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_uniopd import STARTED
+from lit_uniopd.benchmarks.engine import EvalArgs
+from lit_uniopd.benchmarks.evaluator import EvalResult, Evaluator, run_directory
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import expand
+from lit_uniopd.benchmarks.report import Reporter
+from lit_uniopd.benchmarks.report.console import score_table, wide_console
+from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
+from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules.evaluating import EvaluatingModule
+from lit_uniopd.policy import Policy
+
+Scores = dict[str, float]
+
+
+class BenchmarkEvaluation(Callback):
+    """Evaluate the policy while it trains, on the engine that `uniopd validate` uses.
+
+    Scores, intervals, samples and figures go to TensorBoard, answers to `records.parquet`, and a table with the scores
+    before and after, beside the teachers', to the terminal and `summary.json`.
+
+    Args:
+        benchmarks: names, groups or YAML files; `uniopd benchmarks` lists them. Null: the held-out prompts of the
+            datamodule, whenever Lightning validates (`trainer.val_check_interval`).
+        profile: how much of the benchmarks (fixture, smoke, curve, paper).
+        every_n_steps: optimizer steps between two evaluations of the benchmarks; null: only before and after.
+        before: also before the first step.
+        after: also after the last.
+        teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches.
+        limit: at most so many problems of each benchmark; null: what the profile says.
+        max_rows: answers written at the same time.
+    """
+
+    def __init__(
+        self,
+        benchmarks: list[str] | None = None,
+        profile: ProfileName = "curve",
+        every_n_steps: int | None = None,
+        before: bool = True,
+        after: bool = True,
+        teachers: bool = False,
+        limit: int | None = None,
+        max_rows: int = 64,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"BenchmarkEvaluation.every_n_steps must be at least 1, not {every_n_steps}.")
+        if benchmarks is None and every_n_steps is not None:
+            raise UserError(
+                "BenchmarkEvaluation.every_n_steps is for benchmarks; held-out prompts are evaluated whenever "
+                "Lightning validates: set --trainer.val_check_interval."
+            )
+        self.specs = None if benchmarks is None else expand(benchmarks)
+        self.profile: ProfileName = profile
+        self.every_n_steps = every_n_steps
+        self.before = before
+        self.after = after
+        self.with_teachers = teachers
+        self.limit = limit
+        self.args = EvalArgs(max_rows=max_rows)
+        self.scores_before: Scores = {}
+        self.teacher_scores: dict[str, Scores] = {}
+        self.earlier_seconds = 0.0
+        self.last: EvalResult | None = None
+        self._last_step = -1
+        self._finished: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: EvaluatingModule, stage: str) -> None:  # type: ignore[override]
+        if stage != "fit":
+            return
+        if self.specs is None:  # the module's own evaluator will do, which is made after this
+            return
+        directory = run_directory(trainer)
+        benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
+        pl_module.check_benchmarks(benchmarks)
+        self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
+        self.reporter = Reporter(trainer, directory)
+
+    # --- when ---
+
+    def on_train_start(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+        if self.specs is None:
+            if pl_module.evaluator is None or pl_module.reporter is None:
+                raise UserError(
+                    "callbacks.BenchmarkEvaluation has nothing to evaluate; give held-out prompts by --data.val.path, "
+                    "or name `benchmarks`."
+                )
+            self.evaluator, self.reporter = pl_module.evaluator, pl_module.reporter
+        self._last_step = trainer.global_step
+        if trainer.global_step > 0:  # resumed; the checkpoint brought the first scores
+            return
+        if self.with_teachers:
+            self.evaluate_teachers(pl_module)
+        if self.before:
+            self.scores_before = self.evaluate(trainer, pl_module).primary()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: EvaluatingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # A training step may be several optimizer steps, so the multiple itself can be passed over.
+        every, step = self.every_n_steps, trainer.global_step
+        if every is not None and step // every > self._last_step // every:
+            self.evaluate(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+        if self.specs is None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.last = pl_module.last_evaluation
+            self.reporter.draw_references(self.references())
+
+    def on_train_end(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+        if self.after and (self.last is None or self.last.step != trainer.global_step):
+            self.evaluate(trainer, pl_module)
+        if self.last is not None and trainer.is_global_zero:
+            self._write_summary(self.last, pl_module)
+
+    # --- what ---
+
+    def evaluate(self, trainer: Trainer, pl_module: EvaluatingModule) -> EvalResult:
+        """Evaluate the policy as it is now, and publish what came out."""
+        self._last_step = trainer.global_step
+        self.last = self.evaluator.run(pl_module.policy_for, "student", trainer.global_step)
+        self.reporter.publish(self.last, references=self.references())
+        return self.last
+
+    def evaluate_teachers(self, pl_module: EvaluatingModule) -> None:
+        """Every teacher on what it teaches."""
+        pool: Any = getattr(pl_module, "teachers", None)
+        if pool is None:
+            raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
+        for name in pool:
+
+            def teacher(_: Benchmark, name: str = name) -> Policy:
+                return pool[name]
+
+            taught = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
+            if taught:
+                self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=taught).primary()
+
+    def references(self) -> dict[str, Scores]:
+        """Scores of other models: drawn as lines, and columns of the table."""
+        lines = {"before": self.scores_before} if self.scores_before else {}
+        teachers = {key: score for scores in self.teacher_scores.values() for key, score in scores.items()}
+        return {**lines, "teachers": teachers} if teachers else lines
+
+    # --- the end ---
+
+    def _write_summary(self, result: EvalResult, pl_module: EvaluatingModule) -> None:
+        directory = self.evaluator.directory
+        summary = {
+            "before": result.named(self.scores_before),
+            "after": result.named(result.primary()),
+            "teachers": result.named(self.references().get("teachers", {})),
+            "seconds": round(self.seconds, 1),
+            "seed": getattr(pl_module, "seed", None),
+        }
+        write_json(directory / SUMMARY, {**summary, **summary_of(result)})
+        self._finished = directory
+
+    def teardown(self, trainer: Trainer, pl_module: EvaluatingModule, stage: str) -> None:  # type: ignore[override]
+        if self._finished is None or self.last is None:
+            return
+        if trainer.progress_bar_callback is not None:  # it would draw itself once more, below the table
+            trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
+        references = self.references()
+        columns = {"before": references.get("before"), "": {}, "teachers": references.get("teachers")}
+        what = "Held-out prompts" if self.specs is None else f"Benchmarks, profile {self.profile}"
+        title = f"{what} (step {self.last.step}, {self.seconds:.0f} s)"
+        console = wide_console()
+        console.print(score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, own="after"))
+        if isinstance(trainer.logger, TensorBoardLogger):
+            console.print(f"Curves:  tensorboard --logdir {os.path.relpath(self._finished)}", soft_wrap=True)
+        self._finished = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, with that of the runs it resumed."""
+        return self.earlier_seconds + time.time() - STARTED
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.scores_before, "teachers": self.teacher_scores, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scores_before, self.teacher_scores = state_dict["before"], state_dict["teachers"]
+        self.earlier_seconds = state_dict["seconds"]

@@ -1,0 +1,84 @@
+"""Benchmarks as validation data: one dataloader each."""
+
+from collections.abc import Iterator, Sequence
+
+from lightning.pytorch import LightningDataModule
+
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import expand
+from lit_uniopd.benchmarks.shards import EvalBatch, eval_batches
+from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
+from lit_uniopd.errors import UserError
+
+
+class EvalLoader:
+    """Yields batches that are ready. Not a list: Lightning would take each batch for a dataloader."""
+
+    def __init__(self, batches: Sequence[EvalBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        return iter(self.batches)
+
+
+class BenchmarkDataModule(LightningDataModule):
+    """The rows of benchmarks, for `uniopd validate`.
+
+    Args:
+        benchmarks: Names (`aime24`), names with a protocol (`chartqa@lmms`), groups (`uni_opd`, `math`) or YAML files
+            of your own. `uniopd benchmarks` lists them.
+        profile: How much of them: fixture (bundled rows, no network), smoke (16 rows), curve (up to 200, for curves),
+            paper (all, as published).
+        max_rows: Answers written at the same time: fewer need less memory.
+        limit: At most so many problems of each benchmark. Default: what the profile says.
+    """
+
+    def __init__(
+        self,
+        benchmarks: list[str] = ["uni_opd"],  # noqa: B006  # never mutated; what --help can show
+        profile: ProfileName = "smoke",
+        max_rows: int = 64,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        for flag, value in (("max_rows", max_rows), ("limit", limit)):
+            if value is not None and value < 1:
+                raise UserError(f"--data.{flag} must be at least 1, not {value}.")
+        self.specs = expand(benchmarks)
+        self.profile: ProfileName = profile
+        self.max_rows = max_rows
+        self.limit = limit
+        self.benchmarks: list[Benchmark] = []
+
+    def prepare_data(self) -> None:
+        """Download what is missing, on one process."""
+        self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the rows.
+
+        Raises:
+            UserError: if there is nothing to train on here, or a benchmark cannot be had.
+        """
+        if stage in ("fit", "predict", "test"):
+            raise UserError(
+                f"BenchmarkDataModule has nothing to {stage} with; use `uniopd validate`, and in `uniopd fit` the "
+                "callback callbacks.BenchmarkEvaluation."
+            )
+        if not self.benchmarks:
+            self._load()
+
+    def _load(self) -> None:
+        self.benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        """Each benchmark's batches of this rank; every row once over the ranks, groups of rows together."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        rank, world_size = (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+        return [
+            EvalLoader(eval_batches(benchmark, self.max_rows, rank=rank, world_size=world_size))
+            for benchmark in self.benchmarks
+        ]

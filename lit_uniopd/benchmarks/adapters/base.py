@@ -1,0 +1,29 @@
+"""What an adapter takes and gives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterContext:
+    """What an adapter may know of the run."""
+
+    profile: str
+    fixture: bool
+    cache_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What an adapter made of the rows."""
+
+    examples: list[Example]
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason -> number of rows that are not scored."""
+
+
+Adapter = Callable[[Sequence[Mapping[str, Any]], BenchmarkSpec, AdapterContext], Adapted]

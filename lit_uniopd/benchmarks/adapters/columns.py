@@ -1,0 +1,160 @@
+"""The adapter of most benchmarks: columns play roles."""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
+from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example, PromptFormat
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Message
+
+Row = Mapping[str, Any]
+
+_FIELD = re.compile(r"\{([a-z_]+)\}")
+_PICTURE_MARK = re.compile(r"<image ?\d*>")
+_LETTERED = re.compile(r"(?:^|[\s;,])\(?([A-J])[.:)]\s*(.*?)(?=(?:[\s;,]+\(?[A-J][.:)]\s)|$)", re.DOTALL)
+
+
+def columns(rows: Sequence[Row], spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """One example per row.
+
+    ``adapter_args``:
+
+    - ``answer``: ``text`` (default), ``letter``, or ``index`` of the right option, from 0.
+    - ``where``: ``{role: value}``; other rows are not part of the benchmark.
+    - ``keep``: roles that graders, metrics or exports read.
+    - ``id_of``: roles that together name a row, where no column does alone.
+
+    Args:
+        rows: of the data set.
+        spec: what the columns mean.
+        context: not read.
+    """
+    where: Mapping[str, Any] = spec.adapter_args.get("where", {})
+    examples = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        if all(str(values.get(role)) == str(wanted) for role, wanted in where.items()):
+            examples.append(example_of(values, spec, number))
+    return Adapted(examples)
+
+
+def roles_of(row: Row, spec: BenchmarkSpec) -> dict[str, Any]:
+    """Role -> cell.
+
+    Raises:
+        UserError: if the row lacks a column.
+    """
+    missing = [column for column in spec.columns.values() if column not in row]
+    if missing:
+        raise UserError(
+            f"Benchmark {spec.key}: the data set has no column {missing[0]!r} (it has {', '.join(row)}); it has "
+            "changed: pin hub.revision, or give --data.benchmarks a YAML file with its new columns."
+        )
+    return {role: row[column] for role, column in spec.columns.items()}
+
+
+def example_of(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> Example:
+    """A row's roles as an example.
+
+    Args:
+        values: role -> cell.
+        spec: prompt, scoring and report.
+        number: of the row, which names it if nothing else does.
+    """
+    choices = choices_of(values.get("options"))
+    texts = {role: str(value) for role, value in values.items() if not role.startswith("image") and value is not None}
+    texts["options"] = lettered(choices) if choices else texts.get("options", "")
+    images = pictures(value for role, value in values.items() if role.startswith("image"))
+    return Example(
+        id=row_id(values, spec, number),
+        messages=chat(spec.prompt, filled(spec.prompt.template, texts), len(images)),
+        gold=gold_of(values.get("answer"), choices, spec),
+        images=images,
+        group="" if spec.group is None else str(values[spec.group]),
+        options={"choices": choices} if choices and spec.scoring.grader in ("choice", "math") else {},
+        breakdown={name: str(values[name]) for name in spec.report.breakdown if name in values},
+        row={role: values[role] for role in spec.adapter_args.get("keep", ())},
+    )
+
+
+def row_id(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> str:
+    """Name of a row, the same however many rows are read before it where the data set has names."""
+    parts = spec.adapter_args.get("id_of", ["id"] if "id" in values else [])
+    return "/".join(str(values[part]) for part in parts) or str(number)
+
+
+def gold_of(answer: Any, choices: Mapping[str, str], spec: BenchmarkSpec) -> Any:
+    """The gold answer as graders take it."""
+    style = spec.adapter_args.get("answer", "text")
+    if style == "index":
+        return ascii_uppercase[int(answer)]
+    if style == "letter" or not choices or not isinstance(answer, str):
+        return answer.strip() if style == "letter" and isinstance(answer, str) else answer
+    return next((letter for letter, text in choices.items() if text.strip() == answer.strip()), answer)
+
+
+def choices_of(options: Any) -> dict[str, str]:
+    """Letter -> option, from a list, a mapping, or a text like ``A. one; B. two``; empty without options."""
+    if options is None or (isinstance(options, str) and not options.strip()):
+        return {}
+    if isinstance(options, Mapping):
+        return {str(letter): str(text) for letter, text in options.items() if text is not None}
+    if isinstance(options, str):
+        return {letter: text.strip(" ;,\n") for letter, text in _LETTERED.findall(options)}
+    return {letter: str(text) for letter, text in zip(ascii_uppercase, options, strict=False)}
+
+
+def lettered(choices: Mapping[str, str]) -> str:
+    """Options as lines."""
+    return "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+
+
+def filled(template: str, texts: Mapping[str, str]) -> str:
+    """The template with its fields filled in; other braces (LaTeX) stay as they are."""
+    return _FIELD.sub(lambda found: texts.get(found[1], found[0]), template)
+
+
+def chat(prompt: PromptFormat, text: str, pictures: int) -> tuple[Message, ...]:
+    """System and user turn; pictures stand where the text marks their places, else before it."""
+    system: tuple[Message, ...] = ({"role": "system", "content": prompt.system},) if prompt.system else ()
+    if not pictures:
+        return (*system, {"role": "user", "content": text})
+    pieces = _PICTURE_MARK.split(text)
+    parts: list[dict[str, str]] = []
+    if len(pieces) == pictures + 1:
+        for i, piece in enumerate(pieces):
+            parts += [{"type": "image"}] if i else []
+            parts += [{"type": "text", "text": piece}] if piece.strip() else []
+    else:
+        shown = [{"type": "image"}] * pictures
+        words = [{"type": "text", "text": "".join(pieces).strip()}]
+        parts = [*shown, *words] if prompt.image_first else [*words, *shown]
+    return (*system, {"role": "user", "content": parts})
+
+
+def pictures(cells: Iterable[Any]) -> tuple[Any, ...]:
+    """The pictures of a row, in order; a cell holds one, a list of them, or none."""
+    found: list[Any] = []
+    for cell in cells:
+        found += [picture(item) for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+    return tuple(found)
+
+
+def picture(cell: Any) -> Any:
+    """A path, or a picture that is decoded when it is needed.
+
+    Raises:
+        UserError: if the cell holds no picture.
+    """
+    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
+        from PIL import Image
+
+        return Image.open(io.BytesIO(cell["bytes"]))
+    reference = cell.get("path") if isinstance(cell, Mapping) else cell
+    if isinstance(reference, str) or hasattr(reference, "convert"):
+        return reference
+    raise UserError(f"A picture is missing: a cell of the picture column holds {type(cell).__name__}.")

@@ -1,0 +1,159 @@
+"""Benchmarks with pictures whose rows need more than columns."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
+from lit_uniopd.benchmarks.adapters.columns import choices_of, columns, example_of, roles_of
+from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
+from lit_uniopd.errors import UserError
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def mathvision(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """MathVision: free answers and letters in one column; letters are only options where a row has options."""
+    examples = []
+    for example in columns(rows, spec, context).examples:
+        if not example.options:  # the heading of the options stands in the template
+            example = _without(example, "Choices:")
+        examples.append(example)
+    return Adapted(examples)
+
+
+def _without(example: Example, heading: str) -> Example:
+    def cleaned(message: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(message["content"], str):
+            return message
+        parts = [
+            {**part, "text": part["text"].replace(heading, "").strip()} if part.get("type") == "text" else part
+            for part in message["content"]
+        ]
+        return {**message, "content": parts}
+
+    return replace(example, messages=tuple(cleaned(message) for message in example.messages))
+
+
+def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """DynaMath: ten variants of each of 501 seed questions; numbers are compared within .001, letters as letters.
+
+    The group is the seed question. Where no column names it, rows are in the order of the published file: variant after
+    variant, each of all seed questions (``adapter_args.seeds`` of them).
+    """
+    seeds = int(spec.adapter_args.get("seeds", 501))
+    found = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        example = example_of(values, spec, number)
+        kind = str(values["answer_type"])
+        grader = {"float": "numeric", "multiple choice": "choice"}.get(kind, "math")
+        options: dict[str, Any] = {"absolute": 1e-3} if grader == "numeric" else {}
+        if grader == "math":
+            options = {"tags": True}
+        group = str(values["group"]) if "group" in values else f"seed{number % seeds}"
+        found.append(replace(example, grader=grader, options=options, group=group))
+    return Adapted(found)
+
+
+def we_math(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """We-Math: problems of two or three steps, and each step as a question of its own.
+
+    The group is the problem (role ``group``); ``breakdown["key"]`` says which part of it a row is (``2steps_1``,
+    ``2steps_2``, ``2steps_multi`` ...).
+    """
+    found = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        example = example_of(values, spec, number)
+        choices = choices_of(values["options"])
+        found.append(replace(example, options={"choices": choices}, breakdown={"key": str(values["key"])}))
+    return Adapted(found)
+
+
+def visulogic(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """VisuLogic: rows name pictures inside ``images.zip`` beside them; bundled rows have theirs drawn."""
+    examples = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        cell = values.get("image")
+        if isinstance(cell, str) and not context.fixture:
+            values = {**values, "image": {"bytes": _zipped(spec.hub.id, spec.hub.revision, cell)}}
+        examples.append(example_of(values, spec, number))
+    return Adapted(examples)
+
+
+@cache
+def _archive(repository: str, revision: str | None) -> zipfile.ZipFile:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(repository, "images.zip", repo_type="dataset", revision=revision)
+    except Exception as error:  # network, authorisation, a missing file: all of them are for the user to mend
+        raise UserError(f"images.zip of {repository} cannot be had ({error}); check the network.") from error
+    return zipfile.ZipFile(path)
+
+
+def _zipped(repository: str, revision: str | None, name: str) -> bytes:
+    """A member of the archive, read in memory: its name never becomes a path."""
+    archive = _archive(repository, revision)
+    for candidate in (name, f"images/{name}", Path(name).name):
+        if candidate in archive.NameToInfo:
+            return archive.read(candidate)
+    raise UserError(f"images.zip of {repository} has no picture {name!r}; pin hub.revision to one that has.")
+
+
+def scienceqa(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """ScienceQA: only questions with a picture; the hint, where there is one, comes before the question."""
+    with_picture, left_out = [], 0
+    for row in rows:
+        values = roles_of(row, spec)
+        if values.get("image") is None:
+            left_out += 1
+            continue
+        hint = str(values.get("hint") or "").strip()
+        question = f"{hint}\n{values['question']}" if hint else values["question"]
+        with_picture.append({**row, spec.columns["question"]: question})
+    adapted = columns(with_picture, spec, context)
+    return Adapted(adapted.examples, {"no picture": left_out} if left_out else {})
+
+
+def hallusion(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """HallusionBench: yes-no questions about pictures and their edited versions.
+
+    Rows of one subcategory and set form a group, within which ``figure`` (same picture) and ``question_pair`` (same
+    question) are whole.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        topic = f"{values['category']}/{values['subcategory']}/{values['set_id']}"
+        breakdown = {
+            "category": str(values["category"]),
+            "question_pair": f"{topic}/{values['question_id']}",
+            "figure": f"{topic}/{values['figure_id']}",
+        }
+        example = example_of(values, spec, number)
+        found.append(
+            replace(example, group=topic, breakdown=breakdown, id=f"{breakdown['figure']}/q{values['question_id']}")
+        )
+    return Adapted(found)
+
+
+def annotated(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """Captions: the gold answer is a record of several columns (``adapter_args.gold``: name in the gold -> role)."""
+    names: Mapping[str, str] = spec.adapter_args["gold"]
+    found = []
+    for number, row in enumerate(rows):
+        values = roles_of(row, spec)
+        gold = {name: _plain(values[role]) for name, role in names.items()}
+        found.append(replace(example_of(values, spec, number), gold=gold))
+    return Adapted(found)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value

@@ -1,0 +1,170 @@
+"""``uniopd compare RUN_A RUN_B``: two models on the same problems."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from lit_uniopd.benchmarks.metrics import build_metrics
+from lit_uniopd.benchmarks.metrics.intervals import paired_difference
+from lit_uniopd.benchmarks.metrics.scorecard import stats_of
+from lit_uniopd.benchmarks.records import Record, grouped
+from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.report.summary import run_records
+from lit_uniopd.errors import UserError
+
+Answer = tuple[str, int]
+"""Row and number of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on one benchmark; positive differences favour the second."""
+
+    key: str
+    score: str
+    """Name of the score."""
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    """Ends of the paired 95 % bootstrap interval over problems."""
+    newly_right: tuple[Answer, ...]
+    newly_wrong: tuple[Answer, ...]
+    common: int
+    """Answers that both have."""
+    only_one: int
+    """Answers that one of them lacks; they are left out."""
+
+
+def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison]:
+    """Compare two models benchmark by benchmark, each on the answers that both have.
+
+    Args:
+        a: records of one evaluation.
+        b: of another.
+
+    Raises:
+        UserError: if they have no benchmark in common, or one under different conditions.
+    """
+    parts_a, parts_b = _by_benchmark(a), _by_benchmark(b)
+    common = [key for key in parts_a if key in parts_b]
+    if not common:
+        raise UserError(
+            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}."
+        )
+    return [_compared(key, parts_a[key], parts_b[key]) for key in common]
+
+
+def _compared(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
+    for name in ("profile", "version", "fingerprint", "generation_hash"):
+        one, other = {getattr(r, name) for r in a}, {getattr(r, name) for r in b}
+        if one != other:
+            raise UserError(
+                f"{key} was run under another {name.replace('_', ' ')} in each run ({_listed(one)} and "
+                f"{_listed(other)}); compare runs with the same rows, profile and decoding settings."
+            )
+    found_a, found_b = ({(r.sample_id, r.sample_idx): r for r in records} for records in (a, b))
+    both = [answer for answer in found_a if answer in found_b]
+    n = 1 + max(r.sample_idx for r in a)
+    statistic = build_metrics(_metrics(key), n, spec_n=10**9)[0]
+    stats_a, stats_b = (
+        stats_of(grouped([found[answer] for answer in both]), statistic) for found in (found_a, found_b)
+    )
+    scores_a, scores_b = statistic.scores(stats_a.sum(dim=0)), statistic.scores(stats_b.sum(dim=0))
+    name = next(iter(scores_a))
+    difference, low, high = paired_difference(stats_a, stats_b, statistic)[name]
+    right = {answer: (bool(found_a[answer].correct), bool(found_b[answer].correct)) for answer in both}
+    return Comparison(
+        key=key,
+        score=name,
+        a=float(scores_a[name]),
+        b=float(scores_b[name]),
+        difference=difference,
+        low=low,
+        high=high,
+        newly_right=tuple(answer for answer, was in right.items() if was == (False, True)),
+        newly_wrong=tuple(answer for answer, was in right.items() if was == (True, False)),
+        common=len(both),
+        only_one=len(found_a.keys() ^ found_b.keys()),
+    )
+
+
+def _metrics(key: str) -> Sequence[dict]:
+    try:
+        return [dict(entry) for entry in find_spec(key).report.metrics]
+    except UserError:  # held-out prompts, or a YAML file of the user's own: their verdicts are averaged
+        return [{"name": "avg"}]
+
+
+def _by_benchmark(records: Sequence[Record]) -> dict[str, list[Record]]:
+    parts: dict[str, list[Record]] = {}
+    for record in records:
+        if record.grader:
+            parts.setdefault(f"{record.benchmark}@{record.protocol}", []).append(record)
+    return parts
+
+
+def _listed(values: set) -> str:
+    return ", ".join(sorted(map(str, values)))
+
+
+def last_evaluation(records: Sequence[Record]) -> list[Record]:
+    """Of a training run's records those of the model itself at its last step."""
+    own = [record for record in records if not record.model.startswith("teacher ")]
+    last = max(record.step for record in own)
+    return [record for record in own if record.step == last]
+
+
+def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Table:
+    """One row per benchmark."""
+    table = Table(title=f"{names[1]} against {names[0]}, on the answers that both have")
+    for column in ("benchmark", "score"):
+        table.add_column(column)
+    for column in (
+        "first",
+        "second",
+        "difference",
+        "95 % interval",
+        "newly right",
+        "newly wrong",
+        "answers",
+        "left out",
+    ):
+        table.add_column(column, justify="right")
+    for c in found:
+        interval = "-" if c.low != c.low else f"{c.low:+.1%} to {c.high:+.1%}"  # NaN: one problem has no interval
+        table.add_row(
+            c.key,
+            c.score,
+            f"{c.a:.1%}",
+            f"{c.b:.1%}",
+            f"{c.difference:+.1%}",
+            interval,
+            str(len(c.newly_right)),
+            str(len(c.newly_wrong)),
+            str(c.common),
+            str(c.only_one),
+        )
+    return table
+
+
+def main(argv: list[str]) -> int:
+    """The command line of ``uniopd compare``."""
+    parser = argparse.ArgumentParser(prog="uniopd compare", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="directory of a run")
+    parser.add_argument("--rows", action="store_true", help="also list the rows that became right or wrong")
+    args = parser.parse_args(argv)
+    first, second = (last_evaluation(run_records(run)) for run in args.runs)
+    found = compare_records(first, second)
+    console = wide_console()
+    console.print(comparison_table(found, (str(args.runs[0]), str(args.runs[1]))))
+    for comparison in found if args.rows else ():
+        for title, answers in (("newly right", comparison.newly_right), ("newly wrong", comparison.newly_wrong)):
+            for row, number in answers:
+                console.print(f"{comparison.key} {title}: {row} (answer {number})", markup=False)
+    return 0

@@ -1,0 +1,323 @@
+"""The evaluation engine: prompts in, records and scores out.
+
+It knows no trainer. ``validation_step`` and the callback ``BenchmarkEvaluation`` drive it alike: `begin`, `answer`
+batch after batch, `finish`.
+"""
+
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lit_uniopd import __version__
+from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash, weights_fingerprint
+from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
+from lit_uniopd.benchmarks.shards import Request
+from lit_uniopd.benchmarks.spec import Benchmark, Generation
+from lit_uniopd.policy import Policy
+from lit_uniopd.progress import bar
+from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.rollout import write_answers
+from lit_uniopd.sampling import Engine, SamplingArgs
+from lit_uniopd.types import Grade
+
+log = logging.getLogger(__name__)
+
+UNGRADED = Grade(correct=None, score=0.0, reason="no_grader")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalArgs:
+    """How benchmarks are run."""
+
+    max_rows: int = 64
+    """Answers written at the same time: fewer need less memory."""
+    seed: int = 42
+    """Of sampled answers. The same at every step, so that checkpoints are compared on the same noise."""
+    engine: Engine = "loop"
+    """loop: our own; generate: the one of transformers."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Answers on their way through the graders."""
+
+    records: list[Record]
+    grades: list[list[Future[Grade]]]
+    """Per record: the verdict of the benchmark's grader, then those of the further ones."""
+
+
+@dataclass(slots=True)
+class _Subject:
+    """The model that is being evaluated."""
+
+    name: str
+    step: int
+    weights: dict[int, str] = field(default_factory=dict)
+    """id of the policy -> fingerprint, made when it first answers."""
+
+
+class EvalEngine:
+    """Answers, grades and records; skips what earlier runs have done.
+
+    Args:
+        graders: where answers are judged.
+        directory: where this run's records lie, one file per rank.
+        adopt: directories of earlier runs. Their answers are taken over where weights, prompt, row, decoding and seed
+            are the same.
+        args: how to run.
+        rank: this process.
+    """
+
+    def __init__(
+        self,
+        graders: GraderPool,
+        directory: Path,
+        *,
+        adopt: Iterable[Path] = (),
+        args: EvalArgs = EvalArgs(),  # frozen
+        rank: int = 0,
+    ) -> None:
+        self.graders = graders
+        self.args = args
+        self.rank = rank
+        self.directory = directory
+        self.writer = RecordWriter(directory / f"rank{rank}.jsonl")
+        self.adopted = 0
+        self._folders = [*dict.fromkeys([*adopt, directory])]
+        self._known: dict[tuple[Any, ...], Record] | None = None
+        self._written: set[tuple[Any, ...]] = set()
+        self._own: dict[str, dict[tuple[Any, ...], Record]] = {}
+        self._pending: deque[_Batch] = deque()
+        self._subject = _Subject("", 0)
+
+    # --- one evaluation ---
+
+    def begin(self, name: str, step: int) -> None:
+        """Start evaluating a model.
+
+        Args:
+            name: of the model, for people.
+            step: of the training run; 0 outside of one.
+        """
+        if self._known is None:  # once: what this run writes later, it remembers itself
+            files = [file for folder in self._folders for file in sorted(folder.glob("*.jsonl"))]
+            self._known = {record.key: record for record in read_records(files)}
+            self._written = {record.key for record in read_records(sorted(self.directory.glob("*.jsonl")))}
+        self._subject = _Subject(name, step)
+        self._own = defaultdict(dict)
+        self._pending.clear()
+        self.adopted = 0
+
+    def answer(self, policy: Policy, requests: Sequence[Request]) -> None:
+        """Answer and grade one batch, but for what is recorded already. Its grading goes on while the next is written.
+
+        Args:
+            policy: who answers.
+            requests: rows of benchmarks with the same decoding settings.
+        """
+        missing = [request for request in requests if not self._take_over(policy, request)]
+        if missing:
+            self._submit(self._write(policy, missing), [r for r in missing for _ in range(_settings(r).n)])
+        while self._pending and all(f.done() for futures in self._pending[0].grades for f in futures):
+            self._collect()
+
+    def finish(self) -> dict[str, list[Record]]:
+        """Wait for the graders.
+
+        Returns:
+            This rank's records of this evaluation by ``Benchmark.key``, adopted ones included.
+        """
+        with bar(sum(len(batch.records) for batch in self._pending), "grading answers", unit="answer") as shown:
+            while self._pending:
+                shown.update(self._collect())
+        if self.adopted:
+            log.info("%d answers were taken over from earlier runs.", self.adopted)
+        return {key: list(records.values()) for key, records in self._own.items()}
+
+    # --- its parts ---
+
+    def _take_over(self, policy: Policy, request: Request) -> bool:
+        """Use recorded answers, if there are all n of them; answers that were never judged are judged now."""
+        assert self._known is not None, "begin() comes first"
+        blanks = self._blank_records(policy, request)
+        found = [self._known.get(blank.key) for blank in blanks]
+        records = [record for record in found if record is not None]
+        if len(records) < len(blanks):
+            return False
+        self.adopted += len(records)
+        judged = [record for record in records if record.reason != PENDING]
+        waiting = [record for record in records if record.reason == PENDING]
+        # The run's own files shall hold all that its scores are made of.
+        self._record([record for record in judged if record.key not in self._written])
+        self._remember(request.benchmark, judged)
+        if waiting:
+            self._submit(waiting, [request] * len(waiting))
+        return True
+
+    def _record(self, records: Sequence[Record]) -> None:
+        self.writer.append(records)
+        self._written.update(record.key for record in records)
+
+    def _write(self, policy: Policy, requests: Sequence[Request]) -> list[Record]:
+        """The policy's answers, not graded yet."""
+        settings = _settings(requests[0])
+        if any(_settings(request) != settings for request in requests):
+            raise ValueError("requests of one batch must share their decoding settings")
+        start = time.perf_counter()
+        with chatting(policy, requests[0].benchmark):
+            answers = write_answers(
+                policy,
+                [request.benchmark.prompt(request.example) for request in requests],
+                sampling_args(settings, self.args),
+                seed=self.args.seed,
+                keys=[noise_key(request.benchmark.spec.id, request.example.id) for request in requests],
+            )
+        seconds = (time.perf_counter() - start) / len(answers.text)
+        blanks = [blank for request in requests for blank in self._blank_records(policy, request)]
+        lengths = answers.lengths_B.tolist()
+        return [
+            replace(
+                blank,
+                response=cut_at(text, settings.stop),
+                n_tokens=length,
+                finish=finish,
+                seconds_generate=round(seconds, 6),
+                time=round(time.time(), 3),
+            )
+            for blank, text, length, finish in zip(blanks, answers.text, lengths, answers.finish, strict=True)
+        ]
+
+    def _submit(self, records: list[Record], requests: Sequence[Request]) -> None:
+        items: list[GradeItem] = []
+        for record, request in zip(records, requests, strict=True):
+            items += grade_items(record, request)
+        futures = iter(self.graders.submit(items))
+        grades = [[next(futures) for _ in grade_items(*pair)] for pair in zip(records, requests, strict=True)]
+        # Slow verdicts must not hold back what is already written: a killed run has the answers, if not the grades.
+        self.writer.append(
+            record for record, own in zip(records, grades, strict=True) if not all(f.done() for f in own)
+        )
+        self._pending.append(_Batch(records, grades))
+
+    def _collect(self) -> int:
+        """Record the oldest batch's verdicts, waiting for them if need be."""
+        batch = self._pending.popleft()
+        judged = [
+            self._judged(record, [f.result() for f in futures])
+            for record, futures in zip(batch.records, batch.grades, strict=True)
+        ]
+        self._record(judged)
+        for record in judged:
+            self._own[f"{record.benchmark}@{record.protocol}"][record.key] = record
+            self._known[record.key] = record  # type: ignore[index]
+        return len(judged)
+
+    def _judged(self, record: Record, grades: list[Grade]) -> Record:
+        return with_grades(record, grades, sandbox=self.graders.sandbox_backend)
+
+    def _remember(self, benchmark: Benchmark, records: Iterable[Record]) -> None:
+        self._own[benchmark.key].update((record.key, record) for record in records)
+
+    def _blank_records(self, policy: Policy, request: Request) -> list[Record]:
+        """The records of a row's answers, without the answers: all that their keys are made of."""
+        benchmark, example = request.benchmark, request.example
+        subject = self._subject
+        if id(policy) not in subject.weights:
+            subject.weights[id(policy)] = weights_fingerprint(policy.model)
+        shared: dict[str, Any] = {
+            "benchmark": benchmark.spec.id,
+            "protocol": benchmark.spec.protocol,
+            "version": benchmark.spec.version,
+            "profile": benchmark.profile,
+            "fingerprint": benchmark.fingerprint,
+            "sample_id": example.id,
+            "group_id": example.group or example.id,
+            "prompt_hash": prompt_hash(example, chat_arguments(policy, benchmark)),
+            "generation_hash": generation_hash(benchmark.generation, self.args.seed, self.args.engine),
+            "weights": subject.weights[id(policy)],
+            "model": subject.name,
+            "step": subject.step,
+            "gold": brief_gold(example.gold),
+            "options": {**benchmark.spec.scoring.options, **example.options},
+            "grader": benchmark.grader(example) or "",
+            "also": dict.fromkeys(benchmark.spec.scoring.also, 0.0),
+            "breakdown": dict(example.breakdown),
+            "rank": self.rank,
+        }
+        return [Record(sample_idx=k, **shared) for k in range(benchmark.generation.n)]
+
+
+def chat_arguments(policy: Policy, benchmark: Benchmark) -> dict[str, Any]:
+    """Arguments of the chat template; the user's own come last and win."""
+    return {**benchmark.spec.prompt.chat, **policy.args.chat_template_kwargs}
+
+
+@contextmanager
+def chatting(policy: Policy, benchmark: Benchmark) -> Iterator[None]:
+    """Let the policy render prompts and pictures as the benchmark's protocol says."""
+    own = policy.args
+    pixels = benchmark.generation.max_pixels
+    policy.args = replace(
+        own,
+        chat_template_kwargs=chat_arguments(policy, benchmark),
+        max_pixels=own.max_pixels if pixels is None else pixels,
+    )
+    try:
+        yield
+    finally:
+        policy.args = own
+
+
+def _settings(request: Request) -> Generation:
+    return request.benchmark.generation
+
+
+def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
+    """A benchmark's decoding settings in the words of ``sampling``."""
+    return SamplingArgs(
+        n=generation.n,
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        max_rows=args.max_rows,
+        engine=args.engine,
+    )
+
+
+def grade_items(record: Record, request: Request) -> list[GradeItem]:
+    """What the graders are asked about one answer: the benchmark's own grader first."""
+    scoring, example = request.benchmark.spec.scoring, request.example
+    own = request.benchmark.grader(example)
+    options = {**scoring.options, **example.options}
+    first = [] if own is None else [GradeItem(own, example.gold, record.response, example.row, options)]
+    return first + [GradeItem(name, example.gold, record.response, example.row) for name in scoring.also]
+
+
+def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
+    """The record with its verdicts; the first is that of the benchmark's own grader."""
+    grade, *others = grades if record.grader else [UNGRADED, *grades]
+    # A cut answer without a result is a length problem, whatever the grader says of it.
+    truncated = grade.reason == "no_answer" and record.finish == "length"
+    return replace(
+        record,
+        correct=grade.correct,
+        score=grade.score,
+        extracted=grade.extracted,
+        reason="truncated" if truncated else grade.reason,
+        also={name: other.score for name, other in zip(record.also, others, strict=True)},
+        grader_version=__version__,
+        sandbox=sandbox if record.grader.startswith("code_") else None,
+    )
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    ends = [end for string in stop if (end := text.find(string)) >= 0]
+    return text[: min(ends)] if ends else text

@@ -1,0 +1,74 @@
+"""Held-out prompts of a training run as benchmarks, so that there is one way to evaluate."""
+
+import logging
+from collections.abc import Sequence
+
+from lit_uniopd.benchmarks.records import content_hash
+from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+def heldout_benchmarks(prompts: Sequence[Prompt], sampling: SamplingArgs, split: str) -> dict[str, Benchmark]:
+    """One benchmark per domain.
+
+    Args:
+        prompts: those without a grader are left out, which is logged.
+        sampling: how answers are written.
+        split: ``val`` or ``test``; stands first in the tags.
+
+    Returns:
+        Domain -> benchmark, in alphabetical order.
+    """
+    graded = [prompt for prompt in prompts if prompt.grader is not None]
+    if len(graded) < len(prompts):
+        log.info(
+            "%d of %d %s prompts have no grader and are not scored.", len(prompts) - len(graded), len(prompts), split
+        )
+    domains = sorted({prompt.domain for prompt in graded})
+    return {name: _benchmark(name, [p for p in graded if p.domain == name], sampling, split) for name in domains}
+
+
+def _benchmark(domain: str, prompts: list[Prompt], sampling: SamplingArgs, split: str) -> Benchmark:
+    spec = BenchmarkSpec(
+        id=domain,
+        protocol=split,
+        version=VERSION,
+        title=domain,
+        domain=domain,
+        modality="image" if any(prompt.images for prompt in prompts) else "text",
+        hub=HubData(id=""),
+        scoring=Scoring(grader=None),
+        report=Report(metrics=({"name": "avg"},)),
+    )
+    generation = Generation(
+        n=sampling.n,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+    )
+    examples = [example_of(prompt) for prompt in prompts]
+    return Benchmark(
+        spec=spec,
+        profile="paper",
+        generation=generation,
+        examples=examples,
+        fingerprint=content_hash([(example.id, example.messages, example.gold) for example in examples]),
+    )
+
+
+def example_of(prompt: Prompt) -> Example:
+    """A prompt as a row of a benchmark."""
+    return Example(
+        id=prompt.id,
+        messages=prompt.messages,
+        gold=prompt.gold,
+        images=prompt.images,
+        row=prompt.row,
+        grader=prompt.grader,
+    )

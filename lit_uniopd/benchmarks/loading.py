@@ -1,0 +1,141 @@
+"""A benchmark with its rows, ready to be answered; and the check that its gold answers pass."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
+from lit_uniopd.benchmarks.fingerprint import image_hash
+from lit_uniopd.benchmarks.profiles import PROFILES
+from lit_uniopd.benchmarks.records import content_hash
+from lit_uniopd.benchmarks.rows import read_rows
+from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
+from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import GradeItem, GraderPool
+
+log = logging.getLogger(__name__)
+
+
+def cache_dir() -> Path:
+    """Where what was computed from data sets is kept: ``LIT_UNIOPD_CACHE``, else ``~/.cache/lit_uniopd``."""
+    return Path(os.environ.get("LIT_UNIOPD_CACHE", "~/.cache/lit_uniopd")).expanduser()
+
+
+def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | None = None) -> Benchmark:
+    """Read rows and make examples of them.
+
+    Args:
+        spec: the benchmark.
+        profile: how much of it.
+        limit: at most so many problems.
+
+    Raises:
+        UserError: if the rows cannot be had, have other columns than expected, or none is left.
+    """
+    if profile not in PROFILES:
+        raise UserError(f"--data.profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
+    if spec.adapter not in ADAPTERS:
+        raise UserError(
+            f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}; use one of {', '.join(ADAPTERS)}."
+        )
+    rows = read_rows(spec, profile)
+    context = AdapterContext(profile=profile, fixture=profile == "fixture", cache_dir=cache_dir())
+    adapted = ADAPTERS[spec.adapter](rows, spec, context)
+    examples = chosen(adapted.examples, profile, limit)
+    if not examples:
+        raise UserError(f"Benchmark {spec.key} has no row to answer; of {len(rows)} were left out {adapted.left_out}.")
+    for reason, count in adapted.left_out.items():
+        log.warning("%s: %d row(s) are not scored: %s.", spec.key, count, reason)
+    doubled = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
+    if doubled:
+        raise UserError(
+            f"Benchmark {spec.key}: {len(doubled)} row names are not unique ({doubled[0]!r}); name another column by "
+            "columns.id."
+        )
+    return Benchmark(
+        spec=spec,
+        profile=profile,
+        generation=PROFILES[profile].limit(spec.generation),
+        examples=examples,
+        fingerprint=fingerprint(examples),
+        left_out=dict(adapted.left_out),
+    )
+
+
+def chosen(examples: Sequence[Example], profile: ProfileName, limit: int | None) -> list[Example]:
+    """The rows of the profile: whole groups, the first by the hash of their names; in the order of the data set."""
+    names = list(dict.fromkeys(example.group or example.id for example in examples))
+    rule = PROFILES[profile]
+    wanted = len(names) if rule.rows is None or len(names) <= rule.whole_below else rule.rows
+    wanted = min(wanted, limit or wanted)
+    kept = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
+    return [example for example in examples if (example.group or example.id) in kept]
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Hash of what is asked and expected."""
+    parts = [
+        (e.id, list(e.messages), e.gold, dict(e.options), [image_hash(image) for image in e.images]) for e in examples
+    ]
+    return content_hash(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldReport:
+    """Which rows' graders do not do what they must."""
+
+    checked: int
+    """Rows with a grader whose gold answer is also a possible response."""
+    rejected: tuple[str, ...]
+    """Rows whose gold answer is not accepted."""
+    fooled: tuple[str, ...]
+    """Rows whose grader accepts an empty response."""
+
+    @property
+    def good(self) -> bool:
+        return not self.rejected and not self.fooled
+
+
+def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
+    """Let each row's grader judge its own gold answer, and an empty one.
+
+    The golds of programs and captions are tests and object lists, not responses; the adapters check those.
+
+    Args:
+        benchmark: whose rows are checked.
+        graders: where they are judged.
+    """
+    rows = [e for e in benchmark.examples if benchmark.grader(e) is not None]
+    own = [(e, response) for e in rows if (response := gold_response(str(benchmark.grader(e)), e)) is not None]
+
+    def item(example: Example, response: str) -> GradeItem:
+        options = {**benchmark.spec.scoring.options, **example.options}
+        return GradeItem(str(benchmark.grader(example)), example.gold, response, example.row, options)
+
+    golds = graders.grade([item(example, response) for example, response in own])
+    empty = graders.grade([item(example, "") for example in rows])
+    return GoldReport(
+        checked=len(own),
+        rejected=tuple(e.id for (e, _), grade in zip(own, golds, strict=True) if grade.correct is not True),
+        fooled=tuple(e.id for e, grade in zip(rows, empty, strict=True) if grade.correct is True),
+    )
+
+
+def gold_response(grader: str, example: Example) -> str | None:
+    """The gold answer as a model would write it; None where gold and answer are of different kinds."""
+    gold = example.gold
+    if grader in ("code_functional", "code_stdio", "ifeval", "chair", "amber"):
+        return None
+    if isinstance(gold, list | tuple):
+        gold = gold[0] if grader in ("anls", "vqa_soft") else ", ".join(map(str, gold))
+    if grader == "math":
+        return str(gold) if "\\boxed" in str(gold) else rf"\boxed{{{gold}}}"
+    if grader == "playground":
+        return f"1={gold}"
+    if isinstance(gold, bool):
+        return "yes" if gold else "no"
+    return {"1": "Yes", "0": "No"}.get(str(gold), str(gold)) if grader == "yes_no" else str(gold)

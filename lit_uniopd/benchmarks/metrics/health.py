@@ -1,0 +1,35 @@
+"""How the answers came about: a drop in accuracy with rising truncation is a length problem."""
+
+import statistics
+from collections.abc import Sequence
+
+from lit_uniopd.benchmarks.records import Record
+
+FAILED = ("error", "timeout", "unsafe")
+
+
+def health_of(records: Sequence[Record]) -> dict[str, float]:
+    """Shares of answers that went wrong for other reasons than being wrong, and lengths in tokens."""
+    if not records:
+        return {}
+    count = len(records)
+    lengths = sorted(record.n_tokens for record in records)
+    return {
+        "truncated": sum(record.finish == "length" for record in records) / count,
+        "no_answer": sum(record.reason in ("no_answer", "truncated") for record in records) / count,
+        "error": sum(record.reason in FAILED for record in records) / count,
+        "unknown": sum(record.correct is None for record in records) / count,
+        "repetitive": sum(is_repetitive(record.response) for record in records) / count,
+        "length_mean": statistics.fmean(lengths),
+        "length_p95": float(lengths[min(count - 1, int(0.95 * count))]),
+        "seconds": sum(record.seconds_generate for record in records),
+    }
+
+
+def is_repetitive(text: str, span: int = 40) -> bool:
+    """Whether the end of a text is the same short piece over and over: a model that has fallen into a loop."""
+    tail = text[-4 * span :]
+    return len(tail) == 4 * span and any(
+        tail == tail[-period:] * (len(tail) // period) + tail[-period:][: len(tail) % period]
+        for period in range(1, span + 1)
+    )

@@ -1,0 +1,170 @@
+"""Records: one JSON line per answer, appended at once, from which every score is computed."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PENDING = "pending"
+"""Reason of an answer that was written and not judged yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One answer and its verdict."""
+
+    benchmark: str
+    """Id of the spec."""
+    protocol: str
+    version: int
+    profile: str
+    fingerprint: str
+    """Of the benchmark's rows."""
+    sample_id: str
+    group_id: str
+    sample_idx: int
+    """Which of the n answers to this row."""
+    prompt_hash: str
+    """Of the messages, the pictures' references and the chat template's arguments."""
+    generation_hash: str
+    """Of the decoding settings and the seed."""
+    weights: str
+    """Fingerprint of the model's weights."""
+    model: str
+    """Name for people: path or step of the run."""
+    step: int
+    response: str = ""
+    n_tokens: int = 0
+    finish: str = "stop"
+    """``stop | length``."""
+    gold: Any = None
+    """What the grader compared with; ``{"omitted": hash}`` where that is long (the tests of a program, say)."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the grader."""
+    extracted: str | None = None
+    correct: bool | None = None
+    """None: no verdict; it counts as wrong, and in the health tables."""
+    score: float = 0.0
+    reason: str = PENDING
+    """Of the grade: ``ok | wrong | no_answer | truncated | timeout | error | ...``; `PENDING` before there is one."""
+    grader: str = ""
+    """Empty: the answer is for a judge."""
+    grader_version: str = ""
+    also: Mapping[str, float] = field(default_factory=dict)
+    """Scores of further graders."""
+    breakdown: Mapping[str, str] = field(default_factory=dict)
+    seconds_generate: float = 0.0
+    rank: int = 0
+    sandbox: str | None = None
+    """Backend that ran the answer's code."""
+    time: float = 0.0
+    """Unix time."""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes two answers the same answer: a changed prompt, decoding, row or weight makes a new key."""
+        return (
+            self.weights,
+            self.benchmark,
+            self.protocol,
+            self.version,
+            self.profile,
+            self.sample_id,
+            self.sample_idx,
+            self.prompt_hash,
+            self.generation_hash,
+        )
+
+
+def content_hash(*parts: Any) -> str:
+    """Short hash of plain data."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+LONGEST_GOLD = 4096
+"""Characters of JSON; longer golds are not repeated in every record."""
+
+
+def brief_gold(gold: Any) -> Any:
+    """A gold answer as it is recorded."""
+    if gold is None or isinstance(gold, str | bool | int | float):
+        return gold
+    text = json.dumps(gold, ensure_ascii=False, default=str)
+    return {"omitted": content_hash(text)} if len(text) > LONGEST_GOLD else json.loads(text)
+
+
+def is_omitted(gold: Any) -> bool:
+    """Whether a recorded gold answer stands for a longer one."""
+    return isinstance(gold, dict) and set(gold) == {"omitted"}
+
+
+class RecordWriter:
+    """Appends records to one file, which belongs to one rank.
+
+    Every call writes its lines in one piece and flushes, so a killed run loses no answer that was handed in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write the records at once."""
+        lines = "".join(json.dumps(asdict(record), ensure_ascii=False, default=str) + "\n" for record in records)
+        if not lines:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            if file.tell() and not _ends_line(self.path):  # a torn line of a killed run must not swallow the next
+                file.write(b"\n")
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_records(paths: Iterable[Path]) -> list[Record]:
+    """All records of the files, each key once: the first that was judged, else the first.
+
+    Broken lines (of a run that was killed while it wrote) are skipped and counted in the log.
+    """
+    found: dict[tuple[Any, ...], Record] = {}
+    for path in paths:
+        broken = 0
+        for line in path.read_bytes().splitlines():
+            record = _parse(line)
+            broken += record is None and bool(line.strip())
+            if record is not None and (record.key not in found or found[record.key].reason == PENDING):
+                found[record.key] = record
+        if broken:
+            log.warning("%s: %d broken line(s) skipped (a run was killed while it wrote).", path, broken)
+    return list(found.values())
+
+
+def _parse(line: bytes) -> Record | None:
+    try:
+        return Record(**{name: value for name, value in json.loads(line).items() if name in _FIELDS})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+_FIELDS = frozenset(f.name for f in fields(Record))
+
+
+def grouped(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each group, in the order of rows and answers."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: (r.group_id, r.sample_id, r.sample_idx)):
+        groups.setdefault(record.group_id, []).append(record)
+    return list(groups.values())
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

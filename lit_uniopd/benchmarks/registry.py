@@ -1,0 +1,74 @@
+"""Which benchmarks there are: one YAML file for each benchmark and protocol."""
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from lit_uniopd.benchmarks.parse import read_spec
+from lit_uniopd.benchmarks.spec import BenchmarkSpec
+from lit_uniopd.errors import UserError
+
+SPECS = Path(__file__).parent / "specs"
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Name or name@protocol -> file."""
+    return {path.stem: path for path in sorted(SPECS.glob("*.yaml")) if not path.stem.startswith("_")}
+
+
+@cache
+def _spec(path: Path) -> BenchmarkSpec:
+    return read_spec(path)
+
+
+def all_specs() -> list[BenchmarkSpec]:
+    """Every benchmark under every protocol, the default protocol of each first."""
+    return [_spec(path) for path in _files().values()]
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Names that stand for several benchmarks."""
+    return {name: tuple(members) for name, members in yaml.safe_load((SPECS / "_groups.yaml").read_text()).items()}
+
+
+def find_spec(name: str) -> BenchmarkSpec:
+    """One benchmark.
+
+    Args:
+        name: ``chartqa`` (its default protocol), ``chartqa@lmms``, or the path of a YAML file.
+
+    Raises:
+        UserError: if there is none of this name.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_spec(Path(name).expanduser())
+    if name in _files():
+        return _spec(_files()[name])
+    by_key = {spec.key: spec for spec in all_specs()}
+    if name in by_key:
+        return by_key[name]
+    known = [*groups(), *_files(), *by_key]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`uniopd benchmarks` lists them."
+    raise UserError(f"There is no benchmark {name!r}; {hint}")
+
+
+def expand(names: Sequence[str]) -> list[BenchmarkSpec]:
+    """Benchmarks of names, groups, domains and files; each once, in order.
+
+    Raises:
+        UserError: if one is unknown, or there is none.
+    """
+    found: dict[str, BenchmarkSpec] = {}
+    for name in names:
+        for member in groups().get(name, (name,)):
+            spec = find_spec(member)
+            found.setdefault(spec.key, spec)
+    if not found:
+        raise UserError("No benchmark is named; give names to `benchmarks` (`uniopd benchmarks` lists them).")
+    return list(found.values())

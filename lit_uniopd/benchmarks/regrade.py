@@ -1,0 +1,117 @@
+"""``uniopd regrade RUN``: judge recorded answers anew, without a model."""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lit_uniopd.benchmarks.engine import with_grades
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.records import Record, is_omitted
+from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.report.summary import PARQUET, compact, run_records, write_parquet
+from lit_uniopd.errors import UserError
+from lit_uniopd.progress import bar, follow
+from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.types import Grade
+
+log = logging.getLogger(__name__)
+
+
+def regrade(directory: Path, graders: GraderPool) -> tuple[list[Record], list[Record]]:
+    """Judge every answer of a run with today's graders.
+
+    The old records stay beside the new ones as ``records.before-N.parquet``.
+
+    Args:
+        directory: of the run.
+        graders: where answers are judged.
+
+    Returns:
+        The records before and after, in the same order.
+
+    Raises:
+        UserError: if there are no records, or the tests of their programs cannot be had.
+    """
+    compact(directory)
+    old = run_records(directory)
+    golds = _omitted_golds(old)
+    items: list[GradeItem] = []
+    for record in old:
+        items += _items(record, golds)
+    with bar(len(items), "grading answers", "answer") as shown:
+        grades = iter(graders.grade(items, on_progress=follow(shown)))
+    new = [_regraded(record, [next(grades) for _ in _items(record, golds)], graders) for record in old]
+    number = len(list(directory.glob("records.before-*.parquet"))) + 1
+    write_parquet(new, scratch := directory / f".{PARQUET}.tmp")
+    os.replace(directory / PARQUET, directory / f"records.before-{number}.parquet")
+    os.replace(scratch, directory / PARQUET)
+    return old, new
+
+
+def _items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list[GradeItem]:
+    gold = record.gold
+    if is_omitted(gold):
+        gold = golds[_place(record)]
+    own = [GradeItem(record.grader, gold, record.response, None, record.options)] if record.grader else []
+    return own + [GradeItem(name, gold, record.response) for name in record.also]
+
+
+def _regraded(record: Record, grades: list[Grade], graders: GraderPool) -> Record:
+    return with_grades(record, grades, sandbox=graders.sandbox_backend) if grades else record
+
+
+def _place(record: Record) -> tuple[str, str, str]:
+    return f"{record.benchmark}@{record.protocol}", record.profile, record.sample_id
+
+
+def _omitted_golds(records: Sequence[Record]) -> dict[tuple[str, str, str], Any]:
+    """Long gold answers, which records only name, from the data sets they came from."""
+    wanted = {(place[0], place[1]): r for r in records if is_omitted(r.gold) and (place := _place(r))}
+    golds: dict[tuple[str, str, str], Any] = {}
+    for (key, profile), record in wanted.items():
+        benchmark = load_benchmark(find_spec(key), profile)  # type: ignore[arg-type]  # it came from a profile
+        if benchmark.fingerprint != record.fingerprint:
+            raise UserError(
+                f"The rows of {key} are not those that the run was graded on; pin hub.revision to theirs in a YAML "
+                "file of your own, or evaluate again."
+            )
+        golds |= {(key, profile, example.id): example.gold for example in benchmark.examples}
+    return golds
+
+
+def changes_table(old: Sequence[Record], new: Sequence[Record]) -> Table:
+    """Mean score of each evaluation before and after, and how many verdicts changed."""
+    table = Table(title="Regraded")
+    for column in ("benchmark", "model", "step"):
+        table.add_column(column)
+    for column in ("answers", "mean score before", "after", "changed"):
+        table.add_column(column, justify="right")
+    parts: dict[tuple[str, str, int], list[tuple[Record, Record]]] = {}
+    for pair in zip(old, new, strict=True):
+        parts.setdefault((f"{pair[0].benchmark}@{pair[0].protocol}", pair[0].model, pair[0].step), []).append(pair)
+    for (key, model, step), pairs in sorted(parts.items()):
+        before, after = (sum(pair[i].score for pair in pairs) / len(pairs) for i in (0, 1))
+        changed = sum(a.correct != b.correct or a.score != b.score for a, b in pairs)
+        table.add_row(key, model, str(step), str(len(pairs)), f"{before:.1%}", f"{after:.1%}", str(changed))
+    return table
+
+
+def main(argv: list[str]) -> int:
+    """The command line of ``uniopd regrade``."""
+    parser = argparse.ArgumentParser(prog="uniopd regrade", description=__doc__)
+    parser.add_argument("run", type=Path, help="directory of a run, runs/benchmarks/version_0 say")
+    parser.add_argument("--workers", type=int, default=2, help="grading processes")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that one answer may take")
+    args = parser.parse_args(argv)
+    if not args.run.is_dir():
+        raise UserError(f"{args.run} is no directory; give that of a run, runs/benchmarks/version_0 say.")
+    with GraderPool(workers=args.workers, time_limit=args.timeout) as graders:
+        old, new = regrade(args.run, graders)
+    wide_console().print(changes_table(old, new))
+    return 0

@@ -1,0 +1,133 @@
+"""The rows of a benchmark in the schema of the hub: bundled ones, local files, or the hub itself."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lit_uniopd.benchmarks.spec import BenchmarkSpec, ProfileName
+from lit_uniopd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+PLAYGROUND = "playground:"
+
+
+def read_rows(spec: BenchmarkSpec, profile: ProfileName) -> list[Row]:
+    """All rows of a benchmark.
+
+    Args:
+        spec: says where they lie.
+        profile: ``fixture`` reads the bundled rows.
+
+    Raises:
+        UserError: if they cannot be had.
+    """
+    if profile == "fixture":
+        return fixture_rows(spec)
+    if spec.hub.id.startswith(PLAYGROUND):
+        from lit_uniopd.playground import locate
+
+        return list(_json_lines(Path(locate(f"{spec.hub.id.removeprefix(PLAYGROUND)}.jsonl"))))
+    if spec.hub.id.endswith((".jsonl", ".json", ".parquet")):
+        return _local_rows(spec)
+    rows = hub_rows(spec)
+    if spec.size is not None and len(rows) != spec.size:
+        log.warning(
+            "%s has %d rows, where its spec expects %d: the data set has changed, or the wrong split is read.",
+            spec.key,
+            len(rows),
+            spec.size,
+        )
+    return rows
+
+
+def fixture_rows(spec: BenchmarkSpec) -> list[Row]:
+    """The bundled rows, their pictures drawn.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if spec.fixture is None:
+        raise UserError(f"Benchmark {spec.key} has no bundled rows; choose another profile than fixture.")
+    return [_drawn(row) for row in _json_lines(Path(spec.fixture))]
+
+
+def hub_rows(spec: BenchmarkSpec, limit: int | None = None) -> list[Row]:
+    """Rows from the hub, from the first of its ids that answers.
+
+    Args:
+        spec: names data set, configuration, split and revision.
+        limit: only so many rows, streamed.
+
+    Raises:
+        UserError: if none of the ids answers.
+    """
+    import datasets
+
+    failures = []
+    for name in (spec.hub.id, *spec.hub.fallbacks):
+        # Ids of raw files are read by the json builder, which runs no code of the repository.
+        files = f"hf://datasets/{name}{'@' + spec.hub.revision if spec.hub.revision else ''}/{spec.hub.files}"
+        source: dict[str, Any] = (
+            {"path": "json", "data_files": files, "split": "train"}
+            if spec.hub.files
+            else {"path": name, "name": spec.hub.config, "split": spec.hub.split, "revision": spec.hub.revision}
+        )
+        try:
+            loaded: Any = datasets.load_dataset(**source, streaming=limit is not None)
+            return [dict(row) for row in (loaded if limit is None else loaded.take(limit))]
+        except Exception as error:  # the hub, the network and the builders fail in many ways, all of them the user's
+            failures.append(f"{name}: {_first_line(error)}")
+    raise UserError(
+        f"Benchmark {spec.key} cannot be loaded from the hub ({'; '.join(failures)}); check the network, HF_HOME for a "
+        "copy, or run --data.profile fixture."
+    )
+
+
+def _local_rows(spec: BenchmarkSpec) -> list[Row]:
+    path = Path(spec.hub.id).expanduser()
+    if not path.is_file():
+        raise UserError(f"Benchmark {spec.key} reads {path}, which does not exist; {spec.source or 'put it there.'}")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".json":
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise UserError(f"{path} must hold a list of rows.")
+        return rows
+    return list(_json_lines(path))
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number} is not JSON ({error}).") from error
+
+
+def _drawn(value: Any) -> Any:
+    """Cells that describe a drawing become pictures."""
+    if isinstance(value, list):
+        return [_drawn(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "drawing" in value:
+        from lit_uniopd.benchmarks.drawings import draw
+
+        return draw(value)
+    return {key: _drawn(item) for key, item in value.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,18 @@
+"""Model text inside Markdown tables."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def cell(text: str, max_chars: int = 1500) -> str:
+    """Text that can neither break a table nor become markup; what is too long is cut in the middle."""
+    if len(text) > max_chars:
+        half = max_chars // 2
+        text = f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
+    return re.sub(r"[^\w\s.,:;=+/%()?'\"-]|_", lambda mark: f"&#{ord(mark[0])};", text).replace("\n", "<br>")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are safe already."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -1,0 +1,135 @@
+"""How every module validates: ``validation_step`` hands prompts to the evaluation engine, which records and scores."""
+
+from typing import Any
+
+from lightning import LightningModule
+
+from lit_uniopd.benchmarks.evaluator import EvalResult, Evaluator, run_directory
+from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
+from lit_uniopd.benchmarks.report import Reporter
+from lit_uniopd.benchmarks.report.summary import compact
+from lit_uniopd.benchmarks.shards import EvalBatch, Request
+from lit_uniopd.benchmarks.spec import Benchmark
+from lit_uniopd.errors import UserError
+from lit_uniopd.loading import reads_images
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.rewards import GraderPool
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import PromptBatch
+
+
+class EvaluatingModule(LightningModule):
+    """A module with a policy that answers benchmarks, or held-out prompts as benchmarks of their own.
+
+    Args:
+        policy_args: where the policy comes from.
+        policy_flag: the option that they came from, for messages.
+        val_sampling: how held-out prompts are answered; benchmarks bring their own decoding settings.
+        graders: where answers are judged.
+
+    Attributes:
+        policy: loaded in ``configure_model``, when Lightning is ready.
+        last_evaluation: what the last validation came to.
+    """
+
+    policy: Policy
+
+    def __init__(
+        self, *, policy_args: PolicyArgs, policy_flag: str, val_sampling: SamplingArgs, graders: GraderPool
+    ) -> None:
+        super().__init__()
+        self.policy = None  # type: ignore[assignment]
+        self.policy_args = policy_args
+        self.policy_flag = policy_flag
+        self.val_sampling = val_sampling
+        self.graders = graders
+        self.heldout: dict[str, Benchmark] = {}
+        self.evaluator: Evaluator | None = None
+        self.reporter: Reporter | None = None
+        self.last_evaluation: EvalResult | None = None
+
+    def setup(self, stage: str) -> None:
+        self.evaluator = self.make_evaluator(stage)
+        self.reporter = Reporter(self.trainer, run_directory(self.trainer))
+
+    def on_fit_end(self) -> None:
+        """Nothing more is recorded, neither by this module nor by a callback."""
+        if self.trainer.is_global_zero:
+            compact(run_directory(self.trainer))
+
+    def teardown(self, stage: str) -> None:
+        self.graders.close()
+        if self.reporter is not None:
+            self.reporter.show()
+
+    def make_evaluator(self, stage: str) -> Evaluator | None:
+        """For the benchmarks of the datamodule, or for its held-out prompts."""
+        source: Any = getattr(self.trainer, "datamodule", None)
+        benchmarks = getattr(source, "benchmarks", None)
+        if benchmarks is None:
+            split = "test" if stage == "test" else "val"
+            self.heldout = heldout_benchmarks(list(getattr(source, f"{split}_prompts", ())), self.val_sampling, split)
+            benchmarks = list(self.heldout.values())
+        if not benchmarks:
+            return None
+        self.check_benchmarks(benchmarks)
+        return Evaluator(self.trainer, benchmarks, self.graders, run_directory(self.trainer))
+
+    def check_benchmarks(self, benchmarks: list[Benchmark]) -> None:
+        """Refuse what this model or this machine cannot run, before any model is loaded.
+
+        Raises:
+            UserError: naming the benchmark and the remedy.
+        """
+        for benchmark in benchmarks:
+            args, flag = self.policy_args_for(benchmark)
+            if benchmark.spec.modality == "image" and not reads_images(args, flag):
+                raise UserError(
+                    f"Benchmark {benchmark.key} has pictures, which --{flag}.path {args.path} cannot read; choose an "
+                    "image-text model or leave the benchmark out."
+                )
+        graders = {name for b in benchmarks for e in b.examples if (name := b.grader(e)) is not None}
+        self.graders.prepare(sorted(graders | {name for b in benchmarks for name in b.spec.scoring.also}))
+
+    def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
+        """The model that answers a benchmark, and the option it comes from."""
+        return self.policy_args, self.policy_flag
+
+    def policy_for(self, benchmark: Benchmark) -> Policy:
+        """The same, loaded."""
+        return self.policy
+
+    # --- Lightning's validation loop ---
+
+    def on_validation_epoch_start(self) -> None:
+        if self.evaluator is not None:
+            self.evaluator.begin(self.policy_args.path, self.global_step)
+
+    def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""
+        if self.evaluator is not None and (requests := self.requests_of(batch)):
+            self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
+
+    def requests_of(self, batch: PromptBatch | EvalBatch) -> list[Request]:
+        """What is to be answered; held-out prompts without a grader are not."""
+        if isinstance(batch, EvalBatch):
+            return list(batch)
+        return [Request(self.heldout[p.domain], example_of(p)) for p in batch if p.grader is not None]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every score, also for checkpoint monitors; the reporter adds intervals, health, figures and tables."""
+        if self.evaluator is None:
+            return
+        self.last_evaluation = result = self.evaluator.finish()
+        if not self.trainer.sanity_checking:
+            self.log_dict(result.tagged())
+            if self.heldout and (scores := result.primary()):
+                split = next(iter(self.heldout.values())).spec.protocol
+                self.log(f"{split}/accuracy", sum(scores.values()) / len(scores), prog_bar=True)
+        assert self.reporter is not None, "setup comes first"
+        self.reporter.publish(result, final=self.trainer.state.fn != "fit", scores_logged=True)
+
+    # `uniopd test` is validation on the datamodule's test prompts, under its own tags.
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end

@@ -1,0 +1,205 @@
+"""The engine on a scripted model: what is answered, graded, recorded, and what is never done twice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lit_uniopd.benchmarks import engine as engine_module
+from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
+from lit_uniopd.benchmarks.fingerprint import weights_fingerprint
+from lit_uniopd.benchmarks.records import PENDING, RecordWriter, read_records
+from lit_uniopd.benchmarks.shards import Request
+from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.rewards import GraderPool
+
+RIGHT, WRONG, HEDGED, CUT = "4", "5", "4 or 5", "so 4"
+
+
+class Scripted:
+    """A policy that answers by a rule; counts what it was asked."""
+
+    def __init__(self, rule: Callable[[str, int], str]) -> None:
+        self.model = nn.Linear(3, 3)
+        nn.init.constant_(self.model.weight, 0.5)
+        nn.init.zeros_(self.model.bias)
+        self.rule = rule
+        self.args = PolicyArgs()
+        self.asked: list[str] = []
+
+    def write(self, _policy: Any, prompts: Any, args: Any, *, seed: int, keys: list[int]) -> Any:
+        self.asked += [prompt.id for prompt in prompts]
+        text = [self.rule(prompt.messages[0]["content"], k) for prompt in prompts for k in range(args.n)]
+        finish = ["length" if answer == CUT else "stop" for answer in text]
+        return SimpleNamespace(text=text, finish=finish, lengths_B=torch.tensor(list(map(len, text))))
+
+
+@pytest.fixture
+def pool():
+    with GraderPool(workers=1) as graders:
+        yield graders
+
+
+def benchmark(questions: list[str], n: int = 1, **changes: Any) -> Benchmark:
+    spec = BenchmarkSpec(
+        id="sums",
+        protocol="test",
+        version=1,
+        title="sums",
+        domain="math",
+        modality="text",
+        hub=HubData(id="x/y"),
+        scoring=Scoring(grader="exact"),
+        report=Report(metrics=({"name": "avg"},)),
+    )
+    rows = [
+        Example(id=f"row{i}", messages=({"role": "user", "content": text},), gold="4", breakdown={"half": str(i % 2)})
+        for i, text in enumerate(questions)
+    ]
+    return Benchmark(replace(spec, **changes), "paper", Generation(n=n), rows, "f")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, pool):
+    """Evaluate a benchmark with a policy: its records by row and answer."""
+
+    def evaluate(
+        policy: Scripted, tested: Benchmark, name: str = "run", adopt=(), step: int = 0, batches: int = 99, **args
+    ):
+        monkeypatch.setattr(engine_module, "write_answers", policy.write)
+        engine = EvalEngine(pool, tmp_path / name, adopt=[tmp_path / other for other in adopt], args=EvalArgs(**args))
+        engine.begin("scripted", step)
+        for example in tested.examples[:batches]:
+            engine.answer(policy, [Request(tested, example)])  # type: ignore[arg-type]
+        records = engine.finish().get(tested.key, [])
+        return {(r.sample_id, r.sample_idx): r for r in records}
+
+    return evaluate
+
+
+def by_question(text: str, k: int) -> str:
+    return {"right": RIGHT, "wrong": WRONG, "hedged": HEDGED, "cut": CUT, "mixed": RIGHT if k == 0 else WRONG}[text]
+
+
+def test_every_answer_is_graded_and_recorded(run, tmp_path):
+    found = run(Scripted(by_question), benchmark(["right", "wrong", "hedged", "mixed"], n=2))
+    verdicts = {key: r.correct for key, r in found.items()}
+    assert verdicts == {
+        **{("row0", k): True for k in (0, 1)},
+        **{(row, k): False for row in ("row1", "row2") for k in (0, 1)},
+        ("row3", 0): True,
+        ("row3", 1): False,
+    }
+    one = found["row3", 1]
+    assert (one.response, one.gold, one.extracted, one.reason, one.n_tokens) == (WRONG, "4", WRONG, "wrong", 1)
+    assert one.breakdown == {"half": "1"}
+    on_disk = read_records([tmp_path / "run" / "rank0.jsonl"])
+    assert sorted(r.key for r in on_disk) == sorted(r.key for r in found.values())
+
+
+def test_stop_strings_cut_the_answer(run):
+    tested = benchmark(["right"])
+    tested = replace(tested, generation=Generation(stop=(" or", "zzz")))
+    (record,) = run(Scripted(lambda *_: "4 or 5"), tested).values()
+    assert record.response == "4"
+    assert record.correct
+
+
+def test_an_answer_without_result_that_was_cut_is_truncated(run):
+    scoring = Scoring(grader="math")
+    (record,) = run(Scripted(by_question), benchmark(["cut"], scoring=scoring)).values()
+    assert (record.correct, record.reason) == (False, "truncated")
+
+
+def test_further_graders_are_recorded_beside_the_first(run):
+    scoring = Scoring(grader="exact", also=("math",))
+    (record,) = run(Scripted(lambda *_: r"\boxed{4}"), benchmark(["right"], scoring=scoring)).values()
+    assert (record.score, dict(record.also)) == (0.0, {"math": 1.0})
+
+
+def test_answers_for_a_judge_are_recorded_without_a_verdict(run):
+    (record,) = run(Scripted(by_question), benchmark(["right"], scoring=Scoring(grader=None, judge="j"))).values()
+    assert (record.correct, record.reason, record.grader) == (None, "no_grader", "")
+
+
+# --- never twice -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_where_it_stopped(run, tmp_path):
+    tested = benchmark(["right", "wrong", "mixed", "right"], n=2)
+    whole = run(Scripted(by_question), tested, "whole")
+    run(Scripted(by_question), tested, "killed", batches=2)
+    path = tmp_path / "killed" / "rank0.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])  # killed while it wrote the last line
+    later = Scripted(by_question)
+    resumed = run(later, tested, "later", adopt=["killed"])
+    assert [name.split("/")[1] for name in later.asked] == ["row1", "row2", "row3"]
+    assert {key: (r.correct, r.response) for key, r in resumed.items()} == {
+        key: (r.correct, r.response) for key, r in whole.items()
+    }
+    assert len(read_records([tmp_path / "later" / "rank0.jsonl"])) == 8  # a run's own files hold all that it counts
+
+
+def test_written_but_unjudged_answers_are_judged_not_written_again(run, tmp_path):
+    tested = benchmark(["right"])
+    (record,) = run(Scripted(by_question), tested, "first").values()
+    unjudged = replace(record, reason=PENDING, correct=None, score=0.0)
+    path = tmp_path / "killed" / "rank0.jsonl"
+    RecordWriter(path).append([unjudged])
+    later = Scripted(by_question)
+    (judged,) = run(later, tested, "later", adopt=["killed"]).values()
+    assert later.asked == []
+    assert judged.correct is True
+
+
+def changed_weights(policy: Scripted, tested: Benchmark) -> Benchmark:
+    with torch.no_grad():
+        policy.model.weight[0, 0] += 1e-6
+    return tested
+
+
+CHANGES = {
+    "weights": changed_weights,
+    "decoding": lambda _, tested: replace(tested, generation=Generation(max_new_tokens=7)),
+    "version": lambda _, tested: replace(tested, spec=replace(tested.spec, version=2)),
+    "profile": lambda _, tested: replace(tested, profile="curve"),
+    "prompt": lambda _, tested: replace(
+        tested, examples=[replace(tested.examples[0], messages=({"role": "user", "content": "wrong"},))]
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_could_change_the_answer_is_answered_anew(run, change):
+    tested = benchmark(["right"])
+    run(Scripted(by_question), tested, "first")
+    later = Scripted(by_question)
+    run(later, CHANGES[change](later, tested), "later", adopt=["first"])
+    assert len(later.asked) == 1
+
+
+def test_the_seed_matters_only_to_sampled_answers(run):
+    greedy = benchmark(["right"])
+    sampled = replace(greedy, generation=Generation(temperature=1.0))
+    for tested, asked in ((greedy, 0), (sampled, 1)):
+        run(Scripted(by_question), tested, "first", seed=1)
+        later = Scripted(by_question)
+        run(later, tested, "later", adopt=["first"], seed=2)
+        assert len(later.asked) == asked
+
+
+def test_fingerprints_see_one_changed_bit_and_moved_values_but_not_the_layout():
+    first = nn.Linear(64, 64)
+    before = weights_fingerprint(first)
+    assert weights_fingerprint(first.double().float()) == before
+    with torch.no_grad():
+        first.weight[13, 7] = torch.nextafter(first.weight[13, 7], torch.tensor(9.0))
+    after = weights_fingerprint(first)
+    with torch.no_grad():
+        first.bias.copy_(first.bias.flip(0))
+    assert len({before, after, weights_fingerprint(first)}) == 3

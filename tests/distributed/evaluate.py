@@ -1,0 +1,42 @@
+"""`uniopd validate` on fixture rows, on as many gloo ranks as asked for.
+
+python evaluate.py RANKS ROOT MODEL KILL_AFTER BENCHMARK ...
+
+KILL_AFTER: each rank dies without a word when it has recorded so many batches; 0: never.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tiny import trainer
+
+from datamodules import BenchmarkDataModule
+from lit_uniopd.benchmarks.engine import EvalEngine
+from lit_uniopd.modules import Evaluation
+from lit_uniopd.policy import PolicyArgs
+
+if __name__ == "__main__":
+    ranks, root, model, kill_after, *names = sys.argv[1:]
+    torch.set_num_threads(1)
+    record, left = EvalEngine._collect, int(kill_after)
+
+    def mortal(self: EvalEngine) -> int:
+        global left
+        count = record(self)
+        left -= 1
+        if left == 0:
+            os._exit(9)
+        return count
+
+    if int(kill_after):
+        EvalEngine._collect = mortal  # type: ignore[method-assign]
+    logger = TensorBoardLogger(root, name="eval", default_hp_metric=False)
+    strategy = "ddp" if int(ranks) > 1 else "auto"
+    run = trainer(Path(root), devices=int(ranks), strategy=strategy, logger=logger, limit_val_batches=1.0)
+    module = Evaluation(PolicyArgs(path=model), grader_workers=1)
+    run.validate(module, BenchmarkDataModule(names, profile="fixture", max_rows=2), verbose=False)

@@ -1,0 +1,44 @@
+"""Ranks do not change a score, and a killed evaluation goes on with another number of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_uniopd.benchmarks.report.summary import SUMMARY, run_records
+
+NAMES = ["aime24", "gsm8k", "we_math", "pope"]
+
+
+def evaluate(ranks: int, root: Path, model: str, kill_after: int = 0) -> int:
+    script = Path(__file__).parent / "evaluate.py"
+    arguments = [str(ranks), str(root), model, str(kill_after), *NAMES]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
+    if not kill_after:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return done.returncode
+
+
+def scores(run: Path) -> dict:
+    summary = json.loads((run / SUMMARY).read_text())
+    return {key: {**value["scores"], "answers": value["answers"]} for key, value in summary["benchmarks"].items()}
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_numbers_of_one_also_after_a_kill(tmp_path):
+    model = "playground:tiny_vision"
+    evaluate(1, tmp_path / "one", model)
+    evaluate(2, tmp_path / "two", model)
+    assert evaluate(2, tmp_path / "killed", model, kill_after=3) != 0
+    done_before = run_records(tmp_path / "killed/eval/version_0")
+    evaluate(1, tmp_path / "killed", model)
+    one, two, killed = (
+        scores(tmp_path / name) for name in ("one/eval/version_0", "two/eval/version_0", "killed/eval/version_1")
+    )
+    assert one == two == killed
+    assert sum(value["answers"] for value in one.values()) % 2 == 1  # uneven over two ranks
+    finished = {record.key: record for record in run_records(tmp_path / "killed/eval/version_1")}
+    assert done_before
+    assert all(finished[record.key].time == record.time for record in done_before)  # taken over, not written again
