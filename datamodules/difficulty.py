@@ -1,0 +1,100 @@
+"""Offline difficulty-aware balancing: prompts that the student sometimes gets right are seen more often (Uni-OPD)."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.samplers import ResumableBatchSampler
+from lit_uniopd.difficulty import prompt_key, read_difficulties
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.balance import Shape, difficulty_repeats
+from lit_uniopd.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class DifficultyArgs:
+    """Repeat prompts of medium difficulty until every difficulty is as common as the most common one."""
+
+    path: str
+    """Pass counts, written by `uniopd predict -c configs/uni_opd/difficulty.yaml`."""
+    shape: Shape = "auto"
+    """What is repeated: u: prompts with 1 .. N-1 right answers of N; mirrored_j: with 1 .. N; auto: by the data."""
+    target: int | None = None
+    """Wanted number of prompts of each repeated difficulty. Default: that of the most common difficulty."""
+    cap: int = 8
+    """No prompt is seen more often than this in one pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class DifficultyReport:
+    """What balancing makes of the training prompts."""
+
+    repeats_P: Tensor
+    """How often each prompt is seen in a pass."""
+    before: list[int]
+    """Prompts with 0, 1, .. N right answers."""
+    after: list[int]
+    """The same, each counted as often as it is seen."""
+    unmeasured: int
+    """Prompts without a pass count, seen once."""
+
+
+class DifficultyBalancedSampler(ResumableBatchSampler):
+    """A resumable training order in which rows are repeated.
+
+    Args:
+        repeats: for each source, how often each of its rows is seen.
+        options: as for `ResumableBatchSampler`; ``sizes`` are those with repetitions.
+    """
+
+    def __init__(self, repeats: Sequence[Tensor], **options: Any) -> None:
+        super().__init__([int(r.sum()) for r in repeats], **options)
+        every_P = torch.cat(list(repeats))
+        self.rows = torch.arange(len(every_P)).repeat_interleave(every_P).tolist()
+
+    def _row(self, n: int) -> int:
+        return self.rows[super()._row(n)]
+
+
+def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: int) -> DifficultyReport:
+    """How often each prompt should be seen.
+
+    Raises:
+        UserError: if the pass counts are of other prompts or of different numbers of answers.
+    """
+    measured = read_difficulties(Path(args.path))
+    found = [measured.get(prompt_key(prompt)) for prompt in prompts]
+    known = [entry for entry in found if entry is not None and entry.attempts]
+    if not known:
+        raise UserError(f"--data.difficulty.path {args.path} has pass counts of none of the training prompts.")
+    attempts = max(entry.attempts + entry.unknown for entry in known)
+    if any(entry.attempts + entry.unknown != attempts for entry in known):
+        raise UserError(
+            f"--data.difficulty.path {args.path} mixes prompts with different numbers of answers; measure them anew "
+            "in a file of its own."
+        )
+    # A prompt with a missing verdict has no place on the scale of the others.
+    correct_P = torch.tensor([-1 if entry is None or entry.attempts < attempts else entry.correct for entry in found])
+    repeats_P = difficulty_repeats(correct_P, attempts, shape=args.shape, target=args.target, cap=args.cap, seed=seed)
+    counted = correct_P >= 0
+    report = DifficultyReport(
+        repeats_P=repeats_P,
+        before=torch.bincount(correct_P[counted], minlength=attempts + 1).tolist(),
+        after=torch.bincount(correct_P[counted], weights=repeats_P[counted].double(), minlength=attempts + 1)
+        .long()
+        .tolist(),
+        unmeasured=int((~counted).sum()),
+    )
+    log.info("Right answers of %d: prompts %s become %s.", attempts, report.before, report.after)
+    if report.unmeasured:
+        log.warning(
+            "%d of %d training prompts have no full pass count and are seen once.", report.unmeasured, len(prompts)
+        )
+    return report

@@ -1,0 +1,91 @@
+"""How often a student gets each prompt right: measured once, read by the balanced sampler."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import CORRECT, UNKNOWN, Prompt, Rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """What became of the answers to one prompt."""
+
+    prompt: str
+    """Hash of the prompt's messages: it is the same in whatever file the prompt lies."""
+    id: str
+    """For people."""
+    domain: str
+    correct: int
+    """Right answers."""
+    attempts: int
+    """Answers with a verdict."""
+    unknown: int
+    """Answers without one; they count for nothing."""
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """Name of a prompt by its content."""
+    text = json.dumps([list(map(dict, prompt.messages)), [str(image) for image in prompt.images]], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def difficulties(rollouts: Rollouts) -> list[Difficulty]:
+    """One entry per group, in the order of the groups."""
+    outcomes: dict[int, list[int]] = {}
+    prompts: dict[int, Prompt] = {}
+    for prompt, group, outcome in zip(
+        rollouts.prompts, rollouts.group_B.tolist(), rollouts.outcome_B.tolist(), strict=True
+    ):
+        outcomes.setdefault(group, []).append(outcome)
+        prompts[group] = prompt
+    return [
+        Difficulty(
+            prompt=prompt_key(prompts[group]),
+            id=prompts[group].id,
+            domain=prompts[group].domain,
+            correct=found.count(CORRECT),
+            attempts=len(found) - found.count(UNKNOWN),
+            unknown=found.count(UNKNOWN),
+        )
+        for group, found in outcomes.items()
+    ]
+
+
+def rank_file(path: Path, rank: int) -> Path:
+    """Where one rank appends; rank 0 has the plain name."""
+    return path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
+
+
+def append_difficulties(path: Path, entries: Iterable[Difficulty]) -> None:
+    """Add lines to a file, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as out:
+        out.write("\n" * torn + "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries))
+
+
+def read_difficulties(path: Path) -> dict[str, Difficulty]:
+    """Entries of all ranks by prompt; a torn last line (of a killed run) is left out.
+
+    Raises:
+        UserError: if there is no such file, or nothing in it.
+    """
+    files = [path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))]
+    found: dict[str, Difficulty] = {}
+    for file in files:
+        if file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = Difficulty(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue
+                found.setdefault(entry.prompt, entry)
+    if not found:
+        raise UserError(
+            f"{path} holds no pass counts; write them by `uniopd predict -c configs/uni_opd/difficulty.yaml`."
+        )
+    return found
