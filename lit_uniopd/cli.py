@@ -11,6 +11,7 @@ from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.parsing import OneSentenceParser, user_error_in
@@ -30,6 +31,8 @@ class UniOPDCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
 
     def before_fit(self) -> None:
+        if not is_overridden("training_step", self.model):
+            raise UserError(f"{type(self.model).__name__} trains nothing; use `uniopd validate`, or another --model.")
         self._check_run()
 
     def before_validate(self) -> None:

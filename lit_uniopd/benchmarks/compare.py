@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.table import Table
 
+from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.intervals import paired_difference
 from lit_uniopd.benchmarks.metrics.scorecard import stats_of
-from lit_uniopd.benchmarks.records import Record, grouped
-from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped, last_evaluation
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
@@ -51,7 +51,7 @@ def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison
     Raises:
         UserError: if they have no benchmark in common, or one under different conditions.
     """
-    parts_a, parts_b = _by_benchmark(a), _by_benchmark(b)
+    parts_a, parts_b = (by_benchmark([r for r in records if r.grader]) for records in (a, b))
     common = [key for key in parts_a if key in parts_b]
     if not common:
         raise UserError(
@@ -71,7 +71,7 @@ def _compared(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     found_a, found_b = ({(r.sample_id, r.sample_idx): r for r in records} for records in (a, b))
     both = [answer for answer in found_a if answer in found_b]
     n = 1 + max(r.sample_idx for r in a)
-    statistic = build_metrics(_metrics(key), n, spec_n=10**9)[0]
+    statistic = build_metrics(recorded_spec(a[0]).report.metrics, n, spec_n=10**9)[0]
     stats_a, stats_b = (
         stats_of(grouped([found[answer] for answer in both]), statistic) for found in (found_a, found_b)
     )
@@ -94,30 +94,8 @@ def _compared(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     )
 
 
-def _metrics(key: str) -> Sequence[dict]:
-    try:
-        return [dict(entry) for entry in find_spec(key).report.metrics]
-    except UserError:  # held-out prompts, or a YAML file of the user's own: their verdicts are averaged
-        return [{"name": "avg"}]
-
-
-def _by_benchmark(records: Sequence[Record]) -> dict[str, list[Record]]:
-    parts: dict[str, list[Record]] = {}
-    for record in records:
-        if record.grader:
-            parts.setdefault(f"{record.benchmark}@{record.protocol}", []).append(record)
-    return parts
-
-
 def _listed(values: set) -> str:
     return ", ".join(sorted(map(str, values)))
-
-
-def last_evaluation(records: Sequence[Record]) -> list[Record]:
-    """Of a training run's records those of the model itself at its last step."""
-    own = [record for record in records if not record.model.startswith("teacher ")]
-    last = max(record.step for record in own)
-    return [record for record in own if record.step == last]
 
 
 def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Table:

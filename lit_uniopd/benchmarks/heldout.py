@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from lit_uniopd.benchmarks.records import content_hash
+from lit_uniopd.benchmarks.records import Record, content_hash
+from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Prompt
 
@@ -34,17 +36,7 @@ def heldout_benchmarks(prompts: Sequence[Prompt], sampling: SamplingArgs, split:
 
 
 def _benchmark(domain: str, prompts: list[Prompt], sampling: SamplingArgs, split: str) -> Benchmark:
-    spec = BenchmarkSpec(
-        id=domain,
-        protocol=split,
-        version=VERSION,
-        title=domain,
-        domain=domain,
-        modality="image" if any(prompt.images for prompt in prompts) else "text",
-        hub=HubData(id=""),
-        scoring=Scoring(grader=None),
-        report=Report(metrics=({"name": "avg"},)),
-    )
+    spec = heldout_spec(domain, split, pictures=any(prompt.images for prompt in prompts))
     generation = Generation(
         n=sampling.n,
         max_new_tokens=sampling.max_new_tokens,
@@ -60,6 +52,29 @@ def _benchmark(domain: str, prompts: list[Prompt], sampling: SamplingArgs, split
         examples=examples,
         fingerprint=content_hash([(example.id, example.messages, example.gold) for example in examples]),
     )
+
+
+def heldout_spec(domain: str, split: str, *, pictures: bool = False) -> BenchmarkSpec:
+    """The spec of held-out prompts of one domain."""
+    return BenchmarkSpec(
+        id=domain,
+        protocol=split,
+        version=VERSION,
+        title=domain,
+        domain=domain,
+        modality="image" if pictures else "text",
+        hub=HubData(id=""),
+        scoring=Scoring(grader=None),
+        report=Report(metrics=({"name": "avg"},)),
+    )
+
+
+def recorded_spec(record: Record) -> BenchmarkSpec:
+    """The spec behind a record: one of the registry, else that of held-out prompts, whose verdicts are averaged."""
+    try:
+        return find_spec(f"{record.benchmark}@{record.protocol}")
+    except UserError:
+        return heldout_spec(record.benchmark, record.protocol)
 
 
 def example_of(prompt: Prompt) -> Example:

@@ -5,14 +5,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
 from lit_uniopd.benchmarks.fingerprint import image_hash
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
-from lit_uniopd.benchmarks.rows import read_rows
+from lit_uniopd.benchmarks.rows import LOCAL, read_rows
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool
@@ -48,6 +48,7 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     examples = chosen(adapted.examples, profile, limit)
     if not examples:
         raise UserError(f"Benchmark {spec.key} has no row to answer; of {len(rows)} were left out {adapted.left_out}.")
+    examples = [with_found_pictures(example, spec) for example in examples]
     for reason, count in adapted.left_out.items():
         log.warning("%s: %d row(s) are not scored: %s.", spec.key, count, reason)
     doubled = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
@@ -74,6 +75,25 @@ def chosen(examples: Sequence[Example], profile: ProfileName, limit: int | None)
     wanted = min(wanted, limit or wanted)
     kept = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
     return [example for example in examples if (example.group or example.id) in kept]
+
+
+def with_found_pictures(example: Example, spec: BenchmarkSpec) -> Example:
+    """The example with the paths of its pictures, which start from the folder of a local file of rows.
+
+    Raises:
+        UserError: naming the row, if a picture is missing.
+    """
+    folder = Path(spec.hub.id).expanduser().parent if spec.hub.id.endswith(LOCAL) else Path()
+    found = []
+    for image in example.images:
+        path = folder / image if isinstance(image, str) else image
+        if isinstance(path, Path) and not path.is_file():
+            raise UserError(
+                f"Benchmark {spec.key}: the picture {path} of row {example.id} does not exist; put it there or mend "
+                "the column of pictures."
+            )
+        found.append(str(path) if isinstance(path, Path) else path)
+    return replace(example, images=tuple(found))
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -156,12 +156,27 @@ def _parse(line: bytes) -> Record | None:
 _FIELDS = frozenset(f.name for f in fields(Record))
 
 
+def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by ``BenchmarkSpec.key``."""
+    parts: dict[str, list[Record]] = {}
+    for record in records:
+        parts.setdefault(f"{record.benchmark}@{record.protocol}", []).append(record)
+    return parts
+
+
 def grouped(records: Sequence[Record]) -> list[list[Record]]:
     """The records of each group, in the order of rows and answers."""
     groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda r: (r.group_id, r.sample_id, r.sample_idx)):
         groups.setdefault(record.group_id, []).append(record)
     return list(groups.values())
+
+
+def last_evaluation(records: Sequence[Record]) -> list[Record]:
+    """Of a training run's records those of the model itself at its last step."""
+    own = [record for record in records if not record.model.startswith("teacher ")]
+    last = max(record.step for record in own)
+    return [record for record in own if record.step == last]
 
 
 def _ends_line(path: Path) -> bool:

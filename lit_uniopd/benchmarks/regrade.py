@@ -1,20 +1,33 @@
 """``uniopd regrade RUN``: judge recorded answers anew, without a model."""
 
 import argparse
+import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from lit_uniopd.benchmarks.engine import with_grades
+from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.loading import load_benchmark
-from lit_uniopd.benchmarks.records import Record, is_omitted
+from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16, score_benchmark
+from lit_uniopd.benchmarks.records import Record, by_benchmark, is_omitted, last_evaluation
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.report.console import wide_console
-from lit_uniopd.benchmarks.report.summary import PARQUET, compact, run_records, write_parquet
+from lit_uniopd.benchmarks.report.summary import (
+    PARQUET,
+    SUMMARY,
+    compact,
+    run_records,
+    versions,
+    write_json,
+    write_parquet,
+)
+from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.progress import bar, follow
 from lit_uniopd.rewards import GradeItem, GraderPool
@@ -51,7 +64,30 @@ def regrade(directory: Path, graders: GraderPool) -> tuple[list[Record], list[Re
     write_parquet(new, scratch := directory / f".{PARQUET}.tmp")
     os.replace(directory / PARQUET, directory / f"records.before-{number}.parquet")
     os.replace(scratch, directory / PARQUET)
+    _update_summary(directory / SUMMARY, new)
     return old, new
+
+
+def _update_summary(path: Path, records: Sequence[Record]) -> None:
+    """Replace the scores of the run's last evaluation; everything else stays as it was."""
+    if not path.exists():
+        return
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    specs: dict[str, BenchmarkSpec] = {}
+    for key, own in by_benchmark(last_evaluation(records)).items():
+        if key not in summary["benchmarks"] or not own[0].grader:
+            continue
+        specs[key] = recorded_spec(own[0])
+        generation = replace(specs[key].generation, n=1 + max(record.sample_idx for record in own))
+        card = score_benchmark(own, specs[key], generation)
+        summary["benchmarks"][key] |= {"scores": card.scores, "card": asdict(card)}
+    complete = {
+        key: next(iter(summary["benchmarks"][key]["scores"].values()))
+        for key in specs
+        if summary["benchmarks"][key]["complete"]
+    }
+    regraded = {"domains": domain_means(complete, specs), "mean16": mean16(complete, specs), "regraded": versions()}
+    write_json(path, summary | regraded)
 
 
 def _items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list[GradeItem]:

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 PLAYGROUND = "playground:"
+LOCAL = (".jsonl", ".json", ".parquet")
+"""Endings of files that are read without the hub."""
 
 
 def read_rows(spec: BenchmarkSpec, profile: ProfileName) -> list[Row]:
@@ -31,7 +33,7 @@ def read_rows(spec: BenchmarkSpec, profile: ProfileName) -> list[Row]:
         from lit_uniopd.playground import locate
 
         return list(_json_lines(Path(locate(f"{spec.hub.id.removeprefix(PLAYGROUND)}.jsonl"))))
-    if spec.hub.id.endswith((".jsonl", ".json", ".parquet")):
+    if spec.hub.id.endswith(LOCAL):
         return _local_rows(spec)
     rows = hub_rows(spec)
     if spec.size is not None and len(rows) != spec.size:

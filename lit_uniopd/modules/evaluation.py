@@ -1,7 +1,6 @@
 """A model that is only evaluated: `uniopd validate -c configs/benchmarks.yaml`."""
 
 from lit_uniopd.benchmarks.spec import Benchmark
-from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy import Policy, PolicyArgs
@@ -43,11 +42,6 @@ class Evaluation(PolicyModule):
         )
         self.vision_args = vision_policy
         self.vision_policy: Policy | None = None
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            raise UserError("lit_uniopd.modules.Evaluation trains nothing; use `uniopd validate`, or another --model.")
-        super().setup(stage)
 
     def prepare_data(self) -> None:
         super().prepare_data()

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 PAD, BOS, EOS = 0, 1, 2
-CHARACTERS = "0123456+-=,%:MCRLSabcdefgh"
+CHARACTERS = "01234+-=,%:MCRLSabcdefgh"
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -38,6 +38,7 @@ def make_model(seed: int, width: int, layers: int) -> Qwen3ForCausalLM:
         head_dim=width // 4,
         max_position_embeddings=128,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # answers are 40 tokens long, not 40,000
         initializer_range=0.1,  # with the usual 0.02 the arithmetic takes five times as many steps to be grasped
         pad_token_id=PAD,
         bos_token_id=BOS,

@@ -25,7 +25,7 @@ from lit_uniopd.seeding import derive_seed, run_seed
 ROOT = "runs/playground"
 UNTRAINED = {"tiny_text": write_tiny_text, "tiny_vision": write_tiny_vision}
 """Models with random weights: they show that things run, not that they work."""
-FORMAT = 1
+FORMAT = 2
 """Raise it when the code below changes what it builds; caches of another format are built anew."""
 
 
@@ -41,11 +41,10 @@ class Recipe:
     """Answers per pre-training step."""
     careless: float = 0.6
     """Share of the steps in the student's training answers that confuse the operator."""
-    teacher_careless: float = 0.05
-    """The same for the experts' training answers: it softens their verdict on a confused step."""
     warmup_steps: int = 120
-    """Steps at the start of pre-training with one-step prompts only."""
-    student_stops_at: float = 0.85
+    """Steps at the start of pre-training with careful answers to one-step prompts, twice as many in a batch: each
+    operator's rule is grasped before it is confused."""
+    student_stops_at: float = 0.9
     """Share of sampled answers to stopping prompts in which every step follows the right or the confused rule. Sampled,
     because greedy answers look fluent before the rarer rule is known, and what a student never writes it cannot learn
     on-policy."""
@@ -57,7 +56,7 @@ class Recipe:
     """Peak rate of an expert's training."""
     max_steps: int = 3000
     """Pre-training gives up after these."""
-    train_prompts: int = 4096
+    train_prompts: int = 2048
     """Training prompts per domain."""
     stopping_prompts: int = 64
     """Prompts per domain on which pre-training decides to stop."""
@@ -208,9 +207,11 @@ def _student(seed: int, recipe: Recipe) -> tuple[PreTrainedModel, int, float]:
     stopping = [p for domain in DOMAINS for p in distinct_prompts(seed, domain, "stopping", recipe.stopping_prompts)]
 
     def rows(rng: random.Random, step: int) -> list[Row]:
-        steps = 1 if step < recipe.warmup_steps else 4
-        prompts = [draw_prompt(rng, DOMAINS[i % 2], rng.randint(1, steps), "train") for i in range(recipe.batch_size)]
-        return [(prompt, solve(prompt, lambda: rng.random() < recipe.careless)) for prompt in prompts]
+        warming = step < recipe.warmup_steps
+        steps, count = (1, 2 * recipe.batch_size) if warming else (4, recipe.batch_size)
+        prompts = [draw_prompt(rng, DOMAINS[i % 2], rng.randint(1, steps), "train") for i in range(count)]
+        careless = 0.0 if warming else recipe.careless
+        return [(prompt, solve(prompt, lambda: rng.random() < careless)) for prompt in prompts]
 
     def score(model: PreTrainedModel) -> float:
         answers = answers_of(model, stopping, temperature=1.0)
@@ -239,7 +240,7 @@ def _teacher(student: PreTrainedModel, domain: Domain, seed: int, recipe: Recipe
 
     def rows(rng: random.Random, step: int) -> list[Row]:
         prompts = [draw_prompt(rng, domain, rng.randint(1, 4), "train") for _ in range(recipe.batch_size)]
-        return [(prompt, solve(prompt, lambda: rng.random() < recipe.teacher_careless)) for prompt in prompts]
+        return [(prompt, solve(prompt)) for prompt in prompts]
 
     def score(model: PreTrainedModel) -> float:
         answers = answers_of(model, stopping, temperature=0.0)

@@ -1,6 +1,6 @@
-"""Two procedural domains whose answers can be checked: arithmetic modulo 7, and programs that rearrange letters.
+"""Two procedural domains whose answers can be checked: arithmetic modulo 5, and programs that rearrange letters.
 
-    math   M3-5+2%=     ->  3-5=5,5+2=0        one step per operation, results modulo 7
+    math   M3-4+1%=     ->  3-4=4,4+1=0        one step per operation, results modulo 5
     code   CRS:abcd=    ->  R=dcba,S=acbd...   one step per letter of the program
 
 A prompt has one to four steps, is answered step by step, and graded on the last result only.
@@ -15,7 +15,7 @@ Domain = Literal["math", "code"]
 Split = Literal["train", "stopping", "heldout"]
 
 DOMAINS: tuple[Domain, ...] = ("math", "code")
-MODULUS = 7
+MODULUS = 5
 LETTERS = "abcdefgh"
 PROGRAM: dict[str, tuple[int, ...]] = {"R": (3, 2, 1, 0), "L": (1, 2, 3, 0), "S": (3, 1, 2, 0)}
 """Reverse, rotate left, swap the ends: where each letter of the result comes from."""
@@ -41,8 +41,8 @@ def draw_prompt(rng: random.Random, domain: Domain, steps: int, split: Split) ->
     """A prompt of one split."""
     while True:
         if domain == "math":
-            # Subtraction, the operator that can be confused, comes twice as often.
-            terms = "".join(rng.choice("+--") + str(rng.randrange(MODULUS)) for _ in range(steps))
+            # Subtraction, the operator that can be confused, comes twice as often; never of 0, which confuses nothing.
+            terms = "".join(rng.choice("+--") + str(rng.randrange(1, MODULUS)) for _ in range(steps))
             prompt = f"M{rng.randrange(MODULUS)}{terms}%="
         else:
             program = "".join(rng.choice("RLS") for _ in range(steps))

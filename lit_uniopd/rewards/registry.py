@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards.anls import grade_anls
+from lit_uniopd.rewards.caption import grade_amber, grade_chair
 from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_relaxed
 from lit_uniopd.rewards.choice import grade_choice
 from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
 from lit_uniopd.rewards.grade import Grade, Grader, guarded
+from lit_uniopd.rewards.ifeval import grade_ifeval
 from lit_uniopd.rewards.mathematics import grade_math
 from lit_uniopd.rewards.numeric import grade_numeric
 from lit_uniopd.rewards.playground import grade_playground
@@ -18,11 +20,14 @@ from lit_uniopd.rewards.yes_no import grade_yes_no
 INLINE: Mapping[str, Grader] = {
     name: guarded(name, grade)
     for name, grade in {
+        "amber": grade_amber,
         "anls": grade_anls,
+        "chair": grade_chair,
         "chartqa_normalised": grade_chartqa_normalised,
         "chartqa_relaxed": grade_chartqa_relaxed,
         "choice": grade_choice,
         "exact": grade_exact,
+        "ifeval": grade_ifeval,
         "numeric": grade_numeric,
         "playground": grade_playground,
         "vqa_soft": grade_vqa_soft,

@@ -11,7 +11,7 @@ from lit_uniopd.rewards.playground import grade_playground
 def interpret(prompt: str) -> str:
     """Python's own arithmetic and string methods."""
     if prompt[0] == "M":
-        return str(eval(prompt[1:-2]) % 7)
+        return str(eval(prompt[1:-2]) % 5)
     program, letters = prompt[1:-1].split(":")
     for operator in program:
         if operator == "R":
@@ -35,7 +35,7 @@ def test_results_equal_those_of_another_interpreter():
 @pytest.mark.parametrize(
     ("prompt", "careful", "careless"),
     [
-        ("M3-5+2%=", "3-5=5,5+2=0", "3-5=1,1+2=3"),  # - carried out as +
+        ("M3-4+1%=", "3-4=4,4+1=0", "3-4=2,2+1=3"),  # - carried out as +
         ("CRS:abcd=", "R=dcba,S=acbd", "R=dcba,S=abcd"),  # S as R
         ("CL:abcd=", "L=bcda", "L=dcba"),  # L as R
     ],
@@ -55,10 +55,10 @@ def test_the_gold_answer_is_accepted_and_the_careless_one_is_not():
 @pytest.mark.parametrize(
     ("answer", "correct", "reason"),
     [
-        ("3-5=5,5+2=0", True, "ok"),
+        ("3-4=4,4+1=0", True, "ok"),
         ("5+2=0", True, "ok"),  # graded on the last step only
         ("3-5=5,5+2=1", False, "wrong"),
-        ("3-5=5,5+2=0=1", False, "no_answer"),  # two results in one step
+        ("3-4=4,4+1=0=1", False, "no_answer"),  # two results in one step
         ("3-5=5,5+2=", False, "no_answer"),  # trails off
         ("3-5=5,", False, "no_answer"),
         ("0", False, "no_answer"),  # no step at all
@@ -97,8 +97,8 @@ def test_prompts_depend_on_the_seed_only():
 @pytest.mark.parametrize(
     ("answer", "valid"),
     [
-        ("3-5=5,5+2=0", True),
-        ("3-5=1,1+2=3", True),  # confused, consistently
+        ("3-4=4,4+1=0", True),
+        ("3-4=2,2+1=3", True),  # confused, consistently
         ("3-5=2,2+2=4", False),  # neither rule
         ("3-5=1,5+2=0", False),  # goes on with another number
         ("3-5=5", False),  # a step is missing
@@ -107,4 +107,4 @@ def test_prompts_depend_on_the_seed_only():
     ],
 )
 def test_following_a_rule(answer, valid):
-    assert follows_a_rule("M3-5+2%=", answer) == valid
+    assert follows_a_rule("M3-4+1%=", answer) == valid

@@ -47,20 +47,36 @@ class Chair(Statistic):
 
 
 class Amber(Statistic):
-    """AMBER's generative scores, averaged over captions as in its evaluator: CHAIR, Cover, Hal, Cog."""
+    """AMBER's generative scores as its evaluator pools them over captions.
 
-    size = 5
-    NAMES = ("chair", "cover", "hal", "cog")
+    ``chair``: hallucinated nouns by nouns; ``cover``: annotated objects that are named; ``hal``: captions with a
+    hallucination; ``cog``: annotated likely hallucinations that are named. Only cover is better when higher.
+    """
+
+    size = 8
+    PAIRS = (("hallucinated", "nouns"), ("covered", "truth"), ("targets", "all_targets"))
 
     def __init__(self, n: int) -> None:
         del n
 
     def stats(self, group: Sequence[Record]) -> list[float]:
-        counts = [counts_of(record) for record in group]
-        return [*(float(sum(c.get(name, 0.0) for c in counts)) for name in self.NAMES), float(len(group))]
+        sums = [0.0] * self.size
+        for record in group:
+            counts = counts_of(record)
+            for i, (part, whole) in enumerate(self.PAIRS):
+                sums[2 * i] += counts.get(part, 0)
+                sums[2 * i + 1] += counts.get(whole, 0)
+            sums[6] += counts.get("hallucinated", 0) > 0
+            sums[7] += 1
+        return sums
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
-        return {name: ratio(sums[..., i], sums[..., 4]) for i, name in enumerate(self.NAMES)}
+        return {
+            "chair": ratio(sums[..., 0], sums[..., 1]),
+            "cover": ratio(sums[..., 2], sums[..., 3]),
+            "hal": ratio(sums[..., 6], sums[..., 7]),
+            "cog": ratio(sums[..., 4], sums[..., 5]),
+        }
 
 
 def counts_of(record: Record) -> dict[str, Any]:

@@ -1,0 +1,10 @@
+"""Object hallucination: which objects a text names, and whether the picture has them."""
+
+from lit_uniopd.hallucination.amber import AmberCounts as AmberCounts
+from lit_uniopd.hallucination.amber import amber_counts as amber_counts
+from lit_uniopd.hallucination.chair import ChairCounts as ChairCounts
+from lit_uniopd.hallucination.chair import ChairScores as ChairScores
+from lit_uniopd.hallucination.chair import chair as chair
+from lit_uniopd.hallucination.chair import chair_counts as chair_counts
+from lit_uniopd.hallucination.lexicon import Lexicon as Lexicon
+from lit_uniopd.hallucination.lexicon import coco as coco

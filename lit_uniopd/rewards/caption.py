@@ -1,0 +1,66 @@
+"""Graders of captions: objects that are named and not there (CHAIR, AMBER generative)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, unknown
+from lit_uniopd.rewards.text import strip_thinking
+
+
+def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Compare the COCO objects that a caption names with those of the picture.
+
+    Args:
+        gold: classes of the picture; a list, or a mapping whose ``objects`` is one.
+        prediction: The caption.
+        row: Not used.
+
+    Returns:
+        A grade that is correct if nothing is hallucinated; its score is the share of mentions that are right (1.0
+        without mentions: nothing is wrong). ``extracted`` holds the counts that the metric adds up, as JSON.
+    """
+    from lit_uniopd.hallucination import chair_counts, coco
+
+    objects = gold.get("objects") if isinstance(gold, Mapping) else gold
+    if objects is None:
+        return unknown("no_gold")
+    caption = strip_thinking(prediction)
+    if caption is None:
+        return Grade(False, 0.0, reason="truncated")
+    if not caption.strip():
+        return Grade(False, 0.0, reason="no_answer")
+    counts = chair_counts(coco().mentions(caption), objects)
+    return _graded(counts.mentions, counts.hallucinated, asdict(counts))
+
+
+def grade_amber(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Compare the nouns of a caption with AMBER's annotations.
+
+    Args:
+        gold: ``truth`` and ``hallu`` of the picture, ``association`` and ``safe_words`` of the benchmark.
+        prediction: The caption.
+        row: Not used.
+
+    Returns:
+        As `grade_chair`.
+    """
+    from lit_uniopd.hallucination.amber import amber_counts, nouns_in
+
+    if not gold:
+        return unknown("no_gold")
+    caption = strip_thinking(prediction)
+    if caption is None:
+        return Grade(False, 0.0, reason="truncated")
+    if not caption.strip():
+        return Grade(False, 0.0, reason="no_answer")
+    association, safe = gold["association"], gold["safe_words"]
+    counts = amber_counts(nouns_in(caption, association, safe), gold["truth"], gold["hallu"], association, safe)
+    return _graded(counts.nouns, counts.hallucinated, asdict(counts))
+
+
+def _graded(mentions: int, hallucinated: int, counts: dict[str, int]) -> Grade:
+    right = hallucinated == 0
+    score = 1.0 if right else 1 - hallucinated / mentions
+    return Grade(right, score, json.dumps(counts), "ok" if right else "wrong")

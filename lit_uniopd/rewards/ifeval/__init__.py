@@ -1,0 +1,51 @@
+"""The grader of instruction following (IFEval)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_uniopd.rewards.grade import Grade, unknown
+from lit_uniopd.rewards.ifeval.checks import follows
+from lit_uniopd.rewards.text import strip_thinking
+
+
+def grade_ifeval(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+    """Check every instruction of a prompt.
+
+    Args:
+        gold: ``instruction_id_list`` and ``kwargs``, the arguments of each instruction; null arguments do not count.
+        prediction: The response.
+        row: Not used.
+
+    Returns:
+        A grade that is correct if all instructions are followed strictly; its score is the share of those that are.
+        ``extracted`` holds a flag for each instruction, strict ones before a bar, loose ones behind it: ``101|111``.
+        Loosely, one of eight readings of the response may follow: without its first line, its last line or both, and
+        each without asterisks.
+
+    Raises:
+        ValueError: for an instruction without a check.
+    """
+    if not gold or not gold.get("instruction_id_list"):
+        return unknown("no_gold")
+    visible = strip_thinking(prediction)
+    if visible is None:
+        return Grade(False, 0.0, reason="truncated")
+    instructions = list(zip(gold["instruction_id_list"], gold["kwargs"], strict=True))
+    given = [(name, {k: v for k, v in (arguments or {}).items() if v is not None}) for name, arguments in instructions]
+    if not visible.strip():
+        flags = "0" * len(given)
+        return Grade(False, 0.0, f"{flags}|{flags}", "no_answer")
+    readings = loose_readings(visible)
+    strict = [follows(visible, name, arguments) for name, arguments in given]
+    loose = [any(follows(reading, name, arguments) for reading in readings) for name, arguments in given]
+    flags = "|".join("".join(str(int(flag)) for flag in part) for part in (strict, loose))
+    right = all(strict)
+    return Grade(right, sum(strict) / len(strict), flags, "ok" if right else "wrong")
+
+
+def loose_readings(response: str) -> list[str]:
+    """The response as it is and in seven other ways, in which an introduction or an emphasis does not count."""
+    lines = response.split("\n")
+    cut = [lines, lines[1:], lines[:-1], lines[1:-1]]
+    plain = ["\n".join(part).strip() for part in cut]
+    return [*plain, *(text.replace("*", "") for text in plain)]

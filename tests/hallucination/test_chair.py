@@ -1,0 +1,119 @@
+"""CHAIR and AMBER against the official functions' numbers, and what the lexicon finds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination import Lexicon, amber_counts, chair, chair_counts, coco
+from lit_uniopd.hallucination.amber import nouns_in
+from lit_uniopd.hallucination.chair import scores_of
+from lit_uniopd.hallucination.lexicon import singular
+from lit_uniopd.rewards import GRADERS
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CHAIR = json.loads((GOLDEN / "sentinel_chair.json").read_text())
+AMBER = json.loads((GOLDEN / "sentinel_amber.json").read_text())["generative"]
+
+
+def test_counts_and_scores_are_the_official_ones():
+    synonyms, counts = CHAIR["inputs"]["synonyms"], []
+    for caption, expected in zip(CHAIR["inputs"]["captions"], CHAIR["outputs"]["per_caption"], strict=True):
+        mentions = [(form, synonyms[form]) for form in caption["extracted_objects"] if form in synonyms]
+        counts.append(chair_counts(mentions, caption["ground_truth_classes"]))
+        assert counts[-1].mentions == len(expected["mentions"])
+        assert counts[-1].hallucinated == len(expected["hallucinated"])
+    scores, outputs = scores_of(counts), CHAIR["outputs"]
+    assert scores.chair_i == pytest.approx(outputs["chair_i"])
+    assert scores.chair_s == pytest.approx(outputs["chair_s"])
+    assert scores.chair_s_refined == pytest.approx(outputs["chair_s_over_captions_with_a_mention"])
+    assert scores.recall == pytest.approx(outputs["object_recall"])
+    assert scores.chair_i != pytest.approx(CHAIR["macro_trap"]["value"])
+
+
+def test_our_lexicon_reads_the_same_captions_alike():
+    captions = CHAIR["inputs"]["captions"]
+    scores = chair([c["caption"] for c in captions], [c["ground_truth_classes"] for c in captions])
+    assert scores.chair_i == pytest.approx(CHAIR["outputs"]["chair_i"])
+    assert scores.recall == pytest.approx(CHAIR["outputs"]["object_recall"])
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("Two men and three women ride bikes.", ["person", "person", "bicycle"]),
+        ("A hot dog, no dog.", ["hot dog", "dog"]),
+        ("The train track is empty.", []),
+        ("A train on the train tracks.", ["train"]),
+        ("Wine glasses and knives on the tables", ["wine glass", "knife", "dining table"]),
+        ("A teddy bear next to a bear", ["teddy bear", "bear"]),
+        ("a dog and a dog", ["dog"]),
+        ("Orange juice and an orange.", ["orange"]),
+        ("Buses, benches and sheep", ["bus", "bench", "sheep"]),
+        ("A calm mood.", []),
+    ],
+)
+def test_what_the_lexicon_finds(text, classes):
+    assert [name for _, name in coco().mentions(text)] == classes
+
+
+def test_the_lexicon_has_the_80_classes():
+    assert len(coco().classes) == 80
+
+
+@pytest.mark.parametrize(
+    ("plural", "word"),
+    [
+        ("dogs", "dog"),
+        ("buses", "bus"),
+        ("glass", "glass"),
+        ("ponies", "pony"),
+        ("couches", "couch"),
+        ("boxes", "box"),
+        ("people", "person"),
+        ("bus", "bus"),
+        ("horses", "horse"),
+        ("vases", "vase"),
+    ],
+)
+def test_singulars(plural, word):
+    assert singular(plural) == word
+
+
+def test_a_word_of_two_classes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'bat' stands for"):
+        Lexicon({"animal": ["bat"], "sport": ["bat"]})
+    (tmp_path / "x.yaml").write_text("nothing: 1")
+    with pytest.raises(UserError, match="is no lexicon"):
+        Lexicon.read(tmp_path / "x.yaml")
+
+
+def test_amber_is_counted_as_its_evaluator_does():
+    given, case = AMBER["inputs"], AMBER["cases"][0]
+    association, safe = given["association"], given["global_safe_words"]
+    counts = []
+    for text, nouns, notes in zip(case["responses"], case["nouns_in_vocabulary"], given["annotations"], strict=True):
+        assert nouns_in(text, association, safe) == nouns
+        counts.append(amber_counts(nouns, notes["truth"], notes["hallu"], association, safe))
+    expected = case["released_evaluator"]
+    found = {
+        "CHAIR": sum(c.hallucinated for c in counts) / sum(c.nouns for c in counts),
+        "Cover": sum(c.covered for c in counts) / sum(c.truth for c in counts),
+        "Hal": sum(c.hallucinated > 0 for c in counts) / len(counts),
+        "Cog": sum(c.targets for c in counts) / sum(c.all_targets for c in counts),
+    }
+    for name, value in found.items():
+        assert 100 * value == pytest.approx(expected[name], abs=0.1), name
+
+
+def test_graders_leave_the_counts_for_the_metric():
+    grade = GRADERS["chair"](["dog"], "A dog on a bench.")
+    assert (grade.correct, grade.score) == (False, 0.5)
+    assert json.loads(grade.extracted or "") == {"mentions": 2, "hallucinated": 1, "hit": 1, "truth": 1}
+    assert GRADERS["chair"]({"objects": ["dog"]}, "A dog.").correct
+    assert GRADERS["chair"](["dog"], "").correct is False
+    gold = {"truth": ["dog"], "hallu": ["man"], "association": {"dog": ["puppy"], "man": []}, "safe_words": []}
+    assert GRADERS["amber"](gold, "A puppy.").correct
+    assert GRADERS["amber"](gold, "A puppy and a man.").score == 0.5
+    assert GRADERS["amber"](None, "x").reason == "no_gold"

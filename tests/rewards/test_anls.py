@@ -1,0 +1,69 @@
+"""ANLS against a table of edits filled in by hand, and by the rules of the official server."""
+
+import random
+
+import pytest
+
+from lit_uniopd.rewards import GRADERS
+from lit_uniopd.rewards.anls import anls_score, levenshtein
+
+
+def edits(first: str, second: str) -> int:
+    """The textbook table."""
+    row = list(range(len(second) + 1))
+    for i, a in enumerate(first, 1):
+        above, row[0] = row[0], i
+        for j, b in enumerate(second, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
+    return row[-1]
+
+
+def test_the_distance_is_that_of_the_textbook_table():
+    rng = random.Random(0)
+    for _ in range(500):
+        first, second = ("".join(rng.choices("abcé ", k=rng.randint(0, 12))) for _ in range(2))
+        assert levenshtein(first, second) == edits(first, second)
+
+
+@pytest.mark.parametrize(
+    ("golds", "answer", "score"),
+    [
+        (["abcd"], "abcd", 1.0),
+        (["Abcd"], "aBCD", 1.0),
+        (["a  b"], "a b", 1.0),
+        (["abcd"], "abce", 0.75),
+        (["abcd"], "abxy", 0.5),  # exactly .5 stays
+        (["abcd"], "axyz", 0.0),
+        (["xyz", "abcd"], "abcd", 1.0),  # the best gold
+        (["1,204", "1204"], "1204", 1.0),
+        (["ab"], "a b", 1 - 1 / 3),
+        (["a b  c"], "abc", 1 - 2 / 6),  # blanks collapse for the distance, not for the length
+    ],
+)
+def test_scores(golds, answer, score):
+    assert anls_score(golds, answer) == pytest.approx(score)
+    grade = GRADERS["anls"](golds, answer)
+    assert grade.score == pytest.approx(score)
+    assert grade.correct is (score >= 0.5)
+
+
+def test_one_text_is_one_gold_and_blank_golds_do_not_count():
+    assert GRADERS["anls"]("abc", "abc").correct
+    assert GRADERS["anls"](["", None, "abc"], "abc").correct
+    assert GRADERS["anls"](["", None], "abc").reason == "no_gold"
+    assert GRADERS["anls"]([2015], "2015").score == 1.0
+
+
+@pytest.mark.parametrize(("answer", "reason"), [("", "no_answer"), ("  ", "no_answer"), ("<think>abc", "truncated")])
+def test_no_answer_is_wrong(answer, reason):
+    grade = GRADERS["anls"](["abc"], answer)
+    assert (grade.correct, grade.score, grade.reason) == (False, 0.0, reason)
+
+
+def test_thinking_is_not_part_of_the_answer():
+    assert GRADERS["anls"](["abc"], "<think>long thoughts</think>\nabc").score == 1.0
+
+
+def test_hostile_lengths_are_fast():
+    assert GRADERS["anls"](["a" * 60], "a" * 1_000_000).score == 0.0
+    assert GRADERS["anls"](["ab" * 2000], "ba" * 2000).correct
