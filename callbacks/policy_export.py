@@ -22,9 +22,10 @@ class PolicyExport(Callback):
         self.directory = directory
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        # All ranks ask for the directory, which is a collective call; rank 0 writes.
+        root = Path(self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "export")
         if not trainer.is_global_zero:
             return
-        root = Path(self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "export")
         policy = pl_module.policy
         if policy.args.lora is not None:
             policy.save_adapter(root / "adapter")

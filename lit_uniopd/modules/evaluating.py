@@ -54,8 +54,8 @@ class EvaluatingModule(LightningModule):
 
     def on_fit_end(self) -> None:
         """Nothing more is recorded, neither by this module nor by a callback."""
-        if self.trainer.is_global_zero:
-            compact(run_directory(self.trainer))
+        if self.trainer.is_global_zero and self.reporter is not None:
+            compact(self.reporter.directory)
 
     def teardown(self, stage: str) -> None:
         self.graders.close()

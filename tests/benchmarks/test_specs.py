@@ -83,7 +83,7 @@ def test_prompts_can_be_rendered_by_the_tiny_models(loaded):
     tokenizer = make_byte_tokenizer()
     for benchmark in loaded.values():
         prompt = benchmark.prompt(benchmark.examples[0])
-        text = tokenizer.decode(render(tokenizer, prompt, dict(benchmark.spec.prompt.chat)))
+        text = str(tokenizer.decode(render(tokenizer, prompt, dict(benchmark.spec.prompt.chat))))
         assert text.endswith("assistant\n" if not benchmark.spec.prompt.chat else "</think>\n\n")
         assert text.count("<image>") == len(prompt.images)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics import Statistic, build_metrics
 from lit_uniopd.benchmarks.metrics.health import health_of
 from lit_uniopd.benchmarks.metrics.intervals import Ends, interval
 from lit_uniopd.benchmarks.records import Record, grouped
@@ -65,10 +65,10 @@ def score_benchmark(records: Sequence[Record], spec: BenchmarkSpec, generation: 
     )
 
 
-def stats_of(groups: Sequence[Sequence[Record]], statistic: object) -> Tensor:
+def stats_of(groups: Sequence[Sequence[Record]], statistic: Statistic) -> Tensor:
     """What each group adds to the sums: float64 ``[G, S]``."""
-    rows = [statistic.stats(group) for group in groups]  # type: ignore[attr-defined]
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), statistic.size)  # type: ignore[attr-defined]
+    rows = [statistic.stats(group) for group in groups]
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), statistic.size)
 
 
 def _split(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation: Generation) -> dict[str, float]:
@@ -76,12 +76,12 @@ def _split(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation
     for record in records:
         if name in record.breakdown:
             parts.setdefault(record.breakdown[name], []).append(record)
+    (statistic,) = build_metrics(spec.report.metrics[:1], generation.n, spec_n=spec.generation.n)
     found: dict[str, float] = {}
     for value, own in sorted(parts.items()):
-        metric = SumMetric(build_metrics(spec.report.metrics[:1], generation.n, spec_n=spec.generation.n))
-        for group in grouped(own):
-            metric.update(group)
-        found[value] = next(iter(metric.compute().values()))
+        # Not a torchmetrics metric: those add up over ranks, and only rank 0 is here.
+        scores = statistic.scores(stats_of(grouped(own), statistic).sum(dim=0))
+        found[value] = float(next(iter(scores.values())))
     return found
 
 
