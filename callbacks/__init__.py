@@ -1,9 +1,19 @@
 """Swappable Lightning callbacks, one class a file."""
 
 from callbacks.benchmark_evaluation import BenchmarkEvaluation
+from callbacks.difficulty_writer import DifficultyWriter
+from callbacks.margin_calibration import MarginCalibration
 from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.rollout_browser import RolloutBrowser
 from callbacks.thread_probe import ThreadProbe
 
-__all__ = ["BenchmarkEvaluation", "PolicyExport", "PredictionWriter", "RolloutBrowser", "ThreadProbe"]
+__all__ = [
+    "BenchmarkEvaluation",
+    "DifficultyWriter",
+    "MarginCalibration",
+    "PolicyExport",
+    "PredictionWriter",
+    "RolloutBrowser",
+    "ThreadProbe",
+]

@@ -12,15 +12,17 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
+from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs, render
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed, run_seed
-from lit_uniopd.types import Prompt
+from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -124,6 +126,17 @@ class PolicyModule(EvaluatingModule):
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
+        """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
+        if not len(batch):
+            return None
+        keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
+        rollouts = write_answers(
+            self.policy, batch.prompts, self.val_sampling, seed=derive_seed(self.seed, "predict"), keys=keys
+        )
+        grade_answers(rollouts, self.graders)
+        return rollouts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}

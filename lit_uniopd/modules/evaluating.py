@@ -49,6 +49,8 @@ class EvaluatingModule(LightningModule):
         self.last_evaluation: EvalResult | None = None
 
     def setup(self, stage: str) -> None:
+        asked = getattr(getattr(self.trainer, "datamodule", None), "predict_prompts", ()) if stage == "predict" else ()
+        self.graders.prepare({prompt.grader for prompt in asked if prompt.grader is not None})
         self.evaluator = self.make_evaluator(stage)
         self.reporter = Reporter(self.trainer, run_directory(self.trainer))
 

@@ -245,12 +245,6 @@ class UniOPD(PolicyModule):
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))
 
-    # --- prediction; validation is that of every module ---
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Answer and grade; ``callbacks.PredictionWriter`` writes them to JSONL."""
-        return self.answer(self.policy, batch, self.val_sampling, "predict", batch_idx) if len(batch) else None
-
 
 def check_prompts(prompts: Iterable[Prompt]) -> None:
     """Refuse prompts that could not be graded or read, before any model is loaded.

@@ -196,6 +196,8 @@ def test_no_process_outlives_the_parent(sandbox: Sandbox, running, wait_until, d
     name = marker()
     program = LINGERING.format(name=name) + "def f(x):\n  while True: pass"
     script = (
+        # A job in the background inherits that Ctrl-C is ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lit_uniopd.sandbox import Sandbox, SandboxArgs\n"
         f"list(Sandbox(SandboxArgs(backend={sandbox.args.backend!r})).calls({program!r}, 'f', [[1]], timeout=100))"
     )

@@ -1,0 +1,132 @@
+"""From measured pass counts to a training order."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import trainer
+
+from callbacks import DifficultyWriter
+from datamodules import PromptDataModule, SourceArgs
+from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, balance_difficulty
+from lit_uniopd.difficulty import Difficulty, append_difficulties, prompt_key, read_difficulties
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules import Evaluation
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
+
+
+def prompt(i: int) -> Prompt:
+    return Prompt(id=str(i), messages=({"role": "user", "content": f"{i}="},))
+
+
+def measured(path: Path, correct: list[int], attempts: int = 8) -> list[Prompt]:
+    prompts = [prompt(i) for i in range(len(correct))]
+    append_difficulties(
+        path, [Difficulty(prompt_key(p), p.id, "d", c, attempts, 0) for p, c in zip(prompts, correct, strict=True)]
+    )
+    return prompts
+
+
+def test_medium_prompts_are_repeated_and_none_is_removed(tmp_path):
+    prompts = measured(tmp_path / "d.jsonl", [0] * 6 + [3] * 2 + [8] * 4)
+    report = balance_difficulty([*prompts, prompt(99)], DifficultyArgs(str(tmp_path / "d.jsonl")), seed=0)
+    assert report.before == [6, 0, 0, 2, 0, 0, 0, 0, 4]
+    assert report.after == [6, 0, 0, 6, 0, 0, 0, 0, 4]
+    assert report.unmeasured == 1
+    assert report.repeats_P.tolist() == [1] * 6 + [3, 3] + [1] * 5
+
+
+def test_the_order_shows_each_prompt_as_often_as_it_should_over_all_ranks():
+    repeats = [torch.tensor([1, 3]), torch.tensor([2])]
+    seen: Counter[int] = Counter()
+    for rank in range(2):
+        sampler = DifficultyBalancedSampler(repeats, batch_size=1, rank=rank, world_size=2)
+        for batch in sampler:
+            seen.update(batch)
+    assert seen == Counter({0: 1, 1: 3, 2: 2})
+
+
+def test_a_resumed_order_goes_on_exactly():
+    repeats = [torch.tensor([1, 3, 2, 1])]
+    whole = [
+        batch
+        for sampler in [DifficultyBalancedSampler(repeats, batch_size=2, seed=4)]
+        for _ in range(3)
+        for batch in sampler
+    ]
+    first = DifficultyBalancedSampler(repeats, batch_size=2, seed=4)
+    stream = iter(first)
+    begun = [next(stream), next(stream)]
+    second = DifficultyBalancedSampler(repeats, batch_size=2, seed=4)
+    second.load_state_dict(first.state_dict())
+    assert [*begun, next(iter(second))] == whole[:3]
+
+
+def test_counts_of_other_prompts_or_of_different_numbers_of_answers_are_refused(tmp_path):
+    path = tmp_path / "d.jsonl"
+    prompts = measured(path, [1, 2])
+    with pytest.raises(UserError, match="none of the training prompts"):
+        balance_difficulty([prompt(77)], DifficultyArgs(str(path)), seed=0)
+    append_difficulties(path, [Difficulty(prompt_key(prompt(5)), "5", "d", 1, 4, 0)])
+    with pytest.raises(UserError, match="different numbers of answers"):
+        balance_difficulty([*prompts, prompt(5)], DifficultyArgs(str(path)), seed=0)
+    with pytest.raises(UserError, match="holds no pass counts"):
+        read_difficulties(tmp_path / "none.jsonl")
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path):
+    path = tmp_path / "d.jsonl"
+    measured(path, [1, 2])
+    path.write_bytes(path.read_bytes()[:-9])
+    append_difficulties(path, [Difficulty(prompt_key(prompt(5)), "5", "d", 1, 8, 0)])
+    assert {entry.id for entry in read_difficulties(path).values()} == {"0", "5"}
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path) -> SourceArgs:
+    rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i), "domain": "math"} for i in range(6)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SourceArgs(str(tmp_path / "p.jsonl"), grader="exact")
+
+
+def measure(model: str, source: SourceArgs, path: Path, batch_size: int = 2, **options) -> dict[str, Difficulty]:
+    module = Evaluation(PolicyArgs(path=model), val_sampling=SamplingArgs(n=4, max_new_tokens=3), grader_workers=1)
+    run = trainer(path.parent, callbacks=[DifficultyWriter(str(path))], **options)
+    run.predict(module, PromptDataModule(predict=source, batch_size=batch_size), return_predictions=False)
+    return read_difficulties(path)
+
+
+def test_a_killed_measurement_goes_on_and_neither_batches_nor_the_kill_change_a_count(model_dirs, source, tmp_path):
+    whole = measure(model_dirs["student"], source, tmp_path / "whole.jsonl")
+    assert len(whole) == 6
+    assert all(entry.attempts == 4 and entry.unknown == 0 for entry in whole.values())
+    killed = tmp_path / "killed.jsonl"
+    measure(model_dirs["student"], source, killed, limit_predict_batches=1)
+    assert len(read_difficulties(killed)) == 2
+    resumed = measure(model_dirs["student"], source, killed, batch_size=3)
+    assert resumed == whole
+    assert len(killed.read_text().splitlines()) == 6  # nothing was measured twice
+
+
+def test_the_datamodule_trains_on_the_balanced_order(source, tmp_path):
+    data = PromptDataModule(train=source, batch_size=2)
+    data.setup("fit")
+    append_difficulties(
+        tmp_path / "d.jsonl",
+        [
+            Difficulty(prompt_key(p), p.id, "math", [0, 0, 0, 4, 8, 8][i], 8, 0)
+            for i, p in enumerate(data.train_prompts)
+        ],
+    )
+    balanced = PromptDataModule(train=source, batch_size=2, difficulty=DifficultyArgs(str(tmp_path / "d.jsonl")))
+    balanced.setup("fit")
+    seen = Counter(p.id for batch in balanced.train_dataloader() for p in batch)
+    assert sum(seen.values()) == 8
+    assert max(seen.values()) == 3
