@@ -101,11 +101,16 @@ class EvaluatingModule(LightningModule):
         """The same, loaded."""
         return self.policy
 
+    @property
+    def model_name(self) -> str:
+        """Of what is evaluated, for people."""
+        return self.policy_args.path
+
     # --- Lightning's validation loop ---
 
     def on_validation_epoch_start(self) -> None:
         if self.evaluator is not None:
-            self.evaluator.begin(self.policy_args.path, self.global_step)
+            self.evaluator.begin(self.model_name, self.global_step)
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""

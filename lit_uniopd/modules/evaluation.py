@@ -59,6 +59,12 @@ class Evaluation(PolicyModule):
             return self.vision_args, "model.vision_policy"
         return super().policy_args_for(benchmark)
 
+    @property
+    def model_name(self) -> str:
+        return (
+            self.policy_args.path if self.vision_args is None else f"{self.policy_args.path} + {self.vision_args.path}"
+        )
+
     def policy_for(self, benchmark: Benchmark) -> Policy:
         pictures = benchmark.spec.modality == "image"
         return self.vision_policy if pictures and self.vision_policy is not None else self.policy

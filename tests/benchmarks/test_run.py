@@ -304,3 +304,15 @@ def test_evaluating_changes_neither_weights_nor_the_run(model_dirs, tmp_path):
 def test_every_n_steps_is_for_benchmarks_only():
     with pytest.raises(UserError, match=r"val_check_interval"):
         BenchmarkEvaluation(every_n_steps=5)
+
+
+def test_published_scores_stand_beside_ours_only_if_run_as_published():
+    from lit_uniopd.benchmarks.evaluator import EvalResult
+    from lit_uniopd.benchmarks.loading import load_benchmark
+    from lit_uniopd.benchmarks.registry import find_spec
+    from lit_uniopd.benchmarks.report.board import published_scores
+
+    benchmark = load_benchmark(find_spec("aime24"), "fixture")
+    for profile, expected in (("fixture", {}), ("paper", {"aime24@gopd": 0.633})):
+        result = EvalResult("m", 0, {benchmark.key: replace(benchmark, profile=profile)}, {}, {})
+        assert published_scores(result).get("Uni-OPD", {}) == expected

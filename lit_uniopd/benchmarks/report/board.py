@@ -67,10 +67,19 @@ def write_figures(
             writer.add_image(f"eval_images/{key}/{i}", picture, step, dataformats="HWC")
         for name, lengths in _lengths(records).items():
             writer.add_histogram(f"eval_len/{key}/{name}", np.array(lengths), step)
-    models = {**references, result.name: result.primary()}
+    models = {**published_scores(result), **references, result.name: result.primary()}
     published = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
     if (figure := radar_figure(models, published)) is not None:
         writer.add_figure("eval_radar", figure, step)
+
+
+def published_scores(result: EvalResult) -> dict[str, dict[str, float]]:
+    """Model of the literature -> scores, of benchmarks that were run as published."""
+    models: dict[str, dict[str, float]] = {}
+    for key, benchmark in result.benchmarks.items():
+        for name, score in benchmark.spec.published.items() if benchmark.profile == "paper" else ():
+            models.setdefault(name, {})[key] = score
+    return models
 
 
 def _lengths(records: list[Record]) -> dict[str, list[int]]:

@@ -32,7 +32,7 @@ def radar_figure(models: Mapping[str, Scores], specs: Mapping[str, BenchmarkSpec
         return None
     spans = {key: _span([scores[key] for scores in models.values() if key in scores]) for key in keys}
     angles = [2 * math.pi * i / len(keys) for i in range(len(keys))]
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot(projection="polar")
     axes.set_theta_offset(math.pi / 2)
@@ -41,6 +41,7 @@ def radar_figure(models: Mapping[str, Scores], specs: Mapping[str, BenchmarkSpec
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], labels=[])
     labels = [f"{specs[key].title}\n{spans[key][0]:.0%} - {spans[key][1]:.0%}" for key in keys]
     axes.set_xticks(angles, labels=labels, fontsize=8)
+    axes.tick_params(axis="x", pad=22)  # the labels stand outside the arcs
     for name, scores in models.items():
         radii = [_place(scores.get(key), spans[key]) for key in keys]
         axes.plot([*angles, angles[0]], [*radii, radii[0]], marker="o", markersize=3, label=name)
