@@ -17,6 +17,8 @@ from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
+_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
+"""Thin spaces and guarded commas inside a number."""
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -87,7 +89,7 @@ def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool 
 
 
 def _clean(answer: str) -> str:
-    answer = answer.strip()
+    answer = _THOUSANDS.sub("", answer.strip())
     # A sentence's full stop inside the box; not the invisible delimiter of \right. and not an ellipsis.
     ends_sentence = answer.endswith(".") and not answer.endswith(("..", r"\right.", r"\left."))
     return answer[:-1].rstrip() if ends_sentence else answer

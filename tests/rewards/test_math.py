@@ -195,3 +195,9 @@ def test_the_canary_names_the_remedy(monkeypatch):
     monkeypatch.setattr(mathematics, "_math_verify", lambda: (lambda text: [text], stale))
     with pytest.raises(RuntimeError, match=r"install antlr4-python3-runtime==4\.13\.2"):
         mathematics.check_math_verify()
+
+
+@pytest.mark.parametrize("answer", [r"10\,000", r"10{,}000", "10,000", "10~000", r"10\!000", r"1\,0\,000"])
+def test_thousands_may_be_set_apart(math, answer):
+    grade = math("10000", rf"\boxed{{{answer}}}")
+    assert grade.correct is (answer != r"1\,0\,000")

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -113,6 +114,8 @@ def compact(directory: Path) -> Path | None:
     os.replace(scratch, target)
     for path in lines:
         path.unlink()
+    with suppress(OSError):  # the directory too, if nothing else is in it
+        (directory / RECORDS).rmdir()
     return target
 
 
