@@ -140,6 +140,10 @@ class _explained:
             raise UserError(f"Set {self.flag} to a hub id or a model directory.")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ImportError):  # processors of some image-text models need torchvision
+            raise UserError(
+                f"{self.flag} {self.path} needs a package that is not here: {_first_line(error)}."
+            ) from error
         if isinstance(error, UserError) or not isinstance(error, OSError | ValueError | KeyError):
             return
         is_local = Path(self.path).exists() or self.path.startswith(("playground:", ".", "/", "~"))

@@ -1,5 +1,6 @@
 """Opening the pictures that prompts refer to."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
     Args:
-        reference: a path, or a picture that is loaded already.
+        reference: a path, the bytes of a file, or a picture that is loaded already.
         max_pixels: larger pictures are shrunk to so many pixels, keeping their shape.
 
     Raises:
@@ -23,11 +24,13 @@ def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
             raise UserError(f"The picture {reference} is on the web; download it and give its path.")
         if not Path(reference).is_file():
             raise UserError(f"The picture {reference} does not exist; mend its path or remove the row.")
+    name = "with embedded bytes" if isinstance(reference, bytes) else reference
     try:
-        picture = Image.open(reference) if isinstance(reference, str) else reference
+        source = io.BytesIO(reference) if isinstance(reference, bytes) else reference
+        picture = Image.open(source) if isinstance(source, str | io.BytesIO) else source
         picture = ImageOps.exif_transpose(picture).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"The picture {reference} cannot be read ({error}); remove the row.") from error
+        raise UserError(f"The picture {name} cannot be read ({error}); remove the row.") from error
     pixels = picture.width * picture.height
     if max_pixels is not None and pixels > max_pixels:
         scale = (max_pixels / pixels) ** 0.5

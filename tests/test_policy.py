@@ -1,5 +1,7 @@
 """Policies against the plain forward pass of transformers."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import make_model, make_tokenizer
@@ -276,3 +278,12 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(model.state_dict(), path / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
         Policy.load(PolicyArgs(path=str(path)), trainable=False)
+
+
+def test_a_processor_whose_package_is_missing_is_one_sentence(model_dirs, monkeypatch):
+    def refuse(*args: Any, **options: Any) -> None:
+        raise ImportError("\nFancyVideoProcessor requires the Torchvision library but it was not found.\nMore text.")
+
+    monkeypatch.setattr("lit_uniopd.loading.AutoTokenizer.from_pretrained", refuse)
+    with pytest.raises(UserError, match=r"--policy\.path .* needs a package .* requires the Torchvision library"):
+        Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=False)

@@ -38,10 +38,10 @@ def prompt_hash(example: Example, chat: Any) -> str:
 
 
 def image_hash(image: Any) -> str:
-    """A path as it is, a loaded picture by its pixels."""
+    """A path as it is, embedded pictures by their bytes, loaded ones by their pixels."""
     if isinstance(image, str):
         return image
-    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).hexdigest()[:16]
 
 
 def generation_hash(generation: Generation, seed: int, engine: str) -> str:

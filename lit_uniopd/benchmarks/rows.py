@@ -79,7 +79,7 @@ def hub_rows(spec: BenchmarkSpec, limit: int | None = None) -> list[Row]:
             else {"path": name, "name": spec.hub.config, "split": spec.hub.split, "revision": spec.hub.revision}
         )
         try:
-            loaded: Any = datasets.load_dataset(**source, streaming=limit is not None)
+            loaded: Any = with_undecoded_pictures(datasets.load_dataset(**source, streaming=limit is not None))
             return [dict(row) for row in (loaded if limit is None else loaded.take(limit))]
         except Exception as error:  # the hub, the network and the builders fail in many ways, all of them the user's
             failures.append(f"{name}: {_first_line(error)}")
@@ -87,6 +87,16 @@ def hub_rows(spec: BenchmarkSpec, limit: int | None = None) -> list[Row]:
         f"Benchmark {spec.key} cannot be loaded from the hub ({'; '.join(failures)}); check the network, HF_HOME for a "
         "copy, or run --data.profile fixture."
     )
+
+
+def with_undecoded_pictures(loaded: Any) -> Any:
+    """A data set whose rows hold the files of pictures, not their pixels: thousands of those do not fit in memory."""
+    import datasets
+
+    for name, feature in (getattr(loaded, "features", None) or {}).items():
+        if isinstance(feature, datasets.Image):
+            loaded = loaded.cast_column(name, datasets.Image(decode=False))
+    return loaded
 
 
 def _local_rows(spec: BenchmarkSpec) -> list[Row]:

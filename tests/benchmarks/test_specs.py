@@ -254,3 +254,21 @@ def test_profiles_lower_and_never_raise():
         generation, n=1, max_new_tokens=16
     )
     assert PROFILES["paper"].limit(generation) == generation
+
+
+def test_pictures_of_a_data_set_stay_files_until_they_are_needed(tmp_path, monkeypatch):
+    import datasets
+
+    from lit_uniopd.benchmarks.drawings import draw
+    from lit_uniopd.pictures import open_picture
+
+    path = tmp_path / "p.png"
+    draw({"drawing": "scene", "objects": ["cat"]}).save(path)
+    rows = {"question": ["q"], "image": [str(path)], "answer": ["1"], "type": ["t"]}
+    real = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    monkeypatch.setattr("datasets.load_dataset", lambda path, **options: real)
+    benchmark = load_benchmark(find_spec("chartqa"), "smoke")
+    image = benchmark.examples[0].images[0]
+    assert isinstance(image, bytes | str)  # not a decoded picture
+    assert open_picture(image).size == (224, 224)
+    assert load_benchmark(find_spec("chartqa"), "smoke").fingerprint == benchmark.fingerprint

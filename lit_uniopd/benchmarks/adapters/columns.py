@@ -1,6 +1,5 @@
 """The adapter of most benchmarks: columns play roles."""
 
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
@@ -136,6 +135,11 @@ def chat(prompt: PromptFormat, text: str, pictures: int) -> tuple[Message, ...]:
     return (*system, {"role": "user", "content": parts})
 
 
+def question_chat(prompt: PromptFormat, question: str) -> tuple[Message, ...]:
+    """The chat about one text; its braces stay as they are."""
+    return chat(prompt, filled(prompt.template, {"question": question}), 0)
+
+
 def pictures(cells: Iterable[Any]) -> tuple[Any, ...]:
     """The pictures of a row, in order; a cell holds one, a list of them, or none."""
     found: list[Any] = []
@@ -145,15 +149,13 @@ def pictures(cells: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def picture(cell: Any) -> Any:
-    """A path, or a picture that is decoded when it is needed.
+    """A path, a loaded picture, or the bytes of its file: thousands of pictures must not be decoded at once.
 
     Raises:
         UserError: if the cell holds no picture.
     """
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
-        from PIL import Image
-
-        return Image.open(io.BytesIO(cell["bytes"]))
+        return cell["bytes"]
     reference = cell.get("path") if isinstance(cell, Mapping) else cell
     if isinstance(reference, str) or hasattr(reference, "convert"):
         return reference

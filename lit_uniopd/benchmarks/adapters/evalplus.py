@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
-from lit_uniopd.benchmarks.adapters.code_prompt import user_turn
+from lit_uniopd.benchmarks.adapters.columns import question_chat
 from lit_uniopd.benchmarks.adapters.evalplus_rows import EvalPlusRow, RowError, integers_of_any_size, read_row, row_id
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
 from lit_uniopd.progress import bar
@@ -96,7 +96,7 @@ def _example(id: str, checked: CheckedRow, spec: BenchmarkSpec) -> Example:
     gold = {f.name: getattr(checked.task, f.name) for f in fields(checked.task) if f.name != "reference_seconds"}
     return Example(
         id=id,
-        messages=user_turn(spec.prompt, checked.question),
+        messages=question_chat(spec.prompt, checked.question),
         gold={"tagged": dump_tagged(gold)},
         group=id,
         options={"time_limit": checked.time_limit},

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
-from lit_uniopd.benchmarks.adapters.code_prompt import user_turn
+from lit_uniopd.benchmarks.adapters.columns import question_chat
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def livecodebench(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, contex
 def _example(row: Mapping[str, Any], spec: BenchmarkSpec, grader: str, gold: dict[str, Any]) -> Example:
     return Example(
         id=str(row["question_id"]),
-        messages=user_turn(spec.prompt, row["question_content"]),
+        messages=question_chat(spec.prompt, row["question_content"]),
         gold=gold,
         group=str(row["question_id"]),
         options={"equality": "lcb", "time_limit": 60.0} if grader == "code_functional" else {},
