@@ -18,6 +18,8 @@ DEFAULT_LETTERS = ascii_uppercase[:10]
 """Which letters may be answers if the options are not given."""
 
 _MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|mbox|left|right)\b|\\[()\[\]]|[*_`$\"'“”‘’]")
+_BULLET = re.compile(r"^(?:[#>•]{1,6}|-(?=\s))\s*")
+"""At the start of a line; the minus of a number is none."""
 _BRACES = re.compile(r"[{}]")
 _TRAILING = ".,;:!?。，；：！"
 _ALONE = re.compile(r"[(\[<]?\s*([A-Za-z])\s*[)\]>]?")
@@ -29,7 +31,7 @@ _JSON = re.compile(
 )
 _CUE = re.compile(
     r"\b(?:answers?|(?:correct|right|best)\s+(?:option|choice|letter)s?)\b(?:\s+(?:to|for)\s+(?:this|the)\s+\w{1,20})?"
-    r"\s{0,4}(?:(?:is|are|was|would\s+be|must\s+be|should\s+be|has\s+to\s+be)\b(?!['’]t|n['’]t)|[:=]|→|->)"
+    r"[*_]{0,3}\s{0,4}(?:(?:is|are|was|would\s+be|must\s+be|should\s+be|has\s+to\s+be)\b(?!['’]t|n['’]t)|[:=]|→|->)"
     r"|\b(?:choose|select|pick|go\s+with|opt\s+for|going\s+with)\b"
     r"|答案\s{0,3}(?:应该)?(?:应?[是为选]|[:：])?|正确选项\s{0,3}[是为:：]?|(?:应|故|所以|因此)?选(?:择)?(?:项)?\s{0,2}[:：]?",
     re.I,
@@ -309,7 +311,8 @@ def _items(text: str) -> Iterator[re.Match[str]]:
 
 
 def _plain(text: str) -> str:
-    return _BRACES.sub("", _MARKUP.sub("", text)).strip().strip(_TRAILING).strip()
+    plain = _BULLET.sub("", _BRACES.sub("", _MARKUP.sub("", text)).strip())
+    return plain.strip(_TRAILING).strip()
 
 
 def _words(text: str) -> str:

@@ -101,6 +101,13 @@ READ = [
     ("Answer is B (17 km)", "B"),
     ("I don't think the answer is B. The answer is D", "D"),
     ("I don't think the answer is B.", None),
+    ("**Final Answer**: D", "D"),
+    ("### D", "D"),
+    ("- D", "D"),
+    ("D is the answer.", "D"),
+    ("After considering A, B, and C, I choose D", "D"),
+    ("The answer is neither A nor B, it is C.", "C"),
+    ("The answer is D.\n\nExplanation: A is wrong, B is wrong.", "D"),
 ]
 
 
@@ -149,3 +156,8 @@ def test_a_gold_that_is_no_option_is_an_error_not_a_verdict():
 def test_hostile_text_takes_linear_time(piece):
     response = piece * (100_000 // len(piece))
     assert GRADERS["choice"]("B", response, choices=OPTIONS).correct is False
+
+
+def test_the_sign_of_a_number_is_part_of_an_option():
+    assert GRADERS["choice"]("B", r"\boxed{-4}", choices=["4", "-4"]).extracted == "B"
+    assert GRADERS["choice"]("B", "The answer is 4.", choices=["4", "-4"]).extracted == "A"
