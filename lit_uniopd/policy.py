@@ -19,9 +19,9 @@ from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.loading import load_model, load_processor
-from lit_uniopd.pictures import open_picture
+from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
 from lit_uniopd.types import Prompt
-from lit_uniopd.vision import Vision
+from lit_uniopd.vision import Vision, grid_positions, vision_inputs
 
 
 @dataclass
@@ -68,16 +68,6 @@ class PolicyArgs:
     """Extra arguments of the chat template, `{enable_thinking: false}` for hybrid Qwen3 say."""
     max_pixels: int | None = None
     """Larger pictures are shrunk to so many pixels before the processor sees them; null: its own limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A prompt as a model takes it."""
-
-    tokens: list[int]
-    """Token ids; a picture's place is as many tokens long as the model makes of it."""
-    vision: Vision = field(default_factory=dict)
-    """What the processor made of the pictures."""
 
 
 class Policy(nn.Module):
@@ -169,43 +159,40 @@ class Policy(nn.Module):
             UserError: naming the prompt, if it has pictures that cannot be opened or that this model cannot read, or
                 not as many as its text has places for.
         """
-        if not prompt.images:
-            return EncodedPrompt(self.render(prompt))
-        if self.processor is self.tokenizer:
-            raise UserError(f"Prompt {prompt.id!r} has pictures, which {self.args.path} cannot read; use an MLLM.")
-        pictures = [open_picture(image, self.args.max_pixels) for image in prompt.images]
-        text = chat_text(self.processor, prompt, self.args.chat_template_kwargs)
-        try:
-            given = self.processor(
-                text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False}
-            )
-        except (ValueError, IndexError, StopIteration) as error:
-            raise UserError(
-                f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text ({error})."
-            ) from error
-        tokens = given.pop("input_ids")[0].tolist()
-        # The types of tokens follow from the tokens themselves.
-        vision = {name: value for name, value in given.items() if name not in ("attention_mask", "mm_token_type_ids")}
-        return EncodedPrompt(tokens, vision)
+        return encode(self.processor, prompt, self.args.chat_template_kwargs, self.args.max_pixels)
 
-    def response_hidden(self, prompt_tokens: Sequence[Sequence[int]], tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    def response_hidden(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None = None,
+    ) -> Tensor:
         """Hidden states ``[B, T, H]`` from which the response tokens are predicted.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
         """
         prompt_lengths_B = torch.tensor([len(prompt) for prompt in prompt_tokens])
         response_lengths_B = mask_BT.sum(dim=1).cpu()
-        width = int((prompt_lengths_B + response_lengths_B).max())
+        lengths_B = prompt_lengths_B + response_lengths_B
+        width = int(lengths_B.max())
         ids = torch.full((len(prompt_tokens), width), self.pad_id, dtype=torch.long)
         for row, (prompt, response) in enumerate(zip(prompt_tokens, tokens_BT.cpu(), strict=True)):
-            end = len(prompt) + int(response_lengths_B[row])
+            end = int(lengths_B[row])
             ids[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
             ids[row, len(prompt) : end] = response[: end - len(prompt)]
+        ids = ids.to(self.device)
+        pictures: dict[str, Any] = dict(vision_inputs(self.model, ids, vision)) if vision is not None else {}
+        real = (torch.arange(width) < lengths_B[:, None]).to(self.device)
+        grid = grid_positions(self.model, ids, real, pictures)
+        if grid is not None:
+            pictures["position_ids"] = grid[0]
         # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
-        hidden = body_of(self.model)(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+        hidden = body_of(self.model)(input_ids=ids, use_cache=False, **pictures).last_hidden_state
         steps_T = torch.arange(tokens_BT.shape[1])
         positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=width - 1).to(hidden.device)
         return hidden.gather(1, positions_BT[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -216,6 +203,7 @@ class Policy(nn.Module):
         tokens_BT: Tensor,
         mask_BT: Tensor,
         *,
+        vision: Sequence[Vision] | None = None,
         temperature: float = 1.0,
         return_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -225,11 +213,12 @@ class Policy(nn.Module):
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
         tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
-        hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT)
+        hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
         head = head_of(self.model)
         # Only response positions reach the head: its cost is per token, and padding would be paid for.
         found = linear_token_logps(
@@ -303,49 +292,6 @@ class Policy(nn.Module):
         """Write the adapters as a PEFT directory."""
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
-
-
-def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer itself, also when a multimodal processor wraps it."""
-    return processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
-
-
-def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> list[int]:
-    """Token ids of a prompt in the model's chat template, or as plain text if it has none.
-
-    A conversation that ends with an assistant turn is continued; any other gets the generation prompt.
-
-    Raises:
-        UserError: if the model has no chat template and the prompt has more than one message.
-    """
-    tokenizer = tokenizer_of(processor)
-    if tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None:
-        return tokenizer(chat_text(processor, prompt, chat_template_kwargs)).input_ids
-    return tokenizer(chat_text(processor, prompt, chat_template_kwargs), add_special_tokens=False).input_ids
-
-
-def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> str:
-    """The prompt as one text, in the chat template if there is one. Arguments and errors as in `render`."""
-    tokenizer = tokenizer_of(processor)
-    messages = [dict(message) for message in prompt.messages]
-    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
-    if template is None:
-        if len(messages) != 1:
-            raise UserError(
-                f"Prompt {prompt.id!r} has {len(messages)} messages, but the tokenizer has no chat template; "
-                "give the prompt column as plain text or choose a chat model."
-            )
-        return messages[0]["content"]
-    unfinished = messages[-1]["role"] == "assistant"
-    text: Any = tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=not unfinished,
-        continue_final_message=unfinished,
-        **chat_template_kwargs,
-    )
-    return text
 
 
 def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:

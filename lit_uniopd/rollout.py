@@ -67,6 +67,7 @@ def write_answers(
         teacher_ok_B=torch.zeros(rows, dtype=torch.bool, device=device),
         advantages_BT=torch.zeros_like(answers.logps_BT),
         keep_B=torch.ones(rows, dtype=torch.bool, device=device),
+        vision=[prompt.vision for prompt in encoded for _ in range(args.n)],
     )
 
 

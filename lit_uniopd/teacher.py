@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.microbatch import token_budget_batches
-from lit_uniopd.policy import Policy, PolicyArgs, tokenizer_of
+from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
+from lit_uniopd.prompting import EncodedPrompt, tokenizer_of
+from lit_uniopd.rollout import write_answers
+from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -30,14 +33,13 @@ class TeacherPool:
     Args:
         args: name -> where the teacher comes from.
 
-    Raises:
-        UserError: if there is none.
+    Attributes:
+        failures: why answers of the last ``score`` were not scored -> how many.
     """
 
     def __init__(self, args: Mapping[str, PolicyArgs]) -> None:
-        if not args:
-            raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
         self.args = dict(args)
+        self.failures: Counter[str] = Counter()
         self._policies: dict[str, Policy] = {}
         self._foreign_ids: dict[str, Tensor] = {}
 
@@ -50,6 +52,9 @@ class TeacherPool:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.args)
+
+    def __len__(self) -> int:
+        return len(self.args)
 
     def route(self, prompt: Prompt) -> str:
         """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
@@ -102,8 +107,10 @@ class TeacherPool:
 
         Returns:
             ``teacher_logps_BT`` (float32, 0 in padding and where scoring failed) and ``teacher_ok_B``, which is False
-            for answers that hold a token unknown to the teacher or that got a log-prob that is not finite.
+            for answers that hold a token unknown to the teacher, or that got too many or too few log-probs, or one that
+            is not finite, or none in time. ``failures`` counts them by reason.
         """
+        self.failures = Counter()
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
         ok_B = torch.ones(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         work = self._work(rollouts, max_tokens)
@@ -111,32 +118,96 @@ class TeacherPool:
             part, teacher = rollouts[rows], self._policies[name]
             foreign_B = (torch.isin(part.tokens_BT.cpu(), self._foreign_ids[name]) & part.mask_BT.cpu()).any(dim=1)
             tokens_BT = part.tokens_BT.masked_fill(foreign_B[:, None].to(part.tokens_BT.device), 0)
-            with teacher.answering():
-                found_BT, _ = teacher.token_logps(prompts, tokens_BT, part.mask_BT, temperature=temperature)
+            found_BT, problem = self._ask(teacher, prompts, tokens_BT, part.mask_BT, temperature)
+            if found_BT is None:
+                ok_B[rows] = False
+                self.failures[f"{name}, {problem}"] += len(rows)
+                continue
             found_BT, foreign_B = found_BT.to(logps_BT.device), foreign_B.to(logps_BT.device)
-            good_B = found_BT.isfinite().all(dim=1) & ~foreign_B
+            finite_B = found_BT.isfinite().all(dim=1)
+            good_B = finite_B & ~foreign_B
             logps_BT[rows, : found_BT.shape[1]] = found_BT.masked_fill(~good_B[:, None], 0.0).to(logps_BT.dtype)
             ok_B[rows] = good_B
+            self.failures[f"{name}, tokens it does not know"] += int(foreign_B.sum())
+            self.failures[f"{name}, log-probs that are not finite"] += int((~finite_B & ~foreign_B).sum())
+        self.failures = +self.failures
         return logps_BT, ok_B
 
-    def _work(self, rollouts: Rollouts, max_tokens: int) -> list[tuple[str, list[list[int]], list[int]]]:
-        """(teacher, rendered prompts, rows) of every forward pass; one teacher after the other."""
+    def _ask(
+        self, teacher: Policy, prompts: list[EncodedPrompt], tokens_BT: Tensor, mask_BT: Tensor, temperature: float
+    ) -> tuple[Tensor | None, str]:
+        """Log-probs of one forward pass, or why there are none. A teacher may be a server that does not answer."""
+        try:
+            with teacher.answering():
+                found_BT, _ = teacher.token_logps(
+                    [prompt.tokens for prompt in prompts],
+                    tokens_BT,
+                    mask_BT,
+                    vision=[prompt.vision for prompt in prompts],
+                    temperature=temperature,
+                )
+        except (TimeoutError, ConnectionError) as error:
+            return None, f"no answer ({type(error).__name__})"
+        if found_BT.shape != mask_BT.shape:
+            return None, "too many or too few log-probs"
+        return found_BT, ""
+
+    def write(
+        self, student: Policy, prompts: Sequence[Prompt], args: SamplingArgs, *, seed: int, first_group: int = 0
+    ) -> Rollouts:
+        """Let each prompt's teacher answer it, for distillation off-policy; not graded and not scored yet.
+
+        Args:
+            student: reads the prompts in its own chat template when it learns.
+            prompts: at least one.
+            args: how to sample.
+            seed: of the sampling noise.
+            first_group: number of the first prompt's group.
+
+        Returns:
+            Rollouts of ``len(prompts) * args.n`` samples, one teacher after the other; ``student_logps_BT`` is to be
+            filled in.
+        """
+        by_teacher: dict[str, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            by_teacher.setdefault(self.route(prompt), []).append(row)
+        parts = []
+        for name, rows in by_teacher.items():
+            asked = [prompts[row] for row in rows]
+            parts.append(
+                write_answers(self._policies[name], asked, args, seed=seed, first_group=first_group, keys=rows)
+            )
+            first_group += len(rows)
+        rollouts = Rollouts.cat(parts)
+        encoded = encode_each(student, rollouts.prompts)
+        rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
+        rollouts.vision = [prompt.vision for prompt in encoded]
+        return rollouts
+
+    def _work(self, rollouts: Rollouts, max_tokens: int) -> list[tuple[str, list[EncodedPrompt], list[int]]]:
+        """(teacher, prompts, rows) of every forward pass; one teacher after the other."""
         by_teacher: dict[str, list[int]] = {}
         for row, prompt in enumerate(rollouts.prompts):
             by_teacher.setdefault(self.route(prompt), []).append(row)
         lengths = rollouts.lengths_B.tolist()
         work = []
         for name, rows in by_teacher.items():
-            rendered: dict[int, list[int]] = {}  # the answers of a group share one prompt object
-            for row in rows:
-                prompt = rollouts.prompts[row]
-                if id(prompt) not in rendered:
-                    rendered[id(prompt)] = self._policies[name].render(prompt)
-            prompts = [rendered[id(rollouts.prompts[row])] for row in rows]
-            totals = [len(prompt) + lengths[row] for prompt, row in zip(prompts, rows, strict=True)]
+            prompts = encode_each(self._policies[name], [rollouts.prompts[row] for row in rows])
+            totals = [len(prompt.tokens) + lengths[row] for prompt, row in zip(prompts, rows, strict=True)]
             for group in token_budget_batches(totals, max_tokens):
                 work.append((name, [prompts[i] for i in group], [rows[i] for i in group]))
         return work
+
+
+def encode_each(policy: Policy, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
+    """Prompts as a policy takes them; the answers of a group share one prompt object, which is encoded once."""
+    encoded: dict[int, EncodedPrompt] = {}
+    found = []
+    for prompt in prompts:
+        if id(prompt) not in encoded:
+            encoded[id(prompt)] = policy.encode(prompt)
+        found.append(encoded[id(prompt)])
+    return found
 
 
 def foreign_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str) -> Tensor:

@@ -108,6 +108,11 @@ class Rollouts:
     advantages_BT: Tensor
     keep_B: Tensor
     """Bool; balancing sets False. A removed sample trains nothing but still counts in the loss denominator."""
+    vision: list[Mapping[str, Tensor]] = field(default_factory=list)
+    """What the student's processor made of each prompt's pictures, shared by the answers to it; empty for text."""
+
+    def __post_init__(self) -> None:
+        self.vision = self.vision or [{}] * len(self.prompts)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -163,7 +168,7 @@ class Rollouts:
 
     def save(self, path: str | Path) -> None:
         """Write to one file that ``load`` reads without executing pickles. Pictures are kept as references only."""
-        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "prompts"}
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("prompts", "vision")}
         state["prompts"] = [_prompt_state(prompt) for prompt in self.prompts]
         state["grades"] = [asdict(grade) for grade in self.grades]
         torch.save(state, path)
@@ -176,7 +181,7 @@ class Rollouts:
             UserError: if the file does not hold rollouts.
         """
         state = torch.load(path, weights_only=True)
-        names = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)} - {"vision"}
         if not isinstance(state, dict) or set(state) != names:
             raise UserError(f"{path} does not hold rollouts; give a file written by Rollouts.save.")
         state["prompts"] = [

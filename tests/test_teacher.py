@@ -1,4 +1,5 @@
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -93,9 +94,42 @@ def test_an_unknown_teacher_is_an_error_not_a_fallback(question):
             TeacherPool({"default": PolicyArgs()}).route(question)
 
 
-def test_no_teacher_at_all():
-    with pytest.raises(UserError, match=r"Set --model\.teachers"):
-        TeacherPool({})
+class Broken:
+    """A teacher of which something goes wrong on every call."""
+
+    def __init__(self, teacher: Policy, fault: str) -> None:
+        self.teacher, self.fault = teacher, fault
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.teacher, name)
+
+    def token_logps(self, *args: Any, **kwargs: Any) -> Any:
+        if self.fault == "time-out":
+            raise TimeoutError
+        found, _ = self.teacher.token_logps(*args, **kwargs)
+        if self.fault == "length":
+            return found[:, 1:], None
+        found[0, 0] = float("nan")
+        return found, None
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("time-out", "no answer"), ("length", "too many or too few"), ("nan", "not finite")],
+)
+def test_failed_answers_are_counted_by_reason_and_marked(model_dirs, fault, reason):
+    student, pool = loaded(model_dirs)
+    pool._policies["math"] = Broken(pool["math"], fault)  # type: ignore[assignment]
+    rollouts = answers(student, prompt(1), prompt(2, "code"))
+    logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=10_000)
+    failed = 1 if fault == "nan" else 3
+    assert (~ok_B).sum() == failed == sum(pool.failures.values())
+    assert reason in next(iter(pool.failures))
+    assert not logps_BT[~ok_B].any()
+    assert ok_B[3:].all()
+    pool._policies["math"] = pool["math"].teacher  # type: ignore[attr-defined]
+    assert pool.score(rollouts, temperature=1.0, max_tokens=10_000)[1].all()
+    assert not pool.failures
 
 
 def test_teachers_have_nothing_to_train_and_stay_as_they_are(model_dirs):

@@ -16,7 +16,8 @@ from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.modules.evaluating import EvaluatingModule
-from lit_uniopd.policy import Policy, PolicyArgs, render
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.prompting import encode
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
@@ -101,8 +102,9 @@ class PolicyModule(EvaluatingModule):
         return load_processor(self.policy_args, self.policy_flag)
 
     def prompt_length(self, prompt: Prompt) -> int:
-        """Tokens of the rendered prompt; needs the tokenizer only, so datamodules can ask early."""
-        return len(render(self._processor, prompt, self.policy_args.chat_template_kwargs))
+        """Tokens of the prompt, its pictures' included; needs the processor only, so datamodules can ask early."""
+        args = self.policy_args
+        return len(encode(self._processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
 
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.

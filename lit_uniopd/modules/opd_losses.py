@@ -11,6 +11,7 @@ from lit_uniopd.functional.logps import divergence
 from lit_uniopd.functional.opd import opd_loss
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.policy import Policy
+from lit_uniopd.teacher import encode_each
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
@@ -68,7 +69,12 @@ def sampled_loss(
         trained: receives the statistics.
     """
     logps_BT, entropy_BT = policy.token_logps(
-        rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, temperature=temperature, return_entropy=True
+        rollouts.prompt_tokens,
+        rollouts.tokens_BT,
+        rollouts.mask_BT,
+        vision=rollouts.vision,
+        temperature=temperature,
+        return_entropy=True,
     )
     result = opd_loss(
         logps_BT,
@@ -113,10 +119,13 @@ def divergence_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
+    answers = (rollouts.tokens_BT, rollouts.mask_BT)
     with teacher.answering():
-        prompts = [teacher.render(prompt) for prompt in rollouts.prompts]
-        teacher_BTH = teacher.response_hidden(prompts, rollouts.tokens_BT, rollouts.mask_BT)
-    student_BTH = policy.response_hidden(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT)
+        prompts = encode_each(teacher, rollouts.prompts)
+        teacher_BTH = teacher.response_hidden(
+            [prompt.tokens for prompt in prompts], *answers, [prompt.vision for prompt in prompts]
+        )
+    student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
     ours, theirs = head_of(policy.model), head_of(teacher.model)
     per_token_BT = divergence(
         student_BTH * ours.scale,

@@ -9,13 +9,13 @@ from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
 
 
 def rollout_statistics(
-    rollouts: Rollouts, routes: list[str], domains: Iterable[str], teachers: Iterable[str]
+    rollouts: Rollouts, routes: list[str] | None, domains: Iterable[str], teachers: Iterable[str]
 ) -> Averages:
     """Averages of a scored rollout, overall, per domain and per teacher.
 
     Args:
         rollouts: graded and scored.
-        routes: name of each sample's teacher.
+        routes: name of each sample's teacher; None: there are no teachers.
         domains: every domain of the data, so that all ranks average the same names.
         teachers: every teacher's name, likewise.
     """
@@ -27,7 +27,8 @@ def rollout_statistics(
     averages.add("rollout/removed", (~rollouts.keep_B).sum(), len(rollouts))
     averages.add("rollout/reward", (rollouts.advantages_BT * rollouts.mask_BT).sum(), rollouts.mask_BT.sum())
     _add_split(averages, rollouts, "domain", rollouts.domain, domains)
-    _add_split(averages, rollouts, "teacher", routes, teachers)
+    if routes is not None:
+        _add_split(averages, rollouts, "teacher", routes, teachers)
     return averages
 
 

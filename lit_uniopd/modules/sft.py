@@ -74,5 +74,8 @@ class SFT(PolicyModule):
         rows = [torch.tensor(answer[: self.max_answer_tokens]) for answer in answers]
         tokens_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask_BT = torch.arange(tokens_BT.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        logps_BT, _ = self.policy.token_logps([self.policy.render(prompt) for prompt in prompts], tokens_BT, mask_BT)
+        encoded = [self.policy.encode(prompt) for prompt in prompts]
+        logps_BT, _ = self.policy.token_logps(
+            [prompt.tokens for prompt in encoded], tokens_BT, mask_BT, vision=[prompt.vision for prompt in encoded]
+        )
         return -logps_BT.sum() / mask_BT.sum(), cut

@@ -2,8 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -11,8 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.opd import opd_advantages
+from lit_uniopd.loading import reads_images
 from lit_uniopd.microbatch import equal_count, token_budget_batches
+from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
@@ -23,6 +24,7 @@ from lit_uniopd.rewards import get_grader
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
+from lit_uniopd.seeding import derive_seed
 from lit_uniopd.teacher import TeacherPool
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
@@ -41,8 +43,12 @@ class UniOPD(PolicyModule):
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
+        advantage: what its tokens are worth (`sampled` only): teacher, outcome, or a control.
+        writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
+            the losses that compare whole distributions.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
         micro_batch_tokens: tokens in one forward pass of teacher or student, padding included: the memory lever.
+        max_teacher_failures: the run stops when more than this share of a rollout's answers could not be scored.
         gradient_clip: largest norm of the gradient; null: no clipping.
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
@@ -59,8 +65,11 @@ class UniOPD(PolicyModule):
         sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
+        advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
+        writer: Literal["student", "teacher"] = "student",
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
+        max_teacher_failures: float = 0.1,
         gradient_clip: float | None = 1.0,
         grader_workers: int = 2,
         grader_timeout: float = 10.0,
@@ -83,11 +92,23 @@ class UniOPD(PolicyModule):
         )
         if updates_per_rollout < 1:
             raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+        if writer == "teacher" and loss.kind == "sampled":
+            raise UserError(
+                "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
+                "wrote; set --model.loss.kind forward_kl."
+            )
+        if loss.kind != "sampled" and advantage != AdvantageArgs():
+            raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
-        self.teachers = TeacherPool(teachers)
+        self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
+        if advantage.needs_teachers and not teachers:
+            raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
         self.sampling = sampling
         self.loss = loss
+        self.advantage = advantage
+        self.writer = writer
+        self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
         self.gradient_clip = gradient_clip
@@ -103,7 +124,8 @@ class UniOPD(PolicyModule):
         splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
         every = [prompt for prompts in splits.values() for prompt in prompts]
         check_prompts(every)
-        if stage == "fit":
+        self.check_pictures(every, trained=splits["train"] if stage == "fit" else [])
+        if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
         super().setup(stage)
@@ -118,6 +140,30 @@ class UniOPD(PolicyModule):
         super().configure_model()
         if self.trainer.state.fn == "fit":
             self.teachers.load(self.policy)
+            if self.advantage.needs_reference:
+                self.policy.keep_reference()  # before a checkpoint's weights arrive
+
+    def check_pictures(self, prompts: Sequence[Prompt], trained: Sequence[Prompt]) -> None:
+        """Refuse pictures that student or teacher cannot read, before any model is loaded.
+
+        Raises:
+            UserError: naming the prompt and the option.
+        """
+        readers = {"": (self.policy_args, self.policy_flag)}
+        readers |= {name: (args, f"model.teachers.{name}") for name, args in self.teachers.args.items()}
+        asked = [("", prompt) for prompt in prompts if prompt.images]
+        if self.teachers:
+            asked += [(self.teachers.route(prompt), prompt) for prompt in trained if prompt.images]
+        first: dict[str, Prompt] = {}
+        for name, prompt in asked:
+            first.setdefault(name, prompt)
+        for name, prompt in first.items():
+            args, flag = readers[name]
+            if not reads_images(args, flag):
+                raise UserError(
+                    f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
+                    "image-text model, or route the prompt elsewhere by its teacher column."
+                )
 
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
@@ -133,34 +179,83 @@ class UniOPD(PolicyModule):
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
         with self.timed("step"):
-            rollouts = self.answer(self.policy, batch, self.sampling, "rollout", self.global_step)
+            rollouts = self.answer(batch)
             self.score(rollouts)
             self.visit(rollouts)
             trained = self.update(rollouts)
         self.log_step(rollouts, trained)
 
-    def answer(self, policy: Policy, batch: PromptBatch, sampling: SamplingArgs, *keys: int | str) -> Rollouts:
-        """Let a policy answer the prompts, and grade what it wrote. The keys name the place in the run."""
+    def answer(self, batch: PromptBatch) -> Rollouts:
+        """Write answers to the prompts, and grade them."""
+        seed, first_group = self.reseed("rollout", self.global_step), self.global_rank << 32
         with self.timed("rollout"):
-            rollouts = write_answers(
-                policy, batch.prompts, sampling, seed=self.reseed(*keys), first_group=self.global_rank << 32
-            )
+            if self.writer == "student":
+                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group)
+            else:
+                rollouts = self.teachers.write(
+                    self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group
+                )
         with self.timed("grade"):
             grade_answers(rollouts, self.graders)
         return rollouts
 
     def score(self, rollouts: Rollouts) -> None:
         """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
+        reference_BT: Tensor | None = None
         with self.timed("score"):
-            rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
-                rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
-            )
-        rollouts.advantages_BT = opd_advantages(
-            rollouts.teacher_logps_BT,
-            rollouts.student_logps_BT,
-            rollouts.mask_BT,
-            teacher_ok_B=rollouts.teacher_ok_B,
+            if self.writer == "teacher":
+                rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+            if self.advantage.needs_reference:
+                with self.policy.reference() as reference:
+                    reference_BT = self.frozen_logps(reference, rollouts)
+            if self.teachers:
+                rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
+                    rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
+                )
+                self.check_failures(rollouts)
+            else:
+                itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
+                rollouts.teacher_logps_BT = itself_BT.clone()
+                rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
+        rollouts.advantages_BT = rollout_advantages(
+            rollouts,
+            self.advantage,
+            reference_logps_BT=reference_BT,
+            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
         )
+
+    def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
+        """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
+        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
+        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
+        with policy.answering():
+            for rows in token_budget_batches(lengths, self.micro_batch_tokens):
+                part = rollouts[rows]
+                found_BT, _ = policy.token_logps(
+                    part.prompt_tokens,
+                    part.tokens_BT,
+                    part.mask_BT,
+                    vision=part.vision,
+                    temperature=self.temperature,
+                )
+                logps_BT[rows, : found_BT.shape[1]] = found_BT.to(logps_BT)
+        return logps_BT
+
+    def check_failures(self, rollouts: Rollouts) -> None:
+        """Stop when too many answers could not be scored: training on the rest would be another experiment.
+
+        Raises:
+            UserError: naming teachers and reasons.
+        """
+        failed = sum_over_ranks(self, int((~rollouts.teacher_ok_B).sum()))
+        share = failed / sum_over_ranks(self, len(rollouts))
+        if share > self.max_teacher_failures:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.teachers.failures.items()))
+            raise UserError(
+                f"Teachers could not score {share:.0%} of the answers of step {self.global_step} "
+                f"({reasons or 'on other ranks'}), more than --model.max_teacher_failures {self.max_teacher_failures}; "
+                "mend the teacher, or raise the limit."
+            )
 
     def visit(self, rollouts: Rollouts) -> None:
         """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
@@ -234,9 +329,8 @@ class UniOPD(PolicyModule):
 
     def log_step(self, rollouts: Rollouts, trained: Averages) -> None:
         """Log what the rollout and the update were like, averaged over all ranks."""
-        averages = rollout_statistics(
-            rollouts, [self.teachers.route(prompt) for prompt in rollouts.prompts], self.domains, self.teachers
-        )
+        routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
+        averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
         values = averages.reduce(self) | trained.reduce(self)
         values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
@@ -247,14 +341,12 @@ class UniOPD(PolicyModule):
 
 
 def check_prompts(prompts: Iterable[Prompt]) -> None:
-    """Refuse prompts that could not be graded or read, before any model is loaded.
+    """Refuse prompts that could not be graded, before any model is loaded.
 
     Raises:
         UserError: naming the prompt and the column.
     """
     for prompt in prompts:
-        if prompt.images:
-            raise UserError(f"Prompt {prompt.id!r} has images, which UniOPD cannot read yet; remove the images column.")
         if prompt.grader is not None:
             get_grader(prompt.grader)
             if prompt.gold is None:

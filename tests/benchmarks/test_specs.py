@@ -12,7 +12,7 @@ from lit_uniopd.benchmarks.registry import all_specs, expand, find_spec, groups
 from lit_uniopd.benchmarks.rows import fixture_rows, read_rows
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy import render
+from lit_uniopd.prompting import render
 from lit_uniopd.rewards import GraderPool
 
 SPECS = all_specs()

@@ -263,7 +263,6 @@ def test_validation_is_accuracy_per_domain(model_dirs, tmp_path):
     [
         ({"grader": "nope"}, "nope"),
         ({"gold": None}, "has grader 'exact' but no gold answer"),
-        ({"images": ("a.png",)}, "has images"),
         ({"domain": "law"}, r"--model\.teachers has only math, code"),
     ],
 )

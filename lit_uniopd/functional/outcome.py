@@ -1,0 +1,89 @@
+"""Advantages that baselines and controls put in the place of the teacher's token scores, or beside them."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.functional.head import math_dtype
+
+OutcomeScale = Literal["mean", "std"]
+
+
+@torch.no_grad()
+def outcome_advantages(outcome_B: Tensor, group_B: Tensor, *, scale: OutcomeScale = "mean") -> Tensor:
+    """Outcome reward (1 correct, 0 incorrect) relative to the group, ``[B]``; 0 where the outcome is unknown.
+
+    ``r - mean(r)`` over the group's known outcomes, and with ``std`` divided by their standard deviation, which is
+    GRPO's advantage (DeepSeekMath, arXiv 2402.03300, section 4.1). Groups of one outcome get 0 either way.
+
+    Args:
+        outcome_B: 1 correct, 0 incorrect, -1 unknown (in no mean).
+        group_B: Number of each sample's prompt.
+        scale: ``mean`` only centres, so hard and easy prompts weigh what their spread is; ``std`` evens that out.
+
+    Raises:
+        ValueError: if the shapes differ or ``scale`` is unknown.
+    """
+    if outcome_B.shape != group_B.shape:
+        raise ValueError(f"group_B has shape {tuple(group_B.shape)}, outcome_B {tuple(outcome_B.shape)}")
+    if scale not in ("mean", "std"):
+        raise ValueError(f"scale must be 'mean' or 'std', got {scale!r}")
+    known_B = outcome_B >= 0
+    reward_B = outcome_B.clamp(min=0).double()
+    numbers, index_B = group_B.unique(return_inverse=True)
+    zeros_G = torch.zeros(len(numbers), dtype=torch.float64, device=outcome_B.device)
+    count_G = zeros_G.index_add(0, index_B, known_B.double())
+    mean_G = zeros_G.index_add(0, index_B, reward_B) / count_G.clamp(min=1)
+    centred_B = torch.where(known_B, reward_B - mean_G[index_B], 0.0)
+    if scale == "std":
+        variance_G = zeros_G.index_add(0, index_B, centred_B.square()) / (count_G - 1).clamp(min=1)
+        spread_B = variance_G.sqrt()[index_B]
+        centred_B = torch.where(spread_B > 0, centred_B / spread_B.clamp(min=1e-12), 0.0)
+    return centred_B.float()
+
+
+@torch.no_grad()
+def shuffled_advantages(advantages_BT: Tensor, mask_BT: Tensor, *, seed: int) -> Tensor:
+    """The same advantages on other tokens: permuted over all response tokens of the rollout.
+
+    Their distribution is the teacher's, their place is not: what a student still gains from them is not the teacher's
+    knowledge of the tokens.
+
+    Args:
+        advantages_BT: Token advantages.
+        mask_BT: True on the tokens among which they are permuted; elsewhere they stay.
+        seed: Of the permutation.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check(advantages_BT, mask_BT)
+    mask = mask_BT.bool()
+    values_N = advantages_BT[mask]
+    order_N = torch.randperm(len(values_N), generator=torch.Generator().manual_seed(seed)).to(values_N.device)
+    return advantages_BT.masked_scatter(mask, values_N[order_N])
+
+
+@torch.no_grad()
+def constant_negative_advantages(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Every response token punished alike, by the mean absolute advantage of the rollout.
+
+    Pushing down whatever was sampled is a signal of the teacher's strength without any of its knowledge.
+
+    Args:
+        advantages_BT: Token advantages.
+        mask_BT: True on the tokens that are averaged and punished; elsewhere the result is 0.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check(advantages_BT, mask_BT)
+    mask = mask_BT.bool()
+    strength = torch.where(mask, advantages_BT.to(math_dtype(advantages_BT)).abs(), 0.0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, -strength, 0.0).to(advantages_BT.dtype)
+
+
+def _check(advantages_BT: Tensor, mask_BT: Tensor) -> None:
+    if advantages_BT.shape != mask_BT.shape:
+        raise ValueError(f"mask_BT has shape {tuple(mask_BT.shape)}, advantages_BT {tuple(advantages_BT.shape)}")

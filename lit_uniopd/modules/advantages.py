@@ -1,0 +1,77 @@
+"""What a token of an answer is worth: the teacher's opinion, the outcome, or a control in their place."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.opd import extrapolated_advantages, opd_advantages
+from lit_uniopd.functional.outcome import constant_negative_advantages, outcome_advantages, shuffled_advantages
+from lit_uniopd.types import Rollouts
+
+
+@dataclass
+class AdvantageArgs:
+    """Where advantages come from; the defaults are plain on-policy distillation, ``log p_T - log p_S``."""
+
+    teacher: Literal["real", "shuffled", "constant_negative", "self"] = "real"
+    """Does the teacher's signal matter? `shuffled`: its token scores on other tokens of the rollout;
+    `constant_negative`: all tokens punished alike, as strongly as its scores are on average; `self`: the student before
+    training in its place."""
+    teacher_weight: float = 1.0
+    """Weight of the teacher's signal; 0 trains on outcomes alone, and no teacher is loaded."""
+    extrapolation: float = 1.0
+    """ExOPD: aim beyond the teacher, away from the student before training (G-OPD has 1.25); 1: at the teacher."""
+    outcome_weight: float = 0.0
+    """Weight of the outcome reward relative to its group, added to every token of an answer (KD + RL)."""
+    outcome_scale: Literal["mean", "std"] = "mean"
+    """Outcome relative to the group's mean, or also divided by its standard deviation (GRPO)."""
+
+    def __post_init__(self) -> None:
+        if self.teacher_weight < 0 or self.outcome_weight < 0:
+            raise UserError("--model.advantage.teacher_weight and outcome_weight must be 0 or more.")
+        if self.teacher_weight == self.outcome_weight == 0:
+            raise UserError(
+                "--model.advantage.teacher_weight and outcome_weight are both 0, so nothing is learned; raise one."
+            )
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether any teacher has to score."""
+        return self.teacher_weight > 0 and self.teacher != "self"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the student before training has to score."""
+        return self.teacher_weight > 0 and (self.teacher == "self" or self.extrapolation != 1)
+
+
+def rollout_advantages(
+    rollouts: Rollouts, args: AdvantageArgs, *, reference_logps_BT: Tensor | None, seed: int
+) -> Tensor:
+    """Advantages ``[B, T]`` of a scored rollout; 0 at padding and wherever the teacher failed.
+
+    Args:
+        rollouts: graded and scored.
+        args: where they come from.
+        reference_logps_BT: of the student before training; needed if ``args.needs_reference``.
+        seed: of the shuffled control.
+    """
+    student, mask_BT = rollouts.student_logps_BT, rollouts.mask_BT & rollouts.teacher_ok_B[:, None]
+    scored: dict[str, Tensor] = {"teacher_ok_B": rollouts.teacher_ok_B}
+    advantages_BT = opd_advantages(rollouts.teacher_logps_BT, student, rollouts.mask_BT, **scored)
+    if args.extrapolation != 1 and reference_logps_BT is not None:
+        advantages_BT = extrapolated_advantages(
+            rollouts.teacher_logps_BT, student, reference_logps_BT, rollouts.mask_BT, scale=args.extrapolation, **scored
+        )
+    if args.teacher == "shuffled":
+        advantages_BT = shuffled_advantages(advantages_BT, mask_BT, seed=seed)
+    if args.teacher == "constant_negative":
+        advantages_BT = constant_negative_advantages(advantages_BT, mask_BT)
+    if args.teacher_weight != 1:
+        advantages_BT = args.teacher_weight * advantages_BT
+    if args.outcome_weight:
+        bonus_B = outcome_advantages(rollouts.outcome_B, rollouts.group_B, scale=args.outcome_scale)
+        advantages_BT = advantages_BT + args.outcome_weight * bonus_B[:, None] * mask_BT
+    return advantages_BT

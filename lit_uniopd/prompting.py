@@ -1,0 +1,98 @@
+"""From a prompt to what a model reads: chat template, token ids, pictures."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.pictures import open_picture
+from lit_uniopd.types import Prompt
+from lit_uniopd.vision import Vision
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as a model takes it."""
+
+    tokens: list[int]
+    """Token ids; a picture's place is as many tokens long as the model makes of it."""
+    vision: Vision = field(default_factory=dict)
+    """What the processor made of the pictures."""
+
+
+def encode(
+    processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any], max_pixels: int | None = None
+) -> EncodedPrompt:
+    """A prompt with its pictures, as a model with this processor takes it.
+
+    Args:
+        processor: tokenizer, or processor of an image-text model.
+        prompt: what to encode.
+        chat_template_kwargs: further arguments of the chat template.
+        max_pixels: larger pictures are shrunk to so many pixels.
+
+    Raises:
+        UserError: naming the prompt, if it has pictures that cannot be opened or that this model cannot read, or not
+            as many as its text has places for.
+    """
+    if not prompt.images:
+        return EncodedPrompt(render(processor, prompt, chat_template_kwargs))
+    tokenizer = tokenizer_of(processor)
+    if processor is tokenizer:
+        raise UserError(f"Prompt {prompt.id!r} has pictures, which {tokenizer.name_or_path} cannot read; use an MLLM.")
+    pictures = [open_picture(image, max_pixels) for image in prompt.images]
+    text = chat_text(processor, prompt, chat_template_kwargs)
+    try:
+        given = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})
+    except (ValueError, IndexError, StopIteration) as error:
+        raise UserError(
+            f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text ({error})."
+        ) from error
+    tokens = given.pop("input_ids")[0].tolist()
+    # The types of tokens follow from the tokens themselves.
+    vision = {name: value for name, value in given.items() if name not in ("attention_mask", "mm_token_type_ids")}
+    return EncodedPrompt(tokens, vision)
+
+
+def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, also when a multimodal processor wraps it."""
+    return processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
+
+
+def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """Token ids of a prompt in the model's chat template, or as plain text if it has none.
+
+    A conversation that ends with an assistant turn is continued; any other gets the generation prompt.
+
+    Raises:
+        UserError: if the model has no chat template and the prompt has more than one message.
+    """
+    tokenizer = tokenizer_of(processor)
+    if tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None:
+        return tokenizer(chat_text(processor, prompt, chat_template_kwargs)).input_ids
+    return tokenizer(chat_text(processor, prompt, chat_template_kwargs), add_special_tokens=False).input_ids
+
+
+def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> str:
+    """The prompt as one text, in the chat template if there is one. Arguments and errors as in `render`."""
+    tokenizer = tokenizer_of(processor)
+    messages = [dict(message) for message in prompt.messages]
+    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
+    if template is None:
+        if len(messages) != 1:
+            raise UserError(
+                f"Prompt {prompt.id!r} has {len(messages)} messages, but the tokenizer has no chat template; "
+                "give the prompt column as plain text or choose a chat model."
+            )
+        return messages[0]["content"]
+    unfinished = messages[-1]["role"] == "assistant"
+    text: Any = tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=not unfinished,
+        continue_final_message=unfinished,
+        **chat_template_kwargs,
+    )
+    return text
