@@ -1,8 +1,10 @@
 """Swappable Lightning callbacks, one class a file."""
 
 from callbacks.benchmark_evaluation import BenchmarkEvaluation
+from callbacks.difficulty_histogram import DifficultyHistogram
 from callbacks.difficulty_writer import DifficultyWriter
 from callbacks.margin_calibration import MarginCalibration
+from callbacks.order_diagnostics import OrderDiagnostics
 from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.rollout_browser import RolloutBrowser
@@ -10,8 +12,10 @@ from callbacks.thread_probe import ThreadProbe
 
 __all__ = [
     "BenchmarkEvaluation",
+    "DifficultyHistogram",
     "DifficultyWriter",
     "MarginCalibration",
+    "OrderDiagnostics",
     "PolicyExport",
     "PredictionWriter",
     "RolloutBrowser",

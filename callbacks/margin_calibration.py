@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 from lightning import Callback, Trainer
 from torch import Tensor
@@ -16,6 +15,8 @@ from lit_uniopd.functional.margin import (
     margin_mask,
     margin_shift,
 )
+from lit_uniopd.modules.averages import Averages
+from lit_uniopd.modules.plug_log import log_values
 from lit_uniopd.modules.uni_opd import UniOPD
 from lit_uniopd.types import Rollouts
 
@@ -70,7 +71,7 @@ class MarginCalibration(Callback):
         """Calibrate ``rollouts.advantages_BT`` in place. A collective call: groups may be split over ranks."""
         result = self.calibrate(rollouts, gap_threshold=pl_module.loss.gap_threshold)
         rollouts.advantages_BT = result.advantages
-        self._log(pl_module, result)
+        self._log(trainer, pl_module, result)
 
     def calibrate(self, rollouts: Rollouts, *, gap_threshold: float | None = None) -> MarginResult:
         """What the calibration makes of rollouts; they stay as they are.
@@ -101,7 +102,7 @@ class MarginCalibration(Callback):
         # An answer that was cut down to nothing has a return of 0, which would be an opinion it does not have.
         return mask_BT, rollouts.keep_B & rollouts.teacher_ok_B & mask_BT.any(dim=1)
 
-    def _log(self, module: UniOPD, result: MarginResult) -> None:
+    def _log(self, trainer: Trainer, module: UniOPD, result: MarginResult) -> None:
         mixed = len(result.groups)
         counted = {"rollouts": 1, "groups": result.n_groups, "mixed": mixed, "violated": result.violations}
         for name, value in counted.items():
@@ -111,13 +112,14 @@ class MarginCalibration(Callback):
         if mixed:
             values |= {
                 "calibration/violated": result.violations / mixed,
-                "calibration/margin_before": result.margin_before.mean(),
-                "calibration/margin_after": result.margin_after.mean(),
+                "calibration/margin_before": float(result.margin_before.mean()),
+                "calibration/margin_after": float(result.margin_after.mean()),
             }
         # The margins are those of all ranks; shifts and masks are this rank's.
-        own = {"calibration/shift": result.shift_B.abs().mean(), "calibration/masked": result.masked_B.float().mean()}
-        module.log_dict({name: torch.as_tensor(value).float() for name, value in values.items()})
-        module.log_dict({name: value.float() for name, value in own.items()}, sync_dist=True)
+        own = Averages()
+        own.add("calibration/shift", result.shift_B.abs().sum(), len(result.shift_B))
+        own.add("calibration/masked", result.masked_B.sum(), len(result.masked_B))
+        log_values(trainer, values | own.reduce(module))
 
     def state_dict(self) -> dict[str, Any]:
         return {"totals": dict(self.totals)}

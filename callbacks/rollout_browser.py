@@ -1,10 +1,9 @@
 """A few rollouts as text in TensorBoard."""
 
-import re
-
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.types import Rollouts
 
 OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}
@@ -37,23 +36,17 @@ class RolloutBrowser(Callback):
         sums_B = (rollouts.advantages_BT * rollouts.mask_BT).sum(dim=1)
         returns = (sums_B / rollouts.lengths_B.clamp(min=1)).tolist()
         ranked = sorted(rows, key=lambda row: returns[row])
-        lines = ["| mean advantage | outcome | tokens | prompt | answer | gold |", "|---|---|---|---|---|---|"]
+        shown = []
         for row in dict.fromkeys([ranked[-1], ranked[0]]):
             prompt = rollouts.prompts[row]
-            cells = [
-                f"{returns[row]:+.3f}",
-                OUTCOMES[int(rollouts.outcome_B[row])],
-                f"{int(rollouts.lengths_B[row])} ({rollouts.finish[row]})",
-                self.cell(str(prompt.messages[-1]["content"])),
-                self.cell(rollouts.text[row]),
-                self.cell(str(prompt.gold)),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
-
-    def cell(self, text: str) -> str:
-        """Model text must neither break the table nor become markup."""
-        if len(text) > self.max_chars:
-            half = self.max_chars // 2
-            text = f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
-        return re.sub(r"[^\w\s.,:;=+/%()?'\"-]|_", lambda mark: f"&#{ord(mark[0])};", text).replace("\n", "<br>")
+            shown.append(
+                [
+                    f"{returns[row]:+.3f}",
+                    OUTCOMES[int(rollouts.outcome_B[row])],
+                    f"{int(rollouts.lengths_B[row])} ({rollouts.finish[row]})",
+                    cell(asked(prompt), self.max_chars),
+                    cell(rollouts.text[row], self.max_chars),
+                    cell(str(prompt.gold), self.max_chars),
+                ]
+            )
+        return table(["mean advantage", "outcome", "tokens", "prompt", "answer", "gold"], shown)

@@ -1,7 +1,15 @@
 """Lightning datamodules and the samplers they use."""
 
+from datamodules.balancing import OnlineBalanceArgs
 from datamodules.benchmarks import BenchmarkDataModule
+from datamodules.difficulty import DifficultyArgs
 from datamodules.prompts import PromptDataModule
 from datamodules.sources import SourceArgs
 
-__all__ = ["BenchmarkDataModule", "PromptDataModule", "SourceArgs"]
+__all__ = [
+    "BenchmarkDataModule",
+    "DifficultyArgs",
+    "OnlineBalanceArgs",
+    "PromptDataModule",
+    "SourceArgs",
+]

@@ -19,6 +19,7 @@ from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.averages import Averages
+from lit_uniopd.modules.plug_log import log_values
 from lit_uniopd.progress import track
 from lit_uniopd.seeding import derive_seed, run_seed
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
@@ -255,7 +256,7 @@ class PromptDataModule(LightningDataModule):
         averages = Averages()
         for name, (total, count) in counted.items():
             averages.add(name, total, count)
-        pl_module.log_dict(averages.reduce(pl_module))
+        log_values(trainer, averages.reduce(pl_module))
 
     def _evaluation_loader(self, prompts: Sequence[Prompt]) -> PromptLoader:
         rank, world_size = self._rank_and_world_size()

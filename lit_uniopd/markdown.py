@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from lit_uniopd.types import Prompt
+
 
 def cell(text: str, max_chars: int = 1500) -> str:
     """Text that can neither break a table nor become markup; what is too long is cut in the middle."""
@@ -16,3 +18,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are safe already."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def asked(prompt: Prompt) -> str:
+    """The text of the last message; pictures are named."""
+    content = prompt.messages[-1]["content"]
+    if isinstance(content, list):
+        return "".join("[picture]" if part.get("type") == "image" else str(part.get("text", "")) for part in content)
+    return str(content)

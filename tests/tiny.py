@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -121,6 +122,25 @@ class Prompts(LightningDataModule):
     predict_dataloader = val_dataloader
 
 
+class Memory(Logger):
+    """Remembers the last value of everything that was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= metrics
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    @property
+    def name(self) -> None: ...
+
+    @property
+    def version(self) -> None: ...
+
+
 def module(paths: dict[str, str], **options: Any) -> UniOPD:
     settings: dict[str, Any] = {
         "student": PolicyArgs(path=paths["student"]),
@@ -139,6 +159,7 @@ def trainer(tmp_path: Any, **options: Any) -> Trainer:
         "devices": 1,
         "max_epochs": 1,
         "logger": False,
+        "log_every_n_steps": 1,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -71,6 +71,8 @@ def balance_outcomes(
         correct = ((groups == group) & (outcomes == CORRECT)).nonzero()[:, 0]
         incorrect = ((groups == group) & (outcomes == INCORRECT)).nonzero()[:, 0]
         dropped, count = _surplus(correct, incorrect, ratio)
+        if count == 0:
+            continue
         generator = torch.Generator().manual_seed(derive_seed(seed, "balance", group))
         keep_B[dropped[torch.randperm(len(dropped), generator=generator)[:count]]] = False
     return keep_B.to(outcome_B.device)

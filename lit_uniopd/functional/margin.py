@@ -260,11 +260,11 @@ def order_consistency(returns_B: Tensor, outcome_B: Tensor, group_B: Tensor) -> 
     sets, returns = outcome_B.cpu().long()[known], returns_B.detach().cpu().double()[known]
     batch = _Batch(returns, sets, group, numbers, slice(None))
     mixed, mean = batch.margins("mean")
-    counts: list[tuple[int, int]] = []
-    for number in mixed.tolist():
-        correct, incorrect = (returns[(group == number) & (sets == side)] for side in (CORRECT, INCORRECT))
-        counts.append((int((incorrect[None] > correct[:, None]).sum()), len(correct) * len(incorrect)))
-    inversions, pairs = torch.tensor(counts, dtype=torch.long).view(-1, 2).unbind(dim=1)
+    right, wrong = sets == CORRECT, sets == INCORRECT
+    same = group[right][:, None] == group[wrong][None]
+    inverted = same & (returns[wrong][None] > returns[right][:, None])
+    zeros = torch.zeros(len(numbers), dtype=torch.long)
+    pairs, inversions = (zeros.index_add(0, group[right], found.sum(dim=1))[mixed] for found in (same, inverted))
     has = [torch.zeros(len(numbers), dtype=torch.bool).index_fill(0, group[sets == s], True) for s in (0, 1)]
     return OrderReport(
         groups=numbers[mixed],

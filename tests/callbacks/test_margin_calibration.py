@@ -4,38 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from callbacks_data import rollouts
 from lightning import Callback
-from tiny import Prompts, module, prompts, trainer
+from tiny import Memory, Prompts, module, prompts, trainer
 
 from callbacks.margin_calibration import MarginCalibration
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.margin import order_consistency, trajectory_returns
-from lit_uniopd.rollout import NO_GRADER
-from lit_uniopd.types import Prompt, Rollouts
-
-
-def rollouts(returns: list[list[float]], outcomes: list[int], groups: list[int]) -> Rollouts:
-    """Scored answers whose token advantages are given; student log-probs are 0."""
-    width = max(map(len, returns))
-    advantages = torch.tensor([row + [0.0] * (width - len(row)) for row in returns])
-    mask = torch.tensor([[i < len(row) for i in range(width)] for row in returns])
-    count = len(returns)
-    return Rollouts(
-        prompts=[Prompt(id=str(g), messages=({"role": "user", "content": ""},)) for g in groups],
-        prompt_tokens=[[1]] * count,
-        tokens_BT=torch.ones_like(mask, dtype=torch.long),
-        mask_BT=mask,
-        student_logps_BT=torch.zeros_like(advantages),
-        group_B=torch.tensor(groups),
-        finish=["stop"] * count,
-        text=[""] * count,
-        outcome_B=torch.tensor(outcomes),
-        grades=[NO_GRADER] * count,
-        teacher_logps_BT=advantages.clone(),
-        teacher_ok_B=torch.ones(count, dtype=torch.bool),
-        advantages_BT=advantages,
-        keep_B=torch.ones(count, dtype=torch.bool),
-    )
+from lit_uniopd.types import Rollouts
 
 
 def returns_after(calibration: MarginCalibration, given: Rollouts, **options: Any) -> list[float]:
@@ -70,9 +46,6 @@ class Spy(Callback):
     def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
         self.seen = rollouts
 
-    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-
 
 class HalfRight(Callback):
     """Every other answer counts as right."""
@@ -82,15 +55,17 @@ class HalfRight(Callback):
 
 
 def test_in_a_run_every_mixed_group_is_calibrated_before_the_update(model_dirs, tmp_path):
-    calibration, spy = MarginCalibration(delta=0.4), Spy()
-    trainer(tmp_path, callbacks=[HalfRight(), calibration, spy]).fit(module(model_dirs), Prompts(prompts(4)))
+    calibration, spy, memory = MarginCalibration(delta=0.4), Spy(), Memory()
+    trainer(tmp_path, callbacks=[HalfRight(), calibration, spy], logger=memory).fit(
+        module(model_dirs), Prompts(prompts(4))
+    )
     report = order_consistency(
         trajectory_returns(spy.seen.advantages_BT, spy.seen.mask_BT), spy.seen.outcome_B, spy.seen.group_B
     )
     assert report.margin_mean.min() >= 0.4 - 1e-5
-    assert spy.logged["calibration/mixed"] == 1.0
-    assert spy.logged["calibration/margin_after"] >= 0.4 - 1e-5
-    assert spy.logged["calibration/shift"] > 0
+    assert memory.values["calibration/mixed"] == 1.0
+    assert memory.values["calibration/margin_after"] >= 0.4 - 1e-5
+    assert memory.values["calibration/shift"] > 0
 
     assert calibration.totals["mixed"] == 4
     later = MarginCalibration()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from tiny import module, trainer
+from tiny import Memory, module, trainer
 
 from datamodules import PromptDataModule, SourceArgs
 from datamodules.balancing import OnlineBalanceArgs
@@ -25,30 +25,28 @@ class Spy(Callback):
     def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
         self.seen = rollouts
 
-    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-
-def fit(paths: dict[str, str], tmp_path: Any, args: OnlineBalanceArgs | None) -> Spy:
+def fit(paths: dict[str, str], tmp_path: Any, args: OnlineBalanceArgs | None, logger: Any = False) -> Spy:
     file = tmp_path / "train.jsonl"
     file.write_text("".join(f'{{"prompt": "{i}=", "answer": "{i}", "domain": "math"}}\n' for i in range(4)))
     spy = Spy()
     model = module(paths)
     model.sampling.n = 4
     data = Outcomes(train=SourceArgs(str(file), grader="exact"), batch_size=4, online_balance=args)
-    trainer(tmp_path, callbacks=[spy]).fit(model, data)
+    trainer(tmp_path, callbacks=[spy], logger=logger).fit(model, data)
     return spy
 
 
 def test_callbacks_and_the_update_see_balanced_answers(model_dirs, tmp_path):
-    spy = fit(model_dirs, tmp_path, OnlineBalanceArgs())
+    memory = Memory()
+    spy = fit(model_dirs, tmp_path, OnlineBalanceArgs(), memory)
     kept = spy.seen.keep_B.reshape(4, 4)
     assert kept[:, :2].all()  # the right and the unknown one
     assert kept[:, 2:].sum(dim=1).tolist() == [1, 1, 1, 1]
-    assert spy.logged["balance/removed_incorrect"] == 0.25
-    assert spy.logged["balance/removed_correct"] == 0
-    assert spy.logged["balance/unknown"] == 0.25
-    assert spy.logged["balance/correct_share"] == 0.5
+    assert memory.values["balance/removed_incorrect"] == 0.25
+    assert memory.values["balance/removed_correct"] == 0
+    assert memory.values["balance/unknown"] == 0.25
+    assert memory.values["balance/correct_share"] == 0.5
 
 
 def test_without_it_every_answer_trains(model_dirs, tmp_path):

@@ -16,7 +16,7 @@ def test_two_ranks_take_the_step_of_one(model_dirs, tmp_path):
     model.trainer = trainer(tmp_path)
     model.trainer.state.fn = "fit"  # type: ignore[assignment]
     model.configure_model()
-    rollouts = model.answer(model.policy, PromptBatch(prompts(3)), model.sampling, "test")
+    rollouts = model.answer(PromptBatch(prompts(3)))
     model.score(rollouts)
     rollouts[list(range(7))].save(tmp_path / "rollouts.pt")
 

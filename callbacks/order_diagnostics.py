@@ -1,0 +1,71 @@
+"""Whether teachers rank right answers above wrong ones, before and after calibration."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
+from lit_uniopd.modules.plug_log import log_values
+from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.types import CORRECT, INCORRECT, Rollouts
+
+
+class OrderDiagnostics(Callback):
+    """Log what Uni-OPD argues with: order consistency, inversions, margins and returns, and who is misjudged.
+
+    Put it behind `MarginCalibration`: `before` is what the teachers say, `after` what is trained on. Every step logs,
+    over all ranks, `order/{mixed, all_correct, all_incorrect}` (shares of groups), `consistent` (share of mixed groups
+    whose right answers all return at least as much as its wrong ones), `inversions` (share of pairs), `margin`,
+    `return_correct` and `return_incorrect`, each `_before` and `_after`, and `shift` and `masked`; also for each
+    domain, teacher and difficulty. Figures, histograms and the table of misjudged answers show rank 0's answers.
+
+    Args:
+        every_n_steps: steps between two figures; each shows all steps since the last.
+        examples: overestimated and underestimated answers in the table.
+    """
+
+    def __init__(self, every_n_steps: int = 10, examples: int = 3) -> None:
+        self.every_n_steps = every_n_steps
+        self.examples = examples
+        self._seen: list[Judged] = []
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: UniOPD, rollouts: Rollouts) -> None:
+        """Log this rollout. A collective call."""
+        judged = judge(rollouts)
+        picked = [rollouts.prompts[row] for row in judged.rows.tolist()]
+        labels = {"domain": [prompt.domain for prompt in picked]}
+        names: dict[str, Any] = {"domain": pl_module.domains}
+        if pl_module.teachers:
+            labels["teacher"] = [pl_module.teachers.route(prompt) for prompt in picked]
+            names["teacher"] = pl_module.teachers.names
+        log_values(trainer, order_statistics(judged, labels, names).reduce(pl_module))
+        if not trainer.is_global_zero:
+            return
+        self._seen.append(judged)
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if step % self.every_n_steps == 0:
+            if isinstance(trainer.logger, TensorBoardLogger):
+                self._show(trainer.logger.experiment, rollouts, judged, step)
+            self._seen.clear()
+
+    def _show(self, board: Any, rollouts: Rollouts, judged: Judged, step: int) -> None:
+        for when, returns in (("before", "before_B"), ("after", "after_B")):
+            for name, outcome in (("correct", CORRECT), ("incorrect", INCORRECT)):
+                values = torch.cat([getattr(part, returns)[part.outcome_B == outcome] for part in self._seen])
+                _histogram(board, f"order/returns_{name}_{when}", values, step)
+            margins = [part.order(part.rows >= 0, after=when == "after").margin_mean for part in self._seen]
+            _histogram(board, f"order/margins_{when}", torch.cat(margins), step)
+        figure = order_figure(self._seen)
+        if figure is not None:
+            board.add_figure("order/returns_and_margins", figure, step)
+        text = misjudged_table(rollouts, judged, count=self.examples)
+        if text:
+            board.add_text("order/misjudged", text, step)
+
+
+def _histogram(board: Any, tag: str, values: Tensor, step: int) -> None:
+    if len(values):
+        board.add_histogram(tag, values, step)

@@ -1,0 +1,89 @@
+"""Figures: returns and margins around calibration, and difficulties around balancing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.diagnostics.order import Judged
+from lit_uniopd.types import CORRECT, INCORRECT
+
+GOOD, BAD = "#2a7f62", "#c8553d"
+
+
+def order_figure(rollouts: Sequence[Judged]) -> Any:
+    """Returns of correct and incorrect answers, and margins of mixed groups, before and after calibration.
+
+    Args:
+        rollouts: of several steps; groups of different steps are different groups.
+
+    Returns:
+        A matplotlib ``Figure``, or None if no group has both correct and incorrect answers.
+    """
+    reports = [[part.order(part.rows >= 0, after=after) for part in rollouts] for after in (False, True)]
+    margins = [torch.cat([report.margin_mean for report in row]) for row in reports]
+    if not len(margins[0]):
+        return None
+    figure = _figure(9, 6)
+    grid: Any = figure.subplots(2, 2, sharex="col")
+    outcome_B = torch.cat([part.outcome_B for part in rollouts])
+    returns = [torch.cat([part.before_B for part in rollouts]), torch.cat([part.after_B for part in rollouts])]
+    inversions = [
+        sum(int(r.inversions.sum()) for r in row) / max(1, sum(int(r.pairs.sum()) for r in row)) for row in reports
+    ]
+    for row, when in enumerate(("before", "after")):
+        left, right = grid[row]
+        edges = _edges(torch.cat(returns))
+        for name, outcome, colour in (("correct", CORRECT, GOOD), ("incorrect", INCORRECT, BAD)):
+            values = returns[row][outcome_B == outcome]
+            left.hist(values.numpy(), bins=edges, density=True, alpha=0.55, color=colour, label=name)
+            left.axvline(float(values.mean()), color=colour, linewidth=1.5)
+        left.set_ylabel(f"{when} calibration\ndensity")
+        right.hist(margins[row].numpy(), bins=_edges(torch.cat(margins)), color="#44546a", alpha=0.8)
+        right.axvline(0, color="black", linewidth=1)
+        right.set_title(
+            f"{(margins[row] < 0).double().mean():.0%} below 0, {inversions[row]:.0%} of pairs inverted", fontsize=9
+        )
+    grid[0][0].legend(fontsize=8)
+    grid[1][0].set_xlabel("return of an answer (nats per token)")
+    grid[1][1].set_xlabel("margin of a mixed group (nats per token)")
+    return figure
+
+
+def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> Any:
+    """Prompts by the number of right answers, before and after balancing.
+
+    Args:
+        before: prompts with 0, 1, .. N right answers.
+        after: the same, each counted as often as it is seen.
+
+    Returns:
+        A matplotlib ``Figure``.
+    """
+    figure = _figure(7, 3.5)
+    axes: Any = figure.subplots()
+    places = range(len(before))
+    axes.bar([i - 0.2 for i in places], before, width=0.4, label="prompts", color="#b0b7c3")
+    axes.bar([i + 0.2 for i in places], after, width=0.4, label="seen in a pass", color=GOOD)
+    axes.set_xticks(list(places))
+    axes.set_xlabel(f"right answers of {len(before) - 1}")
+    axes.set_ylabel("prompts")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _edges(values: Tensor) -> list[float]:
+    """Forty bins over the values but the outermost per cent at either end, so that a stray one does not flatten all."""
+    low, high = torch.quantile(values.double(), torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
+    room = max(high - low, 1e-3) / 40
+    return [low - room + i * (high - low + 2 * room) / 40 for i in range(41)]

@@ -1,0 +1,21 @@
+"""How datamodules and callbacks log what they did to a rollout."""
+
+from collections.abc import Mapping
+
+from lightning import Trainer
+
+
+def log_values(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Write finished values to the loggers, at the step of the module's own curves.
+
+    ``LightningModule.log`` takes a quarter of a millisecond per value for sums and monitors that these do not need:
+    they are averaged over ranks already, once a step. Other callbacks cannot monitor them.
+
+    Args:
+        trainer: decides, by ``log_every_n_steps``, whether this step is logged.
+        values: tag -> value.
+    """
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    if trainer.is_global_zero and (step + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(values), step=step)
