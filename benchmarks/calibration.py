@@ -21,6 +21,7 @@ from lit_uniopd.modules import UniOPD
 from lit_uniopd.playground import thread_probe
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import PromptBatch
 
 
 def main() -> None:
@@ -40,8 +41,8 @@ def main() -> None:
         return type(kind.__name__, (kind,), {"on_rollouts_scored": on_rollouts_scored})
 
     class Step(UniOPD):
-        def training_step(self, *args: Any) -> None:
-            super().training_step(*args)
+        def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+            super().training_step(batch, batch_idx)
             seconds["step"].append(self.seconds["step"])
 
     data = timed("balancing", PromptDataModule)(

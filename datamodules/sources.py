@@ -1,6 +1,7 @@
 """From the rows of a table to prompts: which column holds what."""
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message, Prompt
+
+log = logging.getLogger(__name__)
 
 IMAGE_MARK = "<image>"
 
@@ -44,6 +47,8 @@ class SourceArgs(TableArgs):
     """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
     grader: str | None = None
     """Grader of the rows whose grader column is missing, unread or empty. Default: outcomes are unknown."""
+    only_domains: list[str] | None = None
+    """Read only the rows of these domains. Default: all."""
     weight: float = 1.0
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
 
@@ -61,6 +66,14 @@ def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
     rows = read_rows(source, flag)
     columns = _columns(source, rows, flag)
     prompts = [_prompt(source, columns, row) for row in rows]
+    if source.only_domains is not None:
+        chosen = [i for i, prompt in enumerate(prompts) if prompt.domain in source.only_domains]
+        log.info("%s: %d of %d rows are of %s.", source.path, len(chosen), len(rows), ", ".join(source.only_domains))
+        missing = sorted(set(source.only_domains) - {prompt.domain for prompt in prompts})
+        if missing:
+            there = ", ".join(sorted({prompt.domain for prompt in prompts}))
+            raise UserError(f"{flag}.only_domains has {missing[0]!r}, but {source.path} has {there}.")
+        prompts, rows = [prompts[i] for i in chosen], [rows[i] for i in chosen]
     seen: dict[str, Row] = {}
     for prompt, row in zip(prompts, rows, strict=True):
         if (other := seen.setdefault(prompt.id, row)) is not row:

@@ -12,7 +12,7 @@ from typing import Any
 from lit_uniopd.errors import UserError
 
 PLAYGROUND = "playground:"
-PLAYGROUND_SPLITS = ("train", "heldout")
+PLAYGROUND_SPLITS = ("train", "heldout", "fresh", "short", "vision_train", "vision_heldout")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 

@@ -20,6 +20,12 @@ from lit_uniopd.parsing import OneSentenceParser, user_error_in
 class ConfigRecorder(SaveConfigCallback):
     """Write the resolved config to the run's directory and, as text, to TensorBoard."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Without a logger a run has no directory of its own: the file would land in the working directory, and stop
+        # the next run there (a killed `predict` that goes on, say).
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -51,14 +51,18 @@ def draw_prompt(rng: random.Random, domain: Domain, steps: int, split: Split) ->
             return prompt
 
 
-def distinct_prompts(seed: int, domain: Domain, split: Split, count: int) -> list[str]:
-    """That many different prompts of one to four steps, as evenly as there are enough short ones."""
+def distinct_prompts(
+    seed: int | str, domain: Domain, split: Split, count: int, steps: tuple[int, int] = (1, 4)
+) -> list[str]:
+    """That many different prompts with ``steps`` from the fewest to the most, as evenly as there are short ones."""
     rng, found = random.Random(f"{seed} {domain} {split}"), dict[str, None]()
+    fewest, most = steps
+    sizes = most - fewest + 1
     for attempt in range(1000 * count):
         if len(found) == count:
             break
-        steps = 1 + attempt % 4 if attempt < 4 * count else rng.randint(3, 4)
-        found[draw_prompt(rng, domain, steps, split)] = None
+        length = fewest + attempt % sizes if attempt < sizes * count else rng.randint(most - 1, most)
+        found[draw_prompt(rng, domain, length, split)] = None
     return list(found)
 
 

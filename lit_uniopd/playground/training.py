@@ -11,27 +11,41 @@ from transformers import PreTrainedModel
 from lit_uniopd.errors import UserError
 from lit_uniopd.playground.models import BOS, EOS, PAD, encode, make_tokenizer
 from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.vision import Vision, vision_inputs
 
 IGNORED = -100
 Row = tuple[str, str]
 """A prompt and the answer to learn."""
 
 
-def answers_of(model: PreTrainedModel, prompts: Sequence[str], *, temperature: float, seed: int = 0) -> list[str]:
-    """One answer to each prompt."""
+def answers_of(
+    model: PreTrainedModel,
+    prompts: Sequence[str],
+    *,
+    temperature: float,
+    seed: int = 0,
+    encoded: Sequence[tuple[list[int], Vision]] | None = None,
+) -> list[str]:
+    """One answer to each prompt; ``encoded`` has their tokens and pictures, if there are any."""
     training = model.training
     model.eval()
     args = SamplingArgs(n=1, max_new_tokens=40, temperature=temperature, max_rows=len(prompts))
-    tokens = [[BOS, *encode(prompt)] for prompt in prompts]
-    found = sample(model, tokens, args, eos_ids={EOS}, pad_id=PAD, seed=seed)
+    given = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt in prompts]
+    tokens, vision = [ids for ids, _ in given], [pictures for _, pictures in given]
+    found = sample(model, tokens, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
     model.train(training)
     rows = [row[mask].tolist() for row, mask in zip(found.tokens_BT, found.mask_BT, strict=True)]
     return make_tokenizer().batch_decode(rows, skip_special_tokens=True)
 
 
-def answer_loss(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
-    """Mean negative log-prob of the answers' tokens."""
-    starts = [[BOS, *encode(prompt)] for prompt, _ in rows]
+def answer_loss(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    encoded: Sequence[tuple[list[int], Vision]] | None = None,
+) -> torch.Tensor:
+    """Mean negative log-prob of the answers' tokens; ``encoded`` as in ``answers_of``."""
+    given = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt, _ in rows]
+    starts = [ids for ids, _ in given]
     ends = [[*encode(answer), EOS] for _, answer in rows]
     width = max(len(start) + len(end) for start, end in zip(starts, ends, strict=True))
     ids = [start + end + [PAD] * (width - len(start) - len(end)) for start, end in zip(starts, ends, strict=True)]
@@ -40,12 +54,14 @@ def answer_loss(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
         for start, end in zip(starts, ends, strict=True)
     ]
     # Padding is on the right and attention causal: no mask needed.
-    return model(input_ids=torch.tensor(ids), labels=torch.tensor(labels), use_cache=False).loss
+    ids_RL = torch.tensor(ids)
+    pictures = vision_inputs(model, ids_RL, [vision for _, vision in given])
+    return model(input_ids=ids_RL, labels=torch.tensor(labels), use_cache=False, **pictures).loss
 
 
 def train_until(
     model: PreTrainedModel,
-    rows: Callable[[random.Random, int], list[Row]],
+    loss: Callable[[PreTrainedModel, random.Random, int], torch.Tensor],
     score: Callable[[PreTrainedModel], float],
     *,
     stop_at: float,
@@ -64,7 +80,7 @@ def train_until(
 
     Args:
         model: trained in place.
-        rows: (random source, step) -> batch.
+        loss: (model, random source, step) -> loss of a batch.
         score: in [0, 1], on prompts that are neither trained on nor held out.
         stop_at: good enough.
         learning_rate: of AdamW, after 20 steps of warm-up.
@@ -92,9 +108,8 @@ def train_until(
         for step in range(max_steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (step + 1) / 20)
-            loss = answer_loss(model, rows(rng, step))
             optimizer.zero_grad()
-            loss.backward()
+            loss(model, rng, step).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             with torch.no_grad():

@@ -89,7 +89,7 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path, monkeypatch
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "_write_prompts", killed)
+    monkeypatch.setattr(recipe, "write_prompts", killed)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, 0, TINY)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,1 @@
+"""The laboratory: many small paired runs that ask when each part of Uni-OPD helps."""

@@ -1,0 +1,63 @@
+"""Reading the grid: which runs there are, and with which arguments."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIGS = Path(__file__).parents[2] / "configs/lab"
+MATCH = re.compile(r"^\{match:(\w+)\}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: an arm of a setting on a seed."""
+
+    setting: str
+    arm: str
+    seed: int
+    args: tuple[str, ...]
+    """Of ``uniopd fit``, behind those of base.yaml; placeholders are not filled in yet."""
+
+    @property
+    def needs(self) -> str | None:
+        """The arm whose calibration this one is matched to."""
+        found = [match[1] for arg in self.args if (match := MATCH.match(arg))]
+        return found[0] if found else None
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that changes the run, so that results of other configs are not taken for its own."""
+        files = [arg for arg in self.args if arg.endswith(".yaml")]
+        texts = [Path(file).read_text() for file in ("configs/lab/base.yaml", *files)]
+        return hashlib.sha256(json.dumps([self.setting, self.arm, self.seed, self.args, texts]).encode()).hexdigest()[
+            :16
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """All runs."""
+
+    seeds: list[int]
+    arms: dict[str, list[str]]
+    settings: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path = CONFIGS / "grid.yaml") -> "Grid":
+        """Read a grid file."""
+        return cls(**yaml.safe_load(path.read_text()))
+
+    def cells(self, setting: str) -> list[Cell]:
+        """The runs of a setting, those that others are matched to first."""
+        chosen = self.settings[setting]
+        cells = [
+            Cell(setting, arm, seed, (*map(str, chosen["args"]), *map(str, self.arms[arm])))
+            for arm in chosen["arms"]
+            for seed in self.seeds
+        ]
+        return sorted(cells, key=lambda cell: cell.needs is not None)

@@ -1,0 +1,187 @@
+"""Run every cell of the grid that has no result yet, a few at a time; then write the report.
+
+    python -m benchmarks.lab.run                       # all settings, or: --settings unreliable --workers 2
+
+Results go to runs/lab/results.jsonl, one line a run, as soon as it is done; a killed laboratory goes on from there.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import shutil
+import statistics
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.grid import MATCH, Cell, Grid
+
+ROOT = Path("runs/lab")
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", nargs="*", help="only these settings of the grid")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--seeds", nargs="*", type=int, help="instead of the grid's")
+    options = parser.parse_args()
+    grid = Grid.read()
+    if options.seeds:
+        grid = Grid(options.seeds, grid.arms, grid.settings)
+    results = read_results()
+    cells = [cell for setting in options.settings or grid.settings for cell in grid.cells(setting)]
+    left = [cell for cell in cells if cell.key not in results]
+    print(f"{len(cells)} runs, {len(cells) - len(left)} of them done", flush=True)
+    started, done = time.monotonic(), 0
+    with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for prepared in pool.map(prepare, sorted({cell.seed for cell in left})):
+            print(f"seed {prepared}: models, prompts and pass counts are there", flush=True)
+        running: dict[Future, Cell] = {}
+        while left or running:
+            while left and len(running) < options.workers:
+                cell = next((c for c in left if c.needs is None or _matched(c, grid, results) is not None), None)
+                if cell is None:
+                    break
+                left.remove(cell)
+                running[pool.submit(run_cell, cell, _matched(cell, grid, results))] = cell
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                cell = running.pop(future)
+                result = future.result()
+                results[cell.key] = result
+                with (ROOT / "results.jsonl").open("a") as out:
+                    out.write(json.dumps(result) + "\n")
+                done += 1
+                minutes = (time.monotonic() - started) / 60
+                print(
+                    f"{done} done, {len(left)} left, {minutes:.1f} min: {cell.setting} {cell.arm} {cell.seed} "
+                    f"-> {result['final']:.3f}",
+                    flush=True,
+                )
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Key of the cell -> its result; a line that a killed run left half written is dropped."""
+    path, found = ROOT / "results.jsonl", {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            result = json.loads(line)
+            found[result["key"]] = result
+    return found
+
+
+def _matched(cell: Cell, grid: Grid, results: dict[str, dict[str, Any]]) -> float | None:
+    """How far the matched arm moved margins, once it is done."""
+    for other in grid.cells(cell.setting):
+        if (other.arm, other.seed) == (cell.needs, cell.seed) and other.key in results:
+            return results[other.key]["moved"]
+    return None
+
+
+def prepare(seed: int) -> int:
+    """Build the models of a seed and count how often its student is right, before runs need them."""
+    from lit_uniopd.cli import main as uniopd
+    from lit_uniopd.playground import locate
+    from lit_uniopd.playground.variants import VARIANTS
+
+    with _quiet(ROOT / f"prepare-seed{seed}.log"):
+        for name in ("student", *VARIANTS):
+            locate(name, seed=seed)
+        for split in ("train", "short"):
+            uniopd(
+                [
+                    *("predict", "-c", "configs/uni_opd/difficulty.yaml", "-c", "configs/trainer/cpu.yaml"),
+                    *("--seed_everything", str(seed), "--trainer.callbacks.path", str(_difficulty(seed))),
+                    *("--trainer.enable_progress_bar", "false", "--model.policy.path", "playground:student"),
+                    *("--model.policy.chat_template_kwargs", "{}", "--model.val_sampling.max_new_tokens", "40"),
+                    *("--data.predict.path", f"playground:{split}", "--data.batch_size", "64"),
+                ]
+            )
+    return seed
+
+
+def _difficulty(seed: int) -> Path:
+    return ROOT / f"difficulty-seed{seed}.jsonl"
+
+
+def run_cell(cell: Cell, matched: float | None) -> dict[str, Any]:
+    """Train, and read from TensorBoard's file what came out."""
+    from lit_uniopd.cli import main as uniopd
+
+    directory = ROOT / cell.setting / cell.arm / f"seed{cell.seed}"
+    shutil.rmtree(directory, ignore_errors=True)  # of a killed run
+    directory.mkdir(parents=True)
+    fill = {"{difficulty}": str(_difficulty(cell.seed)), "{seed}": str(cell.seed)}
+    args = [str(matched) if MATCH.match(arg) else fill.get(arg, arg) for arg in cell.args]
+    start = time.monotonic()
+    with _quiet(directory / "log.txt"):
+        uniopd(
+            [
+                *("fit", "-c", "configs/lab/base.yaml", *args, "-c", "configs/lab/diagnostics.yaml"),
+                *("--seed_everything", str(cell.seed), "--trainer.logger.init_args.save_dir", str(directory)),
+            ]
+        )
+    curves = _curves(directory / "run")
+    accuracy = curves["val/accuracy"][1:] if len(curves["val/accuracy"]) > 4 else curves["val/accuracy"]
+    return {
+        "key": cell.key,
+        "setting": cell.setting,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "matched": matched,
+        "final": accuracy[-1],
+        "curve": statistics.fmean(accuracy),
+        "domains": {name: curves[f"val/{name}/accuracy"][-1] for name in ("math", "code")},
+        "curves": {name: [round(value, 4) for value in values] for name, values in curves.items() if _is_told(name)},
+        "moved": _moved(curves),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def _is_told(name: str) -> bool:
+    return name in (
+        "val/accuracy",
+        "order/consistent_before",
+        "order/inversions_before",
+        "order/margin_before",
+        "order/margin_after",
+        "order/mixed",
+        "order/return_correct_before",
+        "order/return_incorrect_before",
+        "calibration/shift",
+        "calibration/violated",
+        "rollout/length",
+        "train/entropy",
+    )
+
+
+def _moved(curves: dict[str, list[float]]) -> float:
+    """Mean distance that calibration moved the margins of mixed groups; 0 without calibration."""
+    before, after = curves.get("calibration/margin_before"), curves.get("calibration/margin_after")
+    return 0.0 if not before or not after else statistics.fmean(after) - statistics.fmean(before)
+
+
+def _curves(directory: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@contextlib.contextmanager
+def _quiet(log: Path):
+    """What a run prints goes to its log."""
+    import torch
+
+    torch.set_num_threads(1)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        yield
+
+
+if __name__ == "__main__":
+    main()
