@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import CORRECT, UNKNOWN, Prompt, Rollouts
@@ -29,8 +30,15 @@ class Difficulty:
 
 def prompt_key(prompt: Prompt) -> str:
     """Name of a prompt by its content."""
-    text = json.dumps([list(map(dict, prompt.messages)), [str(image) for image in prompt.images]], default=str)
+    images = [
+        hashlib.sha256(_bytes(image)).hexdigest() if not isinstance(image, str) else image for image in prompt.images
+    ]
+    text = json.dumps([list(map(dict, prompt.messages)), images], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bytes(image: Any) -> bytes:
+    return image if isinstance(image, bytes) else image.tobytes()
 
 
 def difficulties(rollouts: Rollouts) -> list[Difficulty]:

@@ -52,6 +52,11 @@ class Grid:
         """Read a grid file."""
         return cls(**yaml.safe_load(path.read_text()))
 
+    def student(self, setting: str) -> tuple[str, tuple[str, ...]]:
+        """Who learns in a setting, and on which of the playground's prompts."""
+        chosen = self.settings[setting]
+        return chosen.get("student", "student"), tuple(chosen.get("prompts", ("train", "short")))
+
     def cells(self, setting: str) -> list[Cell]:
         """The runs of a setting, those that others are matched to first."""
         chosen = self.settings[setting]

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import re
 import shutil
 import statistics
 import time
@@ -37,8 +38,9 @@ def main() -> None:
     print(f"{len(cells)} runs, {len(cells) - len(left)} of them done", flush=True)
     started, done = time.monotonic(), 0
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for prepared in pool.map(prepare, sorted({cell.seed for cell in left})):
-            print(f"seed {prepared}: models, prompts and pass counts are there", flush=True)
+        wanted = {(cell.seed, *grid.student(cell.setting)) for cell in left}
+        for prepared in pool.map(prepare, sorted(wanted)):
+            print(f"seed {prepared[0]}: models, prompts and pass counts are there", flush=True)
         running: dict[Future, Cell] = {}
         while left or running:
             while left and len(running) < options.workers:
@@ -46,7 +48,8 @@ def main() -> None:
                 if cell is None:
                     break
                 left.remove(cell)
-                running[pool.submit(run_cell, cell, _matched(cell, grid, results))] = cell
+                counts = _difficulty(cell.seed, grid.student(cell.setting)[0])
+                running[pool.submit(run_cell, cell, counts, _matched(cell, grid, results))] = cell
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 cell = running.pop(future)
@@ -81,40 +84,47 @@ def _matched(cell: Cell, grid: Grid, results: dict[str, dict[str, Any]]) -> floa
     return None
 
 
-def prepare(seed: int) -> int:
+def prepare(wanted: tuple[int, str, tuple[str, ...]]) -> tuple[int, str, tuple[str, ...]]:
     """Build the models of a seed and count how often its student is right, before runs need them."""
+    seed, student, prompts = wanted
     from lit_uniopd.cli import main as uniopd
     from lit_uniopd.playground import locate
     from lit_uniopd.playground.variants import VARIANTS
 
-    with _quiet(ROOT / f"prepare-seed{seed}.log"):
-        for name in ("student", *VARIANTS):
+    with _quiet(ROOT / f"prepare-{student}-seed{seed}.log"):
+        for name in (student, *VARIANTS):
             locate(name, seed=seed)
-        for split in ("train", "short"):
+        for split in prompts:
             uniopd(
                 [
                     *("predict", "-c", "configs/uni_opd/difficulty.yaml", "-c", "configs/trainer/cpu.yaml"),
-                    *("--seed_everything", str(seed), "--trainer.callbacks.path", str(_difficulty(seed))),
-                    *("--trainer.enable_progress_bar", "false", "--model.policy.path", "playground:student"),
+                    *("--seed_everything", str(seed), "--trainer.callbacks.path", str(_difficulty(seed, student))),
+                    *("--trainer.enable_progress_bar", "false", "--model.policy.path", f"playground:{student}"),
                     *("--model.policy.chat_template_kwargs", "{}", "--model.val_sampling.max_new_tokens", "40"),
                     *("--data.predict.path", f"playground:{split}", "--data.batch_size", "64"),
                 ]
             )
-    return seed
+    return wanted
 
 
-def _difficulty(seed: int) -> Path:
-    return ROOT / f"difficulty-seed{seed}.jsonl"
+def _difficulty(seed: int, student: str) -> Path:
+    return ROOT / f"difficulty-{student}-seed{seed}.jsonl"
 
 
-def run_cell(cell: Cell, matched: float | None) -> dict[str, Any]:
-    """Train, and read from TensorBoard's file what came out."""
+def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
+    """Train, and read from TensorBoard's file what came out.
+
+    Args:
+        cell: what to run.
+        counts: the student's pass counts.
+        matched: the weight that stands for ``{match:...}``.
+    """
     from lit_uniopd.cli import main as uniopd
 
     directory = ROOT / cell.setting / cell.arm / f"seed{cell.seed}"
     shutil.rmtree(directory, ignore_errors=True)  # of a killed run
     directory.mkdir(parents=True)
-    fill = {"{difficulty}": str(_difficulty(cell.seed)), "{seed}": str(cell.seed)}
+    fill = {"{difficulty}": str(counts), "{seed}": str(cell.seed)}
     args = [str(matched) if MATCH.match(arg) else fill.get(arg, arg) for arg in cell.args]
     start = time.monotonic()
     with _quiet(directory / "log.txt"):
@@ -134,7 +144,7 @@ def run_cell(cell: Cell, matched: float | None) -> dict[str, Any]:
         "matched": matched,
         "final": accuracy[-1],
         "curve": statistics.fmean(accuracy),
-        "domains": {name: curves[f"val/{name}/accuracy"][-1] for name in ("math", "code")},
+        "domains": {tag.split("/")[1]: v[-1] for tag, v in curves.items() if re.fullmatch(r"val/\w+/accuracy", tag)},
         "curves": {name: [round(value, 4) for value in values] for name, values in curves.items() if _is_told(name)},
         "moved": _moved(curves),
         "seconds": round(time.monotonic() - start, 1),
