@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test lint format bench clean
+.PHONY: quickstart install test lint format bench lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -32,6 +32,11 @@ format: install  ## let ruff mend what it can
 bench: install  ## both sides of every performance claim, in one process each
 	$(BIN)/python benchmarks/logps.py
 	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/calibration.py
+
+lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
+	$(BIN)/python -m benchmarks.lab.run
+	$(BIN)/python -m benchmarks.lab.report
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Run every cell of the grid that has no result yet, a few at a time; then write the report.
+"""Run every cell of the grid that has no result yet, a few at a time.
 
     python -m benchmarks.lab.run                       # all settings, or: --settings unreliable --workers 2
 

@@ -178,3 +178,25 @@ def test_weights_move_in_every_baseline(model_dirs, tmp_path, monkeypatch):
         model, *_ = run(model_dirs, tmp_path, advantage=advantage)
         moved = [not torch.equal(p, weights(fresh)[name]) for name, p in weights(model).items()]
         assert any(moved)
+
+
+def test_plugs_that_change_nothing_leave_plain_distillation_bit_for_bit(model_dirs, tmp_path, monkeypatch):
+    """Taking balancing and calibration out of YAML is plain distillation; being there alone draws no random number."""
+    from callbacks import MarginCalibration, OrderDiagnostics
+    from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
+
+    half_right(monkeypatch)
+    plain, *_ = run(model_dirs, tmp_path, count=8)
+
+    class Balanced(Prompts):
+        def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+            balance_rollouts(rollouts, OnlineBalanceArgs(), seed=0)
+            rollouts.keep_B[:] = True
+
+    model = module(model_dirs)
+    callbacks = [MarginCalibration(delta=-1e9), OrderDiagnostics()]
+    trainer(tmp_path, callbacks=callbacks).fit(model, Balanced(prompts(8)))
+    assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), model.parameters(), strict=True))
+    shifted = module(model_dirs)
+    trainer(tmp_path, callbacks=[MarginCalibration(delta=5.0)]).fit(shifted, Prompts(prompts(8)))
+    assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), shifted.parameters(), strict=True))

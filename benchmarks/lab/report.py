@@ -1,0 +1,138 @@
+"""Tables and figures of the laboratory, from runs/lab/results.jsonl into docs/laboratory.md.
+
+    python -m benchmarks.lab.report
+
+The text between the tables is written by hand and stays; each table stands between two comments that name it.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.grid import Grid
+from benchmarks.lab.run import read_results
+
+PAGE, FIGURES = Path("docs/laboratory.md"), Path("docs/figures")
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Student's t, two-sided 95 %, by degrees of freedom."""
+
+Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
+"""(setting, arm) -> seed -> result."""
+
+
+def main() -> None:
+    """Fill in the tables and draw the figures."""
+    grid, results = Grid.read(), collect(Grid.read())
+    page = PAGE.read_text()
+    FIGURES.mkdir(exist_ok=True)
+    for setting, chosen in grid.settings.items():
+        arms = [arm for arm in chosen["arms"] if (setting, arm) in results]
+        if not arms:
+            continue
+        page = fill(page, setting, table(setting, arms, results))
+        draw(setting, chosen["title"], arms, results)
+    PAGE.write_text(page)
+    print(f"{PAGE} and {FIGURES}/lab_*.png are up to date.")
+
+
+def collect(grid: Grid) -> Results:
+    """The results of the grid as it is now; those of other configs are left out."""
+    keys = {cell.key for setting in grid.settings for cell in grid.cells(setting)}
+    found: Results = {}
+    for key, result in read_results().items():
+        if key in keys:
+            found.setdefault((result["setting"], result["arm"]), {})[result["seed"]] = result
+    return found
+
+
+def base_of(arm: str) -> str:
+    """What an arm is compared with: plain distillation with as many answers per prompt."""
+    size = re.search(r"_n\d+$", arm)
+    return "opd" + (size[0] if size else "")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval (Student's t)."""
+    if len(values) < 2:
+        return statistics.fmean(values), math.nan
+    return statistics.fmean(values), T975[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def paired(results: Results, setting: str, arm: str, base: str, what: str) -> list[float]:
+    """Differences by seed."""
+    ours, theirs = results[setting, arm], results.get((setting, base), {})
+    return [ours[seed][what] - theirs[seed][what] for seed in sorted(ours) if seed in theirs]
+
+
+def table(setting: str, arms: Sequence[str], results: Results) -> str:
+    """Markdown: what each arm reached, and its paired distance from plain distillation."""
+    lines = [
+        "| arm | seeds | accuracy after 40 rollouts | minus plain (95 %) | mean over 10 .. 40 | minus plain (95 %) | "
+        "inversions | margins moved by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        runs = results[setting, arm].values()
+        cells = [f"`{arm}`", str(len(runs))]
+        for what in ("final", "curve"):
+            values = [run[what] for run in runs]
+            spread = f" (sd {statistics.stdev(values):.3f})" if len(values) > 1 else ""
+            mean, half = interval(paired(results, setting, arm, base_of(arm), what) or [math.nan])
+            versus = "" if arm == base_of(arm) or math.isnan(mean) else _signed(mean, half)
+            cells += [f"{statistics.fmean(values):.3f}{spread}", versus]
+        inversions = [statistics.fmean(run["curves"].get("order/inversions_before", [math.nan])) for run in runs]
+        moved = [run["moved"] or run["matched"] or 0.0 for run in runs]
+        cells += [f"{statistics.fmean(inversions):.0%}", f"{statistics.fmean(moved):.2f}" if any(moved) else ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"![{setting}](figures/lab_{setting}.png)"]
+    return "\n".join(lines)
+
+
+def _signed(mean: float, half: float) -> str:
+    sure = "**" if abs(mean) > half else ""
+    return f"{sure}{mean:+.3f}{sure} ± {half:.3f}"
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n\n{text}\n\n{end}{after}"
+
+
+def draw(setting: str, title: str, arms: Sequence[str], results: Results) -> None:
+    """Paired differences, one dot a seed, with the interval of their mean; and learning curves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [arm for arm in arms if arm != base_of(arm)]
+    figure = Figure(figsize=(11, 1.6 + 0.3 * max(len(shown), 6)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.suptitle(title)
+    for row, arm in enumerate(reversed(shown)):
+        values = paired(results, setting, arm, base_of(arm), "curve")
+        if not values:
+            continue
+        mean, half = interval(values)
+        left.plot(values, [row] * len(values), "o", markersize=3, color="#b0b7c3")
+        left.errorbar(mean, row, xerr=half, fmt="o", capsize=3, color="#2a7f62" if mean > 0 else "#c8553d")
+    left.set_yticks(range(len(shown)), list(reversed(shown)), fontsize=8)
+    left.axvline(0, color="black", linewidth=1)
+    left.set_xlabel("mean accuracy over the run, minus plain distillation (same seed)")
+    for arm in [arm for arm in ("opd", "uni_opd", "shift", "bonus", "shift_2", "bonus_2") if arm in arms]:
+        curves = [run["curves"]["val/accuracy"] for run in results[setting, arm].values()]
+        means = [statistics.fmean(values) for values in zip(*curves, strict=False)]
+        right.plot([10 * (i + 1) for i in range(len(means))], means, marker="o", markersize=3, label=arm)
+    right.set_xlabel("rollouts")
+    right.set_ylabel("accuracy")
+    right.legend(fontsize=8)
+    figure.savefig(FIGURES / f"lab_{setting}.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()
