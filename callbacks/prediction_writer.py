@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class PredictionWriter(BasePredictionWriter):
     """Append every batch of answers to a file as soon as it is there, so that a killed run keeps what it has done.
 
-    Each line has `id, domain, prompt, answer, sample, text` (`answer` is the gold one), the verdict (`outcome, score,
-    extracted, reason`; outcome 1 correct, 0 incorrect, -1 unknown), `tokens` and `finish`.
+    Each line has `id, domain, prompt, answer, sample, text` (`answer` is the gold one), `images` if they are files, the
+    verdict (`outcome, score, extracted, reason`; outcome 1 correct, 0 incorrect, -1 unknown), `tokens` and `finish`.
 
     Args:
         path: the file; null: `predictions.jsonl` in the run's directory. Ranks beyond the first add their number.
@@ -67,10 +67,14 @@ def records(rollouts: Rollouts) -> Iterator[dict[str, Any]]:
     """One JSON object per answer."""
     groups = rollouts.group_B.tolist()
     for row, (prompt, grade) in enumerate(zip(rollouts.prompts, rollouts.grades, strict=True)):
+        # Only files can be named; whoever reads them may stand elsewhere.
+        files = [str(Path(image).resolve()) for image in prompt.images if isinstance(image, str)]
+        images = {"images": files} if files else {}
         yield {
             "id": prompt.id,
             "domain": prompt.domain,
             "prompt": [dict(message) for message in prompt.messages],
+            **images,
             "answer": prompt.gold,
             "sample": row - groups.index(groups[row]),
             "text": rollouts.text[row],

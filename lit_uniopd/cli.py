@@ -147,6 +147,9 @@ def main(args: ArgsType = None) -> None:
             show_our_log()
             raise SystemExit(VERBS[argv[0]](argv[1:]))
         run(argv)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Lightning does so for NCCL; gloo's threads abort a process that ends before them.
+            torch.distributed.destroy_process_group()
     except Exception as error:
         mistake = user_error_in(error)
         if debug or mistake is None:

@@ -21,7 +21,7 @@ from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
 from lit_uniopd.types import Prompt
-from lit_uniopd.vision import Vision, grid_positions, vision_inputs
+from lit_uniopd.vision import Vision, grid_positions, sum_of_nothing, vision_inputs
 
 
 @dataclass
@@ -193,6 +193,8 @@ class Policy(nn.Module):
             pictures["position_ids"] = grid[0]
         # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
         hidden = body_of(self.model)(input_ids=ids, use_cache=False, **pictures).last_hidden_state
+        nothing = sum_of_nothing(self.model)
+        hidden = hidden if nothing is None else hidden + nothing
         steps_T = torch.arange(tokens_BT.shape[1])
         positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=width - 1).to(hidden.device)
         return hidden.gather(1, positions_BT[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -72,6 +72,23 @@ def grid_positions(
     return positions, last_R + 1 - mask_RL.sum(dim=1)
 
 
+def sum_of_nothing(model: nn.Module) -> Tensor | None:
+    """0, on which every trained parameter that only pictures reach depends.
+
+    A rank whose micro-batch has no picture would otherwise leave the tower without gradients, and DDP would wait for
+    them; so would the last layers of a tower of which inner features are taken.
+
+    Args:
+        model: any model; without a tower, or outside of DDP, there is no such sum.
+    """
+    body: Any = body_of(model)
+    if not hasattr(body, "language_model") or not torch.is_grad_enabled() or not torch.distributed.is_initialized():
+        return None
+    told = {id(parameter) for parameter in body.language_model.parameters()}
+    firsts = [p.flatten()[0] for p in body.parameters() if p.requires_grad and id(p) not in told]
+    return 0.0 * torch.stack([first.float() for first in firsts]).sum() if firsts else None
+
+
 @cache
 def _arguments(kind: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)

@@ -134,7 +134,8 @@ def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
                 *("--seed_everything", str(cell.seed), "--trainer.logger.init_args.save_dir", str(directory)),
             ]
         )
-    curves = _curves(directory / "run")
+    (run,) = directory.rglob("run")  # some settings name their logger
+    curves = _curves(run)
     accuracy = curves["val/accuracy"][1:] if len(curves["val/accuracy"]) > 4 else curves["val/accuracy"]
     return {
         "key": cell.key,

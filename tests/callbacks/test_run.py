@@ -1,19 +1,24 @@
 """What a run leaves behind for its user: tables, files, TensorBoard, an exported model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Prompts, adam, module, prompts, trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks import BenchmarkEvaluation, PolicyExport, PredictionWriter, RolloutBrowser
 from lit_uniopd.errors import UserError
+from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
 
 
 @pytest.fixture
@@ -87,6 +92,22 @@ def test_without_anything_to_evaluate_it_says_so(model_dirs, tmp_path):
     data.val_prompts = []
     with pytest.raises(UserError, match="nothing to evaluate"):
         trainer(tmp_path, callbacks=[BenchmarkEvaluation()]).fit(module(model_dirs), data)
+
+
+def test_predictions_name_the_files_of_their_pictures(tmp_path, monkeypatch):
+    """Whoever reads the predictions may stand in another directory than who wrote them."""
+    write_tiny_vision(tmp_path / "model", 0)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    monkeypatch.chdir(tmp_path)
+    messages = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]},)
+    seen = Prompt(id="seen", messages=messages, images=("red.png",), gold="red", grader="exact", domain="math")
+    drawn = replace(seen, id="drawn", images=(Image.new("RGB", (40, 40), "blue"),))
+    paths = dict.fromkeys(("student", "math", "code"), str(tmp_path / "model"))
+    model = module(paths, sampling=SamplingArgs(n=1, max_new_tokens=2))
+    trainer(tmp_path, callbacks=[PredictionWriter("answers.jsonl")]).predict(model, Prompts([seen, drawn]))
+    first, second = (json.loads(line) for line in Path("answers.jsonl").read_text().splitlines())
+    assert first["images"] == [str(tmp_path / "red.png")]
+    assert "images" not in second
 
 
 def test_predictions_are_one_json_line_per_answer(model_dirs, tmp_path):

@@ -42,3 +42,5 @@ if __name__ == "__main__":
     FixedRollouts.rollouts_file, FixedRollouts.out = rollouts, out
     strategy = "ddp" if int(ranks) > 1 else "auto"
     trainer(Path(out).parent, devices=int(ranks), strategy=strategy, max_steps=1).fit(model, Prompts(prompts(4)))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter

@@ -6,7 +6,16 @@ import pytest
 import torch
 from tiny import module, prompts, trainer
 
+from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.types import PromptBatch
+
+
+def launch(name: str, ranks: int, *arguments: str) -> None:
+    """Run a script beside this file on so many gloo ranks."""
+    script = Path(__file__).parent / name
+    command = [sys.executable, str(script), str(ranks), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -23,10 +32,7 @@ def test_two_ranks_take_the_step_of_one(model_dirs, tmp_path):
     results = []
     for ranks in (1, 2):
         out = tmp_path / f"{ranks}.pt"
-        script = Path(__file__).parent / "ddp_update.py"
-        arguments = [str(ranks), str(tmp_path / "rollouts.pt"), str(out), *model_dirs.values()]
-        done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-3000:]
+        launch("ddp_update.py", ranks, str(tmp_path / "rollouts.pt"), str(out), *model_dirs.values())
         results.append(torch.load(out, weights_only=True))
     one, two = results
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
@@ -34,3 +40,24 @@ def test_two_ranks_take_the_step_of_one(model_dirs, tmp_path):
     assert any(not torch.equal(start[name], p) for name, p in one["weights"].items())
     for name, p in one["weights"].items():
         torch.testing.assert_close(two["weights"][name], p, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_rank_without_pictures_stays_in_step_with_one_that_has_some(tmp_path):
+    """A tower that is not used on a rank must not make DDP wait for its gradient, nor lose the other rank's."""
+    from lit_uniopd.playground.untrained import write_tiny_vision
+
+    for seed, name in enumerate(("student", "teacher")):
+        write_tiny_vision(tmp_path / name, seed)
+    results = {}
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.pt"
+        launch("ddp_pictures.py", ranks, str(out), str(tmp_path / "student"), str(tmp_path / "teacher"))
+        results[ranks] = [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
+    ((whole,), (first, second)) = results.values()
+    start = Policy.load(PolicyArgs(path=str(tmp_path / "student")), trainable=False).model.state_dict()
+    for name, value in whole.items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], value, atol=1e-5, rtol=1e-4)
+    patches = "model.vision_tower.embeddings.patch_embedding.weight"
+    assert not torch.equal(whole[f"policy.model.{patches}"], start[patches])
