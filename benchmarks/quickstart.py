@@ -1,9 +1,11 @@
 """What the quickstart's student learns, over seeds.
 
     python benchmarks/quickstart.py --seeds 0 1 2
+    python benchmarks/quickstart.py --also configs/playground/multimodal.yaml
 
-Runs `uniopd fit -c configs/quickstart.yaml` for each seed in a directory of its own, so that models are built anew.
-Prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and spread.
+Runs `uniopd fit -c configs/quickstart.yaml` (and `--also`) for each seed in a directory of its own, so that
+models are built anew. Prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and
+spread.
 """
 
 import argparse
@@ -15,32 +17,35 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-DOMAINS = ("math", "code")
 
 
-def run(seed: int, directory: Path) -> dict:
+def run(seed: int, also: list[str], directory: Path) -> dict:
     """One quickstart; its summary."""
     command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/quickstart.yaml")]
+    command += [part for config in also for part in ("-c", str(Path(config).resolve()))]
     log = directory / "log.txt"
     with log.open("w") as out:
         done = subprocess.run([*command, f"--seed_everything={seed}"], cwd=directory, stdout=out, stderr=out)
     if done.returncode:
         raise SystemExit(f"seed {seed} failed:\n{log.read_text()[-3000:]}")
-    return json.loads((directory / "runs/quickstart/version_0/summary.json").read_text())
+    (summary,) = directory.glob("runs/*/version_0/summary.json")
+    return json.loads(summary.read_text())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
-    columns = [f"{part} {domain}" for part in ("before", "after", "teachers") for domain in DOMAINS]
-    print("| seed | " + " | ".join(columns) + " | seconds |")
-    print("|---|" + "---:|" * (len(columns) + 1))
+    parser.add_argument("--also", nargs="*", default=[], help="configs behind the quickstart's")
+    options = parser.parse_args()
     rows = []
-    for seed in seeds:
+    for seed in options.seeds:
         with tempfile.TemporaryDirectory() as directory:
-            summary = run(seed, Path(directory))
-        rows.append([summary[part][domain] for part in ("before", "after", "teachers") for domain in DOMAINS])
+            summary = run(seed, options.also, Path(directory))
+        columns = [(part, domain) for part in ("before", "after", "teachers") for domain in summary["before"]]
+        if not rows:
+            print("| seed | " + " | ".join(map(" ".join, columns)) + " | seconds |")
+            print("|---|" + "---:|" * (len(columns) + 1))
+        rows.append([summary[part][domain] for part, domain in columns])
         rows[-1].append(summary["seconds"])
         print(f"| {seed} | " + " | ".join(f"{x:.3f}" for x in rows[-1][:-1]) + f" | {rows[-1][-1]:.0f} |", flush=True)
     if len(rows) > 1:

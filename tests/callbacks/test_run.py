@@ -102,7 +102,7 @@ def test_predictions_name_the_files_of_their_pictures(tmp_path, monkeypatch):
     messages = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]},)
     seen = Prompt(id="seen", messages=messages, images=("red.png",), gold="red", grader="exact", domain="math")
     drawn = replace(seen, id="drawn", images=(Image.new("RGB", (40, 40), "blue"),))
-    paths = dict.fromkeys(("student", "math", "code"), str(tmp_path / "model"))
+    paths = {name: str(tmp_path / "model") for name in ("student", "math", "code")}
     model = module(paths, sampling=SamplingArgs(n=1, max_new_tokens=2))
     trainer(tmp_path, callbacks=[PredictionWriter("answers.jsonl")]).predict(model, Prompts([seen, drawn]))
     first, second = (json.loads(line) for line in Path("answers.jsonl").read_text().splitlines())
