@@ -4,8 +4,8 @@
     python benchmarks/quickstart.py --also configs/playground/multimodal.yaml
 
 Runs `uniopd fit -c configs/quickstart.yaml` (and `--also`) for each seed in a directory of its own, so that models are
-built anew. Prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean and
-spread.
+built anew. Prints accuracy on held-out prompts and the wall time, playground included, as a Markdown table with mean
+and spread.
 """
 
 import argparse
