@@ -49,8 +49,8 @@ def collect(grid: Grid) -> Results:
 
 
 def base_of(arm: str) -> str:
-    """What an arm is compared with: plain distillation with as many answers per prompt."""
-    size = re.search(r"_n\d+$", arm)
+    """What an arm is compared with: plain distillation with as many answers per prompt, or as many rollouts."""
+    size = re.search(r"_(n\d+|long)$", arm)
     return "opd" + (size[0] if size else "")
 
 
@@ -70,7 +70,7 @@ def paired(results: Results, setting: str, arm: str, base: str, what: str) -> li
 def table(setting: str, arms: Sequence[str], results: Results) -> str:
     """Markdown: what each arm reached, and its paired distance from plain distillation."""
     lines = [
-        "| arm | seeds | accuracy after 40 rollouts | minus plain (95 %) | mean over 10 .. 40 | minus plain (95 %) | "
+        "| arm | seeds | final accuracy | minus plain (95 %) | mean over the run | minus plain (95 %) | "
         "inversions | margins moved by |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -124,10 +124,14 @@ def draw(setting: str, title: str, arms: Sequence[str], results: Results) -> Non
     left.set_yticks(range(len(shown)), list(reversed(shown)), fontsize=8)
     left.axvline(0, color="black", linewidth=1)
     left.set_xlabel("mean accuracy over the run, minus plain distillation (same seed)")
-    for arm in [arm for arm in ("opd", "uni_opd", "shift", "bonus", "shift_2", "bonus_2") if arm in arms]:
+    told = [arm for arm in ("opd", "uni_opd", "shift", "bonus", "shift_2", "bonus_2") if arm in arms]
+    longer = [f"{arm}_long" for arm in told if f"{arm}_long" in arms]
+    rollouts = 120 if longer else 40
+    for arm in longer or told:
         curves = [run["curves"]["val/accuracy"] for run in results[setting, arm].values()]
         means = [statistics.fmean(values) for values in zip(*curves, strict=False)]
-        right.plot([10 * (i + 1) for i in range(len(means))], means, marker="o", markersize=3, label=arm)
+        ends = [rollouts * (i + 1) / len(means) for i in range(len(means))]
+        right.plot(ends, means, marker="o", markersize=3, label=arm)
     right.set_xlabel("rollouts")
     right.set_ylabel("accuracy")
     right.legend(fontsize=8)

@@ -136,7 +136,7 @@ def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
         )
     (run,) = directory.rglob("run")  # some settings name their logger
     curves = _curves(run)
-    accuracy = curves["val/accuracy"][1:] if len(curves["val/accuracy"]) > 4 else curves["val/accuracy"]
+    accuracy = curves["val/accuracy"]
     return {
         "key": cell.key,
         "setting": cell.setting,

@@ -79,6 +79,7 @@ def test_differences_are_paired_by_seed():
 
 def test_arms_with_other_group_sizes_have_plain_arms_of_their_own():
     assert report.base_of("shift_n32") == "opd_n32"
+    assert report.base_of("shift_2_long") == "opd_long"
     assert report.base_of("shift_2") == "opd"
 
 
