@@ -3,6 +3,9 @@
 from datamodules.balancing import OnlineBalanceArgs
 from datamodules.benchmarks import BenchmarkDataModule
 from datamodules.difficulty import DifficultyArgs
+from datamodules.pair_sources import PairSourceArgs
+from datamodules.pair_weights import PairWeightArgs
+from datamodules.preferences import PreferenceDataModule
 from datamodules.prompts import PromptDataModule
 from datamodules.sources import SourceArgs
 
@@ -10,6 +13,9 @@ __all__ = [
     "BenchmarkDataModule",
     "DifficultyArgs",
     "OnlineBalanceArgs",
+    "PairSourceArgs",
+    "PairWeightArgs",
+    "PreferenceDataModule",
     "PromptDataModule",
     "SourceArgs",
 ]

@@ -1,10 +1,10 @@
 """The prompts that a student answers: training, validation and prediction data of Uni-OPD."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
@@ -14,8 +14,9 @@ from datamodules.difficulty import (
     DifficultyReport,
     balance_difficulty,
 )
-from datamodules.samplers import ResumableBatchSampler, shard_batches
+from datamodules.samplers import ResumableBatchSampler
 from datamodules.sources import SourceArgs, read_prompts
+from datamodules.streams import BatchLoader, ResumableLoader, StreamDataModule, refuse_overfit
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.averages import Averages
@@ -71,49 +72,7 @@ class SourceReport:
         return f"{self.path}: {', '.join(notes)}; {self.kept} prompts"
 
 
-class PromptLoader:
-    """Yields a ``PromptBatch`` for each list of row numbers.
-
-    Deliberately not a ``torch.utils.data.DataLoader``: there is nothing to load in workers, and Lightning would put a
-    padding ``DistributedSampler`` into it.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt], batches: Sequence[list[int]] | ResumableBatchSampler) -> None:
-        self.prompts = prompts
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[PromptBatch]:
-        for rows in self.batches:
-            yield PromptBatch([self.prompts[row] for row in rows])
-
-
-class ResumablePromptLoader(PromptLoader):
-    """A ``PromptLoader`` whose position Lightning writes into checkpoints and restores.
-
-    Args:
-        prompts: the rows.
-        batches: their order.
-        unfinished: number of batches that were handed out but not yet trained on.
-    """
-
-    def __init__(
-        self, prompts: Sequence[Prompt], batches: ResumableBatchSampler, unfinished: Callable[[], int] = lambda: 0
-    ) -> None:
-        super().__init__(prompts, batches)
-        self.order = batches
-        self.unfinished = unfinished
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.order.state_dict(self.unfinished())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.order.load_state_dict(state)
-
-
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(StreamDataModule):
     """Prompts from JSONL, JSON and parquet files, the hub, or the playground.
 
     A file with the columns ``prompt`` and ``answer`` (and, where wanted, ``id``, ``domain``, ``teacher``, ``grader``,
@@ -214,12 +173,11 @@ class PromptDataModule(LightningDataModule):
             # Without the method Lightning skips validation; for a loader of no batches it would warn.
             self.val_dataloader = super().val_dataloader
 
-    def train_dataloader(self) -> ResumablePromptLoader:
+    def train_dataloader(self) -> ResumableLoader:
         """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""
-        if self.trainer is not None and self.trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
-            raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+        refuse_overfit(self.trainer)
         if self._order is None:
-            rank, world_size = self._rank_and_world_size()
+            rank, world_size = self.rank_and_world_size()
             options: dict[str, Any] = {
                 "weights": [source.weight for source in self.sources["train"].values()],
                 "batch_size": self.batch_size,
@@ -233,7 +191,7 @@ class PromptDataModule(LightningDataModule):
                 self._order = ResumableBatchSampler(sizes, **options)
             else:
                 self._order = DifficultyBalancedSampler(self.difficulty_report.repeats_P.split(sizes), **options)
-        return ResumablePromptLoader(self.train_prompts, self._order, self._unfinished_batches)
+        return ResumableLoader(self.train_prompts, self._order, PromptBatch, self.unfinished_batches)
 
     def val_dataloader(self) -> Any:
         """Each validation prompt once."""
@@ -258,21 +216,8 @@ class PromptDataModule(LightningDataModule):
             averages.add(name, total, count)
         log_values(trainer, averages.reduce(pl_module))
 
-    def _evaluation_loader(self, prompts: Sequence[Prompt]) -> PromptLoader:
-        rank, world_size = self._rank_and_world_size()
-        return PromptLoader(prompts, shard_batches(len(prompts), self.val_batch_size, rank=rank, world_size=world_size))
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        """Among the processes that see different data, which under tensor parallelism are not all."""
-        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
-
-    def _unfinished_batches(self) -> int:
-        """1 while ``training_step`` works on a batch: a checkpoint written then (on an exception) must repeat it."""
-        if self.trainer is None:
-            return 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.ready - progress.processed  # pyright: ignore[reportAttributeAccessIssue] (its default is narrower)
+    def _evaluation_loader(self, prompts: Sequence[Prompt]) -> BatchLoader:
+        return self.evaluation_loader(prompts, self.val_batch_size, PromptBatch)
 
     def _read(self, split: str) -> list[Prompt]:
         prompts: list[Prompt] = []
@@ -302,7 +247,7 @@ class PromptDataModule(LightningDataModule):
         if self.max_prompt_tokens is None:
             return prompts, None
         measure = self._measure()
-        shown = track(prompts, f"Measuring {path}") if self._rank_and_world_size()[0] == 0 else prompts
+        shown = track(prompts, f"Measuring {path}") if self.rank_and_world_size()[0] == 0 else prompts
         lengths = [measure(prompt) for prompt in shown]
         fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
         return fitting, max(lengths)

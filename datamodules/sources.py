@@ -115,11 +115,11 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
 
     if not isinstance(identity := cell("id"), str | int | None):
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
-    images = _images(cell("images"), row, columns.get("images"))
-    messages = _messages(cell("prompt"), row, columns["prompt"])
+    images = images_of(cell("images"), row, columns.get("images"))
+    messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
-        messages=_place_images(messages, len(images), row.where) if images else messages,
+        messages=place_images(messages, len(images), row.where) if images else messages,
         gold=cell("answer"),
         domain=text("domain") or source.domain or "default",
         teacher=text("teacher") or source.teacher,
@@ -129,7 +129,12 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
     )
 
 
-def _messages(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
+def messages_of(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
+    """A conversation from a text or a list of chat messages.
+
+    Raises:
+        UserError: naming the row and the column.
+    """
     if cell is None or cell == []:
         raise UserError(f"{row.where} has no prompt: its column {column!r} is empty.")
     if isinstance(cell, str):
@@ -146,7 +151,12 @@ def _messages(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
     return tuple(cell)
 
 
-def _images(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
+def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
+    """The pictures of a row.
+
+    Raises:
+        UserError: naming the row and the column.
+    """
     if cell is None:
         return ()
     return tuple(_image(item, row, column) for item in (cell if isinstance(cell, list) else [cell]))
@@ -172,7 +182,7 @@ def _image(item: Any, row: Row, column: str | None) -> Any:
     return str(path)
 
 
-def _place_images(messages: tuple[Message, ...], number: int, where: str) -> tuple[Message, ...]:
+def place_images(messages: tuple[Message, ...], number: int, where: str) -> tuple[Message, ...]:
     """Turn the ``<image>`` marks of the texts into image parts; without any, the images open the first user turn."""
     contents = [_parts(message["content"]) for message in messages]
     placed = sum(part.get("type") == "image" for parts in contents for part in parts)

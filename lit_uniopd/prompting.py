@@ -74,6 +74,59 @@ def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any])
     return tokenizer(chat_text(processor, prompt, chat_template_kwargs), add_special_tokens=False).input_ids
 
 
+def encode_answer(
+    processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, its pictures left out, and of an answer that somebody else wrote.
+
+    The prompt's are those that the policy is asked with, so they are the same for all answers to it. Prompt and answer
+    are rendered and tokenised together, and the answer is what follows the prompt; where a token would span the end of
+    the prompt, the two are tokenised apart, as in a rollout.
+
+    The answer ends with the token that ends its turn in the chat template, or with the end-of-sequence token where the
+    template has none; what a template writes behind that is left away, as a model that stops there never writes it.
+
+    Raises:
+        UserError: as in `render`.
+    """
+    tokenizer = tokenizer_of(processor)
+    start = chat_text(processor, prompt, chat_template_kwargs)
+    whole = start + answer
+    plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
+    if not plain:
+        answered = _answered_text(processor, prompt, answer, chat_template_kwargs)
+        whole = answered if answered.startswith(start) else whole
+    prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
+    tokens = tokenizer(whole, add_special_tokens=plain).input_ids
+    if tokens[: len(prompt_tokens)] == prompt_tokens:
+        tokens = tokens[len(prompt_tokens) :]
+    else:
+        tokens = tokenizer(whole[len(start) :], add_special_tokens=False).input_ids
+    eos: Any = tokenizer.eos_token_id
+    if eos in tokens:
+        tokens = tokens[: len(tokens) - tokens[::-1].index(eos)]
+    elif eos is not None:
+        tokens = [*tokens, eos]
+    return prompt_tokens, tokens
+
+
+def _answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
+    """The conversation with the answer's turn, which continues an assistant turn that the prompt ends with."""
+    tokenizer = tokenizer_of(processor)
+    messages = [dict(message) for message in prompt.messages]
+    in_parts = any(not isinstance(message["content"], str) for message in messages)
+    said: Any = [{"type": "text", "text": answer}] if in_parts else answer
+    if messages[-1]["role"] == "assistant":
+        messages[-1]["content"] = messages[-1]["content"] + said
+    else:
+        messages.append({"role": "assistant", "content": said})
+    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
+    text: Any = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=False, **chat_template_kwargs
+    )
+    return text
+
+
 def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> str:
     """The prompt as one text, in the chat template if there is one. Arguments and errors as in `render`."""
     tokenizer = tokenizer_of(processor)

@@ -69,6 +69,42 @@ class PromptBatch:
         return self.prompts[index]
 
 
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two answers to one prompt, and how good a judge found them."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    score_chosen: float = float("nan")
+    """In the unit that the data set gives or that was normalised to; NaN: nobody judged."""
+    score_rejected: float = float("nan")
+    quality: float = 1.0
+    """Weight of the pair, from its scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair as the policy reads it."""
+
+    pair: PreferencePair
+    prompt_tokens: tuple[int, ...]
+    """Without pictures, which are processed when the pair is used; empty for a prompt that has some."""
+    chosen_tokens: tuple[int, ...]
+    """The token that ends the answer included."""
+    rejected_tokens: tuple[int, ...]
+
+
+class PairBatch:
+    """The pairs of one step. Not a ``Sequence``, for the same reason as ``PromptBatch``."""
+
+    def __init__(self, pairs: Sequence[EncodedPair]) -> None:
+        self.pairs = tuple(pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
 class PromptSource(Protocol):
     """What ``UniOPD`` asks of a datamodule, so that it can check routes and graders before any model is loaded."""
 

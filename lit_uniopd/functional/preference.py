@@ -87,6 +87,7 @@ def omni_dpo_loss(
     use_performance: bool = True,
     use_nll: bool = True,
     detach_performance: bool = False,
+    quality: Tensor | None = None,
     performance_logit: Tensor | None = None,
     nll_chosen: Tensor | None = None,
 ) -> PreferenceLoss:
@@ -119,6 +120,7 @@ def omni_dpo_loss(
         use_performance: False: every performance weight is 1.
         use_nll: False: no NLL.
         detach_performance: True: no gradient through the performance weight (neither paper nor code does so).
+        quality: the quality weights, ``[P]``, if somebody has computed them already; `eta` then has no part.
         performance_logit: in place of ``beta m - tau_ref``, ``[P]``. The naive focal weight of the paper's Eq. 7 is the
             DPO logit on summed log-probs.
         nll_chosen: in place of `policy_chosen` in the NLL term, ``[P]``: the paper divides it by the answer's length
@@ -143,7 +145,10 @@ def omni_dpo_loss(
     _not_negative(eta=eta, gamma=gamma, lam=lam)
     ones = torch.ones_like(chosen)
 
-    w_quality = quality_weights(good, bad, eta=eta).to(chosen.dtype) if use_quality else ones
+    w_quality = ones
+    if use_quality:
+        w_quality = quality_weights(good, bad, eta=eta) if quality is None else quality
+        w_quality = w_quality.to(chosen.dtype)
     w_performance = ones
     if use_performance:
         mastery = beta * (chosen - rejected) - tau_ref if performance_logit is None else performance_logit

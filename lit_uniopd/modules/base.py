@@ -17,7 +17,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import encode
+from lit_uniopd.prompting import encode, encode_answer
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
@@ -105,6 +105,10 @@ class PolicyModule(EvaluatingModule):
         """Tokens of the prompt, its pictures' included; needs the processor only, so datamodules can ask early."""
         args = self.policy_args
         return len(encode(self._processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
+
+    def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""
+        return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
 
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.

@@ -1,0 +1,249 @@
+"""Preference pairs: training and validation data of Omni-DPO and of the losses it is compared with."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from datamodules.pair_sources import PairSourceArgs, read_pairs
+from datamodules.pair_weights import FLAT, PairWeightArgs, ScoreScale, WeightReport, weigh
+from datamodules.samplers import ResumableBatchSampler
+from datamodules.streams import ResumableLoader, StreamDataModule, refuse_overfit
+from datamodules.tables import prepare_table
+from lit_uniopd.errors import UserError
+from lit_uniopd.progress import track
+from lit_uniopd.seeding import run_seed
+from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
+
+PairSources = PairSourceArgs | list[PairSourceArgs] | None
+
+
+@runtime_checkable
+class EncodesAnswers(Protocol):
+    """A module that can say, before its model is loaded, how its policy reads a prompt and an answer."""
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """Tokens of the prompt, its pictures' included."""
+        ...
+
+    def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt without its pictures, and of the answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport:
+    """What became of the rows of a split."""
+
+    rows: int
+    long_prompts: int
+    """Dropped: the prompt is longer than ``max_prompt_tokens``, or leaves no room for an answer in ``max_length``."""
+    identical: int
+    """Dropped: both answers are the same, or the same once cut."""
+    cut: int
+    """Answers that ``max_length`` cut."""
+    weights: WeightReport | None
+    """None: the pairs have no scores."""
+
+    def __str__(self) -> str:
+        notes = [f"{self.rows} rows"]
+        notes += [f"{self.long_prompts} dropped for too long prompts"] if self.long_prompts else []
+        notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
+        notes += [f"{self.cut} answers cut to max_length"] if self.cut else []
+        notes += [str(self.weights)] if self.weights else ["no scores"]
+        return ", ".join(notes)
+
+
+class PreferenceDataModule(StreamDataModule):
+    """Preference pairs from JSONL, JSON and parquet files and the hub, weighted by their scores.
+
+    Tables are in TRL's conventions: ``chosen`` and ``rejected`` as texts or chat messages, ``prompt`` as a column or as
+    what both begin with, ``images`` where wanted; and, for quality weights, ``score_chosen`` and ``score_rejected``.
+
+    Every answer is tokenised once, behind its prompt. Prompts are never cut. Training order and resuming are those of
+    ``PromptDataModule``.
+
+    Args:
+        train: One source of pairs, or a list of them.
+        val: The same for validation. Default: there is none.
+        batch_size: Pairs per step and rank; use --trainer.accumulate_grad_batches for larger ones.
+        val_batch_size: Pairs per validation batch and rank. Default: batch_size.
+        max_prompt_tokens: Pairs with longer prompts are dropped, counted and logged. Default: none are.
+        max_length: Longest prompt with answer, in tokens: answers are cut to it, and pairs of which nothing is left are
+            dropped; both are counted. Default: nothing is cut.
+        weighting: How scores become quality weights.
+        shuffle: Draw the training order anew for every pass; false takes the sources one after the other.
+        seed: Seed of the training order. Default: that of --seed_everything.
+
+    Attributes:
+        train_pairs: after ``setup``, all training pairs, source after source.
+        val_pairs: the same for validation.
+        report: by the option that a source came from, what became of its rows.
+        answers: what tokenises, for use without a trainer; with one, its module is taken.
+    """
+
+    def __init__(
+        self,
+        train: PairSources = None,
+        val: PairSources = None,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        max_prompt_tokens: int | None = None,
+        max_length: int | None = None,
+        weighting: PairWeightArgs = PairWeightArgs(),  # noqa: B008  # never mutated
+        shuffle: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
+        for flag, number in (
+            ("batch_size", batch_size),
+            ("val_batch_size", val_batch_size),
+            ("max_prompt_tokens", max_prompt_tokens),
+            ("max_length", max_length),
+        ):
+            if number is not None and number < 1:
+                raise UserError(f"--data.{flag} must be at least 1, not {number}.")
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_length = max_length
+        self.weighting = weighting
+        self.shuffle = shuffle
+        self.seed = seed
+        self.train_pairs: list[EncodedPair] = []
+        self.val_pairs: list[EncodedPair] = []
+        self.report: dict[str, PairReport] = {}
+        self.answers: EncodesAnswers | None = None
+        self._sizes: list[int] = []
+        self._order: ResumableBatchSampler | None = None
+
+    def prepare_data(self) -> None:
+        """Download hub data sets, once for all processes."""
+        for sources in self.sources.values():
+            for flag, source in sources.items():
+                prepare_table(source, flag)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, weigh and tokenise the pairs.
+
+        Raises:
+            UserError: naming the flag, the file, the row or the column that is wrong.
+        """
+        if not self.sources["train"]:
+            raise UserError("There are no pairs; name a file or data set by --data.train.path.")
+        self._order = None
+        read = {
+            split: [read_pairs(source, flag) for flag, source in sources.items()]
+            for split, sources in self.sources.items()
+        }
+        scored = [_scored(pairs) for pairs in (*read["train"], *read["val"])]
+        if any(scored) != all(scored):
+            raise UserError(
+                "Only some sources of pairs have scores; give all of --data.train and val columns of scores."
+            )
+        every = [pair for pairs in read["train"] for pair in pairs]
+        scale = ScoreScale(every, self.weighting.normalization) if all(scored) else None
+        self.train_pairs, self._sizes = self._made_ready("train", read["train"], scale)
+        self.val_pairs, _ = self._made_ready("val", read["val"], scale) if read["val"] else ([], [])
+        if not self.sources["val"]:
+            self.val_dataloader = super().val_dataloader
+
+    def train_dataloader(self) -> ResumableLoader:
+        """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""
+        refuse_overfit(self.trainer)
+        if self._order is None:
+            rank, world_size = self.rank_and_world_size()
+            self._order = ResumableBatchSampler(
+                self._sizes,
+                weights=[source.weight for source in self.sources["train"].values()],
+                batch_size=self.batch_size,
+                shuffle=self.shuffle,
+                seed=run_seed(self.seed),
+                rank=rank,
+                world_size=world_size,
+            )
+        return ResumableLoader(self.train_pairs, self._order, PairBatch, self.unfinished_batches)
+
+    def val_dataloader(self) -> Any:
+        """Each validation pair once."""
+        return self.evaluation_loader(self.val_pairs, self.val_batch_size, PairBatch)
+
+    def _made_ready(
+        self, split: str, sources: Sequence[list[PreferencePair]], scale: ScoreScale | None
+    ) -> tuple[list[EncodedPair], list[int]]:
+        """The pairs of all sources of a split, and how many each has left."""
+        ready: list[EncodedPair] = []
+        sizes: list[int] = []
+        encode = self._encoder()
+        for (flag, source), pairs in zip(self.sources[split].items(), sources, strict=True):
+            rows, weights = len(pairs), None
+            if scale is not None:
+                pairs, weights = weigh(pairs, self.weighting, scale, drop=split == "train")
+            encoded, counted = self._encoded(pairs, encode, source.path)
+            report = PairReport(rows, *counted, weights)
+            self.report[flag] = report
+            rank_zero_info(f"{flag} {source.path}: {report}; {len(encoded)} pairs")
+            if not encoded:
+                raise UserError(f"Nothing is left of {flag}.path {source.path}: {report}; raise --data.max_length.")
+            flat = weights is not None and self.weighting.eta > 0 and weights.pairs > 1 and weights.spread < FLAT
+            if weights is not None and split == "train" and flat:
+                rank_zero_warn(
+                    f"All quality weights of {flag} are about {weights.mean:.3f}: its scores hardly differ at "
+                    f"--data.weighting.eta {self.weighting.eta}; raise eta, or set normalization to zscore."
+                )
+            ready += encoded
+            sizes.append(len(encoded))
+        return ready, sizes
+
+    def _encoded(
+        self, pairs: Sequence[PreferencePair], encode: EncodesAnswers, path: str
+    ) -> tuple[list[EncodedPair], tuple[int, int, int]]:
+        """Pairs that fit, and how many had too long prompts, identical answers, and answers that were cut."""
+        long_prompts = identical = cut = 0
+        kept: list[EncodedPair] = []
+        shown = track(pairs, f"Tokenising {path}") if self.rank_and_world_size()[0] == 0 else pairs
+        for pair in shown:
+            (prompt_tokens, chosen), (_, rejected) = (
+                encode.encode_answer(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
+            )
+            length = encode.prompt_length(pair.prompt) if pair.prompt.images else len(prompt_tokens)
+            room = sys.maxsize if self.max_length is None else self.max_length - length
+            if room < 1 or (self.max_prompt_tokens is not None and length > self.max_prompt_tokens):
+                long_prompts += 1
+            elif chosen[:room] == rejected[:room]:
+                identical += 1
+            else:
+                cut += (len(chosen) > room) + (len(rejected) > room)
+                shown_prompt = () if pair.prompt.images else tuple(prompt_tokens)
+                kept.append(EncodedPair(pair, shown_prompt, tuple(chosen[:room]), tuple(rejected[:room])))
+        return kept, (long_prompts, identical, cut)
+
+    def _encoder(self) -> EncodesAnswers:
+        if self.answers is not None:
+            return self.answers
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not isinstance(module, EncodesAnswers):
+            raise UserError(
+                "Preference pairs need the policy's tokenizer: use a module that has encode_answer, such as "
+                "lit_uniopd.modules.OmniDPO, or set `answers` of the datamodule to one."
+            )
+        return module
+
+
+def _scored(pairs: Sequence[PreferencePair]) -> bool:
+    """Whether a source has scores; its columns are there for all rows or for none."""
+    return not math.isnan(pairs[0].score_chosen)
+
+
+def _flagged(split: str, sources: PairSources) -> dict[str, PairSourceArgs]:
+    """Sources by the option they came from; several of one option are numbered."""
+    listed = [sources] if isinstance(sources, PairSourceArgs) else list(sources or [])
+    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
+    for flag, source in flags.items():
+        if not source.weight > 0:
+            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
+    return flags

@@ -1,0 +1,98 @@
+"""Loaders of streams that resume, and what the datamodules that hand them out have in common."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from datamodules.samplers import ResumableBatchSampler, shard_batches
+from lit_uniopd.errors import UserError
+
+
+class BatchLoader:
+    """Yields a batch for each list of row numbers.
+
+    Deliberately not a ``torch.utils.data.DataLoader``: there is nothing to load in workers, and Lightning would put a
+    padding ``DistributedSampler`` into it.
+
+    Args:
+        items: the rows.
+        batches: which rows make up which batch.
+        make: from the rows of a batch to the batch.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        batches: Sequence[list[int]] | ResumableBatchSampler,
+        make: Callable[[list[Any]], Any],
+    ) -> None:
+        self.items = items
+        self.batches = batches
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.batches:
+            yield self.make([self.items[row] for row in rows])
+
+
+class ResumableLoader(BatchLoader):
+    """A ``BatchLoader`` whose position Lightning writes into checkpoints and restores.
+
+    Args:
+        items: the rows.
+        batches: their order.
+        make: from the rows of a batch to the batch.
+        unfinished: number of batches that were handed out but not yet trained on.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        batches: ResumableBatchSampler,
+        make: Callable[[list[Any]], Any],
+        unfinished: Callable[[], int] = lambda: 0,
+    ) -> None:
+        super().__init__(items, batches, make)
+        self.order = batches
+        self.unfinished = unfinished
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.order.state_dict(self.unfinished())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.order.load_state_dict(state)
+
+
+class StreamDataModule(LightningDataModule):
+    """Base of the datamodules that train on an endless order and evaluate every row once."""
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """Among the processes that see different data, which under tensor parallelism are not all."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+
+    def unfinished_batches(self) -> int:
+        """1 while ``training_step`` works on a batch: a checkpoint written then (on an exception) must repeat it."""
+        if self.trainer is None:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.ready - progress.processed  # pyright: ignore[reportAttributeAccessIssue] (its default is narrower)
+
+    def evaluation_loader(self, items: Sequence[Any], batch_size: int, make: Callable[[list[Any]], Any]) -> BatchLoader:
+        """Each row once over all ranks; a rank that has run out gets empty batches."""
+        rank, world_size = self.rank_and_world_size()
+        return BatchLoader(items, shard_batches(len(items), batch_size, rank=rank, world_size=world_size), make)
+
+
+def refuse_overfit(trainer: Trainer | None) -> None:
+    """Lightning's way to hold a data set still does not hold a stream still.
+
+    Raises:
+        UserError: if it is switched on.
+    """
+    if trainer is not None and trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+        raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")

@@ -1,0 +1,238 @@
+"""Preference pairs: TRL's conventions, scores and weights, what is dropped, how answers are tokenised."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import make_tokenizer
+
+from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule
+from datamodules.pair_sources import read_pairs
+from datamodules.pair_weights import ScoreScale, weigh
+from lit_uniopd.errors import UserError
+from lit_uniopd.prompting import encode_answer, render
+from lit_uniopd.types import PreferencePair, Prompt
+
+CHATML = (
+    "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
+)
+
+
+class Reader:
+    """Tokenises as a module does."""
+
+    def __init__(self, template: str | None = CHATML) -> None:
+        self.tokenizer = make_tokenizer(template)
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        return len(render(self.tokenizer, prompt, {}))
+
+    def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+        return encode_answer(self.tokenizer, prompt, answer, {})
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(tmp_path: Path, rows: list[dict], **options: Any) -> list[PreferencePair]:
+    return read_pairs(PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows), **options), "--data.train")
+
+
+def ready(tmp_path: Path, rows: list[dict], template: str | None = CHATML, **options: Any) -> PreferenceDataModule:
+    source = PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows))
+    settings: dict[str, Any] = {"batch_size": 1} | options
+    found = PreferenceDataModule(train=source, **settings)
+    found.answers = Reader(template)
+    found.setup("fit")
+    return found
+
+
+def said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+USER, GOOD, BAD = said("user", "hi"), said("assistant", "hello"), said("assistant", "go away")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "chosen": "hello", "rejected": "go away"},
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    ],
+    ids=["standard", "conversational", "whole conversations with a prompt", "implicit prompt"],
+)
+def test_conventions_of_trl_mean_the_same(tmp_path, row):
+    (pair,) = read(tmp_path, [row])
+    assert pair.prompt.messages == (USER,)
+    assert (pair.chosen, pair.rejected) == ("hello", "go away")
+    assert math.isnan(pair.score_chosen)
+
+
+def test_an_implicit_prompt_of_texts_ends_before_the_space(tmp_path):
+    row = {"chosen": "the sky is blue", "rejected": "the sky is green"}
+    (pair,) = read(tmp_path, [row])
+    assert pair.prompt.messages[0]["content"] == "the sky is"
+    assert (pair.chosen, pair.rejected) == (" blue", " green")
+    extract = pytest.importorskip("trl.data_utils").extract_prompt(row)
+    assert (extract["prompt"], extract["chosen"]) == ("the sky is", " blue")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "hi", "chosen": "a"}, "no column 'rejected'; choose --data.train.rejected_column"),
+        ({"prompt": "hi", "chosen": "a", "rejected": ""}, None),
+        ({"prompt": "hi", "chosen": "a", "rejected": None}, "column 'rejected' is empty"),
+        ({"chosen": "abc", "rejected": "xyz"}, "has no prompt"),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "has no prompt"),
+        ({"chosen": [USER], "rejected": [USER, BAD]}, "must end with a message of the assistant"),
+        ({"chosen": [USER, GOOD], "rejected": [said("user", "yo"), BAD]}, "answer different conversations"),
+        ({"prompt": "hi", "chosen": "a", "rejected": "b", "score_chosen": 1}, "scores of one side only"),
+        (
+            {"prompt": "hi", "chosen": "a", "rejected": "b", "score_chosen": "good", "score_rejected": 1},
+            "column 'score_chosen' must hold a finite number, not 'good'",
+        ),
+        (
+            {"prompt": "hi", "chosen": "a", "rejected": "b", "score_chosen": None, "score_rejected": 1},
+            "must hold a finite number, not None",
+        ),
+    ],
+)
+def test_mistakes_name_the_row_or_the_column(tmp_path, row, message):
+    if message is None:
+        assert read(tmp_path, [row])[0].rejected == ""
+        return
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, [row])
+
+
+def text_of(reader: Reader, tokens: Any) -> str:
+    return "".join(reader.tokenizer.convert_ids_to_tokens(list(tokens)))
+
+
+def test_an_answer_is_what_follows_the_prompt_up_to_the_end_of_its_turn():
+    reader = Reader()
+    prompt = Prompt("p", (USER,))
+    before, answer = reader.encode_answer(prompt, "hello")
+    assert before == render(reader.tokenizer, prompt, {})
+    assert text_of(reader, answer) == "hello<eos>"  # and not the newline that the template writes behind
+
+
+def test_without_a_template_the_end_of_sequence_token_ends_the_answer():
+    reader = Reader(None)
+    before, answer = reader.encode_answer(Prompt("p", (USER,)), " hello")
+    assert (text_of(reader, before), text_of(reader, answer)) == ("hi", " hello<eos>")
+
+
+def test_an_unfinished_assistant_turn_is_continued():
+    reader = Reader()
+    prompt = Prompt("p", (USER, said("assistant", "well, ")))
+    before, answer = reader.encode_answer(prompt, "hello")
+    assert text_of(reader, before).endswith("well, ")
+    assert text_of(reader, answer) == "hello<eos>"
+
+
+def test_a_token_that_would_span_the_end_of_the_prompt_is_taken_apart():
+    """Merges of a BPE may reach over the border; both answers must keep the same prompt."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<eos>": 0, "h": 1, "i": 2, "hi": 3, "a": 4}
+    backend = Tokenizer(models.BPE(vocabulary, [("h", "i")]))
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    assert tokenizer("ahi").input_ids == [4, 3]
+    prompt = Prompt("p", (said("user", "ah"),))
+    assert encode_answer(tokenizer, prompt, "i", {}) == ([4, 1], [2, 0])
+    assert encode_answer(tokenizer, prompt, "a", {}) == ([4, 1], [4, 0])
+
+
+def test_what_does_not_fit_is_dropped_or_cut_and_counted(tmp_path):
+    rows = [
+        {"prompt": "1", "chosen": "22", "rejected": "333"},
+        {"prompt": "1" * 40, "chosen": "2", "rejected": "3"},
+        {"prompt": "1", "chosen": "2", "rejected": "2"},
+        {"prompt": "1", "chosen": "2222223", "rejected": "2222224"},
+    ]
+    found = ready(tmp_path, rows, template=None, max_length=6)
+    report = found.report["--data.train"]
+    assert (report.rows, report.long_prompts, report.identical, report.cut) == (4, 1, 2, 0)
+    assert len(found.train_pairs) == 1
+    longer = ready(tmp_path, rows, template=None, max_length=8)
+    assert (longer.report["--data.train"].identical, longer.report["--data.train"].cut) == (1, 2)
+    assert len(longer.train_pairs[1].chosen_tokens) == 7  # cut before its end, without an end token
+    with pytest.raises(UserError, match=r"Nothing is left of --data.train.path .*raise --data.max_length"):
+        ready(tmp_path, rows, template=None, max_length=1)
+
+
+SCORED = [
+    {"prompt": str(i), "chosen": "a", "rejected": "b", "score_chosen": good, "score_rejected": bad}
+    for i, (good, bad) in enumerate([(5.0, 1.0), (3.0, 3.0), (2.0, 4.0)])
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        ("none", [5.0, 3.0, 2.0]),
+        ("zscore", [2 / math.sqrt(10 / 6), 0.0, -1 / math.sqrt(10 / 6)]),
+        ("minmax", [1.0, 0.5, 0.25]),
+        ("rank", [11 / 12, 0.5, 0.25]),
+    ],
+)
+def test_scores_are_put_on_one_scale(tmp_path, kind, chosen):
+    found = ready(tmp_path, SCORED, weighting=PairWeightArgs(normalization=kind, eta=1.0))
+    assert [p.pair.score_chosen for p in found.train_pairs] == pytest.approx(chosen)
+    for encoded in found.train_pairs:
+        gap = encoded.pair.score_chosen - encoded.pair.score_rejected
+        assert encoded.pair.quality == pytest.approx(1 / (1 + math.exp(-gap)))
+    report = found.report["--data.train"].weights
+    assert report is not None
+    assert (report.tied, report.reversed) == (1, 1)
+
+
+def test_validation_pairs_are_put_on_the_scale_of_training_pairs(tmp_path):
+    val = PairSourceArgs(path=write(tmp_path / "val.jsonl", SCORED[:1]))
+    found = ready(tmp_path, SCORED, val=val, weighting=PairWeightArgs(normalization="minmax", min_gap=1.0))
+    assert len(found.train_pairs) == 1
+    assert found.report["--data.train"].weights.dropped == 2  # type: ignore[union-attr]
+    assert found.val_pairs[0].pair.score_chosen == 1.0
+
+
+def test_weights_that_are_all_alike_are_told(tmp_path):
+    rows = [{**row, "score_chosen": 0.011, "score_rejected": 0.010 + i / 1e4} for i, row in enumerate(SCORED)]
+    with pytest.warns(UserWarning, match="its scores hardly differ at --data.weighting.eta 0.7"):
+        ready(tmp_path, rows)
+    same = [{**row, "score_chosen": 1, "score_rejected": 1} for row in SCORED]
+    with pytest.raises(UserError, match="normalization zscore is not defined: all scores are 1"):
+        ready(tmp_path, same, weighting=PairWeightArgs(normalization="zscore"))
+    with pytest.raises(UserError, match=r"min_gap 9\.0 leaves none of 3 pairs; their scores differ by at most 4"):
+        ready(tmp_path, SCORED, weighting=PairWeightArgs(min_gap=9.0))
+
+
+def test_scores_of_some_sources_only_are_refused(tmp_path):
+    bare = PairSourceArgs(path=write(tmp_path / "bare.jsonl", [{"prompt": "1", "chosen": "a", "rejected": "b"}]))
+    with pytest.raises(UserError, match="Only some sources of pairs have scores"):
+        ready(tmp_path, SCORED, val=bare)
+
+
+def test_a_scale_of_ranks_places_new_scores_between_known_ones():
+    pairs = [PreferencePair(Prompt("p", (USER,)), "a", "b", 3.0, 1.0)]
+    (found,), _ = weigh([pairs[0]], PairWeightArgs(normalization="rank"), ScoreScale(pairs, "rank"), drop=False)
+    assert (found.score_chosen, found.score_rejected) == (0.75, 0.25)
+
+
+def test_without_a_module_or_answers_the_remedy_is_named(tmp_path):
+    source = PairSourceArgs(path=write(tmp_path / "pairs.jsonl", SCORED))
+    with pytest.raises(UserError, match="set `answers` of the datamodule"):
+        PreferenceDataModule(train=source).setup("fit")
+    with pytest.raises(UserError, match=r"name a file or data set by --data.train.path"):
+        PreferenceDataModule().setup("fit")

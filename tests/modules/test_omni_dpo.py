@@ -1,0 +1,221 @@
+"""Omni-DPO as a module: its numbers against plain transformers, its data, its checks, a run from the command line."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from tiny import Memory, sgd, trainer
+from torch.nn.functional import log_softmax
+from transformers import AutoModelForCausalLM
+
+from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule
+from lit_uniopd.cli import main
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional import dpo_loss, omni_dpo_loss
+from lit_uniopd.modules import OmniDPO, PairLossArgs
+from lit_uniopd.modules.omni_dpo import effective_share
+from lit_uniopd.modules.pair_losses import Kind
+from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.types import PairBatch
+
+ROWS = [
+    {"prompt": "1+1=", "chosen": "2", "rejected": "3, i think", "score_chosen": 4.5, "score_rejected": 1.0},
+    {"prompt": "say abc", "chosen": "a, b, c", "rejected": "abd", "score_chosen": 3.2, "score_rejected": 3.0},
+    {"prompt": "hello", "chosen": "hello!", "rejected": "no", "score_chosen": 2.0, "score_rejected": 2.5},
+    {"prompt": "9-4=", "chosen": "5", "rejected": "6", "score_chosen": 5.0, "score_rejected": 0.0},
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def data(path: Path, **options: Any) -> PreferenceDataModule:
+    source = PairSourceArgs(path=str(path))
+    return PreferenceDataModule(**{"train": source, "val": source, "batch_size": 4, "shuffle": False} | options)
+
+
+def omni(path: str, **options: Any) -> OmniDPO:
+    policy = PolicyArgs(path=path, lora=options.pop("lora", None))
+    return OmniDPO(policy, **{"optimizer": sgd, "seed": 3} | options)
+
+
+def by_transformers(model: Any, pairs: Any, side: str) -> torch.Tensor:
+    """Mean log-prob of each answer's tokens: one forward each, all logits, nothing of ours."""
+    found = []
+    for pair in pairs:
+        answer = list(getattr(pair, f"{side}_tokens"))
+        ids = torch.tensor([[*pair.prompt_tokens, *answer]])
+        logps = log_softmax(model(ids).logits[0, :-1].float(), dim=-1)
+        steps = range(len(pair.prompt_tokens) - 1, ids.shape[1] - 1)
+        found.append(torch.stack([logps[i, ids[0, i + 1]] for i in steps]).mean())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("lora", [None, LoraArgs(rank=4)], ids=["full", "lora"])
+def test_loss_and_step_are_those_of_transformers_and_the_formula(model_dirs, table, tmp_path, lora):
+    """Two steps, so that policy and reference differ in the second."""
+    module, pairs = omni(model_dirs["student"], lora=lora), data(table)
+    trainer(tmp_path, max_steps=1).fit(module, pairs)
+    with torch.no_grad():  # adapters start at zero: one step barely moves them
+        for parameter in [p for p in module.parameters() if p.requires_grad]:
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    found, _ = module.compare(PairBatch(pairs.train_pairs))
+    module.zero_grad()
+    found.loss.backward()
+
+    reference = AutoModelForCausalLM.from_pretrained(model_dirs["student"])
+    policy = copy.deepcopy(module.policy.model)
+    policy.zero_grad()
+    sides = ("chosen", "rejected")
+    logps: Any = [by_transformers(policy, pairs.train_pairs, side) for side in sides]
+    logps += [by_transformers(reference, pairs.train_pairs, side).detach() for side in sides]
+    logps += [torch.tensor([row[f"score_{side}"] for row in ROWS]) for side in sides]
+    wanted = omni_dpo_loss(*logps, beta=2.0, tau_ref=1.0)
+    wanted.loss.backward()
+    torch.testing.assert_close(found.per_pair, wanted.per_pair, rtol=1e-4, atol=1e-5)
+    compared = 0
+    for ours, theirs in zip(module.policy.model.parameters(), policy.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+            compared += 1
+    assert compared > 4
+
+
+def test_the_first_step_has_no_margin_and_holds_on_to_nothing(model_dirs, table, tmp_path):
+    memory = Memory()
+    trainer(tmp_path, max_steps=1, logger=memory).fit(omni(model_dirs["student"]), data(table))
+    logged = memory.values
+    assert logged["train/margin"] == pytest.approx(0, abs=1e-5)
+    assert logged["train/chosen_drift"] == pytest.approx(0, abs=1e-5)
+    assert logged["train/nll_active"] == 0
+    assert 0.4 < logged["train/w_quality"] < 0.9
+    assert 0 < logged["train/effective_pairs"] <= 1
+
+
+def test_pairs_are_learnt(model_dirs, table, tmp_path):
+    module = omni(model_dirs["student"])
+    run = trainer(tmp_path, max_epochs=60, limit_val_batches=1.0, num_sanity_val_steps=0, check_val_every_n_epoch=60)
+    run.fit(module, data(table))
+    assert run.callback_metrics["val/accuracy"] == 1
+    assert run.callback_metrics["val/margin"] > 1
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("average", [True, False])
+def test_every_loss_trains(model_dirs, table, tmp_path, kind, average):
+    module = omni(model_dirs["student"], loss=PairLossArgs(kind=kind, average=average, beta=0.1, performance="focal"))
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(module, data(table))
+    assert torch.isfinite(run.callback_metrics["train/loss"])
+    assert module.policy._reference == [] or module.loss.needs_reference
+
+
+def test_summed_dpo_is_dpo_on_sums(model_dirs, table, tmp_path):
+    module = omni(model_dirs["student"], loss=PairLossArgs(kind="dpo", beta=0.1))
+    pairs = data(table)
+    trainer(tmp_path, max_steps=1).fit(module, pairs)
+    found, logps = module.compare(PairBatch(pairs.train_pairs))
+    assert logps.reference_P2 is not None
+    four: Any = (*logps.policy_P2.unbind(1), *logps.reference_P2.unbind(1))
+    torch.testing.assert_close(found.per_pair, dpo_loss(*four, beta=0.1).per_pair)
+
+
+def test_pairs_do_not_depend_on_their_batch(model_dirs, table, tmp_path):
+    module, pairs = omni(model_dirs["student"]), data(table)
+    trainer(tmp_path, max_steps=1).fit(module, pairs)
+    together, _ = module.compare(PairBatch(pairs.train_pairs))
+    alone = [module.compare(PairBatch([pair]))[0].per_pair for pair in pairs.train_pairs]
+    torch.testing.assert_close(together.per_pair, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_validation_counts_every_pair_once_whatever_the_batches(model_dirs, table, tmp_path):
+    losses = []
+    for size in (1, 3):
+        (result,) = trainer(tmp_path, limit_val_batches=1.0).validate(
+            omni(model_dirs["student"]), data(table, val_batch_size=size), verbose=False
+        )
+        losses.append(result["val/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_scores_are_asked_for_before_a_model_is_loaded(tmp_path, table, model_dirs, monkeypatch):
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({k: v for k, v in row.items() if "score" not in k}) + "\n" for row in ROWS))
+    monkeypatch.setattr("lit_uniopd.policy.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match="needs scores"):
+        trainer(tmp_path).fit(omni(model_dirs["student"]), data(bare))
+    monkeypatch.undo()
+    plain = PairLossArgs(use_quality=False, use_nll=False)
+    trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=plain), data(bare))
+
+
+def test_an_nll_that_can_never_act_is_told(model_dirs, table, tmp_path):
+    with pytest.warns(UserWarning, match=r"no chosen answer scores --model.loss.tau_good 8.0 \(the best has 5\)"):
+        trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=PairLossArgs(tau_good=8.0)), data(table))
+
+
+def test_effective_share_of_weights():
+    assert effective_share(torch.tensor([2.0, 2.0, 2.0])) == pytest.approx(1)
+    assert effective_share(torch.tensor([1.0, 0.0, 0.0, 0.0])) == pytest.approx(0.25)
+    assert effective_share(torch.zeros(3)) == 0
+
+
+def test_a_run_from_the_command_line_can_be_resumed_exactly(model_dirs, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = [
+        *(
+            "fit",
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.logger",
+            "false",
+            "--trainer.use_distributed_sampler",
+            "false",
+        ),
+        *("--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", str(tmp_path)),
+        *("--model", "lit_uniopd.modules.OmniDPO", "--model.policy.path", model_dirs["student"]),
+        *("--data", "datamodules.PreferenceDataModule", "--data.train.path", str(table), "--data.batch_size", "2"),
+        *("--trainer.callbacks", "lightning.pytorch.callbacks.ModelCheckpoint"),
+        *("--trainer.callbacks.every_n_train_steps", "1", "--trainer.callbacks.save_top_k", "-1"),
+        *("--trainer.callbacks.filename", "{step}"),
+    ]
+    main([*common, "--trainer.max_steps", "4", "--trainer.callbacks.dirpath", str(tmp_path / "whole")])
+    main([*common, "--trainer.max_steps", "3", "--trainer.callbacks.dirpath", str(tmp_path / "part")])
+    resumed = ["--trainer.callbacks.dirpath", str(tmp_path / "rest"), "--ckpt_path", str(tmp_path / "part/step=3.ckpt")]
+    main([*common, "--trainer.max_steps", "4", *resumed])
+    whole, rest = (torch.load(tmp_path / f"{name}/step=4.ckpt", weights_only=True) for name in ("whole", "rest"))
+    assert whole["state_dict"].keys() == rest["state_dict"].keys()
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(rest["state_dict"][name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta": 0.0}, "--model.loss.beta must be positive"),
+        ({"gamma": -1.0}, "--model.loss.gamma must not be negative"),
+        ({"label_smoothing": 0.5}, "--model.loss.label_smoothing must be in"),
+    ],
+)
+def test_hyper_parameters_out_of_range_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        replace(PairLossArgs(), **options)
+
+
+def test_weighting_is_the_datamodules(model_dirs, table, tmp_path):
+    """The same scores under another eta make another loss."""
+    losses = []
+    for eta in (0.7, 0.0):
+        module, pairs = omni(model_dirs["student"]), data(table, weighting=PairWeightArgs(eta=eta))
+        trainer(tmp_path, max_steps=1).fit(module, pairs)
+        losses.append(module.compare(PairBatch(pairs.train_pairs))[0].terms["w_quality"])
+    assert losses[1].tolist() == [0.5] * 4
+    assert losses[0].tolist() == pytest.approx([0.9206, 0.5349, 0.4134, 0.9707], abs=1e-4)
