@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.pair_sources import PairSourceArgs, read_pairs
 from datamodules.pair_weights import FLAT, PairWeightArgs, ScoreScale, WeightReport, weigh
 from datamodules.samplers import ResumableBatchSampler
-from datamodules.streams import ResumableLoader, StreamDataModule, refuse_overfit
+from datamodules.streams import ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.progress import track
@@ -98,15 +98,13 @@ class PreferenceDataModule(StreamDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
-        for flag, number in (
-            ("batch_size", batch_size),
-            ("val_batch_size", val_batch_size),
-            ("max_prompt_tokens", max_prompt_tokens),
-            ("max_length", max_length),
-        ):
-            if number is not None and number < 1:
-                raise UserError(f"--data.{flag} must be at least 1, not {number}.")
+        self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
+        at_least_one(
+            batch_size=batch_size,
+            val_batch_size=val_batch_size,
+            max_prompt_tokens=max_prompt_tokens,
+            max_length=max_length,
+        )
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.max_prompt_tokens = max_prompt_tokens
@@ -237,13 +235,3 @@ class PreferenceDataModule(StreamDataModule):
 def _scored(pairs: Sequence[PreferencePair]) -> bool:
     """Whether a source has scores; its columns are there for all rows or for none."""
     return not math.isnan(pairs[0].score_chosen)
-
-
-def _flagged(split: str, sources: PairSources) -> dict[str, PairSourceArgs]:
-    """Sources by the option they came from; several of one option are numbered."""
-    listed = [sources] if isinstance(sources, PairSourceArgs) else list(sources or [])
-    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
-    for flag, source in flags.items():
-        if not source.weight > 0:
-            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
-    return flags

@@ -16,7 +16,14 @@ from datamodules.difficulty import (
 )
 from datamodules.samplers import ResumableBatchSampler
 from datamodules.sources import SourceArgs, read_prompts
-from datamodules.streams import BatchLoader, ResumableLoader, StreamDataModule, refuse_overfit
+from datamodules.streams import (
+    BatchLoader,
+    ResumableLoader,
+    StreamDataModule,
+    at_least_one,
+    flagged,
+    refuse_overfit,
+)
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.averages import Averages
@@ -125,16 +132,10 @@ class PromptDataModule(StreamDataModule):
         self.difficulty = difficulty
         self.difficulty_report: DifficultyReport | None = None
         self.online_balance = online_balance
-        self.sources = {"train": _flagged("train", train), "val": _flagged("val", val)}
-        self.sources["test"] = _flagged("test", test) or self.sources["val"]
-        self.sources["predict"] = _flagged("predict", predict) or self.sources["val"]
-        for flag, number in (
-            ("batch_size", batch_size),
-            ("val_batch_size", val_batch_size),
-            ("max_prompt_tokens", max_prompt_tokens),
-        ):
-            if number is not None and number < 1:
-                raise UserError(f"--data.{flag} must be at least 1, not {number}.")
+        self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
+        self.sources["test"] = flagged("test", test) or self.sources["val"]
+        self.sources["predict"] = flagged("predict", predict) or self.sources["val"]
+        at_least_one(batch_size=batch_size, val_batch_size=val_batch_size, max_prompt_tokens=max_prompt_tokens)
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.max_prompt_tokens = max_prompt_tokens
@@ -262,17 +263,3 @@ class PromptDataModule(StreamDataModule):
                 "prompt_length of the datamodule, or leave it out."
             )
         return module.prompt_length
-
-
-def _flagged(split: str, sources: Sources) -> dict[str, SourceArgs]:
-    """Sources by the option they came from; several of one option are numbered.
-
-    Raises:
-        UserError: a weight that is not positive.
-    """
-    listed = [sources] if isinstance(sources, SourceArgs) else list(sources or [])
-    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
-    for flag, source in flags.items():
-        if not source.weight > 0:
-            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
-    return flags

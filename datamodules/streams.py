@@ -1,12 +1,21 @@
 """Loaders of streams that resume, and what the datamodules that hand them out have in common."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from lit_uniopd.errors import UserError
+
+
+class Weighted(Protocol):
+    """A source of rows that are seen so often in a pass."""
+
+    weight: float
+
+
+Source = TypeVar("Source", bound=Weighted)
 
 
 class BatchLoader:
@@ -96,3 +105,28 @@ def refuse_overfit(trainer: Trainer | None) -> None:
     """
     if trainer is not None and trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
         raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+
+
+def flagged(split: str, sources: Source | list[Source] | None) -> dict[str, Source]:
+    """Sources by the option they came from; several of one option are numbered.
+
+    Raises:
+        UserError: a weight that is not positive.
+    """
+    listed = sources if isinstance(sources, list) else [] if sources is None else [sources]
+    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
+    for flag, source in flags.items():
+        if not source.weight > 0:
+            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
+    return flags
+
+
+def at_least_one(**numbers: int | None) -> None:
+    """Refuse counts below one; None is no limit.
+
+    Raises:
+        UserError: naming the option of the datamodule.
+    """
+    for flag, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"--data.{flag} must be at least 1, not {number}.")
