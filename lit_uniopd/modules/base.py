@@ -22,6 +22,7 @@ from lit_uniopd.rewards import GraderPool
 from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
+from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
@@ -92,10 +93,10 @@ class PolicyModule(EvaluatingModule):
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
-        }
+        schedule = self.make_lr_scheduler(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+            schedule.total_steps = int(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @cached_property
     def _processor(self) -> Any:
