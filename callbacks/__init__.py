@@ -5,6 +5,7 @@ from callbacks.difficulty_histogram import DifficultyHistogram
 from callbacks.difficulty_writer import DifficultyWriter
 from callbacks.margin_calibration import MarginCalibration
 from callbacks.order_diagnostics import OrderDiagnostics
+from callbacks.pair_writer import PairWriter
 from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.rollout_browser import RolloutBrowser
@@ -16,6 +17,7 @@ __all__ = [
     "DifficultyWriter",
     "MarginCalibration",
     "OrderDiagnostics",
+    "PairWriter",
     "PolicyExport",
     "PredictionWriter",
     "RolloutBrowser",

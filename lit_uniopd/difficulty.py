@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import read_lines
 from lit_uniopd.types import CORRECT, UNKNOWN, Prompt, Rollouts
 
 
@@ -63,35 +63,19 @@ def difficulties(rollouts: Rollouts) -> list[Difficulty]:
     ]
 
 
-def rank_file(path: Path, rank: int) -> Path:
-    """Where one rank appends; rank 0 has the plain name."""
-    return path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
-
-
-def append_difficulties(path: Path, entries: Iterable[Difficulty]) -> None:
-    """Add lines to a file, all at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as out:
-        out.write("\n" * torn + "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries))
-
-
 def read_difficulties(path: Path) -> dict[str, Difficulty]:
     """Entries of all ranks by prompt; a torn last line (of a killed run) is left out.
 
     Raises:
         UserError: if there is no such file, or nothing in it.
     """
-    files = [path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))]
     found: dict[str, Difficulty] = {}
-    for file in files:
-        if file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = Difficulty(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-                found.setdefault(entry.prompt, entry)
+    for line in read_lines(path):
+        try:
+            entry = Difficulty(**line)
+        except TypeError:
+            continue
+        found.setdefault(entry.prompt, entry)
     if not found:
         raise UserError(
             f"{path} holds no pass counts; write them by `uniopd predict -c configs/uni_opd/difficulty.yaml`."

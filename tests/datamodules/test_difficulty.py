@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from tiny import trainer
 from callbacks import DifficultyWriter
 from datamodules import PromptDataModule, SourceArgs
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, balance_difficulty
-from lit_uniopd.difficulty import Difficulty, append_difficulties, prompt_key, read_difficulties
+from lit_uniopd.difficulty import Difficulty, prompt_key, read_difficulties
 from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import append_lines
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -21,6 +23,10 @@ from lit_uniopd.types import Prompt
 
 def prompt(i: int) -> Prompt:
     return Prompt(id=str(i), messages=({"role": "user", "content": f"{i}="},))
+
+
+def append_difficulties(path: Path, entries: list[Difficulty]) -> None:
+    append_lines(path, map(asdict, entries))
 
 
 def measured(path: Path, correct: list[int], attempts: int = 8) -> list[Prompt]:

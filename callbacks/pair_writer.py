@@ -1,0 +1,117 @@
+"""On-policy preference pairs: sampled answers, scored and paired."""
+
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+
+from callbacks.prompt_ledger import PromptLedger
+from lit_uniopd.difficulty import prompt_key
+from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import read_lines, write_lines
+from lit_uniopd.pairing import PairingArgs, ScoredAnswer, pair_answers
+from lit_uniopd.scorers import GraderScore, Scorer
+from lit_uniopd.types import Rollouts
+
+log = logging.getLogger(__name__)
+
+
+class PairWriter(PromptLedger):
+    """Score every answer that `uniopd predict` samples, and write pairs of a better and a worse one.
+
+    Scored answers are kept beside the pairs (`pairs.answers.jsonl` of `pairs.jsonl`) as soon as a batch is done, so a
+    killed run goes on with the same command, and another `pairing` needs no new answers. The pairs are written when
+    all prompts are answered, in the form that ``PreferenceDataModule`` reads.
+
+    Args:
+        path: the file of pairs.
+        scorer: what scores the answers. Default: their grader.
+        pairing: which answers become pairs. Default: the best and the worst of each prompt.
+    """
+
+    def __init__(self, path: str, scorer: Scorer | None = None, pairing: PairingArgs | None = None) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            raise UserError(f"PairWriter.path {path} must end in .jsonl.")
+        super().__init__(self.path.with_suffix(".answers.jsonl"))
+        self.scorer = GraderScore() if scorer is None else scorer
+        self.pairing = pairing or PairingArgs()
+
+    def lines(self, pl_module: LightningModule, rollouts: Rollouts) -> Iterable[Mapping[str, Any]]:
+        scores = self.scorer(rollouts, pl_module.device)
+        groups: dict[int, dict[str, Any]] = {}
+        for row, group in enumerate(rollouts.group_B.tolist()):
+            prompt = rollouts.prompts[row]
+            if any(not isinstance(image, str) for image in prompt.images):
+                raise UserError(f"Prompt {prompt.id!r} has an embedded picture, which pairs cannot name; use files.")
+            line = groups.setdefault(
+                group,
+                {
+                    "prompt": prompt_key(prompt),
+                    "id": prompt.id,
+                    "domain": prompt.domain,
+                    "messages": [dict(message) for message in prompt.messages],
+                    "images": [str(Path(image).resolve()) for image in prompt.images],
+                    "scorer": self.scorer.name,
+                    "answers": [],
+                },
+            )
+            answer = ScoredAnswer(
+                rollouts.text[row], scores[row], rollouts.grades[row].outcome, rollouts.finish[row] == "stop"
+            )
+            line["answers"].append(asdict(answer))
+        return groups.values()
+
+    def finish(self) -> None:
+        left_out: Counter[str] = Counter()
+        known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
+        others = {line["scorer"] for line in known} - {self.scorer.name}
+        if others:
+            raise UserError(
+                f"{self.ledger} has answers that {sorted(others)[0]} scored, not {self.scorer.name}; move it away, or "
+                "give PairWriter another path."
+            )
+        pairs = [row for line in known for row in self._rows(line, left_out)]
+        if not pairs:
+            raise UserError(
+                f"None of {len(known)} prompts has a pair ({_told(left_out)}); sample more answers "
+                "(--model.val_sampling.n), or lower pairing.min_margin."
+            )
+        write_lines(self.path, pairs)
+        gaps = [pair["score_chosen"] - pair["score_rejected"] for pair in pairs]
+        longer = statistics.fmean(len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs)
+        log.info(
+            "%s has %d pairs of %d prompts; scores differ by %.3g on average, and chosen answers are longer by %.1f "
+            "characters. Left out: %s.",
+            self.path,
+            len(pairs),
+            len(known),
+            statistics.fmean(gaps),
+            longer,
+            _told(left_out) or "nothing",
+        )
+
+    def _rows(self, line: Mapping[str, Any], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
+        answers = [ScoredAnswer(**answer) for answer in line["answers"]]
+        for number, (chosen, rejected) in enumerate(pair_answers(answers, self.pairing, left_out)):
+            yield {
+                "id": f"{line['id']}#{number}",
+                "domain": line["domain"],
+                "prompt": line["messages"],
+                "chosen": chosen.text,
+                "rejected": rejected.text,
+                "score_chosen": chosen.score,
+                "score_rejected": rejected.score,
+                "correct_chosen": chosen.outcome,
+                "correct_rejected": rejected.outcome,
+                **({"images": line["images"]} if line["images"] else {}),
+            }
+
+
+def _told(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())

@@ -1,0 +1,105 @@
+"""From scored answers to preference pairs.
+
+Answers to one prompt are never paired with an equal text, and never with an answer of the same score.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """One answer, and what a judge and a grader think of it."""
+
+    text: str
+    score: float
+    """NaN: the judge could not score it."""
+    outcome: int = UNKNOWN
+    """1 correct, 0 incorrect, -1 unknown."""
+    finished: bool = True
+    """False: it was cut at the token limit."""
+
+
+@dataclass
+class PairingArgs:
+    """Which answers to a prompt become a pair."""
+
+    strategy: Literal["extremes", "correctness"] = "extremes"
+    """`extremes`: the best against the worst score, then the second best against the second worst, and so on.
+    `correctness`: right answers, the best first, against wrong ones, the worst first."""
+    min_margin: float = 0.0
+    """Least difference of the scores; pairs without any are never made. With `correctness` and scores that are the
+    verdict itself, 0 to 1, leave it at 0."""
+    min_chosen: float | None = None
+    """Least score of a chosen answer. Default: any."""
+    max_pairs: int = 1
+    """Pairs of one prompt at most; an answer is in one pair only."""
+
+    def __post_init__(self) -> None:
+        if self.min_margin < 0:
+            raise UserError(f"pairing.min_margin must not be negative, got {self.min_margin}.")
+        if self.max_pairs < 1:
+            raise UserError(f"pairing.max_pairs must be at least 1, got {self.max_pairs}.")
+
+
+def pair_answers(
+    answers: Sequence[ScoredAnswer], args: PairingArgs, left_out: Counter[str] | None = None
+) -> list[tuple[ScoredAnswer, ScoredAnswer]]:
+    """Pairs (chosen, rejected) of the answers to one prompt, the widest margin first.
+
+    Args:
+        answers: in any order; of equal scores the earlier one goes first.
+        args: how to choose.
+        left_out: counts why answers, or the whole prompt, gave no pair: ``unscored``, ``unfinished``, ``repeated`` and
+            (with `correctness`) ``unknown`` answers; prompts with ``no_contrast`` (all alike), a ``small_margin`` or a
+            ``poor_best`` (below ``min_chosen``).
+    """
+    counted = Counter() if left_out is None else left_out
+    usable: dict[str, ScoredAnswer] = {}
+    for answer in answers:
+        if math.isnan(answer.score):
+            counted["unscored"] += 1
+        elif not answer.finished:
+            counted["unfinished"] += 1
+        elif args.strategy == "correctness" and answer.outcome == UNKNOWN:
+            counted["unknown"] += 1
+        elif answer.text in usable:
+            counted["repeated"] += 1
+        else:
+            usable[answer.text] = answer
+    ranked = sorted(usable.values(), key=lambda answer: -answer.score)
+    pairs, candidates = [], list(_candidates(ranked, args))
+    for chosen, rejected in candidates:
+        margin = chosen.score - rejected.score
+        if margin <= 0 or margin < args.min_margin:
+            break
+        if args.min_chosen is not None and chosen.score < args.min_chosen:
+            break
+        pairs.append((chosen, rejected))
+        if len(pairs) == args.max_pairs:
+            break
+    if not pairs:
+        counted[_why_none(candidates, args)] += 1
+    return pairs
+
+
+def _candidates(ranked: list[ScoredAnswer], args: PairingArgs) -> Iterator[tuple[ScoredAnswer, ScoredAnswer]]:
+    """Disjoint pairs of answers in falling order of score, the widest first."""
+    if args.strategy == "extremes":
+        better, worse = ranked[: len(ranked) // 2], ranked[::-1][: len(ranked) // 2]
+    else:
+        better = [answer for answer in ranked if answer.outcome == CORRECT]
+        worse = [answer for answer in reversed(ranked) if answer.outcome == INCORRECT]
+    return zip(better, worse, strict=False)
+
+
+def _why_none(candidates: list[tuple[ScoredAnswer, ScoredAnswer]], args: PairingArgs) -> str:
+    if not candidates or candidates[0][0].score <= candidates[0][1].score:
+        return "no_contrast"
+    return "small_margin" if candidates[0][0].score - candidates[0][1].score < args.min_margin else "poor_best"
