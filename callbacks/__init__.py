@@ -8,6 +8,7 @@ from callbacks.order_diagnostics import OrderDiagnostics
 from callbacks.pair_writer import PairWriter
 from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.preference_diagnostics import PreferenceDiagnostics
 from callbacks.rollout_browser import RolloutBrowser
 from callbacks.thread_probe import ThreadProbe
 
@@ -20,6 +21,7 @@ __all__ = [
     "PairWriter",
     "PolicyExport",
     "PredictionWriter",
+    "PreferenceDiagnostics",
     "RolloutBrowser",
     "ThreadProbe",
 ]

@@ -25,7 +25,7 @@ def order_figure(rollouts: Sequence[Judged]) -> Any:
     margins = [torch.cat([report.margin_mean for report in row]) for row in reports]
     if not len(margins[0]):
         return None
-    figure = _figure(9, 6)
+    figure = new_figure(9, 6)
     grid: Any = figure.subplots(2, 2, sharex="col")
     outcome_B = torch.cat([part.outcome_B for part in rollouts])
     returns = [torch.cat([part.before_B for part in rollouts]), torch.cat([part.after_B for part in rollouts])]
@@ -61,7 +61,7 @@ def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> Any:
     Returns:
         A matplotlib ``Figure``.
     """
-    figure = _figure(7, 3.5)
+    figure = new_figure(7, 3.5)
     axes: Any = figure.subplots()
     places = range(len(before))
     axes.bar([i - 0.2 for i in places], before, width=0.4, label="prompts", color="#b0b7c3")
@@ -73,7 +73,8 @@ def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> Any:
     return figure
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure that needs no display (width and height in inches)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

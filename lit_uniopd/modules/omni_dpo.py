@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
+from lit_uniopd.diagnostics.preferences import weighed
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
@@ -75,9 +76,8 @@ class OmniDPO(PolicyModule):
         averages = Averages()
         for name, values in _statistics(found, logps).items():
             averages.add(f"train/{name}", values.sum(), len(values))
-        weights = [found.terms[name] for name in ("w_quality", "w_performance") if name in found.terms]
-        if weights:
-            averages.add("train/effective_pairs", effective_share(weights[0] * weights[1]))
+        if "w_quality" in found.terms:
+            averages.add("train/effective_share", weighed(batch.pairs, found).effective_share)
         self.log_dict(averages.reduce(self), batch_size=len(batch), prog_bar=False)
         return found.loss
 
@@ -124,25 +124,21 @@ class OmniDPO(PolicyModule):
         super().on_validation_epoch_start()
         self.validated = Averages()
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compare pairs, or answer benchmarks. An empty batch only keeps ranks in step."""
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> PreferenceLoss | None:
+        """Compare pairs, which callbacks see, or answer benchmarks. An empty batch only keeps ranks in step."""
         if isinstance(batch, EvalBatch):
             super().validation_step(batch, batch_idx, dataloader_idx)
         elif len(batch):
-            for name, values in _statistics(*self.compare(batch)).items():
+            found, logps = self.compare(batch)
+            for name, values in _statistics(found, logps).items():
                 self.validated.add(f"val/{name}", values.sum(), len(values))
+            return found
+        return None
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.validated.expect("val/loss", "val/accuracy", "val/margin")
         self.log_dict(self.validated.reduce(self), prog_bar=True)
-
-
-def effective_share(weights: Tensor) -> float:
-    """How many equally weighted pairs these weights are worth, as a share of all: ``(sum w)^2 / (P sum w^2)``."""
-    weights = weights.double()
-    squares = (weights**2).sum()
-    return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
 
 
 def _statistics(found: PreferenceLoss, logps: PairLogps) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional import dpo_loss, omni_dpo_loss
 from lit_uniopd.modules import OmniDPO, PairLossArgs
-from lit_uniopd.modules.omni_dpo import effective_share
 from lit_uniopd.modules.pair_losses import Kind
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.types import PairBatch
@@ -97,7 +96,7 @@ def test_the_first_step_has_no_margin_and_holds_on_to_nothing(model_dirs, table,
     assert logged["train/chosen_drift"] == pytest.approx(0, abs=1e-5)
     assert logged["train/nll_active"] == 0
     assert 0.4 < logged["train/w_quality"] < 0.9
-    assert 0 < logged["train/effective_pairs"] <= 1
+    assert 0 < logged["train/effective_share"] <= 1
 
 
 def test_pairs_are_learnt(model_dirs, table, tmp_path):
@@ -160,12 +159,6 @@ def test_scores_are_asked_for_before_a_model_is_loaded(tmp_path, table, model_di
 def test_an_nll_that_can_never_act_is_told(model_dirs, table, tmp_path):
     with pytest.warns(UserWarning, match=r"no chosen answer scores --model.loss.tau_good 8.0 \(the best has 5\)"):
         trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=PairLossArgs(tau_good=8.0)), data(table))
-
-
-def test_effective_share_of_weights():
-    assert effective_share(torch.tensor([2.0, 2.0, 2.0])) == pytest.approx(1)
-    assert effective_share(torch.tensor([1.0, 0.0, 0.0, 0.0])) == pytest.approx(0.25)
-    assert effective_share(torch.zeros(3)) == 0
 
 
 def test_a_run_from_the_command_line_can_be_resumed_exactly(model_dirs, table, tmp_path, monkeypatch):

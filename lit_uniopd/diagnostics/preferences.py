@@ -1,0 +1,119 @@
+"""What preference pairs are worth to a policy: quality against performance, and the two weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
+from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.markdown import asked, cell, table
+from lit_uniopd.types import EncodedPair
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedPairs:
+    """Pairs and what a policy makes of them; tensors ``[P]`` on the CPU."""
+
+    pairs: tuple[EncodedPair, ...]
+    gaps: Tensor
+    """Chosen minus rejected score; NaN where nobody judged."""
+    margins: Tensor
+    """Reward of the chosen minus that of the rejected answer."""
+    w_quality: Tensor
+    w_performance: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        return self.w_quality * self.w_performance
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's rho of score gaps and reward margins; NaN if either is constant or pairs have no scores."""
+        judged = ~self.gaps.isnan()
+        gaps, margins = self.gaps[judged], self.margins[judged]
+        if len(gaps) < 2 or bool((gaps == gaps[0]).all()) or bool((margins == margins[0]).all()):
+            return float("nan")
+        return float(spearman_corrcoef(margins, gaps))
+
+    @property
+    def effective_share(self) -> float:
+        """``(sum w)^2 / (P sum w^2)``: how many equally weighted pairs they are worth, as a share of all."""
+        weights = self.weights.double()
+        squares = (weights**2).sum()
+        return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
+
+
+def weighed(pairs: Sequence[EncodedPair], found: PreferenceLoss) -> WeighedPairs:
+    """Pairs and their loss. Losses without weights count every pair as one."""
+    ones = torch.ones_like(found.margins)
+    return WeighedPairs(
+        pairs=tuple(pairs),
+        gaps=torch.tensor([pair.pair.score_chosen - pair.pair.score_rejected for pair in pairs]),
+        margins=found.margins.detach().float().cpu(),
+        w_quality=found.terms.get("w_quality", ones).detach().float().cpu(),
+        w_performance=found.terms.get("w_performance", ones).detach().float().cpu(),
+    )
+
+
+def joined(parts: Sequence[WeighedPairs]) -> WeighedPairs:
+    """Several batches as one."""
+    columns = zip(*((part.gaps, part.margins, part.w_quality, part.w_performance) for part in parts), strict=True)
+    return WeighedPairs(tuple(pair for part in parts for pair in part.pairs), *map(torch.cat, map(list, columns)))
+
+
+def weights_figure(pairs: WeighedPairs) -> Any:
+    """Density of score gaps and reward margins (the paper's figure 4b), and histograms of the weights."""
+    figure = new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    judged = ~pairs.gaps.isnan()
+    if bool(judged.any()):
+        drawn = left.hexbin(pairs.gaps[judged], pairs.margins[judged], gridsize=24, mincnt=1, cmap="Greens")
+        figure.colorbar(drawn, ax=left, label="pairs")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.axvline(0, color="black", linewidth=0.8)
+    left.set_xlabel("quality: score gap")
+    left.set_ylabel("performance: reward margin")
+    rho = pairs.rank_correlation
+    shown = f"Spearman's rho {rho:.2f}" if rho == rho else "all of one score gap or margin"
+    left.set_title(f"{shown}, {len(pairs.pairs)} pairs")
+    for values, label, colour in (
+        (pairs.w_quality, "quality", "#8a94a6"),
+        (pairs.w_performance, "performance", BAD),
+        (pairs.weights, "both", GOOD),
+    ):
+        right.hist(values.tolist(), bins=[i / 25 for i in range(26)], histtype="step", label=label, color=colour)
+    right.set_xlabel("weight")
+    right.set_ylabel("pairs")
+    right.set_title(f"effective sample size {pairs.effective_share:.0%}")
+    right.legend()
+    return figure
+
+
+def weights_table(pairs: WeighedPairs, *, count: int = 5, max_chars: int = 400) -> str:
+    """Markdown table of the pairs with the highest and the lowest weight.
+
+    Args:
+        pairs: to choose from.
+        count: rows of each kind, as far as there are pairs.
+        max_chars: longer texts are cut.
+    """
+    order = pairs.weights.argsort(descending=True, stable=True).tolist()
+    shown = order if len(order) <= 2 * count else order[:count] + order[-count:]
+    rows = []
+    for i in shown:
+        pair = pairs.pairs[i].pair
+        rows.append(
+            [
+                f"{float(pairs.weights[i]):.3f}",
+                f"{float(pairs.w_quality[i]):.3f}",
+                f"{float(pairs.w_performance[i]):.3f}",
+                f"{float(pairs.margins[i]):+.3f}",
+                f"{pair.score_chosen:.3g} / {pair.score_rejected:.3g}",
+                *(cell(text, max_chars) for text in (asked(pair.prompt), pair.chosen, pair.rejected)),
+            ]
+        )
+    return table(["weight", "quality", "performance", "margin", "scores", "prompt", "chosen", "rejected"], rows)
