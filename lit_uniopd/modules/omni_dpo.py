@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
-from lit_uniopd.diagnostics.preferences import weighed
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
@@ -76,9 +75,14 @@ class OmniDPO(PolicyModule):
         averages = Averages()
         for name, values in _statistics(found, logps).items():
             averages.add(f"train/{name}", values.sum(), len(values))
-        if "w_quality" in found.terms:
-            averages.add("train/effective_share", weighed(batch.pairs, found).effective_share)
-        self.log_dict(averages.reduce(self), batch_size=len(batch), prog_bar=False)
+        weights = found.terms.get("w_quality", 1.0) * found.terms.get("w_performance", torch.ones(len(batch)))
+        averages.add("weight", weights.sum(), len(batch))
+        averages.add("square", (weights**2).sum(), len(batch))
+        values = averages.reduce(self)
+        # Of all ranks' pairs together, which a mean of the ranks' shares is not.
+        weight, square = values.pop("weight"), values.pop("square")
+        values["train/effective_share"] = weight**2 / square if square else 0.0
+        self.log_dict(values, batch_size=len(batch), prog_bar=False)
         return found.loss
 
     def compare(self, batch: PairBatch) -> tuple[PreferenceLoss, PairLogps]:

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,26 @@ def test_a_rank_without_pictures_stays_in_step_with_one_that_has_some(tmp_path):
         torch.testing.assert_close(first[name], value, atol=1e-5, rtol=1e-4)
     patches = "model.vision_tower.embeddings.patch_embedding.weight"
     assert not torch.equal(whole[f"policy.model.{patches}"], start[patches])
+
+
+@pytest.mark.slow
+def test_preference_learning_on_two_ranks_is_that_of_one(model_dirs, tmp_path):
+    """Answers of differing length, 5 validation pairs: one rank has an empty batch."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"{i}=", "chosen": "a" * (i + 1), "rejected": "b", "score_chosen": i, "score_rejected": i / 2}
+        for i in range(5)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}.pt"
+        launch("ddp_omni.py", ranks, str(out), model_dirs["student"], str(pairs))
+        found.append(torch.load(out, weights_only=True))
+    one, two = found
+    assert {"train/loss", "val/loss", "val/accuracy"} <= one["logged"].keys()
+    assert two["logged"] == pytest.approx(one["logged"], abs=1e-5)
+    start = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=False).model.state_dict()
+    assert any(not torch.equal(start[n.removeprefix("policy.model.")], p) for n, p in one["weights"].items())
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], value, atol=1e-5, rtol=1e-4)
