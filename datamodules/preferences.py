@@ -186,7 +186,10 @@ class PreferenceDataModule(StreamDataModule):
             self.report[flag] = report
             rank_zero_info(f"{flag} {source.path}: {report}; {len(encoded)} pairs")
             if not encoded:
-                raise UserError(f"Nothing is left of {flag}.path {source.path}: {report}; raise --data.max_length.")
+                raise UserError(
+                    f"Nothing is left of {flag}.path {source.path} ({report}); raise --data.max_length or "
+                    "max_prompt_tokens."
+                )
             flat = weights is not None and self.weighting.eta > 0 and weights.pairs > 1 and weights.spread < FLAT
             if weights is not None and split == "train" and flat:
                 rank_zero_warn(
@@ -205,10 +208,11 @@ class PreferenceDataModule(StreamDataModule):
         kept: list[EncodedPair] = []
         shown = track(pairs, f"Tokenising {path}") if self.rank_and_world_size()[0] == 0 else pairs
         for pair in shown:
+            # With its pictures first: a model that cannot read them says so here.
+            length = encode.prompt_length(pair.prompt)
             (prompt_tokens, chosen), (_, rejected) = (
                 encode.encode_answer(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
             )
-            length = encode.prompt_length(pair.prompt) if pair.prompt.images else len(prompt_tokens)
             room = sys.maxsize if self.max_length is None else self.max_length - length
             if room < 1 or (self.max_prompt_tokens is not None and length > self.max_prompt_tokens):
                 long_prompts += 1

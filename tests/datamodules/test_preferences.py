@@ -169,7 +169,9 @@ def test_what_does_not_fit_is_dropped_or_cut_and_counted(tmp_path):
     longer = ready(tmp_path, rows, template=None, max_length=8)
     assert (longer.report["--data.train"].identical, longer.report["--data.train"].cut) == (1, 2)
     assert len(longer.train_pairs[1].chosen_tokens) == 7  # cut before its end, without an end token
-    with pytest.raises(UserError, match=r"Nothing is left of --data.train.path .*raise --data.max_length"):
+    with pytest.raises(
+        UserError, match=r"Nothing is left of --data.train.path .*raise --data.max_length or max_prompt_tokens"
+    ):
         ready(tmp_path, rows, template=None, max_length=1)
 
 
