@@ -19,6 +19,17 @@ PAGE, FIGURES = Path("docs/laboratory.md"), Path("docs/figures")
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t, two-sided 95 %, by degrees of freedom."""
 
+CONTRASTS = (
+    ("uni_opd", "without_offline"),
+    ("mask_for_shift", "without_calibration"),
+    ("shift", "bonus"),
+    ("shift_2", "bonus_2"),
+    ("shift_2_long", "bonus_2_long"),
+    ("shift_n4", "bonus_n4"),
+    ("shift_n32", "bonus_n32"),
+)
+"""Arms that differ in one part, beside their distance from plain distillation."""
+
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(setting, arm) -> seed -> result."""
 
@@ -34,6 +45,7 @@ def main() -> None:
             continue
         page = fill(page, setting, table(setting, arms, results))
         draw(setting, chosen["title"], arms, results)
+    page = fill(page, "contrasts", contrasts(grid, results))
     PAGE.write_text(page)
     print(f"{PAGE} and {FIGURES}/lab_*.png are up to date.")
 
@@ -88,6 +100,17 @@ def table(setting: str, arms: Sequence[str], results: Results) -> str:
         cells += [f"{statistics.fmean(inversions):.0%}", f"{statistics.fmean(moved):.2f}" if any(moved) else ""]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"![{setting}](figures/lab_{setting}.png)"]
+    return "\n".join(lines)
+
+
+def contrasts(grid: Grid, results: Results) -> str:
+    """Markdown: paired differences of final accuracies between arms other than plain distillation."""
+    lines = ["| setting | arm | minus | final accuracy (95 %) |", "|---|---|---|---|"]
+    for ours, theirs in CONTRASTS:
+        for setting in grid.settings:
+            if (setting, ours) in results and (setting, theirs) in results:
+                difference = _signed(*interval(paired(results, setting, ours, theirs, "final")))
+                lines.append(f"| {setting} | `{ours}` | `{theirs}` | {difference} |")
     return "\n".join(lines)
 
 
