@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 
 from callbacks.prompt_ledger import PromptLedger
 from lit_uniopd.difficulty import prompt_key
@@ -67,15 +67,19 @@ class PairWriter(PromptLedger):
             line["answers"].append(asdict(answer))
         return groups.values()
 
-    def finish(self) -> None:
-        left_out: Counter[str] = Counter()
-        known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
-        others = {line["scorer"] for line in known} - {self.scorer.name}
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on with somebody else's answers, before any is written."""
+        others = {line["scorer"] for line in read_lines(self.ledger)} - {self.scorer.name}
         if others:
             raise UserError(
                 f"{self.ledger} has answers that {sorted(others)[0]} scored, not {self.scorer.name}; move it away, or "
                 "give PairWriter another path."
             )
+        super().on_predict_start(trainer, pl_module)
+
+    def finish(self) -> None:
+        left_out: Counter[str] = Counter()
+        known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
         pairs = [row for line in known for row in self._rows(line, left_out)]
         if not pairs:
             raise UserError(

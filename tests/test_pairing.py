@@ -152,8 +152,10 @@ def test_a_killed_run_goes_on_and_pairs_again_without_new_answers(chatty, tmp_pa
 
 def test_answers_of_another_scorer_are_not_mixed_in(chatty, tmp_path):
     write(chatty, tmp_path, Length())
+    other = Length("other")
     with pytest.raises(UserError, match="has answers that length scored, not other"):
-        write(chatty, tmp_path, Length("other"))
+        write(chatty, tmp_path, other, count=8)
+    assert other.asked == 0  # told before the two new prompts are answered
 
 
 def test_no_pair_at_all_is_an_error_that_says_why(chatty, tmp_path):
