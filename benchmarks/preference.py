@@ -11,6 +11,7 @@ growth of the peak resident size (VmHWM) in a fresh process per side.
 
 import argparse
 import copy
+import importlib
 import random
 import statistics
 import subprocess
@@ -65,9 +66,18 @@ def make_model(args: argparse.Namespace) -> PreTrainedModel:
     return Qwen3ForCausalLM(config).train()
 
 
+@torch.no_grad()
+def disturb(model: Any) -> None:
+    """Away from the reference, where the losses of both sides can differ."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0)
+
+
 def our_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
     policy = Policy(make_model(args), make_tokenizer(), PolicyArgs())
     policy.keep_reference()
+    disturb(policy.model)
     if args.checkpointing:
         _checkpointed(policy.model)
     module = OmniDPO(PolicyArgs(path="-"), PairLossArgs(kind="dpo", beta=0.1))
@@ -85,16 +95,17 @@ def our_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
 
 
 def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
-    import trl.trainer.utils as trl_utils
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
+    trl_utils: Any = importlib.import_module("trl.trainer.utils")
     trl_utils._use_triton = lambda device: True  # what it does on a GPU: only answers are projected
     trl_utils._ChunkedLogProbFunction = _OurProjection
     model, text = make_model(args), {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
     if args.checkpointing:
         _checkpointed(model)
-    trainer = DPOTrainer(
+    trainer: Any = DPOTrainer(
         model=model,
         ref_model=copy.deepcopy(model),
         processing_class=make_tokenizer(),
@@ -109,6 +120,8 @@ def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
             disable_tqdm=True,
         ),
     )
+    disturb(model)
+    trainer.current_gradient_accumulation_steps = 1  # set by train() otherwise
     rows = [(prompt, pair[side]) for side in (0, 1) for prompt, *pair in pairs]
     whole = [torch.tensor([*prompt, *answer]) for prompt, answer in rows]
     masks = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in rows]
@@ -126,11 +139,13 @@ def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
 
 
 class _OurProjection:
-    """In place of TRL's projection: its arguments, our function."""
+    """In place of TRL's projection: its arguments, our function. What TRL logs besides costs it nothing here."""
 
     @staticmethod
     def apply(hidden: Tensor, weight: Tensor, bias: Any, targets: Tensor, temperature: float, *_: Any) -> Any:
-        return linear_token_logps(hidden, weight, targets, bias_V=bias, temperature=temperature), None, None, None, None
+        logps = linear_token_logps(hidden, weight, targets, bias_V=bias, temperature=temperature)
+        nothing = torch.zeros_like(logps, requires_grad=False)
+        return logps, nothing, nothing, nothing, nothing.bool()
 
 
 def _checkpointed(model: Any) -> None:
@@ -151,8 +166,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--spread", type=float, default=0.0, help="lengths differ by so much; padding is TRL's")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
