@@ -12,7 +12,7 @@ from typing import Any
 from lit_uniopd.errors import UserError
 
 PLAYGROUND = "playground:"
-PLAYGROUND_SPLITS = ("train", "heldout", "fresh", "short", "vision_train", "vision_heldout")
+PLAYGROUND_SPLITS = ("train", "heldout", "fresh", "short", "pairs", "heldout_pairs", "vision_train", "vision_heldout")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
@@ -22,7 +22,7 @@ class TableArgs:
 
     path: str
     """A .jsonl, .json or .parquet file, a glob of such files, a data set on the hub (owner/name), or playground:train,
-    playground:heldout."""
+    playground:heldout; of pairs, playground:pairs, playground:heldout_pairs."""
     split: str | None = None
     """Split of a hub data set. Default: train."""
     name: str | None = None

@@ -93,7 +93,7 @@ def table(setting: str, arms: Sequence[str], results: Results) -> str:
             values = [run[what] for run in runs]
             spread = f" (sd {statistics.stdev(values):.3f})" if len(values) > 1 else ""
             mean, half = interval(paired(results, setting, arm, base_of(arm), what) or [math.nan])
-            versus = "" if arm == base_of(arm) or math.isnan(mean) else _signed(mean, half)
+            versus = "" if arm == base_of(arm) or math.isnan(mean) else signed(mean, half)
             cells += [f"{statistics.fmean(values):.3f}{spread}", versus]
         inversions = [statistics.fmean(run["curves"].get("order/inversions_before", [math.nan])) for run in runs]
         moved = [run["moved"] or run["matched"] or 0.0 for run in runs]
@@ -109,12 +109,12 @@ def contrasts(grid: Grid, results: Results) -> str:
     for ours, theirs in CONTRASTS:
         for setting in grid.settings:
             if (setting, ours) in results and (setting, theirs) in results:
-                difference = _signed(*interval(paired(results, setting, ours, theirs, "final")))
+                difference = signed(*interval(paired(results, setting, ours, theirs, "final")))
                 lines.append(f"| {setting} | `{ours}` | `{theirs}` | {difference} |")
     return "\n".join(lines)
 
 
-def _signed(mean: float, half: float) -> str:
+def signed(mean: float, half: float) -> str:
     sure = "**" if abs(mean) > half else ""
     return f"{sure}{mean:+.3f}{sure} ± {half:.3f}"
 

@@ -91,7 +91,7 @@ def prepare(wanted: tuple[int, str, tuple[str, ...]]) -> tuple[int, str, tuple[s
     from lit_uniopd.playground import locate
     from lit_uniopd.playground.variants import VARIANTS
 
-    with _quiet(ROOT / f"prepare-{student}-seed{seed}.log"):
+    with quiet(ROOT / f"prepare-{student}-seed{seed}.log"):
         for name in (student, *VARIANTS):
             locate(name, seed=seed)
         for split in prompts:
@@ -127,7 +127,7 @@ def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
     fill = {"{difficulty}": str(counts), "{seed}": str(cell.seed)}
     args = [str(matched) if MATCH.match(arg) else fill.get(arg, arg) for arg in cell.args]
     start = time.monotonic()
-    with _quiet(directory / "log.txt"):
+    with quiet(directory / "log.txt"):
         uniopd(
             [
                 *("fit", "-c", "configs/lab/base.yaml", *args, "-c", "configs/lab/diagnostics.yaml"),
@@ -184,7 +184,7 @@ def _curves(directory: Path) -> dict[str, list[float]]:
 
 
 @contextlib.contextmanager
-def _quiet(log: Path):
+def quiet(log: Path):
     """What a run prints goes to its log."""
     import torch
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lit_uniopd.errors import UserError
 from lit_uniopd.playground.cache import cached, once
 from lit_uniopd.playground.models import make_model, make_tokenizer
+from lit_uniopd.playground.pairs import make_pairs
 from lit_uniopd.playground.tasks import (
     DOMAINS,
     Domain,
@@ -30,6 +31,9 @@ UNTRAINED = {"tiny_text": write_tiny_text, "tiny_vision": write_tiny_vision}
 """Models with random weights: they show that things run, not that they work."""
 FORMAT = 2
 """Raise it when the code below changes what it builds; caches of another format are built anew."""
+
+PAIRS = {"pairs.jsonl": "train.jsonl", "heldout_pairs.jsonl": "heldout.jsonl"}
+"""Preference pairs, and the prompts that they are for."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
     """The path behind ``playground:NAME`` in a config; builds the playground if it is not there.
 
     Args:
-        name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; one of
+        name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
+            ``heldout_pairs.jsonl``, preference pairs for their prompts; one of
             ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; or ``tiny_text`` and ``tiny_vision``, which
             are untrained.
         root: directory of all playgrounds.
@@ -110,13 +115,19 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
     if name in UNTRAINED:
         path = Path(root) / name
         return once(path, lambda scratch: UNTRAINED[name](scratch, 0))
+    if name in PAIRS:
+        made = build(root, run_seed(seed)).root
+        prompts = made / PAIRS[name]
+        return once(
+            Path(root) / f"{made.name}-pairs" / name, lambda scratch: make_pairs(prompts, scratch, run_seed(seed))
+        )
     if name in VARIANTS:
         return locate_variant(name, root, run_seed(seed))
     if name.startswith("vision_"):
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        known = ", ".join([*names, *VARIANTS, *UNTRAINED])
+        known = ", ".join([*names, *PAIRS, *VARIANTS, *UNTRAINED])
         raise UserError(f"The playground has no {name!r}; write playground: and one of {known}.")
     return build(root, run_seed(seed)).root / name
 

@@ -1,0 +1,281 @@
+"""The laboratory of preference learning: on-policy pairs of known quality, judged well, badly, or flipped.
+
+    python -m benchmarks.lab.pairs                # everything that has no result yet, two runs at a time
+    python -m benchmarks.lab.pairs --report       # fill the tables of docs/preference_laboratory.md
+
+Each arm's learning rate is chosen on seeds of its own, by the accuracy that it reaches there with the noisy judge.
+Results go to runs/lab/pairs/results.jsonl, one line a run, as soon as it is done; a killed laboratory goes on from
+there.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.lab.report import fill, interval, signed
+from benchmarks.lab.run import quiet
+from datamodules import PreferenceDataModule
+from datamodules.pair_sources import PairSourceArgs
+from datamodules.pair_weights import PairWeightArgs
+from datamodules.sources import SourceArgs, read_prompts
+from lit_uniopd.ledger import append_lines, read_lines, write_lines
+from lit_uniopd.modules import OmniDPO
+from lit_uniopd.modules.pair_losses import PairLossArgs
+from lit_uniopd.playground import locate
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.rewards import GRADERS
+from lit_uniopd.rollout import write_answers
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
+
+ROOT, PAGE = Path("runs/lab/pairs"), Path("docs/preference_laboratory.md")
+TUNING_SEEDS, SEEDS = (42, 0), (11, 12, 13, 14, 15)
+RATES = (1e-4, 3e-4, 1e-3)
+STEPS, BATCH, PROMPTS, ANSWERS = 60, 64, 1024, 8
+RIGHT, WRONG = 8.0, 5.0
+"""Quality of answers, which judges see with noise."""
+BASE = "ln_dpo"
+
+SETTINGS = {
+    "clean": {"noise": 0.5, "flipped": 0.0},
+    "noisy": {"noise": 2.5, "flipped": 0.0},
+    "flipped": {"noise": 0.5, "flipped": 0.25},
+}
+"""Standard deviation of the judge's scores, and share of pairs whose answers are swapped under their scores."""
+TIED = 0.25
+"""Share of pairs whose answers are both wrong, so that only noise tells them apart."""
+
+SUMS: dict[str, Any] = {"beta": 0.1}
+OMNI: dict[str, Any] = {"beta": 2.0, "gamma": 3.0, "tau_ref": 1.0, "lam": 0.2, "tau_good": 7.0}
+ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dpo": ({"kind": "dpo", **SUMS}, {}),
+    "ln_dpo": ({"kind": "dpo", "average": True, "beta": 2.0}, {}),
+    "simpo": ({"kind": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}, {}),
+    "omni_dpo": (OMNI, {}),
+    "without_quality": ({**OMNI, "use_quality": False}, {}),
+    "without_performance": ({**OMNI, "performance": "off"}, {}),
+    "without_nll": ({**OMNI, "use_nll": False}, {}),
+    "without_normalisation": ({**OMNI, **SUMS, "average": False}, {}),
+    "focal": ({**OMNI, "performance": "focal"}, {}),
+    "quality_only": ({**OMNI, "performance": "off", "use_nll": False}, {}),
+    "gap_filter": ({"kind": "dpo", "average": True, "beta": 2.0}, {"min_gap": 2.0}),
+}
+"""Losses, and how their pairs are weighted or filtered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    setting: str
+    arm: str
+    seed: int
+    rate: float
+
+    @property
+    def key(self) -> str:
+        told = [asdict(self), ARMS[self.arm], SETTINGS[self.setting], TIED, STEPS, BATCH, PROMPTS, ANSWERS]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def sample(policy: Policy, prompts: list[Prompt], n: int, seed: int) -> list[list[tuple[str, bool]]]:
+    """Of each prompt, its answers and whether they are right; greedy if there is one."""
+    args = SamplingArgs(n=n, max_new_tokens=40, temperature=float(n > 1), top_p=1.0, top_k=0, max_rows=512)
+    texts = write_answers(policy, prompts, args, seed=seed).text
+    rights = [
+        GRADERS[str(prompt.grader)](prompt.gold, text).correct is True
+        for prompt, text in zip((p for p in prompts for _ in range(n)), texts, strict=True)
+    ]
+    return [list(zip(texts, rights, strict=True))[i : i + n] for i in range(0, len(texts), n)]
+
+
+def prepare(seed: int) -> int:
+    """Let a seed's student answer, and write the pairs of every setting and the clean ones to hold out."""
+    torch.set_num_threads(1)
+    with quiet(ROOT / f"prepare-seed{seed}.log"):
+        policy = Policy.load(PolicyArgs(path=str(locate("student", seed=seed))), trainable=False)
+        for split, count in (("train", PROMPTS), ("heldout", None)):
+            prompts = read_prompts(SourceArgs(path=str(locate(f"{split}.jsonl", seed=seed))), "lab")
+            random.Random(seed).shuffle(prompts)
+            answers = sample(policy, prompts[:count], ANSWERS, seed)
+            for setting, how in SETTINGS.items() if split == "train" else [("heldout", {"noise": 0.0, "flipped": 0.0})]:
+                tied = TIED if split == "train" else 0.0
+                rows = make_pairs(prompts[:count], answers, seed=seed, tied=tied, **how)
+                write_lines(ROOT / f"{setting}-seed{seed}.jsonl", list(rows))
+    return seed
+
+
+def make_pairs(
+    prompts: list[Prompt],
+    answers: list[list[tuple[str, bool]]],
+    *,
+    seed: int,
+    noise: float,
+    flipped: float,
+    tied: float,
+) -> Iterator[dict[str, Any]]:
+    """A right against a wrong answer of each prompt that has both, and pairs of two wrong ones."""
+    draw = random.Random(seed)
+    for prompt, found in zip(prompts, answers, strict=True):
+        right = list(dict.fromkeys(text for text, correct in found if correct))
+        wrong = list(dict.fromkeys(text for text, correct in found if not correct))
+        draw.shuffle(right)
+        draw.shuffle(wrong)
+        pairs = [((right[0], RIGHT), (wrong[0], WRONG))] if right and wrong else []
+        if len(wrong) > 2 and draw.random() < 2 * tied:
+            pairs.append(((wrong[1], WRONG), (wrong[2], WRONG)))
+        for pair in pairs:
+            judged = [(text, quality + draw.gauss(0, noise), quality) for text, quality in pair]
+            (good, high, better), (bad, low, worse) = sorted(judged, key=lambda answer: -answer[1])
+            if draw.random() < flipped:
+                good, bad, better, worse = bad, good, worse, better
+            yield {
+                "prompt": [dict(message) for message in prompt.messages],
+                "chosen": good,
+                "rejected": bad,
+                "score_chosen": high,
+                "score_rejected": low,
+                "domain": prompt.domain,
+                "kind": "tied" if better == worse else "true" if better > worse else "wrong",
+            }
+
+
+def train(run: Run) -> dict[str, Any]:
+    """One run: accuracy of greedy answers to held-out prompts, and of the ranking of held-out clean pairs."""
+    from lightning import Trainer, seed_everything
+
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    with quiet(ROOT / "logs" / f"{run.setting}-{run.arm}-{run.seed}-{run.rate}.log"):
+        seed_everything(run.seed)
+        loss, weighting = ARMS[run.arm]
+        module = OmniDPO(
+            PolicyArgs(path=str(locate("student", seed=run.seed))),
+            PairLossArgs(**loss),
+            optimizer=partial(torch.optim.AdamW, lr=run.rate, betas=(0.9, 0.98), weight_decay=0.0),
+            seed=run.seed,
+        )
+        data = PreferenceDataModule(
+            train=PairSourceArgs(path=str(ROOT / f"{run.setting}-seed{run.seed}.jsonl")),
+            val=PairSourceArgs(path=str(ROOT / f"heldout-seed{run.seed}.jsonl")),
+            batch_size=BATCH,
+            val_batch_size=256,
+            weighting=PairWeightArgs(eta=0.7, **weighting),
+            seed=run.seed,
+        )
+        off: dict[str, Any] = dict.fromkeys(
+            ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode"], False
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=STEPS,
+            gradient_clip_val=1.0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            **off,
+        )
+        trainer.fit(module, data)
+        judge = Trainer(accelerator="cpu", use_distributed_sampler=False, **off)
+        (scores,) = judge.validate(module, data, verbose=False)
+        prompts = read_prompts(SourceArgs(path=str(locate("heldout.jsonl", seed=run.seed))), "lab")
+        right = [answers[0][1] for answers in sample(module.policy, prompts, 1, run.seed)]
+    domains = {
+        domain: statistics.fmean(r for r, p in zip(right, prompts, strict=True) if p.domain == domain)
+        for domain in sorted({prompt.domain for prompt in prompts})
+    }
+    return {
+        "key": run.key,
+        **asdict(run),
+        **domains,
+        "accuracy": statistics.fmean(domains.values()),
+        "pairs": scores["val/accuracy"],
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def run_all(runs: list[Run], results: dict[str, dict[str, Any]], workers: int) -> None:
+    """Run what has no result yet."""
+    left = [run for run in runs if run.key not in results]
+    missing = sorted({run.seed for run in left if not (ROOT / f"heldout-seed{run.seed}.jsonl").exists()})
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for seed in pool.map(prepare, missing):
+            print(f"seed {seed}: pairs are there", flush=True)
+        start = time.monotonic()
+        for done, future in enumerate(as_completed([pool.submit(train, run) for run in left]), start=1):
+            result = future.result()
+            results[result["key"]] = result
+            append_lines(ROOT / "results.jsonl", [result])
+            minutes = (time.monotonic() - start) / 60
+            print(
+                f"{done} of {len(left)}, {minutes:.1f} min: {result['setting']} {result['arm']} {result['seed']} "
+                f"{result['rate']} -> {result['accuracy']:.3f}, pairs {result['pairs']:.3f}",
+                flush=True,
+            )
+
+
+def tuning_runs() -> list[Run]:
+    return [Run("noisy", arm, seed, rate) for seed in TUNING_SEEDS for arm in ARMS for rate in RATES]
+
+
+def best_rates(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Of each arm, the learning rate with the best mean accuracy on the tuning seeds."""
+    means: dict[tuple[str, float], list[float]] = {}
+    for run in tuning_runs():
+        means.setdefault((run.arm, run.rate), []).append(results[run.key]["accuracy"])
+    return {arm: max(RATES, key=lambda rate: statistics.fmean(means[arm, rate])) for arm in ARMS}
+
+
+def final_runs(rates: dict[str, float]) -> list[Run]:
+    return [Run(setting, arm, seed, rates[arm]) for seed in SEEDS for setting in SETTINGS for arm in ARMS]
+
+
+def report(results: dict[str, dict[str, Any]]) -> None:
+    """Fill the page's tables."""
+    rates = best_rates(results)
+    page = PAGE.read_text()
+    for setting in SETTINGS:
+        found = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}
+        lines = [
+            "| arm | lr | math | code | accuracy | minus `ln_dpo` (95 %) | pair accuracy | minus `ln_dpo` (95 %) |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for arm, runs in found.items():
+            cells = [f"`{arm}`", f"{rates[arm]:.0e}"]
+            cells += [f"{statistics.fmean(run[domain] for run in runs):.3f}" for domain in ("math", "code")]
+            for what in ("accuracy", "pairs"):
+                values = [run[what] for run in runs]
+                apart = [ours - theirs[what] for ours, theirs in zip(values, found[BASE], strict=True)]
+                cells += [f"{statistics.fmean(values):.3f} (sd {statistics.stdev(values):.3f})"]
+                cells += ["" if arm == BASE else signed(*interval(apart))]
+            lines.append("| " + " | ".join(cells) + " |")
+        page = fill(page, setting, "\n".join(lines))
+    PAGE.write_text(page)
+    print(f"{PAGE} is up to date.")
+
+
+def main() -> None:
+    """Tune, run, or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--report", action="store_true", help="only fill the tables")
+    options = parser.parse_args()
+    ROOT.mkdir(parents=True, exist_ok=True)
+    results = {result["key"]: result for result in read_lines(ROOT / "results.jsonl")}
+    if not options.report:
+        run_all(tuning_runs(), results, options.workers)
+        run_all(final_runs(best_rates(results)), results, options.workers)
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
