@@ -33,3 +33,18 @@ def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
     assert len(curve) >= 4
     assert (run / "export/policy/model.safetensors").exists()
     assert (tmp_path / "runs/playground/seed0").is_dir()
+
+
+@pytest.mark.slow
+def test_preference_learning_goes_from_made_pairs_to_a_curve(tmp_path):
+    command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/omni_dpo/quickstart.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "runs/omni_dpo_quickstart/version_0"
+    events = EventAccumulator(str(run)).Reload()
+    curve = [event.value for event in events.Scalars("val/accuracy")]
+    assert len(curve) == 8
+    assert curve[-1] > 0.9
+    assert events.Scalars("train/loss")[0].value > events.Scalars("train/loss")[-1].value
+    assert (run / "pairs.png").exists()
+    assert (run / "export/policy/model.safetensors").exists()

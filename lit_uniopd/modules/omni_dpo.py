@@ -1,10 +1,14 @@
 """Omni-DPO and its baselines: learn from pairs of a better and a worse answer."""
 
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -17,6 +21,8 @@ from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.pair_losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.progress import track
+from lit_uniopd.references import ReferenceCache, weights_digest
 from lit_uniopd.types import EncodedPair, PairBatch
 
 
@@ -31,6 +37,9 @@ class OmniDPO(PolicyModule):
         loss: Omni-DPO, or one of the losses that it is compared with.
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
+        reference_cache: folder for the reference's log-probs. They are computed before the first step, kept there, and
+            found again by later runs with the same weights and pairs; no copy of the policy is held. Null: they are
+            computed at every step.
         seed: of dropout; null: that of `--seed_everything`, else 0.
     """
 
@@ -40,10 +49,13 @@ class OmniDPO(PolicyModule):
         loss: PairLossArgs = PairLossArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
+        reference_cache: str | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(policy, flag="model.policy", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
         self.loss = loss
+        self.reference_cache = reference_cache
+        self.references: ReferenceCache | None = None
         self.validated = Averages()
 
     def setup(self, stage: str) -> None:
@@ -66,8 +78,71 @@ class OmniDPO(PolicyModule):
 
     def configure_model(self) -> None:
         super().configure_model()
-        if self.loss.needs_reference:
-            self.policy.keep_reference()  # before a checkpoint's weights arrive
+        if not self.loss.needs_reference:
+            return
+        # Before a checkpoint's weights arrive:
+        if self.reference_cache is None:
+            self.policy.keep_reference()
+        elif self.references is None:
+            told = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
+            name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+            self.references = ReferenceCache(self.reference_cache, name, self.global_rank)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.fill_references()
+
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        if self.trainer.state.fn == "validate":
+            self.fill_references()
+
+    @torch.no_grad()
+    def fill_references(self) -> None:
+        """Compute what the cache of reference log-probs lacks, and try one of the entries that it has.
+
+        Raises:
+            UserError: if the entry is wrong, or the policy is no longer the reference.
+        """
+        if self.references is None:
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        pairs: list[EncodedPair] = [*getattr(data, "train_pairs", ()), *getattr(data, "val_pairs", ())]
+        self.references.load()
+        missing = self.references.missing(pairs)
+        changed = self.trainer.ckpt_path is not None and self.policy_args.lora is None
+        if missing and changed:
+            raise UserError(
+                f"--model.reference_cache {self.reference_cache} lacks {len(missing)} of {len(pairs)} pairs, and the "
+                "checkpoint's policy is not the reference any more; give the pairs that the run began with, or leave "
+                "reference_cache out."
+            )
+        size = getattr(data, "val_batch_size", 8)
+        with self._as_reference() as reference:
+            known = next((pair for pair in pairs if self.references.key(pair) in self.references.known), None)
+            if known is not None and not changed:
+                found, kept = self._scored(reference, PairBatch([known])), self.references.sums([known], self.device)
+                if not torch.allclose(found, kept, rtol=0.02, atol=0.05):
+                    raise UserError(
+                        f"{self.references.path} has other log-probs than this policy gives; delete the file."
+                    )
+            # Of like length together; every rank its share.
+            missing.sort(key=lambda pair: len(pair.prompt_tokens) + len(pair.chosen_tokens) + len(pair.rejected_tokens))
+            batches = [missing[i : i + size] for i in range(0, len(missing), size)]
+            mine = batches[self.global_rank :: self.trainer.world_size]
+            for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
+                self.references.add(batch, self._scored(reference, PairBatch(batch)))
+        self.trainer.strategy.barrier("references")
+        self.references.load()
+        found = len({self.references.key(pair) for pair in pairs}) - len(missing)
+        rank_zero_info(f"Reference log-probs: {len(missing)} pairs computed, {found} from the cache.")
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Policy]:
+        """The policy, adapters off; before training it is the reference."""
+        off = nullcontext() if self.policy_args.lora is None else self.policy.model.disable_adapter()
+        with self.policy.answering(), off:
+            yield self.policy
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         self.reseed("omni_dpo", self.global_step, batch_idx)
@@ -87,25 +162,28 @@ class OmniDPO(PolicyModule):
 
     def compare(self, batch: PairBatch) -> tuple[PreferenceLoss, PairLogps]:
         """Loss of a batch, and the log-probs that it was made of."""
+        reference_P2 = None
+        if self.references is not None:
+            reference_P2 = self.references.sums(batch.pairs, self.device)
+        elif self.loss.needs_reference:
+            with torch.no_grad(), self.policy.reference() as reference:
+                reference_P2 = self._scored(reference, batch)
+        policy_P2 = self._scored(self.policy, batch)
+        lengths = [[len(pair.chosen_tokens), len(pair.rejected_tokens)] for pair in batch.pairs]
+        logps = PairLogps(policy_P2, torch.tensor(lengths, device=policy_P2.device), reference_P2)
+        columns = [(p.pair.score_chosen, p.pair.score_rejected, p.pair.quality) for p in batch.pairs]
+        good, bad, quality = torch.tensor(columns, device=policy_P2.device).unbind(dim=1)
+        return pair_loss(self.loss, logps, score_chosen=good, score_rejected=bad, quality=quality), logps
+
+    def _scored(self, policy: Policy, batch: PairBatch) -> Tensor:
+        """Log-probs ``[P, 2]`` of the answers, summed over their tokens."""
         prompts, vision = self._prompts(batch)
         answers = [tokens for pair in batch.pairs for tokens in (pair.chosen_tokens, pair.rejected_tokens)]
         tokens_BT = pad_sequence([torch.tensor(tokens) for tokens in answers], batch_first=True)
         lengths_B = torch.tensor([len(tokens) for tokens in answers])
         mask_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-
-        def scored(policy: Policy) -> Tensor:
-            logps_BT, _ = policy.token_logps(prompts, tokens_BT, mask_BT, vision=vision)
-            return sequence_logps(logps_BT, mask_BT.to(logps_BT.device), average=False).view(-1, 2)
-
-        reference_P2 = None
-        if self.loss.needs_reference:
-            with torch.no_grad(), self.policy.reference() as reference:
-                reference_P2 = scored(reference)
-        policy_P2 = scored(self.policy)
-        logps = PairLogps(policy_P2, lengths_B.view(-1, 2).to(policy_P2.device), reference_P2)
-        columns = [(p.pair.score_chosen, p.pair.score_rejected, p.pair.quality) for p in batch.pairs]
-        good, bad, quality = torch.tensor(columns, device=policy_P2.device).unbind(dim=1)
-        return pair_loss(self.loss, logps, score_chosen=good, score_rejected=bad, quality=quality), logps
+        logps_BT, _ = policy.token_logps(prompts, tokens_BT, mask_BT, vision=vision)
+        return sequence_logps(logps_BT, mask_BT.to(logps_BT.device), average=False).view(-1, 2)
 
     def _prompts(self, batch: PairBatch) -> tuple[list[Any], list[Any] | None]:
         """Each prompt twice, with what the processor makes of its pictures."""
@@ -142,7 +220,9 @@ class OmniDPO(PolicyModule):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.validated.expect("val/loss", "val/accuracy", "val/margin")
-        self.log_dict(self.validated.reduce(self), prog_bar=True)
+        found = self.validated.reduce(self)
+        self.log("val/accuracy", found.pop("val/accuracy"), prog_bar=True)
+        self.log_dict(found)
 
 
 def _statistics(found: PreferenceLoss, logps: PairLogps) -> dict[str, Tensor]:

@@ -8,25 +8,19 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tiny import Memory, sgd, trainer
+from pairs_data import ROWS, data, omni
+from tiny import Memory, trainer
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
-from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule
+from datamodules import PairWeightArgs
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional import dpo_loss, omni_dpo_loss
-from lit_uniopd.modules import OmniDPO, PairLossArgs
+from lit_uniopd.modules import PairLossArgs
 from lit_uniopd.modules.pair_losses import Kind
-from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.policy import LoraArgs
 from lit_uniopd.types import PairBatch
-
-ROWS = [
-    {"prompt": "1+1=", "chosen": "2", "rejected": "3, i think", "score_chosen": 4.5, "score_rejected": 1.0},
-    {"prompt": "say abc", "chosen": "a, b, c", "rejected": "abd", "score_chosen": 3.2, "score_rejected": 3.0},
-    {"prompt": "hello", "chosen": "hello!", "rejected": "no", "score_chosen": 2.0, "score_rejected": 2.5},
-    {"prompt": "9-4=", "chosen": "5", "rejected": "6", "score_chosen": 5.0, "score_rejected": 0.0},
-]
 
 
 @pytest.fixture
@@ -34,16 +28,6 @@ def table(tmp_path: Path) -> Path:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
-
-
-def data(path: Path, **options: Any) -> PreferenceDataModule:
-    source = PairSourceArgs(path=str(path))
-    return PreferenceDataModule(**{"train": source, "val": source, "batch_size": 4, "shuffle": False} | options)
-
-
-def omni(path: str, **options: Any) -> OmniDPO:
-    policy = PolicyArgs(path=path, lora=options.pop("lora", None))
-    return OmniDPO(policy, **{"optimizer": sgd, "seed": 3} | options)
 
 
 def by_transformers(model: Any, pairs: Any, side: str) -> torch.Tensor:

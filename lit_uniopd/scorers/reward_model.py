@@ -1,33 +1,13 @@
-"""What says how good an answer is: the grader's mark, or a reward model."""
+"""Reward models: one number for a whole answer."""
 
-from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.scorers.base import Scorer, refuse_pictures
 from lit_uniopd.types import Rollouts
-
-
-class Scorer(ABC):
-    """One number for each answer, the higher the better."""
-
-    name: str
-    """Tells its scores from those of others."""
-
-    @abstractmethod
-    def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
-        """Scores of all answers; NaN where there is none."""
-
-
-class GraderScore(Scorer):
-    """The grader's mark, 0 to 1; NaN where it could not decide."""
-
-    name = "grader"
-
-    def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
-        return [float("nan") if grade.correct is None else grade.score for grade in rollouts.grades]
 
 
 class RewardModel(Scorer):
@@ -59,8 +39,7 @@ class RewardModel(Scorer):
     @torch.no_grad()
     def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
         model, tokenizer = self._load(device)
-        if any(prompt.images for prompt in rollouts.prompts):
-            raise UserError(f"The reward model {self.path} reads no pictures; score these prompts by their grader.")
+        refuse_pictures(rollouts, f"The reward model {self.path}")
         tokens = []
         for prompt, text in zip(rollouts.prompts, rollouts.text, strict=True):
             turns = [*map(dict, prompt.messages), {"role": "assistant", "content": text}]
