@@ -4,6 +4,7 @@ Answers to one prompt are never paired with an equal text, and never with an ans
 """
 
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,11 @@ class ScoredAnswer:
 class PairingArgs:
     """Which answers to a prompt become a pair."""
 
-    strategy: Literal["extremes", "correctness"] = "extremes"
+    strategy: Literal["extremes", "correctness", "positive"] = "extremes"
     """`extremes`: the best against the worst score, then the second best against the second worst, and so on.
-    `correctness`: right answers, the best first, against wrong ones, the worst first."""
+    `correctness`: right answers, the best first, against wrong ones, the worst first. `positive`, as in the released
+    code: right answers, the best first, against any right one that scores less by `min_margin`, or if there is none,
+    any wrong one."""
     min_margin: float = 0.0
     """Least difference of the scores; pairs without any are never made. With `correctness` and scores that are the
     verdict itself, 0 to 1, leave it at 0."""
@@ -57,7 +60,7 @@ def pair_answers(
         answers: in any order; of equal scores the earlier one goes first.
         args: how to choose.
         left_out: counts why answers, or the whole prompt, gave no pair: ``unscored``, ``unfinished``, ``repeated`` and
-            (with `correctness`) ``unknown`` answers; prompts with ``no_contrast`` (all alike), a ``small_margin`` or a
+            (but with `extremes`) ``unknown`` answers; prompts with ``no_contrast`` (all alike), a ``small_margin`` or a
             ``poor_best`` (below ``min_chosen``).
     """
     counted = Counter() if left_out is None else left_out
@@ -67,14 +70,14 @@ def pair_answers(
             counted["unscored"] += 1
         elif not answer.finished:
             counted["unfinished"] += 1
-        elif args.strategy == "correctness" and answer.outcome == UNKNOWN:
+        elif args.strategy != "extremes" and answer.outcome == UNKNOWN:
             counted["unknown"] += 1
         elif answer.text in usable:
             counted["repeated"] += 1
         else:
             usable[answer.text] = answer
     ranked = sorted(usable.values(), key=lambda answer: -answer.score)
-    pairs, candidates = [], list(_candidates(ranked, args))
+    pairs, candidates = [], list(_positive(ranked, args) if args.strategy == "positive" else _candidates(ranked, args))
     for chosen, rejected in candidates:
         margin = chosen.score - rejected.score
         if margin <= 0 or margin < args.min_margin:
@@ -97,6 +100,24 @@ def _candidates(ranked: list[ScoredAnswer], args: PairingArgs) -> Iterator[tuple
         better = [answer for answer in ranked if answer.outcome == CORRECT]
         worse = [answer for answer in reversed(ranked) if answer.outcome == INCORRECT]
     return zip(better, worse, strict=False)
+
+
+def _positive(ranked: list[ScoredAnswer], args: PairingArgs) -> Iterator[tuple[ScoredAnswer, ScoredAnswer]]:
+    """Disjoint pairs of a right answer and one drawn from those that score enough less, right ones preferred."""
+    draw = random.Random(repr([answer.text for answer in ranked]))  # the same answers, the same pairs
+    left = list(ranked)
+    for chosen in [answer for answer in ranked if answer.outcome == CORRECT]:
+        if chosen not in left:  # somebody's rejected answer already
+            continue
+        left.remove(chosen)
+        lower = [answer for answer in left if answer.score < chosen.score]
+        enough = [answer for answer in lower if chosen.score - answer.score >= args.min_margin] or lower
+        pool = [answer for answer in enough if answer.outcome == CORRECT] or enough
+        if not pool:
+            return
+        rejected = draw.choice(pool)
+        left.remove(rejected)
+        yield chosen, rejected
 
 
 def _why_none(candidates: list[tuple[ScoredAnswer, ScoredAnswer]], args: PairingArgs) -> str:

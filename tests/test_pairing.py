@@ -53,6 +53,31 @@ def test_correctness_sets_right_against_wrong_answers():
     assert counted["unknown"] == 1
 
 
+def test_positive_prefers_right_answers_that_score_less():
+    answers = [
+        ScoredAnswer("best", 9.0, 1),
+        ScoredAnswer("fair", 6.0, 1),
+        ScoredAnswer("poor", 5.0, 1),
+        ScoredAnswer("wrong", 1.0, 0),
+        ScoredAnswer("unknown", 0.0, -1),
+    ]
+    found = {texts(pair_answers(answers[:k], PairingArgs("positive", min_margin=2)))[0] for k in (3, 4, 5)}
+    assert found <= {("best", "fair"), ("best", "poor")}
+    wide = PairingArgs("positive", min_margin=5)
+    assert texts(pair_answers(answers, wide)) == [("best", "wrong")]
+    assert texts(pair_answers(answers, PairingArgs("positive", min_margin=8.5))) == []
+    left_out: Counter[str] = Counter()
+    pair_answers(answers, PairingArgs("positive", min_margin=8.5), left_out)
+    assert left_out == {"unknown": 1, "small_margin": 1}
+    drawn = {
+        texts(pair_answers([*answers, ScoredAnswer(f"w{i}", 0.5, 0)], PairingArgs("positive", min_margin=2)))[0]
+        for i in range(30)
+    }
+    assert drawn == {("best", "fair"), ("best", "poor")}  # drawn at random, by what the answers are
+    two = texts(pair_answers(answers, PairingArgs("positive", max_pairs=2)))
+    assert len({text for pair in two for text in pair}) == 4
+
+
 @pytest.mark.parametrize(
     ("answers", "args", "reason"),
     [

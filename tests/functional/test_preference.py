@@ -325,3 +325,14 @@ def test_every_loss_is_public():
     for name in vars(preference):
         if name.endswith("_loss") and not name.startswith("_"):
             assert name in functional.__all__
+
+
+def test_what_both_answers_begin_with_has_no_gradient():
+    """Of sums, the shared tokens' log-probs cancel in the margin, exactly."""
+    shared, good, bad = (torch.randn(2, n, dtype=torch.float64, requires_grad=True) for n in (3, 2, 4))
+    sums = [torch.cat([shared, tail], dim=1).sum(dim=1) for tail in (good, bad)]
+    preference.dpo_loss(*sums, *(total.detach() - 0.3 for total in reversed(sums)), beta=0.5).loss.backward()
+    assert shared.grad is not None
+    assert good.grad is not None
+    assert torch.equal(shared.grad, torch.zeros_like(shared))
+    assert bool((good.grad < 0).all())
