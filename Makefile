@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test lint format bench lab clean
+.PHONY: quickstart install test lint format bench lab preference-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -37,6 +37,9 @@ bench: install  ## both sides of every performance claim, in one process each
 lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run
 	$(BIN)/python -m benchmarks.lab.report
+
+preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache

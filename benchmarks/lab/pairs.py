@@ -246,8 +246,9 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     for setting in SETTINGS:
         found = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}
         lines = [
-            "| arm | lr | math | code | accuracy | minus `ln_dpo` (95 %) | pair accuracy | minus `ln_dpo` (95 %) |",
-            "|---|---|---|---|---|---|---|---|",
+            "| arm | lr | math | code | accuracy | minus `ln_dpo` (95 %) | `omni_dpo` minus it (95 %) | "
+            "pair accuracy | minus `ln_dpo` (95 %) |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for arm, runs in found.items():
             cells = [f"`{arm}`", f"{rates[arm]:.0e}"]
@@ -257,6 +258,9 @@ def report(results: dict[str, dict[str, Any]]) -> None:
                 apart = [ours - theirs[what] for ours, theirs in zip(values, found[BASE], strict=True)]
                 cells += [f"{statistics.fmean(values):.3f} (sd {statistics.stdev(values):.3f})"]
                 cells += ["" if arm == BASE else signed(*interval(apart))]
+                if what == "accuracy":
+                    behind = [theirs[what] - ours for ours, theirs in zip(values, found["omni_dpo"], strict=True)]
+                    cells += ["" if arm == "omni_dpo" else signed(*interval(behind))]
             lines.append("| " + " | ".join(cells) + " |")
         page = fill(page, setting, "\n".join(lines))
     PAGE.write_text(page)
