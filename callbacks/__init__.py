@@ -3,6 +3,7 @@
 from callbacks.benchmark_evaluation import BenchmarkEvaluation
 from callbacks.difficulty_histogram import DifficultyHistogram
 from callbacks.difficulty_writer import DifficultyWriter
+from callbacks.hallucination_diagnostics import HallucinationDiagnostics
 from callbacks.margin_calibration import MarginCalibration
 from callbacks.order_diagnostics import OrderDiagnostics
 from callbacks.pair_writer import PairWriter
@@ -10,12 +11,14 @@ from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.preference_diagnostics import PreferenceDiagnostics
 from callbacks.rollout_browser import RolloutBrowser
+from callbacks.sentence_pair_writer import SentencePairWriter
 from callbacks.thread_probe import ThreadProbe
 
 __all__ = [
     "BenchmarkEvaluation",
     "DifficultyHistogram",
     "DifficultyWriter",
+    "HallucinationDiagnostics",
     "MarginCalibration",
     "OrderDiagnostics",
     "PairWriter",
@@ -23,5 +26,6 @@ __all__ = [
     "PredictionWriter",
     "PreferenceDiagnostics",
     "RolloutBrowser",
+    "SentencePairWriter",
     "ThreadProbe",
 ]

@@ -5,8 +5,10 @@ from datamodules.benchmarks import BenchmarkDataModule
 from datamodules.difficulty import DifficultyArgs
 from datamodules.pair_sources import PairSourceArgs
 from datamodules.pair_weights import PairWeightArgs
+from datamodules.pictures import PictureDataModule
 from datamodules.preferences import PreferenceDataModule
 from datamodules.prompts import PromptDataModule
+from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from datamodules.sources import SourceArgs
 
 __all__ = [
@@ -15,7 +17,10 @@ __all__ = [
     "OnlineBalanceArgs",
     "PairSourceArgs",
     "PairWeightArgs",
+    "PictureDataModule",
     "PreferenceDataModule",
     "PromptDataModule",
+    "SentencePairDataModule",
+    "SentencePairSourceArgs",
     "SourceArgs",
 ]

@@ -135,7 +135,7 @@ class PreferenceDataModule(StreamDataModule):
             raise UserError("There are no pairs; name a file or data set by --data.train.path.")
         self._order = None
         read = {
-            split: [read_pairs(source, flag) for flag, source in sources.items()]
+            split: [self.read(source, flag) for flag, source in sources.items()]
             for split, sources in self.sources.items()
         }
         scored = [_scored(pairs) for pairs in (*read["train"], *read["val"])]
@@ -149,6 +149,10 @@ class PreferenceDataModule(StreamDataModule):
         self.val_pairs, _ = self._made_ready("val", read["val"], scale) if read["val"] else ([], [])
         if not self.sources["val"]:
             self.val_dataloader = super().val_dataloader
+
+    def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:
+        """The pairs of one source; ``flag`` is the option that it came from."""
+        return read_pairs(source, flag)
 
     def train_dataloader(self) -> ResumableLoader:
         """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""

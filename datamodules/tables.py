@@ -12,7 +12,10 @@ from typing import Any
 from lit_uniopd.errors import UserError
 
 PLAYGROUND = "playground:"
-PLAYGROUND_SPLITS = ("train", "heldout", "fresh", "short", "pairs", "heldout_pairs", "vision_train", "vision_heldout")
+PLAYGROUND_SPLITS = (
+    *("train", "heldout", "fresh", "short", "pairs", "heldout_pairs", "vision_train", "vision_heldout"),
+    *("scenes", "heldout_scenes", "scene_pairs"),
+)
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 

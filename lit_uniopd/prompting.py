@@ -1,6 +1,6 @@
 """From a prompt to what a model reads: chat template, token ids, pictures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -149,3 +149,34 @@ def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, An
         **chat_template_kwargs,
     )
     return text
+
+
+def continued(prompt: Prompt, said: str) -> Prompt:
+    """The prompt with the beginning of its answer, which the policy then goes on with; unchanged if that is empty."""
+    if not said:
+        return prompt
+    in_parts = any(not isinstance(message["content"], str) for message in prompt.messages)
+    content: Any = [{"type": "text", "text": said}] if in_parts else said
+    return replace(prompt, messages=(*prompt.messages, {"role": "assistant", "content": content}))
+
+
+def encode_continuation(
+    processor: Any, prompt: Prompt, text: str, chat_template_kwargs: dict[str, Any]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, its pictures left out, and of a text that goes on with its last, unfinished turn.
+
+    No token ends the text: the answer may go on. The prompt's ids are a true prefix of the ids of both together, unless
+    a token would span the seam; the two are then tokenised apart, as in a rollout.
+
+    Raises:
+        UserError: as in `render`.
+    """
+    tokenizer = tokenizer_of(processor)
+    start = chat_text(processor, prompt, chat_template_kwargs)
+    plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
+    seam = " " if prompt.messages[-1]["role"] == "assistant" else ""
+    prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
+    tokens = tokenizer(start + seam + text, add_special_tokens=plain).input_ids
+    if tokens[: len(prompt_tokens)] == prompt_tokens:
+        return prompt_tokens, tokens[len(prompt_tokens) :]
+    return prompt_tokens, tokenizer(seam + text, add_special_tokens=False).input_ids

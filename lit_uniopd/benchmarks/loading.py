@@ -12,7 +12,7 @@ from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
 from lit_uniopd.benchmarks.fingerprint import image_hash
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
-from lit_uniopd.benchmarks.rows import LOCAL, read_rows
+from lit_uniopd.benchmarks.rows import folder_of, read_rows
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool
@@ -83,7 +83,7 @@ def with_found_pictures(example: Example, spec: BenchmarkSpec) -> Example:
     Raises:
         UserError: naming the row, if a picture is missing.
     """
-    folder = Path(spec.hub.id).expanduser().parent if spec.hub.id.endswith(LOCAL) else Path()
+    folder = folder_of(spec)
     found = []
     for image in example.images:
         path = folder / image if isinstance(image, str) else image

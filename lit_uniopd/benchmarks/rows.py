@@ -46,6 +46,15 @@ def read_rows(spec: BenchmarkSpec, profile: ProfileName) -> list[Row]:
     return rows
 
 
+def folder_of(spec: BenchmarkSpec) -> Path:
+    """Where paths of pictures start from: the folder of a local file of rows, else the working directory."""
+    if spec.hub.id.startswith(PLAYGROUND):
+        from lit_uniopd.playground import locate
+
+        return Path(locate(f"{spec.hub.id.removeprefix(PLAYGROUND)}.jsonl")).parent
+    return Path(spec.hub.id).expanduser().parent if spec.hub.id.endswith(LOCAL) else Path()
+
+
 def fixture_rows(spec: BenchmarkSpec) -> list[Row]:
     """The bundled rows, their pictures drawn.
 

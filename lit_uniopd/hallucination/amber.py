@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_uniopd.hallucination.lexicon import singular
+from lit_uniopd.hallucination.lexicon import noun_lemmas
 
 _WORD = re.compile(r"[a-z]+")
 
@@ -35,8 +35,8 @@ def nouns_in(text: str, association: Mapping[str, Sequence[str]], safe: Iterable
     vocabulary = set(association) | {word for words in association.values() for word in words} | set(safe)
     found = []
     for word in _WORD.findall(text.lower()):
-        form = word if word in vocabulary else singular(word)
-        if form in vocabulary:
+        form = next((form for form in (word, *noun_lemmas(word)) if form in vocabulary), None)
+        if form is not None:
             found.append(form)
     return found
 

@@ -1,6 +1,6 @@
 """The losses of preference pairs as one choice of arguments."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -49,11 +49,13 @@ class PairLossArgs:
     """simpo: margin to reach, in nats per token."""
     penalty: float = 0.2
     """dpo_positive: weight of what a chosen answer has lost against the reference."""
+    chosen_nll: float = 0.0
+    """Any: add so much of the chosen answer's NLL per token, so that it stays likely while the rejected one falls."""
 
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise UserError(f"--model.loss.beta must be positive, got {self.beta}.")
-        for name in ("gamma", "lam", "penalty"):
+        for name in ("gamma", "lam", "penalty", "chosen_nll"):
             if getattr(self, name) < 0:
                 raise UserError(f"--model.loss.{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.label_smoothing < 0.5:
@@ -85,7 +87,7 @@ class PairLogps:
 def pair_loss(
     args: PairLossArgs, logps: PairLogps, *, score_chosen: Tensor, score_rejected: Tensor, quality: Tensor
 ) -> PreferenceLoss:
-    """The chosen loss.
+    """The chosen loss, with the chosen answers' NLL if it is wanted.
 
     Args:
         args: which one.
@@ -94,6 +96,17 @@ def pair_loss(
         score_rejected: ``[P]``.
         quality: quality weights, ``[P]``.
     """
+    found = _compared(args, logps, score_chosen, score_rejected, quality)
+    if args.chosen_nll == 0:
+        return found
+    nll = -logps.policy_P2[:, 0] / logps.lengths_P2[:, 0]
+    terms = {**found.terms, "chosen_nll": nll.detach()}
+    return replace(found, per_pair=found.per_pair + args.chosen_nll * nll, terms=terms)
+
+
+def _compared(
+    args: PairLossArgs, logps: PairLogps, score_chosen: Tensor, score_rejected: Tensor, quality: Tensor
+) -> PreferenceLoss:
     lengths_P2 = logps.lengths_P2
     policy = (logps.policy_P2 / lengths_P2 if args.takes_means else logps.policy_P2).unbind(dim=1)
     if args.kind == "simpo":

@@ -99,7 +99,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
 
     Args:
         name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
-            ``heldout_pairs.jsonl``, preference pairs for their prompts; one of
+            ``heldout_pairs.jsonl``, preference pairs for their prompts; ``captioner``, ``scenes.jsonl``,
+            ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; one of
             ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; or ``tiny_text`` and ``tiny_vision``, which
             are untrained.
         root: directory of all playgrounds.
@@ -109,6 +110,9 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         UserError: if there is no such name.
     """
     # These are built on what is built here.
+    from lit_uniopd.playground.captioner import NAMES as SCENES
+    from lit_uniopd.playground.captioner import locate_scene
+    from lit_uniopd.playground.scene_pairs import make_scene_pairs
     from lit_uniopd.playground.variants import VARIANTS, locate_variant
     from lit_uniopd.playground.vision import locate_vision
 
@@ -121,13 +125,19 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return once(
             Path(root) / f"{made.name}-pairs" / name, lambda scratch: make_pairs(prompts, scratch, run_seed(seed))
         )
+    if name in SCENES:
+        return locate_scene(name, root, run_seed(seed))
+    if name == "scene_pairs.jsonl":
+        captioner, scenes = (locate_scene(part, root, run_seed(seed)) for part in SCENES[:2])
+        out = captioner.parent.with_name(f"{captioner.parent.name}-pairs") / name
+        return once(out, lambda scratch: make_scene_pairs(captioner, scenes, scratch, run_seed(seed)))
     if name in VARIANTS:
         return locate_variant(name, root, run_seed(seed))
     if name.startswith("vision_"):
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        known = ", ".join([*names, *PAIRS, *VARIANTS, *UNTRAINED])
+        known = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED])
         raise UserError(f"The playground has no {name!r}; write playground: and one of {known}.")
     return build(root, run_seed(seed)).root / name
 

@@ -1,0 +1,213 @@
+"""How often a policy names what is not there, and where in its captions: before and after training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.table import Table
+
+from lit_uniopd.benchmarks.evaluator import run_directory
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import expand
+from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.report.summary import write_json
+from lit_uniopd.benchmarks.spec import ProfileName
+from lit_uniopd.diagnostics.hallucination import positions_figure
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.chair import chair_counts
+from lit_uniopd.hallucination.lexicon import Lexicon, coco
+from lit_uniopd.hallucination.positions import PlacedMention, place_mentions
+from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.rollout import write_answers
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.seeding import derive_seed
+from lit_uniopd.types import Prompt
+
+Scores = dict[str, float]
+SCORES = {
+    "chair_i": "hallucinated mentions",
+    "chair_s": "captions with one",
+    "chair_s_refined": "of captions that name objects",
+    "recall": "objects named",
+    "words": "words",
+}
+
+
+class HallucinationDiagnostics(Callback):
+    """Caption pictures whose objects are known, before training, after it, and every so many steps between.
+
+    CHAIR's scores, object recall and length stand side by side, since saying less is the cheapest way to hallucinate
+    less. They are `hallucination/<decoding>/<score>` in TensorBoard, with the figure of mentions by their place in the
+    caption; the table is printed at the end, and kept as `hallucination.json` of the run.
+
+    Args:
+        benchmark: pictures with their objects, by the name of a benchmark with CHAIR's rows or its YAML file.
+        profile: how much of it (fixture, smoke, curve, paper).
+        limit: at most so many pictures; null: what the profile says.
+        temperatures: one caption of each picture at each; 0 is greedy.
+        max_new_tokens: longest caption.
+        batch_size: captions written at the same time.
+        every_n_steps: optimizer steps between two measurements; null: only before and after.
+        lexicon: YAML file of words for objects; null: COCO's 80 classes.
+    """
+
+    def __init__(
+        self,
+        benchmark: str = "chair",
+        profile: ProfileName = "curve",
+        limit: int | None = None,
+        temperatures: Sequence[float] = (0.0, 1.0),
+        max_new_tokens: int = 512,
+        batch_size: int = 64,
+        every_n_steps: int | None = None,
+        lexicon: str | None = None,
+    ) -> None:
+        specs = expand([benchmark])
+        if len(specs) != 1 or specs[0].scoring.grader != "chair":
+            raise UserError(f"HallucinationDiagnostics.benchmark {benchmark} has no objects of pictures; use chair.")
+        if not temperatures or (every_n_steps is not None and every_n_steps < 1) or batch_size < 1:
+            raise UserError("HallucinationDiagnostics needs a temperature, and every_n_steps and batch_size above 0.")
+        self.spec, self.profile, self.limit = specs[0], profile, limit
+        self.temperatures = list(temperatures)
+        self.max_new_tokens, self.batch_size, self.every_n_steps = max_new_tokens, batch_size, every_n_steps
+        self.lexicon = coco() if lexicon is None else Lexicon.read(lexicon)
+        self.prompts: list[Prompt] = []
+        self.scores: dict[str, dict[str, Scores]] = {}
+        """before and after -> decoding -> scores."""
+        self.mentions: dict[str, list[PlacedMention]] = {}
+        self._last_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, PolicyModule):
+            raise UserError("HallucinationDiagnostics measures the policy of a module; choose Sentinel say.")
+        examples = load_benchmark(self.spec, self.profile, limit=self.limit).examples
+        self.prompts = [Prompt(e.id, e.messages, gold=e.gold["objects"], images=e.images) for e in examples]
+
+    # --- when ---
+
+    def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        if "before" not in self.scores:  # not resumed
+            self.measure(trainer, pl_module, "before")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *_: Any, **__: Any) -> None:  # type: ignore[override]
+        step = trainer.global_step
+        if self.every_n_steps is not None and step != self._last_step and step % self.every_n_steps == 0:
+            self.measure(trainer, pl_module, "after")
+
+    def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        if self._last_step != trainer.global_step:
+            self.measure(trainer, pl_module, "after")
+        path = run_directory(trainer) / "hallucination.json"
+        if trainer.is_global_zero:
+            kept = {"step": trainer.global_step, "pictures": len(self.prompts), **self.scores}
+            write_json(path, kept)
+
+    def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
+        if trainer.is_global_zero and "after" in self.scores:
+            if trainer.progress_bar_callback is not None:
+                trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
+            wide_console().print(self.table())
+
+    # --- what ---
+
+    def measure(self, trainer: Trainer, pl_module: PolicyModule, when: str) -> None:
+        """Caption the pictures and log the scores. A collective call."""
+        self._last_step = trainer.global_step
+        mine = self.prompts[trainer.global_rank :: trainer.world_size]
+        self.scores[when] = {}
+        for temperature in self.temperatures:
+            name = "greedy" if temperature == 0 else f"temperature_{temperature:g}"
+            texts = self._captions(pl_module, mine, temperature)
+            counts = [chair_counts(self.lexicon.mentions(text), p.gold) for text, p in zip(texts, mine, strict=True)]
+            sums = (
+                torch.tensor(
+                    [
+                        [
+                            c.hallucinated,
+                            c.mentions,
+                            c.hallucinated > 0,
+                            c.mentions > 0,
+                            1,
+                            c.hit,
+                            c.truth,
+                            len(t.split()),
+                        ]
+                        for c, t in zip(counts, texts, strict=True)
+                    ],
+                    dtype=torch.float64,
+                ).sum(dim=0)
+                if counts
+                else torch.zeros(8, dtype=torch.float64)
+            )
+            if trainer.world_size > 1:
+                sums = trainer.strategy.reduce(sums.to(pl_module.device), reduce_op="sum").cpu()
+            self.scores[when][name] = _scores(sums.tolist())
+            if name == "greedy" or len(self.temperatures) == 1:
+                self.mentions[when] = [
+                    place
+                    for text, prompt in zip(texts, mine, strict=True)
+                    for place in place_mentions(text, prompt.gold, self.lexicon)
+                ]
+            for logger in trainer.loggers:
+                tags = {f"hallucination/{name}/{key}": value for key, value in self.scores[when][name].items()}
+                logger.log_metrics(tags, step=trainer.global_step)
+        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self.mentions:
+            board: Any = trainer.logger.experiment
+            board.add_figure("hallucination/positions", positions_figure(self.mentions), trainer.global_step)
+
+    def _captions(self, pl_module: PolicyModule, prompts: list[Prompt], temperature: float) -> list[str]:
+        args = SamplingArgs(
+            n=1,
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            max_rows=self.batch_size,
+        )
+        texts: list[str] = []
+        for start in range(0, len(prompts), self.batch_size):
+            part = prompts[start : start + self.batch_size]
+            # Named by their pictures, so that before and after draw the same noise.
+            keys = [derive_seed("caption", prompt.id) >> 1 for prompt in part]
+            texts += write_answers(pl_module.policy, part, args, seed=pl_module.seed, keys=keys).text
+        return texts
+
+    def table(self) -> Table:
+        """Scores before and after, by decoding."""
+        table = Table(title=f"Captions of {len(self.prompts)} pictures")
+        for column in ("decoding", "", "before", "after"):
+            table.add_column(column, justify="right" if column in ("before", "after") else "left")
+        for name, after in self.scores["after"].items():
+            before = self.scores.get("before", {}).get(name, {})
+            for place, (key, told) in enumerate(SCORES.items()):
+                cells = [_cell(key, scores.get(key)) for scores in (before, after)]
+                table.add_row(name if place == 0 else "", told, *cells, end_section=key == "words")
+        return table
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.scores.get("before")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["before"] is not None:
+            self.scores["before"] = state_dict["before"]
+
+
+def _scores(sums: Sequence[float]) -> Scores:
+    wrong, mentions, bad, naming, captions, hit, truth, words = sums
+    return {
+        "chair_i": wrong / max(mentions, 1),
+        "chair_s": bad / max(captions, 1),
+        "chair_s_refined": bad / max(naming, 1),
+        "recall": hit / max(truth, 1),
+        "words": words / max(captions, 1),
+    }
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if key == "words" else f"{value:.1%}"

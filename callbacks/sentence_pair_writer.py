@@ -1,0 +1,98 @@
+"""Sentence pairs of SENTINEL's bootstrapping."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+
+from callbacks.prompt_ledger import PromptLedger
+from lit_uniopd.difficulty import prompt_key
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.bootstrap import Caption
+from lit_uniopd.hallucination.records import caption_line, pair_rows
+from lit_uniopd.hallucination.report import bootstrap_report, told
+from lit_uniopd.ledger import append_lines, rank_file, read_lines, write_lines
+from lit_uniopd.modules import SentenceBootstrap
+from lit_uniopd.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+class SentencePairWriter(PromptLedger):
+    """Write what ``SentenceBootstrap`` finds, in the form that ``SentencePairDataModule`` reads.
+
+    Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a
+    killed run goes on with the same command and comes to the same pairs. When all are there, the pairs and
+    `pairs.report.json` are written; pairs stand in the order of their pictures' ids.
+
+    Args:
+        path: the file of pairs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            raise UserError(f"SentencePairWriter.path {path} must end in .jsonl.")
+        super().__init__(self.path.with_suffix(".captions.jsonl"))
+        self._settings = ""
+        self._detectors: list[str] = []
+        self._skipped_pictures = 0
+        self._found: list[Mapping[str, Any]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on with captions of other settings, before any is written."""
+        if not isinstance(pl_module, SentenceBootstrap):
+            raise UserError("SentencePairWriter writes what SentenceBootstrap finds; set --model to that module.")
+        self._settings = pl_module.settings
+        self._detectors = [detector.name for detector in pl_module.detectors]
+        if any(line.get("settings") != self._settings for line in read_lines(self.ledger)):
+            raise UserError(
+                f"{self.ledger} has captions of another policy, seed or other settings; move it away, or give "
+                "SentencePairWriter another path."
+            )
+        super().on_predict_start(trainer, pl_module)
+
+    def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
+        line = {"prompt": prompt_key(caption.prompt), "settings": self._settings, **caption_line(caption)}
+        line["images"] = [str(Path(image).resolve()) for image in line["images"]]
+        self._found.append(line)
+        append_lines(rank_file(self.ledger, trainer.global_rank), [line])
+
+    def on_picture_skipped(self, trainer: Trainer, pl_module: SentenceBootstrap, prompt: Prompt) -> None:
+        self._skipped_pictures += 1
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Tell how far it is; the captions are written already."""
+        if self._found:
+            rates = bootstrap_report(self._found)
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in rates["verdicts"].items())
+            log.info("%d pictures, %d pairs; objects: %s", rates["pictures"], rates["pairs"], shares)
+
+    def finish(self) -> None:
+        known = {line["prompt"]: line for line in read_lines(self.ledger)}
+        lines = sorted(known.values(), key=lambda line: (line["id"], line["prompt"]))
+        report = {**bootstrap_report(lines, self._detectors), "unreadable_pictures": self._skipped_pictures}
+        rows = [row for line in lines for row in pair_rows(line)]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        if self._skipped_pictures:
+            log.warning("%d pictures could not be read and were skipped.", self._skipped_pictures)
+        log.info("%s", told(report))
+        if not rows:
+            raise UserError(
+                f"None of {len(lines)} captions has a pair; sample more candidates (--model.sampling.n), or look at "
+                f"the verdicts beside {self.path}: detectors that see all or nothing make no pairs."
+            )
+        write_lines(self.path, rows)
+        log.info("%s has %d pairs.", self.path, len(rows))

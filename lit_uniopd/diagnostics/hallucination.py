@@ -1,0 +1,42 @@
+"""Figures of where captions hallucinate."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
+from lit_uniopd.hallucination.positions import PlacedMention, counts_by_sentence
+
+
+def positions_figure(mentions: Mapping[str, Sequence[PlacedMention]]) -> Any:
+    """Density of mentions over the caption, and counts by sentence with the hallucinated share (figures 2a and 2b).
+
+    Args:
+        mentions: name of a set of captions (before, after) -> mentions of all its captions.
+
+    Returns:
+        A matplotlib ``Figure`` with a row for each set.
+    """
+    figure = new_figure(10, 3.2 * len(mentions))
+    grid: Any = figure.subplots(len(mentions), 2, squeeze=False)
+    for (left, right), (name, placed) in zip(grid, mentions.items(), strict=True):
+        for hallucinated, label, colour in ((False, "factual", GOOD), (True, "hallucinated", BAD)):
+            values = [mention.relative for mention in placed if mention.hallucinated == hallucinated]
+            if values:
+                told, bins = f"{label}, {len(values)}", [i / 10 for i in range(11)]
+                left.hist(values, bins=bins, density=True, histtype="step", color=colour, label=told)
+        left.set_title(name, fontsize=10)
+        left.set_xlabel("place in the caption")
+        left.set_ylabel("density of mentions")
+        left.legend(fontsize=8)
+        factual, wrong = counts_by_sentence(placed)
+        places = range(1, len(factual) + 1)
+        right.bar(places, factual, color=GOOD, alpha=0.7, label="factual")
+        right.bar(places, wrong, bottom=factual, color=BAD, alpha=0.8, label="hallucinated")
+        for place, good, bad in zip(places, factual, wrong, strict=True):
+            if good + bad:
+                right.text(place, good + bad, f"{bad / (good + bad):.0%}", ha="center", va="bottom", fontsize=8)
+        right.set_xticks(list(places), [*map(str, places[:-1]), f"{places[-1]}+"])
+        right.set_xlabel("sentence (share of hallucinated mentions above the bars)")
+        right.set_ylabel("mentions")
+        right.margins(y=0.15)
+    return figure

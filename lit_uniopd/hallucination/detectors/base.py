@@ -1,0 +1,106 @@
+"""What SENTINEL asks of a detector: which of these objects does this picture have?"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.verdicts import Vote
+from lit_uniopd.pictures import open_picture
+
+Seen = dict[str, tuple[bool, float]]
+"""Object -> whether the picture has it, and the best score in [0, 1]."""
+
+
+class Detector(ABC):
+    """Tells objects that are in a picture from those that are not.
+
+    A subclass implements ``look``; one of a closed vocabulary also ``supports``.
+    """
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return type(self).__name__
+
+    def supports(self, name: str) -> bool:
+        """Whether the object is in the detector's vocabulary."""
+        return True
+
+    def prepare(self, device: torch.device | str) -> None:  # noqa: B027  # most of one's own need nothing
+        """Load what is needed, before anything expensive starts."""
+
+    @abstractmethod
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+        """Look for objects in several pictures at once.
+
+        Args:
+            images: paths, or pictures that are open already.
+            objects: of each picture, what to look for; each once, at least one, all supported.
+        """
+
+    def present(self, image: Any, objects: Collection[str]) -> Seen:
+        """Look for objects in one picture.
+
+        Raises:
+            UserError: if the picture cannot be read.
+        """
+        return self.look([image], [list(objects)])[0] if objects else {}
+
+    def votes(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[dict[str, Vote]]:
+        """Of each picture, object -> vote; None where the object is not in the vocabulary."""
+        asked = [[name for name in names if self.supports(name)] for names in objects]
+        rows = [row for row, names in enumerate(asked) if names]
+        seen = self.look([images[row] for row in rows], [asked[row] for row in rows]) if rows else []
+        found = dict(zip(rows, seen, strict=True))
+        return [
+            {name: found[row][name][0] if name in asked[row] else None for name in names}
+            for row, names in enumerate(objects)
+        ]
+
+
+class TableDetector(Detector):
+    """Looks objects up in a table: for tests, and for detections that were made elsewhere.
+
+    Args:
+        table: picture -> objects that it has, or object -> score. A picture is named by its path, or by its file's
+            name.
+        threshold: least score of an object that is there.
+        vocabulary: objects that the detector knows; null: all.
+    """
+
+    def __init__(
+        self,
+        table: Mapping[str, Mapping[str, float] | Sequence[str]],
+        threshold: float = 0.5,
+        vocabulary: list[str] | None = None,
+    ) -> None:
+        self.table = {
+            key: dict(row) if isinstance(row, Mapping) else dict.fromkeys(row, 1.0) for key, row in table.items()
+        }
+        self.threshold = threshold
+        self.vocabulary = None if vocabulary is None else frozenset(vocabulary)
+
+    def supports(self, name: str) -> bool:
+        return self.vocabulary is None or name in self.vocabulary
+
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+        return [
+            {name: ((score := self._row(image).get(name, 0.0)) >= self.threshold, score) for name in names}
+            for image, names in zip(images, objects, strict=True)
+        ]
+
+    def _row(self, image: Any) -> dict[str, float]:
+        name = str(getattr(image, "filename", image))
+        row = self.table.get(name, self.table.get(name.rsplit("/", 1)[-1]))
+        if row is None:
+            raise UserError(f"The detector's table has no picture {name!r}; add it, or leave the picture out.")
+        return row
+
+
+def opened(images: Sequence[Any]) -> list[Image.Image]:
+    """The pictures, as RGB."""
+    return [open_picture(image) for image in images]

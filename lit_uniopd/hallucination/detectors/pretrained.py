@@ -1,0 +1,327 @@
+"""Detectors of transformers: three open vocabularies and a closed one. They say yes or no; boxes are not kept."""
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.detectors.base import Detector, Seen, opened
+from lit_uniopd.hallucination.lexicon import coco
+
+LabelMatch = Literal["exact", "substring"]
+
+
+class PretrainedDetector(Detector):
+    """Base of detectors that are loaded from the hub or a directory.
+
+    Args:
+        path: hub id or directory.
+        batch_size: pictures in one forward pass.
+        dtype: of the weights.
+        device: where it runs; null: where the policy is.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 16,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        device: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"{type(self).__name__}.batch_size must be at least 1, got {batch_size}.")
+        self.path, self.batch_size, self.dtype, self.device = path, batch_size, dtype, device
+        self.model: Any = None
+        self.processor: Any = None
+
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__}({self.path})"
+
+    @abstractmethod
+    def load(self) -> tuple[Any, Any]:
+        """Model and processor."""
+
+    def prepare(self, device: torch.device | str) -> None:
+        if self.model is None:
+            with _explained(type(self).__name__, self.path):
+                self.model, self.processor = self.load()
+            self.model.to(self.device or device).requires_grad_(False).eval()
+
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
+
+    @torch.no_grad()
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+        self.prepare("cpu")
+        found: list[Seen] = []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            found += self.look_at(images[part], [list(names) for names in objects[part]])
+        return found
+
+    @abstractmethod
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+        """One batch."""
+
+    def run(self, **inputs: Any) -> tuple[Any, Any]:
+        """What the processor made of the inputs, and the model's outputs."""
+        given = self.processor(**inputs, return_tensors="pt").to(self.model.device)
+        dtype = self.model.dtype
+        return given, self.model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()})
+
+
+class GroundingDino(PretrainedDetector):
+    """Grounding DINO, and models with its processor (MM-Grounding-DINO, LLMDet).
+
+    All objects of a picture are asked for in one caption, or in as many as the text encoder's length needs.
+
+    Args:
+        path: hub id or directory.
+        box_threshold: least score of a box; the released code's 0.35, not the library's 0.25.
+        text_threshold: least score of a word of the caption for it to be part of the box's label.
+        label_match: ``exact``: a box shows an object if its label is the object; ``substring``: if it contains it, as
+            in the released code ("woman" then shows a man, and "hot dog" a dog).
+        batch_size: pictures in one forward pass.
+        dtype: of the weights.
+        device: where it runs; null: where the policy is.
+    """
+
+    def __init__(
+        self,
+        path: str = "IDEA-Research/grounding-dino-base",
+        box_threshold: float = 0.35,
+        text_threshold: float = 0.25,
+        label_match: LabelMatch = "exact",
+        batch_size: int = 16,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        device: str | None = None,
+    ) -> None:
+        super().__init__(path, batch_size, dtype, device)
+        self.box_threshold, self.text_threshold, self.label_match = box_threshold, text_threshold, label_match
+
+    def load(self) -> tuple[Any, Any]:
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
+        return model, AutoProcessor.from_pretrained(self.path)
+
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+        pictures = opened(images)
+        captions = [self._captions(names) for names in objects]
+        found: list[Seen] = [{} for _ in images]
+        for turn in range(max(map(len, captions))):
+            rows = [row for row, parts in enumerate(captions) if turn < len(parts)]
+            asked = [captions[row][turn] for row in rows]
+            given, out = self.run(images=[pictures[row] for row in rows], text=asked, padding=True)
+            boxes = self.processor.post_process_grounded_object_detection(
+                out,
+                given["input_ids"],
+                threshold=self.box_threshold,
+                text_threshold=self.text_threshold,
+                target_sizes=[pictures[row].size[::-1] for row in rows],
+            )
+            for row, names, box in zip(rows, asked, boxes, strict=True):
+                found[row] |= labels_to_objects(names, box["text_labels"], box["scores"].tolist(), self.label_match)
+        return found
+
+    def _captions(self, names: list[str]) -> list[list[str]]:
+        """The objects in portions that fit the text encoder; what it cut off would look absent."""
+        room = int(getattr(self.model.config, "max_text_len", 256)) - 2
+        portions: list[list[str]] = [[]]
+        used = 0
+        for name in names:
+            size = len(self.processor.tokenizer(f"{name.lower()}. ", add_special_tokens=False).input_ids)
+            if portions[-1] and used + size > room:
+                portions.append([])
+                used = 0
+            portions[-1].append(name)
+            used += size
+        return portions
+
+
+class Owlv2(PretrainedDetector):
+    """OWLv2: every object is its own query, so that none hides another.
+
+    Args:
+        path: hub id or directory.
+        threshold: least score.
+        prompt: of an object.
+        batch_size: pictures in one forward pass.
+        dtype: of the weights.
+        device: where it runs; null: where the policy is.
+    """
+
+    def __init__(
+        self,
+        path: str = "google/owlv2-base-patch16-ensemble",
+        threshold: float = 0.2,
+        prompt: str = "a photo of a {}",
+        batch_size: int = 16,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        device: str | None = None,
+    ) -> None:
+        super().__init__(path, batch_size, dtype, device)
+        self.threshold, self.prompt = threshold, prompt
+
+    def load(self) -> tuple[Any, Any]:
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
+        return model, AutoProcessor.from_pretrained(self.path)
+
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+        # Of equally many queries each: the processor's own filler would be one more object to find.
+        width = max(map(len, objects))
+        asked = [[self.prompt.format(name) for name in (names * width)[:width]] for names in objects]
+        _, out = self.run(images=opened(images), text=asked, truncation=True)
+        scores_RQ = out.logits.float().sigmoid().amax(dim=1)
+        return [_above(names, row.tolist(), self.threshold) for names, row in zip(objects, scores_RQ, strict=True)]
+
+
+class OmDetTurbo(PretrainedDetector):
+    """OmDet-Turbo; its processor needs torchvision. The paper found it too permissive (table 8).
+
+    Args:
+        path: hub id or directory.
+        threshold: least score.
+        batch_size: pictures in one forward pass.
+        dtype: of the weights.
+        device: where it runs; null: where the policy is.
+    """
+
+    def __init__(
+        self,
+        path: str = "omlab/omdet-turbo-swin-tiny-hf",
+        threshold: float = 0.3,
+        batch_size: int = 16,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        device: str | None = None,
+    ) -> None:
+        super().__init__(path, batch_size, dtype, device)
+        self.threshold = threshold
+
+    def load(self) -> tuple[Any, Any]:
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
+        return model, AutoProcessor.from_pretrained(self.path)
+
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+        _, out = self.run(images=opened(images), text=objects)
+        scores_RC = out.decoder_class_logits.float().sigmoid().amax(dim=1)
+        return [_above(names, row.tolist(), self.threshold) for names, row in zip(objects, scores_RC, strict=True)]
+
+
+class ClosedSet(PretrainedDetector):
+    """A detector of fixed classes, RT-DETRv2 on COCO say: the part that YOLO11x plays in the released code.
+
+    Each picture is looked at once, whatever is asked about it later.
+
+    Args:
+        path: hub id or directory.
+        threshold: least score.
+        batch_size: pictures in one forward pass.
+        dtype: of the weights.
+        device: where it runs; null: where the policy is.
+    """
+
+    REMEMBERED = 512
+    """Pictures."""
+
+    def __init__(
+        self,
+        path: str = "PekingU/rtdetr_v2_r50vd",
+        threshold: float = 0.25,
+        batch_size: int = 16,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        device: str | None = None,
+    ) -> None:
+        super().__init__(path, batch_size, dtype, device)
+        self.threshold = threshold
+        self._seen: OrderedDict[str, dict[str, float]] = OrderedDict()
+
+    def load(self) -> tuple[Any, Any]:
+        model = AutoModelForObjectDetection.from_pretrained(self.path, **self._options())
+        return model, AutoImageProcessor.from_pretrained(self.path)
+
+    @cached_property
+    def labels(self) -> Mapping[int, str]:
+        """Class of each of the model's labels, as COCO's lexicon has it ("aeroplane" is its airplane)."""
+        self.prepare("cpu")
+        squeezed = {name.replace(" ", ""): name for name in coco().classes} | {"tvmonitor": "tv"}
+        return {
+            number: squeezed.get(label, coco().canonical(label)) for number, label in self.model.config.id2label.items()
+        }
+
+    def supports(self, name: str) -> bool:
+        return name in self.labels.values()
+
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+        new = [image for image in images if not isinstance(image, str) or image not in self._seen]
+        found = iter(self._detected(new) if new else [])
+        rows = [self._seen[i] if isinstance(i, str) and i in self._seen else next(found) for i in images]
+        for image, row in zip(images, rows, strict=True):
+            if isinstance(image, str):
+                self._seen[image] = row
+        while len(self._seen) > self.REMEMBERED:
+            self._seen.popitem(last=False)
+        return [
+            {name: (name in row, row.get(name, 0.0)) for name in names}
+            for names, row in zip(objects, rows, strict=True)
+        ]
+
+    def _detected(self, images: Sequence[Any]) -> list[dict[str, float]]:
+        pictures = opened(images)
+        _, out = self.run(images=pictures)
+        boxes = self.processor.post_process_object_detection(
+            out, threshold=self.threshold, target_sizes=[picture.size[::-1] for picture in pictures]
+        )
+        found: list[dict[str, float]] = []
+        for box in boxes:
+            best: dict[str, float] = {}
+            for label, score in zip(box["labels"].tolist(), box["scores"].tolist(), strict=True):
+                name = self.labels[label]
+                best[name] = max(score, best.get(name, 0.0))
+            found.append(best)
+        return found
+
+
+def labels_to_objects(
+    objects: Sequence[str], labels: Sequence[str], scores: Sequence[float], match: LabelMatch = "exact"
+) -> Seen:
+    """Which objects a detector's free labels show.
+
+    Args:
+        objects: that were asked for.
+        labels: of the boxes.
+        scores: of the boxes.
+        match: ``exact``, or ``substring``: the label contains the object's characters.
+    """
+    found: Seen = {}
+    for name in objects:
+        shown = [
+            score
+            for label, score in zip(labels, scores, strict=True)
+            if (name.lower() == label.strip().lower() if match == "exact" else name.lower() in label.lower())
+        ]
+        found[name] = (bool(shown), max(shown, default=0.0))
+    return found
+
+
+def _above(names: Sequence[str], scores: Sequence[float], threshold: float) -> Seen:
+    return {name: (score > threshold, score) for name, score in zip(names, scores, strict=False)}
+
+
+@contextmanager
+def _explained(kind: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{kind}.path {path}: this detector cannot be loaded ({first}).") from error

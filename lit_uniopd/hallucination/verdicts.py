@@ -1,0 +1,84 @@
+"""Whether a picture has an object, from the votes of several detectors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+Verdict = Literal["factual", "hallucinated", "uncertain"]
+Vote = bool | None
+"""True: the detector sees the object; None: the object is not in its vocabulary."""
+OutOfVocabulary = Literal["accept", "abstain", "reject"]
+Uncertain = Literal["ignore", "factual", "hallucinated"]
+
+
+def cross_check(
+    votes: Sequence[Mapping[str, Vote]],
+    *,
+    out_of_vocabulary: OutOfVocabulary = "abstain",
+    uncertain: Uncertain = "ignore",
+) -> dict[str, Verdict]:
+    """Verdict on each object (SENTINEL, section 3.2): all detectors see it, none does, or they disagree.
+
+    Args:
+        votes: of each detector, on the same objects.
+        out_of_vocabulary: what a detector's None counts as. ``accept`` is what the released code does, so that only
+            objects of its closed vocabulary can be hallucinated there; ``abstain`` leaves the verdict to the others.
+        uncertain: what disagreement counts as; ``ignore`` keeps it apart (the paper's choice, table 9).
+
+    Raises:
+        ValueError: if there is no detector, or they were asked about different objects.
+    """
+    if not votes or any(set(vote) != set(votes[0]) for vote in votes):
+        raise ValueError("votes must come from at least one detector, and all be on the same objects")
+    filler = {"accept": True, "abstain": None, "reject": False}[out_of_vocabulary]
+    found: dict[str, Verdict] = {}
+    for name in votes[0]:
+        cast = [filler if vote[name] is None else vote[name] for vote in votes]
+        said = {vote for vote in cast if vote is not None}
+        verdict: Verdict = "uncertain"
+        if len(said) == 1:
+            verdict = "factual" if said == {True} else "hallucinated"
+        elif uncertain != "ignore":
+            verdict = uncertain
+        found[name] = verdict
+    return found
+
+
+class VerdictBook:
+    """What is known of one picture. Verdicts are never revised.
+
+    Args:
+        canonical: word -> class.
+    """
+
+    def __init__(self, canonical: Callable[[str], str]) -> None:
+        self.canonical = canonical
+        self.verdicts: dict[str, Verdict] = {}
+        self.votes: dict[str, list[Vote]] = {}
+        """Word -> vote of each detector."""
+        self._of_class: dict[str, Verdict] = {}
+
+    def unknown(self, words: Sequence[str]) -> list[str]:
+        """The words, each once, about whose class nothing is known yet."""
+        return [word for word in dict.fromkeys(words) if self.canonical(word) not in self._of_class]
+
+    def add(self, verdicts: Mapping[str, Verdict], votes: Sequence[Mapping[str, Vote]] = ()) -> None:
+        """Note new verdicts, and the votes behind them."""
+        best: dict[Verdict, int] = {"factual": 2, "uncertain": 1, "hallucinated": 0}
+        for word, verdict in verdicts.items():
+            self.verdicts[word] = verdict
+            self.votes[word] = [vote[word] for vote in votes]
+            name = self.canonical(word)
+            # Of a class that several words name, the kindest verdict holds for words to come.
+            self._of_class[name] = max(verdict, self._of_class.get(name, verdict), key=best.__getitem__)
+
+    def __getitem__(self, word: str) -> Verdict:
+        """Verdict on a word, or on its class if another word stood for it.
+
+        Raises:
+            KeyError: if nothing is known.
+        """
+        return self.verdicts.get(word) or self._of_class[self.canonical(word)]
+
+    def of(self, verdict: Verdict) -> list[str]:
+        """The words with a verdict, in alphabetical order."""
+        return sorted(word for word, found in self.verdicts.items() if found == verdict)

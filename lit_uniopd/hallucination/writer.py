@@ -1,0 +1,60 @@
+"""A policy as the writer of single sentences."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from lit_uniopd.difficulty import prompt_key
+from lit_uniopd.hallucination.bootstrap import Candidate
+from lit_uniopd.hallucination.sentences import sentence_end_ids
+from lit_uniopd.policy import Policy
+from lit_uniopd.progress import bar, follow
+from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.seeding import derive_seed
+from lit_uniopd.types import Prompt
+
+
+class PolicyWriter:
+    """Samples continuations that end with the first sentence.
+
+    A picture's candidates depend on the weights, the prompt with its context, and the seed, not on what else is sampled
+    beside them (as far as the model's logits do not change with the batch).
+
+    Args:
+        policy: who writes.
+        sampling: how; ``n`` candidates, each of at most ``max_new_tokens``.
+        seed: of the noise.
+    """
+
+    def __init__(self, policy: Policy, sampling: SamplingArgs, seed: int) -> None:
+        self.policy, self.sampling, self.seed = policy, sampling, seed
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return self.policy.eos_ids | sentence_end_ids(self.policy.processor)
+
+    def __call__(
+        self, prompts: Sequence[Prompt], step: int, attempt: int, *, greedy: bool = False
+    ) -> list[list[Candidate]]:
+        """Candidates for each prompt's next sentence; an empty one where the policy ends its answer."""
+        args = replace(self.sampling, n=1, temperature=0.0) if greedy else self.sampling
+        encoded = [self.policy.encode(prompt) for prompt in prompts]
+        rows = len(prompts) * args.n
+        with self.policy.answering(), bar(rows, f"sentence {step + 1}", unit="candidate") as shown:
+            found = sample(
+                self.policy.model,
+                [prompt.tokens for prompt in encoded],
+                args,
+                eos_ids=self._ends,
+                pad_id=self.policy.pad_id,
+                seed=derive_seed(self.seed, "sentence", step, attempt),
+                keys=[int(prompt_key(prompt), 16) >> 1 for prompt in prompts],
+                vision=[prompt.vision for prompt in encoded],
+                on_progress=follow(shown),
+            )
+        ids = [row[mask].tolist() for row, mask in zip(found.tokens_BT.cpu(), found.mask_BT.cpu(), strict=True)]
+        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        candidates = [
+            Candidate(text.strip(), finish == "stop") for text, finish in zip(texts, found.finish, strict=True)
+        ]
+        return [candidates[start : start + args.n] for start in range(0, rows, args.n)]

@@ -1,0 +1,70 @@
+"""Sentence pairs of the playground: the captioner's own sentences, checked by two detectors that err differently."""
+
+import json
+from pathlib import Path
+
+from lit_uniopd.hallucination.bootstrap import BootstrapArgs, Bootstrapper, Caption
+from lit_uniopd.hallucination.detectors import Detector, NoisyOracle
+from lit_uniopd.hallucination.objects import ObjectExtractor
+from lit_uniopd.hallucination.records import caption_line, pair_rows
+from lit_uniopd.hallucination.writer import PolicyWriter
+from lit_uniopd.ledger import write_lines
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.progress import bar
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
+
+SAMPLING = SamplingArgs(n=10, max_new_tokens=24, temperature=1.0, max_rows=2560)
+BOOTSTRAP = BootstrapArgs(when_no_factual="resample")
+
+
+def oracles(truth: Path, seed: int) -> list[Detector]:
+    """One detector that overlooks things, and one that sees too many."""
+    return [
+        NoisyOracle(str(truth), miss=0.08, false_alarm=0.02, seed=seed),
+        NoisyOracle(str(truth), miss=0.02, false_alarm=0.08, seed=seed + 1),
+    ]
+
+
+def read_scenes(path: Path) -> list[Prompt]:
+    """The rows of a file of scenes as prompts."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Prompt(
+            id=row["id"],
+            messages=({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["prompt"]}]},),
+            images=tuple(str((path.parent / image).resolve()) for image in row["images"]),
+            domain=row["domain"],
+            row={"objects": row["objects"]},
+        )
+        for row in rows
+    ]
+
+
+def bootstrap_scenes(
+    policy: Policy,
+    prompts: list[Prompt],
+    detectors: list[Detector],
+    seed: int,
+    args: BootstrapArgs = BOOTSTRAP,
+    sampling: SamplingArgs = SAMPLING,
+) -> list[Caption]:
+    """Bootstrap all scenes side by side."""
+    writer = PolicyWriter(policy, sampling, seed)
+    with bar(len(prompts), "playground: sentence pairs", unit="scene") as shown:
+        bootstrapper = Bootstrapper(writer, detectors, ObjectExtractor(), args, seed=seed)
+        return bootstrapper.run(prompts, on_finished=lambda _: shown.update())
+
+
+def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> None:
+    """Write the pairs of a file of scenes.
+
+    Args:
+        captioner: directory of the model.
+        scenes: its pictures.
+        out: JSONL as ``SentencePairDataModule`` reads it.
+        seed: of sampling and detectors' errors.
+    """
+    policy = Policy.load(PolicyArgs(path=str(captioner)), trainable=False)
+    captions = bootstrap_scenes(policy, read_scenes(scenes), oracles(scenes, seed), seed)
+    write_lines(out, [row for caption in captions for row in pair_rows(caption_line(caption))])

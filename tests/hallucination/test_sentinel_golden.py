@@ -1,0 +1,168 @@
+"""SENTINEL's pipeline against the numbers of its released functions, in both presets."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_uniopd.hallucination import (
+    PRESETS,
+    Bootstrapper,
+    build_pairs,
+    coco,
+    cross_check,
+    label_sentences,
+)
+from lit_uniopd.hallucination.bootstrap import Candidate
+from lit_uniopd.hallucination.detectors import TableDetector
+from lit_uniopd.hallucination.detectors.pretrained import labels_to_objects
+from lit_uniopd.hallucination.lexicon import released_coco
+from lit_uniopd.hallucination.objects import ObjectExtractor, objects_of_triples
+from lit_uniopd.hallucination.sentences import should_stop, unique_candidates
+from lit_uniopd.types import Prompt
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def golden(name):
+    return json.loads((GOLDEN / f"sentinel_{name}.json").read_text())
+
+
+PAIRS, CHECK, STOP, EXTRACT = (golden(name) for name in ("pairs", "crosscheck", "stop", "extract"))
+
+
+class GivenObjects(ObjectExtractor):
+    """The objects that the golden file lists for each sentence."""
+
+    def __init__(self, steps, synonyms):
+        super().__init__()
+        self.given = {row["sentence"]: row["objects"] for step in steps for row in step}
+        self.synonyms = synonyms
+
+    def canonical(self, word):
+        return self.synonyms.get(word, word)
+
+    def __call__(self, sentences):
+        return [self.given[sentence] for sentence in sentences]
+
+
+@pytest.mark.parametrize(("mode", "preset"), [("paper_mode", "paper"), ("released_code_mode", "released_code")])
+def test_the_kitchen_step_by_step(mode, preset):
+    inputs, expected = PAIRS["inputs"], PAIRS["expected"][mode]["steps"]
+    contexts = []
+
+    def write(prompts, step, attempt, *, greedy):
+        contexts.append([m["content"] for m in prompts[0].messages if m["role"] == "assistant"])
+        return [[Candidate(row["sentence"]) for row in inputs["steps"][step]] for _ in prompts]
+
+    second = (
+        TableDetector({"kitchen": inputs["detector_b_open_present"]})
+        if preset == "paper"
+        else TableDetector({"kitchen": inputs["detector_b_closed_detected"]}, vocabulary=list(coco().classes))
+    )
+    asked = []
+
+    class Asked(TableDetector):
+        def look(self, images, objects):
+            asked.append(sorted(objects[0]))
+            return super().look(images, objects)
+
+    bootstrapper = Bootstrapper(
+        write,
+        [Asked({"kitchen": inputs["detector_a_present"]}), second],
+        GivenObjects(inputs["steps"], inputs["synonyms"]),
+        PRESETS[preset],
+        choose=lambda pool: pool[0],
+    )
+    captions = bootstrapper.run([Prompt("k", ({"role": "user", "content": "?"},), images=("kitchen",))])
+    caption = captions[0]
+    assert caption.stopped == "end"
+    assert [sentence.text for sentence in caption.sentences] == [step["appended"] for step in expected]
+    assert [context[0] if context else "" for context in contexts] == [step["context"] for step in expected]
+    made = [
+        {"context": pair.context, "y_win": pair.chosen.text, "y_lose": pair.rejected.text} for pair in caption.pairs
+    ]
+    assert made == [pair for step in expected for pair in step["pairs"]]
+    for verdict in ("factual", "uncertain", "hallucinated"):
+        assert caption.book.of(verdict) == expected[-1]["caches"][verdict]
+    counted = [{label["label"] for label in step["labels"]} for step in expected]
+    assert [set(step) for step in caption.steps] == counted
+    if preset == "released_code":
+        assert asked == [step["newly_queried_objects"] for step in expected if step["newly_queried_objects"]]
+
+
+def test_labels_of_each_candidate():
+    """The labels themselves, with the hallucinated objects, from verdicts alone."""
+    inputs, steps = PAIRS["inputs"], PAIRS["expected"]["paper_mode"]["steps"]
+    canonical = lambda word: inputs["synonyms"].get(word, word)  # noqa: E731
+    context: set[str] = set()
+    for candidates, step in zip(inputs["steps"], steps, strict=True):
+        verdicts = {name: verdict for verdict, names in step["caches"].items() for name in names}
+        by_text = {row["sentence"]: row["objects"] for row in candidates if row["sentence"]}
+        found = label_sentences(
+            list(by_text), list(by_text.values()), lambda w, of=verdicts: of[canonical(w)], context, canonical
+        )
+        assert [(s.text, s.label, list(s.hallucinated)) for s in found] == [
+            (row["sentence"], row["label"], row["hallucinated_objects"]) for row in step["labels"]
+        ]
+        assert [(a.text, b.text) for a, b in build_pairs(found)] == [(p["y_win"], p["y_lose"]) for p in step["pairs"]]
+        context |= {canonical(name) for name in by_text[step["appended"]]}
+
+
+@pytest.mark.parametrize("row", CHECK["vote_table"], ids=str)
+def test_votes(row):
+    vote = {"present": True, "absent": False, "out_of_label_list": None}[row["detector_b"]]
+    votes = [{"thing": row["detector_a_present"]}, {"thing": vote}]
+    assert cross_check(votes, out_of_vocabulary="accept") == {"thing": row["released_code_mode"]}
+    if vote is not None:
+        assert cross_check(votes) == {"thing": row["paper_mode"]}
+
+
+@pytest.mark.parametrize("row", CHECK["label_matching"], ids=str)
+def test_labels_of_boxes(row):
+    labels = row["detector_text_labels"]
+    for match in ("substring", "exact"):
+        found = labels_to_objects(row["queried"], labels, [0.5] * len(labels), match)
+        assert [name for name, (there, _) in found.items() if there] == row[f"detected_{match}_rule"]
+
+
+@pytest.mark.parametrize("row", CHECK["canonical_membership"], ids=str)
+def test_a_word_belongs_to_its_class(row):
+    of = coco().canonical
+    assert (of(row["object"]) in {of(word) for word in row["target"]}) == row["member"]
+
+
+def test_what_is_outside_of_the_closed_vocabulary_cannot_be_hallucinated_in_the_released_code():
+    gap = CHECK["label_list_gap"]
+    nothing, labels = {"empty": []}, list(coco().classes)
+    words = [word for names in gap["released_code"].values() for word in names]
+    first, second = TableDetector(nothing), TableDetector(nothing, vocabulary=labels)
+    votes = [detector.votes(["empty"], [words])[0] for detector in (first, second)]
+    found = cross_check(votes, out_of_vocabulary="accept")
+    for verdict, names in gap["released_code"].items():
+        assert sorted(word for word, said in found.items() if said == verdict) == names
+    open_votes = [first.votes(["empty"], [gap["objects"]])[0]] * 2
+    assert set(cross_check(open_votes).values()) == {"hallucinated"}
+
+
+@pytest.mark.parametrize("case", STOP["cases"], ids=lambda case: case["name"])
+def test_stop_rules(case):
+    for rule, name in (("empties_and_duplicates", "released_code"), ("empties", "empties_only")):
+        assert should_stop(case["candidates"], rule=rule) == case[name]["stop"]
+        assert unique_candidates(case["candidates"]) == case[name]["kept"]
+
+
+@pytest.mark.parametrize("case", EXTRACT["lexicon"]["cases"], ids=lambda case: case["sentence"])
+def test_objects_by_lexicon(case):
+    assert [name for _, name in released_coco().mentions(case["sentence"])] == case["canonical"]
+
+
+def test_our_own_lexicon_has_the_orange_and_the_remote_control():
+    found = coco().mentions("An orange next to a remote control.")
+    assert [name for _, name in found] == ["orange", "remote"]
+
+
+@pytest.mark.parametrize("case", EXTRACT["triples"]["cases"], ids=lambda case: case["name"])
+def test_objects_of_a_scene_graph(case):
+    concrete = set(EXTRACT["triples"]["concrete_oracle"])
+    assert objects_of_triples(case["triples"], lambda word: word in concrete) == case["objects"]
