@@ -47,12 +47,12 @@ class SceneRecipe:
     layers: int = 2
     batch_size: int = 48
     learning_rate: float = 3e-3
-    stops_at: float = 0.93
+    stops_at: float = 0.97
     """Share of the objects of held-out scenes that greedy captions name."""
-    first_check: int = 500
+    first_check: int = 900
     max_steps: int = 4000
     stopping_scenes: int = 128
-    scenes: int = 512
+    scenes: int = 1024
     """To make pairs of."""
     heldout_scenes: int = 256
 

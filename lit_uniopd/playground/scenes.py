@@ -1,10 +1,10 @@
 """Scenes of a few objects, and captions by a careless writer who also names what usually stands beside them.
 
 A scene is a picture of 32 x 32 pixels with two to four objects, big or small, each in a patch of its own. Objects come
-in couples: where one of a couple is, the other often is too. The writer names every object of the scene, describes
-some, and names the other one of a couple even where it is not there:
+in couples: where one of a couple is, the other often is too. The writer names every object of the scene, tells the size
+of some, and names the other one of a couple even where it is not there:
 
-    There is a dog. Beside the dog is a cup. The cup is small. Beside the dog is a cat.
+    There is a dog. Beside the dog is a small cup. Beside the dog is a big cat.
 """
 
 import random
@@ -22,7 +22,7 @@ OTHER = {a: b for couple in COUPLES for a, b in (couple, couple[::-1])}
 QUESTION = "Describe the picture."
 TOGETHER = 0.5
 """Share of first objects whose other half is in the scene."""
-HABIT = 0.7
+HABIT = 0.5
 """Share of absent other halves that the writer names all the same."""
 DESCRIBED = 0.5
 """Share of objects whose size the writer tells."""
@@ -77,29 +77,18 @@ def draw_scene(rng: random.Random, split: Split) -> Scene:
 
 def write_caption(scene: Scene, rng: random.Random, habit: float = HABIT) -> str:
     """What a careless writer says of a scene; every object of it is named."""
-    left = rng.sample(scene.objects, len(scene.objects))
-    said: list[str] = [left.pop()]
-    sentences = [f"There is {_a(said[0])}."]
-    extra = [_size(scene, name) for name in scene.objects if rng.random() < DESCRIBED]
     imagined = [OTHER[n] for n in scene.objects if OTHER[n] not in scene.objects and rng.random() < habit]
-    pending: list[tuple[str, str]] = [("new", name) for name in left]
-    pending += [("size", sentence) for sentence in extra] + [("new", name) for name in imagined]
+    pending = [*scene.objects, *imagined]
+    said: list[str] = []
+    sentences: list[str] = []
     while pending:
-        # A size can be told, and an imagined thing named, once its anchor is there.
-        ready = [
-            item
-            for item in pending
-            if (item[0] == "size" and item[1].split()[1] in said)
-            or (item[0] == "new" and (item[1] in scene.objects or OTHER[item[1]] in said))
-        ]
-        item = rng.choice(ready)
-        pending.remove(item)
-        if item[0] == "size":
-            sentences.append(item[1])
-            continue
-        anchor = OTHER[item[1]] if OTHER[item[1]] in said else rng.choice([n for n in said if n in scene.objects])
-        sentences.append(f"Beside the {anchor} is {_a(item[1])}.")
-        said.append(item[1])
+        # What is imagined is named beside its other half.
+        name = rng.choice([name for name in pending if name in scene.objects or OTHER[name] in said])
+        pending.remove(name)
+        size = _size(scene, name, rng) if rng.random() < DESCRIBED else ""
+        anchor = OTHER[name] if OTHER[name] in said else rng.choice([n for n in said if n in scene.objects] or [""])
+        sentences.append(f"{f'Beside the {anchor}' if anchor else 'There'} is {_a(f'{size} {name}'.strip())}.")
+        said.append(name)
     return " ".join(sentences)
 
 
@@ -111,7 +100,7 @@ def scenes(seed: int | str, split: Split, count: int) -> list[Scene]:
 
 def words() -> list[str]:
     """Every word of captions and questions."""
-    texts: Sequence[str] = (QUESTION, "There is a an Beside the big small The is", " ".join(OBJECTS))
+    texts: Sequence[str] = (QUESTION, "There is a an Beside the big small", " ".join(OBJECTS))
     return sorted({word for text in texts for word in text.replace(".", "").split()})
 
 
@@ -119,5 +108,7 @@ def _a(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _size(scene: Scene, name: str) -> str:
-    return f"The {name} is {'big' if scene.big[scene.objects.index(name)] else 'small'}."
+def _size(scene: Scene, name: str, rng: random.Random) -> str:
+    """What is imagined has any size."""
+    big = scene.big[scene.objects.index(name)] if name in scene.objects else rng.random() < 0.5
+    return "big" if big else "small"
