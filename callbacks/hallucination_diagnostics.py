@@ -31,6 +31,7 @@ SCORES = {
     "chair_s": "captions with one",
     "chair_s_refined": "of captions that name objects",
     "recall": "objects named",
+    "mentions": "mentions",
     "words": "words",
 }
 
@@ -203,6 +204,7 @@ def _scores(sums: Sequence[float]) -> Scores:
         "chair_s": bad / max(captions, 1),
         "chair_s_refined": bad / max(naming, 1),
         "recall": hit / max(truth, 1),
+        "mentions": mentions / max(captions, 1),
         "words": words / max(captions, 1),
     }
 
@@ -210,4 +212,4 @@ def _scores(sums: Sequence[float]) -> Scores:
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" if key == "words" else f"{value:.1%}"
+    return f"{value:.1f}" if key in ("words", "mentions") else f"{value:.1%}"
