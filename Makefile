@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test lint format bench lab preference-lab clean
+.PHONY: quickstart install test lint format bench lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -40,6 +40,9 @@ lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs
+
+sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache

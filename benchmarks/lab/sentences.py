@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,15 @@ STEPS, BATCH, RATE, BETA = 120, 64, 3e-4, 0.5
 BASE = "cdpo"
 DECODINGS = ("greedy", "temperature_1")
 CAPTIONS = "captions"
+SENTENCE_PARTS: Any = (SentencePairDataModule, SentencePairSourceArgs, Sentinel)
+CAPTION_PARTS: Any = (PreferenceDataModule, PairSourceArgs, OmniDPO)
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """How pairs are made."""
 
-    bootstrap: BootstrapArgs = BOOTSTRAP
+    bootstrap: BootstrapArgs = field(default_factory=lambda: BOOTSTRAP)
     detectors: tuple[int, ...] = (0, 1)
     """The first overlooks things, the second sees too many."""
 
@@ -142,10 +144,7 @@ def train(run: Run) -> dict[str, Any]:
         random.Random(run.seed).shuffle(rows)
         used = ROOT / "logs" / f"{run.arm}-{run.seed}.jsonl"
         write_lines(used, rows[: arm.limit])
-        kind, module_of = (
-            (PreferenceDataModule, OmniDPO) if arm.data == CAPTIONS else (SentencePairDataModule, Sentinel)
-        )
-        source: Any = PairSourceArgs if arm.data == CAPTIONS else SentencePairSourceArgs
+        kind, source, module_of = CAPTION_PARTS if arm.data == CAPTIONS else SENTENCE_PARTS
         module = module_of(
             PolicyArgs(path=str(locate("captioner", seed=run.seed))),
             PairLossArgs(kind="dpo", beta=BETA, chosen_nll=arm.chosen_nll),
