@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoImageProcessor,
     AutoModelForObjectDetection,
@@ -123,16 +124,20 @@ class GroundingDino(PretrainedDetector):
             rows = [row for row, parts in enumerate(captions) if turn < len(parts)]
             asked = [captions[row][turn] for row in rows]
             given, out = self.run(images=[pictures[row] for row in rows], text=asked, padding=True)
-            boxes = self.processor.post_process_grounded_object_detection(
-                out,
-                given["input_ids"],
-                threshold=self.box_threshold,
-                text_threshold=self.text_threshold,
-                target_sizes=[pictures[row].size[::-1] for row in rows],
-            )
-            for row, names, box in zip(rows, asked, boxes, strict=True):
-                found[row] |= labels_to_objects(names, box["text_labels"], box["scores"].tolist(), self.label_match)
+            probs_RQL = out.logits.float().sigmoid()
+            for row, names, probs_QL, ids_L in zip(rows, asked, probs_RQL, given["input_ids"], strict=True):
+                labels, scores = self._labels(probs_QL, ids_L)
+                found[row] |= labels_to_objects(names, labels, scores, self.label_match)
         return found
+
+    def _labels(self, probs_QL: Tensor, ids_L: Tensor) -> tuple[list[str], list[float]]:
+        """Labels and scores of the boxes above the threshold, as the library's own post-processing finds them, but for the caption's ends."""
+        scores_Q = probs_QL.amax(dim=1)
+        keep = scores_Q > self.box_threshold
+        # The first and the last token belong to no word.
+        named = probs_QL[keep][:, 1 : len(ids_L) - 1] > self.text_threshold
+        labels = [self.processor.tokenizer.decode(ids_L[1:-1][row]) for row in named]
+        return labels, scores_Q[keep].tolist()
 
     def _captions(self, names: list[str]) -> list[list[str]]:
         """The objects in portions that fit the text encoder; what it cut off would look absent."""
@@ -308,7 +313,7 @@ def labels_to_objects(
         shown = [
             score
             for label, score in zip(labels, scores, strict=True)
-            if (name.lower() == label.strip().lower() if match == "exact" else name.lower() in label.lower())
+            if (name.lower() == label.strip(" .").lower() if match == "exact" else name.lower() in label.lower())
         ]
         found[name] = (bool(shown), max(shown, default=0.0))
     return found

@@ -1,0 +1,125 @@
+"""Where sentences end, which tokens end them, and where in a caption mentions stand."""
+
+import pytest
+import tiny
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination import Lexicon, coco
+from lit_uniopd.hallucination.objects import is_concrete, parse_triples
+from lit_uniopd.hallucination.positions import counts_by_sentence, place_mentions
+from lit_uniopd.hallucination.sentences import is_unfinished, sentence_end_ids, split_sentences
+from lit_uniopd.prompting import continued, encode_continuation
+from lit_uniopd.types import Prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("A dog. A cat.", ["A dog.", "A cat."]),
+        ("It costs 3.5 dollars. Fine!", ["It costs 3.5 dollars.", "Fine!"]),
+        ("Mr. Smith and Dr. Who sit. They talk.", ["Mr. Smith and Dr. Who sit.", "They talk."]),
+        ('He says "stop." Then he goes.', ['He says "stop."', "Then he goes."]),
+        ("Really? Yes... no.", ["Really?", "Yes...", "no."]),
+        ("One.\n\nTwo", ["One.", "Two"]),
+        ("e.g. a dog. J. Doe is here.", ["e.g. a dog.", "J. Doe is here."]),
+        ("", []),
+    ],
+)
+def test_sentences(text, pieces):
+    found = split_sentences(text)
+    assert [piece for piece, _ in found] == pieces
+    assert all(text[start:].startswith(piece) for piece, start in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "unfinished"),
+    [
+        ("A dog.", False),
+        ("A dog!", False),
+        ('"A dog?"', False),
+        ("A dog...", False),
+        ("About 3.", True),
+        ("This is Mr.", True),
+        ("A dog", True),
+        ("", True),
+    ],
+)
+def test_unfinished_sentences(text, unfinished):
+    assert is_unfinished(text) == unfinished
+
+
+def test_tokens_that_end_a_sentence():
+    tokenizer = tiny.make_tokenizer(extra=('."', ".\n", "...", "!)", "a.b", " ."))
+    ends = {tokenizer.decode([i]) for i in sentence_end_ids(tokenizer)}
+    assert ends == {".", "?", "!", '."', ".\n", "...", "!)", " ."}
+
+
+CONTEXTS = [
+    ("describe", "a dog is here."),
+    ("a dog is here. describe", "a dog is here."),
+    ("how much is 3.5?", "it is 3.5 dollars."),
+    ("who?", "it is mr. x."),
+    ("what!", "wow!"),
+    ("what?", "really?"),
+    ("say", 'he says "no."'),
+    ("say", "one.\ntwo."),
+    ("say", ""),
+]
+
+
+@pytest.mark.parametrize(("question", "context"), CONTEXTS)
+@pytest.mark.parametrize("extra", [(), (". a", ".\n", " a", ". ", '."'), (".a",)])
+def test_the_prompt_is_a_true_prefix_of_prompt_and_sentence(question, context, extra):
+    """Also where the words of the context stand in the question, and where tokens merge across the seam."""
+    tokenizer = tiny.make_tokenizer(
+        tiny.CHAT.replace("+ m['content'] +", "+ m['content']|string +"), extra=(*extra, '"')
+    )
+    prompt = continued(Prompt("p", ({"role": "user", "content": question},)), context)
+    for sentence in ("a cat!", "the end?", "one more.", "quote.\n"):
+        start, tokens = encode_continuation(tokenizer, prompt, sentence, {})
+        again, _ = encode_continuation(tokenizer, prompt, "else.", {})
+        assert start == again, "the same prefix for both sentences of a pair"
+        assert tokenizer.eos_token_id not in tokens
+        text = tokenizer.decode([*start, *tokens])
+        assert text.endswith((" " if context else "") + sentence)
+        assert tokenizer.decode(start).endswith(context)
+
+
+def test_an_empty_context_leaves_the_prompt_as_it_is():
+    prompt = Prompt("p", ({"role": "user", "content": "hi"},))
+    assert continued(prompt, "") is prompt
+    assert continued(prompt, "So.").messages[-1] == {"role": "assistant", "content": "So."}
+
+
+def test_places_of_mentions():
+    text = "A dog runs. A cat and a dog sit. No bus."
+    found = place_mentions(text, ["dog", "cat"])
+    assert [(m.sentence, m.hallucinated) for m in found] == [(0, False), (1, False), (1, False), (2, True)]
+    assert [round(m.relative * len(text)) for m in found] == [text.index(w) for w in ("dog", "cat")] + [24, 36]
+    assert counts_by_sentence(found, last=2) == ([1, 2], [0, 1])
+    assert place_mentions("", ["dog"]) == []
+
+
+def test_a_lexicon_of_ones_own(tmp_path):
+    file = tmp_path / "words.yaml"
+    file.write_text("extends: coco\nclasses:\n  lamp: [lantern]\n  dog: [doggo]\nblockers: [lamp post]\n")
+    lexicon = Lexicon.read(file)
+    found = [name for _, name in lexicon.mentions("Two lanterns, a lamp post, a doggo, a kitten.")]
+    assert found == ["lamp", "dog", "cat"]
+    assert "lamp" not in coco().class_of
+    file.write_text("classes: 3")
+    with pytest.raises(UserError, match="is no lexicon"):
+        Lexicon.read(file)
+
+
+@pytest.mark.parametrize(("plural", "name"), [("wine glasses", "wine glass"), ("leaves", "leave"), ("skis", "skis")])
+def test_classes_of_plurals(plural, name):
+    assert coco().canonical(plural) == name
+
+
+def test_triples_of_a_parser():
+    text = "( cat , is , black ) , ( cat , sit on , chair )"
+    assert parse_triples(text) == [["cat", "is", "black"], ["cat", "sit on", "chair"]]
+    assert is_concrete("chair")
+    assert not is_concrete("atmosphere")
+    assert not is_concrete("happily")
