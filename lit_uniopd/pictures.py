@@ -27,8 +27,11 @@ def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
     name = "with embedded bytes" if isinstance(reference, bytes) else reference
     try:
         source = io.BytesIO(reference) if isinstance(reference, bytes) else reference
-        picture = Image.open(source) if isinstance(source, str | io.BytesIO) else source
-        picture = ImageOps.exif_transpose(picture).convert("RGB")
+        if isinstance(source, str | io.BytesIO):
+            with Image.open(source) as opened:  # of several frames a file would stay open
+                picture = ImageOps.exif_transpose(opened).convert("RGB")
+        else:
+            picture = ImageOps.exif_transpose(source).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"The picture {name} cannot be read ({error}); remove the row.") from error
     pixels = picture.width * picture.height

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -77,11 +78,13 @@ class SentenceBootstrap(PolicyModule):
         parts += [detector.name for detector in self.detectors]
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Caption]:  # type: ignore[override]
-        """Bootstrap the batch's pictures to their ends; pictures that cannot be read are skipped and told of."""
-        readable = [prompt for prompt in batch if self._is_readable(prompt)]
-        if not readable:
-            return []
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Bootstrap a batch of pictures; callbacks are told of each caption."""
+        self.grow(batch.prompts)
+
+    def grow(self, prompts: Sequence[Prompt]) -> list[Caption]:
+        """Bootstrap pictures to their ends, side by side; those that cannot be read are skipped and told of."""
+        readable = [prompt for prompt in prompts if self._is_readable(prompt)]
         bootstrapper = Bootstrapper(
             PolicyWriter(self.policy, self.val_sampling, self.seed),
             self.detectors,

@@ -27,6 +27,8 @@ from transformers import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import coco
 from lit_uniopd.hallucination.detectors import ClosedSet, GroundingDino, NoisyOracle, OmDetTurbo, Owlv2, TableDetector
+from lit_uniopd.hallucination.detectors.base import opened
+from lit_uniopd.pictures import open_picture
 
 WORDS = ["dog", "cat", "wine", "glass", "a", "photo", "of", "person", "table", "dining", ".", ","]
 SWIN = {
@@ -190,7 +192,7 @@ def test_many_pictures_at_once_are_as_one_by_one(request, pictures, name):
     for names, found in zip(OBJECTS, together.look(pictures, OBJECTS), strict=True):
         assert set(found) == set(names)
     # Pictures of one size: padding of others is seen by these models, a little.
-    alike = [Image.open(path).convert("RGB").resize((80, 80)) for path in pictures]
+    alike = [picture.resize((80, 80)) for picture in opened(pictures)]
     seen = together.look(alike, OBJECTS)
     assert len({score for row in seen for _, score in row.values()}) > 3
     for image, names, found in zip(alike, OBJECTS, seen, strict=True):
@@ -216,7 +218,7 @@ def test_boxes_of_grounding_dino_are_labelled_as_by_the_library(dino, pictures):
     detector = GroundingDino(str(dino), box_threshold=0.5, text_threshold=0.4)
     detector.prepare("cpu")
     asked = [["dog", "cat", "wine glass"]]
-    given, out = detector.run(images=[Image.open(pictures[0]).convert("RGB")], text=asked, padding=True)
+    given, out = detector.run(images=[open_picture(pictures[0])], text=asked, padding=True)
     probs = out.logits[0].sigmoid()
     threshold = float(probs.amax(dim=1).sort().values[6])
     detector.box_threshold = threshold
@@ -235,7 +237,7 @@ def test_owl_scores_are_the_models_own(request, owl, pictures):
     """Against the library's own post-processing."""
     detector = Owlv2(str(owl), threshold=0.0, prompt="{}")
     found = detector.present(pictures[0], ["dog", "cat"])
-    image = Image.open(pictures[0]).convert("RGB")
+    image = open_picture(pictures[0])
     inputs = detector.processor(images=image, text=[["dog", "cat"]], return_tensors="pt")
     (boxes,) = detector.processor.post_process_grounded_object_detection(
         detector.model(**inputs), threshold=0.0, text_labels=[["dog", "cat"]]
@@ -281,12 +283,12 @@ def test_a_closed_vocabulary_has_cocos_names_and_looks_once(rt_detr, pictures):
     assert calls == [2], "the first picture was looked at by votes, the others once"
 
 
-def test_omdet_turbo_needs_torchvision():
+def test_omdet_turbo_needs_torchvision(tmp_path):
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
-        with pytest.raises(UserError, match=r"OmDetTurbo\.path nowhere"):
-            OmDetTurbo("nowhere").prepare("cpu")
+        with pytest.raises(UserError, match=r"OmDetTurbo\.path .* cannot be loaded"):
+            OmDetTurbo(str(tmp_path)).prepare("cpu")
 
 
 def test_mistakes_name_the_picture_and_the_detector(tmp_path, dino, pictures):
@@ -297,7 +299,7 @@ def test_mistakes_name_the_picture_and_the_detector(tmp_path, dino, pictures):
         detector.present(str(broken), ["dog"])
     with pytest.raises(UserError, match=r"Owlv2\.path .* cannot be loaded"):
         Owlv2(str(tmp_path / "nothing")).prepare("cpu")
-    with pytest.raises(UserError, match="has no picture 'other.png'"):
+    with pytest.raises(UserError, match=r"has no picture 'other\.png'"):
         TableDetector({"one.png": ["dog"]}).present("other.png", ["dog"])
     with pytest.raises(UserError, match=r"NoisyOracle\.miss must be in"):
         NoisyOracle("x.jsonl", miss=1.5)

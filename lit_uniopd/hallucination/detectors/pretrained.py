@@ -131,7 +131,7 @@ class GroundingDino(PretrainedDetector):
         return found
 
     def _labels(self, probs_QL: Tensor, ids_L: Tensor) -> tuple[list[str], list[float]]:
-        """Labels and scores of the boxes above the threshold, as the library's own post-processing finds them, but for the caption's ends."""
+        """Labels and scores of the boxes above the threshold, as the library finds them, but for the caption's ends."""
         scores_Q = probs_QL.amax(dim=1)
         keep = scores_Q > self.box_threshold
         # The first and the last token belong to no word.

@@ -1,0 +1,300 @@
+"""The bootstrapping: rules at every step, whatever is sampled, and the run from pictures to a file of pairs."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from scenes_data import captioner
+
+from callbacks import SentencePairWriter
+from datamodules import SentencePairDataModule
+from datamodules.sentence_pairs import SentencePairSourceArgs
+from lit_uniopd.cli import main
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, coco
+from lit_uniopd.hallucination.bootstrap import RESAMPLES, Candidate
+from lit_uniopd.hallucination.detectors import TableDetector
+from lit_uniopd.hallucination.objects import ObjectExtractor
+from lit_uniopd.hallucination.report import bootstrap_report
+from lit_uniopd.modules import Sentinel
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.types import Prompt
+
+OBJECTS = ["dog", "cat", "car", "bus", "cup", "bowl", "book", "vase"]
+TRUTH = {"a.png": ["dog", "cup", "book"], "b.png": ["car"], "c.png": ["cat", "vase", "bowl", "bus"]}
+PROMPTS = [Prompt(name, ({"role": "user", "content": "?"},), images=(name,)) for name in TRUTH]
+
+
+def noisy_writer(seed, n=8):
+    """Sentences of random objects, some empty, repeated, cut, or without any object."""
+
+    def write(prompts, step, attempt, *, greedy):
+        rows = []
+        for prompt in prompts:
+            said = prompt.messages[-1]["content"]
+            draw = random.Random(f"{seed} {prompt.id} {said} {attempt} {greedy}")
+            row = []
+            for _ in range(1 if greedy else n):
+                names = " and a ".join(draw.sample(OBJECTS, draw.randint(1, 2)))
+                kinds = [f"There is a {names}.", f"A {names} stands here!", "It is calm.", "", "About 3.", "A long"]
+                text = draw.choices(kinds, weights=[6, 3, 1, 1 + step, 1, 1])[0]
+                row.append(Candidate(text, finished=text != "A long"))
+            rows.append(row)
+        return rows
+
+    return write
+
+
+def detectors():
+    """The second one errs."""
+    second = {name: [*objects[:-1], "bowl"] for name, objects in TRUTH.items()}
+    return [TableDetector(TRUTH), TableDetector(second)]
+
+
+def run(seed=0, **options):
+    args = BootstrapArgs(**options)
+    return Bootstrapper(noisy_writer(seed), detectors(), ObjectExtractor(), args, seed=seed).run(PROMPTS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_the_papers_pairs_promise(seed):
+    for caption in run(seed):
+        sees = [set(detector.table[caption.prompt.id]) for detector in detectors()]
+        for sentence in caption.sentences:
+            assert sentence.factual, "every sentence of the context was labelled factual"
+        for pair in caption.pairs:
+            named = [{name for _, name in coco().mentions(side.text)} for side in (pair.chosen, pair.rejected)]
+            assert pair.context, "no pair has an empty context"
+            assert pair.context_factual
+            assert pair.chosen.text
+            assert pair.rejected.text
+            assert pair.chosen.text != pair.rejected.text
+            assert all(named[0] <= seen for seen in sees), "no hallucinated or uncertain object in a winner"
+            assert any(name not in sees[0] | sees[1] for name in named[1]), "a hallucinated object in a loser"
+            assert named[0] & {name for _, name in coco().mentions(pair.context)}, "coherent with the context"
+            assert caption.text.startswith(pair.context)
+            assert "3." not in pair.chosen.text + pair.rejected.text
+
+
+def test_the_same_seed_gives_the_same_captions():
+    first, again, other = ([(c.text, c.pairs) for c in run(seed)] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_caption_ends(preset):
+    found = Bootstrapper(noisy_writer(3), detectors(), ObjectExtractor(), PRESETS[preset], seed=3).run(PROMPTS)
+    assert all(c.stopped in ("end", "no_factual", "max_sentences") for c in found)
+    assert all(len(c.sentences) <= PRESETS[preset].max_sentences for c in found)
+
+
+def always(text, n=4):
+    return lambda prompts, step, attempt, *, greedy: [[Candidate(text)] * (1 if greedy else n) for _ in prompts]
+
+
+def one(write, **options):
+    (caption,) = Bootstrapper(write, detectors(), ObjectExtractor(), BootstrapArgs(**options)).run(PROMPTS[:1])
+    return caption
+
+
+def test_a_step_without_a_factual_candidate():
+    assert one(always("A bus.")).stopped == "no_factual"
+    resampled = one(always("A bus."), when_no_factual="resample")
+    assert (resampled.stopped, len(resampled.steps)) == ("no_factual", 1 + RESAMPLES)
+    released = one(always("A bus."), when_no_factual="any", max_sentences=3)
+    assert (released.text, released.stopped) == ("A bus. A bus. A bus.", "max_sentences")
+    calm = one(always("It is calm."))
+    assert (calm.stopped, calm.steps) == ("no_factual", [{"no_object": 1}])
+
+
+def test_resampling_may_succeed():
+    def write(prompts, step, attempt, *, greedy):
+        return [[Candidate("A dog." if attempt else "A bus.")] for _ in prompts]
+
+    assert one(write, when_no_factual="resample", max_sentences=2).text == "A dog. A dog."
+
+
+def test_natural_and_hallucinated_contexts():
+    def write(prompts, step, attempt, *, greedy):
+        return [[Candidate("A cup.")] if greedy else [Candidate("A dog."), Candidate("A bus.")] for _ in prompts]
+
+    assert one(write, append="greedy", max_sentences=2).text == "A cup. A cup."
+    assert one(write, append="hallucinated", max_sentences=2).text == "A bus. A bus."
+    natural = one(write, append="hallucinated", max_sentences=3)
+    assert [pair.context_factual for pair in natural.pairs] == [False] * len(natural.pairs)
+
+
+def test_sentences_before_the_intervention_are_as_sampled_and_make_no_pairs():
+    def write(prompts, step, attempt, *, greedy):
+        return [[Candidate("A bus and a dog."), Candidate("A dog.")] for _ in prompts]
+
+    caption = one(write, intervene_from=2, max_sentences=4)
+    assert caption.text == "A bus and a dog. A bus and a dog. A dog. A dog."
+    assert [pair.sentence for pair in caption.pairs] == [2, 3]
+
+
+def test_pairs_per_step_and_kinds_of_winners():
+    def write(prompts, step, attempt, *, greedy):
+        texts = ["A dog.", "A dog and a cup.", "A cup.", "A bus.", "A car."]
+        return [[Candidate(text) for text in texts] for _ in prompts]
+
+    def made(**options):
+        pairs = one(write, max_sentences=2, **options).pairs
+        return [(p.chosen.text, p.rejected.text) for p in pairs if p.sentence == 1]
+
+    assert made(pairs_per_step="one") == [("A dog.", "A bus.")] or made(pairs_per_step="one")[0][1] == "A bus."
+    assert len(made(pairs_per_step="zip")) == 2
+    assert len(made(pairs_per_step="cross", positives="both")) == 6
+    assert len(made(pairs_per_step="cross")) + len(made(pairs_per_step="cross", positives="agnostic")) == 6
+
+
+def test_what_cannot_be_used_is_counted():
+    def write(prompts, step, attempt, *, greedy):
+        texts = [("A dog.", True), ("About 3.", True), ("A cup and", False), ("A cup", True)]
+        return [[Candidate(*given) for given in texts] for _ in prompts]
+
+    caption = one(write, max_sentences=1)
+    assert dict(caption.dropped) == {"cut_at_number_or_abbreviation": 1, "too_long": 1}
+    assert caption.steps == [{"factual_context_agnostic": 2}], "an answer that ends without a full stop is whole"
+    assert not one(write, max_sentences=1, keep_unfinished=True).dropped
+
+
+def test_one_detector_decides_alone_and_uncertainty_can_be_resolved():
+    verdicts = {}
+    for name, given in (("two", detectors()), ("one", detectors()[:1])):
+        bootstrapper = Bootstrapper(always("A dog, a bowl, a book."), given, ObjectExtractor(), BootstrapArgs())
+        verdicts[name] = bootstrapper.run(PROMPTS[:1])[0].book.verdicts
+    assert verdicts["one"] == {"dog": "factual", "bowl": "hallucinated", "book": "factual"}
+    assert verdicts["two"] == {"dog": "factual", "bowl": "uncertain", "book": "uncertain"}
+    for wanted in ("factual", "hallucinated"):
+        found = one(always("A dog, a bowl, a book."), uncertain=wanted).book.verdicts
+        assert found == {"dog": "factual", "bowl": wanted, "book": wanted}
+
+
+def test_bad_choices_name_their_flag():
+    with pytest.raises(UserError, match=r"--model\.bootstrap\.max_sentences 0"):
+        BootstrapArgs(max_sentences=0)
+    with pytest.raises(ValueError, match="at least one"):
+        Bootstrapper(always("A dog."), [], ObjectExtractor())
+
+
+# --- the run ---
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return captioner(tmp_path_factory.mktemp("playground")).parent
+
+
+def predict(scenes: Path, out: Path, *options: str) -> None:
+    truth = json.dumps({"truth": str(scenes / "scenes.jsonl"), "miss": 0.0, "false_alarm": 0.0})
+    oracle = f'{{"class_path": "lit_uniopd.hallucination.detectors.NoisyOracle", "init_args": {truth}}}'
+    main(
+        [
+            *["predict", "-c", "configs/sentinel/bootstrap.yaml", "-c", "configs/trainer/cpu.yaml"],
+            *["--model.policy.path", str(scenes / "captioner"), f"--model.detectors=[{oracle}]"],
+            *["--model.sampling.n", "6", "--model.sampling.max_new_tokens", "24", "--model.sampling.temperature", "1"],
+            *["--model.bootstrap.max_sentences", "4", "--data.predict.path", str(scenes / "scenes.jsonl")],
+            *["--data.batch_size", "4", "--trainer.enable_progress_bar", "false"],
+            *[f"--trainer.callbacks.path={out}", *options],
+        ]
+    )
+
+
+def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
+    predict(scenes, whole)
+    rows = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert rows
+    assert all(row["context"] and row["chosen"] != row["rejected"] for row in rows)
+    report = json.loads(whole.with_suffix(".report.json").read_text())
+    assert (report["pictures"], report["pairs"], report["factual_contexts"]) == (12, len(rows), 1.0)
+    assert report["unreadable_pictures"] == 0
+
+    finished = SentencePairWriter.on_caption_finished
+
+    def die(self, trainer, pl_module, caption):
+        finished(self, trainer, pl_module, caption)
+        if len(self._found) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SentencePairWriter, "on_caption_finished", die)
+    with pytest.raises(SystemExit):
+        predict(scenes, killed)
+    assert len(killed.with_suffix(".captions.jsonl").read_text().splitlines()) == 6
+    assert not killed.exists()
+    monkeypatch.setattr(SentencePairWriter, "on_caption_finished", finished)
+    predict(scenes, killed)
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_captions_of_other_settings_are_not_mixed(scenes, tmp_path, capsys):
+    out = tmp_path / "pairs.jsonl"
+    predict(scenes, out, "--trainer.limit_predict_batches", "1")
+    with pytest.raises(SystemExit):
+        predict(scenes, out, "--model.bootstrap.append", "agnostic_first")
+    assert "has captions of another policy, seed or other settings" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_read_is_skipped_and_counted(scenes, tmp_path, caplog):
+    rows = [json.loads(line) for line in (scenes / "scenes.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["images"] = [str(scenes / row["images"][0])]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:6], {**rows[6], "images": [str(broken)]}]))
+    predict(scenes, tmp_path / "pairs.jsonl", "--data.predict.path", str(table))
+    report = json.loads((tmp_path / "pairs.report.json").read_text())
+    assert (report["pictures"], report["unreadable_pictures"]) == (6, 1)
+
+
+def test_a_folder_of_pictures(scenes, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    config = tmp_path / "folder.yaml"
+    config.write_text(
+        "data:\n  class_path: datamodules.PictureDataModule\n"
+        f"  init_args: {{folder: {scenes / 'pictures'}, limit: 6, questions: ['Describe the picture.']}}\n"
+    )
+    truth = tmp_path / "truth.jsonl"
+    lines = [(scenes / name).read_text() for name in ("scenes.jsonl", "heldout_scenes.jsonl")]
+    truth.write_text("".join(lines))
+    oracle = {"class_path": "lit_uniopd.hallucination.detectors.NoisyOracle", "init_args": {"truth": str(truth)}}
+    main(
+        [
+            *["predict", "-c", "configs/sentinel/bootstrap.yaml", "-c", "configs/trainer/cpu.yaml", "-c", str(config)],
+            *["--model.policy.path", str(scenes / "captioner"), f"--model.detectors={json.dumps([oracle])}"],
+            *["--model.sampling.max_new_tokens", "24", "--trainer.enable_progress_bar", "false"],
+            *["--model.bootstrap.max_sentences", "3", f"--trainer.callbacks.path={out}"],
+        ]
+    )
+    lines = [json.loads(line) for line in out.with_suffix(".captions.jsonl").read_text().splitlines()]
+    assert sorted(line["id"] for line in lines) == [f"heldout_scenes-{i}.png" for i in range(6)]
+
+
+def test_pairs_are_read_with_their_contexts(scenes, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    predict(scenes, out)
+    data = SentencePairDataModule(train=SentencePairSourceArgs(path=str(out)))
+    data.answers = Sentinel(PolicyArgs(path=str(scenes / "captioner")))
+    data.setup("fit")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    for pair, row in zip(data.train_pairs, rows, strict=True):
+        assert pair.pair.prompt.messages[-1] == {
+            "role": "assistant",
+            "content": [{"type": "text", "text": row["context"]}],
+        }
+        assert 2 not in pair.chosen_tokens + pair.rejected_tokens, "no token ends a sentence"
+    table = tmp_path / "other.jsonl"
+    table.write_text("".join(json.dumps({**row, "context": None}) + "\n" for row in rows))
+    wrong = SentencePairDataModule(train=SentencePairSourceArgs(path=str(table)))
+    wrong.answers = data.answers
+    with pytest.raises(
+        UserError, match=r"column 'context' must hold the caption so far.*--data\.train\.context_column"
+    ):
+        wrong.setup("fit")
+
+
+def test_reports_of_nothing():
+    assert bootstrap_report([])["pairs_per_picture"] == 0
