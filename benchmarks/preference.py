@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.preference                 # the four shapes of docs/omni_dpo.md
     OMP_NUM_THREADS=1 python -m benchmarks.preference --shapes 640:80 --spread 0.3 --checkpointing
+    OMP_NUM_THREADS=1 python -m benchmarks.preference --shapes 640:20 --against padded   # sentences of SENTINEL
 
 A step is the forward pass of policy and reference, and the backward pass. TRL projects every position of a row onto
 the vocabulary where it has no Triton, but only answers on a GPU; here it is made to do the latter, through our own
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ from lit_uniopd.playground.models import make_tokenizer
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
 
-SIDES = ("trl", "ours")
+SIDES = ("trl", "padded", "ours")
+"""TRL's step; ours with chosen and rejected as two padded rows, as TRL has them; ours."""
 Pairs = list[tuple[list[int], list[int], list[int]]]
 
 
@@ -74,8 +77,8 @@ def disturb(model: Any) -> None:
         parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0)
 
 
-def our_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
-    policy = Policy(make_model(args), make_tokenizer(), PolicyArgs())
+def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> Callable[[], float]:
+    policy = Policy(make_model(args), make_tokenizer(), PolicyArgs(share_prompts=share))
     policy.keep_reference()
     disturb(policy.model)
     if args.checkpointing:
@@ -170,9 +173,11 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--against", choices=SIDES[:2], default="trl")
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    makers = {"trl": trl_step, "ours": our_step}
+    makers = {"trl": trl_step, "padded": partial(our_step, share=False), "ours": our_step}
+    sides = [args.against, "ours"]
     if args.peak_of:
         step = makers[args.peak_of](args, make_pairs(args, 4, 4))
         step()  # kernels loaded
@@ -183,23 +188,23 @@ def main() -> None:
         print((peak_kib() - before) / 1024)
         return
     argv = [a for a in sys.argv[1:] if not a.startswith("--shapes") and ":" not in a]
-    print("prompt:answer   TRL s  ours s   time  memory  |loss difference|")
+    print(f"prompt:answer  {args.against:>6}    ours   time  memory  |loss difference|")
     for shape in args.shapes:
         prompt, answer = map(int, shape.split(":"))
         pairs = make_pairs(args, prompt, answer)
-        steps = {side: makers[side](args, pairs) for side in SIDES}
+        steps = {side: makers[side](args, pairs) for side in sides}
         losses = {side: step() for side, step in steps.items()}
-        times: dict[str, list[float]] = {side: [] for side in SIDES}
+        times: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(args.rounds):
             for side, step in steps.items():
                 start = time.process_time()
                 step()
                 times[side].append(time.process_time() - start)
-        trl, ours = (statistics.median(times[side]) for side in SIDES)
-        memory = {side: peak_growth(side, shape, argv) for side in SIDES}
+        theirs, ours = (statistics.median(times[side]) for side in sides)
+        memory = {side: peak_growth(side, shape, argv) for side in sides}
         print(
-            f"{shape:>13} {trl:7.2f} {ours:7.2f} {ours / trl:6.2f} {memory['ours'] / memory['trl']:7.2f}"
-            f"  {abs(losses['ours'] - losses['trl']):.1e}"
+            f"{shape:>13} {theirs:7.2f} {ours:7.2f} {ours / theirs:6.2f} {memory['ours'] / memory[args.against]:7.2f}"
+            f"  {abs(losses['ours'] - losses[args.against]):.1e}"
         )
 
 
