@@ -48,3 +48,23 @@ def test_preference_learning_goes_from_made_pairs_to_a_curve(tmp_path):
     assert events.Scalars("train/loss")[0].value > events.Scalars("train/loss")[-1].value
     assert (run / "pairs.png").exists()
     assert (run / "export/policy/model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_captioner_unlearns_what_it_imagines(tmp_path):
+    command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/sentinel/quickstart.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Captions of 256 pictures" in done.stdout
+    run = tmp_path / "runs/sentinel_quickstart/version_0"
+    kept = json.loads((run / "hallucination.json").read_text())
+    for decoding, reduction in (("greedy", 0.9), ("temperature_1", 0.75)):
+        before, after = (kept[when][decoding] for when in ("before", "after"))
+        imagined = [scores["chair_i"] * scores["mentions"] for scores in (before, after)]
+        assert imagined[0] > 0.5, "it has something to unlearn"
+        assert imagined[1] < (1 - reduction) * imagined[0]
+        assert after["recall"] > 0.93 * before["recall"], "and does not do so by saying less"
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    assert len(events.Images("hallucination/positions")) == 2
+    assert events.Scalars("hallucination/greedy/chair_i")[0].value == pytest.approx(kept["before"]["greedy"]["chair_i"])
+    assert (run / "export/policy/model.safetensors").exists()
