@@ -70,7 +70,8 @@ class HallucinationDiagnostics(Callback):
             raise UserError(f"HallucinationDiagnostics.benchmark {benchmark} has no objects of pictures; use chair.")
         if not temperatures or (every_n_steps is not None and every_n_steps < 1) or batch_size < 1:
             raise UserError("HallucinationDiagnostics needs a temperature, and every_n_steps and batch_size above 0.")
-        self.spec, self.profile, self.limit = specs[0], profile, limit
+        self.spec, self.limit = specs[0], limit
+        self.profile: ProfileName = profile
         self.temperatures = list(temperatures)
         self.max_new_tokens, self.batch_size, self.every_n_steps = max_new_tokens, batch_size, every_n_steps
         self.lexicon = coco() if lexicon is None else Lexicon.read(lexicon)

@@ -38,5 +38,5 @@ def positions_figure(mentions: Mapping[str, Sequence[PlacedMention]]) -> Any:
         right.set_xticks(list(places), [*map(str, places[:-1]), f"{places[-1]}+"])
         right.set_xlabel("sentence (share of hallucinated mentions above the bars)")
         right.set_ylabel("mentions")
-        right.margins(y=0.15)
+        right.set_ylim(0, 1.15 * max(1, *map(sum, zip(factual, wrong, strict=True))))
     return figure

@@ -118,7 +118,8 @@ class Lexicon:
         for word, name in self.class_of.items():
             if word not in words:
                 kept.setdefault(name, []).append(word)
-        smaller = Lexicon(dict.fromkeys(kept, ()), sorted(self.blockers), self.absorbs)
+        absorbs = {name: sorted(absorbed) for name, absorbed in self.absorbs.items()}
+        smaller = Lexicon(dict.fromkeys(kept, ()), sorted(self.blockers), absorbs)
         smaller.class_of = {word: name for name, names in kept.items() for word in names}
         smaller._longest = self._longest
         return smaller

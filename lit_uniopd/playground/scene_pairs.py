@@ -53,7 +53,11 @@ def bootstrap_scenes(
     writer = PolicyWriter(policy, sampling, seed)
     with bar(len(prompts), "playground: sentence pairs", unit="scene") as shown:
         bootstrapper = Bootstrapper(writer, detectors, ObjectExtractor(), args, seed=seed)
-        return bootstrapper.run(prompts, on_finished=lambda _: shown.update())
+
+        def tell(_: Caption) -> None:
+            shown.update()
+
+        return bootstrapper.run(prompts, on_finished=tell)
 
 
 def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> None:

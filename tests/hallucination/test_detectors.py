@@ -1,13 +1,14 @@
 """The detectors of transformers, from tiny random configs in the format of the hub, on real files of many kinds."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from transformers import (
-    BertTokenizerFast,
-    CLIPTokenizerFast,
+    BertTokenizer,
+    CLIPTokenizer,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
@@ -82,7 +83,7 @@ def grounding(directory, config_class, model_class):
     spread(model_class(config)).save_pretrained(directory)
     vocabulary = directory / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n")
-    tokenizer = BertTokenizerFast(vocab=str(vocabulary))
+    tokenizer = BertTokenizer(vocab=str(vocabulary))
     sized = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 64})
     GroundingDinoProcessor(sized, tokenizer).save_pretrained(directory)
     return directory
@@ -105,7 +106,7 @@ def owl(tmp_path_factory):
     letters = sorted({c for word in WORDS for c in word})
     every = dict.fromkeys([*pieces, *letters, *(f"{c}</w>" for c in letters)])
     table = {piece: i for i, piece in enumerate(every)}
-    tokenizer = CLIPTokenizerFast(vocab=table, merges=[], pad_token="!", model_max_length=16)
+    tokenizer = CLIPTokenizer(vocab=table, merges=[], pad_token="!", model_max_length=16)
     ends = {"bos_token_id": table["<|startoftext|>"], "eos_token_id": table["<|endoftext|>"], "pad_token_id": 0}
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = Owlv2Config(
@@ -128,12 +129,12 @@ def rt_detr(tmp_path_factory):
             hidden_sizes=[8, 8, 16, 16],
             depths=[1, 1, 1, 1],
             layer_type="basic",
-            out_features=["stage2", "stage3", "stage4"],
+            out_features=["stage2", "stage3", "stage4"],  # pyright: ignore[reportCallIssue]
         ),
         encoder_in_channels=[8, 16, 16],
         encoder_hidden_dim=16,
         d_model=16,
-        feat_channels=[16, 16, 16],
+        feat_channels=[16, 16, 16],  # pyright: ignore[reportCallIssue]
         decoder_in_channels=[16, 16, 16],
         encoder_ffn_dim=16,
         decoder_ffn_dim=16,
@@ -185,7 +186,7 @@ def make(request, name, **options):
 
 @pytest.mark.parametrize("name", ["dino", "mm_dino", "owl"])
 def test_many_pictures_at_once_are_as_one_by_one(request, pictures, name):
-    thresholds = {"threshold": 0.5} if name == "owl" else {"box_threshold": 0.0, "text_threshold": 0.0}
+    thresholds: dict[str, Any] = {"threshold": 0.5} if name == "owl" else {"box_threshold": 0.0, "text_threshold": 0.0}
     if name != "owl":
         thresholds["label_match"] = "substring"
     together, alone = make(request, name, batch_size=3, **thresholds), make(request, name, **thresholds)

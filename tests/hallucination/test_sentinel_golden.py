@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,8 @@ def test_what_is_outside_of_the_closed_vocabulary_cannot_be_hallucinated_in_the_
 
 @pytest.mark.parametrize("case", STOP["cases"], ids=lambda case: case["name"])
 def test_stop_rules(case):
-    for rule, name in (("empties_and_duplicates", "released_code"), ("empties", "empties_only")):
+    rules: Any = (("empties_and_duplicates", "released_code"), ("empties", "empties_only"))
+    for rule, name in rules:
         assert should_stop(case["candidates"], rule=rule) == case[name]["stop"]
         assert unique_candidates(case["candidates"]) == case[name]["kept"]
 

@@ -110,7 +110,8 @@ class GroundingDino(PretrainedDetector):
         device: str | None = None,
     ) -> None:
         super().__init__(path, batch_size, dtype, device)
-        self.box_threshold, self.text_threshold, self.label_match = box_threshold, text_threshold, label_match
+        self.box_threshold, self.text_threshold = box_threshold, text_threshold
+        self.label_match: LabelMatch = label_match
 
     def load(self) -> tuple[Any, Any]:
         model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
