@@ -6,18 +6,27 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_uniopd.diagnostics.preferences import WeighedPairs, joined, weighed, weights_figure, weights_table
+from lit_uniopd.diagnostics.preferences import (
+    CURVES,
+    WeighedPairs,
+    curves_figure,
+    joined,
+    weighed,
+    weights_figure,
+    weights_table,
+)
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.types import PairBatch
 
 
 class PreferenceDiagnostics(Callback):
-    """After each validation of ``OmniDPO``: quality against performance, weights, and the pairs at both ends.
+    """Of ``OmniDPO``: quality against performance, weights, the pairs at both ends, and the curves of the run.
 
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
-    weights), and shows the figure and the table in TensorBoard; the last figure is `pairs.png` of the run. With
-    several ranks they are of rank 0's share of the pairs.
+    weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
+    the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
+    margin of training and validation pairs over the steps.
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
@@ -26,6 +35,7 @@ class PreferenceDiagnostics(Callback):
     def __init__(self, table_rows: int = 5) -> None:
         self.table_rows = table_rows
         self._seen: list[WeighedPairs] = []
+        self.curves: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = []
@@ -52,11 +62,43 @@ class PreferenceDiagnostics(Callback):
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=trainer.global_step)
-        figure = weights_figure(pairs)
+        self._show(trainer, weights_figure(pairs), "pairs/weights", directory, "pairs.png")
+        if isinstance(trainer.logger, TensorBoardLogger):
+            table = weights_table(pairs, count=self.table_rows)
+            trainer.logger.experiment.add_text("pairs/weights", table, trainer.global_step)
+
+    # --- curves ---
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            self._note(trainer, "train")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._note(trainer, "val")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir  # asked on all ranks: it is broadcast
+        if trainer.is_global_zero and any(self.curves.values()):
+            figure = curves_figure(self.curves["train"], self.curves["val"])
+            self._show(trainer, figure, "pairs/curves", directory, "curves.png")
+
+    def _note(self, trainer: Trainer, split: str) -> None:
+        known = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in CURVES}
+        values = {name: float(value) for name, value in known.items() if value is not None}
+        points = self.curves[split]
+        if values and (not points or points[-1]["step"] != trainer.global_step):
+            points.append({"step": trainer.global_step, **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves = state_dict["curves"]
+
+    def _show(self, trainer: Trainer, figure: Any, tag: str, directory: str | None, file: str) -> None:
         if directory is not None:
             Path(directory).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(directory) / "pairs.png", dpi=110)
+            figure.savefig(Path(directory) / file, dpi=110)
         if isinstance(trainer.logger, TensorBoardLogger):
-            board = trainer.logger.experiment
-            board.add_figure("pairs/weights", figure, trainer.global_step)
-            board.add_text("pairs/weights", weights_table(pairs, count=self.table_rows), trainer.global_step)
+            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)

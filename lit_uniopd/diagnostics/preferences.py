@@ -1,6 +1,6 @@
 """What preference pairs are worth to a policy: quality against performance, and the two weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.types import EncodedPair
+
+Curve = Mapping[str, float]
+"""One point of every curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,29 @@ def weights_figure(pairs: WeighedPairs) -> Any:
     right.set_ylabel("pairs")
     right.set_title(f"effective sample size {pairs.effective_share:.0%}")
     right.legend()
+    return figure
+
+
+CURVES = {"loss": "loss", "accuracy": "pairs ranked right", "margin": "reward margin"}
+
+
+def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> Any:
+    """Loss, accuracy and margin of training and validation pairs over the steps (the paper's figure 5).
+
+    Args:
+        train: of each noted step, ``step`` and the quantities in ``CURVES``.
+        val: the same of each validation.
+    """
+    figure = new_figure(11, 3.4)
+    for axes, (name, label) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+        for points, told, style in ((train, "training", {"alpha": 0.6}), (val, "validation", {"marker": "o"})):
+            known = [point for point in points if name in point]
+            if known:
+                colour = "#8a94a6" if told == "training" else GOOD
+                axes.plot([p["step"] for p in known], [p[name] for p in known], color=colour, label=told, **style)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+    figure.axes[0].legend(fontsize=8)
     return figure
 
 

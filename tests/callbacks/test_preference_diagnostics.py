@@ -74,3 +74,27 @@ def test_it_is_refused_where_there_are_no_pairs(model_dirs, tmp_path):
     run = trainer(tmp_path, callbacks=[PreferenceDiagnostics()], limit_val_batches=1.0)
     with pytest.raises(UserError, match="looks at preference pairs"):
         run.fit(module(model_dirs), Prompts(prompts(4)))
+
+
+def test_a_run_ends_with_its_curves(model_dirs, tmp_path: Path):
+    table = tmp_path / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    source = PairSourceArgs(path=str(table))
+    data = PreferenceDataModule(train=source, val=source, batch_size=3, val_batch_size=6)
+    logger = TensorBoardLogger(tmp_path, name="run")
+    shown = PreferenceDiagnostics()
+    options: dict[str, Any] = {"logger": logger, "limit_val_batches": 1.0, "log_every_n_steps": 1}
+    run = trainer(tmp_path, callbacks=[shown], max_epochs=2, **options)
+    run.fit(OmniDPO(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1), data)
+    assert [point["step"] for point in shown.curves["train"]] == [1, 2, 3, 4]
+    assert [point["step"] for point in shown.curves["val"]] == [2, 4]
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    for split in ("train", "val"):
+        for name in ("loss", "accuracy", "margin"):
+            logged = [event.value for event in events.Scalars(f"{split}/{name}")]
+            assert [point[name] for point in shown.curves[split]] == pytest.approx(logged)
+    assert len(events.Images("pairs/curves")) == 1
+    assert (Path(logger.log_dir) / "curves.png").exists()
+    again = PreferenceDiagnostics()
+    again.load_state_dict(shown.state_dict())
+    assert again.curves == shown.curves

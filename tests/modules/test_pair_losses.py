@@ -33,6 +33,7 @@ KNOBS: dict[str, tuple[Any, set[str]]] = {
     "label_smoothing": (0.2, WITH_SMOOTHING),
     "gamma_beta_ratio": (1.5, {"simpo"}),
     "penalty": (3.0, {"dpo_positive"}),
+    "chosen_nll": (0.3, ALL),
 }
 
 

@@ -1,0 +1,100 @@
+"""Captions of known pictures before and after training: the numbers of CHAIR, on every decoding, on TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from scenes_data import captioner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import Prompts, module, prompts, sgd, trainer
+
+from callbacks import HallucinationDiagnostics
+from datamodules import SentencePairDataModule, SentencePairSourceArgs
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination import chair
+from lit_uniopd.modules import Sentinel
+from lit_uniopd.playground.scene_pairs import make_scene_pairs
+from lit_uniopd.policy import PolicyArgs
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    root = captioner(tmp_path_factory.mktemp("playground")).parent
+    make_scene_pairs(root / "captioner", root / "scenes.jsonl", root / "pairs.jsonl", 0)
+    spec = {
+        "id": "few_scenes",
+        "protocol": "test",
+        "version": 1,
+        "title": "few scenes",
+        "domain": "hallucination",
+        "modality": "image",
+        "hub": {"id": str(root / "heldout_scenes.jsonl")},
+        "columns": {"id": "id", "question": "prompt", "image": "images", "objects": "objects"},
+        "adapter": "annotated",
+        "adapter_args": {"gold": {"objects": "objects"}},
+        "prompt": {"template": "{question}", "chat": {}},
+        "generation": {"n": 1, "max_new_tokens": 30, "temperature": 0.0},
+        "scoring": {"grader": "chair"},
+        "report": {"metrics": [{"name": "chair"}]},
+        "licence": "ours",
+        "source": "a test",
+    }
+    (root / "few_scenes.yaml").write_text(yaml.safe_dump(spec))
+    return root
+
+
+def fit(scenes: Path, root: Path, callback: HallucinationDiagnostics, **options: Any) -> Any:
+    policy = PolicyArgs(path=str(scenes / "captioner"))
+    data = SentencePairDataModule(train=SentencePairSourceArgs(path=str(scenes / "pairs.jsonl")), batch_size=4)
+    run = trainer(root, callbacks=[callback], logger=TensorBoardLogger(root, name="run"), max_steps=3, **options)
+    run.fit(Sentinel(policy, optimizer=sgd, seed=1), data)
+    return run
+
+
+def diagnostics(scenes: Path, **options: Any) -> HallucinationDiagnostics:
+    given: dict[str, Any] = {"profile": "paper", "max_new_tokens": 30, "batch_size": 3, **options}
+    return HallucinationDiagnostics(str(scenes / "few_scenes.yaml"), **given)
+
+
+def test_scores_before_and_after(scenes, tmp_path, capsys):
+    callback = diagnostics(scenes, every_n_steps=2)
+    texts: list[list[str]] = []
+    inner = callback._captions
+    callback._captions = lambda *given: texts.append(inner(*given)) or texts[-1]  # type: ignore[method-assign]
+    run = fit(scenes, tmp_path, callback)
+    assert len(texts) == 2 * 3, "greedy and sampled, before, in step 2, and after"
+    truth = [json.loads(line)["objects"] for line in (scenes / "heldout_scenes.jsonl").read_text().splitlines()]
+    kept = json.loads((Path(run.log_dir) / "hallucination.json").read_text())
+    for when, first in (("before", 0), ("after", 4)):
+        for place, decoding in enumerate(("greedy", "temperature_1")):
+            expected = chair(texts[first + place], truth)
+            found = kept[when][decoding]
+            for name in ("chair_i", "chair_s", "chair_s_refined", "recall"):
+                assert found[name] == pytest.approx(getattr(expected, name)), (when, decoding, name)
+    events = EventAccumulator(str(run.log_dir), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Scalars("hallucination/greedy/recall")] == [0, 2, 3]
+    assert len(events.Images("hallucination/positions")) == 3
+    printed = capsys.readouterr().out
+    assert "Captions of 8 pictures" in printed
+    assert "hallucinated mentions" in printed
+
+
+def test_a_resumed_run_keeps_what_was_before(scenes, tmp_path):
+    first = diagnostics(scenes, temperatures=[0.0])
+    fit(scenes, tmp_path, first)
+    again = diagnostics(scenes, temperatures=[0.0])
+    again.load_state_dict(first.state_dict())
+    assert again.scores["before"] == first.scores["before"]
+
+
+def test_mistakes(scenes, tmp_path, model_dirs):
+    with pytest.raises(UserError, match="has no objects of pictures"):
+        HallucinationDiagnostics("pope")
+    with pytest.raises(UserError, match="every_n_steps and batch_size above 0"):
+        HallucinationDiagnostics("chair", every_n_steps=0)
+    run = trainer(tmp_path, callbacks=[diagnostics(scenes)])
+    with pytest.raises(UserError, match=r"has pictures, which .* cannot read"):
+        run.fit(module(model_dirs), Prompts(prompts(4)))
