@@ -11,6 +11,7 @@ from callbacks.policy_export import PolicyExport
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.preference_diagnostics import PreferenceDiagnostics
 from callbacks.rollout_browser import RolloutBrowser
+from callbacks.rollout_recorder import RolloutRecorder
 from callbacks.sentence_pair_writer import SentencePairWriter
 from callbacks.thread_probe import ThreadProbe
 
@@ -26,6 +27,7 @@ __all__ = [
     "PredictionWriter",
     "PreferenceDiagnostics",
     "RolloutBrowser",
+    "RolloutRecorder",
     "SentencePairWriter",
     "ThreadProbe",
 ]

@@ -17,7 +17,9 @@ from lit_uniopd.diagnostics.preferences import (
 )
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.ledger import write_lines
 from lit_uniopd.types import PairBatch
+from lit_uniopd.view import PAIRS_FILE, pair_records
 
 
 class PreferenceDiagnostics(Callback):
@@ -26,14 +28,17 @@ class PreferenceDiagnostics(Callback):
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
     weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
     the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
-    margin of training and validation pairs over the steps.
+    margin of training and validation pairs over the steps. `weighed_pairs.jsonl` has pairs of the last validation,
+    for `uniopd view`.
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
+        kept_pairs: pairs of highest and of lowest weight, together, in the file.
     """
 
-    def __init__(self, table_rows: int = 5) -> None:
+    def __init__(self, table_rows: int = 5, kept_pairs: int = 200) -> None:
         self.table_rows = table_rows
+        self.kept_pairs = kept_pairs
         self._seen: list[WeighedPairs] = []
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
 
@@ -63,6 +68,9 @@ class PreferenceDiagnostics(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=trainer.global_step)
         self._show(trainer, weights_figure(pairs), "pairs/weights", directory, "pairs.png")
+        if directory is not None:
+            lines = pair_records(pairs, step=trainer.global_step, count=self.kept_pairs)
+            write_lines(Path(directory) / PAIRS_FILE, lines)
         if isinstance(trainer.logger, TensorBoardLogger):
             table = weights_table(pairs, count=self.table_rows)
             trainer.logger.experiment.add_text("pairs/weights", table, trainer.global_step)

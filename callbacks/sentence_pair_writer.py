@@ -57,6 +57,7 @@ class SentencePairWriter(PromptLedger):
 
     def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
         line = {"prompt": prompt_key(caption.prompt), "settings": self._settings, **caption_line(caption)}
+        line["detectors"] = self._detectors  # of the votes, in their order
         line["images"] = [str(Path(image).resolve()) for image in line["images"]]
         self._found.append(line)
         append_lines(rank_file(self.ledger, trainer.global_rank), [line])

@@ -119,7 +119,13 @@ def _compare(argv: list[str]) -> int:
     return compare(argv)
 
 
-VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare}
+def _view(argv: list[str]) -> int:
+    from lit_uniopd.view.verb import main as view
+
+    return view(argv)
+
+
+VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare, "view": _view}
 """What needs no trainer. Each takes the arguments behind it and returns the exit status; they load when called."""
 
 

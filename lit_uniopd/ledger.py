@@ -15,9 +15,12 @@ def rank_file(path: Path, rank: int) -> Path:
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add lines to a file, all at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as out:
-        out.write("\n" * torn + "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines))
+    text = "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines)
+    with path.open("ab+") as out:
+        end = out.seek(0, os.SEEK_END)
+        out.seek(max(0, end - 1))
+        torn = end > 0 and out.read() != b"\n"  # of a killed run
+        out.write(("\n" * torn + text).encode())
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -146,9 +146,13 @@ class Rollouts:
     """Bool; balancing sets False. A removed sample trains nothing but still counts in the loss denominator."""
     vision: list[Mapping[str, Tensor]] = field(default_factory=list)
     """What the student's processor made of each prompt's pictures, shared by the answers to it; empty for text."""
+    clipped_BT: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    """Bool; True where the update's policy ratio was out of its clip range, so that the token pulled no further."""
 
     def __post_init__(self) -> None:
         self.vision = self.vision or [{}] * len(self.prompts)
+        if self.clipped_BT.numel() == 0:
+            self.clipped_BT = torch.zeros_like(self.mask_BT)
 
     def __len__(self) -> int:
         return len(self.prompts)

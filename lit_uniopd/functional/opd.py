@@ -19,8 +19,10 @@ class OPDLoss:
     """Scalar: sum over samples of their token means, divided by the denominator. Micro-batches' losses add up."""
     per_token: Tensor
     """``[B, T]``: loss per token; 0 at padding and at tokens that train nothing."""
+    clipped_BT: Tensor
+    """Bool ``[B, T]``: the clipped branch won, so that the token's gradient is 0."""
     clip_fraction: Tensor
-    """Share of ``kept_tokens`` at which the clipped branch won, so that their gradient is 0."""
+    """Share of ``kept_tokens`` that were clipped."""
     gap_fraction: Tensor
     """Share of ``tokens`` left out because student and teacher are too far apart."""
     kl: Tensor
@@ -147,6 +149,7 @@ def opd_loss(
     ratio = log_ratio.exp()
     plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
     per_token = torch.where(kept, torch.maximum(plain, clipped), 0.0)
+    clipped_BT = clipped > plain
     per_sample = per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     loss = per_sample.sum() / (len(logps_BT) if denominator is None else denominator)
 
@@ -154,7 +157,8 @@ def opd_loss(
     return OPDLoss(
         loss=loss,
         per_token=per_token.detach(),
-        clip_fraction=(clipped > plain).sum() / kept_tokens.clamp(min=1),
+        clipped_BT=clipped_BT,
+        clip_fraction=clipped_BT.sum() / kept_tokens.clamp(min=1),
         gap_fraction=(tokens - kept_tokens) / tokens.clamp(min=1),
         kl=-log_ratio.detach().sum() / kept_tokens.clamp(min=1),
         tokens=tokens,

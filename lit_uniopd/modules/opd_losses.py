@@ -1,5 +1,6 @@
 """The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +63,7 @@ def sampled_loss(
 
     Args:
         policy: the student.
-        rollouts: scored, with advantages.
+        rollouts: scored, with advantages; ``clipped_BT`` is filled in.
         args: clip range and gap mask.
         temperature: that of sampling.
         denominator: divides the sum over answers.
@@ -86,9 +87,10 @@ def sampled_loss(
         keep_B=rollouts.keep_B,
         clip_low=args.clip_low,
         clip_high=args.clip_high,
-        gap_threshold=args.gap_threshold or 0.0,
+        gap_threshold=math.inf if args.gap_threshold is None else args.gap_threshold,
         denominator=denominator,
     )
+    rollouts.clipped_BT = result.clipped_BT
     tokens = int(rollouts.mask_BT.sum())
     drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
     trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)

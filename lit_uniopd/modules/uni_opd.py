@@ -273,7 +273,9 @@ class UniOPD(PolicyModule):
         order = torch.randperm(len(rollouts)) if self.updates_per_rollout > 1 else torch.arange(len(rollouts))
         with self.timed("update"):
             for rows in order.tensor_split(self.updates_per_rollout):
-                self.optimizer_step_on(rollouts[rows], trained)
+                share = rollouts[rows]
+                self.optimizer_step_on(share, trained)
+                rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
         return trained
 
     def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
@@ -291,6 +293,8 @@ class UniOPD(PolicyModule):
                 # DDP takes the mean over ranks of what must be summed.
                 self.manual_backward(loss * weight * self.trainer.world_size)
             total += loss.detach() * weight
+            if rows:
+                rollouts.clipped_BT[rows, : micro.clipped_BT.shape[1]] = micro.clipped_BT
         trained.add("train/loss", total, 1 / self.trainer.world_size)
         trained.add("train/grad_norm", self.clip())
         optimizer.step()

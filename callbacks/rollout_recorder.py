@@ -1,0 +1,67 @@
+"""Chosen rollouts of a run, every token of them, for `uniopd view`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import append_lines, rank_file
+from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.types import Rollouts
+from lit_uniopd.view import GROUPS_FILE, chosen_groups, group_record, token_pieces
+
+
+class RolloutRecorder(Callback):
+    """Keep whole groups of answers that are worth a look, in `rollouts.jsonl` of the run's directory.
+
+    Of every domain and teacher: the group with the answer that its teacher likes best, the one with the answer that it
+    likes least, and the one in which it ranks a wrong answer furthest above a right one. `uniopd view RUN` shows them,
+    token by token, as the update saw them: balanced, calibrated, clipped. Each rank keeps groups of its own answers.
+
+    Args:
+        every_n_steps: training steps between two looks.
+        max_tokens: of each answer; longer ones are cut, and say so.
+    """
+
+    def __init__(self, every_n_steps: int = 10, max_tokens: int = 1024) -> None:
+        for name, number in (("every_n_steps", every_n_steps), ("max_tokens", max_tokens)):
+            if number < 1:
+                raise UserError(f"RolloutRecorder.{name} must be at least 1, got {number}.")
+        self.every_n_steps = every_n_steps
+        self.max_tokens = max_tokens
+        self._seen: tuple[int, Rollouts] | None = None
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
+        """Remember the rollout; the update will tell which of its tokens were clipped."""
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._seen = (step, rollouts) if step % self.every_n_steps == 0 else None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what was chosen."""
+        if self._seen is None or not isinstance(pl_module, UniOPD):
+            return
+        (step, rollouts), self._seen = self._seen, None
+        directory = trainer.log_dir  # asked on all ranks: it is broadcast
+        teachers = pl_module.teachers
+        routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
+        groups = rollouts.group_B.tolist()
+        rows_of = {group: [i for i, own in enumerate(groups) if own == group] for group in set(groups)}
+        lines = [
+            group_record(
+                rollouts,
+                rows_of[group],
+                step=step,
+                teacher=routes[rows_of[group][0]],
+                why=why,
+                pieces=partial(token_pieces, pl_module.policy.tokenizer),
+                gap_threshold=pl_module.loss.gap_threshold if pl_module.loss.kind == "sampled" else None,
+                max_tokens=self.max_tokens,
+            )
+            for group, why in chosen_groups(rollouts, routes).items()
+        ]
+        path = Path(directory or trainer.default_root_dir) / GROUPS_FILE
+        append_lines(rank_file(path, trainer.global_rank), lines)

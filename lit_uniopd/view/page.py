@@ -1,0 +1,113 @@
+"""The page: what a run kept, inside one HTML file that needs no server and no network."""
+
+import base64
+import html
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import read_lines
+from lit_uniopd.pictures import open_picture
+from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE
+
+log = logging.getLogger(__name__)
+
+CAPTIONS = ".captions.jsonl"
+"""Ending of the files that SENTINEL's bootstrapping writes."""
+PICTURE_SIDE = 384
+"""Longer side, in pixels, of the pictures in a page."""
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def page(title: str, groups: list[Any], pairs: list[Any], captions: list[Any]) -> str:
+    """The HTML text.
+
+    Model text reaches the browser as JSON and is shown as text only; a policy in the page forbids any connection.
+
+    Args:
+        title: of the page.
+        groups: of ``group_record``.
+        pairs: preference pairs with their weights.
+        captions: of SENTINEL's bootstrapping, pictures inside.
+    """
+    data = json.dumps({"groups": groups, "pairs": pairs, "captions": captions}, ensure_ascii=False)
+    parts = {
+        "{{title}}": html.escape(title),
+        "{{style}}": (_ASSETS / "page.css").read_text(encoding="utf-8"),
+        # Inside a script element nothing but its end tag (or a comment's begin) has a meaning.
+        "{{data}}": data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
+        "{{script}}": (_ASSETS / "page.js").read_text(encoding="utf-8"),
+    }
+    text = (_ASSETS / "page.html").read_text(encoding="utf-8")
+    pieces = []
+    for mark, value in parts.items():  # each once and in order, so that no value is searched for marks
+        head, text = text.split(mark, 1)
+        pieces += [head, value]
+    return "".join([*pieces, text])
+
+
+def write_page(source: Path, out: Path) -> dict[str, int]:
+    """Write the page of a run.
+
+    Args:
+        source: directory of a run, or a ``*.captions.jsonl`` file (or the pairs file beside it).
+        out: the HTML file.
+
+    Returns:
+        How many groups, answers, pairs and captions it shows.
+
+    Raises:
+        UserError: if there is nothing to show.
+    """
+    groups, pairs, captions = [], [], []
+    if source.is_dir():
+        groups = list(read_lines(source / GROUPS_FILE))
+        pairs = list(read_lines(source / PAIRS_FILE))
+        for file in sorted(source.glob(f"*{CAPTIONS}")):
+            captions += read_lines(file)
+    elif source.is_file() and source.suffix == ".jsonl":
+        file = source if source.name.endswith(CAPTIONS) else source.with_suffix(CAPTIONS)
+        captions = list(read_lines(file))
+    elif not source.exists():
+        raise UserError(f"uniopd view: {source} does not exist; give the directory of a run (runs/<name>/version_N).")
+    if not groups and not pairs and not captions:
+        raise UserError(
+            f"uniopd view: {source} has no {GROUPS_FILE}, {PAIRS_FILE} or *{CAPTIONS}; add callbacks.RolloutRecorder "
+            "(or PreferenceDiagnostics) to trainer.callbacks and run again, or name another directory."
+        )
+    captions = with_pictures(captions)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.with_name(f".{out.name}.writing")
+    scratch.write_text(page(str(source), groups, pairs, captions), encoding="utf-8")
+    scratch.replace(out)
+    answers = sum(len(group["answers"]) for group in groups)
+    return {"groups": len(groups), "answers": answers, "pairs": len(pairs), "captions": len(captions)}
+
+
+def with_pictures(captions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The captions with their first picture as a data URI; null where it cannot be read any more (counted, logged)."""
+    found, missing = [], 0
+    for caption in captions:
+        shown: dict[str, Any] = {**caption, "picture": None}
+        try:
+            shown["picture"] = _data_uri(open_picture(caption["images"][0]))
+        except (UserError, OSError, IndexError):
+            missing += 1
+        found.append(shown)
+    if missing:
+        log.warning("%d pictures cannot be read any more; their captions are shown without.", missing)
+    return found
+
+
+def _data_uri(picture: Image.Image) -> str:
+    small = picture.copy()
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    file = io.BytesIO()
+    small.save(file, format="JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

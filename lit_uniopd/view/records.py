@@ -1,0 +1,191 @@
+"""What a run keeps to be looked at: whole groups of answers, every token of them, as JSON lines."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lit_uniopd.diagnostics.preferences import WeighedPairs
+from lit_uniopd.functional.margin import order_consistency, trajectory_returns
+from lit_uniopd.markdown import asked
+from lit_uniopd.types import Rollouts
+
+GROUPS_FILE = "rollouts.jsonl"
+"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
+PAIRS_FILE = "weighed_pairs.jsonl"
+"""Preference pairs and their weights, in the directory of a run."""
+
+Why = Literal["best", "worst", "misordered"]
+"""Why a group was chosen: it has the answer with the highest or the lowest return before calibration, or its teacher
+ranks a wrong answer furthest above a right one."""
+
+
+def chosen_groups(rollouts: Rollouts, routes: Sequence[str]) -> dict[int, list[Why]]:
+    """Numbers of the groups worth keeping, of every domain and teacher, and why.
+
+    Args:
+        rollouts: graded and scored.
+        routes: name of each answer's teacher.
+
+    Returns:
+        Group -> reasons. Answers that no teacher scored choose no group; ``misordered`` needs right and wrong ones.
+    """
+    said_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
+    returns = trajectory_returns(said_BT, rollouts.mask_BT).tolist()
+    groups, scored = rollouts.group_B.tolist(), rollouts.teacher_ok_B.tolist()
+    found: dict[int, list[Why]] = {}
+
+    def keep(group: int, why: Why) -> None:
+        if why not in found.setdefault(group, []):
+            found[group].append(why)
+
+    for kind in sorted(set(zip(rollouts.domain, routes, strict=True))):
+        rows = [row for row, own in enumerate(zip(rollouts.domain, routes, strict=True)) if own == kind and scored[row]]
+        if not rows:
+            continue
+        keep(groups[max(rows, key=returns.__getitem__)], "best")
+        keep(groups[min(rows, key=returns.__getitem__)], "worst")
+        picked = torch.tensor(rows)
+        order = order_consistency(
+            torch.tensor(returns)[picked], rollouts.outcome_B.cpu()[picked], rollouts.group_B.cpu()[picked]
+        )
+        if len(order.groups) and float(order.margin_minmax.min()) < 0:
+            keep(int(order.groups[order.margin_minmax.argmin()]), "misordered")
+    return found
+
+
+def group_record(
+    rollouts: Rollouts,
+    rows: Sequence[int],
+    *,
+    step: int,
+    teacher: str,
+    why: Sequence[Why],
+    pieces: Callable[[Sequence[int]], list[str]],
+    gap_threshold: float | None,
+    max_tokens: int,
+) -> dict[str, Any]:
+    """One group of answers, as JSON.
+
+    Args:
+        rollouts: after calibration.
+        rows: the answers to one prompt.
+        step: of training.
+        teacher: who scored them.
+        why: reasons for keeping the group.
+        pieces: token ids -> the text of each.
+        gap_threshold: tokens on which student and teacher differ by this much or more train nothing; None: no limit.
+        max_tokens: so many tokens of each answer are kept; how many there were is told beside them.
+    """
+    prompt = rollouts.prompts[rows[0]]
+    return {
+        "step": step,
+        "domain": prompt.domain,
+        "teacher": teacher,
+        "why": list(why),
+        "prompt": asked(prompt),
+        "gold": None if prompt.gold is None else str(prompt.gold),
+        "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens) for row in rows],
+    }
+
+
+def _answer(
+    rollouts: Rollouts,
+    row: int,
+    pieces: Callable[[Sequence[int]], list[str]],
+    gap_threshold: float | None,
+    max_tokens: int,
+) -> dict[str, Any]:
+    length = int(rollouts.lengths_B[row])
+    ids = rollouts.tokens_BT[row, :length].tolist()
+    student, teacher, advantage = (
+        values_BT[row, :length].double().cpu()
+        for values_BT in (rollouts.student_logps_BT, rollouts.teacher_logps_BT, rollouts.advantages_BT)
+    )
+    scored = bool(rollouts.teacher_ok_B[row])
+    before = teacher - student if scored else torch.zeros_like(student)
+    far = before.abs() >= (float("inf") if gap_threshold is None else gap_threshold)
+    clipped = rollouts.clipped_BT[row, :length].cpu()
+    flags = ["g" if gap else "c" if clip else "." for gap, clip in zip(far.tolist(), clipped.tolist(), strict=True)]
+    mean_before, mean_after = (float(values.mean()) if length else 0.0 for values in (before, advantage))
+    masked = scored and bool((before != 0).any()) and not bool((advantage != 0).any())
+    return {
+        "outcome": int(rollouts.outcome_B[row]),
+        "reason": rollouts.grades[row].reason,
+        "finish": rollouts.finish[row],
+        "length": length,
+        "kept": bool(rollouts.keep_B[row]),
+        "scored": scored,
+        "masked": masked,
+        "return": [round(mean_before, 4), round(mean_after, 4)],
+        "tokens": pieces(ids)[:max_tokens],
+        "student": _rounded(student[:max_tokens]),
+        "teacher": _rounded(teacher[:max_tokens]) if scored else [],
+        "advantage": _rounded(advantage[:max_tokens]),
+        "flags": "".join(flags[:max_tokens]),
+    }
+
+
+def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str, Any]]:
+    """Preference pairs and what a policy makes of them, as JSON: those of highest and of lowest weight.
+
+    Args:
+        pairs: to choose from.
+        step: of training.
+        count: pairs to keep, half of them from either end.
+    """
+    order = pairs.weights.argsort(descending=True, stable=True).tolist()
+    kept = order if len(order) <= count else order[: count - count // 2] + order[len(order) - count // 2 :]
+    lines = []
+    for i in kept:
+        pair = pairs.pairs[i].pair
+        scores = {"score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected}
+        lines.append(
+            {
+                "step": step,
+                "domain": pair.prompt.domain,
+                "prompt": asked(pair.prompt),
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                # JSON has no NaN.
+                **{name: None if score != score else score for name, score in scores.items()},
+                "margin": round(float(pairs.margins[i]), 4),
+                "w_quality": round(float(pairs.w_quality[i]), 4),
+                "w_performance": round(float(pairs.w_performance[i]), 4),
+            }
+        )
+    return lines
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, 3) + 0.0 for value in values.tolist()]  # no -0.0
+
+
+def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], context: int = 8) -> list[str]:
+    """The text that each token adds, special tokens included; the pieces of an answer join to its text.
+
+    Tokens may hold a part of a character only: the one that completes it has it whole, those before it have none.
+
+    Args:
+        tokenizer: who wrote them.
+        ids: of one answer.
+        context: tokens that are decoded beside each, for decoders to which spaces depend on what comes before.
+    """
+    pieces: list[str] = []
+    start = 0  # of the tokens whose text is not told yet
+    for end in range(1, len(ids) + 1):
+        first = max(0, start - context)
+        told = _decoded(tokenizer, ids[first:start])
+        text = _decoded(tokenizer, ids[first:end])
+        new = text[len(told) :] if text.startswith(told) else _decoded(tokenizer, ids[start:end])
+        if new.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids) and end - start < 4:
+            pieces.append("")
+        else:
+            pieces.append(new)
+            start = end
+    return pieces
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

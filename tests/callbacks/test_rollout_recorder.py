@@ -1,0 +1,86 @@
+"""A run keeps the rollouts that are worth a look, as its update saw them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from tiny import Prompts, adam, module, prompts, trainer
+
+from callbacks import MarginCalibration, RolloutRecorder
+from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import read_lines
+from lit_uniopd.modules.averages import Averages
+from lit_uniopd.modules.opd_losses import LossArgs
+from lit_uniopd.types import Rollouts
+from lit_uniopd.view import GROUPS_FILE
+
+OPEN = LossArgs(gap_threshold=None)  # tiny random models differ by more than the usual threshold
+
+
+class Watch(Callback):
+    """Copies of what a run's rollouts were."""
+
+    def __init__(self) -> None:
+        self.seen: list[Rollouts] = []
+
+    def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+        self.seen.append(rollouts)
+
+
+def fit(model_dirs: dict[str, str], root: Path, *callbacks: Callback, steps: int = 3, **options: Any) -> Path:
+    settings = {"optimizer": lambda params: torch.optim.SGD(params, lr=30.0), "gradient_clip": None, **options}
+    model = module(model_dirs, **settings)
+    logger = TensorBoardLogger(root, name="run")
+    trainer(root, callbacks=list(callbacks), logger=logger, max_epochs=steps).fit(model, Prompts(prompts(4)))
+    return Path(logger.log_dir) / GROUPS_FILE
+
+
+def test_it_keeps_groups_of_every_domain_every_few_steps(model_dirs, tmp_path):
+    watch = Watch()
+    # The recorder stands before calibration: what is kept is what trained all the same.
+    path = fit(model_dirs, tmp_path, RolloutRecorder(every_n_steps=2), MarginCalibration(delta=5.0), watch)
+    lines = list(read_lines(path))
+    assert {line["step"] for line in lines} == {0, 2}
+    assert {(line["domain"], line["teacher"]) for line in lines} == {("math", "math"), ("code", "code")}
+    seen = {0: watch.seen[0], 2: watch.seen[2]}
+    for line in lines:
+        rollouts = seen[line["step"]]
+        rows = [i for i, p in enumerate(rollouts.prompts) if p.messages[-1]["content"] == line["prompt"]]
+        assert len(rows) == len(line["answers"]) == 3
+        for row, answer in zip(rows, line["answers"], strict=True):
+            real = rollouts.mask_BT[row]
+            assert answer["advantage"] == pytest.approx(rollouts.advantages_BT[row][real].tolist(), abs=1e-3)
+            assert answer["teacher"] == pytest.approx(rollouts.teacher_logps_BT[row][real].tolist(), abs=1e-3)
+
+
+def test_clipped_tokens_are_those_that_the_loss_counts(model_dirs, tmp_path, monkeypatch):
+    counted = {"train/clip_fraction": 0.0}
+    add = Averages.add
+
+    def watched(self: Averages, name: str, total: Any, count: Any = 1) -> None:
+        if name in counted:
+            counted[name] += float(total)
+        add(self, name, total, count)
+
+    monkeypatch.setattr(Averages, "add", watched)
+    watch = Watch()
+    path = fit(model_dirs, tmp_path, RolloutRecorder(every_n_steps=1), watch, steps=1, updates_per_rollout=3, loss=OPEN)
+    clipped = sum(int(rollouts.clipped_BT.sum()) for rollouts in watch.seen)
+    assert clipped > 0
+    assert clipped == pytest.approx(counted["train/clip_fraction"])
+    assert not any((rollouts.clipped_BT & ~rollouts.mask_BT).any() for rollouts in watch.seen)
+    assert any("c" in answer["flags"] for line in read_lines(path) for answer in line["answers"])
+
+
+def test_nothing_is_clipped_in_the_only_update(model_dirs, tmp_path):
+    watch = Watch()
+    fit(model_dirs, tmp_path, RolloutRecorder(), watch, steps=1, optimizer=adam)
+    assert not any(rollouts.clipped_BT.any() for rollouts in watch.seen)
+
+
+def test_numbers_below_one_are_refused():
+    with pytest.raises(UserError, match=r"RolloutRecorder\.max_tokens must be at least 1, got 0"):
+        RolloutRecorder(max_tokens=0)
