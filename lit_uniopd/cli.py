@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.parsing import OneSentenceParser, user_error_in
+from lit_uniopd.verbs import VERBS
+
+ABOUT = "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`."
+
+HELP = {
+    "fit": "Train, and validate on the way.",
+    "validate": "Score a model on its validation data, or on benchmarks.",
+    "test": "The same on --data.test.",
+    "predict": "Write what a model answers: predictions, pass counts, preference pairs, sentence pairs.",
+}
 
 
 class ConfigRecorder(SaveConfigCallback):
@@ -35,6 +45,15 @@ class ConfigRecorder(SaveConfigCallback):
 
 class UniOPDCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Name our verbs in the help and in the completion too; ``main`` runs them before anything is parsed."""
+        super()._add_subcommands(parser, **kwargs)
+        known: Any = parser._subcommands_action  # jsonargparse keeps it for itself
+        for listed in known._choices_actions:  # Lightning's sentences are cut in the middle
+            listed.help = HELP[listed.dest]
+        for name, verb in VERBS.items():
+            known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
 
     def before_fit(self) -> None:
         if not is_overridden("training_step", self.model):
@@ -101,34 +120,6 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     return path
 
 
-def _benchmarks(argv: list[str]) -> int:
-    from lit_uniopd.benchmarks.verbs import main as benchmarks
-
-    return benchmarks(argv)
-
-
-def _regrade(argv: list[str]) -> int:
-    from lit_uniopd.benchmarks.regrade import main as regrade
-
-    return regrade(argv)
-
-
-def _compare(argv: list[str]) -> int:
-    from lit_uniopd.benchmarks.compare import main as compare
-
-    return compare(argv)
-
-
-def _view(argv: list[str]) -> int:
-    from lit_uniopd.view.verb import main as view
-
-    return view(argv)
-
-
-VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare, "view": _view}
-"""What needs no trainer. Each takes the arguments behind it and returns the exit status; they load when called."""
-
-
 def spell_out(argv: list[str]) -> list[str]:
     """``--profile`` in full: an option this common should not need the name of its room."""
     return ["--data." + arg[2:] if arg == "--profile" or arg.startswith("--profile=") else arg for arg in argv]
@@ -147,11 +138,11 @@ def main(args: ArgsType = None) -> None:
     if isinstance(argv, list):
         argv = spell_out(argv)
     # The string beneath a dataclass field is its help text.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
     try:
         if isinstance(argv, list) and argv and argv[0] in VERBS:
             show_our_log()
-            raise SystemExit(VERBS[argv[0]](argv[1:]))
+            raise SystemExit(VERBS[argv[0]].run(argv[1:]))
         run(argv)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Lightning does so for NCCL; gloo's threads abort a process that ends before them.
@@ -193,6 +184,7 @@ def run(argv: Any) -> UniOPDCLI:
             seed_everything_default=0,
             save_config_callback=ConfigRecorder,
             parser_class=OneSentenceParser,
+            parser_kwargs={"prog": "uniopd", "description": ABOUT},
             args=argv,
         )
     finally:

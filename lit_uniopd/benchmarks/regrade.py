@@ -22,8 +22,8 @@ from lit_uniopd.benchmarks.report.summary import (
     PARQUET,
     SUMMARY,
     compact,
+    graded_by,
     run_records,
-    versions,
     write_json,
     write_parquet,
 )
@@ -86,7 +86,7 @@ def _update_summary(path: Path, records: Sequence[Record]) -> None:
         for key in specs
         if summary["benchmarks"][key]["complete"]
     }
-    regraded = {"domains": domain_means(complete, specs), "mean16": mean16(complete, specs), "regraded": versions()}
+    regraded = {"domains": domain_means(complete, specs), "mean16": mean16(complete, specs), "regraded": graded_by()}
     write_json(path, summary | regraded)
 
 

@@ -3,12 +3,10 @@
 import json
 import logging
 import os
-import platform
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from lit_uniopd.benchmarks.evaluator import RECORDS, EvalResult
 from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.records import PENDING, Record, read_records
 from lit_uniopd.errors import UserError
+from lit_uniopd.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def summary_of(result: EvalResult) -> dict[str, Any]:
         "benchmarks": {key: _benchmark_summary(result, key) for key in result.benchmarks},
         "domains": domain_means(complete, specs),
         "mean16": mean16(complete, specs),
-        "versions": versions(),
+        "versions": graded_by(),
     }
 
 
@@ -62,10 +61,9 @@ def _benchmark_summary(result: EvalResult, key: str) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    names = ("lit-uniopd", "torch", "transformers", "math-verify")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}, "git": _commit()}
+def graded_by() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {**versions(("lit-uniopd", "torch", "transformers", "math-verify")), "git": _commit()}
 
 
 def _commit() -> str:

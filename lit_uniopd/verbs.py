@@ -1,0 +1,25 @@
+"""``uniopd VERB``: what needs no trainer."""
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A command beside ``fit``, ``validate``, ``test`` and ``predict``."""
+
+    module: str
+    """Its ``main(argv)`` takes the arguments behind the verb, returns the exit status; imported when it is called."""
+    help: str
+    """One line of ``uniopd --help``."""
+
+    def run(self, argv: list[str]) -> int:
+        return importlib.import_module(self.module).main(argv)
+
+
+VERBS = {
+    "benchmarks": Verb("lit_uniopd.benchmarks.verbs", "List the benchmarks, or check that they load and grade."),
+    "regrade": Verb("lit_uniopd.benchmarks.regrade", "Judge the recorded answers of a run anew, without a model."),
+    "compare": Verb("lit_uniopd.benchmarks.compare", "Compare the benchmark scores of two runs, with intervals."),
+    "view": Verb("lit_uniopd.view.verb", "Write one HTML file with every token of a run's chosen rollouts and pairs."),
+}

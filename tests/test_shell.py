@@ -1,0 +1,55 @@
+"""What the shell shows: versions, help, completion."""
+
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from lit_uniopd.cli import HELP, main
+from lit_uniopd.verbs import VERBS
+from lit_uniopd.versions import STACK, versions
+
+
+def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def test_versions_of_the_stack_without_loading_it():
+    command = [sys.executable, "-X", "importtime", "-m", "lit_uniopd", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = dict(line.rsplit(" ", 1) for line in done.stdout.strip().splitlines())
+    assert set(lines) == {"python", *STACK}
+    assert lines["torch"] == version("torch")
+    assert "torch" not in {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_what_is_not_installed_says_so():
+    assert versions(["no-such-package"])["no-such-package"] == "not installed"
+
+
+def test_help_names_every_verb_with_a_whole_sentence(capsys):
+    text = " ".join(shown(["--help"], capsys).split())
+    for name, sentence in {**HELP, **{name: verb.help for name, verb in VERBS.items()}}.items():
+        assert f"{name} {sentence}" in text
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_a_help_of_its_own(name, capsys):
+    importlib.import_module(VERBS[name].module)
+    text = shown([name, "--help"], capsys)
+    assert text.startswith(f"usage: uniopd {name}")
+    assert "--help" in text
+
+
+def test_completion_knows_verbs_and_flags(capsys, tmp_path):
+    script = shown(["--print_completion=shtab-bash"], capsys)
+    (verbs,) = [line for line in script.splitlines() if line.startswith("_shtab_uniopd_subparsers=")]
+    assert verbs == f"_shtab_uniopd_subparsers=({' '.join([*HELP, *VERBS])})"
+    assert "--trainer.max_steps" in script
+    (tmp_path / "completion.bash").write_text(script)
+    subprocess.run(["bash", "-n", str(tmp_path / "completion.bash")], check=True)
