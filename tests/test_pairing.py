@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -223,6 +224,29 @@ def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, t
     assert found[0][0] == pytest.approx(model(ids).logits.item(), abs=1e-5)
     short = RewardModel(str(tmp_path / "judge"), max_length=1)(rollouts, torch.device("cpu"))
     assert all(math.isnan(score) for score in short)
+
+
+def test_a_reward_model_that_weighs_its_objectives_is_taken_at_its_score(model_dirs, tmp_path):
+    """As ArmoRM's own code: 19 objectives, and their weighted sum of shape ``[B]`` as both `score` and `logits`."""
+    rollouts = answered(model_dirs, tmp_path, n=2)
+    sizes: list[int] = []
+
+    class Weighing(torch.nn.Module):
+        config = SimpleNamespace(pad_token_id=None)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            sizes.append(len(input_ids))
+            score = (input_ids * attention_mask).sum(1).float()
+            return SimpleNamespace(rewards=torch.zeros(len(input_ids), 19), score=score, logits=score)
+
+    scorer = RewardModel("weighing", batch_size=3)
+    scorer._loaded = Weighing(), make_tokenizer()
+    one_by_one = scorer(rollouts, torch.device("cpu"))
+    assert sizes == [1] * 4  # without a padding token
+    Weighing.config.pad_token_id = 0
+    assert scorer(rollouts, torch.device("cpu")) == one_by_one
+    assert sizes[4:] == [3, 1]
+    assert len(set(one_by_one)) > 1
 
 
 def test_what_is_no_reward_model_is_named(model_dirs, tmp_path):
