@@ -194,12 +194,8 @@ class PreferenceDataModule(StreamDataModule):
                     f"Nothing is left of {flag}.path {source.path} ({report}); raise --data.max_length or "
                     "max_prompt_tokens."
                 )
-            flat = weights is not None and self.weighting.eta > 0 and weights.pairs > 1 and weights.spread < FLAT
-            if weights is not None and split == "train" and flat:
-                rank_zero_warn(
-                    f"All quality weights of {flag} are about {weights.mean:.3f}: its scores hardly differ at "
-                    f"--data.weighting.eta {self.weighting.eta}; raise eta, or set normalization to zscore."
-                )
+            if weights is not None and split == "train" and self.weighting.eta > 0 and weights.pairs > 1:
+                _tell_flat_weights(weights, flag, self.weighting.eta)
             ready += encoded
             sizes.append(len(encoded))
         return ready, sizes
@@ -243,3 +239,17 @@ class PreferenceDataModule(StreamDataModule):
 def _scored(pairs: Sequence[PreferencePair]) -> bool:
     """Whether a source has scores; its columns are there for all rows or for none."""
     return not math.isnan(pairs[0].score_chosen)
+
+
+def _tell_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:
+    """Warn where the quality weights treat all pairs alike."""
+    alike = f"All quality weights of {flag} are about {weights.mean:.3f}: "
+    if weights.only_gap is not None:
+        rank_zero_warn(
+            f"{alike}the scores of every pair differ by {weights.only_gap:g}; give finer scores than a verdict, or set "
+            "--model.loss.use_quality false."
+        )
+    elif weights.spread < FLAT:
+        rank_zero_warn(
+            f"{alike}its scores hardly differ at --data.weighting.eta {eta}; raise eta, or set normalization to zscore."
+        )

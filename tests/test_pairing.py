@@ -163,6 +163,25 @@ def test_pairs_are_rows_of_the_datamodule(chatty, tmp_path):
         assert pair.prompt.domain in ("math", "code")
 
 
+def test_a_report_counts_what_became_of_all_answers(chatty, tmp_path):
+    path = write(chatty, tmp_path, Length(), max_pairs=2)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    report = json.loads(path.with_suffix(".report.json").read_text())
+    assert (report["prompts"], report["answers"], report["pairs"]) == (6, 36, len(rows))
+    assert sum(report["pairs_of_domain"].values()) == len(rows)
+    gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
+    assert report["score_gap"] == {
+        "least": min(gaps),
+        "mean": pytest.approx(sum(gaps) / len(gaps)),
+        "greatest": max(gaps),
+    }
+    assert report["longer_by_characters"] == pytest.approx(report["score_gap"]["mean"])  # scores are lengths
+    assert report["left_out"].keys() <= {"repeated", "no_contrast"}
+    with pytest.raises(UserError, match="None of 6 prompts has a pair"):
+        write(chatty, tmp_path, Length(), min_margin=99.0)
+    assert json.loads(path.with_suffix(".report.json").read_text())["pairs"] == 0
+
+
 def test_a_killed_run_goes_on_and_pairs_again_without_new_answers(chatty, tmp_path):
     whole = write(chatty, tmp_path / "whole", Length()).read_text()
     first, rest, again = Length(), Length(), Length()

@@ -64,8 +64,8 @@ class RewardModel(Scorer):
             found = said.logits if getattr(said, "score", None) is None else said.score
             if found.numel() != len(rows):
                 raise UserError(
-                    f"The reward model {self.path} has {found.shape[-1]} outputs; choose one with a single one, or that "
-                    "makes a `score` of them."
+                    f"The reward model {self.path} has {found.shape[-1]} outputs; choose one with a single one, or "
+                    "that makes a `score` of them."
                 )
             for row, score in zip(rows, found.flatten().float().tolist(), strict=True):
                 scores[row] = score
