@@ -174,9 +174,10 @@ def test_gradients_are_those_of_finite_differences_and_have_the_right_sign(name)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
     columns = [torch.tensor(v, dtype=dtype) for v in ([-0.9, -1.4], [-1.1, -0.8], [-0.5, -1.5], [-0.9, -0.6])]
-    scores = torch.tensor([4.0, 3.0], dtype=dtype), torch.tensor([1.0, 3.5], dtype=dtype)
+    scores: Any = torch.tensor([4.0, 3.0], dtype=dtype), torch.tensor([1.0, 3.5], dtype=dtype)
     found = omni_dpo_loss(*columns, *scores, beta=2.0, tau_ref=1.0)
-    wide = omni_dpo_loss(*(c.float() for c in columns), *(s.float() for s in scores), beta=2.0, tau_ref=1.0)
+    wider: Any = (*(c.float() for c in columns), *(s.float() for s in scores))
+    wide = omni_dpo_loss(*wider, beta=2.0, tau_ref=1.0)
     assert {t.dtype for t in (found.loss, found.chosen_rewards, *found.terms.values())} == {torch.float32}
     assert torch.equal(found.per_pair, wide.per_pair)
     assert quality_weights(*scores).dtype == torch.float32
