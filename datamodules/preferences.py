@@ -43,6 +43,8 @@ class PairReport:
     """Dropped: the prompt is longer than ``max_prompt_tokens``, or leaves no room for an answer in ``max_length``."""
     identical: int
     """Dropped: both answers are the same, or the same once cut."""
+    empty: int
+    """Dropped: an answer has no token."""
     cut: int
     """Answers that ``max_length`` cut."""
     weights: WeightReport | None
@@ -52,6 +54,7 @@ class PairReport:
         notes = [f"{self.rows} rows"]
         notes += [f"{self.long_prompts} dropped for too long prompts"] if self.long_prompts else []
         notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
+        notes += [f"{self.empty} dropped for an empty answer"] if self.empty else []
         notes += [f"{self.cut} answers cut to max_length"] if self.cut else []
         notes += [str(self.weights)] if self.weights else ["no scores"]
         return ", ".join(notes)
@@ -202,9 +205,9 @@ class PreferenceDataModule(StreamDataModule):
 
     def _encoded(
         self, pairs: Sequence[PreferencePair], encode: EncodesAnswers, path: str
-    ) -> tuple[list[EncodedPair], tuple[int, int, int]]:
-        """Pairs that fit, and how many had too long prompts, identical answers, and answers that were cut."""
-        long_prompts = identical = cut = 0
+    ) -> tuple[list[EncodedPair], tuple[int, int, int, int]]:
+        """Pairs that fit, and how many had too long prompts, identical or empty answers, and answers that were cut."""
+        long_prompts = identical = empty = cut = 0
         kept: list[EncodedPair] = []
         shown = track(pairs, f"Tokenising {path}") if self.rank_and_world_size()[0] == 0 else pairs
         for pair in shown:
@@ -218,11 +221,13 @@ class PreferenceDataModule(StreamDataModule):
                 long_prompts += 1
             elif chosen[:room] == rejected[:room]:
                 identical += 1
+            elif not chosen or not rejected:  # nothing to take a mean of
+                empty += 1
             else:
                 cut += (len(chosen) > room) + (len(rejected) > room)
                 shown_prompt = () if pair.prompt.images else tuple(prompt_tokens)
                 kept.append(EncodedPair(pair, shown_prompt, tuple(chosen[:room]), tuple(rejected[:room])))
-        return kept, (long_prompts, identical, cut)
+        return kept, (long_prompts, identical, empty, cut)
 
     def _encoder(self) -> EncodesAnswers:
         if self.answers is not None:

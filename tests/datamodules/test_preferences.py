@@ -222,6 +222,19 @@ def test_what_does_not_fit_is_dropped_or_cut_and_counted(tmp_path):
         ready(tmp_path, rows, template=None, max_length=1)
 
 
+def test_an_answer_without_a_token_is_dropped_and_counted(tmp_path):
+    """Where no token ends an answer, an empty one has none: its mean log-prob would be 0 / 0."""
+    rows = [{"prompt": "1", "chosen": "2", "rejected": ""}, {"prompt": "1", "chosen": "2", "rejected": "3"}]
+    reader = Reader(None)
+    reader.tokenizer.eos_token = None
+    found = PreferenceDataModule(train=PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows)), batch_size=1)
+    found.answers = reader
+    found.setup("fit")
+    assert found.report["--data.train"].empty == 1
+    assert "1 dropped for an empty answer" in str(found.report["--data.train"])
+    assert len(found.train_pairs) == 1
+
+
 SCORED = [
     {"prompt": str(i), "chosen": "a", "rejected": "b", "score_chosen": good, "score_rejected": bad}
     for i, (good, bad) in enumerate([(5.0, 1.0), (3.0, 3.0), (2.0, 4.0)])
