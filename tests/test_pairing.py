@@ -216,7 +216,8 @@ def answered(paths: dict[str, str], root: Path, n: int) -> Any:
     return rollouts
 
 
-def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, tmp_path):
+def reward_model(path: Path, labels: int = 1) -> tuple[Any, Any]:
+    """A random one, as its own directory."""
     tokenizer: Any = make_tokenizer()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -228,11 +229,16 @@ def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, t
         head_dim=8,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config.num_labels = 1
+    config.num_labels = labels
     torch.manual_seed(0)
     model = Qwen3ForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path / "judge")
-    tokenizer.save_pretrained(tmp_path / "judge")
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return model, tokenizer
+
+
+def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, tmp_path):
+    model, tokenizer = reward_model(tmp_path / "judge")
     rollouts = answered(model_dirs, tmp_path, n=3)
     found = [RewardModel(str(tmp_path / "judge"), batch_size=size)(rollouts, torch.device("cpu")) for size in (1, 4)]
     assert found[0] == pytest.approx(found[1], abs=1e-5)
@@ -272,8 +278,11 @@ def test_what_is_no_reward_model_is_named(model_dirs, tmp_path):
     rollouts = answered(model_dirs, tmp_path, n=1)
     with pytest.raises(UserError, match="cannot be loaded"):
         RewardModel(str(tmp_path / "none"))(rollouts, torch.device("cpu"))
-    with pytest.raises(UserError, match="has 2 outputs"):
+    with pytest.raises(UserError, match="is no reward model: it has no weights for score"):
         RewardModel(model_dirs["student"])(rollouts, torch.device("cpu"))
+    reward_model(tmp_path / "two", labels=2)
+    with pytest.raises(UserError, match="has 2 outputs; choose one with a single one"):
+        RewardModel(str(tmp_path / "two"))(rollouts, torch.device("cpu"))
 
 
 def test_rows_are_json_that_names_what_graders_found(chatty, tmp_path):

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.scorers.base import Scorer, refuse_pictures
+from lit_uniopd.scorers.base import Scorer, load_judge, refuse_pictures
 from lit_uniopd.types import Rollouts
 
 
@@ -73,14 +73,13 @@ class RewardModel(Scorer):
 
     def _load(self, device: torch.device) -> tuple[Any, Any]:
         if self._loaded is None:
-            options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-            try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(self.path, **options)
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    self.path, dtype=self.dtype, use_safetensors=True, **options
-                )
-            except (OSError, ValueError) as error:
-                raise UserError(f"The reward model {self.path} cannot be loaded: {error}") from error
+            model, tokenizer = load_judge(
+                AutoModelForSequenceClassification,
+                self.path,
+                "reward model",
+                trust_remote_code=self.trust_remote_code,
+                dtype=self.dtype,
+            )
             if tokenizer.chat_template is None:
                 raise UserError(f"The reward model {self.path} has no chat template, so it cannot be shown answers.")
             self._loaded = model.eval().to(device), tokenizer

@@ -78,7 +78,7 @@ def test_a_further_pair_costs_one_entry_and_order_does_not_matter(model_dirs, tm
 def test_rows_in_another_order_and_another_loss_find_their_own_entries(model_dirs, tmp_path):
     """Kept by DPO on sums; read by Omni-DPO on means, with the rows reversed and the policy moved."""
     cache, table = str(tmp_path / "cache"), tmp_path / "pairs.jsonl"
-    summed = omni(model_dirs["student"], loss=PairLossArgs(kind="dpo"), reference_cache=cache)
+    summed = omni(model_dirs["student"], loss=PairLossArgs(kind="dpo", beta=0.1), reference_cache=cache)
     trainer(tmp_path, max_steps=1).fit(summed, data(write(table, ROWS)))
     found = []
     for where in (cache, None):
