@@ -69,8 +69,8 @@ class OmniDPO(PolicyModule):
         super().setup(stage)
         if not self.loss.takes_means and self.loss.beta >= 1:
             rank_zero_warn(
-                f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; lower "
-                "it, or set --model.loss.average true."
+                f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; "
+                "lower it, or set --model.loss.average true."
             )
         pairs: list[EncodedPair] = list(getattr(getattr(self.trainer, "datamodule", None), "train_pairs", ()))
         if not self.loss.needs_scores or not pairs:

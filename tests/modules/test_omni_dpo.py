@@ -222,7 +222,7 @@ def test_scores_are_asked_for_before_a_model_is_loaded(tmp_path, table, model_di
 
 
 def test_a_beta_of_means_on_sums_is_told(model_dirs, table, tmp_path):
-    with pytest.warns(UserWarning, match=r"--model.loss.beta 2.0 multiplies sums of log-probs, .* average true"):
+    with pytest.warns(UserWarning, match=r"--model.loss.beta 2.0 multiplies sums of log-probs, .*average true"):
         trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=PairLossArgs(kind="dpo")), data(table))
 
 
