@@ -1,7 +1,7 @@
 """On-policy preference pairs: sampled answers, scored and paired."""
 
+import json
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from callbacks.prompt_ledger import PromptLedger
 from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
 from lit_uniopd.ledger import read_lines, write_lines
-from lit_uniopd.pairing import PairingArgs, ScoredAnswer, pair_answers
+from lit_uniopd.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.types import Rollouts
 
@@ -26,7 +26,8 @@ class PairWriter(PromptLedger):
 
     Scored answers are kept beside the pairs (`pairs.answers.jsonl` of `pairs.jsonl`) as soon as a batch is done, so a
     killed run goes on with the same command, and another `pairing` needs no new answers. The pairs are written when
-    all prompts are answered, in the form that ``PreferenceDataModule`` reads.
+    all prompts are answered, in the form that ``PreferenceDataModule`` reads; `pairs.report.json` has their statistics
+    and what was left out, by reason.
 
     Args:
         path: the file of pairs.
@@ -81,23 +82,26 @@ class PairWriter(PromptLedger):
         left_out: Counter[str] = Counter()
         known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
         pairs = [row for line in known for row in self._rows(line, left_out)]
+        answers = sum(len(line["answers"]) for line in known)
+        report = pairing_report(len(known), answers, pairs, left_out)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        dropped = ", ".join(f"{count} {reason}" for reason, count in report["left_out"].items())
         if not pairs:
             raise UserError(
-                f"None of {len(known)} prompts has a pair ({_told(left_out)}); sample more answers "
+                f"None of {len(known)} prompts has a pair ({dropped}); sample more answers "
                 "(--model.val_sampling.n), or lower pairing.min_margin."
             )
         write_lines(self.path, pairs)
-        gaps = [pair["score_chosen"] - pair["score_rejected"] for pair in pairs]
-        longer = statistics.fmean(len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs)
         log.info(
             "%s has %d pairs of %d prompts; scores differ by %.3g on average, and chosen answers are longer by %.1f "
             "characters. Left out: %s.",
             self.path,
             len(pairs),
             len(known),
-            statistics.fmean(gaps),
-            longer,
-            _told(left_out) or "nothing",
+            report["score_gap"]["mean"],
+            report["longer_by_characters"],
+            dropped or "nothing",
         )
 
     def _rows(self, line: Mapping[str, Any], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -115,7 +119,3 @@ class PairWriter(PromptLedger):
                 "correct_rejected": rejected.outcome,
                 **({"images": line["images"]} if line["images"] else {}),
             }
-
-
-def _told(left_out: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())

@@ -28,8 +28,8 @@ class PreferenceDiagnostics(Callback):
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
     weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
     the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
-    margin of training and validation pairs over the steps. `weighed_pairs.jsonl` has pairs of the last validation,
-    for `uniopd view`.
+    margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
+    pairs of the last validation, for `uniopd view`.
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.

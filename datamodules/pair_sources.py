@@ -37,7 +37,7 @@ class PairSourceArgs(TableArgs):
     domain_column: str = "domain"
     """Column of the domain."""
     images_column: str = "images"
-    """Column of a picture or a list of them, which the prompt is about."""
+    """Column of a picture or a list of them, which the prompt is about; `image` is found too."""
     domain: str | None = None
     """Domain of the rows whose domain column is missing, unread or empty."""
     weight: float = 1.0
@@ -65,6 +65,8 @@ def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str
     columns: dict[str, str] = {}
     for role in _ROLES:
         name = getattr(source, f"{role}_column")
+        if role == name == "images" and name not in present:
+            name = "image" if "image" in present else name
         if name in present:
             columns[role] = name
         elif role in _REQUIRED or (name and name != role):
@@ -87,7 +89,7 @@ def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> Prefe
     identity = cells.get("id")
     prompt = Prompt(
         id=row.name if identity in (None, "") else str(identity),
-        messages=place_images(messages, len(images), row.where) if images else messages,
+        messages=place_images(messages, len(images), row.where) if images or _has_places(messages) else messages,
         domain=cells.get("domain") or source.domain or "default",
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
@@ -109,8 +111,9 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
             return ({"role": "user", "content": chosen[:length]},), chosen[length:], rejected[length:]
         return messages_of(cells["prompt"], row, columns["prompt"]), chosen, rejected
     turns = {side: messages_of(cells[side], row, columns[side]) for side in _REQUIRED}
-    for side, said in turns.items():
-        if said[-1]["role"] != "assistant" or not isinstance(said[-1]["content"], str):
+    texts = {side: _answer(said) for side, said in turns.items()}
+    for side, text in texts.items():
+        if text is None:
             raise UserError(
                 f"{row.where}: column {columns[side]!r} must end with a message of the assistant, "
                 '{"role": "assistant", "content": "..."}.'
@@ -120,11 +123,25 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
         raise UserError(
             f"{row.where}: chosen and rejected answer different conversations; both must begin with the same messages."
         )
-    if not before:
+    if not before or before[0]["role"] == "assistant":  # not whole conversations, but what follows the prompt
         if cells.get("prompt") is None:
             raise UserError(f"{row.where} has no prompt, neither as a column nor as what both answers begin with.")
-        before = messages_of(cells["prompt"], row, columns["prompt"])
-    return before, str(turns["chosen"][-1]["content"]), str(turns["rejected"][-1]["content"])
+        before = messages_of(cells["prompt"], row, columns["prompt"]) + before
+    return before, str(texts["chosen"]), str(texts["rejected"])
+
+
+def _answer(turns: Sequence[Message]) -> str | None:
+    """Text of the last message if it is the assistant's; data sets with pictures have it in parts."""
+    content: Any = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+        content = "".join(part.get("text") or "" for part in content)
+    return content if isinstance(content, str) else None
+
+
+def _has_places(messages: Sequence[Message]) -> bool:
+    """Whether a message has a part for a picture."""
+    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    return any(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
 
 
 def _score(cell: Any, column: str | None, row: Row) -> float:

@@ -85,8 +85,8 @@ class WeightReport:
     """Of the quality weights."""
     spread: float
     """Their standard deviation."""
-    highest_chosen: float
-    """Largest normalised score of a chosen answer."""
+    only_gap: float | None
+    """Difference of the (normalised) scores, where all pairs have the same."""
 
     def __str__(self) -> str:
         notes = [f"quality weights {self.mean:.3f} (sd {self.spread:.3f})"]
@@ -123,7 +123,7 @@ def weigh(
     if not weighed:
         raise UserError(
             f"--data.weighting.min_gap {args.min_gap} leaves none of {len(pairs)} pairs; their scores differ by "
-            f"at most {float(gap.max()):g}."
+            f"at most {float(gap.max()):g}; lower it."
         )
     report = WeightReport(
         pairs=len(weighed),
@@ -132,6 +132,6 @@ def weigh(
         reversed=int((gap < 0).sum()),
         mean=float(quality[kept].mean()),
         spread=float(quality[kept].std(correction=0)),
-        highest_chosen=float(chosen[kept].max()),
+        only_gap=float(gap[kept][0]) if bool((gap[kept] == gap[kept][0]).all()) else None,
     )
     return weighed, report

@@ -43,6 +43,8 @@ class PairReport:
     """Dropped: the prompt is longer than ``max_prompt_tokens``, or leaves no room for an answer in ``max_length``."""
     identical: int
     """Dropped: both answers are the same, or the same once cut."""
+    empty: int
+    """Dropped: an answer has no token."""
     cut: int
     """Answers that ``max_length`` cut."""
     weights: WeightReport | None
@@ -52,6 +54,7 @@ class PairReport:
         notes = [f"{self.rows} rows"]
         notes += [f"{self.long_prompts} dropped for too long prompts"] if self.long_prompts else []
         notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
+        notes += [f"{self.empty} dropped for an empty answer"] if self.empty else []
         notes += [f"{self.cut} answers cut to max_length"] if self.cut else []
         notes += [str(self.weights)] if self.weights else ["no scores"]
         return ", ".join(notes)
@@ -194,21 +197,17 @@ class PreferenceDataModule(StreamDataModule):
                     f"Nothing is left of {flag}.path {source.path} ({report}); raise --data.max_length or "
                     "max_prompt_tokens."
                 )
-            flat = weights is not None and self.weighting.eta > 0 and weights.pairs > 1 and weights.spread < FLAT
-            if weights is not None and split == "train" and flat:
-                rank_zero_warn(
-                    f"All quality weights of {flag} are about {weights.mean:.3f}: its scores hardly differ at "
-                    f"--data.weighting.eta {self.weighting.eta}; raise eta, or set normalization to zscore."
-                )
+            if weights is not None and split == "train" and self.weighting.eta > 0 and weights.pairs > 1:
+                _tell_flat_weights(weights, flag, self.weighting.eta)
             ready += encoded
             sizes.append(len(encoded))
         return ready, sizes
 
     def _encoded(
         self, pairs: Sequence[PreferencePair], encode: EncodesAnswers, path: str
-    ) -> tuple[list[EncodedPair], tuple[int, int, int]]:
-        """Pairs that fit, and how many had too long prompts, identical answers, and answers that were cut."""
-        long_prompts = identical = cut = 0
+    ) -> tuple[list[EncodedPair], tuple[int, int, int, int]]:
+        """Pairs that fit, and how many had too long prompts, identical or empty answers, and answers that were cut."""
+        long_prompts = identical = empty = cut = 0
         kept: list[EncodedPair] = []
         shown = track(pairs, f"Tokenising {path}") if self.rank_and_world_size()[0] == 0 else pairs
         for pair in shown:
@@ -222,11 +221,13 @@ class PreferenceDataModule(StreamDataModule):
                 long_prompts += 1
             elif chosen[:room] == rejected[:room]:
                 identical += 1
+            elif not chosen or not rejected:  # nothing to take a mean of
+                empty += 1
             else:
                 cut += (len(chosen) > room) + (len(rejected) > room)
                 shown_prompt = () if pair.prompt.images else tuple(prompt_tokens)
                 kept.append(EncodedPair(pair, shown_prompt, tuple(chosen[:room]), tuple(rejected[:room])))
-        return kept, (long_prompts, identical, cut)
+        return kept, (long_prompts, identical, empty, cut)
 
     def _encoder(self) -> EncodesAnswers:
         if self.answers is not None:
@@ -243,3 +244,17 @@ class PreferenceDataModule(StreamDataModule):
 def _scored(pairs: Sequence[PreferencePair]) -> bool:
     """Whether a source has scores; its columns are there for all rows or for none."""
     return not math.isnan(pairs[0].score_chosen)
+
+
+def _tell_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:
+    """Warn where the quality weights treat all pairs alike."""
+    alike = f"All quality weights of {flag} are about {weights.mean:.3f}: "
+    if weights.only_gap is not None:
+        rank_zero_warn(
+            f"{alike}the scores of every pair differ by {weights.only_gap:g}; give finer scores than a verdict, or set "
+            "--model.loss.use_quality false."
+        )
+    elif weights.spread < FLAT:
+        rank_zero_warn(
+            f"{alike}its scores hardly differ at --data.weighting.eta {eta}; raise eta, or set normalization to zscore."
+        )

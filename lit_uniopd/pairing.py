@@ -5,10 +5,11 @@ Answers to one prompt are never paired with an equal text, and never with an ans
 
 import math
 import random
+import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN
@@ -124,3 +125,32 @@ def _why_none(candidates: list[tuple[ScoredAnswer, ScoredAnswer]], args: Pairing
     if not candidates or candidates[0][0].score <= candidates[0][1].score:
         return "no_contrast"
     return "small_margin" if candidates[0][0].score - candidates[0][1].score < args.min_margin else "poor_best"
+
+
+def pairing_report(prompts: int, answers: int, rows: Sequence[Mapping[str, Any]], left_out: Counter[str]) -> dict:
+    """What was made of sampled answers.
+
+    Args:
+        prompts: how many were answered.
+        answers: to all of them.
+        rows: the pairs, as rows of ``PreferenceDataModule``.
+        left_out: as counted by `pair_answers`.
+    """
+    gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
+    told: dict[str, Any] = {
+        "prompts": prompts,
+        "answers": answers,
+        "pairs": len(rows),
+        "pairs_of_domain": dict(Counter(row["domain"] for row in rows)),
+        "left_out": dict(left_out.most_common()),
+    }
+    if rows:
+        told |= {
+            "score_gap": {"least": min(gaps), "mean": statistics.fmean(gaps), "greatest": max(gaps)},
+            "score_chosen": statistics.fmean(row["score_chosen"] for row in rows),
+            "score_rejected": statistics.fmean(row["score_rejected"] for row in rows),
+            "longer_by_characters": statistics.fmean(len(row["chosen"]) - len(row["rejected"]) for row in rows),
+            "chosen_correct": sum(row["correct_chosen"] == CORRECT for row in rows) / len(rows),
+            "rejected_correct": sum(row["correct_rejected"] == CORRECT for row in rows) / len(rows),
+        }
+    return told

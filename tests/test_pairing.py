@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,6 +163,25 @@ def test_pairs_are_rows_of_the_datamodule(chatty, tmp_path):
         assert pair.prompt.domain in ("math", "code")
 
 
+def test_a_report_counts_what_became_of_all_answers(chatty, tmp_path):
+    path = write(chatty, tmp_path, Length(), max_pairs=2)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    report = json.loads(path.with_suffix(".report.json").read_text())
+    assert (report["prompts"], report["answers"], report["pairs"]) == (6, 36, len(rows))
+    assert sum(report["pairs_of_domain"].values()) == len(rows)
+    gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
+    assert report["score_gap"] == {
+        "least": min(gaps),
+        "mean": pytest.approx(sum(gaps) / len(gaps)),
+        "greatest": max(gaps),
+    }
+    assert report["longer_by_characters"] == pytest.approx(report["score_gap"]["mean"])  # scores are lengths
+    assert report["left_out"].keys() <= {"repeated", "no_contrast"}
+    with pytest.raises(UserError, match="None of 6 prompts has a pair"):
+        write(chatty, tmp_path, Length(), min_margin=99.0)
+    assert json.loads(path.with_suffix(".report.json").read_text())["pairs"] == 0
+
+
 def test_a_killed_run_goes_on_and_pairs_again_without_new_answers(chatty, tmp_path):
     whole = write(chatty, tmp_path / "whole", Length()).read_text()
     first, rest, again = Length(), Length(), Length()
@@ -196,7 +216,8 @@ def answered(paths: dict[str, str], root: Path, n: int) -> Any:
     return rollouts
 
 
-def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, tmp_path):
+def reward_model(path: Path, labels: int = 1) -> tuple[Any, Any]:
+    """A random one, as its own directory."""
     tokenizer: Any = make_tokenizer()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -208,11 +229,16 @@ def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, t
         head_dim=8,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config.num_labels = 1
+    config.num_labels = labels
     torch.manual_seed(0)
     model = Qwen3ForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path / "judge")
-    tokenizer.save_pretrained(tmp_path / "judge")
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return model, tokenizer
+
+
+def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, tmp_path):
+    model, tokenizer = reward_model(tmp_path / "judge")
     rollouts = answered(model_dirs, tmp_path, n=3)
     found = [RewardModel(str(tmp_path / "judge"), batch_size=size)(rollouts, torch.device("cpu")) for size in (1, 4)]
     assert found[0] == pytest.approx(found[1], abs=1e-5)
@@ -225,12 +251,38 @@ def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, t
     assert all(math.isnan(score) for score in short)
 
 
+def test_a_reward_model_that_weighs_its_objectives_is_taken_at_its_score(model_dirs, tmp_path):
+    """As ArmoRM's own code: 19 objectives, and their weighted sum of shape ``[B]`` as both `score` and `logits`."""
+    rollouts = answered(model_dirs, tmp_path, n=2)
+    sizes: list[int] = []
+
+    class Weighing(torch.nn.Module):
+        config = SimpleNamespace(pad_token_id=None)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            sizes.append(len(input_ids))
+            score = (input_ids * attention_mask).sum(1).float()
+            return SimpleNamespace(rewards=torch.zeros(len(input_ids), 19), score=score, logits=score)
+
+    scorer = RewardModel("weighing", batch_size=3)
+    scorer._loaded = Weighing(), make_tokenizer()
+    one_by_one = scorer(rollouts, torch.device("cpu"))
+    assert sizes == [1] * 4  # without a padding token
+    Weighing.config.pad_token_id = 0
+    assert scorer(rollouts, torch.device("cpu")) == one_by_one
+    assert sizes[4:] == [3, 1]
+    assert len(set(one_by_one)) > 1
+
+
 def test_what_is_no_reward_model_is_named(model_dirs, tmp_path):
     rollouts = answered(model_dirs, tmp_path, n=1)
     with pytest.raises(UserError, match="cannot be loaded"):
         RewardModel(str(tmp_path / "none"))(rollouts, torch.device("cpu"))
-    with pytest.raises(UserError, match="has 2 outputs"):
+    with pytest.raises(UserError, match="is no reward model: it has no weights for score"):
         RewardModel(model_dirs["student"])(rollouts, torch.device("cpu"))
+    reward_model(tmp_path / "two", labels=2)
+    with pytest.raises(UserError, match="has 2 outputs; choose one with a single one"):
+        RewardModel(str(tmp_path / "two"))(rollouts, torch.device("cpu"))
 
 
 def test_rows_are_json_that_names_what_graders_found(chatty, tmp_path):

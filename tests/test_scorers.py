@@ -58,6 +58,29 @@ def test_an_answer_is_worth_its_worst_step(step_judge):
     assert scorer.score("what?", "\n\n\n\n".join(steps) + "\n\n", CPU) == pytest.approx(min(found), abs=1e-4)
 
 
+def test_steps_of_a_conversation_are_judged_in_the_models_own_template(step_judge):
+    """As Qwen2.5-Math-PRM reads them: a separator behind each step of the assistant's turn."""
+    scorer = ProcessRewardModel(step_judge, separator="}", as_chat=True, system="be brief")
+    model = Qwen3ForTokenClassification.from_pretrained(step_judge).eval()
+    tokenizer: Any = make_tokenizer()
+    steps = ["1+1=2", "2+1=4", "so 4"]
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what }?"}]
+    turns += [{"role": "assistant", "content": "1+1=2}2+1=4}so 4}"}]
+    ids = torch.tensor([tokenizer(tokenizer.apply_chat_template(turns, tokenize=False)).input_ids])
+    chances = model(ids).logits[0].softmax(-1)[:, 1]
+    ends = (ids[0] == tokenizer.convert_tokens_to_ids("}")).nonzero()[1:, 0]
+    assert len(ends) == 3
+    found = scorer.score("what }?", "\n\n".join(steps), CPU)
+    assert found == pytest.approx(10 * float(chances[ends].min().detach()), abs=1e-4)
+    assert math.isnan(scorer.score("what?", " ", CPU))
+
+
+def test_a_model_that_was_never_trained_to_judge_is_refused(model_dirs):
+    """A classifier's head that no file has would be random, and so would be every pair."""
+    with pytest.raises(UserError, match="is no process reward model: it has no weights for score"):
+        ProcessRewardModel(model_dirs["student"]).score("a", "b", CPU)
+
+
 def test_answers_without_steps_or_too_long_have_no_score(step_judge):
     assert math.isnan(ProcessRewardModel(step_judge).score("what?", " \n\n ", CPU))
     assert math.isnan(ProcessRewardModel(step_judge, max_length=8).score("what?", "1+1=2", CPU))

@@ -96,17 +96,22 @@ def weights_figure(pairs: WeighedPairs) -> Any:
     return figure
 
 
-CURVES = {"loss": "loss", "accuracy": "pairs ranked right", "margin": "reward margin"}
+CURVES = {
+    "loss": "loss",
+    "accuracy": "pairs ranked right",
+    "margin": "reward margin",
+    "grad_norm": "gradient norm, before clipping",
+}
 
 
 def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> Any:
-    """Loss, accuracy and margin of training and validation pairs over the steps (the paper's figure 5).
+    """Loss, accuracy, margin and gradient norm over the steps (the paper's figure 5).
 
     Args:
         train: of each noted step, ``step`` and the quantities in ``CURVES``.
         val: the same of each validation.
     """
-    figure = new_figure(11, 3.4)
+    figure = new_figure(14, 3.4)
     for axes, (name, label) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         for points, told, style in ((train, "training", {"alpha": 0.6}), (val, "validation", {"marker": "o"})):
             known = [point for point in points if name in point]

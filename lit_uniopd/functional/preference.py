@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from lit_uniopd.functional.head import math_dtype
+from lit_uniopd.functional.pair_checks import (
+    all_finite,
+    not_negative,
+    number,
+    positive,
+    same_pairs,
+    smoothing_share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,11 @@ def quality_weights(score_chosen: Tensor, score_rejected: Tensor, *, eta: float 
         Weights ``[P]``; ``eta = 0`` makes all of them one half.
 
     Raises:
-        ValueError: if shapes differ, or eta is negative.
+        ValueError: if shapes differ, a score is not finite, or eta is negative.
     """
-    chosen, rejected = _same(score_chosen=score_chosen, score_rejected=score_rejected)
-    _not_negative(eta=eta)
+    chosen, rejected = same_pairs(score_chosen=score_chosen, score_rejected=score_rejected)
+    not_negative(eta=eta)
+    all_finite(score_chosen=chosen, score_rejected=rejected)
     return torch.sigmoid(eta * (chosen - rejected))
 
 
@@ -109,7 +117,7 @@ def omni_dpo_loss(
         ref_chosen: mean log-probs of the chosen answers under the frozen reference.
         ref_rejected: those of the rejected answers.
         score_chosen: quality of the chosen answers, in the unit of `tau_good` and ``1 / eta``.
-        score_rejected: quality of the rejected answers.
+        score_rejected: quality of the rejected answers. Scores that no part reads may be NaN.
         beta: per nat.
         eta: slope of the quality weight.
         gamma: how sharply mastered pairs lose weight.
@@ -131,9 +139,9 @@ def omni_dpo_loss(
         for which they are 1, 1 and 0.
 
     Raises:
-        ValueError: if shapes differ, or a hyper-parameter is out of range.
+        ValueError: if shapes differ, a score that is read is not finite, or a hyper-parameter is out of range.
     """
-    chosen, rejected, ref_w, ref_l, good, bad = _same(
+    chosen, rejected, ref_w, ref_l, good, bad = same_pairs(
         policy_chosen=policy_chosen,
         policy_rejected=policy_rejected,
         ref_chosen=ref_chosen,
@@ -141,12 +149,19 @@ def omni_dpo_loss(
         score_chosen=score_chosen,
         score_rejected=score_rejected,
     )
-    _positive(beta=beta)
-    _not_negative(eta=eta, gamma=gamma, lam=lam)
+    positive(beta=beta)
+    not_negative(eta=eta, gamma=gamma, lam=lam)
+    number(tau_ref=tau_ref, tau_good=tau_good)
     ones = torch.ones_like(chosen)
+
+    for name, values in (("quality", quality), ("performance_logit", performance_logit), ("nll_chosen", nll_chosen)):
+        if values is not None:
+            same_pairs(policy_chosen=chosen, **{name: values})
 
     w_quality = ones
     if use_quality:
+        if quality is not None:
+            all_finite(quality=quality)
         w_quality = quality_weights(good, bad, eta=eta) if quality is None else quality
         w_quality = w_quality.to(chosen.dtype)
     w_performance = ones
@@ -159,6 +174,7 @@ def omni_dpo_loss(
 
     active = torch.zeros_like(chosen)
     if use_nll:
+        all_finite(score_chosen=score_chosen)
         # In the scores' own precision: the threshold is inclusive, and 3.2 is another number in bfloat16.
         active = ((ref_w > chosen) & (score_chosen >= tau_good)).to(chosen.dtype)
         held = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
@@ -190,10 +206,10 @@ def dpo_loss(
     Raises:
         ValueError: if shapes differ, or a hyper-parameter is out of range.
     """
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
+    positive(beta=beta)
     return _result(_smoothed(_logit(beta, *logps), label_smoothing), beta, logps)
 
 
@@ -210,11 +226,11 @@ def robust_dpo_loss(
 
     Arguments and errors as of `dpo_loss`. Unlike every other loss here it can be negative.
     """
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
-    _share(label_smoothing)
+    positive(beta=beta)
+    smoothing_share(label_smoothing)
     logit = _logit(beta, *logps)
     believed, doubted = (1 - label_smoothing) * logsigmoid(logit), label_smoothing * logsigmoid(-logit)
     loss = (doubted - believed) / (1 - 2 * label_smoothing)
@@ -225,10 +241,10 @@ def hinge_loss(
     policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
 ) -> PreferenceLoss:
     """``max(0, 1 - beta (m - m_ref))`` (arXiv 2305.10425). Arguments and errors as of `dpo_loss`."""
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
+    positive(beta=beta)
     return _result(relu(1 - _logit(beta, *logps)), beta, logps)
 
 
@@ -239,10 +255,10 @@ def ipo_loss(
 
     Arguments and errors as of `dpo_loss`.
     """
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
+    positive(beta=beta)
     return _result((_logit(1.0, *logps) - 1 / (2 * beta)) ** 2, beta, logps)
 
 
@@ -261,11 +277,11 @@ def dpop_loss(
     As in the code that Omni-DPO is compared with, the penalty is not multiplied by beta; in arXiv 2402.13228 it is, so
     its lambda is our ``penalty / beta``. Other arguments and errors as of `dpo_loss`.
     """
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
-    _not_negative(penalty=penalty)
+    positive(beta=beta)
+    not_negative(penalty=penalty)
     chosen, _, ref_w, _ = logps
     return _result(_smoothed(_logit(beta, *logps) - penalty * relu(ref_w - chosen), label_smoothing), beta, logps)
 
@@ -279,10 +295,10 @@ def kto_pair_loss(
     rejected))``, where a KL is the mean log-ratio of the batch, at least 0 and, as in the paper, without gradient. It
     depends on the batch, so micro-batches change it. Arguments and errors as of `dpo_loss`.
     """
-    logps = _same(
+    logps = same_pairs(
         policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
     )
-    _positive(beta=beta)
+    positive(beta=beta)
     chosen, rejected = logps[0] - logps[2], logps[1] - logps[3]
     kl_chosen, kl_rejected = (ratio.detach().mean().clamp(min=0) for ratio in (chosen, rejected))
     loss = (torch.sigmoid(beta * (kl_rejected - chosen)) + torch.sigmoid(beta * (rejected - kl_chosen))) / 2
@@ -311,8 +327,9 @@ def simpo_loss(
     Raises:
         ValueError: if shapes differ, or a hyper-parameter is out of range.
     """
-    logps = _same(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
-    _positive(beta=beta)
+    logps = same_pairs(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
+    positive(beta=beta)
+    number(gamma_beta_ratio=gamma_beta_ratio)
     if kind not in ("sigmoid", "hinge"):
         raise ValueError(f"kind is {kind!r}; it must be 'sigmoid' or 'hinge'.")
     logit = beta * (logps[0] - logps[1] - gamma_beta_ratio)
@@ -333,8 +350,8 @@ def orpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, *, beta: float) ->
     Raises:
         ValueError: if shapes differ, or beta is not positive.
     """
-    logps = _same(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
-    _positive(beta=beta)
+    logps = same_pairs(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
+    positive(beta=beta)
     chosen, rejected = logps
     ratio = -logsigmoid(_log_odds(chosen) - _log_odds(rejected))
     return _result(beta * ratio - chosen, beta, logps, terms={"odds_ratio": ratio.detach()})
@@ -358,7 +375,7 @@ def _logit(beta: float, chosen: Tensor, rejected: Tensor, ref_w: Tensor, ref_l: 
 
 
 def _smoothed(logit: Tensor, label_smoothing: float) -> Tensor:
-    _share(label_smoothing)
+    smoothing_share(label_smoothing)
     if not label_smoothing:
         return -logsigmoid(logit)
     return -(1 - label_smoothing) * logsigmoid(logit) - label_smoothing * logsigmoid(-logit)
@@ -370,36 +387,3 @@ def _result(
     (chosen, rejected), (ref_w, ref_l) = logps[:2], logps[2:] or (0.0, 0.0)
     rewards = (beta * (chosen - ref_w)).detach(), (beta * (rejected - ref_l)).detach()
     return PreferenceLoss(per_pair, *rewards, terms or {})
-
-
-def _same(**tensors: Tensor) -> tuple[Tensor, ...]:
-    """All of one shape ``[P]`` with at least one pair, in the widest dtype among them and at least float32."""
-    (first, shape), *others = [(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
-    if len(shape) != 1 or not shape[0]:
-        raise ValueError(f"{first} has shape {list(shape)}; it must be one value for each of at least one pair.")
-    for name, other in others:
-        if other != shape:
-            raise ValueError(f"{name} has shape {list(other)}, {first} {list(shape)}; they must be the same.")
-    logps = {name: tensor for name, tensor in tensors.items() if not name.startswith("score")}
-    for name, tensor in logps.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype}; log-probs are floating point.")
-    dtype = math_dtype(*(logps or tensors).values())  # judges speak in whatever precision they like
-    return tuple(tensor.to(dtype) for tensor in tensors.values())
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0 or not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; it must be positive.")
-
-
-def _not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not value >= 0 or not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; it must not be negative.")
-
-
-def _share(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below one half.")

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.benchmarks.evaluator import Evaluator
@@ -24,6 +26,9 @@ from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
 from lit_uniopd.references import ReferenceCache, weights_digest
 from lit_uniopd.types import EncodedPair, PairBatch
+
+TRIED = 4
+"""Entries of a cache of reference log-probs that are computed again when it is loaded."""
 
 
 class OmniDPO(PolicyModule):
@@ -56,11 +61,17 @@ class OmniDPO(PolicyModule):
         self.loss = loss
         self.reference_cache = reference_cache
         self.references: ReferenceCache | None = None
+        self.trained = Averages()
         self.validated = Averages()
 
     def setup(self, stage: str) -> None:
         """Check the pairs' scores before any model is loaded."""
         super().setup(stage)
+        if not self.loss.takes_means and self.loss.beta >= 1:
+            rank_zero_warn(
+                f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; "
+                "lower it, or set --model.loss.average true."
+            )
         pairs: list[EncodedPair] = list(getattr(getattr(self.trainer, "datamodule", None), "train_pairs", ()))
         if not self.loss.needs_scores or not pairs:
             return
@@ -99,10 +110,10 @@ class OmniDPO(PolicyModule):
 
     @torch.no_grad()
     def fill_references(self) -> None:
-        """Compute what the cache of reference log-probs lacks, and try one of the entries that it has.
+        """Compute what the cache of reference log-probs lacks, and try a few of the entries that it has.
 
         Raises:
-            UserError: if the entry is wrong, or the policy is no longer the reference.
+            UserError: if one of them is wrong, or the policy is no longer the reference.
         """
         if self.references is None:
             return
@@ -119,9 +130,10 @@ class OmniDPO(PolicyModule):
             )
         size = getattr(data, "val_batch_size", 8)
         with self._as_reference() as reference:
-            known = next((pair for pair in pairs if self.references.key(pair) in self.references.known), None)
-            if known is not None and not changed:
-                found, kept = self._scored(reference, PairBatch([known])), self.references.sums([known], self.device)
+            known = [pair for pair in pairs if self.references.key(pair) in self.references.known]
+            if known and not changed:
+                tried = known[:: -(-len(known) // TRIED)]
+                found, kept = self._scored(reference, PairBatch(tried)), self.references.sums(tried, self.device)
                 if not torch.allclose(found, kept, rtol=0.02, atol=0.05):
                     raise UserError(
                         f"{self.references.path} has other log-probs than this policy gives; delete the file."
@@ -147,18 +159,21 @@ class OmniDPO(PolicyModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         self.reseed("omni_dpo", self.global_step, batch_idx)
         found, logps = self.compare(batch)
-        averages = Averages()
         for name, values in _statistics(found, logps).items():
-            averages.add(f"train/{name}", values.sum(), len(values))
+            self.trained.add(f"train/{name}", values.sum(), len(values))
         weights = found.terms.get("w_quality", 1.0) * found.terms.get("w_performance", torch.ones(len(batch)))
-        averages.add("weight", weights.sum(), len(batch))
-        averages.add("square", (weights**2).sum(), len(batch))
-        values = averages.reduce(self)
-        # Of all ranks' pairs together, which a mean of the ranks' shares is not.
+        self.trained.add("weight", weights.sum(), len(batch))
+        self.trained.add("square", (weights**2).sum(), len(batch))
+        return found.loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's pairs, those of all accumulated batches and ranks together."""
+        values, self.trained = self.trained.reduce(self), Averages()
         weight, square = values.pop("weight"), values.pop("square")
         values["train/effective_share"] = weight**2 / square if square else 0.0
-        self.log_dict(values, batch_size=len(batch), prog_bar=False)
-        return found.loss
+        norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        values["train/grad_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self.log_dict(values, prog_bar=False)
 
     def compare(self, batch: PairBatch) -> tuple[PreferenceLoss, PairLogps]:
         """Loss of a batch, and the log-probs that it was made of."""

@@ -41,6 +41,9 @@ class PairLossArgs:
     """omni_dpo: weigh pairs by what the policy has mastered. `focal`: the naive form, from the summed DPO logit."""
     use_nll: bool = True
     """omni_dpo: hold on to good chosen answers that lose probability."""
+    nll_per_token: bool = True
+    """omni_dpo: divide the NLL by the answer's length also where the other log-probs are sums, as the paper does; the
+    released code (false) does not."""
     detach_performance: bool = False
     """omni_dpo: no gradient through the performance weight. The released code has one."""
     label_smoothing: float = 0.0
@@ -154,6 +157,5 @@ def _compared(
         detach_performance=args.detach_performance,
         quality=quality,
         performance_logit=focal,
-        # The paper divides the NLL by the answer's length whatever the other log-probs are.
-        nll_chosen=logps.policy_P2[:, 0] / lengths_P2[:, 0],
+        nll_chosen=logps.policy_P2[:, 0] / lengths_P2[:, 0] if args.nll_per_token else None,
     )

@@ -1,8 +1,10 @@
 """What says how good an answer is."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Rollouts
@@ -36,3 +38,31 @@ def refuse_pictures(rollouts: Rollouts, who: str) -> None:
     """
     if any(prompt.images for prompt in rollouts.prompts):
         raise UserError(f"{who} reads no pictures; score these prompts by their grader.")
+
+
+def load_judge(auto: Any, path: str, what: str, *, trust_remote_code: bool, dtype: str) -> tuple[Any, Any]:
+    """A classifier and its tokenizer.
+
+    Args:
+        auto: transformers' class that loads it.
+        path: hub id or directory.
+        what: it should be, for messages.
+        trust_remote_code: run Python code that comes with it.
+        dtype: of its weights.
+
+    Raises:
+        UserError: if it cannot be loaded, or has no weights for its judgement, which would then be random.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, found = auto.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"The {what} {path} cannot be loaded: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"{path} is no {what}: it has no weights for {missing[0]}, which would be random; choose one that was "
+            "trained to judge, or set trust_remote_code if it comes with code of its own."
+        )
+    return model, tokenizer

@@ -3,45 +3,56 @@
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.scorers.base import Scorer, refuse_pictures
+from lit_uniopd.scorers.base import Scorer, load_judge, refuse_pictures
 from lit_uniopd.types import Rollouts
 
 
 class ProcessRewardModel(Scorer):
-    """A token classifier in the form that TRL's ``PRMTrainer`` trains: a step is judged at the token that ends it.
+    """A classifier of tokens: a step is judged at the token that ends it, an answer by its worst step.
 
-    It reads the question and the steps, each with the separator behind it. The probability of the second label, at the
-    last token of the separator, is the step's; the least one, times ``scale``, the answer's.
+    It reads the question and the steps, each with the separator behind it, as text (what TRL's ``PRMTrainer`` trains)
+    or as a conversation (Qwen2.5-Math-PRM: ``separator`` ``<extra_0>``, ``as_chat`` and ``trust_remote_code``). The
+    probability of the second label, at the last token of the separator, is the step's; the least one, times ``scale``,
+    the answer's.
 
     Args:
         path: hub id or directory.
         separator: ends a step, as in the model's training.
+        as_chat: question and steps are messages, in the model's own chat template.
+        system: what the conversation begins with; null: nothing.
         split_on: what separates steps in answers; empty ones do not count.
         scale: score of an answer without any doubt; the paper's data have 10.
         max_length: longer conversations have no score.
         dtype: of its weights.
+        trust_remote_code: run Python code that comes with the model.
     """
 
     def __init__(
         self,
         path: str,
         separator: str = "\n",
+        as_chat: bool = False,
+        system: str | None = None,
         split_on: str = "\n\n",
         scale: float = 10.0,
         max_length: int = 4096,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         if not separator or not split_on:
             raise UserError("ProcessRewardModel.separator and split_on must not be empty.")
         self.path = self.name = path
         self.separator = separator
+        self.as_chat = as_chat
+        self.system = system
         self.split_on = split_on
         self.scale = scale
         self.max_length = max_length
-        self.dtype = dtype
+        self.dtype: str = dtype
+        self.trust_remote_code = trust_remote_code
         self._loaded: tuple[Any, Any] | None = None
 
     def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
@@ -53,35 +64,64 @@ class ProcessRewardModel(Scorer):
     def score(self, question: str, answer: str, device: torch.device) -> float:
         """Score of one answer; NaN if it has no step, or is too long."""
         model, tokenizer = self._load(device)
+        steps = [step for step in answer.split(self.split_on) if step.strip()]
+        ids, ends = (self._talk if self.as_chat else self._text)(tokenizer, question, steps)
+        if not ends or len(ends) != len(steps) or len(ids) > self.max_length:
+            return float("nan")
+        said = model(input_ids=torch.tensor([ids], device=device))
+        logits = (said.logits if hasattr(said, "logits") else said[0])[0, ends].float()
+        if logits.shape[-1] != 2:
+            raise UserError(
+                f"The process reward model {self.path} has {logits.shape[-1]} labels; choose one with two, wrong and "
+                "right."
+            )
+        return self.scale * float(logits.softmax(dim=-1)[:, 1].min())
+
+    def _text(self, tokenizer: Any, question: str, steps: list[str]) -> tuple[list[int], list[int]]:
+        """Token ids, and where steps end."""
 
         def encode(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False).input_ids
 
-        steps = [step for step in answer.split(self.split_on) if step.strip()]
         ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         ids += encode(question)
         ends = []
         for step in steps:
             ids += encode(step) + encode(self.separator)
             ends.append(len(ids) - 1)
-        if not ends or len(ids) > self.max_length:
-            return float("nan")
-        logits = model(input_ids=torch.tensor([ids], device=device)).logits[0, ends].float()
-        return self.scale * float(logits.softmax(dim=-1)[:, 1].min())
+        return ids, ends
+
+    def _talk(self, tokenizer: Any, question: str, steps: list[str]) -> tuple[list[int], list[int]]:
+        """The same of a conversation."""
+        turns = [] if self.system is None else [{"role": "system", "content": self.system}]
+        turns += [{"role": "user", "content": question}]
+        turns += [{"role": "assistant", "content": "".join(step + self.separator for step in steps)}]
+        said = tokenizer.apply_chat_template(turns, tokenize=False)
+        ids = tokenizer(said, add_special_tokens=False).input_ids
+        mark = tokenizer(self.separator, add_special_tokens=False).input_ids
+        found = [i for i in range(len(mark) - 1, len(ids)) if ids[i - len(mark) + 1 : i + 1] == mark]
+        return ids, found[-len(steps) :] if steps else []  # not those of the question
 
     def _load(self, device: torch.device) -> tuple[Any, Any]:
         if self._loaded is None:
-            try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(self.path)
-                model = AutoModelForTokenClassification.from_pretrained(
-                    self.path, dtype=self.dtype, use_safetensors=True
-                )
-            except (OSError, ValueError) as error:
-                raise UserError(f"The process reward model {self.path} cannot be loaded: {error}") from error
-            if model.config.num_labels != 2:
-                raise UserError(
-                    f"The process reward model {self.path} has {model.config.num_labels} labels; choose one with two, "
-                    "wrong and right."
-                )
+            config = _config(self.path, self.trust_remote_code)
+            own = getattr(config, "auto_map", None) or {}
+            plain = self.trust_remote_code and "AutoModel" in own and "AutoModelForTokenClassification" not in own
+            model, tokenizer = load_judge(
+                AutoModel if plain else AutoModelForTokenClassification,
+                self.path,
+                "process reward model",
+                trust_remote_code=self.trust_remote_code,
+                dtype=self.dtype,
+            )
+            if self.as_chat and tokenizer.chat_template is None:
+                raise UserError(f"The process reward model {self.path} has no chat template; set as_chat false.")
             self._loaded = model.eval().to(device), tokenizer
         return self._loaded
+
+
+def _config(path: str, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The process reward model {path} cannot be loaded: {error}") from error

@@ -3,15 +3,19 @@
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSequenceClassification
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.scorers.base import Scorer, refuse_pictures
+from lit_uniopd.scorers.base import Scorer, load_judge, refuse_pictures
 from lit_uniopd.types import Rollouts
 
 
 class RewardModel(Scorer):
-    """A sequence classifier with one output (ArmoRM, Skywork-Reward and their like) reads prompt and answer.
+    """A sequence classifier reads prompt and answer and says one number.
+
+    That is its only output (Skywork-Reward and its like), or what it names `score`: ArmoRM's own code weighs its
+    objectives into one.
 
     Args:
         path: hub id or directory; with its own chat template.
@@ -43,36 +47,40 @@ class RewardModel(Scorer):
         tokens = []
         for prompt, text in zip(rollouts.prompts, rollouts.text, strict=True):
             turns = [*map(dict, prompt.messages), {"role": "assistant", "content": text}]
-            said = tokenizer.apply_chat_template(turns, tokenize=False)
-            tokens.append(tokenizer(said, add_special_tokens=False).input_ids)
+            shown = tokenizer.apply_chat_template(turns, tokenize=False)
+            tokens.append(tokenizer(shown, add_special_tokens=False).input_ids)
         scores = [float("nan")] * len(tokens)
         # Of like length together: padding costs time.
         fitting = [i for i, ids in enumerate(tokens) if len(ids) <= self.max_length]
         fitting.sort(key=lambda i: len(tokens[i]))
-        for start in range(0, len(fitting), self.batch_size):
-            rows = fitting[start : start + self.batch_size]
-            padded = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt").to(device)
-            logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
-            for row, score in zip(rows, logits[:, 0].float().tolist(), strict=True):
+        pad = model.config.pad_token_id
+        size = 1 if pad is None else self.batch_size  # where an answer ends is then not known
+        for start in range(0, len(fitting), size):
+            rows = fitting[start : start + size]
+            texts = [torch.tensor(tokens[row]) for row in rows]
+            ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad or 0)
+            mask_BT = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+            said = model(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device))
+            found = said.logits if getattr(said, "score", None) is None else said.score
+            if found.numel() != len(rows):
+                raise UserError(
+                    f"The reward model {self.path} has {found.shape[-1]} outputs; choose one with a single one, or "
+                    "that makes a `score` of them."
+                )
+            for row, score in zip(rows, found.flatten().float().tolist(), strict=True):
                 scores[row] = score
         return scores
 
     def _load(self, device: torch.device) -> tuple[Any, Any]:
         if self._loaded is None:
-            options: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
-            try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(self.path, **options)
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    self.path, dtype=self.dtype, use_safetensors=True, **options
-                )
-            except (OSError, ValueError) as error:
-                raise UserError(f"The reward model {self.path} cannot be loaded: {error}") from error
-            if model.config.num_labels != 1:
-                raise UserError(
-                    f"The reward model {self.path} has {model.config.num_labels} outputs; choose one with a single one."
-                )
+            model, tokenizer = load_judge(
+                AutoModelForSequenceClassification,
+                self.path,
+                "reward model",
+                trust_remote_code=self.trust_remote_code,
+                dtype=self.dtype,
+            )
             if tokenizer.chat_template is None:
                 raise UserError(f"The reward model {self.path} has no chat template, so it cannot be shown answers.")
-            tokenizer.padding_side = "right"
             self._loaded = model.eval().to(device), tokenizer
         return self._loaded

@@ -93,6 +93,9 @@ def test_a_run_ends_with_its_curves(model_dirs, tmp_path: Path):
         for name in ("loss", "accuracy", "margin"):
             logged = [event.value for event in events.Scalars(f"{split}/{name}")]
             assert [point[name] for point in shown.curves[split]] == pytest.approx(logged)
+    norms = [event.value for event in events.Scalars("train/grad_norm")]
+    assert [point["grad_norm"] for point in shown.curves["train"]] == pytest.approx(norms)
+    assert min(norms) > 0
     assert len(events.Images("pairs/curves")) == 1
     assert (Path(logger.log_dir) / "curves.png").exists()
     again = PreferenceDiagnostics()

@@ -59,6 +59,10 @@ def said(role: str, content: str) -> dict[str, str]:
 USER, GOOD, BAD = said("user", "hi"), said("assistant", "hello"), said("assistant", "go away")
 
 
+def parts(*texts: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text} for text in texts]}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -66,14 +70,57 @@ USER, GOOD, BAD = said("user", "hi"), said("assistant", "hello"), said("assistan
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": [USER], "chosen": [parts("hello")], "rejected": [parts("go ", "away")]},
     ],
-    ids=["standard", "conversational", "whole conversations with a prompt", "implicit prompt"],
+    ids=["standard", "conversational", "whole conversations with a prompt", "implicit prompt", "parts"],
 )
 def test_conventions_of_trl_mean_the_same(tmp_path, row):
     (pair,) = read(tmp_path, [row])
     assert pair.prompt.messages == (USER,)
     assert (pair.chosen, pair.rejected) == ("hello", "go away")
     assert math.isnan(pair.score_chosen)
+
+
+def test_several_turns_after_the_prompt_belong_to_it_but_for_the_last(tmp_path):
+    talk = [said("assistant", "who is it?"), said("user", "me")]
+    row = {"prompt": [USER], "chosen": [*talk, GOOD], "rejected": [*talk, BAD]}
+    (pair,) = read(tmp_path, [row])
+    assert pair.prompt.messages == (USER, *talk)
+    with pytest.raises(UserError, match="has no prompt"):
+        read(tmp_path, [{name: row[name] for name in ("chosen", "rejected")}])
+
+
+@pytest.mark.parametrize("form", ["images", "image"])
+@pytest.mark.parametrize("table", ["jsonl", "parquet"])
+def test_pictures_come_as_trl_has_them(tmp_path, form, table):
+    """A list of pictures or one, by path or embedded; the prompt says where they stand, or they open it."""
+    from datasets import Dataset
+    from PIL import Image
+
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "red.png")
+    seen: Any = {"bytes": (tmp_path / "red.png").read_bytes(), "path": None} if table == "parquet" else "red.png"
+    content = [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]
+    row = {
+        "prompt": [{"role": "user", "content": content}],
+        "chosen": [parts("red")],
+        "rejected": [parts("blue")],
+        form: [seen] if form == "images" else seen,
+        "score_chosen": 4.0,
+        "score_rejected": 1.0,
+    }
+    path = tmp_path / f"pairs.{table}"
+    if table == "parquet":
+        Dataset.from_list([row]).to_parquet(path)
+    else:
+        write(path, [row])
+    (pair,) = read_pairs(PairSourceArgs(path=str(path)), "--data.train")
+    assert (pair.chosen, pair.rejected, pair.score_chosen) == ("red", "blue", 4.0)
+    (picture,) = pair.prompt.images
+    with Image.open(picture) if isinstance(picture, str) else picture as opened:
+        assert opened.size == (8, 6)
+    assert [part["type"] for part in pair.prompt.messages[0]["content"]] == ["image", "text"]
+    with pytest.raises(UserError, match="has 0 images for 1 places"):
+        read(tmp_path, [{name: row[name] for name in ("prompt", "chosen", "rejected")}])
 
 
 def test_an_implicit_prompt_of_texts_ends_before_the_space(tmp_path):
@@ -175,6 +222,19 @@ def test_what_does_not_fit_is_dropped_or_cut_and_counted(tmp_path):
         ready(tmp_path, rows, template=None, max_length=1)
 
 
+def test_an_answer_without_a_token_is_dropped_and_counted(tmp_path):
+    """Where no token ends an answer, an empty one has none: its mean log-prob would be 0 / 0."""
+    rows = [{"prompt": "1", "chosen": "2", "rejected": ""}, {"prompt": "1", "chosen": "2", "rejected": "3"}]
+    reader = Reader(None)
+    reader.tokenizer.eos_token = None
+    found = PreferenceDataModule(train=PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows)), batch_size=1)
+    found.answers = reader
+    found.setup("fit")
+    assert found.report["--data.train"].empty == 1
+    assert "1 dropped for an empty answer" in str(found.report["--data.train"])
+    assert len(found.train_pairs) == 1
+
+
 SCORED = [
     {"prompt": str(i), "chosen": "a", "rejected": "b", "score_chosen": good, "score_rejected": bad}
     for i, (good, bad) in enumerate([(5.0, 1.0), (3.0, 3.0), (2.0, 4.0)])
@@ -213,10 +273,17 @@ def test_weights_that_are_all_alike_are_told(tmp_path):
     rows = [{**row, "score_chosen": 0.011, "score_rejected": 0.010 + i / 1e4} for i, row in enumerate(SCORED)]
     with pytest.warns(UserWarning, match="its scores hardly differ at --data.weighting.eta 0.7"):
         ready(tmp_path, rows)
+    verdicts = [{**row, "score_chosen": 1, "score_rejected": 0} for row in SCORED]
+    with pytest.warns(UserWarning, match=r"scores of every pair differ by 1; .* set --model.loss.use_quality false"):
+        ready(tmp_path, verdicts)
     same = [{**row, "score_chosen": 1, "score_rejected": 1} for row in SCORED]
+    with pytest.warns(UserWarning, match="scores of every pair differ by 0;"):
+        ready(tmp_path, same)
     with pytest.raises(UserError, match="normalization zscore is not defined: all scores are 1"):
         ready(tmp_path, same, weighting=PairWeightArgs(normalization="zscore"))
-    with pytest.raises(UserError, match=r"min_gap 9\.0 leaves none of 3 pairs; their scores differ by at most 4"):
+    with pytest.raises(
+        UserError, match=r"min_gap 9\.0 leaves none of 3 pairs; their scores differ by at most 4; lower it"
+    ):
         ready(tmp_path, SCORED, weighting=PairWeightArgs(min_gap=9.0))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.functional import dpo_loss, omni_dpo_loss
 from lit_uniopd.modules import PairLossArgs
 from lit_uniopd.modules.pair_losses import Kind
-from lit_uniopd.policy import LoraArgs
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.types import PairBatch
 
 
@@ -70,6 +71,86 @@ def test_loss_and_step_are_those_of_transformers_and_the_formula(model_dirs, tab
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
             compared += 1
     assert compared > 4
+
+
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("lora", [None, LoraArgs(rank=4)], ids=["full", "lora"])
+def test_dpo_begins_at_ln_2_exactly(model_dirs, table, lora, average):
+    """Also for a policy that is no longer what its path names: the reference is the policy, not its file."""
+    for changed in (False, True):
+        module, pairs = (
+            omni(model_dirs["student"], lora=lora, loss=PairLossArgs(kind="dpo", average=average)),
+            data(table),
+        )
+        if changed:
+            module.policy = Policy.load(PolicyArgs(path=model_dirs["student"], lora=lora), trainable=True)
+            with torch.no_grad():
+                module.policy.model.get_input_embeddings().weight.add_(0.3)  # type: ignore[operator]
+        module.configure_model()
+        pairs.answers = module
+        pairs.setup("fit")
+        for batch in (pairs.train_pairs, pairs.train_pairs[1:2]):
+            found, logps = module.compare(PairBatch(batch))
+            assert torch.equal(found.per_pair, torch.full((len(batch),), math.log(2)))
+            assert logps.reference_P2 is not None
+            assert torch.equal(logps.policy_P2, logps.reference_P2)
+
+
+def test_what_both_answers_begin_with_might_as_well_be_in_the_prompt(model_dirs, table, monkeypatch):
+    """DPO on sums: at the shared tokens both gradients cancel, exactly, so that moving them changes nothing."""
+    module, pairs = omni(model_dirs["student"], loss=PairLossArgs(kind="dpo", beta=0.5)), data(table)
+    module.configure_model()
+    pairs.answers = module
+    pairs.setup("fit")
+    with torch.no_grad():  # so that policy and reference differ
+        module.policy.model.get_input_embeddings().weight.mul_(1.5)  # type: ignore[operator]
+    scored: list[torch.Tensor] = []
+    plain = Policy.token_logps
+
+    def watched(*args: Any, **options: Any) -> Any:
+        logps_BT, rest = plain(*args, **options)
+        if logps_BT.requires_grad:
+            logps_BT.retain_grad()
+            scored.append(logps_BT)
+        return logps_BT, rest
+
+    monkeypatch.setattr(Policy, "token_logps", watched)
+    first = pairs.train_pairs[1]  # "a, b, c" and "abd"
+    shared = (5, 7, 9)
+    within = replace(first, chosen_tokens=shared + first.chosen_tokens, rejected_tokens=shared + first.rejected_tokens)
+    before = replace(first, prompt_tokens=first.prompt_tokens + shared)
+    found = []
+    for pair in (within, before):
+        module.zero_grad()
+        loss = module.compare(PairBatch([pair]))[0].loss
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in module.policy.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), gradients))
+    slopes = scored[0].grad
+    assert slopes is not None
+    chosen, rejected = slopes
+    assert torch.equal(chosen[:3] + rejected[:3], torch.zeros(3))
+    assert bool((chosen[: len(within.chosen_tokens)] != 0).all())
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(value, found[1][1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_accumulated_batches_take_the_step_of_one_and_are_logged_together(model_dirs, table, tmp_path, split):
+    found = []
+    for size in (4, split):
+        memory, module = Memory(), omni(model_dirs["student"], loss=PairLossArgs(lam=0.2, tau_good=1.0))
+        options: Any = {"accumulate_grad_batches": 4 // size, "logger": memory}
+        trainer(tmp_path, max_steps=2, **options).fit(module, data(table, val=None, batch_size=size))
+        found.append((memory.values, dict(module.policy.named_parameters())))
+    (whole, weights), (parts, others) = found
+    assert {"train/loss", "train/w_performance", "train/effective_share", "train/grad_norm"} <= whole.keys()
+    for name, value in whole.items():
+        if name.startswith("train/"):
+            assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_the_first_step_has_no_margin_and_holds_on_to_nothing(model_dirs, table, tmp_path):
@@ -138,6 +219,11 @@ def test_scores_are_asked_for_before_a_model_is_loaded(tmp_path, table, model_di
     monkeypatch.undo()
     plain = PairLossArgs(use_quality=False, use_nll=False)
     trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=plain), data(bare))
+
+
+def test_a_beta_of_means_on_sums_is_told(model_dirs, table, tmp_path):
+    with pytest.warns(UserWarning, match=r"--model.loss.beta 2.0 multiplies sums of log-probs, .*average true"):
+        trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], loss=PairLossArgs(kind="dpo")), data(table))
 
 
 def test_an_nll_that_can_never_act_is_told(model_dirs, table, tmp_path):

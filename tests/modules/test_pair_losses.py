@@ -61,5 +61,15 @@ def test_detaching_the_weight_changes_the_gradient_alone():
     assert not torch.allclose(found[0][1], found[1][1], rtol=1e-2)
 
 
+def test_the_released_code_sums_the_nll_where_log_probs_are_sums():
+    sums = PairLossArgs(average=False, beta=0.1, lam=0.5, performance="off", use_quality=False)
+    paper, released = (pair_loss(replace(sums, nll_per_token=value), LOGPS, **JUDGED) for value in (True, False))
+    # The third answer alone has lost probability (-3 after -2), and scores above 3.2; so has the second, at 3.
+    assert paper.terms["nll_active"].tolist() == [0, 0, 1]
+    assert (released.per_pair - paper.per_pair).tolist() == pytest.approx([0, 0, 0.5 * (3 - 3 / 2)])
+    means = [pair_loss(PairLossArgs(lam=0.5, nll_per_token=value), LOGPS, **JUDGED).loss for value in (True, False)]
+    assert torch.equal(*means)
+
+
 def test_every_argument_is_listed():
-    assert {"kind", "detach_performance", *KNOBS} == set(PairLossArgs.__dataclass_fields__)
+    assert {"kind", "detach_performance", "nll_per_token", *KNOBS} == set(PairLossArgs.__dataclass_fields__)

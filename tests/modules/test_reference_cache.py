@@ -10,8 +10,9 @@ from pairs_data import ROWS, data, omni
 from tiny import Memory, trainer
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.modules import OmniDPO
+from lit_uniopd.modules import OmniDPO, PairLossArgs
 from lit_uniopd.policy import LoraArgs, Policy
+from lit_uniopd.types import PairBatch
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_training_is_the_same_and_reads_the_reference_once(model_dirs, tmp_path,
     live, first, second = found
     assert live[2] == [4] * 4
     assert first[2] == [4]
-    assert second[2] == [1]  # an entry that is tried
+    assert second[2] == [4]  # entries that are tried
     for other in (first, second):
         assert other[0] == pytest.approx(live[0], abs=1e-5)
         torch.testing.assert_close(other[1], live[1], atol=1e-5, rtol=1e-4)
@@ -72,6 +73,23 @@ def test_a_further_pair_costs_one_entry_and_order_does_not_matter(model_dirs, tm
     trainer(tmp_path, max_steps=1).fit(module := omni(model_dirs["student"], reference_cache=str(cache)), pairs)
     assert module.references is not None
     assert len(module.references.known) == 5
+
+
+def test_rows_in_another_order_and_another_loss_find_their_own_entries(model_dirs, tmp_path):
+    """Kept by DPO on sums; read by Omni-DPO on means, with the rows reversed and the policy moved."""
+    cache, table = str(tmp_path / "cache"), tmp_path / "pairs.jsonl"
+    summed = omni(model_dirs["student"], loss=PairLossArgs(kind="dpo", beta=0.1), reference_cache=cache)
+    trainer(tmp_path, max_steps=1).fit(summed, data(write(table, ROWS)))
+    found = []
+    for where in (cache, None):
+        module, pairs = omni(model_dirs["student"], reference_cache=where), data(write(table, ROWS[::-1]))
+        trainer(tmp_path, max_steps=2, gradient_clip_val=1.0).fit(module, pairs)
+        found.append(module.compare(PairBatch(pairs.train_pairs))[0])
+    kept, live = found
+    assert float(live.margins.abs().min()) > 1e-4
+    torch.testing.assert_close(kept.margins, live.margins, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept.per_pair, live.per_pair, rtol=1e-4, atol=1e-5)
+    assert len(lines(tmp_path / "cache")) == 4
 
 
 def test_other_weights_have_other_entries(model_dirs, tmp_path):
