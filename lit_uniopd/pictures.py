@@ -51,4 +51,6 @@ def _rgb(picture: Image.Image) -> Image.Image:
         if high > 255 or low < 0:
             picture = picture.convert("I").point(lambda value: value * (1 / 256))
         picture = picture.convert("L")
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # from a palette with several transparent colours Pillow warns otherwise
     return picture.convert("RGB")

@@ -1,20 +1,26 @@
 """The detectors of transformers, from tiny random configs in the format of the hub, on real files of many kinds."""
 
 import json
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from transformers import (
+    AutoConfig,
     BertTokenizer,
     CLIPTokenizer,
+    DetrImageProcessorPil,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
     MMGroundingDinoConfig,
     MMGroundingDinoForObjectDetection,
+    OmDetTurboConfig,
+    OmDetTurboForObjectDetection,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessorPil,
@@ -62,8 +68,6 @@ def spread(model):
 
 
 def grounding(directory, config_class, model_class):
-    from transformers import AutoConfig
-
     given = {**SWIN}
     backbone = AutoConfig.for_model(given.pop("model_type"), **given)
     config = config_class(
@@ -202,6 +206,84 @@ def test_many_pictures_at_once_are_as_one_by_one(request, pictures, name):
             assert found[asked][1] == pytest.approx(score, abs=1e-4)
 
 
+@pytest.fixture(scope="session")
+def odd_pictures(tmp_path_factory):
+    """Files that trip readers up: of 16 bits, with alpha or a palette with it, turned by EXIF, a pixel wide, animated."""
+    directory = tmp_path_factory.mktemp("odd")
+    noise = Image.effect_noise((40, 30), 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    depth = Image.frombytes("I;16", (40, 30), bytes(range(256)) * 9 + bytes(96))
+    saved = {
+        "la.png": (noise.convert("LA"), {}),
+        "pa.png": (noise.convert("RGBA").quantize(16), {}),
+        "i16.png": (depth, {}),
+        "i16.tif": (depth, {}),
+        "cmyk.tif": (noise.convert("CMYK"), {}),
+        "turned.jpg": (noise.convert("RGB"), {"exif": turned}),
+        "moving.gif": (noise.convert("P"), {"save_all": True, "append_images": [noise.convert("P")]}),
+        "pixel.png": (noise.crop((0, 0, 1, 1)), {}),
+        "high.png": (noise.resize((1, 300)), {}),
+        "broad.webp": (noise.resize((400, 1)), {}),
+    }
+    for name, (picture, options) in saved.items():
+        picture.save(directory / name, **options)
+    return {name: str(directory / name) for name in saved}
+
+
+@pytest.mark.parametrize("name", ["dino", "mm_dino", "owl", "rt_detr"])
+def test_odd_pictures_are_looked_at_too(request, odd_pictures, name):
+    paths = list(odd_pictures.values())
+    found = make(request, name, batch_size=4).look(paths, [["dog", "cat"]] * len(paths))
+    assert [set(row) for row in found] == [{"dog", "cat"}] * len(paths)
+
+
+def test_odd_pictures_are_read_as_they_look(odd_pictures):
+    read = {name: open_picture(path) for name, path in odd_pictures.items()}
+    assert all(picture.mode == "RGB" for picture in read.values())
+    assert read["turned.jpg"].size == (30, 40)
+    assert read["high.png"].size == (1, 300)
+    for name in ("i16.png", "i16.tif"):
+        with Image.open(odd_pictures[name]) as raw:
+            assert raw.mode == "I;16"
+            high_bytes = raw.tobytes()[1::2]
+        assert read[name].getchannel(0).tobytes() == high_bytes, "not cut off at 255"
+    assert [picture.size for picture in opened([odd_pictures["high.png"], read["pixel.png"]])] == [(6, 300), (1, 1)]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::RuntimeWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)
+@pytest.mark.parametrize("name", ["la.png", "i16.tif", "turned.jpg", "moving.gif", "broad.webp"])
+def test_damaged_files_are_always_a_users_error(odd_pictures, name):
+    """Whatever is damaged: a run of many pictures must go on."""
+    whole, draw, refused = Path(odd_pictures[name]).read_bytes(), random.Random(0), 0
+    for trial in range(150):
+        damaged = bytearray(whole[: draw.randrange(len(whole))] if trial % 3 == 0 else whole)
+        for _ in range(0 if trial % 3 == 0 else draw.choice((1, 4, 20))):
+            damaged[draw.randrange(min(len(damaged), draw.choice((40, 300, 10**6))))] = draw.randrange(256)
+        try:
+            open_picture(bytes(damaged))
+        except UserError:
+            refused += 1
+    assert refused > 50
+
+
+def test_damage_that_pillow_reports_in_other_ways(tmp_path):
+    Image.effect_noise((400, 400), 80).save(tmp_path / "chunk.png")
+    raw = bytearray((tmp_path / "chunk.png").read_bytes())
+    second = raw.index(b"IDAT", raw.index(b"IDAT") + 1)
+    raw[second : second + 4] = b"\xfd\xff\xff\xff"  # a SyntaxError
+    (tmp_path / "chunk.png").write_bytes(raw)
+    Image.effect_noise((64, 48), 80).save(tmp_path / "bomb.bmp")
+    raw = bytearray((tmp_path / "bomb.bmp").read_bytes())
+    raw[18:26] = b"\xff\xff\x0f\x00" * 2  # the size
+    (tmp_path / "bomb.bmp").write_bytes(raw)
+    for name in ("chunk.png", "bomb.bmp"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read"):
+            open_picture(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("name", ["dino", "owl", "rt_detr"])
 def test_thresholds_decide(request, pictures, name):
     options = ("threshold",) if name in ("owl", "rt_detr") else ("box_threshold", "text_threshold")
@@ -282,6 +364,45 @@ def test_a_closed_vocabulary_has_cocos_names_and_looks_once(rt_detr, pictures):
     again = detector.look(pictures[:3], [["dog"], ["person"], ["tv"]])
     assert first == again
     assert calls == [2], "the first picture was looked at by votes, the others once"
+
+
+@pytest.fixture(scope="session")
+def omdet(owl):
+    """Put together by hand: to be loaded from a directory, its processor needs torchvision."""
+    from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(owl))
+    given = {**SWIN}
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
+    config = OmDetTurboConfig(
+        text_config={"model_type": "clip_text_model", **text, **ends, "vocab_size": len(tokenizer)},
+        backbone_config=AutoConfig.for_model(given.pop("model_type"), **given),
+        **dict.fromkeys(("text_projection_in_dim", "text_projection_out_dim"), 16),
+        **dict.fromkeys(("task_encoder_hidden_dim", "class_embed_dim", "encoder_dim_feedforward"), 16),
+        **dict.fromkeys(("encoder_hidden_dim", "decoder_hidden_dim", "decoder_dim_feedforward"), 32),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_num_heads", "decoder_num_layers"), 2),
+        vision_features_channels=[32, 32, 32],
+        encoder_in_channels=[32, 64, 128],
+        num_queries=12,
+        image_size=64,
+        apply_layernorm_after_vision_backbone=False,
+        disable_custom_kernels=True,
+    )
+    sized = DetrImageProcessorPil(size={"height": 64, "width": 64}, do_pad=False)
+    return spread(OmDetTurboForObjectDetection(config)).eval(), OmDetTurboProcessor(sized, tokenizer)
+
+
+def test_omdet_turbo_tells_every_object_apart(omdet, pictures):
+    detector = OmDetTurbo("-", threshold=0.7, batch_size=3)
+    detector.model, detector.processor = omdet
+    found = detector.look(pictures, OBJECTS)
+    assert {there for row in found for there, _ in row.values()} == {True, False}
+    for image, names, row in zip(pictures, OBJECTS, found, strict=True):
+        alone = detector.present(image, names)
+        assert {name: score for name, (_, score) in row.items()} == pytest.approx(
+            {name: score for name, (_, score) in alone.items()}, abs=1e-3
+        )
 
 
 def test_omdet_turbo_needs_torchvision(tmp_path):

@@ -127,6 +127,19 @@ class TableDetector(Detector):
         return row
 
 
+THIN = 50
+"""How many times as long as broad a picture may be: processors would round a thinner one's breadth to nothing."""
+
+
 def opened(images: Sequence[Any]) -> list[Image.Image]:
-    """The pictures, as RGB."""
-    return [open_picture(image) for image in images]
+    """The pictures as RGB; extremely thin ones have a black margin."""
+    return [_broad(open_picture(image)) for image in images]
+
+
+def _broad(picture: Image.Image) -> Image.Image:
+    least = -(-max(picture.size) // THIN)
+    if min(picture.size) >= least:
+        return picture
+    sheet = Image.new("RGB", (max(picture.width, least), max(picture.height, least)))
+    sheet.paste(picture, ((sheet.width - picture.width) // 2, (sheet.height - picture.height) // 2))
+    return sheet
