@@ -99,13 +99,15 @@ class SentencePairWriter(PromptLedger):
         known = {line["prompt"]: line for line in read_lines(self.ledger)}
         everything = sorted(known.values(), key=lambda line: (line["id"], line["prompt"]))
         lines = [line for line in everything if "unreadable" not in line]
-        unreadable = [line["images"][0] for line in everything if "unreadable" in line]
+        unreadable = [line["unreadable"] for line in everything if "unreadable" in line]
         report = {**bootstrap_report(lines, self._detectors), "unreadable_pictures": len(unreadable)}
         rows = [row for line in lines for row in pair_rows(line)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        if unreadable and not lines:
+            raise UserError(f"None of {len(unreadable)} pictures could be read; the first: {unreadable[0]}")
         if unreadable:
-            log.warning("%d pictures could not be read and were skipped: %s", len(unreadable), ", ".join(unreadable))
+            log.warning("%d pictures were skipped, see %s; the first: %s", len(unreadable), self.ledger, unreadable[0])
         log.info("%s", told(report))
         if not rows:
             raise UserError(

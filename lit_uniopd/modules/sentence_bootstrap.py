@@ -71,6 +71,11 @@ class SentenceBootstrap(PolicyModule):
             for part in (*self.detectors, self.extract):
                 part.prepare(self.device)
             self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
+            if self.policy.processor is self.policy.tokenizer:
+                raise UserError(
+                    f"--{self.policy_flag}.path {self.policy_args.path} is a text model, which cannot see pictures; "
+                    "give an image-text model."
+                )
 
     @property
     def settings(self) -> str:
