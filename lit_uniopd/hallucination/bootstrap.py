@@ -44,7 +44,8 @@ class BootstrapArgs:
     """The sentence that the context grows by. paper: coherent_first; released_code: agnostic_first. `greedy` and
     `hallucinated` are the paper's ablations (table 4)."""
     when_no_factual: WhenNoFactual = "stop"
-    """No candidate is factual: `stop` the caption, `resample` the step, or append `any` (released_code)."""
+    """No candidate is factual: `stop` the caption, `resample` the step, append one that is `not_hallucinated` (as when
+    captioning without training), or `any` (released_code)."""
     positives: Positives = "coherent"
     """Factual sentences that may be chosen: those that share an object with the context (both), see table 3."""
     pairs_per_step: PairsPerStep = "zip"

@@ -16,7 +16,7 @@ from datamodules import SentencePairDataModule
 from datamodules.sentence_pairs import SentencePairSourceArgs
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, coco
+from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, chair, coco
 from lit_uniopd.hallucination.bootstrap import RESAMPLES, Candidate
 from lit_uniopd.hallucination.detectors import NoisyOracle, Owlv2, TableDetector
 from lit_uniopd.hallucination.objects import ObjectExtractor
@@ -109,6 +109,9 @@ def test_a_step_without_a_factual_candidate():
     assert (resampled.stopped, len(resampled.steps)) == ("no_factual", 1 + RESAMPLES)
     released = one(always("A bus."), when_no_factual="any", max_sentences=3)
     assert (released.text, released.stopped) == ("A bus. A bus. A bus.", "max_sentences")
+    kept = one(always("It is calm."), when_no_factual="not_hallucinated", max_sentences=2)
+    assert kept.text == "It is calm. It is calm."
+    assert one(always("A bus."), when_no_factual="not_hallucinated").stopped == "no_factual"
     calm = one(always("It is calm."))
     assert (calm.stopped, calm.steps) == ("no_factual", [{"no_object": 1}])
 
@@ -216,6 +219,11 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     report = json.loads(whole.with_suffix(".report.json").read_text())
     assert (report["pictures"], report["pairs"], report["factual_contexts"]) == (12, len(rows), 1.0)
     assert report["unreadable_pictures"] == 0
+    lines = [json.loads(line) for line in whole.with_suffix(".captions.jsonl").read_text().splitlines()]
+    scores = chair([line["caption"] for line in lines], [line["objects"] for line in lines])
+    assert report["captions"]["chair_i"] == pytest.approx(scores.chair_i, abs=1e-4) == 0, "the oracles do not err"
+    assert report["captions"]["recall"] == pytest.approx(scores.recall, abs=1e-4)
+    assert report["captions"]["recall"] > 0.3
 
     finished = SentencePairWriter.on_caption_finished
 

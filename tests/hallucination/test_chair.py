@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -105,6 +106,11 @@ def test_amber_is_counted_as_its_evaluator_does():
     }
     for name, value in found.items():
         assert 100 * value == pytest.approx(expected[name], abs=0.1), name
+    # The formulas printed in the paper are of each response; they differ, and are not what is reported.
+    formulas = case["paper_formula_set_based_mean"]
+    assert all(len(set(nouns)) == len(nouns) for nouns in case["nouns_in_vocabulary"])
+    assert 100 * fmean(c.hallucinated / c.nouns for c in counts) == pytest.approx(formulas["chair"])
+    assert 100 * fmean(c.targets / c.nouns for c in counts) == pytest.approx(formulas["cog"])
 
 
 def test_graders_leave_the_counts_for_the_metric():
