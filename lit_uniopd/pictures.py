@@ -47,8 +47,8 @@ def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
 def _rgb(picture: Image.Image) -> Image.Image:
     """The picture as RGB; Pillow itself would cut the values of 16 bits off at 255, which leaves a white sheet."""
     if picture.mode.startswith("I"):
-        low, high = picture.getextrema()
-        if high > 255 or low < 0:
+        extrema: Any = picture.getextrema()
+        if extrema[1] > 255:
             picture = picture.convert("I").point(lambda value: value * (1 / 256))
         picture = picture.convert("L")
     if "transparency" in picture.info:

@@ -226,3 +226,17 @@ def test_our_own_lexicon_has_the_orange_and_the_remote_control():
 def test_objects_of_a_scene_graph(case):
     concrete = set(EXTRACT["triples"]["concrete_oracle"])
     assert objects_of_triples(case["triples"], lambda word: word in concrete) == case["objects"]
+
+
+@pytest.mark.parametrize(
+    ("triples", "objects"),
+    [
+        ([["street", "near", "dog"], ["street light", "on", "street"]], ["street", "dog"]),
+        ([["street light", "on", "street"], ["Flowers", "are", "red"]], ["street light", "street", "flower"]),
+        ([["leaves", "on", "table"]], ["leaf", "table"]),
+        ([["dog", "has", "dog"], ["happy dog", "are", "cat"]], ["dog"]),
+    ],
+)
+def test_entities_are_kept_as_the_released_function_does(triples, objects):
+    concrete = {*EXTRACT["triples"]["concrete_oracle"], "leaf"}
+    assert objects_of_triples(triples, lambda word: word in concrete) == objects
