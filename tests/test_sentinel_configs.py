@@ -55,8 +55,17 @@ def test_presets_of_the_bootstrapping(preset, capsys):
     model = printed(capsys, "predict", *files)["model"]["init_args"]
     assert BootstrapArgs(**model["bootstrap"]) == PRESETS[preset]
     assert (model["sampling"]["n"], model["sampling"]["temperature"]) == (10, 0.7)
+    assert model["lexicon"] == {"paper": "coco", "released_code": "released_code"}[preset]
     kinds = [detector["class_path"].rsplit(".", 1)[-1] for detector in model["detectors"]]
     assert kinds == {"paper": ["GroundingDino", "Owlv2"], "released_code": ["GroundingDino", "ClosedSet"]}[preset]
+
+
+def test_captioning_without_training(capsys):
+    files = ["-c", str(CONFIGS / "bootstrap.yaml"), "-c", str(CONFIGS / "presets/decode_time.yaml")]
+    model = printed(capsys, "predict", *files)["model"]["init_args"]
+    assert (model["sampling"]["n"], model["sampling"]["temperature"]) == (5, 0.7)
+    assert [detector["class_path"].rsplit(".", 1)[-1] for detector in model["detectors"]] == ["GroundingDino"]
+    assert BootstrapArgs(**model["bootstrap"]) == BootstrapArgs(when_no_factual="not_hallucinated")
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl"])
