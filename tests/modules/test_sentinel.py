@@ -51,6 +51,20 @@ def test_official_losses_and_gradients(case):
         torch.testing.assert_close(policy_P2.grad[:, column].tolist(), expected, **close)
 
 
+@pytest.mark.parametrize("name", ["empty_context_recommended", "empty_context_released_code"])
+def test_whether_a_sentence_without_context_ends_is_a_switch(name, model_dirs):
+    case = next(case for case in MASKS["cases"] if case["name"] == name)
+    ends = case["inputs"]["append_eos"]
+    assert (case["outputs"]["chosen_labels"][-1] == 2) == ends  # 2 is the file's end token
+    module = Sentinel(PolicyArgs(path=model_dirs["student"]), end_without_context=ends)
+    eos = module._processor.eos_token_id
+    asked = {"role": "user", "content": "what?"}
+    alone = module.encode_answer(Prompt("p", (asked,)), "a cat.")[1]
+    behind = module.encode_answer(Prompt("p", (asked, {"role": "assistant", "content": "hm."})), "a cat.")[1]
+    assert (alone[-1] == eos) == ends
+    assert eos not in behind
+
+
 def test_masking_the_context_changes_no_loss_and_sums_are_no_means():
     masked, sums = (row for row in CDPO["token_level"][:2])
     inputs = masked["inputs"]
