@@ -162,8 +162,8 @@ def layer_units_bytes(dims: Dimensions, types: Numerics, row_length: int = 0) ->
     if dims.qk_norm:
         norms += (q + k) * (4 + (a if types.trained else 0))
     attention = (2 * q + 2 * k) * a + 4 * dims.heads
-    if dims.eager:
-        attention += dims.heads * row_length * (4 + a)
+    if dims.eager:  # keys and values are repeated for every head, and all scores are kept
+        attention = 4 * q * a + dims.heads * row_length * (4 if a == 4 else 4 + a)
     mlp = dims.inner * a * (3 if dims.gated else 1) + 2 * dims.experts * h * a
     return norms + attention + mlp + _inputs(dims, types)
 

@@ -1,6 +1,7 @@
 """What an optimizer keeps for each trained parameter: found by asking the optimizer itself."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,16 +25,27 @@ def optimizer_bytes(make: Callable[[Any], torch.optim.Optimizer], parameters: Se
     Returns:
         The bytes, and whether they are exact: an optimizer that refuses the meta device is tried on a small tensor.
     """
-    shadows = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta")) for p in parameters]
+    kinds = Counter((p.shape, p.dtype) for p in parameters)
+    # Of each kind two stand for all: what their states have in common is a table that all parameters share.
+    shadows = {
+        kind: [nn.Parameter(torch.empty(kind[0], dtype=kind[1], device="meta")) for _ in range(min(count, 2))]
+        for kind, count in kinds.items()
+    }
     if not shadows:
         return 0, True
     try:
-        optimizer = make(shadows)
+        optimizer = make([shadow for pair in shadows.values() for shadow in pair])
     except RuntimeError:
         return _scaled(make, parameters), False
-    if _begun(optimizer):
-        return state_bytes(optimizer), True
-    return _scaled(make, parameters), False
+    if not _begun(optimizer):
+        return _scaled(make, parameters), False
+    users = Counter(id(tensor) for state in optimizer.state.values() for tensor in _tensors(state))
+    everything = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
+    size = sum(tensor.nbytes for key, tensor in everything.items() if users[key] > 1)
+    for kind, (first, *_) in shadows.items():
+        own = sum(tensor.nbytes for tensor in _tensors(optimizer.state[first]) if users[id(tensor)] == 1)
+        size += kinds[kind] * own
+    return size, True
 
 
 def paged(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
@@ -43,8 +55,12 @@ def paged(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of the tensors in an optimizer's state; tables that parameters share count once."""
-    held = {id(v): v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)}
+    held = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
     return sum(_local(tensor).nbytes for tensor in held.values())
+
+
+def _tensors(state: Mapping[str, Any]) -> list[Tensor]:
+    return [value for value in state.values() if isinstance(value, Tensor)]
 
 
 def _begun(optimizer: torch.optim.Optimizer) -> bool:
