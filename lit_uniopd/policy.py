@@ -394,5 +394,7 @@ def _merged_state(base: nn.Module) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")
-        merged[clean] = tensor + deltas[clean].to(tensor.dtype) if clean in deltas else tensor
+        # Added before it is rounded: a step of training is often smaller than what bfloat16 can add to a weight.
+        added = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
+        merged[clean] = added.to(tensor.dtype)
     return merged

@@ -123,7 +123,9 @@ def packed_4bit_bytes(numel: int) -> int:
 
 
 def share(parameter: Any, size: int, shards: int) -> int:
-    """Bytes on this device: FSDP2 cuts along the first dimension and pads the last device's part."""
+    """Bytes on this device: FSDP2 cuts along the first dimension; quantised weights stay whole on each."""
+    if quantised_bits(parameter):
+        return size
     local = getattr(parameter, "_local_tensor", None)  # of a DTensor, which is cut already
     if local is not None:
         return local.numel() * local.element_size()

@@ -83,7 +83,9 @@ def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
     yield from _lighter_policy(setup)
     yield from _lighter_teachers(setup)
     if setup.shards == 1 and setup.devices > 1:
-        yield "-c configs/trainer/fsdp.yaml", replace(setup, shards=setup.devices, buckets=False)
+        # As that file says: weights gathered in bfloat16, gradients whole within a step.
+        types = {"precision": "32-true", "gathered_bytes": 2, "whole_gradients": True}
+        yield "-c configs/trainer/fsdp.yaml", replace(setup, shards=setup.devices, buckets=False, **types)
 
 
 def _smaller_batches(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
@@ -123,9 +125,12 @@ def _lighter_policy(setup: Setup) -> Iterator[tuple[str, Setup]]:
 def _lighter_teachers(setup: Setup) -> Iterator[tuple[str, Setup]]:
     for name, args in setup.teachers.items():
         flag = f"--model.teachers.{name}"
-        if getattr(args, "placement", None) == "resident":
+        placement = getattr(args, "placement", None)
+        if args.quantization != "none" or placement not in (None, "resident"):
+            continue
+        if placement is not None:
             yield f"{flag}.placement cpu_offload", _with_teacher(setup, name, placement="cpu_offload")
-        if args.config is None and args.quantization == "none":
+        if args.config is None:
             yield f"{flag}.quantization 4bit", _with_teacher(setup, name, quantization="4bit")
             if args.dtype in ("auto", "float32"):
                 yield f"{flag}.dtype bfloat16", _with_teacher(setup, name, dtype="bfloat16")

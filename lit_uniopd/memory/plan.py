@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lit_uniopd.backbone import body_of, unwrap
-from lit_uniopd.markdown import table
-from lit_uniopd.memory.census import model_size, unique_parameters
+from lit_uniopd.memory.census import model_size, quantised_bits, unique_parameters
 from lit_uniopd.memory.estimates import (
     Dimensions,
     Numerics,
@@ -73,6 +72,10 @@ class Setup:
     """Devices that share each weight, gradient and state (FSDP); 1: each holds all of them."""
     buckets: bool = False
     """Gradients are held twice: DDP exchanges them from buckets of its own."""
+    gathered_bytes: int | None = None
+    """Of a weight that FSDP has gathered. None: as many as it is held in."""
+    whole_gradients: bool = False
+    """Gradients of a step's micro-batches are kept whole, and exchanged once (FSDP)."""
     devices: int = 1
     """In all; what FSDP could share them over."""
 
@@ -136,7 +139,8 @@ def padded(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A Markdown table with columns of even width."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     even = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
-    return table(even[0], even[1:])
+    rule = ["-" * width for width in widths]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (even[0], rule, *even[1:]))
 
 
 def plan_memory(setup: Setup) -> MemoryPlan:
@@ -151,6 +155,8 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     autocast, cast_to = setup.precision.endswith("-mixed"), _cast(setup.precision)
     policy = outline(setup.policy, trainable=True, flag=setup.flag, cast_to=cast_to)
     dims, types = dimensions(policy), numerics(policy, autocast=autocast)
+    if setup.gathered_bytes is not None:
+        types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
     parts = _resident(setup, policy)
     for name, teacher in setup.teachers.items():
         parts += _teacher_parts(setup, name, teacher, autocast)
@@ -159,7 +165,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         parts.append(_scoring("reference: scoring", dims, replace(types, trained=False), setup))
     parts += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
     if setup.shards > 1:
-        parts += _gathered_parts(policy, dims, types)
+        parts += _gathered_parts(setup, policy, dims, types)
     return MemoryPlan(tuple(parts))
 
 
@@ -252,12 +258,21 @@ def _takes_roots(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
     return isinstance(optimizer, torch.optim.Adam) and not options.get("fused") and options.get("foreach") is not False
 
 
-def _gathered_parts(policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
+def _gathered_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
     """FSDP: whole weights for the rollout; in the update what is outside the layers, and two layers at a time."""
-    whole = sum(p.numel() * types.matmul for p in unwrap(policy).parameters())
-    inside = sum(p.numel() * types.matmul for n, p in body_of(policy).named_parameters() if ".layers." in f".{n}")
+    cut = [p for _, p in unique_parameters(unwrap(policy)) if not quantised_bits(p)]
+    whole = sum(p.numel() for p in cut) * types.matmul
+    inside = sum(
+        p.numel() * types.matmul
+        for name, p in body_of(policy).named_parameters()
+        if ".layers." in f".{name}" and not quantised_bits(p)
+    )
     layer = inside // max(1, dims.layers)
-    return [
+    parts = [
         Part("weights gathered for the rollout", whole, "rollout", exact=False),
         Part("weights and gradients gathered layer by layer", whole - inside + 3 * layer, "update", exact=False),
     ]
+    if setup.whole_gradients:
+        trained = 4 * sum(p.numel() for p in cut if p.requires_grad)
+        parts.append(Part("gradients kept whole between micro-batches", trained, "update", exact=False))
+    return parts

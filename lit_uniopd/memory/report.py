@@ -38,11 +38,16 @@ def trainer_facts(trainer: Trainer) -> dict[str, Any]:
     sharded = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
     buckets = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("gradient_as_bucket_view")
     cuda = strategy.root_device.type == "cuda"
+    # Of our own FSDP strategy, which has its types and not those of the trainer's precision.
+    sharding: Any = getattr(strategy, "sharding", None)
+    gathered = getattr(torch, getattr(sharding, "param_dtype", None) or "", None)
     return {
         "precision": str(trainer.precision),
         "cuda": cuda,
         "shards": trainer.world_size if sharded else 1,
         "buckets": buckets,
+        "gathered_bytes": None if gathered is None else gathered.itemsize,
+        "whole_gradients": getattr(sharding, "accumulate", None) == "whole",
         "devices": max(trainer.world_size, torch.cuda.device_count() if cuda else 1),
     }
 

@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.tensor import DTensor
 
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
@@ -110,7 +111,13 @@ class PolicyModule(EvaluatingModule):
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(trained)
+        if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
+            raise UserError(
+                f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
+                "torch.optim.AdamW, whose states are sharded too."
+            )
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = self.make_lr_scheduler(optimizer)

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -196,7 +197,11 @@ class UniOPD(PolicyModule):
         return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
 
     def models(self) -> dict[str, Any]:
-        return super().models() | {f"teacher {name}": self.teachers[name].model for name in self.teachers}
+        found = super().models()
+        for name in self.teachers:
+            with suppress(KeyError):  # one that is not here
+                found[f"teacher {name}"] = self.teachers[name].model
+        return found
 
     # --- one step: sample, grade, score, calibrate, update ---
 

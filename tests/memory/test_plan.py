@@ -72,7 +72,8 @@ def held(model: torch.nn.Module) -> int:
             for item in value.values():
                 collect(item)
         elif type(value).__module__.startswith("bitsandbytes") and not isinstance(value, torch.nn.Module):
-            collect(vars(value))  # packed weights and their scales
+            # Packed weights and their scales; but not the columns that were outliers in the last forward pass.
+            collect({key: item for key, item in vars(value).items() if key != "idx"})
 
     for part in model.modules():
         collect(part._parameters)
