@@ -261,6 +261,27 @@ def test_the_example_in_the_docs_is_accepted(stored, tmp_path, monkeypatch, caps
         assert told in optimizer
 
 
+def test_the_lever_keeps_the_configured_numbers(monkeypatch, capsys):
+    """What the plan proposes, on the command line: settings that both optimizers have stay as they are."""
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                "fit",
+                "-c",
+                "configs/uni_opd/multi_teacher.yaml",
+                "--model.optimizer",
+                "bitsandbytes.optim.AdamW8bit",
+                "--print_config",
+            ]
+        )
+    assert stopped.value.code == 0
+    optimizer = capsys.readouterr().out.split("optimizer:\n", 1)[1].split("lr_scheduler", 1)[0]
+    assert "bitsandbytes.optim.AdamW8bit" in optimizer
+    assert "lr: 1.0e-06" in optimizer
+    assert "weight_decay: 0.1" in optimizer
+
+
 def sharded_step(make: Callable[[Any], torch.optim.Optimizer]) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -274,11 +295,10 @@ def sharded_step(make: Callable[[Any], torch.optim.Optimizer]) -> None:
 
 
 def test_8bit_states_of_sharded_weights_are_refused(monkeypatch, tmp_path):
-    from torch.distributed.distributed_c10d import HashStore
-
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         sharded_step(adam)
         with pytest.raises(UserError, match=r"--model\.optimizer AdamW8bit cannot step on weights that FSDP shards"):
             sharded_step(adamw_8bit)

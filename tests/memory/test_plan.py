@@ -9,7 +9,7 @@ import pytest
 import torch
 from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 from tiny import Memory, Prompts, adam, make_model, module, prompts, trainer
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import (
@@ -26,7 +26,9 @@ from lit_uniopd.memory import (
     plan_memory,
 )
 from lit_uniopd.memory.census import packed_4bit_bytes
+from lit_uniopd.memory.estimates import dimensions
 from lit_uniopd.memory.optimizers import state_bytes
+from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 
@@ -129,6 +131,39 @@ def test_real_shapes_by_hand():
     assert small.frozen_bytes == pytest.approx(quantised * 4.127 / 8 + 2 * left, rel=1e-4)
 
 
+SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 500, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    "gemma2": SMALL | {"intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 2},
+    "qwen3_moe": SMALL
+    | {"head_dim": 16, "moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, "eos_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_other_architectures_have_a_plan(kind):
+    policy = PolicyArgs(config={"model_type": kind, **ARCHITECTURES[kind]})
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ARCHITECTURES[kind]))
+    plan = plan_memory(setup(policy=policy))
+    assert part(plan, "policy: weights").bytes == held(built)
+    dims = dimensions(built)
+    assert (dims.gated, dims.inner, dims.experts, dims.eager) == {
+        "gpt2": (False, 256, 0, False),
+        "gemma2": (True, 128, 0, True),  # it caps its attention
+        "qwen3_moe": (True, 64, 2, False),
+    }[kind]
+    assert part(plan, "KV cache").bytes > 0
+    assert part(plan, "activations").bytes > 0
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_image_text_models_are_counted_with_their_tower(tmp_path, quantization):
+    write_tiny_vision(tmp_path / "model", 0)
+    args = PolicyArgs(path=str(tmp_path / "model"), quantization=quantization)
+    planned = model_size(outline(args, trainable=False, flag="policy"))
+    assert planned.bytes == held(Policy.load(args, trainable=False).model)
+
+
 def test_packed_bytes_by_hand():
     assert packed_4bit_bytes(64 * 256) == 64 * 128 + 256 + 4 + 4 + 64 + 1024
 
@@ -216,6 +251,22 @@ def test_fsdp_shares_what_it_shards():
         assert part(shared, name).bytes == pytest.approx(part(whole, name).bytes / 4, rel=0.001)
     assert part(shared, "KV cache").bytes == part(whole, "KV cache").bytes  # each device writes its own answers
     assert part(shared, "weights gathered for the rollout").bytes == 4 * BY_HAND_06B
+
+
+def test_quantised_weights_stay_whole_under_fsdp():
+    policy = PolicyArgs(config=QWEN3_06B, quantization="4bit", lora=LORA, dtype="bfloat16")
+    whole, shared = (plan_memory(setup(policy=policy, shards=shards)) for shards in (1, 4))
+    quantised = 28 * (2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072)
+    saved = part(whole, "policy: weights").bytes - part(shared, "policy: weights").bytes
+    adapters = part(whole, "gradients").bytes
+    assert saved == pytest.approx(0.75 * (2 * (BY_HAND_06B - quantised) + adapters), rel=0.01)
+
+
+def test_gathered_weights_have_the_type_of_the_strategy():
+    plan = plan_memory(setup(shards=4, gathered_bytes=2, whole_gradients=True))
+    assert part(plan, "weights gathered for the rollout").bytes == 2 * BY_HAND_06B
+    assert part(plan, "gradients kept whole").bytes == 4 * BY_HAND_06B
+    assert part(plan, "KV cache").bytes == part(plan_memory(setup()), "KV cache").bytes / 2
 
 
 def test_ddp_holds_gradients_twice():
