@@ -218,11 +218,12 @@ def head_bytes(dims: Dimensions, types: Numerics, *, tokens: int, cuda: bool, tr
     return 4 * tile + states + gradient
 
 
-def autocast_copies_bytes(model: nn.Module) -> int:
-    """bfloat16 copies that autocast makes of trained float32 matrices, and keeps until the step is over."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return sum(
-        2 * p.numel()
-        for p in model.parameters()
-        if p.requires_grad and p.dtype == torch.float32 and p.ndim > 1 and id(p) not in embeddings
-    )
+def autocast_copies_bytes(model: nn.Module, dims: Dimensions, *, checkpointing: bool) -> int:
+    """16-bit copies of float32 matrices, trained or not, that autograd keeps for the gradients of their inputs.
+
+    Lightning switches autocast's own cache off, so they are gone after the backward pass; with checkpointing they are
+    those of one layer.
+    """
+    matrices = [p for m in body_of(model).modules() if not isinstance(m, nn.Embedding) for p in m.parameters(False)]
+    size = sum(2 * p.numel() for p in matrices if p.dtype == torch.float32 and p.ndim > 1)
+    return size // dims.layers if checkpointing else size

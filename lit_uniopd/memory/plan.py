@@ -244,7 +244,8 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
         Part("log-prob head", head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=True), "update", False),
     ]
     if types.autocast:
-        parts.append(Part("bfloat16 copies of trained weights", autocast_copies_bytes(policy), "update", exact=False))
+        copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
+        parts.append(Part("16-bit copies of float32 weights", copies, "update", exact=False))
     if setup.cuda and _takes_roots(setup.optimizer):
         trained = model_size(policy, shards=setup.shards).trainable_bytes
         parts.append(Part("optimizer step: square roots", trained, "step", exact=False))

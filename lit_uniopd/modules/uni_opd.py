@@ -329,8 +329,6 @@ class UniOPD(PolicyModule):
         trained.add("train/loss", total, 1 / self.trainer.world_size)
         trained.add("train/grad_norm", self.clip())
         optimizer.step()
-        # Autocast keeps its bfloat16 copies until the training_step is over: the next update would use old weights.
-        torch.clear_autocast_cache()
         schedule: Any = self.lr_schedulers()
         if schedule is not None:
             schedule.step()
