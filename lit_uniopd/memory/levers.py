@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.memory.plan import MemoryPlan, Setup, gib, plan_memory
+from lit_uniopd.memory.plan import MemoryPlan, Setup, plan_memory, readable
 from lit_uniopd.policy import LoraArgs
 
 
@@ -60,22 +60,22 @@ def check_fits(setup: Setup, plan: MemoryPlan, capacity: int, device: str) -> st
         return None
     if plan.least > capacity:
         exact = sorted((p for p in plan.parts if p.phase == "always" and p.exact), key=lambda part: -part.bytes)
-        held = ", ".join(f"{part.name} {gib(part.bytes)}" for part in exact[:4])
+        held = ", ".join(f"{part.name} {readable(part.bytes)}" for part in exact[:4])
         raise UserError(
-            f"This run cannot fit: it holds at least {gib(plan.least)} GiB on each device ({held}), and {device} has "
-            f"{gib(capacity)} GiB free; {_told(*levers(setup, capacity, lambda plan: plan.least))}."
+            f"This run cannot fit: it holds at least {readable(plan.least)} on each device ({held}), and {device} has "
+            f"{readable(capacity)} free; {_told(*levers(setup, capacity, lambda plan: plan.least))}."
         )
     return (
-        f"This run may not fit: about {gib(plan.total)} GiB at its peak ({plan.peak}), and {device} has "
-        f"{gib(capacity)} GiB free; {_told(*levers(setup, capacity, lambda plan: plan.total))}."
+        f"This run may not fit: about {readable(plan.total)} at its peak ({plan.peak}), and {device} has "
+        f"{readable(capacity)} free; {_told(*levers(setup, capacity, lambda plan: plan.total))}."
     )
 
 
 def _told(path: list[Lever], left: int) -> str:
     if not path:
         return "take a smaller model or a larger device"
-    steps = ", then ".join(f"{lever.flags} (saves {gib(lever.saves)} GiB)" for lever in path)
-    return f"set {steps}, which leaves {gib(left)} GiB"
+    steps = ", then ".join(f"{lever.flags} (saves {readable(lever.saves)})" for lever in path)
+    return f"set {steps}, which leaves {readable(left)}"
 
 
 def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:

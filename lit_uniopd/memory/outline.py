@@ -1,5 +1,6 @@
 """A model without its weights: built from its config on the meta device, in the types it would be loaded in."""
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +44,8 @@ class _Key:
 @lru_cache(maxsize=16)
 def _outline(key: _Key, trainable: bool, flag: str, cast_to: torch.dtype | None) -> nn.Module:
     args = key.args
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say, loading says again
         model: Any = outline_model(args, trainable=trainable, flag=flag)
         if args.lora is not None:
             model = with_adapters(model, args.lora, flag)

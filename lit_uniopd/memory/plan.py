@@ -26,7 +26,7 @@ from lit_uniopd.memory.outline import outline
 from lit_uniopd.policy import PolicyArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step"]
-GIB = 2**30
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,18 @@ class MemoryPlan:
 
     def table(self) -> str:
         """A Markdown table, padded so that it reads well in a terminal."""
-        rows = [(p.name, gib(p.bytes), p.phase, "exact" if p.exact else "estimate") for p in self.parts if p.bytes]
-        rows.append((f"total at the peak ({self.peak})", gib(self.total), "", ""))
-        return padded(("on each device", "GiB", "held", ""), rows)
+        rows = [(p.name, readable(p.bytes), p.phase, "exact" if p.exact else "estimate") for p in self.parts if p.bytes]
+        rows.append((f"total at the peak ({self.peak})", readable(self.total), "", ""))
+        return padded(("on each device", "memory", "held", ""), rows)
 
 
 PHASES: tuple[Phase, ...] = ("rollout", "score", "update", "step")
 
 
-def gib(size: int) -> str:
+def readable(size: int) -> str:
     """Bytes for people."""
-    return f"{size / GIB:.2f}" if size >= GIB / 10 else f"{size / GIB:.4f}"
+    unit, name = (GIB, "GiB") if size >= GIB / 10 else (MIB, "MiB") if size >= MIB / 10 else (KIB, "KiB")
+    return f"{size / unit:.2f} {name}"
 
 
 def padded(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

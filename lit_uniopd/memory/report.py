@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch import nn
 
 from lit_uniopd.memory.census import model_size
-from lit_uniopd.memory.plan import gib, padded
+from lit_uniopd.memory.plan import padded, readable
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def parameter_table(models: Mapping[str, nn.Module]) -> str:
         size = model_size(model)
         counts = (size.parameters, size.trainable, size.frozen, size.quantised)
         types = ", ".join(f"{kind} {count / max(1, size.parameters):.0%}" for kind, count in size.types.most_common())
-        rows.append((name, *(f"{count:,}" for count in counts), gib(size.bytes), types, ", ".join(size.devices)))
-    header = ("model", "parameters", "trained", "frozen", "quantised", "GiB", "types", "where")
+        rows.append((name, *(f"{count:,}" for count in counts), readable(size.bytes), types, ", ".join(size.devices)))
+    header = ("model", "parameters", "trained", "frozen", "quantised", "memory", "types", "where")
     return padded(header, rows)
 
 

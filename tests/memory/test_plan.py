@@ -367,7 +367,7 @@ def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
     monkeypatch.setattr("lit_uniopd.policy.load_model", refuse)
     monkeypatch.setattr("lit_uniopd.modules.base.free_bytes", lambda *_: 1000)
     run = module(model_dirs)
-    with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.0000 GiB free; set --model"):
+    with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.98 KiB free; set --model"):
         trainer(tmp_path, max_steps=1).fit(run, Prompts(prompts(4)))
 
 
