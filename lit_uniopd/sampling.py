@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Engine = Literal["loop", "generate", "cb"]
 
+OWN_KERNELS: frozenset[Engine] = frozenset({"cb"})
+"""Engines that compute otherwise than training does: the trainer computes the log-probs of their answers again."""
+
 
 @dataclass
 class SamplingArgs:
@@ -69,8 +72,8 @@ class Completions:
     mask_BT: Tensor
     """Bool; True on the answer's tokens."""
     logps_BT: Tensor
-    """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy). An engine of another kind
-    than loop and generate reports those it drew with: after top_p and top_k, and by its own kernels."""
+    """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy). Other engines than loop
+    and generate report those that they drew with: after top_p and top_k, and by kernels of their own."""
     finish: list[FinishReason]
 
 

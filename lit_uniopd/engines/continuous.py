@@ -39,7 +39,7 @@ def write(run: Run) -> None:
             raise UserError(
                 f"sampling.engine=cb reads text only and prompt number {number} has pictures; set sampling.engine=loop."
             )
-    if not hasattr(base, "continuous_batching_context_manager"):
+    if not hasattr(base, "init_continuous_batching"):
         raise UserError("sampling.engine=cb needs transformers 5.17 or newer; upgrade it, or set sampling.engine=loop.")
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _attention_set_aside(run.model):
@@ -51,47 +51,55 @@ def write(run: Run) -> None:
 
 def _generate(run: Run, base: Any) -> dict[int, tuple[Tensor, Tensor]]:
     """Row -> its tokens and log-probs."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
-    total = len(run.tokens_BT)
     try:
-        session = base.continuous_batching_context_manager(
-            generation_config=run.generation_config(run.answers), continuous_batching_config=_config(run), timeout=30
+        manager = base.init_continuous_batching(
+            generation_config=run.generation_config(run.answers), continuous_batching_config=_config(run)
         )
-        with session as manager:
-            ids = manager.add_requests([list(prompt) for prompt in run.prompt_tokens])
-            rows = {name: prompt * run.answers for prompt, name in enumerate(ids)}
-            rows |= {
-                f"{name}__child#{child}": prompt * run.answers + 1 + child
-                for prompt, name in enumerate(ids)
-                for child in range(run.answers - 1)
-            }
-            try:
-                while len(found) < total:
-                    # It swallows what goes wrong in its thread: whoever does not count gets fewer answers.
-                    output = manager.get_result(timeout=1)
-                    if output is None and not manager.is_running():
-                        raise UserError(
-                            f"transformers' continuous batching stopped after {len(found)} of {total} answers (its log "
-                            "says why); lower sampling.max_rows, or set sampling.engine=loop."
-                        )
-                    if output is None or not output.is_finished():
-                        continue
-                    if output.error is not None or len(output.logprobs) != len(output.generated_tokens):
-                        raise UserError(
-                            f"transformers' continuous batching failed on an answer ({output.error or 'no log-probs'}); "
-                            "set sampling.engine=loop."
-                        )
-                    row = rows[output.request_id]
-                    found[row] = torch.tensor(output.generated_tokens), torch.tensor(output.logprobs)
-                    run.tell(len(found))
-            except BaseException:
-                for name in rows:
-                    manager.cancel_request(name)  # stopping would wait for every answer
-                raise
+        manager.warmup()
     except (ValueError, NotImplementedError) as error:
         raise UserError(
             f"sampling.engine=cb cannot run {type(base).__name__} ({error}); set sampling.engine=loop."
         ) from error
+    # All are in the queue before the thread starts: which answers meet in a batch, and so the noise, is then the same
+    # in every run.
+    ids = manager.add_requests([list(prompt) for prompt in run.prompt_tokens])
+    rows = {name: prompt * run.answers for prompt, name in enumerate(ids)}
+    rows |= {
+        f"{name}__child#{child}": prompt * run.answers + 1 + child
+        for prompt, name in enumerate(ids)
+        for child in range(run.answers - 1)
+    }
+    manager.start()
+    try:
+        return _collect(run, manager, rows)
+    except BaseException:
+        for name in rows:
+            manager.cancel_request(name)  # stopping would wait for every answer
+        raise
+    finally:
+        manager.stop(block=True, timeout=30)
+        manager.destroy()
+
+
+def _collect(run: Run, manager: Any, rows: dict[str, int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Wait for every answer. What goes wrong in its thread is only logged there: whoever does not count gets fewer."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    while len(found) < len(rows):
+        output = manager.get_result(timeout=1)
+        if output is None:
+            if not manager.is_running():
+                raise UserError(
+                    f"transformers' continuous batching stopped after {len(found)} of {len(rows)} answers (its log says "
+                    "why); lower sampling.max_rows, or set sampling.engine=loop."
+                )
+        elif output.is_finished():
+            if output.error is not None or len(output.logprobs) != len(output.generated_tokens):
+                why = output.error or "no log-probs"
+                raise UserError(
+                    f"transformers' continuous batching failed on an answer ({why}); set sampling.engine=loop."
+                )
+            found[rows[output.request_id]] = torch.tensor(output.generated_tokens), torch.tensor(output.logprobs)
+            run.tell(len(found))
     return found
 
 

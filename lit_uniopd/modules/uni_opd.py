@@ -17,12 +17,12 @@ from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
-from lit_uniopd.modules.rollout_statistics import rollout_statistics
+from lit_uniopd.modules.rollout_statistics import add_engine_drift, rollout_statistics
 from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import get_grader
 from lit_uniopd.rollout import grade_answers, write_answers
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.teacher import TeacherPool
@@ -203,7 +203,7 @@ class UniOPD(PolicyModule):
         """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
         reference_BT: Tensor | None = None
         with self.timed("score"):
-            if self.writer == "teacher":
+            if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
                 rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
@@ -331,7 +331,10 @@ class UniOPD(PolicyModule):
         """Log what the rollout and the update were like, averaged over all ranks."""
         routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
         averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
-        values = averages.reduce(self) | trained.reduce(self)
+        values: dict[str, float] = {}
+        if self.writer == "student" and self.sampling.engine in OWN_KERNELS:
+            values["rollout/engine_drift_max"] = max_over_ranks(self, add_engine_drift(averages, rollouts))
+        values |= averages.reduce(self) | trained.reduce(self)
         values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
         values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
