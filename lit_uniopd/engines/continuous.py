@@ -89,8 +89,8 @@ def _collect(run: Run, manager: Any, rows: dict[str, int]) -> dict[int, tuple[Te
         if output is None:
             if not manager.is_running():
                 raise UserError(
-                    f"transformers' continuous batching stopped after {len(found)} of {len(rows)} answers (its log says "
-                    "why); lower sampling.max_rows, or set sampling.engine=loop."
+                    f"transformers' continuous batching stopped after {len(found)} of {len(rows)} answers, for reasons "
+                    "in its log; lower sampling.max_rows, or set sampling.engine=loop."
                 )
         elif output.is_finished():
             if output.error is not None or len(output.logprobs) != len(output.generated_tokens):

@@ -58,7 +58,7 @@ class LossArgs:
             raise UserError(f"--model.loss.importance_cap must be positive or null, got {self.importance_cap}.")
         if self.importance_cap is not None and self.kind != "sampled":
             raise UserError(
-                f"--model.loss.importance_cap has no meaning for --model.loss.kind {self.kind}; choose sampled, or null."
+                f"--model.loss.importance_cap has no meaning for --model.loss.kind {self.kind}; choose sampled."
             )
         if self.denominator is not None and self.denominator < 1:
             raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
@@ -108,7 +108,7 @@ def sampled_loss(
     trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
     trained.add("train/logp_drift", drift_BT.sum(), tokens)
     trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
-    if weights_BT is not None:
+    if weights_BT is not None and args.importance_cap is not None:
         trained.add("train/importance_weight", weights_BT.sum(), tokens)
         trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)

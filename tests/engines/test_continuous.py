@@ -61,7 +61,7 @@ def test_pairs_of_tokens_are_drawn_with_their_probability_and_its_log_probs_are_
 
 
 def test_adapters_take_part_and_attention_modes_and_randomness_are_left_as_they_were() -> None:
-    adapted = get_peft_model(tiny(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted: Any = get_peft_model(tiny(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.eval().get_submodule("base_model.model.model.layers.0").training = True  # an odd flag that must survive
     adapted.base_model.training = adapted.training = False
     enable_packing(adapted)
