@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from serving import ModelServers
 from tiny import make_model
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -26,6 +27,21 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def new_model(tmp_path: Path) -> Callable[..., str]:
     """Make another model with given properties."""
     return lambda name="model", **options: str(make_model(tmp_path / name, **options))
+
+
+@pytest.fixture(scope="session")
+def served(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
+    """A server process with those models behind it, the math teacher twice."""
+    servers = ModelServers([("student", model_dirs["student"]), *[("math", model_dirs["math"])] * 2])
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def model_servers(served: ModelServers) -> Iterator[ModelServers]:
+    """The servers, which behave well until told otherwise."""
+    yield served
+    served.behave()
 
 
 @pytest.fixture(autouse=True)
