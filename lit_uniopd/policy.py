@@ -343,7 +343,7 @@ class Policy(nn.Module):
         base = unwrap(self.model)
         if self.args.quantization != "none":
             raise UserError("Adapters cannot be merged into quantised weights; export the adapter alone.")
-        base.save_pretrained(directory, state_dict=_merged_state(base))
+        base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:
@@ -369,7 +369,7 @@ def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modu
 
 
 @torch.no_grad()
-def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
     """The base model's state dict with every LoRA product added to its weight."""
     deltas: dict[str, Tensor] = {}
     for name, layer in base.named_modules():

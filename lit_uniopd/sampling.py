@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
 from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode, draw, left_pad
-from lit_uniopd.engines import continuous
+from lit_uniopd.engines import continuous, server
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.types import FinishReason
@@ -22,9 +23,10 @@ from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
 
 log = logging.getLogger(__name__)
 
-Engine = Literal["loop", "generate", "cb"]
+LocalEngine = Literal["loop", "generate", "cb"]
+Engine = Literal["loop", "generate", "cb", "vllm"]
 
-OWN_KERNELS: frozenset[Engine] = frozenset({"cb"})
+OWN_KERNELS: frozenset[Engine] = frozenset({"cb", "vllm"})
 """Engines that compute otherwise than training does: the trainer computes the log-probs of their answers again."""
 
 
@@ -46,7 +48,9 @@ class SamplingArgs:
     """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
     engine: Engine = "loop"
     """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
-    transformers' continuous batching, for text on CUDA."""
+    transformers' continuous batching, for text on CUDA; vllm: servers, for text."""
+    server: ServerArgs | None = None
+    """The servers of `engine: vllm`."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -56,11 +60,22 @@ class SamplingArgs:
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "max_rows": (self.max_rows >= 1, "at least 1"),
-            "engine": (self.engine in get_args(Engine), "loop, generate or cb"),
+            "engine": (self.engine in get_args(Engine), "loop, generate, cb or vllm"),
         }
         for name, (good, rule) in rules.items():
             if not good:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
+        if (self.engine == "vllm") != (self.server is not None):
+            raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")
+
+    def reach(self) -> None:
+        """Ask the servers, if there are any, whether they serve the student.
+
+        Raises:
+            UserError: if one cannot be reached, or serves something else.
+        """
+        if self.server is not None:
+            server.connect(self.server)
 
 
 @dataclass(slots=True)
@@ -115,7 +130,9 @@ def sample(
     _check(model, prompt_tokens, args)
     answers = args.n if args.temperature > 0 else 1  # greedy answers are all the same
     run = Run(model, prompt_tokens, answers, args, eos_ids, pad_id, seed, keys, vision, on_progress)
-    if args.engine == "cb":
+    if args.engine == "vllm":
+        server.write(run)
+    elif args.engine == "cb":
         continuous.write(run)
     elif args.engine == "loop" and _can_loop(model):
         run.loop()

@@ -97,6 +97,10 @@ class UniOPD(PolicyModule):
                 "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
                 "wrote; set --model.loss.kind forward_kl."
             )
+        if writer == "teacher" and sampling.engine == "vllm":
+            raise UserError(
+                "--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop."
+            )
         if loss.kind != "sampled" and advantage != AdvantageArgs():
             raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
@@ -124,6 +128,8 @@ class UniOPD(PolicyModule):
         splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
         every = [prompt for prompts in splits.values() for prompt in prompts]
         check_prompts(every)
+        for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
+            sampling.reach()
         self.check_pictures(every, trained=splits["train"] if stage == "fit" else [])
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(splits["train"]).items():
@@ -205,6 +211,7 @@ class UniOPD(PolicyModule):
         with self.timed("score"):
             if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
                 rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+                self.check_drift(rollouts)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
                     reference_BT = self.frozen_logps(reference, rollouts)
@@ -240,6 +247,24 @@ class UniOPD(PolicyModule):
                 )
                 logps_BT[rows, : found_BT.shape[1]] = found_BT.to(logps_BT)
         return logps_BT
+
+    def check_drift(self, rollouts: Rollouts) -> None:
+        """Stop when servers sample from something else than the student.
+
+        Raises:
+            UserError: naming how far their log-probs are off.
+        """
+        limit = None if self.sampling.server is None else self.sampling.server.max_drift
+        if limit is None:
+            return
+        drift_BT = (rollouts.student_logps_BT - rollouts.sampler_logps_BT).abs() * rollouts.mask_BT
+        drift = sum_over_ranks(self, float(drift_BT.sum())) / sum_over_ranks(self, int(rollouts.mask_BT.sum()))
+        if drift > limit:
+            raise UserError(
+                f"The servers' log-probs are {drift:.2f} nats from the student's on average, more than "
+                f"--model.sampling.server.max_drift {limit}: they have other weights, or were started without "
+                "--logprobs-mode processed_logprobs; mend that, or raise the limit."
+            )
 
     def check_failures(self, rollouts: Rollouts) -> None:
         """Stop when too many answers could not be scored: training on the rest would be another experiment.
