@@ -89,17 +89,18 @@ class Servers:
         self._random = random.Random()  # of its own: jitter must not move the run's seeds
         weakref.finalize(self, _close, self._idle)
 
-    def get(self, path: str, *, url: str | None = None) -> Any:
+    def get(self, path: str, *, url: str | None = None, retries: int | None = None) -> Any:
         """What is at a path, parsed from JSON; an empty answer is None.
 
         Args:
             path: begins with a slash.
             url: the one server to ask; None: any.
+            retries: in place of the servers' own.
 
         Raises:
             ServerError: if none answers, or one refuses.
         """
-        return self._ask("GET", path, None, url)
+        return self._ask("GET", path, None, url, retries)
 
     def post(self, path: str, body: Mapping[str, Any], *, url: str | None = None, retries: int | None = None) -> Any:
         """The answer to a request. Arguments and errors as in `get`.

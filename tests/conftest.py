@@ -12,6 +12,9 @@ from hypothesis import settings
 from serving import ModelServers
 from tiny import make_model
 
+from lit_uniopd import servers
+from lit_uniopd.engines import server
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
@@ -42,6 +45,28 @@ def model_servers(served: ModelServers) -> Iterator[ModelServers]:
     """The servers, which behave well until told otherwise."""
     yield served
     served.behave()
+
+
+@pytest.fixture(scope="session")
+def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
+    """Two servers of the student that take new weights."""
+    servers = ModelServers([("student", model_dirs["student"])] * 2, "rollout_server.py")
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
+    """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
+    server._connected.cache_clear()
+    trained.behave()
+    for url in trained.all:
+        trained.tell(url, "/restart", {})
+    trained.behave()
+    monkeypatch.setattr(server, "PAUSE_S", 0.05)
+    monkeypatch.setattr(servers, "PAUSE_S", 0.05)
+    yield trained
+    trained.behave()
 
 
 @pytest.fixture(autouse=True)

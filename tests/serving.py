@@ -9,12 +9,20 @@ from urllib.request import Request, urlopen
 
 
 class ModelServers:
-    """A process of `model_server.py`; each (name, directory) has an address of its own."""
+    """A process of `model_server.py`; each (name, directory) has an address of its own.
 
-    def __init__(self, models: list[tuple[str, str]]) -> None:
-        script = Path(__file__).with_name("model_server.py")
+    Args:
+        models: names and directories, each perhaps with `@PORT`.
+        script: another server with the same manners.
+        options: of that.
+    """
+
+    def __init__(
+        self, models: list[tuple[str, str]], script: str = "model_server.py", options: tuple[str, ...] = ()
+    ) -> None:
+        path = Path(__file__).with_name(script)
         self.process = subprocess.Popen(
-            [sys.executable, str(script), *(f"{name}={directory}" for name, directory in models)],
+            [sys.executable, str(path), *options, *(f"{name}={directory}" for name, directory in models)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -28,8 +36,11 @@ class ModelServers:
 
     def misbehave(self, url: str, fault: str, times: int = -1, seconds: float = 0.0) -> None:
         """Let the next requests to a server go wrong (-1: all), and count them from now on."""
-        body = json.dumps({"fault": fault, "times": times, "seconds": seconds}).encode()
-        with urlopen(Request(f"{url}/misbehave", body, {"Content-Type": "application/json"}), timeout=60):
+        self.tell(url, "/misbehave", {"fault": fault, "times": times, "seconds": seconds})
+
+    def tell(self, url: str, path: str, body: dict[str, Any]) -> None:
+        """Send a request and forget the answer."""
+        with urlopen(Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}), timeout=60):
             pass
 
     def behave(self) -> None:

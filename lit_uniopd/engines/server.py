@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from lit_uniopd.sampling import Run
 
 
+PAUSE_S = 0.5
+"""Before the second round of attempts; doubled for each further one."""
+
+
 @dataclass
 class ServerArgs:
     """vLLM servers that write answers in the student's place."""
@@ -41,15 +45,16 @@ class ServerArgs:
     """Where the student's weights are left for the servers, who must see it under the same path; /dev/shm/NAME on one
     machine. For one run alone."""
     sync: Sync = "auto"
-    """How servers take the weights. adapter: as a LoRA adapter beside the base model; transfer: by vLLM's weight transfer,
-    backend disk; reload: by its reload_weights, where that is missing. auto: adapter under LoRA, else transfer."""
+    """How servers take the weights. adapter: as a LoRA adapter beside the base model; transfer: by vLLM's weight
+    transfer, backend disk; reload: by its reload_weights, where that is missing. auto: adapter under LoRA, else
+    transfer."""
     requests: int = 64
     """Prompts that each process has under way at the same time."""
     timeout: float = 600.0
     """Seconds that the answers to one prompt, or taking new weights, may last."""
-    retries: int = 6
-    """Further rounds of attempts where servers are busy, break off or cannot be reached, after pauses of 0.5, 1, 2 ... 30 s.
-    A server that broke off is given the weights again before it is asked."""
+    retries: int = 8
+    """Further rounds of attempts where servers are busy, break off or cannot be reached, after pauses of 0.5, 1, 2, 4
+    ... 30 s. A server that broke off is given the weights again before it is asked."""
     max_drift: float | None = 0.5
     """The run stops when the servers' log-probs are further than this from the trainer's, in nats, on the average of a
     rollout: they then sample from another model. null: never."""
@@ -133,7 +138,7 @@ class Pool:
                 served = served_names(self.servers, url)
             except ServerError as error:
                 raise UserError(
-                    f"The server {url} of sampling.server.urls {error}; start it, or correct it."
+                    f"The server {url} of sampling.server.urls {error}; start it, or correct the address."
                 ) from error
             if model not in served:
                 raise UserError(
@@ -151,8 +156,8 @@ class Pool:
         limit = min(self.limits, default=prompt + answer)
         if prompt + answer > limit:
             raise UserError(
-                f"sampling.max_new_tokens={answer} does not fit: the servers take {limit} tokens and the longest prompt "
-                f"has {prompt}; lower it to {limit - prompt}, or start them with a larger --max-model-len."
+                f"sampling.max_new_tokens={answer} does not fit: the servers take {limit} tokens and the longest "
+                f"prompt has {prompt}; lower it to {limit - prompt}, or start them with a larger --max-model-len."
             )
 
     def ask(self, body: dict[str, Any], number: int, model: nn.Module) -> tuple[str, Any]:
@@ -166,7 +171,7 @@ class Pool:
         for attempt in range((self.servers.retries + 1) * len(urls)):
             rounds = attempt // len(urls)
             if attempt and attempt % len(urls) == 0:
-                time.sleep(min(0.5 * 2 ** (rounds - 1), 30.0))
+                time.sleep(min(PAUSE_S * 2 ** (rounds - 1), 30.0))
             url = urls[(number + attempt) % len(urls)]
             try:
                 self._recover(url, model)
@@ -228,8 +233,8 @@ def _fill_in(run: Run, prompt: int, answer: Any, url: str) -> None:
         rows = []
     if wrong:
         raise UserError(
-            f"The server {url} answers {wrong}; use a vLLM that knows return_token_ids (0.10.2 or newer), started with the "
-            "student's model."
+            f"The server {url} answers {wrong}; use a vLLM that knows return_token_ids (0.10.2 or newer), started with "
+            "the student's model."
         )
     for row, (tokens, logps, _) in enumerate(rows, start=prompt * run.answers):
         run.tokens_BT[row, : len(tokens)] = torch.tensor(tokens, device=run.device)

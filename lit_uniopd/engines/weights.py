@@ -50,7 +50,6 @@ class Weights:
         self.servers, self.model, self.sync = servers, model, sync
         self.directory = Path(directory).absolute()
         self._name = ""
-        self._ready: set[str] = set()  # servers whose transfer engine this process has initialised
         self._lock = threading.Lock()
 
     def publish(self, model: nn.Module) -> str:
@@ -69,7 +68,14 @@ class Weights:
         self._name = PREFIX + fingerprint(_adapter_state(model) if adapter else _whole_state(model))
         with self._lock, self._locked():
             held = self._read_record()
-            missing = [url for url in self.servers.urls if not self._holds(url, adapter, held)]
+            missing = []
+            for url in self.servers.urls:
+                try:
+                    missing += [] if self._holds(url, adapter, held) else [url]
+                except ServerError as error:
+                    raise UserError(
+                        f"The server {url} of sampling.server.urls {error}; start it again, and resume."
+                    ) from error
             if missing:
                 self._write(model, adapter)
             for url in missing:
@@ -83,8 +89,7 @@ class Weights:
             ServerError: if it cannot be reached yet.
             UserError: if it did not take them.
         """
-        self.servers.get("/v1/models", url=url)
-        self._ready.discard(url)
+        self.servers.get("/v1/models", url=url, retries=0)  # others may answer in its place meanwhile
         with self._lock, self._locked():
             held = self._read_record()
             held.pop(url, None)
@@ -144,7 +149,7 @@ class Weights:
             elif self.sync == "reload":
                 self._reload(url, path)
             else:
-                self._transfer(url, path)
+                self._transfer(url, path, old)
         except ServerError as error:
             kind = "adapter" if adapter else "weights"
             raise UserError(
@@ -166,14 +171,13 @@ class Weights:
         if self._name not in served_names(self.servers, url):
             raise problem or ServerError("does not list the adapter afterwards")
 
-    def _transfer(self, url: str, path: str) -> None:
+    def _transfer(self, url: str, path: str, old: str | None) -> None:
         def post(route: str, body: dict[str, Any]) -> None:
             self.servers.post(route, body, url=url, retries=0)
 
         post("/pause?mode=wait&clear_cache=true", {})
-        if url not in self._ready:
+        if old is None or self._version(url) != old:  # not the process any more that was given the last ones
             post("/init_weight_transfer_engine", {"init_info": {}})
-            self._ready.add(url)
         post("/start_weight_update", {})
         post("/update_weights", {"update_info": {"path": path}})
         post("/finish_weight_update", {"weight_version": self._name})
@@ -237,7 +241,7 @@ class Weights:
             path.touch()
         except OSError as error:
             raise UserError(
-                f"Cannot write to sampling.server.directory {self.directory} ({error.strerror}); name another directory."
+                f"Cannot write to sampling.server.directory {self.directory} ({error.strerror}); name another one."
             ) from error
         return path
 

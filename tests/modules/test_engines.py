@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from modules.test_uni_opd import run
-from tiny import weights
+from tiny import Prompts, module, prompts, trainer, weights
 
 from lit_uniopd.engines import continuous
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import LossArgs
+from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 
 CB = SamplingArgs(n=3, max_new_tokens=6, engine="cb")
@@ -72,3 +75,68 @@ def test_weights_of_an_engine_without_drift_change_nothing(model_dirs, tmp_path)
 def test_mistakes_are_named(options: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LossArgs(**options)
+
+
+# ------------------------------------------------------------------------------------------------------- vLLM servers
+
+
+def from_servers(rollout_servers: Any, tmp_path: Any, **options: Any) -> SamplingArgs:
+    server = {"urls": rollout_servers.all, "model": "student", "directory": str(tmp_path / "weights"), "retries": 1}
+    own = {name: options.pop(name) for name in ("sync", "max_drift") if name in options}
+    return SamplingArgs(**{"n": 3, "max_new_tokens": 6} | options, engine="vllm", server=ServerArgs(**server | own))
+
+
+@pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
+def test_servers_sample_from_the_student_of_every_step(rollout_servers, model_dirs, tmp_path, lora) -> None:
+    student = PolicyArgs(path=model_dirs["student"], lora=lora)
+    options: dict[str, Any] = {"student": student, "optimizer": large_steps, "count": 12}
+    _, recorder = run(model_dirs, tmp_path, sampling=from_servers(rollout_servers, tmp_path), **options)
+    assert len(recorder.metrics) == 3
+    assert all(metrics["rollout/engine_drift_max"] < 1e-3 for metrics in recorder.metrics)
+    assert len(list((tmp_path / "weights").glob("uniopd-*"))) == 1
+    first, last = recorder.rollouts[0], recorder.rollouts[-1]
+    assert set(first.finish) <= {"stop", "length"}
+    expected = (last.teacher_logps_BT - last.student_logps_BT) * last.mask_BT
+    torch.testing.assert_close(last.advantages_BT, expected)
+
+
+def large_steps(params: Any) -> torch.optim.Optimizer:
+    """Stale weights would show in the log-probs."""
+    return torch.optim.AdamW(params, lr=0.03)
+
+
+@pytest.mark.parametrize("sync", ["adapter", "transfer"])
+def test_a_server_that_goes_on_with_old_weights_stops_the_run(rollout_servers, model_dirs, tmp_path, sync) -> None:
+    student = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=4, alpha=8))
+    sampling = from_servers(rollout_servers, tmp_path, sync=sync, max_drift=0.02)
+
+    class Stale(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            for url in rollout_servers.all:
+                rollout_servers.misbehave(url, "stale")
+
+    options: dict[str, Any] = {"student": student, "optimizer": large_steps, "count": 12, "callbacks": (Stale(),)}
+    with pytest.raises(
+        UserError, match=r"^The servers' log-probs are \d\.\d\d nats from the student's on average, more"
+    ):
+        run(model_dirs, tmp_path, sampling=sampling, **options)
+
+
+def test_a_server_of_another_model_is_noticed_before_any_model_is_loaded(rollout_servers, model_dirs, tmp_path) -> None:
+    student = PolicyArgs(path="./no-such-model")
+    sampling = from_servers(rollout_servers, tmp_path)
+    assert sampling.server is not None
+    sampling.server.model = "another"
+    model = module(model_dirs, student=student, sampling=sampling)
+    model.prepare_data = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"serves student, not sampling\.server\.model another"):
+        trainer(tmp_path).fit(model, Prompts(prompts(4)))
+
+
+def test_a_teacher_that_writes_does_not_write_on_the_students_servers(rollout_servers, model_dirs, tmp_path) -> None:
+    with pytest.raises(
+        UserError, match=r"^--model\.sampling\.engine vllm serves the student; with --model\.writer teacher"
+    ):
+        module(
+            model_dirs, sampling=from_servers(rollout_servers, tmp_path), writer="teacher", loss=LossArgs(kind="jsd")
+        )
