@@ -26,6 +26,7 @@ from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class UniOPD(PolicyModule):
 
     Args:
         student: the model to train.
-        teachers: name -> teacher. A prompt goes to the teacher named in its `teacher` column, else to the one named
-            like its domain, else to the one called `default`.
+        teachers: name -> teacher, and where it lives. A prompt goes to the teacher named in its `teacher` column, else
+            to the one named like its domain, else to the one called `default`.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
@@ -61,7 +62,7 @@ class UniOPD(PolicyModule):
     def __init__(
         self,
         student: PolicyArgs,
-        teachers: dict[str, PolicyArgs],
+        teachers: dict[str, TeacherArgs],
         sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
@@ -104,6 +105,7 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
         if advantage.needs_teachers and not teachers:
             raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
+        self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
         self.sampling = sampling
         self.loss = loss
         self.advantage = advantage
@@ -128,6 +130,7 @@ class UniOPD(PolicyModule):
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
+            self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
         self.domains = sorted({prompt.domain for prompt in every})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
@@ -159,6 +162,11 @@ class UniOPD(PolicyModule):
             first.setdefault(name, prompt)
         for name, prompt in first.items():
             args, flag = readers[name]
+            if isinstance(args, TeacherArgs) and args.placement == "http":
+                raise UserError(
+                    f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
+                    "teacher here, or route the prompt elsewhere by its teacher column."
+                )
             if not reads_images(args, flag):
                 raise UserError(
                     f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
@@ -274,6 +282,7 @@ class UniOPD(PolicyModule):
         with self.timed("update"):
             for rows in order.tensor_split(self.updates_per_rollout):
                 self.optimizer_step_on(rollouts[rows], trained)
+            self.teachers.rest()
         return trained
 
     def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
@@ -331,6 +340,8 @@ class UniOPD(PolicyModule):
         """Log what the rollout and the update were like, averaged over all ranks."""
         routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
         averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
+        if (counts := self.teachers.cache_counts()) is not None:
+            averages.add("rollout/teacher_cached", counts[0], sum(counts))
         values = averages.reduce(self) | trained.reduce(self)
         values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
