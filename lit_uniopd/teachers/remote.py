@@ -23,6 +23,8 @@ from lit_uniopd.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
 
+NO_CONNECTION = "no answer (no connection)"
+
 
 class RemoteTeacher(Teacher):
     """A teacher behind vLLM's or SGLang's log-prob interface.
@@ -40,6 +42,7 @@ class RemoteTeacher(Teacher):
         self._processor: Any = None
         self._template: dict[str, Any] = {}
         self._told: set[str] = set()
+        self._gone = False
         variable = self.http.api_key_variable
         if variable is not None and not os.environ.get(variable):
             raise UserError(f"--{self.flag}.http.api_key_variable {variable} is not set in the environment; set it.")
@@ -138,7 +141,7 @@ class RemoteTeacher(Teacher):
         ]
         longest_first = sorted(range(len(asked)), key=lambda row: -len(asked[row][0]) - len(asked[row][1]))
         size = self.http.batch
-        self._told = set()
+        self._told, self._gone = set(), False
         threads = ThreadPoolExecutor(self.http.requests, thread_name_prefix="teacher")
         try:
             work: list[Future[list[Scored]]] = []
@@ -152,6 +155,8 @@ class RemoteTeacher(Teacher):
 
     def _ask(self, numbers: list[int], rows: Sequence[Row]) -> list[Scored]:
         """One request; where it fails by its own fault, its answers are asked for one by one."""
+        if self._gone:
+            return [Scored(numbers, None, NO_CONNECTION)]
         path, body = self.wire.request(self.model, rows)
         try:
             found = self.wire.read(self.servers.post(path, body), self.model, rows)
@@ -166,8 +171,10 @@ class RemoteTeacher(Teacher):
         """Of few words and the same for all answers that fail alike, to be counted by; the rest is logged once."""
         if isinstance(error, BadReply):
             return str(error)
-        status = "no connection" if error.status is None else error.status
-        reason = "no answer in time" if error.slow else f"no answer ({status})"
+        # All attempts at all servers were in vain, and would be for the rest of this rollout.
+        self._gone = self._gone or error.unreachable
+        reason = NO_CONNECTION if error.status is None else f"no answer ({error.status})"
+        reason = "no answer in time" if error.slow else reason
         if reason not in self._told:
             self._told.add(reason)
             log.warning("Teacher %r: the server %s.", self.name, error)
