@@ -145,6 +145,7 @@ class BenchmarkEvaluation(Callback):
             taught = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
             if taught:
                 self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=taught).primary()
+        pool.rest()
 
     def references(self) -> dict[str, Scores]:
         """Scores of other models: drawn as lines, and columns of the table."""

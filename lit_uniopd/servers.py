@@ -33,12 +33,16 @@ class ServerError(ConnectionError):
         message: what happened, to go on with behind the server's address.
         status: HTTP status of its answer; None: there was none.
         slow: the time was over before it answered.
+        unreachable: there was not even a connection.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, slow: bool = False) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, slow: bool = False, unreachable: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.slow = slow
+        self.unreachable = unreachable
 
     @property
     def refused(self) -> bool:
@@ -133,13 +137,13 @@ class Servers:
         raise problem
 
     def _in_turn(self) -> Iterator[str]:
-        """The servers that are not left alone, beginning with the next; at least one."""
+        """The servers that are not left alone, beginning with the next; all if there are none."""
         with self._lock:
             first, self._turn = self._turn, (self._turn + 1) % len(self.urls)
         order = self.urls[first:] + self.urls[:first]
         now = time.monotonic()
         awake = [server for server in order if self._rests.get(server, (0.0, 0.0))[0] <= now]
-        yield from awake or [min(order, key=lambda server: self._rests[server][0])]
+        yield from awake or order
 
     def _pause(self, attempt: int) -> float:
         """Between half and one and a half times the nominal pause, so that many clients do not come back at once."""
@@ -193,7 +197,7 @@ class Servers:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             self._leave_alone(server)
-            raise ServerError(f"cannot be reached ({_told(error)})") from error
+            raise ServerError(f"cannot be reached ({_told(error)})", unreachable=True) from error
         connection.sock.settimeout(self.timeout)
         return connection
 

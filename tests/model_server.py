@@ -312,13 +312,17 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # connections that wait; the default of 5 would be the bottleneck
+
+
 def main(models: list[str]) -> None:
     torch.set_num_threads(1)
     servers = []
     for name, directory in (model.split("=", 1) for model in models):
         served = Served(name, directory)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler(served, Mischief()))
-        server.daemon_threads = True
+        server = Server(("127.0.0.1", 0), handler(served, Mischief()))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
     print(json.dumps({"ports": [server.server_port for server in servers]}), flush=True)

@@ -11,7 +11,7 @@ from lit_uniopd.functional.logps import divergence
 from lit_uniopd.functional.opd import importance_weights, opd_loss
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.policy import Policy
-from lit_uniopd.teacher import encode_each
+from lit_uniopd.teachers import encode_each
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {

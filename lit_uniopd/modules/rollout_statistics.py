@@ -32,28 +32,6 @@ def rollout_statistics(
     return averages
 
 
-DRIFTS = (0.1, 1.0)
-"""Nats between trainer and sampler at which a token counts as drifted, and as badly drifted."""
-
-
-def add_engine_drift(averages: Averages, rollouts: Rollouts) -> float:
-    """How far the log-probs that an engine drew with are from those that the trainer computes for the same tokens.
-
-    Adds their mean distance in nats, the shares of tokens further apart than ``DRIFTS``, and the KL divergence of the
-    student from the sampler (the estimate ``r - 1 - log r`` with ``r = pi / mu``, never negative and of low variance).
-
-    Returns:
-        The largest distance.
-    """
-    log_ratio_BT = (rollouts.student_logps_BT - rollouts.sampler_logps_BT).double() * rollouts.mask_BT
-    drift_BT, tokens = log_ratio_BT.abs(), rollouts.mask_BT.sum()
-    averages.add("rollout/engine_drift", drift_BT.sum(), tokens)
-    averages.add("rollout/engine_kl", (log_ratio_BT.expm1() - log_ratio_BT).sum(), tokens)
-    for limit in DRIFTS:
-        averages.add(f"rollout/engine_drift_above_{limit:g}", (drift_BT > limit).sum(), tokens)
-    return float(drift_BT.max())
-
-
 def _per_sample(rollouts: Rollouts) -> list[tuple[str, Tensor, Tensor]]:
     """(name, value per sample, which samples have one)."""
     every_B = rollouts.lengths_B >= 0

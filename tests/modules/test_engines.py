@@ -111,7 +111,7 @@ def test_a_server_that_goes_on_with_old_weights_stops_the_run(rollout_servers, m
     sampling = from_servers(rollout_servers, tmp_path, sync=sync, max_drift=0.02)
 
     class Stale(Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
+        def on_train_batch_end(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             for url in rollout_servers.all:
                 rollout_servers.misbehave(url, "stale")
 
