@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning import LightningDataModule, LightningModule
 from tiny import trainer
 
 from lit_uniopd.cli import UniOPDCLI, main
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.parsing import OneSentenceParser
 from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
+from lit_uniopd.sampling import SamplingArgs
 
 ROOT = Path(__file__).parent.parent
 QWEN3: dict[str, Any] = {
@@ -123,6 +126,19 @@ def test_real_settings_are_parsed_and_built(setting, tokenizers, tmp_path, monke
     assert (module.loss.clip_low, module.loss.clip_high, module.loss.gap_threshold) == (0.2, 0.28, 10.0)
     assert (module.sampling.max_new_tokens, module.sampling.temperature, module.gradient_clip) == (16384, 1.0, 1.0)
     assert cli.trainer.max_steps == 50
+
+
+def test_a_setting_takes_its_answers_from_servers(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    more = ["--model.sampling.server.urls", '["http://a:1", "http://b:2"]', "--model.sampling.server.requests", "8"]
+    files = ["-c", "configs/uni_opd/multi_teacher.yaml", "-c", "configs/uni_opd/vllm.yaml"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *files, *more, "--print_config"])
+    assert stopped.value.code == 0
+    sampling = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["sampling"]
+    assert (sampling["engine"], sampling["n"], sampling["max_new_tokens"]) == ("vllm", 16, 16384)
+    assert sampling["server"]["urls"] == ["http://a:1", "http://b:2"]
+    assert SamplingArgs(**{**sampling, "server": ServerArgs(**sampling["server"])}).server.requests == 8  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("setting", sorted(set(SETTINGS) - {"strong_to_weak"}))
