@@ -151,7 +151,6 @@ class CachedTeacher(LocalTeacher):
                 )
             yield Scored(rows, scored.logps_BT, scored.problem)
 
-
     def _warn(self, damaged: int) -> None:
         if damaged:
             path = self.cache.path

@@ -113,6 +113,7 @@ def test_weights_at_home_are_never_copied_back(model_dirs, student, rollouts):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_an_offloaded_teacher_leaves_the_gpu(model_dirs, student, rollouts, expected):
     device = torch.device("cuda")
     pool = pool_of(model_dirs, placement="cpu_offload")
@@ -182,7 +183,7 @@ def files(cache: Path) -> list[Path]:
 
 
 def test_answers_that_are_in_the_cache_need_no_teacher(model_dirs, tmp_path, student, rollouts, expected, loads):
-    cached = {"placement": "disk_cache", "cache": str(tmp_path)}
+    cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     first, second = pool_of(model_dirs, **cached), pool_of(model_dirs, **cached)
     torch.testing.assert_close(score(first, student, rollouts), expected, atol=1e-5, rtol=1e-5)
     assert first.cache_counts() == (0, 12)
@@ -196,7 +197,7 @@ def test_answers_that_are_in_the_cache_need_no_teacher(model_dirs, tmp_path, stu
 
 
 def test_a_teacher_is_loaded_for_what_is_missing_only(model_dirs, tmp_path, student, rollouts, expected, loads):
-    cached = {"placement": "disk_cache", "cache": str(tmp_path)}
+    cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     math = [row for row, prompt in enumerate(rollouts.prompts) if prompt.domain == "math"]
     pool = pool_of(model_dirs, **cached)
     score(pool, student, rollouts[math[:4]])
@@ -217,7 +218,7 @@ def test_a_teacher_is_loaded_for_what_is_missing_only(model_dirs, tmp_path, stud
 
 
 def test_what_changes_the_numbers_changes_the_key(model_dirs, new_model, tmp_path, student, rollouts):
-    options = {"placement": "disk_cache", "cache": str(tmp_path / "cache")}
+    options: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path / "cache")}
     path = new_model("teacher", seed=1)
 
     def misses(*, temperature: float = 1.0, asked: Rollouts = rollouts, **changes: Any) -> int:
@@ -247,7 +248,7 @@ def test_what_changes_the_numbers_changes_the_key(model_dirs, new_model, tmp_pat
 def test_damaged_entries_are_scored_again_and_counted(
     model_dirs, tmp_path, student, rollouts, expected, caplog, damage
 ):
-    cached = {"placement": "disk_cache", "cache": str(tmp_path)}
+    cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     score(pool_of(model_dirs, **cached), student, rollouts)
     for file in files(tmp_path):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -274,7 +275,7 @@ def test_damaged_entries_are_scored_again_and_counted(
 
 def test_a_killed_run_loses_no_finished_batch(model_dirs, tmp_path, student, rollouts):
     math = [row for row, prompt in enumerate(rollouts.prompts) if prompt.domain == "math"]
-    cached = {"placement": "disk_cache", "cache": str(tmp_path)}
+    cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     pool = pool_of(model_dirs, **cached)
     pool.load(student)
     teacher = pool._teachers["math"]
@@ -331,7 +332,7 @@ def test_options_that_contradict_each_other_are_refused(options, message):
 
 
 def test_a_cache_needs_a_model_to_be_had(tmp_path, student):
-    bad = {"placement": "disk_cache", "cache": str(tmp_path)}
+    bad: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     with pytest.raises(UserError, match=r"--model\.teachers\.math\.path \./nowhere: there is no such directory"):
         TeacherPool({"math": TeacherArgs(path="./nowhere", **bad)}).load(student)
 
