@@ -67,6 +67,10 @@ class TeacherPool:
     def __len__(self) -> int:
         return len(self.args)
 
+    def is_here(self, name: str) -> bool:
+        """Whether the teacher's model is in this process, or can be."""
+        return self.args[name].placement != "http"
+
     @property
     def loaded(self) -> dict[str, Policy]:
         """The models that are in this process now."""
@@ -109,7 +113,7 @@ class TeacherPool:
                     f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
                     "tokens only; choose loss.kind sampled, or place the teacher here."
                 )
-            if temperature != 1.0 and args.placement == "http":
+            if temperature != 1.0 and not self.is_here(name):
                 raise UserError(
                     f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
                     f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."

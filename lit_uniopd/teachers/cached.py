@@ -114,6 +114,7 @@ class CachedTeacher(LocalTeacher):
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
             self._cache = LogpCache(directory / f"{name}.jsonl", rank)
             log.info("Teacher %r: %d answers are in %s.", self.name, len(self._cache), self._cache.path)
+            self._warn(self._cache.corrupt)
         return self._cache
 
     def load(self) -> None:
@@ -133,13 +134,7 @@ class CachedTeacher(LocalTeacher):
             if logps_T is not None:
                 found[row] = logps_T
         missing = [row for row in range(len(rollouts)) if row not in found]
-        if self.cache.corrupt > damaged:
-            log.warning(
-                "Teacher %r: %d answers in %s are damaged and are scored again.",
-                self.name,
-                self.cache.corrupt - damaged,
-                self.cache.path,
-            )
+        self._warn(self.cache.corrupt - damaged)
         if found:
             yield Scored(list(found), pad_sequence(list(found.values()), batch_first=True), cached=True)
         if not missing:
@@ -155,6 +150,11 @@ class CachedTeacher(LocalTeacher):
                     }
                 )
             yield Scored(rows, scored.logps_BT, scored.problem)
+
+    def _warn(self, damaged: int) -> None:
+        if damaged:
+            path = self.cache.path
+            log.warning("Teacher %r: %d entries in %s are damaged and not used.", self.name, damaged, path)
 
 
 def _check(key: str, content: bytes) -> str:

@@ -182,24 +182,21 @@ def test_a_server_that_is_too_slow_costs_its_answers_and_no_more_time(
     assert hasty.failures == {"math, no answer in time": 12}
 
 
-def test_one_of_two_servers_that_goes_away_is_made_up_for(model_servers, model_dirs, student, rollouts, expected):
+def test_a_server_that_goes_away_is_made_up_for_and_one_that_was_alone_given_up(
+    model_servers, model_dirs, student, rollouts, expected, naps
+):
     dying = ModelServers([("math", model_dirs["math"])])
-    pool = remote([*dying.all, model_servers.urls["math"][0]], model="math", connect_timeout=1.0)
-    pool.load(student)
+    both = remote([*dying.all, model_servers.urls["math"][0]], model="math")
+    alone = remote(dying.all, requests=1, retries=2)
+    both.load(student)
+    alone.load(student)
     dying.close()
-    found, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
+    found, ok_B = both.score(rollouts, temperature=1.0, max_tokens=1000)
     assert ok_B.all()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_servers_that_are_all_gone_are_given_up_soon(model_dirs, student, rollouts, naps):
-    dying = ModelServers([("math", model_dirs["math"])])
-    pool = remote(dying.all, requests=1, retries=2)
-    pool.load(student)
-    dying.close()
     naps.clear()
-    assert not pool.score(rollouts, temperature=1.0, max_tokens=1000)[1].any()
-    assert pool.failures == {"math, no answer (no connection)": 12}
+    assert not alone.score(rollouts, temperature=1.0, max_tokens=1000)[1].any()
+    assert alone.failures == {"math, no answer (no connection)": 12}
     assert len(naps) == 2  # the first request waited twice, the others not at all
 
 
