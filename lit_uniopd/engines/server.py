@@ -7,6 +7,7 @@ trainer's, so that it computes the log-probs of their answers again.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import threading
 import time
@@ -55,6 +56,8 @@ class ServerArgs:
     retries: int = 8
     """Further rounds of attempts where servers are busy, break off or cannot be reached, after pauses of 0.5, 1, 2, 4
     ... 30 s. A server that broke off is given the weights again before it is asked."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the servers' key; null: none is sent."""
     max_drift: float | None = 0.5
     """The run stops when the servers' log-probs are further than this from the trainer's, in nats, on the average of a
     rollout: they then sample from another model. null: never."""
@@ -112,9 +115,12 @@ def connect(args: ServerArgs) -> Pool:
     Raises:
         UserError: if one cannot be reached, or serves something else.
     """
-    return _connected(
-        tuple(args.urls), args.model, str(Path(args.directory).absolute()), args.sync, args.timeout, args.retries
-    )
+    variable = args.api_key_variable
+    if variable is not None and variable not in os.environ:
+        raise UserError(f"sampling.server.api_key_variable {variable} is not set in the environment; set it.")
+    key = None if variable is None else os.environ[variable]
+    directory = str(Path(args.directory).absolute())
+    return _connected(tuple(args.urls), args.model, directory, args.sync, args.timeout, args.retries, key)
 
 
 @cache
@@ -126,9 +132,17 @@ class Pool:
     """Servers that all have the same weights."""
 
     def __init__(
-        self, urls: Sequence[str], model: str, directory: str, sync: Sync, timeout: float, retries: int
+        self,
+        urls: Sequence[str],
+        model: str,
+        directory: str,
+        sync: Sync,
+        timeout: float,
+        retries: int,
+        key: str | None = None,
     ) -> None:
-        self.servers = Servers(urls, timeout=timeout, retries=retries)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.servers = Servers(urls, timeout=timeout, retries=retries, headers=headers)
         self.weights = Weights(self.servers, model, directory, sync)
         self.lost: set[str] = set()
         self._recovering = threading.Lock()
@@ -206,7 +220,7 @@ def _request(run: Run, prompt: int, name: str) -> dict[str, Any]:
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
-        "seed": derive_seed(run.seed, "vllm", run.keys[prompt]),
+        "seed": derive_seed(run.seed, "vllm", run.keys[prompt]) % 2**31,  # n answers count on from it
         "logprobs": 0,  # of the sampled tokens alone
         "return_token_ids": True,
         # Ends are ours to say, and a model's own generation defaults must not leak in.

@@ -6,6 +6,7 @@ of that name; a lock in the directory makes one process (of the ranks, say) brin
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from lit_uniopd.backbone import unwrap
 from lit_uniopd.errors import UserError
@@ -51,6 +53,7 @@ class Weights:
         self.directory = Path(directory).absolute()
         self._name = ""
         self._lock = threading.Lock()
+        atexit.register(_sweep, self.directory)  # perhaps it is memory
 
     def publish(self, model: nn.Module) -> str:
         """Make sure that every server has exactly these weights.
@@ -94,6 +97,7 @@ class Weights:
             held = self._read_record()
             held.pop(url, None)
             if not self._holds(url, self._is_adapter(model), held):
+                self._write(model, self._is_adapter(model))
                 self._send(url, self._is_adapter(model), held)
 
     def confirm(self, model: nn.Module) -> None:
@@ -103,7 +107,10 @@ class Weights:
             UserError: naming the server that has.
         """
         for url in self.servers.urls if not self._is_adapter(model) else ():
-            version = self._version(url)
+            try:
+                version = self._version(url, retries=0)
+            except ServerError:  # gone by now; before the next rollout it is asked for its weights anyway
+                continue
             if version not in (None, self._name):
                 raise UserError(
                     f"The server {url} has changed its weights during the rollout (to version {version!r}): it was "
@@ -128,12 +135,12 @@ class Weights:
         note = held.get(url, {})
         return note.get("name") == self._name and note.get("at", 0) >= STARTED
 
-    def _version(self, url: str) -> str | None:
+    def _version(self, url: str, retries: int | None = None) -> str | None:
         """The version of its weights that a server reports; None: it cannot tell."""
         if self.sync == "reload":
             return None
         try:
-            return str(self.servers.get("/weight_info", url=url)["weight_version"])
+            return str(self.servers.get("/weight_info", url=url, retries=retries)["weight_version"])
         except (ServerError, KeyError, TypeError) as error:
             if isinstance(error, ServerError) and not error.refused:
                 raise
@@ -203,19 +210,18 @@ class Weights:
     def _write(self, model: nn.Module, adapter: bool) -> None:
         """Write the weights beside their place and rename; then delete older ones."""
         target = self.directory / self._name
-        for stale in [*self.directory.glob(".writing-*"), *self.directory.glob(f"{PREFIX}*")]:
-            if stale != target:
-                shutil.rmtree(stale, ignore_errors=True)
+        _sweep(self.directory, but=target)
         if target.exists():
             return
         partial = tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
         try:
-            if adapter:
-                state = dict(model.named_parameters())
-                model.save_pretrained(partial, state_dict=state, save_embedding_layers=False)  # type: ignore[operator]
-            else:
-                base = unwrap(model)
-                base.save_pretrained(partial, state_dict=merged_state(base))
+            with _no_bars():
+                if adapter:
+                    state = dict(model.named_parameters())
+                    model.save_pretrained(partial, state_dict=state, save_embedding_layers=False)  # type: ignore[operator]
+                else:
+                    base = unwrap(model)
+                    base.save_pretrained(partial, state_dict=merged_state(base))
             os.chmod(partial, 0o755)  # the server may run as another user
             os.replace(partial, target)
         except (OSError, SafetensorError) as error:
@@ -255,6 +261,25 @@ class Weights:
 
     def _write_record(self, held: dict[str, Any]) -> None:
         self._file("published.json").write_text(json.dumps(held))
+
+
+def _sweep(directory: Path, but: Path | None = None) -> None:
+    """Delete the weights in a directory, those that a killed process has half written included."""
+    for path in [*directory.glob(".writing-*"), *directory.glob(f"{PREFIX}*")]:
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars, one for every rollout."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @torch.no_grad()

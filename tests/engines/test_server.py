@@ -1,6 +1,8 @@
 """vLLM's protocol against a server process with a real model behind it: the same answers, and never from old weights."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,26 @@ def test_half_written_and_older_weights_of_a_killed_run_are_cleared_away(rollout
     assert "mine" in kept(tmp_path)
 
 
+@pytest.mark.slow
+def test_nothing_is_left_in_the_directory_when_the_run_ends(rollout_servers, model_dirs, tmp_path) -> None:
+    """In a process of its own, as it happens at its exit."""
+    code = f"""
+from transformers import AutoModelForCausalLM
+from lit_uniopd.engines.server import ServerArgs
+from lit_uniopd.sampling import SamplingArgs, sample
+model = AutoModelForCausalLM.from_pretrained({model_dirs["student"]!r}).eval()
+server = ServerArgs(urls={rollout_servers.all!r}, model="student", directory={str(tmp_path / "weights")!r})
+args = SamplingArgs(n=1, max_new_tokens=2, engine="vllm", server=server)
+sample(model, [[5, 6]], args, eos_ids=[3], pad_id=0, seed=0)
+import pathlib
+print(len(list(pathlib.Path(server.directory).glob("uniopd-*"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
+    assert "Writing model shards" not in done.stderr
+    assert kept(tmp_path) == []
+
+
 def test_a_fingerprint_tells_any_change_of_any_weight(model) -> None:
     before = fingerprint(model.named_parameters())
     assert fingerprint(model.named_parameters()) == before
@@ -370,6 +392,15 @@ def test_the_servers_are_asked_at_the_start_what_they_serve(rollout_servers, tmp
     rollout_servers.misbehave(rollout_servers.all[1], "html")
     with pytest.raises(UserError, match=r"does not answer in JSON.*a proxy's page.*start it, or correct the address"):
         args(rollout_servers.all, tmp_path, server={"retries": 0, "timeout": 19}).reach()
+
+
+def test_a_key_is_sent_where_servers_want_one(rollout_servers, tmp_path, monkeypatch) -> None:
+    sampling = args(rollout_servers.all, tmp_path, server={"api_key_variable": "ROLLOUT_KEY"})
+    with pytest.raises(UserError, match=r"^sampling\.server\.api_key_variable ROLLOUT_KEY is not set"):
+        sampling.reach()
+    monkeypatch.setenv("ROLLOUT_KEY", "secret")
+    assert sampling.server is not None
+    assert server.connect(sampling.server).servers.headers["Authorization"] == "Bearer secret"
 
 
 def test_what_does_not_fit_or_cannot_be_sent_is_refused(rollout_servers, model, tmp_path) -> None:
