@@ -249,15 +249,15 @@ class TeacherPool:
         places = [rows[i] for i in scored.rows]
         width = int(lengths_B[scored.rows].max())
         if scored.logps_BT is None:
-            return self._fail(name, scored.problem, len(places))
-        if scored.logps_BT.shape != (len(places), width):
-            return self._fail(name, "too many or too few log-probs", len(places))
-        found_BT = scored.logps_BT.to(logps_BT)
-        finite_B = found_BT.isfinite().all(dim=1)
-        self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
-        logps_BT[places, :width] = found_BT.masked_fill(~finite_B[:, None], 0.0)
-        ok_B[places] = finite_B
-        return None
+            self._fail(name, scored.problem, len(places))
+        elif scored.logps_BT.shape != (len(places), width):
+            self._fail(name, "too many or too few log-probs", len(places))
+        else:
+            found_BT = scored.logps_BT.to(logps_BT)
+            finite_B = found_BT.isfinite().all(dim=1)
+            self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
+            logps_BT[places, :width] = found_BT.masked_fill(~finite_B[:, None], 0.0)
+            ok_B[places] = finite_B
 
     def _fail(self, name: str, reason: str, count: int) -> None:
         if count:

@@ -151,7 +151,7 @@ class RemoteTeacher(Teacher):
             for future in as_completed(work):
                 yield from future.result()
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for slow servers
 
     def _ask(self, numbers: list[int], rows: Sequence[Row]) -> list[Scored]:
         """One request; where it fails by its own fault, its answers are asked for one by one."""

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import Memory, Prompts, adam, module, prompts, trainer, weights
 
+from callbacks import BenchmarkEvaluation
 from lit_uniopd.benchmarks.drawings import draw
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import LossArgs, UniOPD
@@ -131,10 +132,21 @@ def test_pictures_are_not_sent_to_servers(tmp_path):
 
     write_tiny_vision(tmp_path / "student", 0)
     seen = replace(prompts(1)[0], images=(draw({"drawing": "scene", "objects": ["cat"]}),))
-    paths = dict.fromkeys(("student", "math", "code"), str(tmp_path / "student"))
+    paths = {name: str(tmp_path / "student") for name in ("student", "math", "code")}
     model = module(paths, teachers={"math": on_servers(["http://nowhere"])})
     with pytest.raises(UserError, match=r"pictures, which are not sent to --model\.teachers\.math\.placement http;"):
         trainer(tmp_path).fit(model, Prompts([seen]))
+
+
+def test_teachers_on_servers_are_not_evaluated(model_dirs):
+    """They score and do not write; the run goes on."""
+    model = module(model_dirs, teachers={"math": on_servers(["http://nowhere"])})
+    callback: Any = BenchmarkEvaluation(teachers=True)
+    with pytest.warns(UserWarning, match="Teacher 'math' is on a server, which scores answers only"):
+        callback.evaluate_teachers(model)
+    assert callback.teacher_scores == {}
+    with pytest.raises(UserError, match=r"Teacher 'math' is on a server \(--model\.teachers\.math\.placement http\)"):
+        _ = model.teachers["math"]
 
 
 # --- what teachers must not do (peers' pains 6, 7, 13; C21, C22, C28) -------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import make_tokenizer
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
@@ -161,6 +162,25 @@ def test_a_quantised_teacher_scores(new_model, student, rollouts):
     assert 1e-3 < float((found - whole).abs().mean()) < 1.5
 
 
+def test_mixtures_of_experts_are_refused_as_they_would_not_be_quantised(tmp_path, student):
+    sizes: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 32}
+    tokenizer = make_tokenizer()
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        **sizes,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pool = TeacherPool({"math": TeacherArgs(path=str(tmp_path), placement="quantized")})
+    with pytest.raises(UserError, match=r"--model\.teachers\.math\.quantization 4bit leaves the experts"):
+        pool.load(student)
+
+
 # --- the cache -------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +287,7 @@ def test_damaged_entries_are_scored_again_and_counted(
         torch.testing.assert_close(score(pool, student, rollouts), expected, atol=1e-5, rtol=1e-5)
     lost = {"byte": 2, "swapped": 4, "short": 2, "rubbish": 2, "gone": 2}[damage]
     assert pool.cache_counts() == (12 - lost, lost)
-    assert ("damaged" in caplog.text) == (damage != "gone")
+    assert ("are damaged and not used" in caplog.text) == (damage != "gone")
     again = pool_of(model_dirs, **cached)
     torch.testing.assert_close(score(again, student, rollouts), expected, atol=1e-5, rtol=1e-5)
     assert again.cache_counts() == (12, 0)
