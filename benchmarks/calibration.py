@@ -21,6 +21,7 @@ from lit_uniopd.modules import UniOPD
 from lit_uniopd.playground import thread_probe
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.types import PromptBatch
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     callbacks = [timed("calibration", MarginCalibration)(), timed("diagnostics", OrderDiagnostics)()]
     model = Step(
         student=PolicyArgs(path="playground:student"),
-        teachers={name: PolicyArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
+        teachers={name: TeacherArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
         sampling=SamplingArgs(n=4, max_new_tokens=40),
         updates_per_rollout=4,
         grader_workers=1,

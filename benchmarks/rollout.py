@@ -1,22 +1,25 @@
-"""Rollouts: our decoding loop against transformers' ``generate``.
+"""Rollouts: our decoding loop against transformers' ``generate``, and on demand against its continuous batching.
 
     OMP_NUM_THREADS=1 python -m benchmarks.rollout
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout --cb --only small
 
 Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
 set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
-probability, in both engines alike. The loop returns log-probs, ``generate`` is not asked for any.
+probability, in all engines alike. Loop and continuous batching return log-probs, ``generate`` is not asked for any.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.sampling import LocalEngine, SamplingArgs, sample
 
 
 @dataclass
@@ -69,9 +72,16 @@ def prompts_of(case: Case) -> list[list[int]]:
     return [torch.randint(1, case.vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
-def run_loop(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
+def run_loop(
+    model: Qwen3ForCausalLM,
+    case: Case,
+    prompts: list[list[int]],
+    eos: list[int],
+    seed: int,
+    engine: LocalEngine = "loop",
+) -> list[int]:
     """Lengths of the answers."""
-    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens)
+    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens, engine=engine)
     return sample(model, prompts, args, eos_ids=eos, pad_id=0, seed=seed).mask_BT.sum(dim=1).tolist()
 
 
@@ -96,11 +106,13 @@ def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], 
     return lengths.tolist()
 
 
-def measure(case: Case, repeats: int) -> None:
+def measure(case: Case, repeats: int, cb: bool) -> None:
     """Print one line: useful tokens, CPU seconds and the ratio per useful token."""
     model, prompts = build(case), prompts_of(case)
     eos = list(range(1, 1 + round(case.stop * case.vocabulary)))
-    sides = {"loop": run_loop, "generate": run_generate}
+    sides: dict[str, Callable[..., list[int]]] = {"loop": run_loop, "generate": run_generate}
+    if cb:
+        sides["cb"] = partial(run_loop, engine="cb")
     per_token: dict[str, list[float]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     tokens: dict[str, list[int]] = {name: [] for name in sides}
@@ -120,7 +132,8 @@ def measure(case: Case, repeats: int) -> None:
     print(
         f"{case.name:24s} mean/max {statistics.mean(share):.2f}  "
         + "  ".join(f"{n} {statistics.median(seconds[n]):6.3f} s {statistics.mean(tokens[n]):6.0f} tok" for n in sides)
-        + f"  time per useful token, loop / generate: {median['loop'] / median['generate']:.2f}",
+        + "  time per useful token"
+        + "".join(f", {n} / generate: {median[n] / median['generate']:.2f}" for n in sides if n != "generate"),
         flush=True,
     )
 
@@ -131,12 +144,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="")
+    parser.add_argument("--cb", action="store_true", help="continuous batching, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     for case in CASES:
         if options.only in case.name:
-            measure(case, options.repeats)
+            measure(case, options.repeats, options.cb)
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ class Policy(nn.Module):
                 f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
                 f"into {self.args.path} loaded with quantization 'none'."
             )
-        base.save_pretrained(directory, state_dict=_merged_state(base))
+        base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:
@@ -382,7 +382,7 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
 
 
 @torch.no_grad()
-def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
     """The base model's state dict with every LoRA product added to its weight."""
     deltas: dict[str, Tensor] = {}
     for name, layer in base.named_modules():

@@ -23,7 +23,7 @@ from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.rollout import write_answers
-from lit_uniopd.sampling import Engine, SamplingArgs
+from lit_uniopd.sampling import LocalEngine, SamplingArgs
 from lit_uniopd.types import Grade
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class EvalArgs:
     """Answers written at the same time: fewer need less memory."""
     seed: int = 42
     """Of sampled answers. The same at every step, so that checkpoints are compared on the same noise."""
-    engine: Engine = "loop"
-    """loop: our own; generate: the one of transformers."""
+    engine: LocalEngine = "loop"
+    """loop: our own; generate: the one of transformers; cb: its continuous batching, for text on CUDA."""
 
 
 @dataclass(slots=True)

@@ -19,16 +19,18 @@ from lit_uniopd.microbatch import equal_count, token_budget_batches
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
 from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import get_grader
 from lit_uniopd.rollout import grade_answers, write_answers
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ class UniOPD(PolicyModule):
 
     Args:
         student: the model to train.
-        teachers: name -> teacher. A prompt goes to the teacher named in its `teacher` column, else to the one named
-            like its domain, else to the one called `default`.
+        teachers: name -> teacher, and where it lives. A prompt goes to the teacher named in its `teacher` column, else
+            to the one named like its domain, else to the one called `default`.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
@@ -64,7 +66,7 @@ class UniOPD(PolicyModule):
     def __init__(
         self,
         student: PolicyArgs,
-        teachers: dict[str, PolicyArgs],
+        teachers: dict[str, TeacherArgs],
         sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
@@ -100,6 +102,10 @@ class UniOPD(PolicyModule):
                 "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
                 "wrote; set --model.loss.kind forward_kl."
             )
+        if writer == "teacher" and sampling.engine == "vllm":
+            raise UserError(
+                "--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop."
+            )
         if loss.kind != "sampled" and advantage != AdvantageArgs():
             raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
@@ -107,6 +113,7 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
         if advantage.needs_teachers and not teachers:
             raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
+        self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
         self.sampling = sampling
         self.loss = loss
         self.advantage = advantage
@@ -127,10 +134,13 @@ class UniOPD(PolicyModule):
         splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
         every = [prompt for prompts in splits.values() for prompt in prompts]
         check_prompts(every)
+        for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
+            sampling.reach()
         self.check_pictures(every, trained=splits["train"] if stage == "fit" else [])
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
+            self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
         self.domains = sorted({prompt.domain for prompt in every})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
@@ -162,6 +172,11 @@ class UniOPD(PolicyModule):
             first.setdefault(name, prompt)
         for name, prompt in first.items():
             args, flag = readers[name]
+            if isinstance(args, TeacherArgs) and args.placement == "http":
+                raise UserError(
+                    f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
+                    "teacher here, or route the prompt elsewhere by its teacher column."
+                )
             if not reads_images(args, flag):
                 raise UserError(
                     f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
@@ -238,8 +253,9 @@ class UniOPD(PolicyModule):
         """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
         reference_BT: Tensor | None = None
         with self.timed("score"):
-            if self.writer == "teacher":
+            if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
                 rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+                check_drift(self, rollouts, self.sampling)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
                     reference_BT = self.frozen_logps(reference, rollouts)
@@ -311,6 +327,7 @@ class UniOPD(PolicyModule):
                 share = rollouts[rows]
                 self.optimizer_step_on(share, trained)
                 rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
+            self.teachers.rest()
         return trained
 
     def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
@@ -370,7 +387,13 @@ class UniOPD(PolicyModule):
         """Log what the rollout and the update were like, averaged over all ranks."""
         routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
         averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
+        if (counts := self.teachers.cache_counts()) is not None:
+            averages.add("rollout/teacher_cached", counts[0], sum(counts))
+        foreign = self.writer == "student" and self.sampling.engine in OWN_KERNELS
+        drift = add_engine_drift(averages, rollouts) if foreign else None
         values = averages.reduce(self) | trained.reduce(self)
+        if drift is not None:
+            values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
         values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
         values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
