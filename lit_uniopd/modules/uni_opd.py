@@ -3,7 +3,6 @@
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -212,11 +211,7 @@ class UniOPD(PolicyModule):
         return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
 
     def models(self) -> dict[str, Any]:
-        found = super().models()
-        for name in self.teachers:
-            with suppress(KeyError):  # one that is not here
-                found[f"teacher {name}"] = self.teachers[name].model
-        return found
+        return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
     # --- one step: sample, grade, score, calibrate, update ---
 
