@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_uniopd.errors import full_disk_named
+
 
 def rank_file(path: Path, rank: int) -> Path:
     """Where one rank appends; rank 0 has the plain name."""
@@ -13,10 +15,14 @@ def rank_file(path: Path, rank: int) -> Path:
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Add lines to a file, all at once."""
+    """Add lines to a file, all at once.
+
+    Raises:
+        UserError: naming the file, if there is no room for them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as out:
+    with full_disk_named(path), path.open("a", encoding="utf-8") as out:
         out.write("\n" * torn + "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines))
 
 

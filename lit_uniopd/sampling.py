@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from lit_uniopd.backbone import body_of, head_of, unwrap
 from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode, draw, left_pad
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import poll
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.types import FinishReason
 from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
@@ -272,6 +273,7 @@ class _Run:
 
     def _tell(self, finished: int) -> None:
         """``finished`` answers of this batch are, beside those of earlier batches."""
+        poll()
         finished += self.done
         if self.on_progress is not None and finished > self.told:
             self.told = finished

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import poll
 from lit_uniopd.loading import load_processor
 from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.policy import Policy, PolicyArgs
@@ -115,6 +116,7 @@ class TeacherPool:
         ok_B = torch.ones(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         work = self._work(rollouts, max_tokens)
         for name, prompts, rows in track(work, "scoring answers", unit="batch"):
+            poll()
             part, teacher = rollouts[rows], self._policies[name]
             foreign_B = (torch.isin(part.tokens_BT.cpu(), self._foreign_ids[name]) & part.mask_BT.cpu()).any(dim=1)
             tokens_BT = part.tokens_BT.masked_fill(foreign_B[:, None].to(part.tokens_BT.device), 0)

@@ -16,6 +16,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.stopping import together
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,9 @@ class Evaluator:
         self.trainer.strategy.barrier("records are read")
 
     def answer(self, policy: Policy, requests: Sequence[Request]) -> None:
-        """Answer one batch of this rank."""
-        self.engine.answer(policy, requests)
+        """Answer one batch of this rank; all ranks are asked equally often."""
+        with together(self.trainer):
+            self.engine.answer(policy, requests)
 
     def run(
         self,
@@ -133,7 +135,8 @@ class Evaluator:
         Args:
             only: what was evaluated. None: all.
         """
-        records = self.engine.finish()
+        with together(self.trainer):
+            records = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})
         for key, benchmark in evaluated.items():

@@ -1,0 +1,211 @@
+"""SIGTERM at every place of a run, and the resumed run that must equal an unbroken one."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny import adam, module, prompts, trainer, weights
+
+from datamodules import PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
+from lit_uniopd import sampling
+from lit_uniopd.interrupts import Stopped
+from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
+from lit_uniopd.policy import LoraArgs, PolicyArgs
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Steps(Callback):
+    """What happened when: x-axis of the curves, optimizer steps, loss, and whole validations."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        loss = float(trainer.callback_metrics["train/loss"])
+        self.seen.append((trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.global_step, loss))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self.seen.append(("validated", trainer.global_step, tuple(sorted(values.items()))))
+
+
+class At:
+    """Sends the signal at the n-th call of a method."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+        original, self.calls = getattr(owner, name), 0
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == call:
+                terminate()
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapped)
+
+
+def fit(root: Path, model: Any, data: Any, ckpt_path: Any = None, **options: Any) -> Steps:
+    steps = Steps()
+    saver = ModelCheckpoint(dirpath=root / "ckpt", save_last=True, every_n_train_steps=1000)
+    settings = {"enable_checkpointing": True, "callbacks": [saver, steps], "max_epochs": 2, **options}
+    run: Trainer = trainer(root, **settings)
+    run.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+    return steps
+
+
+def questions(root: Path) -> PromptDataModule:
+    """10 rows in batches of 4: two rollouts in an epoch, and two rows that open the next."""
+    rows = [
+        {"prompt": p.messages[0]["content"], "answer": p.gold, "domain": p.domain, "grader": "exact"}
+        for p in prompts(10)
+    ]
+    path = root / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceArgs(path=str(path))
+    return PromptDataModule(train=source, val=SourceArgs(path=str(path), limit=3), batch_size=4, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "step", "words"),
+    [
+        ((UniOPD, "answer"), 1, 0, "at step 0: nothing was trained yet"),
+        ((UniOPD, "answer"), 3, 6, "at step 6; saved"),
+        ((UniOPD, "score"), 2, 3, "at step 3; saved"),
+        ((UniOPD, "on_train_batch_start"), 3, 6, "at step 6; saved"),
+        ((UniOPD, "visit"), 1, 0, r"at step 0 \(0 of 3 updates"),
+        ((UniOPD, "clip"), 1, 1, r"at step 1 \(1 of 3 updates"),
+        ((UniOPD, "clip"), 5, 5, r"at step 5 \(2 of 3 updates"),  # in the last batch of an epoch
+        ((UniOPD, "micro_loss"), 8, 4, r"at step 4 \(1 of 3 updates"),  # between two micro-batches
+        ((UniOPD, "validation_step"), 1, 3, "at step 3; saved"),
+        ((UniOPD, "validation_step"), 2, 6, "at step 6; saved"),
+    ],
+)
+def test_sigterm_anywhere_loses_nothing(model_dirs, tmp_path, monkeypatch, caplog, place, call, step, words):
+    student = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=4, alpha=8, dropout=0.1))
+    options: dict[str, Any] = {"student": student, "optimizer": adam, "updates_per_rollout": 3, "micro_batch_tokens": 40}
+    limits = {"limit_val_batches": 1.0, "num_sanity_val_steps": 0, "val_check_interval": 1}
+    data = questions(tmp_path)
+    whole = module(model_dirs, **options)
+    unbroken = fit(tmp_path / "whole", whole, data, **limits)
+    assert [step for _, step, _ in unbroken.seen] == [3, 3, 6, 6, 9, 9, 12, 12]
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
+        At(patch, *place, call)
+        fit(tmp_path / "first", module(model_dirs, **options), questions(tmp_path), **limits)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert re.search(f"Stopped by SIGTERM {words}", caplog.text)
+    last = tmp_path / "first/ckpt/last.ckpt"
+    torch.rand(5)
+    if not last.exists():
+        assert step == 0
+        return
+    assert torch.load(last, weights_only=True)["global_step"] == step
+
+    second = module(model_dirs, **options)
+    resumed = fit(tmp_path / "second", second, questions(tmp_path), ckpt_path=last, **limits)
+    assert resumed.seen == unbroken.seen[-len(resumed.seen) :]
+    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+
+
+def preferences(root: Path) -> PreferenceDataModule:
+    rows = [
+        {"prompt": f"{i}=", "chosen": "a" * (i + 1), "rejected": "b", "score_chosen": i, "score_rejected": i / 2}
+        for i in range(9)
+    ]
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = PairSourceArgs(path=str(root / "pairs.jsonl"))
+    return PreferenceDataModule(train=source, val=source, batch_size=2, val_batch_size=4, seed=5)
+
+
+@pytest.mark.parametrize(("place", "call", "step"), [("training_step", 1, 1), ("validation_step", 2, 2)])
+def test_automatic_optimization_stops_where_no_gradient_is_lost(
+    model_dirs, tmp_path, monkeypatch, caplog, place, call, step
+):
+    """4 batches in an epoch, gradients of two of them accumulated."""
+
+    def model() -> OmniDPO:
+        policy = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=4, alpha=8, dropout=0.1))
+        return OmniDPO(policy, PairLossArgs(lam=0.2, tau_good=1.0), optimizer=adam, seed=3)
+
+    limits = {"limit_val_batches": 1.0, "num_sanity_val_steps": 0, "accumulate_grad_batches": 2}
+    whole = model()
+    unbroken = fit(tmp_path / "whole", whole, preferences(tmp_path), **limits)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        At(patch, OmniDPO, place, call)
+        fit(tmp_path / "first", model(), preferences(tmp_path), **limits)
+    assert f"at step {step}; saved" in caplog.text
+    second = model()
+    resumed = fit(tmp_path / "second", second, preferences(tmp_path), tmp_path / "first/ckpt/last.ckpt", **limits)
+    assert resumed.seen == unbroken.seen[-len(resumed.seen) :]
+    assert resumed.seen[0][1] == step
+    for (name, p), q in zip(whole.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_a_signal_ends_sampling_at_the_next_token_and_prediction_without_a_checkpoint(
+    model_dirs, tmp_path, monkeypatch, caplog
+):
+    drawn = At(monkeypatch, sampling, "draw", 3)
+    with pytest.raises(Stopped) as stop:
+        trainer(tmp_path).predict(module(model_dirs), questions(tmp_path))
+    assert stop.value.code == 143
+    assert drawn.calls == 3
+    assert "Stopped by SIGTERM before the end; what is recorded is kept" in caplog.text
+
+
+def test_ctrl_c_saves_and_a_second_one_stops_at_once(model_dirs, tmp_path, monkeypatch):
+    first = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True, every_n_train_steps=1000)
+    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[first])
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
+        patch.setattr(UniOPD, "visit", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        run.fit(module(model_dirs), questions(tmp_path))
+    assert stop.value.code == 130
+    assert (tmp_path / "ckpt/last.ckpt").exists()
+    went_on = []
+
+    def twice(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        went_on.append(True)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(UniOPD, "visit", twice)
+        trainer(tmp_path).fit(module(model_dirs), questions(tmp_path))
+    assert stop.value.code == 1  # Lightning's, for a KeyboardInterrupt
+    assert not went_on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+
+
+def test_a_rollout_left_over_from_other_batches_is_written_anew(model_dirs, tmp_path, monkeypatch):
+    options: dict[str, Any] = {"updates_per_rollout": 3}
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        At(patch, UniOPD, "clip", 2)
+        fit(tmp_path / "first", module(model_dirs, **options), questions(tmp_path))
+    last = tmp_path / "first/ckpt/last.ckpt"
+    data = questions(tmp_path)
+    data.batch_size = 5
+    with pytest.warns(UserWarning, match="after 2 of 3 updates .* the answers to this batch are written anew"):
+        resumed = fit(tmp_path / "second", module(model_dirs, **options), data, last, max_epochs=1)
+    assert [step for _, step, _ in resumed.seen] == [5, 8]
+
+
+def test_only_checkpoints_between_updates_hold_rollouts(model_dirs, tmp_path, monkeypatch):
+    fit(tmp_path, module(model_dirs), questions(tmp_path), max_epochs=1)
+    assert "rollouts" not in torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        At(patch, UniOPD, "visit", 1)
+        fit(tmp_path / "stopped", module(model_dirs), questions(tmp_path))
+    left = torch.load(tmp_path / "stopped/ckpt/last.ckpt", weights_only=True)["rollouts"]
+    assert left[0]["rollouts"]["tokens_BT"].shape[0] == 12
+    assert len(left[0]["prompts"]) == 4
