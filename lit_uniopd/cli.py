@@ -189,19 +189,17 @@ def run(argv: Any) -> UniOPDCLI:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
     # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
     warnings.filterwarnings("ignore", message="The dirpath has changed from", category=UserWarning)
-    # In a notebook the process has arguments of its own, which Lightning would warn about.
-    sys.argv, original = sys.argv[:1], sys.argv
-    try:
-        return UniOPDCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=ConfigRecorder,
-            parser_class=OneSentenceParser,
-            args=argv,
-        )
-    finally:
-        sys.argv = original
+    # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
+    # the arguments that this process was started with.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    return UniOPDCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=ConfigRecorder,
+        parser_class=OneSentenceParser,
+        args=argv,
+    )

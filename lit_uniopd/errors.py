@@ -53,8 +53,8 @@ def failure_of_the_machine(error: BaseException) -> UserError | None:
         if isinstance(seen, OSError) and seen.errno in FULL:
             where = f" ({seen.filename})" if seen.filename else ""
             return UserError(
-                f"Cannot write any more{where}: {FULL[seen.errno]}; free some space and go on with the same command and "
-                "--ckpt_path last: the last checkpoint is whole."
+                f"Cannot write any more{where}: {FULL[seen.errno]}; free some space and go on with the same command "
+                "and --ckpt_path last: the last checkpoint is whole."
             )
         if isinstance(seen, RuntimeError) and LOST_RANK.search(str(seen)):
             return UserError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import full_disk_named
+
 log = logging.getLogger(__name__)
 
 PENDING = "pending"

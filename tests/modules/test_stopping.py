@@ -63,6 +63,15 @@ def fit(root: Path, model: Any, data: Any, ckpt_path: Any = None, **options: Any
     return steps
 
 
+def stopped(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, *args: Any, **kwargs: Any) -> Stopped:
+    """``fit`` until the signal comes."""
+    with monkeypatch.context() as patch:
+        At(patch, owner, name, call)
+        with pytest.raises(Stopped) as stop:
+            fit(*args, **kwargs)
+    return stop.value
+
+
 def questions(root: Path) -> PromptDataModule:
     """10 rows in batches of 4: two rollouts in an epoch, and two rows that open the next."""
     rows = [
@@ -92,17 +101,21 @@ def questions(root: Path) -> PromptDataModule:
 )
 def test_sigterm_anywhere_loses_nothing(model_dirs, tmp_path, monkeypatch, caplog, place, call, step, words):
     student = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=4, alpha=8, dropout=0.1))
-    options: dict[str, Any] = {"student": student, "optimizer": adam, "updates_per_rollout": 3, "micro_batch_tokens": 40}
+    options: dict[str, Any] = {
+        "student": student,
+        "optimizer": adam,
+        "updates_per_rollout": 3,
+        "micro_batch_tokens": 40,
+    }
     limits = {"limit_val_batches": 1.0, "num_sanity_val_steps": 0, "val_check_interval": 1}
     data = questions(tmp_path)
     whole = module(model_dirs, **options)
     unbroken = fit(tmp_path / "whole", whole, data, **limits)
     assert [step for _, step, _ in unbroken.seen] == [3, 3, 6, 6, 9, 9, 12, 12]
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
-        At(patch, *place, call)
-        fit(tmp_path / "first", module(model_dirs, **options), questions(tmp_path), **limits)
-    assert stop.value.code == 128 + signal.SIGTERM
+    model = module(model_dirs, **options)
+    stop = stopped(monkeypatch, *place, call, tmp_path / "first", model, questions(tmp_path), **limits)
+    assert stop.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert re.search(f"Stopped by SIGTERM {words}", caplog.text)
     last = tmp_path / "first/ckpt/last.ckpt"
@@ -141,9 +154,7 @@ def test_automatic_optimization_stops_where_no_gradient_is_lost(
     limits = {"limit_val_batches": 1.0, "num_sanity_val_steps": 0, "accumulate_grad_batches": 2}
     whole = model()
     unbroken = fit(tmp_path / "whole", whole, preferences(tmp_path), **limits)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        At(patch, OmniDPO, place, call)
-        fit(tmp_path / "first", model(), preferences(tmp_path), **limits)
+    stopped(monkeypatch, OmniDPO, place, call, tmp_path / "first", model(), preferences(tmp_path), **limits)
     assert f"at step {step}; saved" in caplog.text
     second = model()
     resumed = fit(tmp_path / "second", second, preferences(tmp_path), tmp_path / "first/ckpt/last.ckpt", **limits)
@@ -165,13 +176,14 @@ def test_a_signal_ends_sampling_at_the_next_token_and_prediction_without_a_check
 
 
 def test_ctrl_c_saves_and_a_second_one_stops_at_once(model_dirs, tmp_path, monkeypatch):
-    first = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True, every_n_train_steps=1000)
-    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[first])
-    with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
-        patch.setattr(UniOPD, "visit", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    saver = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True, every_n_train_steps=1000)
+    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saver])
+    monkeypatch.setattr(UniOPD, "visit", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Stopped) as stop:
         run.fit(module(model_dirs), questions(tmp_path))
     assert stop.value.code == 130
     assert (tmp_path / "ckpt/last.ckpt").exists()
+
     went_on = []
 
     def twice(*_: Any) -> None:
@@ -179,8 +191,8 @@ def test_ctrl_c_saves_and_a_second_one_stops_at_once(model_dirs, tmp_path, monke
         os.kill(os.getpid(), signal.SIGINT)
         went_on.append(True)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(UniOPD, "visit", twice)
+    monkeypatch.setattr(UniOPD, "visit", twice)
+    with pytest.raises(SystemExit) as stop:
         trainer(tmp_path).fit(module(model_dirs), questions(tmp_path))
     assert stop.value.code == 1  # Lightning's, for a KeyboardInterrupt
     assert not went_on
@@ -189,9 +201,7 @@ def test_ctrl_c_saves_and_a_second_one_stops_at_once(model_dirs, tmp_path, monke
 
 def test_a_rollout_left_over_from_other_batches_is_written_anew(model_dirs, tmp_path, monkeypatch):
     options: dict[str, Any] = {"updates_per_rollout": 3}
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        At(patch, UniOPD, "clip", 2)
-        fit(tmp_path / "first", module(model_dirs, **options), questions(tmp_path))
+    stopped(monkeypatch, UniOPD, "clip", 2, tmp_path / "first", module(model_dirs, **options), questions(tmp_path))
     last = tmp_path / "first/ckpt/last.ckpt"
     data = questions(tmp_path)
     data.batch_size = 5
@@ -203,9 +213,7 @@ def test_a_rollout_left_over_from_other_batches_is_written_anew(model_dirs, tmp_
 def test_only_checkpoints_between_updates_hold_rollouts(model_dirs, tmp_path, monkeypatch):
     fit(tmp_path, module(model_dirs), questions(tmp_path), max_epochs=1)
     assert "rollouts" not in torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        At(patch, UniOPD, "visit", 1)
-        fit(tmp_path / "stopped", module(model_dirs), questions(tmp_path))
+    stopped(monkeypatch, UniOPD, "visit", 1, tmp_path / "stopped", module(model_dirs), questions(tmp_path))
     left = torch.load(tmp_path / "stopped/ckpt/last.ckpt", weights_only=True)["rollouts"]
     assert left[0]["rollouts"]["tokens_BT"].shape[0] == 12
     assert len(left[0]["prompts"]) == 4
