@@ -38,8 +38,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
+            told = error.__context__ if isinstance(error.__context__, OSError) else error
             raise UserError(
-                f"Cannot write the checkpoint {target} ({str(error).splitlines()[0]}); free some space there and "
+                f"Cannot write the checkpoint {target} ({str(told).splitlines()[0]}); free some space there and "
                 "resume from the last one, which is whole."
             ) from error
 

@@ -15,9 +15,11 @@ from tiny import adam, module, prompts, trainer, weights
 
 from datamodules import PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from lit_uniopd import sampling
+from lit_uniopd.errors import UserError
 from lit_uniopd.interrupts import Stopped
 from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
 from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.teacher import TeacherPool
 
 
 def terminate() -> None:
@@ -217,3 +219,28 @@ def test_only_checkpoints_between_updates_hold_rollouts(model_dirs, tmp_path, mo
     left = torch.load(tmp_path / "stopped/ckpt/last.ckpt", weights_only=True)["rollouts"]
     assert left[0]["rollouts"]["tokens_BT"].shape[0] == 12
     assert len(left[0]["prompts"]) == 4
+
+
+def test_a_dead_teacher_stops_the_run_in_one_sentence_after_the_last_whole_checkpoint(
+    model_dirs, tmp_path, monkeypatch
+):
+    model = module(model_dirs)
+    saver = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True, every_n_train_steps=1)
+    score = TeacherPool.score
+
+    def score_until_dead(pool: TeacherPool, *args: Any, **kwargs: Any) -> Any:
+        if model.global_step == 2:
+            for name in pool:
+                monkeypatch.setattr(pool[name], "token_logps", dead)
+        return score(pool, *args, **kwargs)
+
+    def dead(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(TeacherPool, "score", score_until_dead)
+    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saver], max_epochs=2)
+    with pytest.raises(
+        UserError, match=r"could not score 100% of the answers of step 2 .*no answer \(ConnectionError\)"
+    ):
+        run.fit(model, questions(tmp_path))
+    assert torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)["global_step"] == 2
