@@ -85,10 +85,12 @@ def rotate_until_killed(directory: Path, moment: str, monitor: str | None) -> No
             die()
         remove(self, path)
 
-    torch.save, Path.replace, AtomicCheckpointIO.remove_checkpoint = half_a_save, renamed, removed
+    torch.save, Path.replace = half_a_save, renamed  # type: ignore[method-assign]
+    AtomicCheckpointIO.remove_checkpoint = removed
     saver = ModelCheckpoint(directory, monitor=monitor, mode="max", every_n_train_steps=1, save_last=True)
     trainer(directory, enable_checkpointing=True, callbacks=[saver], max_epochs=9, plugins=[AtomicCheckpointIO()]).fit(
-        Counting(), torch.utils.data.DataLoader([0.0], batch_size=1)
+        Counting(),
+        torch.utils.data.DataLoader([0.0], batch_size=1),  # type: ignore[arg-type]
     )
 
 

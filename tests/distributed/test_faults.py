@@ -55,8 +55,8 @@ class Run:
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         if hold:
             environment["HOLD"] = hold
-        self.log = (self.places / "log").open("w+")
-        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
+        with (self.places / "log").open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def send(self, signum: int, *ranks: int) -> None:
         """Wait until a rank is held up, a little longer, and signal."""
@@ -70,7 +70,11 @@ class Run:
             os.kill(int((self.places / f"pid.{rank}").read_text()), signum)
 
     def wait(self, seconds: float = 200) -> int:
-        status = self.process.wait(timeout=seconds)
+        try:
+            status = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.output}") from None
         # The rank that Lightning launched may end a moment later.
         pid = self.places / "pid.1"
         for _ in range(200):
@@ -81,7 +85,6 @@ class Run:
 
     @property
     def output(self) -> str:
-        self.log.flush()
         return (self.places / "log").read_text()
 
 
