@@ -35,10 +35,16 @@ WATCH_S = 1.0
 
 
 @contextmanager
-def together(trainer: Trainer) -> Iterator[None]:
-    """A part of a step without collective calls: each rank may leave it early, and all of them stop behind it."""
-    # Under sharding even a forward pass is a collective call, and a rank that left would leave the others waiting.
-    request.interruptible = not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+def together(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
+    """A part of a step in which ranks go their own ways: each may leave it early, and all of them stop behind it.
+
+    Args:
+        trainer: of the run.
+        gathers: whether the weights of sharded models are exchanged inside of it, more than once. Then a rank that left
+            early would leave the others waiting, and under sharding none does.
+    """
+    sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+    request.interruptible = not (sharded and gathers)
     try:
         yield
     except Stopped:

@@ -98,9 +98,8 @@ class Evaluator:
         self.trainer.strategy.barrier("records are read")
 
     def answer(self, policy: Policy, requests: Sequence[Request]) -> None:
-        """Answer one batch of this rank; all ranks are asked equally often."""
-        with together(self.trainer):
-            self.engine.answer(policy, requests)
+        """Answer one batch of this rank."""
+        self.engine.answer(policy, requests)
 
     def run(
         self,
@@ -125,7 +124,8 @@ class Evaluator:
             )
             with bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
-                    self.answer(policy_of(benchmark), batch.requests)
+                    with together(self.trainer):
+                        self.answer(policy_of(benchmark), batch.requests)
                     shown.update()
         return self.finish(benchmarks)
 

@@ -15,7 +15,7 @@ from lit_uniopd.loading import reads_images
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.stopping import StopSignals, agree
+from lit_uniopd.stopping import StopSignals, agree, together
 from lit_uniopd.types import PromptBatch
 
 
@@ -132,8 +132,9 @@ class EvaluatingModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""
-        if self.evaluator is not None and (requests := self.requests_of(batch)):
-            self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
+        with together(self.trainer):
+            if self.evaluator is not None and (requests := self.requests_of(batch)):
+                self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
 
     def requests_of(self, batch: PromptBatch | EvalBatch) -> list[Request]:
         """What is to be answered; held-out prompts without a grader are not."""

@@ -81,7 +81,7 @@ class SentenceBootstrap(PolicyModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Bootstrap a batch of pictures; callbacks are told of each caption."""
-        with together(self.trainer):
+        with together(self.trainer, gathers=True):
             self.grow(batch.prompts)
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Caption]:

@@ -183,7 +183,7 @@ class UniOPD(ResumingModule):
         with self.timed("step"):
             scored = self.resumed(batch)
             if scored is None:
-                with together(self.trainer):
+                with together(self.trainer, gathers=self.writer == "teacher"):
                     rollouts = self.answer(batch)
                 self.score(rollouts)
                 self.visit(rollouts)
@@ -215,7 +215,7 @@ class UniOPD(ResumingModule):
                 with self.policy.reference() as reference:
                     reference_BT = self.frozen_logps(reference, rollouts)
             if self.teachers:
-                with together(self.trainer):
+                with together(self.trainer, gathers=True):
                     rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
                         rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
                     )
