@@ -69,6 +69,7 @@ def agree(trainer: Trainer) -> None:
 
 
 def _leave(trainer: Trainer, signum: int) -> NoReturn:
+    request.ask(signum)  # by now all ranks know
     module: Any = trainer.lightning_module
     module.on_stop()
     name, what_next = signal.Signals(signum).name, _save(trainer)
@@ -118,7 +119,7 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         for count in (progress["total"], progress["current"]):
             count["ready"] = count["started"] = count["processed"] = count["completed"]
         progress["is_last_batch"] = False
-    elif trainer.validating:
+    elif trainer.validating and request.signum:  # not at its end, where checkpoints are written in the ordinary way
         progress = fit_loop["epoch_loop.val_loop.batch_progress"]
         total = progress["total"]
         total["processed"] = total["completed"]
@@ -137,10 +138,11 @@ class StopSignals(_SignalConnector):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self._watch: _Watch | None = None
+        self._interrupted = False
 
     def register_signal_handlers(self) -> None:
         super().register_signal_handlers()
-        request.clear()
+        self._interrupted = False
         if threading.current_thread() is not threading.main_thread():
             return
         environment = getattr(self.trainer.strategy, "cluster_environment", None)
@@ -157,13 +159,16 @@ class StopSignals(_SignalConnector):
         if self._watch is not None:
             self._watch.end()
             self._watch = None
+        request.clear()
         super().teardown()
 
     def _asked(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and request.signum == signal.SIGINT and self._watch is None:
-            raise KeyboardInterrupt
-        if not request.signum and self.trainer.is_global_zero:
-            again = " (Ctrl-C again: at once)" if signum == signal.SIGINT and self._watch is None else ""
+        if signum == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+        if self.trainer.is_global_zero:
+            again = " (Ctrl-C again: at once)" if signum == signal.SIGINT else ""
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{signal.Signals(signum).name}: stopping and saving{again} ...\n".encode())
         request.ask(signum)

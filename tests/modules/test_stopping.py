@@ -18,7 +18,7 @@ from lit_uniopd import sampling
 from lit_uniopd.errors import UserError
 from lit_uniopd.interrupts import Stopped
 from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
-from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.teacher import TeacherPool
 
 
@@ -56,9 +56,11 @@ class At:
         monkeypatch.setattr(owner, name, wrapped)
 
 
-def fit(root: Path, model: Any, data: Any, ckpt_path: Any = None, **options: Any) -> Steps:
+def fit(
+    root: Path, model: Any, data: Any, ckpt_path: Any = None, saves: dict[str, Any] | None = None, **options: Any
+) -> Steps:
     steps = Steps()
-    saver = ModelCheckpoint(dirpath=root / "ckpt", save_last=True, every_n_train_steps=1000)
+    saver = ModelCheckpoint(root / "ckpt", save_last=True, **(saves or {"every_n_train_steps": 1000}))
     settings = {"enable_checkpointing": True, "callbacks": [saver, steps], "max_epochs": 2, **options}
     run: Trainer = trainer(root, **settings)
     run.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
@@ -131,6 +133,22 @@ def test_sigterm_anywhere_loses_nothing(model_dirs, tmp_path, monkeypatch, caplo
     resumed = fit(tmp_path / "second", second, questions(tmp_path), ckpt_path=last, **limits)
     assert resumed.seen == unbroken.seen[-len(resumed.seen) :]
     assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+
+
+def test_a_checkpoint_of_a_validations_end_does_not_validate_again(model_dirs, tmp_path):
+    limits = {
+        "limit_val_batches": 1.0,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": 3,
+        "check_val_every_n_epoch": None,
+    }
+    saves = {"monitor": "val/accuracy", "save_top_k": -1, "filename": "{step}"}
+    whole = fit(tmp_path / "whole", module(model_dirs, optimizer=adam), questions(tmp_path), saves=saves, **limits)
+    last = tmp_path / "whole/ckpt/step=3.ckpt"
+    resumed = fit(tmp_path / "second", module(model_dirs, optimizer=adam), questions(tmp_path), last, saves, **limits)
+    assert resumed.seen == whole.seen[-len(resumed.seen) :]
+    assert [step for _, step, _ in whole.seen] == [1, 2, 3, 3, 4]
+    assert [step for _, step, _ in resumed.seen] == [4]
 
 
 def preferences(root: Path) -> PreferenceDataModule:
@@ -244,3 +262,22 @@ def test_a_dead_teacher_stops_the_run_in_one_sentence_after_the_last_whole_check
     ):
         run.fit(model, questions(tmp_path))
     assert torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_teachers_stay_as_they_are_and_out_of_optimizer_and_checkpoint(model_dirs, tmp_path):
+    """Peers' bugs: teachers that are trained, get optimizer states, or lie in every checkpoint."""
+    student = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=2))
+    model = module(model_dirs, student=student, optimizer=adam, updates_per_rollout=3)
+    fit(tmp_path, model, questions(tmp_path))
+    assert model.training
+    for name in model.teachers:
+        fresh = dict(Policy.load(PolicyArgs(path=model_dirs[name]), trainable=False).named_parameters())
+        for key, p in model.teachers[name].named_parameters():
+            assert not p.requires_grad
+            assert torch.equal(p, fresh[key])
+    checkpoint = torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert sorted(checkpoint["state_dict"]) == sorted(trained)
+    assert len(checkpoint["optimizer_states"][0]["state"]) == len(trained)
+    numbers = 3 * sum(p.numel() for p in model.parameters() if p.requires_grad)  # weights and Adam's two moments
+    assert (tmp_path / "ckpt/last.ckpt").stat().st_size < 4 * numbers + 100_000  # and a kilobyte of pickle a tensor
