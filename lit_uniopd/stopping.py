@@ -100,6 +100,17 @@ def _save(trainer: Trainer) -> str:
     return f"{where}; saved {path}; go on with the same command and --ckpt_path last."
 
 
+def unfinished_batches(trainer: Trainer) -> int:
+    """Batches that were handed out for training and are in no optimizer step yet, while one is under way.
+
+    Beside that one these are the batches whose gradients Lightning accumulates: they are in no checkpoint.
+    """
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    if progress.ready == progress.processed:
+        return 0
+    return 1 + (progress.ready - 1) % trainer.accumulate_grad_batches
+
+
 def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
     """Make the loops' state of a checkpoint one that resumes exactly.
 
@@ -113,11 +124,12 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
     Returns:
         Whether a training batch is under way, which the resumed run then begins anew.
     """
-    progress = fit_loop["epoch_loop.batch_progress"]
-    under_way = progress["current"]["ready"] > progress["current"]["processed"]
-    if under_way:
+    unfinished = unfinished_batches(trainer)
+    if unfinished:
+        progress = fit_loop["epoch_loop.batch_progress"]
         for count in (progress["total"], progress["current"]):
-            count["ready"] = count["started"] = count["processed"] = count["completed"]
+            finished = count["completed"] - (unfinished - 1)
+            count.update(ready=finished, started=finished, processed=finished, completed=finished)
         progress["is_last_batch"] = False
     elif trainer.validating and request.signum:  # not at its end, where checkpoints are written in the ordinary way
         progress = fit_loop["epoch_loop.val_loop.batch_progress"]
@@ -126,7 +138,7 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         total["ready"] = total["started"] = total["completed"] + 1  # by which Lightning knows that it was in the midst
         progress["current"] = dict.fromkeys(progress["current"], 0)
         progress["is_last_batch"] = False
-    return under_way
+    return unfinished > 0
 
 
 # --- hearing of it ---

@@ -137,12 +137,9 @@ class PolicyModule(EvaluatingModule):
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        loop = self.trainer.fit_loop.epoch_loop
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
-            loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
-        # Gradients that are accumulated are in no checkpoint: only before the first of them nothing is lost.
-        if (loop.batch_progress.current.ready - 1) % self.trainer.accumulate_grad_batches == 0:
-            agree(self.trainer)
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+        agree(self.trainer)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
