@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_uniopd.errors import full_disk_named
+
 
 def rank_file(path: Path, rank: int) -> Path:
     """Where one rank appends; rank 0 has the plain name."""
@@ -17,11 +19,14 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
 
     Returns:
         Where in the file, in bytes, the first of them begins.
+
+    Raises:
+        UserError: naming the file, if there is no room for them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and not _ends_a_line(path)
     text = "".join(as_line(line) for line in lines).encode()
-    with path.open("ab") as out:
+    with full_disk_named(path), path.open("ab") as out:
         out.write(b"\n" * torn + text)
         out.flush()
         return out.tell() - len(text)

@@ -17,6 +17,7 @@ from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode,
 from lit_uniopd.engines import continuous, server
 from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import poll
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.types import FinishReason
 from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
@@ -304,6 +305,7 @@ class Run:
 
     def tell(self, finished: int) -> None:
         """``finished`` answers of this batch are, beside those of earlier batches."""
+        poll()
         finished += self.done
         if self.on_progress is not None and finished > self.told:
             self.told = finished

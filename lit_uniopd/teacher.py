@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import poll
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import bar
 from lit_uniopd.rollout import write_answers
@@ -184,6 +185,7 @@ class TeacherPool:
                     for scored in teacher.score(part, temperature=temperature, max_tokens=max_tokens):
                         self._take(scored, rows, name, part.lengths_B, logps_BT, ok_B)
                         shown.update(len(scored.rows))
+                        poll()
                         if self.args[name].placement == "disk_cache":
                             self._cached[scored.cached] += len(scored.rows)
                     teacher.send_away()

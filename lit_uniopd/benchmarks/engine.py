@@ -19,6 +19,7 @@ from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
+from lit_uniopd.interrupts import poll
 from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GradeItem, GraderPool
@@ -207,6 +208,7 @@ class EvalEngine:
 
     def _collect(self) -> int:
         """Record the oldest batch's verdicts, waiting for them if need be."""
+        poll()  # what stops this process may have hit the programs that it judges, too
         batch = self._pending.popleft()
         judged = [
             self._judged(record, [f.result() for f in futures])

@@ -37,6 +37,7 @@ from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.stopping import agree, rewind_unfinished, together
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class PolicyModule(EvaluatingModule):
         self.seed = run_seed(seed)
         self.seconds: dict[str, float] = {}
         self.memory_plan: MemoryPlan | None = None
+        self._logged_steps: int | None = None
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -204,21 +206,28 @@ class PolicyModule(EvaluatingModule):
                 torch.cuda.synchronize(self.device)
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+        agree(self.trainer)
+
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
-        if not len(batch):
-            return None
-        keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
-        rollouts = write_answers(
-            self.policy, batch.prompts, self.val_sampling, seed=derive_seed(self.seed, "predict"), keys=keys
-        )
-        grade_answers(rollouts, self.graders)
+        rollouts = None
+        with together(self.trainer):
+            if len(batch):
+                keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
+                seed = derive_seed(self.seed, "predict")
+                rollouts = write_answers(self.policy, batch.prompts, self.val_sampling, seed=seed, keys=keys)
+                grade_answers(rollouts, self.graders)
         return rollouts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["policy_path"] = self.policy_args.path
+        if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
+            checkpoint["logged_steps"] = self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with the model before anything is overwritten.
@@ -226,6 +235,7 @@ class PolicyModule(EvaluatingModule):
         Raises:
             UserError: if it belongs to another model or another choice of trained weights.
         """
+        self._logged_steps = checkpoint.get("logged_steps")
         ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -20,6 +20,7 @@ from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.interrupts import poll
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
@@ -27,6 +28,7 @@ from lit_uniopd.modules.pair_losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
 from lit_uniopd.references import ReferenceCache, weights_digest
+from lit_uniopd.stopping import together
 from lit_uniopd.types import EncodedPair, PairBatch
 
 TRIED = 4
@@ -164,8 +166,10 @@ class OmniDPO(PolicyModule):
             missing.sort(key=lambda pair: len(pair.prompt_tokens) + len(pair.chosen_tokens) + len(pair.rejected_tokens))
             batches = [missing[i : i + size] for i in range(0, len(missing), size)]
             mine = batches[self.global_rank :: self.trainer.world_size]
-            for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
-                self.references.add(batch, self._scored(reference, PairBatch(batch)))
+            with together(self.trainer):
+                for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
+                    poll()
+                    self.references.add(batch, self._scored(reference, PairBatch(batch)))
         self.trainer.strategy.barrier("references")
         self.references.load()
         found = len({self.references.key(pair) for pair in pairs}) - len(missing)

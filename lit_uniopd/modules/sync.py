@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -16,6 +17,15 @@ def sum_over_ranks(module: LightningModule, value: float) -> float:
 def max_over_ranks(module: LightningModule, value: float) -> float:
     """Largest of a number over all ranks."""
     return _reduce(module, value, "max")
+
+
+def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
+    """Plain data and tensors of all ranks, in their order, on every rank."""
+    if module.trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def _reduce(module: LightningModule, value: float, op: str) -> float:

@@ -17,9 +17,10 @@ from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.microbatch import equal_count, token_budget_batches
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.base import default_optimizer
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
 from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
@@ -28,6 +29,7 @@ from lit_uniopd.rollout import grade_answers, write_answers
 from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
+from lit_uniopd.stopping import agree, together
 from lit_uniopd.teacher import TeacherPool
 from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
@@ -35,7 +37,7 @@ from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 log = logging.getLogger(__name__)
 
 
-class UniOPD(PolicyModule):
+class UniOPD(ResumingModule):
     """Distil one or many teachers into a student, on answers that the student writes.
 
     One ``training_step`` is one rollout batch: sample, grade, score, let datamodule and callbacks look, update.
@@ -224,11 +226,15 @@ class UniOPD(PolicyModule):
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
         with self.timed("step"):
-            rollouts = self.answer(batch)
-            self.score(rollouts)
-            self.visit(rollouts)
-            trained = self.update(rollouts)
-        self.log_step(rollouts, trained)
+            scored = self.resumed(batch)
+            if scored is None:
+                with together(self.trainer, gathers=self.writer == "teacher"):
+                    rollouts = self.answer(batch)
+                self.score(rollouts)
+                self.visit(rollouts)
+                scored = ScoredRollout(rollouts, self.split(rollouts))
+            self.update(scored, batch.prompts)
+        self.log_step(scored.rollouts, scored.trained)
 
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts, and grade them."""
@@ -255,9 +261,10 @@ class UniOPD(PolicyModule):
                 with self.policy.reference() as reference:
                     reference_BT = self.frozen_logps(reference, rollouts)
             if self.teachers:
-                rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
-                    rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
-                )
+                with together(self.trainer, gathers=True):
+                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
+                        rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
+                    )
                 self.check_failures(rollouts)
             else:
                 itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
@@ -313,17 +320,22 @@ class UniOPD(PolicyModule):
             if hook is not None:
                 hook(self.trainer, self, rollouts)
 
-    def update(self, rollouts: Rollouts) -> Averages:
-        """``updates_per_rollout`` optimizer steps, each over an equal share of the answers."""
-        trained = Averages()
+    def split(self, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each of the ``updates_per_rollout`` optimizer steps: equal shares of the answers."""
         order = torch.randperm(len(rollouts)) if self.updates_per_rollout > 1 else torch.arange(len(rollouts))
+        return [rows.tolist() for rows in order.tensor_split(self.updates_per_rollout)]
+
+    def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
+        """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
         with self.timed("update"):
-            for rows in order.tensor_split(self.updates_per_rollout):
-                share = rollouts[rows]
-                self.optimizer_step_on(share, trained)
-                rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
+            for rows in scored.parts[scored.done :]:
+                self.keep_in_case(scored, prompts)
+                share = scored.rollouts[rows]
+                self.optimizer_step_on(share, scored.trained)
+                scored.rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
+                scored.done += 1
             self.teachers.rest()
-        return trained
+        self.unfinished = None
 
     def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
         """One optimizer step; exact for any split into micro-batches and ranks, since only sums are added up."""
@@ -333,6 +345,7 @@ class UniOPD(PolicyModule):
         micro_batches = self.micro_batches(rollouts)
         total = torch.zeros((), device=self.device)
         for index, rows in enumerate(micro_batches):
+            agree(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = (rollouts[rows], 1.0) if rows else (rollouts[[0]], 0.0)
             loss = self.micro_loss(micro, denominator, trained if rows else Averages())
@@ -391,7 +404,8 @@ class UniOPD(PolicyModule):
             values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
         values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
-        values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
+        if "rollout" in self.seconds:
+            values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
         values["time/tokens_per_second"] = written / max(self.seconds["step"], 1e-9)
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))

@@ -10,6 +10,7 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lit_uniopd.interrupts import poll
 from lit_uniopd.rewards.code import check_sandbox, program_slots
 from lit_uniopd.rewards.grade import Grade, failed, gold_text, guarded, unknown
 from lit_uniopd.rewards.process import GraderProcess
@@ -110,6 +111,7 @@ class GraderPool:
 
         def progress() -> None:
             nonlocal judged
+            poll()
             judged += 1
             if on_progress is not None:
                 on_progress(judged, len(items))
