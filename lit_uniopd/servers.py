@@ -1,7 +1,7 @@
 """Asking servers over HTTP: kept connections, time-outs, repeated attempts, several servers in turn.
 
 The one HTTP client of the project: judges, remote teachers and rollout servers are asked through it. It stands on the
-standard library, because no client library is among what all supported versions of our dependencies bring.
+standard library: the blocking clients that our dependencies bring differ from version to version.
 """
 
 import http.client

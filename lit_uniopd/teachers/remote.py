@@ -91,10 +91,12 @@ class RemoteTeacher(Teacher):
             served = self.wire.models(self.servers, url)
         except (KeyError, TypeError) as error:
             raise ServerError("does not name its model") from error
+        if not served:
+            raise ServerError("serves no model")
         path = self.args.path
         wanted = [self.http.model] if self.http.model else [path, resolve_path(path)] if path else []
         if not wanted:
-            wanted = [self.model] if self.model else list(served.values())[-1:]
+            wanted = [self.model] if self.model else list(served.values())[:1]
         found = next((served[name] for name in wanted if name in served), None)
         if found is None:
             raise UserError(
