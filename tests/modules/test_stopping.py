@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from serving import ModelServers
 from tiny import adam, module, prompts, trainer, weights
 
 from datamodules import PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
@@ -20,6 +21,7 @@ from lit_uniopd.interrupts import Stopped
 from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.teachers import HttpArgs, TeacherArgs
 
 
 def terminate() -> None:
@@ -32,8 +34,13 @@ class Steps(Callback):
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        loss = float(trainer.callback_metrics["train/loss"])
+        # The loss is logged when the optimizer steps, of all batches that were accumulated.
+        loss = float(trainer.callback_metrics["train/loss"]) if trainer.global_step > self.step else None
+        self.step = trainer.global_step
         self.seen.append((trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.global_step, loss))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -253,25 +260,24 @@ def test_only_checkpoints_between_updates_hold_rollouts(model_dirs, tmp_path, mo
 def test_a_dead_teacher_stops_the_run_in_one_sentence_after_the_last_whole_checkpoint(
     model_dirs, tmp_path, monkeypatch
 ):
-    model = module(model_dirs)
+    """A server process with the teacher behind it, which is killed in the third step."""
+    monkeypatch.setattr("lit_uniopd.servers.time.sleep", lambda _: None)
+    servers = ModelServers([("math", model_dirs["math"])])
+    http = HttpArgs(urls=servers.urls["math"], retries=1)
+    model = module(model_dirs, teachers={"default": TeacherArgs(placement="http", http=http)})
     saver = ModelCheckpoint(dirpath=tmp_path / "ckpt", save_last=True, every_n_train_steps=1)
     score = TeacherPool.score
 
     def score_until_dead(pool: TeacherPool, *args: Any, **kwargs: Any) -> Any:
         if model.global_step == 2:
-            for name in pool:
-                monkeypatch.setattr(pool[name], "token_logps", dead)
+            servers.close()
         return score(pool, *args, **kwargs)
-
-    def dead(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("connection refused")
 
     monkeypatch.setattr(TeacherPool, "score", score_until_dead)
     run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saver], max_epochs=2)
-    with pytest.raises(
-        UserError, match=r"could not score 100% of the answers of step 2 .*no answer \(ConnectionError\)"
-    ):
+    with pytest.raises(UserError, match=r"could not score 100% of the answers of step 2 .*; mend the teacher"):
         run.fit(model, questions(tmp_path))
+    assert servers.process.returncode is not None
     assert torch.load(tmp_path / "ckpt/last.ckpt", weights_only=True)["global_step"] == 2
 
 
