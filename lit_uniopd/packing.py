@@ -11,7 +11,7 @@ Extra shape letters: N tokens of the packed row, R prompts (one per group of ans
 D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,10 +25,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_uniopd.backbone import body_of, unwrap
+from lit_uniopd.microbatch import packed_batches, token_budget_batches
 from lit_uniopd.vision import Vision
 
 ATTENTION = "uniopd_packed"
 """Under this name transformers' models find `packed_attention`."""
+WORTH_PACKING = 0.9
+"""Rows are packed where that leaves at most this share of their tokens: the layout costs a little, too."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,19 @@ class Rows:
     def __post_init__(self) -> None:
         object.__setattr__(self, "vision", self.vision or [{}] * len(self.prompts))
 
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None = None,
+    ) -> "Rows":
+        """From answers padded on the right."""
+        tokens_BT, mask_BT = tokens_BT.cpu(), mask_BT.bool().cpu()
+        answers = [row[real].tolist() for row, real in zip(tokens_BT, mask_BT, strict=True)]
+        return cls(prompts, answers, vision or ())
+
     @cached_property
     def owners(self) -> list[int]:
         """Of each answer, the number of its prompt among the different ones."""
@@ -129,10 +145,33 @@ class Rows:
         return max(len(p) + len(a) for p, a in zip(self.prompts, self.answers, strict=True))
 
     @property
-    def packed_share(self) -> float:
-        """Tokens of the packed row, as a share of the padded rows that it replaces."""
-        packed = sum(len(self.prompts[row]) for row in self.firsts) + sum(len(answer) for answer in self.answers)
-        return packed / (len(self.answers) * self.longest)
+    def packed_tokens(self) -> int:
+        """Tokens of the packed row."""
+        return sum(len(self.prompts[row]) for row in self.firsts) + sum(len(answer) for answer in self.answers)
+
+    @property
+    def worth_packing(self) -> bool:
+        """Whether the packed row spares enough of the padded rows that it replaces, or pictures."""
+        return self.packed_tokens <= WORTH_PACKING * len(self.answers) * self.longest or self.shares_pictures
+
+    def batches(self, max_tokens: int, packable: Callable[[], bool]) -> list[list[int]]:
+        """Numbers of the answers in each forward pass of at most ``max_tokens`` tokens; longest first.
+
+        Where it is worth it, answers to one prompt stay together and their prompt counts once; else rows of like
+        length go together, and padding counts.
+
+        Args:
+            max_tokens: budget. A longer row is alone.
+            packable: whether the model can read packed rows; asked where it matters.
+        """
+        prompts, answers = ([len(part) for part in parts] for parts in (self.prompts, self.answers))
+        lengths = [p + a for p, a in zip(prompts, answers, strict=True)]
+        padded = token_budget_batches(lengths, max_tokens)
+        packed = packed_batches(prompts, answers, self.owners, max_tokens)
+        padded_tokens = sum(len(batch) * max(lengths[row] for row in batch) for batch in padded)
+        packed_tokens = sum(self.take(batch).packed_tokens for batch in packed)
+        worth = packed_tokens <= WORTH_PACKING * padded_tokens or self.shares_pictures
+        return packed if worth and packable() else padded
 
     @property
     def shares_pictures(self) -> bool:
@@ -140,9 +179,12 @@ class Rows:
         return sum(bool(v) for v in self.vision) > sum(bool(self.vision[row]) for row in self.firsts)
 
     def first_group(self, *, with_pictures: bool) -> "Rows":
-        """The answers to the first prompt that has pictures, or has none."""
+        """Two answers to the first prompt that has pictures, or has none: enough to try how they are read."""
         group = next(self.owners[row] for row, vision in enumerate(self.vision) if bool(vision) == with_pictures)
-        rows = [row for row, owner in enumerate(self.owners) if owner == group]
+        return self.take([row for row, owner in enumerate(self.owners) if owner == group][:2])
+
+    def take(self, rows: Sequence[int]) -> "Rows":
+        """Some of the answers."""
         prompts, answers = ([part[row] for row in rows] for part in (self.prompts, self.answers))
         return Rows(prompts, answers, [self.vision[row] for row in rows])
 

@@ -7,7 +7,7 @@ log-probs without ever holding ``[B, T, V]`` logits.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,8 +183,7 @@ class Policy(nn.Module):
             mask_BT: True on response tokens.
             vision: of each sample, what the processor made of its pictures. None: there are none.
         """
-        rows = Rows(prompt_tokens, [row[real].tolist() for row, real in zip(tokens_BT, mask_BT.bool(), strict=True)])
-        rows = rows if vision is None else replace(rows, vision=vision)
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
         hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
@@ -224,8 +223,35 @@ class Policy(nn.Module):
         places_BT = packing.predictors(packing.answers.width)
         return hidden.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
 
+    def micro_batches(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        max_tokens: int,
+        vision: Sequence[Vision] | None = None,
+    ) -> list[list[int]]:
+        """Rows of each forward pass, so that none holds many more than ``max_tokens`` tokens; longest first.
+
+        Where sharing prompts saves a tenth of all tokens, or pictures, answers to one prompt stay together and their
+        prompt counts once. Else rows of like length go together, and padding counts.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            max_tokens: budget of a forward pass. A longer row is alone.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+        """
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        return rows.batches(max_tokens, packable=lambda: self._can_pack(rows))
+
     def _packs(self, rows: Rows) -> bool:
-        """Whether to pack this batch: it saves something, and the model can.
+        """Whether to pack this batch: it saves something, and the model can."""
+        return rows.worth_packing and self._can_pack(rows)
+
+    def _can_pack(self, rows: Rows) -> bool:
+        """Whether the model can read rows packed.
 
         What its config tells is checked by trying: the first rows with and without pictures are computed both ways.
         """
@@ -237,7 +263,7 @@ class Policy(nn.Module):
         if seen not in self._packing_works:
             enable_packing(self.model)
             self._packing_works[seen] = self._try_packing(rows.first_group(with_pictures=seen))
-        return self._packing_works[seen] and (rows.packed_share <= 0.9 or rows.shares_pictures)
+        return self._packing_works[seen]
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():

@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
-from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
 from lit_uniopd.prompting import EncodedPrompt, tokenizer_of
@@ -189,12 +188,12 @@ class TeacherPool:
         by_teacher: dict[str, list[int]] = {}
         for row, prompt in enumerate(rollouts.prompts):
             by_teacher.setdefault(self.route(prompt), []).append(row)
-        lengths = rollouts.lengths_B.tolist()
         work = []
         for name, rows in by_teacher.items():
-            prompts = encode_each(self._policies[name], [rollouts.prompts[row] for row in rows])
-            totals = [len(prompt.tokens) + lengths[row] for prompt, row in zip(prompts, rows, strict=True)]
-            for group in token_budget_batches(totals, max_tokens):
+            teacher, part = self._policies[name], rollouts[rows]
+            prompts = encode_each(teacher, part.prompts)
+            tokens, vision = [prompt.tokens for prompt in prompts], [prompt.vision for prompt in prompts]
+            for group in teacher.micro_batches(tokens, part.tokens_BT, part.mask_BT, max_tokens, vision=vision):
                 work.append((name, [prompts[i] for i in group], [rows[i] for i in group]))
         return work
 
