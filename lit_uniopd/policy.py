@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
@@ -301,23 +302,53 @@ class Policy(nn.Module):
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
+        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+        options |= {"temperature": temperature, "return_entropy": return_entropy}
+        found: Any = linear_token_logps(*states, **options)
+        logps_N, entropy_N = found if return_entropy else (found, None)
+        return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+    def token_loss(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        loss_of: LossOf,
+        *,
+        vision: Sequence[Vision] | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            loss_of: from log-probs of consecutive response tokens, row after row, and which they are, to their losses;
+                see `linear_token_loss`.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+            temperature: divides the logits.
+        """
+        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+        loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
+        return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+    def _response_states(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Hidden states, output weight and tokens as the heads of `functional` take them, and their other arguments.
+
+        Only response positions are among them: a head's cost is per token, and padding would be paid for.
+        """
         tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
         hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
         head = head_of(self.model)
-        # Only response positions reach the head: its cost is per token, and padding would be paid for.
-        found = linear_token_logps(
-            hidden_BTH[mask_BT] * head.scale,
-            head.weight_VH,
-            tokens_BT[mask_BT],
-            bias_V=head.bias_V,
-            softcap=head.softcap,
-            temperature=temperature,
-            return_entropy=return_entropy,
-        )
-        logps_N, entropy_N = found if isinstance(found, tuple) else (found, None)
-        zeros = torch.zeros(mask_BT.shape, dtype=logps_N.dtype, device=logps_N.device)
-        entropy_BT = None if entropy_N is None else zeros.masked_scatter(mask_BT, entropy_N)
-        return zeros.masked_scatter(mask_BT, logps_N), entropy_BT
+        states = (hidden_BTH[mask_BT] * head.scale, head.weight_VH, tokens_BT[mask_BT])
+        return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     @contextmanager
     def answering(self) -> Iterator["Policy"]:
@@ -376,6 +407,12 @@ class Policy(nn.Module):
         """Write the adapters as a PEFT directory."""
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
+
+
+def _as_table(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values of the response tokens at their places ``[B, T]``, 0 in padding."""
+    mask_BT = mask_BT.to(values_N.device)
+    return values_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)
 
 
 def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:

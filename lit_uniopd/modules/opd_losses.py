@@ -8,7 +8,8 @@ from torch import Tensor
 from lit_uniopd.backbone import head_of
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import divergence
-from lit_uniopd.functional.opd import opd_loss
+from lit_uniopd.functional.opd import opd_loss, opd_token_losses, within_gap
+from lit_uniopd.functional.token_loss import LossOf
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.policy import Policy
 from lit_uniopd.teacher import encode_each
@@ -68,13 +69,13 @@ def sampled_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    logps_BT, entropy_BT = policy.token_logps(
+    loss, logps_BT, entropy_BT = policy.token_loss(
         rollouts.prompt_tokens,
         rollouts.tokens_BT,
         rollouts.mask_BT,
+        _token_losses(rollouts, args, denominator),
         vision=rollouts.vision,
         temperature=temperature,
-        return_entropy=True,
     )
     result = opd_loss(
         logps_BT,
@@ -90,12 +91,40 @@ def sampled_loss(
         denominator=denominator,
     )
     tokens = int(rollouts.mask_BT.sum())
-    drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
-    trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
+    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    trained.add("train/entropy", entropy_BT.sum(), tokens)
     trained.add("train/logp_drift", drift_BT.sum(), tokens)
     trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
-    return result.loss
+    return loss
+
+
+def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float) -> LossOf:
+    """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
+    mask_BT = rollouts.mask_BT
+    trained_B = rollouts.keep_B & rollouts.teacher_ok_B
+    share_B = 1 / (rollouts.lengths_B.clamp(min=1) * denominator)
+    old, advantages, teacher, trained, share = (
+        values[mask_BT]
+        for values in (
+            rollouts.student_logps_BT,
+            rollouts.advantages_BT,
+            rollouts.teacher_logps_BT,
+            trained_B[:, None].expand_as(mask_BT),
+            share_B[:, None].expand_as(mask_BT),
+        )
+    )
+
+    def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+        kept = trained[which]
+        if args.gap_threshold is not None:
+            kept = kept & within_gap(logps_N, teacher[which], args.gap_threshold)
+        losses, *_ = opd_token_losses(
+            logps_N, old[which], advantages[which], kept, clip_low=args.clip_low, clip_high=args.clip_high
+        )
+        return losses * share[which]
+
+    return loss_of
 
 
 def divergence_loss(
