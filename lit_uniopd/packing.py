@@ -214,6 +214,7 @@ class Packing:
         self.owners = torch.tensor(owners, device=device)
         self.ids = torch.tensor([[token for tokens in (*prompts, *answers) for token in tokens]], device=device)
         self.prompt_tokens = sum(self.prompts.lengths)
+        self._masks: dict[int, Tensor] = {}
 
     def positions(self, grid: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Positions ``[1, N]``, or ``[3, 1, N]`` for prompts on a grid: each answer goes on where its prompt ends.
@@ -230,13 +231,22 @@ class Packing:
         found = torch.cat([prompts, answers.expand(len(prompts), -1)], dim=1)
         return found if grid is None else found[:, None]
 
-    @cached_property
-    def answer_mask(self) -> Tensor:
-        """What answers may look at, ``[A, 1, T, P + T]``: their prompt, and themselves up to where they are."""
-        width = self.answers.width
-        causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
-        prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
-        return torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1)
+    def answer_mask(self, queries: int) -> Tensor:
+        """What answers may look at: their prompt, and themselves up to where they are.
+
+        Args:
+            queries: heads that read the same keys; they come one behind the other.
+
+        Returns:
+            Bool, ``[A, 1, queries * T, P + T]``.
+        """
+        if queries not in self._masks:
+            width = self.answers.width
+            causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
+            prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
+            mask = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1)
+            self._masks[queries] = mask.repeat(1, 1, queries, 1)
+        return self._masks[queries]
 
     def predictors(self, width: int) -> Tensor:
         """Where in the row the states are that predict each token of the answers, ``[A, width]``.
@@ -248,6 +258,10 @@ class Packing:
         steps_T = torch.arange(width, device=self.ids.device)
         places = (starts_A[:, None] + steps_T - 1).clamp(max=self.ids.shape[1] - 1)
         return torch.where(steps_T == 0, ends_R[self.owners, None], places)
+
+
+_UNGROUPED = nn.Module()
+"""In place of a layer whose queries are already laid out by key head."""
 
 
 def packed_attention(
@@ -285,14 +299,18 @@ def packed_attention(
     prompts, _ = sdpa_attention_forward(
         module, packing.prompts.pad(prompt_q), prompt_k, prompt_v, attention_mask=None, **options
     )
+    # Query heads that share a key head become further queries to it: with a mask, keys would be copied for each.
+    heads, width = answer_k.shape[1], packing.answers.width
+    folded = packing.answers.pad(answer_q).unflatten(1, (heads, -1)).flatten(2, 3)
     answers, _ = sdpa_attention_forward(
-        module,
-        packing.answers.pad(answer_q),
+        _UNGROUPED,
+        folded,
         torch.cat([prompt_k[packing.owners], packing.answers.pad(answer_k)], dim=2),
         torch.cat([prompt_v[packing.owners], packing.answers.pad(answer_v)], dim=2),
-        attention_mask=packing.answer_mask,
+        attention_mask=packing.answer_mask(folded.shape[2] // width),
         **options,
     )
+    answers = answers.transpose(1, 2).unflatten(2, (-1, width)).flatten(1, 2).transpose(1, 2)
     return torch.cat([packing.prompts.unpad(prompts), packing.answers.unpad(answers)], dim=1), None
 
 
