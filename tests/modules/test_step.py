@@ -2,8 +2,10 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,15 @@ import torch
 from lightning import Callback
 from tiny import Prompts, module, prompts, trainer
 
+from lit_uniopd.benchmarks.drawings import draw
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.clock import StepClock
 from lit_uniopd.packing import Packing
+from lit_uniopd.playground.untrained import write_tiny_vision
+from lit_uniopd.policy import Policy
 from lit_uniopd.rewards import Grade, GradeItem, GraderPool
 from lit_uniopd.rollout import write_answers
+from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.teacher import TeacherPool
 from lit_uniopd.types import Prompt
 
@@ -152,6 +158,47 @@ def test_a_step_with_shared_prompts_equals_one_without(model_dirs, tmp_path, pac
     for name, value in moved[2].items():
         for shared in moved[:2]:
             torch.testing.assert_close(shared[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [16384, 150])
+def test_a_picture_is_read_once_in_sampling_scoring_and_update(tmp_path, monkeypatch, budget):
+    paths = {name: str(tmp_path / name) for name in ("student", "math", "code")}
+    for seed, path in enumerate(paths.values()):
+        write_tiny_vision(Path(path), seed)
+    parts: Any = [{"type": "image"}, {"type": "text", "text": "what?"}]
+    picture = draw({"drawing": "scene", "objects": ["cat", "dog"]})
+    asked = [
+        replace(prompt, messages=({"role": "user", "content": parts},), images=(picture,)) for prompt in prompts(2)
+    ]
+    read: Counter[str] = Counter()
+    trying: list[bool] = []
+    trial, load = Policy._try_packing, Policy.load
+
+    def quiet(self: Policy, rows: Any) -> bool:
+        trying.append(True)
+        found = trial(self, rows)
+        trying.clear()
+        return found
+
+    def watched(args: Any, *, trainable: bool, flag: str) -> Policy:
+        policy = load(args, trainable=trainable, flag=flag)
+
+        def count(_: Any, given: Any, options: Any) -> None:
+            if not trying:
+                phase = "teacher" if not trainable else "update" if torch.is_grad_enabled() else "sampling"
+                read[phase] += len(options["pixel_values"] if "pixel_values" in options else given[0])
+
+        tower: Any = next(m for name, m in policy.model.named_modules() if name.endswith("vision_tower"))
+        tower.register_forward_pre_hook(count, with_kwargs=True)
+        return policy
+
+    monkeypatch.setattr(Policy, "_try_packing", quiet)
+    monkeypatch.setattr(Policy, "load", watched)
+    model = module(paths, sampling=SamplingArgs(n=4, max_new_tokens=6), micro_batch_tokens=budget)
+    trainer(tmp_path).fit(model, Prompts(asked))
+    # A prompt is 49 tokens of picture and some text: with 150 tokens its answers fit beside it, as padded rows they
+    # would not.
+    assert read == {"sampling": 2, "teacher": 2, "update": 2}
 
 
 # --- where the time goes ---
