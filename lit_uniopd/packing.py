@@ -214,7 +214,7 @@ class Packing:
         self.owners = torch.tensor(owners, device=device)
         self.ids = torch.tensor([[token for tokens in (*prompts, *answers) for token in tokens]], device=device)
         self.prompt_tokens = sum(self.prompts.lengths)
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def positions(self, grid: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Positions ``[1, N]``, or ``[3, 1, N]`` for prompts on a grid: each answer goes on where its prompt ends.
@@ -231,22 +231,24 @@ class Packing:
         found = torch.cat([prompts, answers.expand(len(prompts), -1)], dim=1)
         return found if grid is None else found[:, None]
 
-    def answer_mask(self, queries: int) -> Tensor:
+    def answer_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
         """What answers may look at: their prompt, and themselves up to where they are.
 
         Args:
             queries: heads that read the same keys; they come one behind the other.
+            dtype: of the scores that it is added to. A mask of booleans would become such a one in every layer, and be
+                kept there for the backward pass.
 
         Returns:
-            Bool, ``[A, 1, queries * T, P + T]``.
+            0 or minus infinity, ``[A, 1, queries * T, P + T]``.
         """
-        if queries not in self._masks:
+        if (queries, dtype) not in self._masks:
             width = self.answers.width
             causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
             prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
-            mask = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1)
-            self._masks[queries] = mask.repeat(1, 1, queries, 1)
-        return self._masks[queries]
+            seen = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1).repeat(1, 1, queries, 1)
+            self._masks[queries, dtype] = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        return self._masks[queries, dtype]
 
     def predictors(self, width: int) -> Tensor:
         """Where in the row the states are that predict each token of the answers, ``[A, width]``.
@@ -307,7 +309,7 @@ def packed_attention(
         folded,
         torch.cat([prompt_k[packing.owners], packing.answers.pad(answer_k)], dim=2),
         torch.cat([prompt_v[packing.owners], packing.answers.pad(answer_v)], dim=2),
-        attention_mask=packing.answer_mask(folded.shape[2] // width),
+        attention_mask=packing.answer_mask(folded.shape[2] // width, folded.dtype),
         **options,
     )
     answers = answers.transpose(1, 2).unflatten(2, (-1, width)).flatten(1, 2).transpose(1, 2)

@@ -14,8 +14,8 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.bars.harness import Bar, spread
-from callbacks import MarginCalibration, OrderDiagnostics
-from datamodules import OnlineBalanceArgs, PromptDataModule, SourceArgs
+from callbacks import RolloutBrowser
+from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.modules.averages import Averages
@@ -44,7 +44,7 @@ class Measured(UniOPD):
 
 
 def quickstart_laps() -> list[dict[str, float]]:
-    """Seconds by part of each step of the quickstart's models and settings, balancing and calibration included."""
+    """Seconds by part of each step of the quickstart: its models, settings and what it logs at each step."""
     model = Measured(
         student=PolicyArgs(path="playground:student"),
         teachers={name: PolicyArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
@@ -62,15 +62,13 @@ def quickstart_laps() -> list[dict[str, float]]:
         return found
 
     Policy.encode = timed_encode  # type: ignore[method-assign]
-    data = PromptDataModule(
-        train=SourceArgs(path="playground:train"), batch_size=32, online_balance=OnlineBalanceArgs()
-    )
+    data = PromptDataModule(train=SourceArgs(path="playground:train"), batch_size=32)
     with tempfile.TemporaryDirectory() as directory:
         trainer = Trainer(
             accelerator="cpu",
             devices=1,
             max_steps=4 * ROLLOUTS,
-            callbacks=[MarginCalibration(), OrderDiagnostics()],
+            callbacks=[RolloutBrowser(every_n_steps=10)],
             logger=TensorBoardLogger(directory),
             log_every_n_steps=1,
             enable_checkpointing=False,

@@ -64,7 +64,7 @@ def _split(found: dict) -> str:
         "grade": "grade: what is still waited for after that",
         "update": "update: forward, backward, optimizer",
         "wait": "wait: for the next batch",
-        "overhead": "overhead: balancing, calibration, diagnostics, logging, Lightning",
+        "overhead": "overhead: statistics, logging, Lightning",
     }
     lines = [f"| part of a step of {found['step']:.2f} s | share |", "|---|---:|"]
     lines += [f"| {text} | {found['shares'][name]:.1%} |" for name, text in names.items()]

@@ -29,8 +29,10 @@ from lit_uniopd.functional.logps import linear_token_logps
 LossOf = Callable[[Tensor, slice], Tensor]
 """From the log-probs of consecutive tokens, and which tokens they are, to the loss of each."""
 
-ROW_ELEMENTS_CPU, ROW_ELEMENTS_ACCELERATOR = 2**25, 2**28
-"""Logits held at once, whole rows of them: the weight's gradient is read and written once for each such tile."""
+LEAST_ROWS_CPU, LEAST_ROWS_ACCELERATOR = 256, 4096
+"""Tokens whose logits are held at once: the weight's gradient is read and written once for so many."""
+ELEMENTS_CPU, ELEMENTS_ACCELERATOR = (2**23, 2**25), (2**26, 2**28)
+"""More tokens while there are fewer logits than the first, fewer tokens where there would be more than the second."""
 
 
 def linear_token_loss(
@@ -93,8 +95,7 @@ class _LinearTokenLoss(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         head, dtype = Projection(weight, bias, softcap, temperature), math_dtype(weight)
         n, vocabulary = len(tokens), weight.shape[0]
-        elements = ROW_ELEMENTS_CPU if weight.device.type == "cpu" else ROW_ELEMENTS_ACCELERATOR
-        rows = min(n, max(1, elements // vocabulary))
+        rows = min(n, _tile_rows(weight))
         buffer = weight.new_empty(rows * vocabulary, dtype=dtype)
         logps, entropy = weight.new_empty(n, dtype=dtype), weight.new_empty(n, dtype=dtype)
         loss = weight.new_zeros((), dtype=dtype)
@@ -122,6 +123,13 @@ class _LinearTokenLoss(Function):
             raise RuntimeError("linear_token_loss holds its gradients for one backward pass")
         gradients, ctx.gradients = ctx.gradients, None
         return *(None if g is None else g.mul_(grad) for g in gradients), *(None,) * 4
+
+
+def _tile_rows(weight: Tensor) -> int:
+    on_cpu, vocabulary = weight.device.type == "cpu", weight.shape[0]
+    fewest, most = ELEMENTS_CPU if on_cpu else ELEMENTS_ACCELERATOR
+    rows = max(LEAST_ROWS_CPU if on_cpu else LEAST_ROWS_ACCELERATOR, fewest // vocabulary)
+    return max(1, min(rows, most // vocabulary))
 
 
 def _exponentials(

@@ -13,11 +13,11 @@ def options(request) -> dict:
     return dict(request.param)
 
 
-@pytest.fixture(params=[(22, 16), (1, 5), (10**6, 2**21)], ids=["2_rows", "1_row", "one_chunk"])
+@pytest.fixture(params=[(2, 16), (1, 5), (64, 2**21)], ids=["2_rows", "1_row", "one_chunk"])
 def tiles(request, monkeypatch) -> None:
     """Chunks of rows that do not divide the 7 tokens, and tiles that do not divide the 11 vocabulary entries."""
-    elements, block = request.param
-    monkeypatch.setattr(module, "ROW_ELEMENTS_CPU", elements)
+    rows, block = request.param
+    monkeypatch.setattr(module, "_tile_rows", lambda weight: rows)
     monkeypatch.setattr(module, "tile_columns", lambda rows, weight: min(max(1, block // rows), len(weight)))
 
 
@@ -87,6 +87,20 @@ def test_products_run_in_the_weights_type():
         assert exact is not None
         assert actual.dtype == torch.bfloat16
         assert (actual.double() - exact).norm() / exact.norm() < 0.01
+
+
+def test_tiles_have_rows_enough_for_the_weight_and_not_too_many_logits():
+    rows = {v: module._tile_rows(torch.empty(v, 1)) for v in (512, 32_000, 151_936, 2**26)}
+    assert rows == {512: 2**14, 32_000: 262, 151_936: 220, 2**26: 1}
+
+
+def test_no_tokens_at_all():
+    hidden, weight, _, tokens, _ = make()
+    loss, logps, _ = linear_token_loss(hidden[:0], weight.requires_grad_(), tokens[:0], clipped)
+    loss.backward()
+    assert len(logps) == 0
+    assert weight.grad is not None
+    assert not weight.grad.any()
 
 
 def test_its_gradient_is_there_once():
