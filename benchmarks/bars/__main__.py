@@ -40,6 +40,7 @@ def measure(group: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="group", help=f"of {', '.join(GROUPS)}; default: all")
+    parser.add_argument("--table", action="store_true", help="only write the table of what was measured before")
     parser.add_argument("--measure", choices=GROUPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.groups) - set(GROUPS)
@@ -49,7 +50,7 @@ def main() -> None:
     if options.measure:
         return measure(options.measure)
     failed = []
-    for group in options.groups or GROUPS:
+    for group in () if options.table else options.groups or GROUPS:
         print(f"{group}: {GROUPS[group]}", flush=True)
         command = [sys.executable, "-m", "benchmarks.bars", "--measure", group]
         if subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
