@@ -52,9 +52,7 @@ def _table(bars: Sequence[Bar], busy: float) -> str:
 
 
 def _number(value: float) -> str:
-    if value == round(value):
-        return f"{value:.0f}"
-    return f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.0e}"
+    return f"{value:.3g}"
 
 
 def _split(found: dict) -> str:

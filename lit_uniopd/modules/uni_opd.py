@@ -180,9 +180,7 @@ class UniOPD(PolicyModule):
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
         rollouts = self.answer(batch)
-        with self.grading(rollouts):
-            reference_BT = self.score(rollouts)
-        self.weigh(rollouts, reference_BT)
+        self.score(rollouts)
         self.visit(rollouts)
         trained = self.update(rollouts)
         self.log_step(rollouts, trained, self.clock.lap())
@@ -199,6 +197,20 @@ class UniOPD(PolicyModule):
                 )
         return rollouts
 
+    def score(self, rollouts: Rollouts) -> None:
+        """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
+
+        They are ``log p_T - log p_S``, or what stands in their place.
+        """
+        with self.grading(rollouts):
+            reference_BT = self.ask_teachers(rollouts)
+        rollouts.advantages_BT = rollout_advantages(
+            rollouts,
+            self.advantage,
+            reference_logps_BT=reference_BT,
+            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
+        )
+
     @contextmanager
     def grading(self, rollouts: Rollouts) -> Iterator[None]:
         """Grade in other processes while the body runs; it may look at neither grades nor outcomes.
@@ -212,7 +224,7 @@ class UniOPD(PolicyModule):
         with self.timed("grade"):
             under_way.finish()
 
-    def score(self, rollouts: Rollouts) -> Tensor | None:
+    def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
         """Fill in the teachers' log-probs.
 
         Returns:
@@ -238,15 +250,6 @@ class UniOPD(PolicyModule):
         if self.teachers:
             self.check_failures(rollouts)
         return reference_BT
-
-    def weigh(self, rollouts: Rollouts, reference_BT: Tensor | None) -> None:
-        """Fill in the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2), or what stands in their place."""
-        rollouts.advantages_BT = rollout_advantages(
-            rollouts,
-            self.advantage,
-            reference_logps_BT=reference_BT,
-            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
-        )
 
     def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
         """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
