@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -85,8 +86,10 @@ def run_loop(
     return sample(model, prompts, args, eos_ids=eos, pad_id=0, seed=seed).mask_BT.sum(dim=1).tolist()
 
 
-def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
-    """Lengths of the answers."""
+def run_generate(
+    model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int, *, logps: bool = False
+) -> list[int]:
+    """Lengths of the answers; with ``logps`` also their log-probs, from the logits that ``generate`` can keep."""
     torch.manual_seed(seed)
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
@@ -98,9 +101,14 @@ def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], 
         num_return_sequences=case.n,
         eos_token_id=eos or None,
         pad_token_id=0,
+        output_logits=logps,
+        return_dict_in_generate=logps,
     )
     with torch.no_grad():
-        out = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        out: Any = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        if logps:
+            found, out = out, out.sequences
+            torch.stack(found.logits, dim=1).log_softmax(dim=-1).gather(2, out[:, width:, None])
     ended = torch.isin(out[:, width:], torch.tensor(eos, dtype=torch.long))
     lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, case.new_tokens)
     return lengths.tolist()

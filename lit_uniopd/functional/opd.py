@@ -169,17 +169,13 @@ def opd_loss(
     trained = _rows(_rows(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
     kept = trained
     if teacher_logps_BT is not None:
-        kept = trained & ((logps_BT.detach() - teacher_logps_BT).abs() < gap_threshold)
+        kept = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold)
 
-    dtype = math_dtype(logps_BT)
-    log_ratio = torch.where(kept, logps_BT.to(dtype) - old_logps_BT.detach().to(dtype), 0.0)
-    advantages = torch.where(kept, advantages_BT.detach().to(dtype), 0.0)
-    ratio = log_ratio.exp()
-    plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    per_token = torch.where(kept, torch.maximum(plain, clipped), 0.0)
-    clipped_BT = clipped > plain
+    per_token, log_ratio, clipped_BT = opd_token_losses(
+        logps_BT, old_logps_BT, advantages_BT, kept, clip_low=clip_low, clip_high=clip_high
+    )
     if importance_weights_BT is not None:
-        per_token = per_token * torch.where(kept, importance_weights_BT.detach().to(dtype), 0.0)
+        per_token = per_token * torch.where(kept, importance_weights_BT.detach().to(per_token.dtype), 0.0)
     per_sample = per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     loss = per_sample.sum() / (len(logps_BT) if denominator is None else denominator)
 
@@ -194,6 +190,27 @@ def opd_loss(
         tokens=tokens,
         kept_tokens=kept_tokens,
     )
+
+
+def opd_token_losses(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, kept: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The clipped loss of single tokens, of any shape; see ``opd_loss``.
+
+    Returns:
+        The losses, 0 where ``kept`` is False; the log-ratios, likewise; and where the clip range holds a token back.
+    """
+    dtype = math_dtype(logps)
+    log_ratio = torch.where(kept, logps.to(dtype) - old_logps.detach().to(dtype), 0.0)
+    advantages = torch.where(kept, advantages.detach().to(dtype), 0.0)
+    ratio = log_ratio.exp()
+    plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
+    return torch.where(kept, torch.maximum(plain, clipped), 0.0), log_ratio, clipped > plain
+
+
+def within_gap(logps: Tensor, teacher_logps: Tensor, gap_threshold: float) -> Tensor:
+    """Where student and teacher differ by less than ``gap_threshold`` nats."""
+    return (logps.detach() - teacher_logps).abs() < gap_threshold
 
 
 def _same_shape(**tensors: Tensor | None) -> None:

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from lit_uniopd.memory import (
     publish,
     trainer_facts,
 )
+from lit_uniopd.modules.clock import REST, StepClock
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import encode, encode_answer
@@ -88,9 +89,9 @@ class PolicyModule(EvaluatingModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.seed = run_seed(seed)
-        self.seconds: dict[str, float] = {}
         self.memory_plan: MemoryPlan | None = None
         self._logged_steps: int | None = None
+        self.clock = StepClock(self._now)
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -193,20 +194,34 @@ class PolicyModule(EvaluatingModule):
         torch.manual_seed(seed)
         return seed
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the wall time of a part of the step to ``seconds``."""
+    # --- where the time of a step goes: what Lightning does between two steps, loading data above all, is `wait` ---
+
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Count what happens inside as this part of the step (see `StepClock`)."""
+        return self.clock.part(part)
+
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return time.perf_counter()
+
+    def on_train_start(self) -> None:
+        self.clock.restart()
+        self.clock.between("wait")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.between("wait")
+
+    def on_validation_model_eval(self) -> None:
+        """Validation is not part of a step."""
+        self.clock.between(None)
+        super().on_validation_model_eval()
+
+    def on_validation_end(self) -> None:
+        self.clock.between("wait")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.clock.between(REST)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
             self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
         agree(self.trainer)

@@ -9,7 +9,8 @@ from torch import Tensor
 from lit_uniopd.backbone import head_of
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import divergence
-from lit_uniopd.functional.opd import importance_weights, opd_loss
+from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
+from lit_uniopd.functional.token_loss import LossOf
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.policy import Policy
 from lit_uniopd.teachers import encode_each
@@ -78,18 +79,18 @@ def sampled_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    logps_BT, entropy_BT = policy.token_logps(
-        rollouts.prompt_tokens,
-        rollouts.tokens_BT,
-        rollouts.mask_BT,
-        vision=rollouts.vision,
-        temperature=temperature,
-        return_entropy=True,
-    )
     weights_BT: Tensor | None = None
     if args.importance_cap is not None:
         sampled = (rollouts.student_logps_BT, rollouts.sampler_logps_BT, rollouts.mask_BT)
         weights_BT = importance_weights(*sampled, cap=args.importance_cap)
+    loss, logps_BT, entropy_BT = policy.token_loss(
+        rollouts.prompt_tokens,
+        rollouts.tokens_BT,
+        rollouts.mask_BT,
+        _token_losses(rollouts, args, denominator, weights_BT),
+        vision=rollouts.vision,
+        temperature=temperature,
+    )
     result = opd_loss(
         logps_BT,
         rollouts.student_logps_BT,
@@ -106,15 +107,45 @@ def sampled_loss(
     )
     rollouts.clipped_BT = result.clipped_BT
     tokens = int(rollouts.mask_BT.sum())
-    drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
-    trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
+    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    trained.add("train/entropy", entropy_BT.sum(), tokens)
     trained.add("train/logp_drift", drift_BT.sum(), tokens)
     trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
     if weights_BT is not None and args.importance_cap is not None:
         trained.add("train/importance_weight", weights_BT.sum(), tokens)
         trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
-    return result.loss
+    return loss
+
+
+def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weights_BT: Tensor | None) -> LossOf:
+    """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
+    mask_BT = rollouts.mask_BT
+    trained_B = rollouts.keep_B & rollouts.teacher_ok_B
+    share_BT = (1 / (rollouts.lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
+    if weights_BT is not None:
+        share_BT = share_BT * weights_BT
+    old, advantages, teacher, trained, share = (
+        values[mask_BT]
+        for values in (
+            rollouts.student_logps_BT,
+            rollouts.advantages_BT,
+            rollouts.teacher_logps_BT,
+            trained_B[:, None].expand_as(mask_BT),
+            share_BT,
+        )
+    )
+
+    def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+        kept = trained[which]
+        if args.gap_threshold is not None:
+            kept = kept & within_gap(logps_N, teacher[which], args.gap_threshold)
+        losses, *_ = opd_token_losses(
+            logps_N, old[which], advantages[which], kept, clip_low=args.clip_low, clip_high=args.clip_high
+        )
+        return losses * share[which]
+
+    return loss_of
 
 
 def divergence_loss(

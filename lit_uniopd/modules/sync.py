@@ -28,6 +28,12 @@ def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
     return values
 
 
+def wait_for_ranks(module: LightningModule) -> None:
+    """Until the slowest is here, so that its lead can be told from the time of the collectives themselves."""
+    if module.trainer.world_size > 1:
+        module.trainer.strategy.barrier()
+
+
 def _reduce(module: LightningModule, value: float, op: str) -> float:
     if module.trainer.world_size == 1:
         return value

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import reads_images
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.microbatch import equal_count, token_budget_batches
+from lit_uniopd.microbatch import equal_count
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
@@ -22,10 +23,10 @@ from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
-from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
+from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import get_grader
-from lit_uniopd.rollout import grade_answers, write_answers
+from lit_uniopd.rollout import Grading, write_answers
 from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
@@ -53,7 +54,8 @@ class UniOPD(ResumingModule):
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
-        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included: the memory lever.
+        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
+            share counted once: the memory lever.
         max_teacher_failures: the run stops when more than this share of a rollout's answers could not be scored.
         gradient_clip: largest norm of the gradient; null: no clipping.
         grader_workers: processes that grade answers.
@@ -218,26 +220,24 @@ class UniOPD(ResumingModule):
     # --- one step: sample, grade, score, calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self.seconds = {}
         answers = len(batch) * self.sampling.n
         if answers < self.updates_per_rollout:
             raise UserError(
                 f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
-        with self.timed("step"):
-            scored = self.resumed(batch)
-            if scored is None:
-                with together(self.trainer, gathers=self.writer == "teacher"):
-                    rollouts = self.answer(batch)
-                self.score(rollouts)
-                self.visit(rollouts)
-                scored = ScoredRollout(rollouts, self.split(rollouts))
-            self.update(scored, batch.prompts)
-        self.log_step(scored.rollouts, scored.trained)
+        scored = self.resumed(batch)
+        if scored is None:
+            with together(self.trainer, gathers=self.writer == "teacher"):
+                rollouts = self.answer(batch)
+            self.score(rollouts)
+            self.visit(rollouts)
+            scored = ScoredRollout(rollouts, self.split(rollouts))
+        self.update(scored, batch.prompts)
+        self.log_step(scored.rollouts, scored.trained, self.clock.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
-        """Write answers to the prompts, and grade them."""
+        """Write answers to the prompts."""
         seed, first_group = self.reseed("rollout", self.global_step), self.global_rank << 32
         with self.timed("rollout"):
             if self.writer == "student":
@@ -246,12 +246,41 @@ class UniOPD(ResumingModule):
                 rollouts = self.teachers.write(
                     self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group
                 )
-        with self.timed("grade"):
-            grade_answers(rollouts, self.graders)
         return rollouts
 
     def score(self, rollouts: Rollouts) -> None:
-        """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
+        """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
+
+        They are ``log p_T - log p_S``, or what stands in their place.
+        """
+        with self.grading(rollouts):
+            reference_BT = self.ask_teachers(rollouts)
+        rollouts.advantages_BT = rollout_advantages(
+            rollouts,
+            self.advantage,
+            reference_logps_BT=reference_BT,
+            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
+        )
+
+    @contextmanager
+    def grading(self, rollouts: Rollouts) -> Iterator[None]:
+        """Grade in other processes while the body runs; it may look at neither grades nor outcomes.
+
+        `time/grade` is what this process still waits for afterwards.
+        """
+        with self.timed("grade"):
+            under_way = Grading(rollouts, self.graders)
+        with under_way:
+            yield
+        with self.timed("grade"), together(self.trainer):
+            under_way.finish()
+
+    def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
+        """Fill in the teachers' log-probs.
+
+        Returns:
+            The reference's log-probs ``[B, T]``, where the advantages need them.
+        """
         reference_BT: Tensor | None = None
         with self.timed("score"):
             if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
@@ -265,24 +294,21 @@ class UniOPD(ResumingModule):
                     rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
                         rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
                     )
-                self.check_failures(rollouts)
             else:
                 itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
                 rollouts.teacher_logps_BT = itself_BT.clone()
                 rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
-        rollouts.advantages_BT = rollout_advantages(
-            rollouts,
-            self.advantage,
-            reference_logps_BT=reference_BT,
-            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
-        )
+        with self.timed("wait"):
+            wait_for_ranks(self)
+        if self.teachers:
+            self.check_failures(rollouts)
+        return reference_BT
 
     def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
         """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
-        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
         with policy.answering():
-            for rows in token_budget_batches(lengths, self.micro_batch_tokens):
+            for rows in self.batches_of(policy, rollouts):
                 part = rollouts[rows]
                 found_BT, _ = policy.token_logps(
                     part.prompt_tokens,
@@ -364,14 +390,22 @@ class UniOPD(ResumingModule):
 
     def micro_batches(self, rollouts: Rollouts) -> list[list[int]]:
         """Rows of each micro-batch; equally many on every rank, and of one teacher each for the divergences."""
-        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
         routes = [self.teachers.route(prompt) if self.loss.kind != "sampled" else "" for prompt in rollouts.prompts]
         groups = []
         for name in sorted(set(routes)):
             rows = [row for row, route in enumerate(routes) if route == name]
-            packed = token_budget_batches([lengths[row] for row in rows], self.micro_batch_tokens)
-            groups += [[rows[i] for i in group] for group in packed]
-        return equal_count(groups, int(max_over_ranks(self, len(groups))))
+            groups += [[rows[i] for i in group] for group in self.batches_of(self.policy, rollouts[rows])]
+        return equal_count(groups, int(max_over_ranks(self, len(groups))), rollouts.group_B.tolist())
+
+    def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each forward pass of a policy that reads what the student reads."""
+        return policy.micro_batches(
+            rollouts.prompt_tokens,
+            rollouts.tokens_BT,
+            rollouts.mask_BT,
+            self.micro_batch_tokens,
+            vision=rollouts.vision,
+        )
 
     def micro_loss(self, rollouts: Rollouts, denominator: float, trained: Averages) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
@@ -391,8 +425,10 @@ class UniOPD(ResumingModule):
         """Temperature of student and teacher alike; greedy rollouts are scored at 1."""
         return self.sampling.temperature or 1.0
 
-    def log_step(self, rollouts: Rollouts, trained: Averages) -> None:
-        """Log what the rollout and the update were like, averaged over all ranks."""
+    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+        """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
+        # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
+        trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
         routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
         averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
         if (counts := self.teachers.cache_counts()) is not None:
@@ -402,11 +438,11 @@ class UniOPD(ResumingModule):
         values = averages.reduce(self) | trained.reduce(self)
         if drift is not None:
             values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
-        values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
+        values |= {f"time/{part}": taken for part, taken in seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
-        if "rollout" in self.seconds:
-            values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
-        values["time/tokens_per_second"] = written / max(self.seconds["step"], 1e-9)
+        if "rollout" in seconds:  # of a resumed run it was before
+            values["rollout/tokens_per_second"] = written / max(seconds["rollout"], 1e-9)
+        values["time/tokens_per_second"] = written / max(seconds["step"], 1e-9)
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.loading import load_processor
-from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import EncodedPrompt, encode
 from lit_uniopd.teachers.args import TeacherArgs
@@ -76,15 +75,16 @@ class LocalTeacher(Teacher):
         self.fetch()
         teacher = self.policy
         prompts = encode_each(self, rollouts.prompts)
-        lengths = [len(p.tokens) + n for p, n in zip(prompts, rollouts.lengths_B.tolist(), strict=True)]
-        for rows in token_budget_batches(lengths, max_tokens):
+        tokens, vision = [prompt.tokens for prompt in prompts], [prompt.vision for prompt in prompts]
+        batches = teacher.micro_batches(tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=vision)
+        for rows in batches:
             part = rollouts[rows]
             with teacher.answering():
                 logps_BT, _ = teacher.token_logps(
-                    [prompts[row].tokens for row in rows],
+                    [tokens[row] for row in rows],
                     part.tokens_BT,
                     part.mask_BT,
-                    vision=[prompts[row].vision for row in rows],
+                    vision=[vision[row] for row in rows],
                     temperature=temperature,
                 )
             yield Scored(rows, logps_BT)
