@@ -12,13 +12,15 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
 from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.progress import track
+from lit_uniopd.progress import bar
 from lit_uniopd.prompting import EncodedPrompt, tokenizer_of
 from lit_uniopd.rollout import write_answers
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
+
+_Work = tuple[str, list[EncodedPrompt], list[int]]
 
 DEFAULT = "default"
 """A teacher of this name takes every prompt that names no teacher and whose domain has none of its own."""
@@ -75,8 +77,11 @@ class TeacherPool:
         """How many prompts go to each teacher; checks every route."""
         return Counter(self.route(prompt) for prompt in prompts)
 
-    def load(self, student: Policy) -> None:
+    def load(self, student: Policy) -> list[str]:
         """Load every teacher that is not loaded yet, after comparing all tokenizers with the student's.
+
+        Returns:
+            Names of those that were loaded now.
 
         Raises:
             UserError: naming the teacher, if it cannot be had or speaks other tokens.
@@ -85,9 +90,10 @@ class TeacherPool:
             flag = f"model.teachers.{name}"
             tokenizer = tokenizer_of(load_processor(args, flag))
             self._foreign_ids[name] = foreign_ids(student.tokenizer, tokenizer, name)
-        for name, args in self.args.items():
-            if name not in self._policies:
-                self._policies[name] = Policy.load(args, trainable=False, flag=f"model.teachers.{name}")
+        new = [name for name in self.args if name not in self._policies]
+        for name in new:
+            self._policies[name] = Policy.load(self.args[name], trainable=False, flag=f"model.teachers.{name}")
+        return new
 
     def to(self, device: torch.device) -> None:
         """Move every teacher; quantised ones stay where bitsandbytes put them."""
@@ -114,7 +120,7 @@ class TeacherPool:
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
         ok_B = torch.ones(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         work = self._work(rollouts, max_tokens)
-        for name, prompts, rows in track(work, "scoring answers", unit="batch"):
+        for name, prompts, rows in self._in_turn(work):
             part, teacher = rollouts[rows], self._policies[name]
             foreign_B = (torch.isin(part.tokens_BT.cpu(), self._foreign_ids[name]) & part.mask_BT.cpu()).any(dim=1)
             tokens_BT = part.tokens_BT.masked_fill(foreign_B[:, None].to(part.tokens_BT.device), 0)
@@ -153,7 +159,13 @@ class TeacherPool:
         return found_BT, ""
 
     def write(
-        self, student: Policy, prompts: Sequence[Prompt], args: SamplingArgs, *, seed: int, first_group: int = 0
+        self,
+        student: Policy,
+        prompts: Sequence[Prompt],
+        args: SamplingArgs,
+        *,
+        seed: int,
+        keys: Sequence[int] | None = None,
     ) -> Rollouts:
         """Let each prompt's teacher answer it, for distillation off-policy; not graded and not scored yet.
 
@@ -162,29 +174,37 @@ class TeacherPool:
             prompts: at least one.
             args: how to sample.
             seed: of the sampling noise.
-            first_group: number of the first prompt's group.
+            keys: number each prompt, as in ``write_answers``.
 
         Returns:
             Rollouts of ``len(prompts) * args.n`` samples, one teacher after the other; ``student_logps_BT`` is to be
             filled in.
         """
-        by_teacher: dict[str, list[int]] = {}
-        for row, prompt in enumerate(prompts):
-            by_teacher.setdefault(self.route(prompt), []).append(row)
+        keys = range(len(prompts)) if keys is None else keys
+        routes = [self.route(prompt) for prompt in prompts]
         parts = []
-        for name, rows in by_teacher.items():
-            asked = [prompts[row] for row in rows]
-            parts.append(
-                write_answers(self._policies[name], asked, args, seed=seed, first_group=first_group, keys=rows)
-            )
-            first_group += len(rows)
+        for name, policy in self._policies.items():
+            rows = [row for row, route in enumerate(routes) if route == name]
+            with policy.gathered():  # also where there is nothing to write: other ranks may have something
+                if rows:
+                    asked, numbers = [prompts[row] for row in rows], [keys[row] for row in rows]
+                    parts.append(write_answers(policy, asked, args, seed=seed, keys=numbers))
         rollouts = Rollouts.cat(parts)
         encoded = encode_each(student, rollouts.prompts)
         rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
         rollouts.vision = [prompt.vision for prompt in encoded]
         return rollouts
 
-    def _work(self, rollouts: Rollouts, max_tokens: int) -> list[tuple[str, list[EncodedPrompt], list[int]]]:
+    def _in_turn(self, work: Sequence[_Work]) -> Iterator[_Work]:
+        """Teacher after teacher, on all ranks alike: one that has nothing to score takes part in gathering its weights."""
+        with bar(len(work), "scoring answers", unit="batch") as shown:
+            for name, policy in self._policies.items():
+                with policy.gathered():
+                    for item in (item for item in work if item[0] == name):
+                        yield item
+                        shown.update()
+
+    def _work(self, rollouts: Rollouts, max_tokens: int) -> list[_Work]:
         """(teacher, prompts, rows) of every forward pass; one teacher after the other."""
         by_teacher: dict[str, list[int]] = {}
         for row, prompt in enumerate(rollouts.prompts):

@@ -121,7 +121,7 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with bar(len(batches), benchmark.key, "batch") as shown:
+            with policy_of(benchmark).gathered(), bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
                     self.answer(policy_of(benchmark), batch.requests)
                     shown.update()

@@ -76,14 +76,12 @@ class OmniDPO(PolicyModule):
                 f"has {best:.3g}); lower it to the scale of your scores, or set use_nll false."
             )
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def on_policy_loaded(self) -> None:
         if not self.loss.needs_reference:
             return
-        # Before a checkpoint's weights arrive:
         if self.reference_cache is None:
             self.policy.keep_reference()
-        elif self.references is None:
+        else:
             told = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
             name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)
@@ -118,7 +116,7 @@ class OmniDPO(PolicyModule):
                 "reference_cache out."
             )
         size = getattr(data, "val_batch_size", 8)
-        with self._as_reference() as reference:
+        with self.policy.gathered(), self._as_reference() as reference:
             known = next((pair for pair in pairs if self.references.key(pair) in self.references.known), None)
             if known is not None and not changed:
                 found, kept = self._scored(reference, PairBatch([known])), self.references.sums([known], self.device)

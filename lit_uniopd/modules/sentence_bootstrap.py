@@ -70,6 +70,7 @@ class SentenceBootstrap(PolicyModule):
             for part in (*self.detectors, self.extract):
                 part.prepare(self.device)
             self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
+            self.shard(self.policy)
 
     @property
     def settings(self) -> str:
