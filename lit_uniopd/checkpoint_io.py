@@ -9,6 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.sharded_checkpoint import is_sharded_checkpoint, load_sharded
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,6 +18,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own writer fills a file in the system's temporary directory and moves it; to another file system that is
     a copy, and a process killed in the middle leaves half a ``last.ckpt`` in place of the good one.
     """
+
+    def load_checkpoint(self, path: _PATH, *args: Any, **options: Any) -> dict[str, Any]:
+        """Of one file, or whole from the shards of another strategy."""
+        if is_sharded_checkpoint(Path(path)):
+            return load_sharded(Path(path))
+        return super().load_checkpoint(path, *args, **options)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         if "://" in str(path):  # object stores publish a file when it is complete

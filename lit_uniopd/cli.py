@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.parsing import OneSentenceParser, user_error_in
+from lit_uniopd.sharded_checkpoint import settle
 
 
 class ConfigRecorder(SaveConfigCallback):
@@ -92,6 +93,8 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     if path == "last":
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
+        for cut_short in root.glob("**/*.ckpt.old"):
+            settle(cut_short.with_suffix(""))
         found = sorted(root.glob("**/last*.ckpt"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; give the path of a checkpoint.")
@@ -119,7 +122,13 @@ def _compare(argv: list[str]) -> int:
     return compare(argv)
 
 
-VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare}
+def _export(argv: list[str]) -> int:
+    from lit_uniopd.export import main as export
+
+    return export(argv)
+
+
+VERBS = {"benchmarks": _benchmarks, "regrade": _regrade, "compare": _compare, "export": _export}
 """What needs no trainer. Each takes the arguments behind it and returns the exit status; they load when called."""
 
 

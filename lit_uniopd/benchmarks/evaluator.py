@@ -168,7 +168,9 @@ class Evaluator:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
     def _wanted(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        return {(key, r.weights, r.profile) for key, records in result.records.items() for r in records}
+        # Of a small benchmark rank 0 may have no row.
+        weights = {record.weights for records in result.records.values() for record in records}
+        return {(key, own, benchmark.profile) for key, benchmark in result.benchmarks.items() for own in weights}
 
     def _sum(self, value: int) -> int:
         if self.trainer.world_size == 1:

@@ -161,10 +161,11 @@ class EvaluatingModule(LightningModule):
             return
         self.last_evaluation = result = self.evaluator.finish()
         if not self.trainer.sanity_checking:
-            self.log_dict(result.tagged())
+            self.log_dict(result.tagged(), sync_dist=True)
             if self.heldout and (scores := result.primary()):
                 split = next(iter(self.heldout.values())).spec.protocol
-                self.log(f"{split}/accuracy", sum(scores.values()) / len(scores), prog_bar=True)
+                mean = sum(scores.values()) / len(scores)
+                self.log(f"{split}/accuracy", mean, prog_bar=True, sync_dist=True)
         assert self.reporter is not None, "setup comes first"
         self.reporter.publish(result, final=self.trainer.state.fn != "fit", scores_logged=True)
 

@@ -86,6 +86,10 @@ class OmniDPO(PolicyModule):
             name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)
 
+    @property
+    def evaluated_policies(self) -> list[Policy]:
+        return [self.policy, *self.policy.references]
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.fill_references()
