@@ -24,7 +24,7 @@ from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
-from lit_uniopd.sharding import gathered, is_sharded
+from lit_uniopd.sharding import gathered, is_sharded, reshard
 from lit_uniopd.types import Prompt
 from lit_uniopd.vision import Vision, grid_positions, sum_of_nothing, vision_inputs
 
@@ -383,6 +383,8 @@ class Policy(nn.Module):
             policy.to(self.device)
         with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
             yield policy
+            # PEFT freezes the adapters meanwhile, and must find the same tensors when it thaws them.
+            reshard(policy)
 
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.

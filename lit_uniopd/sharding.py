@@ -130,9 +130,10 @@ def _is_fsdp(hook: Any) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of gathered weights, so that parameters are shards again."""
+    """Let go of weights that a forward pass has left gathered, so that parameters are shards again."""
     for unit in units_of(module):
-        unit.reshard()
+        if not hooks_aside(unit):
+            unit.reshard()
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """Every objective for five steps, on one process or on many under DDP or FSDP2.
 
-    torchrun --nproc-per-node RANKS scaling.py KIND ROOT NAME ...
+    torchrun --nproc-per-node RANKS scaling.py ROOT KIND:NAME[@CHECKPOINT] ...
 
 KIND is one, ddp or fsdp. Rank 0 writes what each scenario came to into ROOT/KIND-RANKS/NAME.pt: weights, the gradients of
 the first step, the answers of the first rollout, everything logged. Scenarios of `RESUMED` also leave a checkpoint of
-their third step in ROOT/KIND-RANKS/NAME.ckpt, and go on from ROOT/from/NAME.ckpt if that is there.
+their third step and an export beside it. With a checkpoint a scenario goes on from there, and is called NAME-resumed.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,13 +25,13 @@ from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.fsdp import FSDP
-from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel
+from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sharding import trained_state, whole
-from lit_uniopd.types import Rollouts
+from lit_uniopd.types import PromptBatch, Rollouts
 
 STEPS, ROWS = 5, 4
 """Rows of all ranks together in a step."""
@@ -53,9 +54,7 @@ class Files:
             make_model(self.root / name, seed=seed)
             write_tiny_vision(self.root / f"seeing_{name}", seed)
         prompts = [
-            # Every answer that starts like its gold one is right, which some are.
-            {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "abcdefgh"[i % 8], "domain": ("math", "code")[i % 3 == 0]}
-            for i in range(21)
+            {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "a", "domain": ("math", "code")[i % 3 == 0]} for i in range(21)
         ]
         self._table("prompts", prompts)
         pairs = [
@@ -101,7 +100,7 @@ class Recorder(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
             named = [(name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad]
-            self.grads = {name: whole(grad) for name, grad in named if grad is not None}
+            self.grads = {name: whole(grad).clone() for name, grad in named if grad is not None}
 
 
 def _over_ranks(value: Any) -> list[Any]:
@@ -112,16 +111,42 @@ def _over_ranks(value: Any) -> list[Any]:
     return parts
 
 
+class Judged(PromptDataModule):
+    """About half of the answers are right, so that balancing and calibration have something to do."""
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
+        rollouts.outcome_B = rollouts.tokens_BT.sum(dim=1) % 2
+        super().on_rollouts_scored(trainer, pl_module, rollouts)
+
+
+class SplitGroups(UniOPD):
+    """The answers to a prompt are on different ranks, which have 6 and 5 of them."""
+
+    def answer(self, batch: PromptBatch) -> Rollouts:
+        mine = super().answer(batch)
+        parts = [part.to("cpu") for part in _over_ranks(mine)]
+        every = Rollouts.cat(parts)
+        order = every.group_B.argsort(stable=True)[:11]
+        return every[order[self.global_rank :: self.trainer.world_size]]
+
+
 def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     """Four prompts a step, three answers each, of differing length."""
     prompts = SourceArgs(path=str(files.table("prompts")), grader="exact")
     balance = OnlineBalanceArgs(scope="global")
-    data = PromptDataModule(prompts, prompts, batch_size=ROWS // ranks, val_batch_size=3, seed=5, online_balance=balance)
+    data = Judged(prompts, prompts, batch_size=ROWS // ranks, val_batch_size=3, seed=5, online_balance=balance)
     settings: dict[str, Any] = {"gradient_clip": 0.5, "micro_batch_tokens": 48, "optimizer": adam}
     settings |= {"sampling": SamplingArgs(n=3, max_new_tokens=8)} | options
     student = files.model("student", **settings.pop("student", {}))
     paths = {name: str(files.root / name) for name in ("student", "math", "code")}
     return module(paths, **settings, **{"student": student}), data
+
+
+def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
+    model, data = uni_opd(files, ranks, optimizer=sgd)
+    model.__class__ = SplitGroups
+    data.online_balance = None
+    return model, data
 
 
 def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
@@ -150,6 +175,7 @@ Scenario = Callable[[Files, int], tuple[Any, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
+    "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
     "pictures": pictures,
@@ -174,20 +200,19 @@ def strategy(kind: str, name: str) -> Any:
     )
 
 
-def run(kind: str, ranks: int, root: Path, name: str, scenario: Scenario, resume: Path | None = None) -> None:
+def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> None:
     out = root / f"{kind}-{ranks}" / (name if resume is None else f"{name}-resumed")
     out.parent.mkdir(parents=True, exist_ok=True)
-    model, data = scenario(Files(root), ranks)
+    model, data = SCENARIOS[name](Files(root), ranks)
     recorder, logged = Recorder(), Memory()
     export = PolicyExport(str(out)) if resume is None and name in RESUMED else None
-    calls = [recorder, MarginCalibration(scope="global"), Saver(out) if name in RESUMED else None, export]
+    calibration = MarginCalibration(scope="group" if name == "split_groups" else "global")
+    calls = [recorder, calibration, Saver(out) if name in RESUMED else None, export]
+    calls = [call for call in calls if call is not None]
     options: dict[str, Any] = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 1.0, "inference_mode": False}
     options |= {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": STEPS}
-    if not model.automatic_optimization:
-        calls = [call for call in calls if call is not None]
-    else:
+    if model.automatic_optimization:
         options |= {"gradient_clip_val": 0.5}
-        calls = [call for call in calls if call is not None and not isinstance(call, MarginCalibration)]
     fit = trainer(
         out.parent / "lightning", devices=ranks, strategy=strategy(kind, name), logger=logged, callbacks=calls, **options
     )
@@ -214,17 +239,15 @@ class Saver(Callback):
             trainer.save_checkpoint(f"{self.out}.ckpt")
 
 
-def main(kind: str, root: Path, names: Sequence[str]) -> None:
-    ranks = int(__import__("os").environ.get("WORLD_SIZE", 1))
+def main(root: Path, jobs: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    for name in names:
-        run(kind, ranks, root, name, SCENARIOS[name])
-        other = root / "from" / f"{name}.ckpt"
-        if other.exists():
-            run(kind, ranks, root, name, SCENARIOS[name], resume=other)
+    for job in jobs:
+        what, _, checkpoint = job.partition("@")
+        kind, name = what.split(":")
+        run(kind, int(os.environ.get("WORLD_SIZE", 1)), root, name, Path(checkpoint) if checkpoint else None)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2:])
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter
