@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
@@ -56,6 +55,11 @@ class FSDP(ModelParallelStrategy):
         self.sharding = ShardingArgs(param_dtype, reduce_dtype, cpu_offload, accumulate)
 
     def setup_environment(self) -> None:
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.validate_loop.inference_mode:
+            raise UserError(
+                "FSDP needs --trainer.inference_mode false: weights gathered in a validation could not be trained after."
+            )
         # Lightning's own "auto" is the number of nodes, and tensor parallelism inside of each.
         ranks = self.num_nodes * self.num_processes
         if self._data_parallel_size == "auto":
@@ -66,13 +70,6 @@ class FSDP(ModelParallelStrategy):
                 "set it to auto."
             )
         super().setup_environment()
-
-    def setup(self, trainer: Trainer) -> None:
-        if trainer.validate_loop.inference_mode:
-            raise UserError(
-                "FSDP needs --trainer.inference_mode false: weights gathered in a validation could not be trained after."
-            )
-        super().setup(trainer)
 
     def model_to_device(self) -> None:
         if not self.sharding.cpu_offload:

@@ -11,12 +11,15 @@ torch's restricted loader.
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -72,6 +75,7 @@ def save_sharded(
     try:
         dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
         if first:
+            rest["shares"] = sorted(file.name for file in partial.iterdir())
             with (partial / META).open("wb") as file:
                 torch.save(rest, file)
                 file.flush()
@@ -132,6 +136,8 @@ def load_sharded(
     """
     try:
         rest = torch.load(path / META, map_location="cpu", weights_only=True)
+        if lost := [name for name in rest.pop("shares") if not (path / name).is_file()]:
+            raise ValueError(f"it lacks {', '.join(lost)}")
         metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
         found = {key: info for key, info in metadata.items() if isinstance(info, TensorStorageMetadata)}
         wanted = {
@@ -141,8 +147,10 @@ def load_sharded(
         }
         strangers = {k: t for k, t in wanted.items() if like is not None and _is_stranger(k, t, like)}
         if not strangers:  # else the module will say what does not fit
-            dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=like is None)
-    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it shall be
+                dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=like is None)
+    except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError, CheckpointException) as error:
         raise UserError(
             f"The checkpoint {path} is damaged ({str(error).strip().splitlines()[0]}); resume from another one."
         ) from error

@@ -57,6 +57,7 @@ class Files:
             {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "a", "domain": ("math", "code")[i % 3 == 0]} for i in range(21)
         ]
         self._table("prompts", prompts)
+        make_model(self.root / "wide", width=128)  # the least that can be held in 4 bits
         pairs = [
             {"prompt": f"{i}=", "chosen": "a" * (i % 7 + 1), "rejected": "b" * (i % 3 + 1)}
             | {"score_chosen": i / 4, "score_rejected": 1 + i / 8}
@@ -137,7 +138,7 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     data = Judged(prompts, prompts, batch_size=ROWS // ranks, val_batch_size=3, seed=5, online_balance=balance)
     settings: dict[str, Any] = {"gradient_clip": 0.5, "micro_batch_tokens": 48, "optimizer": adam}
     settings |= {"sampling": SamplingArgs(n=3, max_new_tokens=8)} | options
-    student = files.model("student", **settings.pop("student", {}))
+    student = files.model(**{"name": "student"} | settings.pop("student", {}))
     paths = {name: str(files.root / name) for name in ("student", "math", "code")}
     return module(paths, **settings, **{"student": student}), data
 
@@ -175,6 +176,7 @@ Scenario = Callable[[Files, int], tuple[Any, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
+    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student={"name": "wide", "lora": LORA, "quantization": "4bit"}),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
