@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.sharded_checkpoint import is_sharded_checkpoint, load_sharded
+from lit_uniopd.sharded_checkpoint import DAMAGES, is_sharded_checkpoint, load_sharded
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     else:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (*DAMAGES, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{checkpoint} is no checkpoint of a run, or damaged ({reason}); give another.") from error
     return {name.removeprefix("policy."): tensor for name, tensor in state.items() if name.startswith("policy.")}
@@ -75,7 +75,11 @@ def trained_args(checkpoint: Path, config: Path | None = None) -> tuple[PolicyAr
         raise UserError(f"{found} names no trained model ({' or '.join(TRAINED.values())}); give another by --config.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--policy", type=PolicyArgs)
-    return parser.instantiate_classes(parser.parse_object({"policy": settings[name]})).policy, TRAINED[name]
+    try:
+        parsed: Any = parser.instantiate_classes(parser.parse_object({"policy": settings[name]}))
+    except ArgumentError as error:
+        raise UserError(f"{found}: {TRAINED[name]} cannot be read ({str(error).splitlines()[0]}).") from error
+    return parsed.policy, TRAINED[name]
 
 
 def restored(args: PolicyArgs, trained: Mapping[str, Tensor], flag: str = "model.policy") -> Policy:
@@ -148,7 +152,9 @@ def main(argv: list[str]) -> int:
     if options.adapter:  # it is the same, whatever the base is held in
         args = replace(args, quantization="none")
     elif args.quantization != "none":
-        raise UserError("The run trained adapters on a quantised model, into which they cannot be merged; add --adapter.")
+        raise UserError(
+            "The run trained adapters on a quantised model, into which they cannot be merged; add --adapter."
+        )
     policy = restored(args, trained_weights(checkpoint), flag)
     if options.dtype is not None:
         policy.to(getattr(torch, options.dtype))

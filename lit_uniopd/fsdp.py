@@ -58,7 +58,7 @@ class FSDP(ModelParallelStrategy):
         assert self.lightning_module is not None
         if self.lightning_module.trainer.validate_loop.inference_mode:
             raise UserError(
-                "FSDP needs --trainer.inference_mode false: weights gathered in a validation could not be trained after."
+                "FSDP needs --trainer.inference_mode false: what a validation gathers could not be trained after."
             )
         # Lightning's own "auto" is the number of nodes, and tensor parallelism inside of each.
         ranks = self.num_nodes * self.num_processes
@@ -103,7 +103,7 @@ class FSDP(ModelParallelStrategy):
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer._optimizer
         packed = optimizer.state_dict()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = _parameters(optimizer)
         for index, state in packed["state"].items():
             _check_shards(parameters[index], state, optimizer)
         if not self._save_distributed_checkpoint:
@@ -147,7 +147,7 @@ class FSDP(ModelParallelStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, packed in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parameters = _parameters(optimizer)
             state = {
                 index: {key: _as_state(value, parameters[index]) for key, value in values.items()}
                 for index, values in packed["state"].items()
@@ -158,7 +158,9 @@ class FSDP(ModelParallelStrategy):
         """Of each optimizer, the names of its parameters in their order."""
         assert self.lightning_module is not None
         names = {id(p): name for name, p in self.lightning_module.named_parameters()}
-        return [[names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers]
+        return [
+            [names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers
+        ]
 
 
 @contextmanager
@@ -175,6 +177,11 @@ def sync_gradients(module: torch.nn.Module, args: ShardingArgs, *, enabled: bool
     finally:
         for unit in units:
             unit.set_requires_gradient_sync(True, recurse=False)
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    """In the order in which ``state_dict`` numbers them."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -312,9 +312,7 @@ class Policy(nn.Module):
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
-        return self(
-            lambda: self._token_logps(prompt_tokens, tokens_BT, mask_BT, vision, temperature, return_entropy)
-        )
+        return self(lambda: self._token_logps(prompt_tokens, tokens_BT, mask_BT, vision, temperature, return_entropy))
 
     def _token_logps(
         self,

@@ -4,9 +4,9 @@
       shard-0000N-...safetensors   tensors of rank N - 1, of torch.distributed.checkpoint
       meta.pt                      everything else; written last
 
-PyTorch's usual distributed format keeps its table of contents in a pickle, which runs whatever is in it when it is read.
-Its safetensors format keeps it in the files' JSON headers, so that nothing here is ever unpickled: `meta.pt` is read by
-torch's restricted loader.
+PyTorch's usual distributed format keeps its table of contents in a pickle, and reading one runs whatever is in it. Its
+safetensors format keeps it in the files' JSON headers, so nothing here is unpickled: `meta.pt` is read by torch's
+restricted loader.
 """
 
 import os
@@ -18,17 +18,20 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lit_uniopd.errors import UserError
 
 META = "meta.pt"
 """Lightning knows sharded checkpoints by this file."""
+DAMAGES = (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError, SafetensorError, CheckpointException)
+"""What reading a damaged checkpoint raises."""
 _WEIGHT, _STATE = "weight", "optimizer"
 
 
@@ -60,20 +63,9 @@ def save_sharded(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     barrier()
-    tensors = {f"{_WEIGHT}/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
-    rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
-    rest["optimizer_states"] = []
-    for number, packed in enumerate(checkpoint.get("optimizer_states", [])):
-        small: dict[int, dict[str, Any]] = {}
-        for index, state in packed["state"].items():
-            large = {key for key, value in state.items() if isinstance(value, Tensor) and value.dim()}
-            prefix = f"{_STATE}/{number}/{names[number][index]}"
-            tensors |= {f"{prefix}/{key}": state[key] for key in large}
-            small[index] = {key: value for key, value in state.items() if key not in large}
-        rest["optimizer_states"].append({**packed, "state": small})
-    rest["optimizer_names"] = names
+    tensors, rest = _divided(checkpoint, names)
     try:
-        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
+        save(tensors, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
         if first:
             rest["shares"] = sorted(file.name for file in partial.iterdir())
             with (partial / META).open("wb") as file:
@@ -90,6 +82,21 @@ def save_sharded(
             "is whole."
         ) from error
     barrier()
+
+
+def _divided(checkpoint: Mapping[str, Any], names: list[list[str]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint by key, and what is left of it; counters of optimizers are left."""
+    tensors = {f"{_WEIGHT}/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
+    rest = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+    rest |= {"optimizer_states": [], "optimizer_names": names}
+    for number, packed in enumerate(checkpoint.get("optimizer_states", [])):
+        left: dict[int, dict[str, Any]] = {}
+        for index, state in packed["state"].items():
+            large = {key for key, value in state.items() if isinstance(value, Tensor) and value.dim()}
+            tensors |= {f"{_STATE}/{number}/{names[number][index]}/{key}": state[key] for key in large}
+            left[index] = {key: value for key, value in state.items() if key not in large}
+        rest["optimizer_states"].append({**packed, "state": left})
+    return tensors, rest
 
 
 def replace_directory(new: Path, path: Path) -> None:
@@ -138,31 +145,39 @@ def load_sharded(
         rest = torch.load(path / META, map_location="cpu", weights_only=True)
         if lost := [name for name in rest.pop("shares") if not (path / name).is_file()]:
             raise ValueError(f"it lacks {', '.join(lost)}")
-        metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-        found = {key: info for key, info in metadata.items() if isinstance(info, TensorStorageMetadata)}
-        wanted = {
-            key: _template(info, None if like is None else like.get(key.split("/")[1 if key.startswith(_WEIGHT) else 2]))
-            for key, info in found.items()
-            if with_optimizers or key.startswith(f"{_WEIGHT}/")
-        }
-        strangers = {k: t for k, t in wanted.items() if like is not None and _is_stranger(k, t, like)}
-        if not strangers:  # else the module will say what does not fit
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it shall be
-                dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=like is None)
-    except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError, CheckpointException) as error:
-        raise UserError(
-            f"The checkpoint {path} is damaged ({str(error).strip().splitlines()[0]}); resume from another one."
-        ) from error
+        tensors = _read_tensors(path, like, with_optimizers)
+    except DAMAGES as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"The checkpoint {path} is damaged ({reason}); resume from another one.") from error
+    rest["state_dict"] = {_parameter(key): t for key, t in tensors.items() if key.startswith(f"{_WEIGHT}/")}
     names = rest.pop("optimizer_names")
-    rest["state_dict"] = {k.removeprefix(f"{_WEIGHT}/"): t for k, t in wanted.items() if k.startswith(f"{_WEIGHT}/")}
     for number, packed in enumerate(rest["optimizer_states"]):
         places = {name: index for index, name in enumerate(names[number])}
-        for key, tensor in wanted.items():
+        for key, tensor in tensors.items():
             if key.startswith(f"{_STATE}/{number}/"):
-                _, _, name, entry = key.split("/")
-                packed["state"][places[name]][entry] = tensor
+                packed["state"][places[_parameter(key)]][key.rsplit("/", 1)[1]] = tensor
     return rest
+
+
+def _read_tensors(path: Path, like: Mapping[str, Tensor] | None, with_optimizers: bool) -> dict[str, Tensor]:
+    metadata = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    wanted = {
+        key: _template(info, None if like is None else like.get(_parameter(key)))
+        for key, info in metadata.items()
+        if isinstance(info, TensorStorageMetadata) and (with_optimizers or key.startswith(f"{_WEIGHT}/"))
+    }
+    if like is not None and any(_is_stranger(key, tensor, like) for key, tensor in wanted.items()):
+        return wanted  # empty; the module will say what does not fit
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # so it shall be
+        load(wanted, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=like is None)
+    return wanted
+
+
+def _parameter(key: str) -> str:
+    """Whose tensor it is."""
+    parts = key.split("/")
+    return parts[1] if parts[0] == _WEIGHT else parts[2]
 
 
 def _template(info: TensorStorageMetadata, like: Tensor | None) -> Tensor:
@@ -173,5 +188,5 @@ def _template(info: TensorStorageMetadata, like: Tensor | None) -> Tensor:
 
 
 def _is_stranger(key: str, tensor: Tensor, like: Mapping[str, Tensor]) -> bool:
-    name = key.removeprefix(f"{_WEIGHT}/")
+    name = _parameter(key)
     return key.startswith(f"{_WEIGHT}/") and (name not in like or like[name].shape != tensor.shape)

@@ -42,7 +42,7 @@ class ShardingArgs:
 
     def policies(self, device: str) -> dict[str, Any]:
         """What ``fully_shard`` takes."""
-        param, reduce = (None if name is None else getattr(torch, name) for name in (self.param_dtype, self.reduce_dtype))
+        param, reduce = (name and getattr(torch, name) for name in (self.param_dtype, self.reduce_dtype))
         # Only CUDA has pinned memory to copy from.
         offload = CPUOffloadPolicy(pin_memory=device == "cuda") if self.cpu_offload else OffloadPolicy()
         return {"mp_policy": MixedPrecisionPolicy(param, reduce), "offload_policy": offload}
@@ -154,10 +154,10 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, on the CPU. A collective call."""
-    tensor = tensor.detach()
-    if isinstance(tensor, DTensor):
-        tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
-    return tensor.cpu()
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().cpu()
+    on_mesh: Any = tensor.detach().to(tensor.device_mesh.device_type)
+    return on_mesh.full_tensor().cpu()
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:

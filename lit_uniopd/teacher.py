@@ -196,7 +196,7 @@ class TeacherPool:
         return rollouts
 
     def _in_turn(self, work: Sequence[_Work]) -> Iterator[_Work]:
-        """Teacher after teacher, on all ranks alike: one that has nothing to score takes part in gathering its weights."""
+        """Teacher after teacher, on all ranks alike: its weights are gathered even where it has nothing to score."""
         with bar(len(work), "scoring answers", unit="batch") as shown:
             for name, policy in self._policies.items():
                 with policy.gathered():

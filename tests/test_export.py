@@ -28,7 +28,9 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory, model_dirs: dict[str, str
         for i in range(4)
     ]
     (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    configs = [f"--config={ROOT / 'configs' / name}" for name in ("omni_dpo/llama3_8b_instruct.yaml", "trainer/cpu.yaml")]
+    configs = [
+        f"--config={ROOT / 'configs' / name}" for name in ("omni_dpo/llama3_8b_instruct.yaml", "trainer/cpu.yaml")
+    ]
     main(
         [
             "fit",
@@ -87,7 +89,10 @@ def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, 
         ([tmp_path / "full", tmp_path / "out"], "There is no checkpoint below"),
         ([lora_run, tmp_path / "full"], "is there already; choose another directory"),
         ([tmp_path / "moved.ckpt", tmp_path / "out"], "name it by --config"),
-        ([tmp_path / "moved.ckpt", tmp_path / "out", "--config", lora_run / "config.yaml"], "is no checkpoint of a run"),
+        (
+            [tmp_path / "moved.ckpt", tmp_path / "out", "--config", lora_run / "config.yaml"],
+            "is no checkpoint of a run",
+        ),
         ([last, tmp_path / "out", "--model", other], "--model"),
         ([last, tmp_path / "out", "--model", tmp_path / "gone"], "there is no such directory"),
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import trainer
 
 from lit_uniopd import sharded_checkpoint
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
@@ -27,19 +28,16 @@ def checkpoint(value: float) -> dict:
     }
 
 
-@pytest.fixture
-def save(monkeypatch):
+def save(value: float, path: Path) -> None:
     """Of one process."""
-    plain = sharded_checkpoint.dcp.save
-    monkeypatch.setattr(sharded_checkpoint.dcp, "save", lambda *args, **options: plain(*args, **options, no_dist=True))
-    return lambda value, path: save_sharded(checkpoint(value), path, NAMES, lambda: None, True)
+    save_sharded(checkpoint(value), path, NAMES, lambda: None, True)
 
 
 def step_of(path: Path) -> int:
     return AtomicCheckpointIO().load_checkpoint(path)["global_step"]
 
 
-def test_a_checkpoint_comes_back_whole_also_through_other_strategies(save, tmp_path):
+def test_a_checkpoint_comes_back_whole_also_through_other_strategies(tmp_path):
     save(2.0, tmp_path / "last.ckpt")
     found = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert found.keys() == checkpoint(2.0).keys()
@@ -48,14 +46,14 @@ def test_a_checkpoint_comes_back_whole_also_through_other_strategies(save, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_another_model_is_told_of_before_anything_is_read(save, tmp_path):
+def test_another_model_is_told_of_before_anything_is_read(tmp_path):
     save(2.0, tmp_path / "last.ckpt")
     found = load_sharded(tmp_path / "last.ckpt", {"a.weight": torch.zeros(5, 5)}, with_optimizers=False)
     assert {name: tuple(t.shape) for name, t in found["state_dict"].items()} == {"a.weight": (3, 2), "b.bias": (4,)}
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the swap", "in the swap", "after the swap"])
-def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(moment, save, tmp_path, monkeypatch):
+def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(moment, tmp_path, monkeypatch):
     last = tmp_path / "last.ckpt"
     save(2.0, last)
     renames: list[Path] = []
@@ -86,27 +84,20 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(moment, save, 
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_the_last_checkpoint_is_found_after_a_kill(tmp_path, save, new_trainer):
+def test_the_last_checkpoint_is_found_after_a_kill(tmp_path):
     folder = tmp_path / "version_0/checkpoints"
     save(2.0, folder / "last.ckpt")
     (folder / "last.ckpt").rename(folder / "last.ckpt.old")
-    assert find_checkpoint("last", new_trainer(tmp_path)) == str(folder / "last.ckpt")
+    assert find_checkpoint("last", trainer(tmp_path)) == str(folder / "last.ckpt")
 
 
-@pytest.fixture
-def new_trainer():
-    from tiny import trainer
-
-    return trainer
-
-
-def test_a_directory_takes_the_place_of_a_file(save, tmp_path):
+def test_a_directory_takes_the_place_of_a_file(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"global_step": 1}, tmp_path / "last.ckpt")
     save(2.0, tmp_path / "last.ckpt")
     assert step_of(tmp_path / "last.ckpt") == 2
 
 
-def test_a_failed_write_leaves_the_old_checkpoint_whole(save, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_checkpoint_whole(tmp_path, monkeypatch):
     save(2.0, tmp_path / "last.ckpt")
 
     def full(*_):
@@ -124,18 +115,18 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_pickles_are_not_executed(save, tmp_path, monkeypatch):
+def test_pickles_are_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(2.0, tmp_path / "last.ckpt")
     (tmp_path / "last.ckpt/.metadata").write_bytes(pickle.dumps(Bomb()))  # where torch's other format has its table
     assert step_of(tmp_path / "last.ckpt") == 2
-    (tmp_path / "last.ckpt" / META).write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "last.ckpt" / META).write_bytes(pickle.dumps(Bomb(), protocol=2))
     with pytest.raises(UserError, match="damaged"):
         step_of(tmp_path / "last.ckpt")
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_missing_or_cut_share_is_told_of(save, tmp_path):
+def test_a_missing_or_cut_share_is_told_of(tmp_path):
     save(2.0, tmp_path / "last.ckpt")
     (share,) = (tmp_path / "last.ckpt").glob("*.safetensors")
     shutil.copy(share, tmp_path / "copy")

@@ -66,5 +66,5 @@ def test_sizes_must_fit_the_ranks(model_dirs, tmp_path):
 
 def test_inference_mode_is_refused(model_dirs, tmp_path):
     run = trainer(tmp_path, strategy=FSDP())
-    with pytest.raises(UserError, match="needs --trainer.inference_mode false"):
+    with pytest.raises(UserError, match=r"needs --trainer\.inference_mode false"):
         run.fit(module(model_dirs), Prompts(prompts(4)))

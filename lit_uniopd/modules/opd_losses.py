@@ -126,9 +126,7 @@ def divergence_loss(
     return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
 
 
-def _divergences(
-    policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float
-) -> Tensor:
+def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
     """Of each token's distribution, ``[B, T]``."""
     answers = (rollouts.tokens_BT, rollouts.mask_BT)
     with teacher.answering():

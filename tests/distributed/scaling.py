@@ -54,7 +54,8 @@ class Files:
             make_model(self.root / name, seed=seed)
             write_tiny_vision(self.root / f"seeing_{name}", seed)
         prompts = [
-            {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "a", "domain": ("math", "code")[i % 3 == 0]} for i in range(21)
+            {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "a", "domain": ("math", "code")[i % 3 == 0]}
+            for i in range(21)
         ]
         self._table("prompts", prompts)
         make_model(self.root / "wide", width=128)  # the least that can be held in 4 bits
@@ -67,13 +68,20 @@ class Files:
         for i in range(5):
             Image.new("RGB", (40, 40), (40 * i, 90, 200)).save(self.root / f"{i}.png")
         sentences = [
-            {"prompt": "what is there?", "chosen": f"a dog{'s' * i}.", "rejected": "a big cat.", "images": f"{i % 5}.png"}
+            {
+                "prompt": "what is there?",
+                "chosen": f"a dog{'s' * i}.",
+                "rejected": "a big cat.",
+                "images": f"{i % 5}.png",
+            }
             | {"context": "Here is " * (i % 3)}
             for i in range(21)
         ]
         self._table("sentences", sentences)
         # Dealt out to two ranks, one of them gets all the pictures.
-        seen = [{"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 else {}) for i in range(20)]
+        seen = [
+            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 else {}) for i in range(20)
+        ]
         self._table("pictures", seen)
 
     def _table(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -216,7 +224,12 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     if model.automatic_optimization:
         options |= {"gradient_clip_val": 0.5}
     fit = trainer(
-        out.parent / "lightning", devices=ranks, strategy=strategy(kind, name), logger=logged, callbacks=calls, **options
+        out.parent / "lightning",
+        devices=ranks,
+        strategy=strategy(kind, name),
+        logger=logged,
+        callbacks=calls,
+        **options,
     )
     fit.fit(model, data, ckpt_path=None if resume is None else str(resume))
     weights = trained_state(model)
@@ -236,7 +249,7 @@ class Saver(Callback):
     def __init__(self, out: Path) -> None:
         self.out = out
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 3 and not self.out.name.endswith("resumed"):
             trainer.save_checkpoint(f"{self.out}.ckpt")
 

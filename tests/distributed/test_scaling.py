@@ -78,7 +78,11 @@ def test_the_scenarios_do_something(name, root):
     assert any(grad.abs().max() > 1e-3 for grad in found["grads"].values())
     if not name.endswith("lora"):
         policy = Policy.load(start, trainable=False)
-        moved = [found["weights"][f"policy.{n}"] - p for n, p in policy.named_parameters() if f"policy.{n}" in found["weights"]]
+        moved = [
+            found["weights"][f"policy.{n}"] - p
+            for n, p in policy.named_parameters()
+            if f"policy.{n}" in found["weights"]
+        ]
         assert max(float(change.abs().max()) for change in moved) > 1e-3
     if name in ("uni_opd", "uni_opd_lora"):
         lengths = {len(tokens) for _, tokens in found["answers"]}
