@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -36,6 +36,15 @@ class ConfigRecorder(SaveConfigCallback):
 
 class UniOPDCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        # In a notebook the process has arguments of its own, which Lightning would warn about. The run needs them back:
+        # Lightning starts a node's other processes with them.
+        sys.argv, original = sys.argv[:1], sys.argv
+        try:
+            super().parse_arguments(parser, args)
+        finally:
+            sys.argv = original
 
     def before_fit(self) -> None:
         if not is_overridden("training_step", self.model):
@@ -184,19 +193,14 @@ def run(argv: Any) -> UniOPDCLI:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
     # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
     warnings.filterwarnings("ignore", message="The dirpath has changed from", category=UserWarning)
-    # In a notebook the process has arguments of its own, which Lightning would warn about.
-    sys.argv, original = sys.argv[:1], sys.argv
-    try:
-        return UniOPDCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=ConfigRecorder,
-            parser_class=OneSentenceParser,
-            args=argv,
-        )
-    finally:
-        sys.argv = original
+    return UniOPDCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=ConfigRecorder,
+        parser_class=OneSentenceParser,
+        args=argv,
+    )

@@ -177,7 +177,7 @@ class TeacherPool:
             keys: number each prompt, as in ``write_answers``.
 
         Returns:
-            Rollouts of ``len(prompts) * args.n`` samples, one teacher after the other; ``student_logps_BT`` is to be
+            Rollouts of ``len(prompts) * args.n`` samples, in the order of the keys; ``student_logps_BT`` is to be
             filled in.
         """
         keys = range(len(prompts)) if keys is None else keys
@@ -190,6 +190,7 @@ class TeacherPool:
                     asked, numbers = [prompts[row] for row in rows], [keys[row] for row in rows]
                     parts.append(write_answers(policy, asked, args, seed=seed, keys=numbers))
         rollouts = Rollouts.cat(parts)
+        rollouts = rollouts[rollouts.group_B.argsort(stable=True)]
         encoded = encode_each(student, rollouts.prompts)
         rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
         rollouts.vision = [prompt.vision for prompt in encoded]

@@ -184,7 +184,7 @@ Scenario = Callable[[Files, int], tuple[Any, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
-    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student={"name": "wide", "lora": LORA, "quantization": "4bit"}),
+    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student={"name": "wide", "lora": LORA, "quantization": "4bit"}, optimizer=sgd),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
