@@ -36,6 +36,7 @@ from lit_uniopd.types import PromptBatch, Rollouts
 STEPS, ROWS = 5, 4
 """Rows of all ranks together in a step."""
 LORA = LoraArgs(rank=4, alpha=8)
+FOUR_BITS = {"name": "wide", "lora": LORA, "quantization": "4bit"}
 
 
 def adam(params: Any) -> torch.optim.Optimizer:
@@ -184,7 +185,7 @@ Scenario = Callable[[Files, int], tuple[Any, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
-    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student={"name": "wide", "lora": LORA, "quantization": "4bit"}, optimizer=sgd),
+    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student=FOUR_BITS, optimizer=sgd),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
@@ -222,7 +223,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     options: dict[str, Any] = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 1.0, "inference_mode": False}
     options |= {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": STEPS}
     if model.automatic_optimization:
-        options |= {"gradient_clip_val": 0.5}
+        options |= {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2 if name == "omni_dpo_lora" else 1}
     fit = trainer(
         out.parent / "lightning",
         devices=ranks,
