@@ -270,4 +270,8 @@ def main(root: Path, jobs: Sequence[str]) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    # All is written. Threads of gloo groups that the models still hold would now and then abort the interpreter's end.
+    sys.stderr.flush()
+    os._exit(0)
