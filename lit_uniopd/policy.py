@@ -115,7 +115,7 @@ class Policy(nn.Module):
         processor = load_processor(args, flag)
         model = load_model(args, trainable=trainable, flag=flag)
         if args.lora is not None:
-            model = _with_adapters(model, args.lora, flag)
+            model = with_adapters(model, args.lora, flag)
         if not trainable:
             model.requires_grad_(False)
         check_head(model)
@@ -319,6 +319,11 @@ class Policy(nn.Module):
             frozen = copy.deepcopy(self.model).requires_grad_(False)
             self._reference.append(Policy(frozen, self.processor, self.args).eval())
 
+    @property
+    def frozen_copy(self) -> "Policy | None":
+        """What ``keep_reference`` copied; None if it did not have to."""
+        return self._reference[0] if self._reference else None
+
     @contextmanager
     def reference(self) -> Iterator["Policy"]:
         """The policy before training: adapters off, or the copy that ``keep_reference`` made.
@@ -342,7 +347,10 @@ class Policy(nn.Module):
         """
         base = unwrap(self.model)
         if self.args.quantization != "none":
-            raise UserError("Adapters cannot be merged into quantised weights; export the adapter alone.")
+            raise UserError(
+                f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
+                f"into {self.args.path} loaded with quantization 'none'."
+            )
         base.save_pretrained(directory, state_dict=_merged_state(base))
         self.processor.save_pretrained(directory)
 
@@ -352,7 +360,12 @@ class Policy(nn.Module):
         self.processor.save_pretrained(directory)
 
 
-def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+    """A PEFT model with adapters, in float32, around a frozen one.
+
+    Raises:
+        UserError: naming ``flag``, if no layer has the names that ``args`` ask for.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -381,5 +394,7 @@ def _merged_state(base: nn.Module) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")
-        merged[clean] = tensor + deltas[clean].to(tensor.dtype) if clean in deltas else tensor
+        # Added before it is rounded: a step of training is often smaller than what bfloat16 can add to a weight.
+        added = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
+        merged[clean] = added.to(tensor.dtype)
     return merged

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from lit_uniopd.packing import ATTENTION, Packing, Rows, why_not_packed
-from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs, _with_adapters
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs, with_adapters
 
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
@@ -72,7 +72,7 @@ def policy_of(make: Any, *, share: bool, **options: Any) -> Policy:
             parameter.mul_(4 if parameter.ndim > 1 else 1)
     if options.get("lora"):
         torch.manual_seed(1)
-        model = _with_adapters(model, options["lora"], "policy")
+        model = with_adapters(model, options["lora"], "policy")
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lit_uniopd.cli import main
 from lit_uniopd.hallucination import PRESETS, BootstrapArgs
-from lit_uniopd.policy import LoraArgs, _with_adapters
+from lit_uniopd.policy import LoraArgs, with_adapters
 
 CONFIGS = Path(__file__).parents[1] / "configs/sentinel"
 BASE = CONFIGS / "llava_1_5_7b.yaml"
@@ -70,6 +70,6 @@ def test_adapters_reach_the_language_model_alone(kind):
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision)
     model = AutoModelForImageTextToText.from_config(config)
     args = yaml.safe_load(BASE.read_text())["model"]["init_args"]["policy"]["lora"]
-    trained = [n for n, p in _with_adapters(model, LoraArgs(**args), "policy").named_parameters() if p.requires_grad]
+    trained = [n for n, p in with_adapters(model, LoraArgs(**args), "policy").named_parameters() if p.requires_grad]
     assert len(trained) == 14, "two matrices for each of seven layers"
     assert all("language_model" in name for name in trained)

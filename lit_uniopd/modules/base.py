@@ -1,7 +1,8 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -10,11 +11,23 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.tensor import DTensor
 
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
+from lit_uniopd.memory import (
+    MemoryPlan,
+    Setup,
+    Workload,
+    check_fits,
+    free_bytes,
+    parameter_table,
+    plan_memory,
+    publish,
+    trainer_facts,
+)
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import encode, encode_answer
@@ -25,6 +38,8 @@ from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+
+log = logging.getLogger(__name__)
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -73,6 +88,7 @@ class PolicyModule(EvaluatingModule):
         self.make_lr_scheduler = lr_scheduler
         self.seed = run_seed(seed)
         self.seconds: dict[str, float] = {}
+        self.memory_plan: MemoryPlan | None = None
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -83,14 +99,25 @@ class PolicyModule(EvaluatingModule):
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(stage)
+        if stage == "fit" and self.policy is None:
+            self.plan_memory()
 
     def configure_model(self) -> None:
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
 
+    def on_fit_start(self) -> None:
+        publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(trained)
+        if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
+            raise UserError(
+                f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
+                "torch.optim.AdamW, whose states are sharded too."
+            )
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = self.make_lr_scheduler(optimizer)
@@ -110,6 +137,49 @@ class PolicyModule(EvaluatingModule):
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""
         return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
+
+    # --- memory ---
+
+    def workload(self) -> Workload:
+        """What one step asks of the device. An objective that does not say gets a plan without activations."""
+        return Workload(train_tokens=0, longest_row=0)
+
+    def memory_setup(self) -> Setup:
+        """All that the memory plan depends on; needs the trainer and its datamodule, and no weights."""
+        facts = trainer_facts(self.trainer)
+        return Setup(self.policy_args, self.policy_flag, self.make_optimizer, self.workload(), **facts)
+
+    def plan_memory(self) -> None:
+        """Print what the run will hold on each device, before any weights are loaded.
+
+        Raises:
+            UserError: naming the levers, if it cannot fit.
+        """
+        try:
+            setup = self.memory_setup()
+            self.memory_plan = plan_memory(setup)
+        except UserError:
+            raise
+        except Exception as error:  # a model that the plan cannot read may still be trained
+            log.warning("There is no memory plan for this model (%s: %s).", type(error).__name__, error)
+            return
+        publish(self.trainer, "memory/plan", "Memory plan:", self.memory_plan.table())
+        device = self.trainer.strategy.root_device
+        # All ranks decide alike, or those that go on would wait for those that stopped.
+        free = self.trainer.strategy.broadcast(free_bytes(device, self.trainer.num_devices))
+        warning = check_fits(setup, self.memory_plan, free, str(device))
+        if warning is not None:
+            rank_zero_warn(warning)
+
+    def longest_prompt(self, prompts: Sequence[Prompt]) -> int:
+        """Tokens of the longest prompt, as far as those of most characters tell."""
+        asked = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
+        return max((self.prompt_length(prompt) for prompt in asked), default=0)
+
+    def models(self) -> dict[str, Any]:
+        """Name -> every model that is held, for the table of their parameters."""
+        reference = self.policy.frozen_copy
+        return {"policy": self.policy.model} | ({} if reference is None else {"reference": reference.model})
 
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.

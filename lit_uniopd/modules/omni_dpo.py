@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.pair_losses import PairLogps, PairLossArgs, pair_loss
@@ -107,6 +109,26 @@ class OmniDPO(PolicyModule):
         super().on_validation_start()
         if self.trainer.state.fn == "validate":
             self.fill_references()
+
+    def workload(self) -> Workload:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size = getattr(data, "batch_size", 1)
+        pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
+        pictured = self.longest_prompt([p.pair.prompt for p in pairs if p.pair.prompt.images])
+        lengths = [(len(p.prompt_tokens) or pictured, len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs]
+        shared = self.policy_args.share_prompts
+        longest = max((q + a + b if shared else 2 * (q + max(a, b)) for q, a, b in lengths), default=0)
+        live = self.loss.needs_reference and self.reference_cache is None
+        return Workload(
+            train_tokens=size * longest,
+            longest_row=longest,
+            tokens_flag="--data.batch_size {rows}",
+            score_tokens=size * longest if live else 0,
+        )
+
+    def memory_setup(self) -> Setup:
+        live = self.loss.needs_reference and self.reference_cache is None
+        return replace(super().memory_setup(), reference_copy=live and self.policy_args.lora is None)
 
     @torch.no_grad()
     def fill_references(self) -> None:

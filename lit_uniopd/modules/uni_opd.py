@@ -3,6 +3,8 @@
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import reads_images
+from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.microbatch import equal_count, token_budget_batches
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
@@ -167,6 +170,38 @@ class UniOPD(PolicyModule):
 
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
+        super().on_fit_start()
+
+    def workload(self) -> Workload:
+        source = getattr(self.trainer, "datamodule", None)
+        sampling, prompts = self.sampling, getattr(source, "train_prompts", ())
+        answers = getattr(source, "batch_size", 1) * sampling.n
+        longest = self.longest_prompt(prompts)
+        row = longest + sampling.max_new_tokens
+        tokens = min(max(self.micro_batch_tokens, row), answers * row)
+        rows = min(sampling.max_rows, answers)
+        return Workload(
+            train_tokens=tokens,
+            longest_row=row,
+            tokens_flag="--model.micro_batch_tokens {tokens}",
+            score_tokens=tokens,
+            rows=rows if self.writer == "student" else 0,
+            rows_flag="model.sampling.max_rows",
+            prompts=max(1, rows // sampling.n),
+            prompt_tokens=longest,
+            new_tokens=sampling.max_new_tokens,
+        )
+
+    def memory_setup(self) -> Setup:
+        copied = self.advantage.needs_reference and self.policy_args.lora is None
+        return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
+
+    def models(self) -> dict[str, Any]:
+        found = super().models()
+        for name in self.teachers:
+            with suppress(KeyError):  # one that is not here
+                found[f"teacher {name}"] = self.teachers[name].model
+        return found
 
     # --- one step: sample, grade, score, calibrate, update ---
 
