@@ -42,7 +42,7 @@ def load_processor(args: "PolicyArgs", flag: str) -> Any:
     if not source:
         raise UserError(f"Set --{flag}.path to a hub id or a model directory.")
     where = resolve_path(source)
-    config = _config(args, flag)
+    config = model_config(args, flag)
     loader = AutoProcessor if _reads_images(config) else AutoTokenizer
     with _explained(f"--{flag}.{'tokenizer' if args.tokenizer else 'path'}", source):
         return loader.from_pretrained(
@@ -56,7 +56,7 @@ def reads_images(args: "PolicyArgs", flag: str) -> bool:
     Raises:
         UserError: naming the flag, if there is no config to be had.
     """
-    return _reads_images(_config(args, flag))
+    return _reads_images(model_config(args, flag))
 
 
 def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedModel:
@@ -65,7 +65,7 @@ def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedM
     Raises:
         UserError: naming the flag, if they cannot be had or cannot be quantised.
     """
-    config = _config(args, flag)
+    config = model_config(args, flag)
     dtype = _dtype(args, trainable)
     if args.config is not None:
         if args.quantization != "none":
@@ -98,7 +98,7 @@ def outline_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrain
     Raises:
         UserError: naming the flag, if there is no config to be had.
     """
-    config = _config(args, flag)
+    config = model_config(args, flag)
     dtype = _dtype(args, trainable)
     if dtype == "auto":
         # What `from_pretrained` reads off the config; where that is silent, weights are taken as float32.
@@ -127,7 +127,12 @@ def _options(args: "PolicyArgs") -> dict[str, Any]:
     return options
 
 
-def _config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
+def model_config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
+    """The model's config, without its weights.
+
+    Raises:
+        UserError: naming the flag, if there is none to be had.
+    """
     if args.config is not None:
         settings = dict(args.config)
         try:
