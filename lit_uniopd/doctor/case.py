@@ -55,7 +55,8 @@ class Model:
         if self.args.config is not None:
             return None
         try:
-            return GenerationConfig.from_pretrained(resolve_path(self.args.path), revision=self.args.revision)
+            where, revision = resolve_path(self.args.path), self.args.revision or "main"
+            return GenerationConfig.from_pretrained(where, revision=revision)
         except OSError:
             return None
 
@@ -135,6 +136,13 @@ class Case:
     @property
     def pool(self) -> TeacherPool | None:
         return getattr(self.module, "teachers", None) or None
+
+    def teacher_of(self, prompt: Prompt) -> str | None:
+        """Where a prompt is routed to; None if there is no such teacher, which the check of the routes tells."""
+        try:
+            return None if self.pool is None else self.pool.route(prompt)
+        except UserError:
+            return None
 
     @property
     def models(self) -> list[Model]:

@@ -41,16 +41,13 @@ def check_data(case: Case) -> Iterator[Finding]:
 def _dropped(data: Any) -> Iterator[Finding]:
     """What the datamodule's report says was left out."""
     report: Any = getattr(data, "report", {})
-    sources = [
-        (f"--data.{split}", source) for split, found in report.items() if isinstance(found, list) for source in found
-    ]
-    sources += [(flag, source) for flag, source in report.items() if not isinstance(source, list)]
-    for flag, source in sources:
+    found = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
+    for flag, source in ((flag, source) for flag, sources in found.items() for source in sources):
         lost = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
         if lost > MANY * source.rows:
             yield yellow(
                 "data",
-                f"{flag} loses {lost / source.rows:.0%} of its rows: {source}.",
+                f"{flag.removeprefix('--data.')} loses {lost / source.rows:.0%} of its rows: {source}.",
                 "Raise --data.max_prompt_tokens (or max_length), or mend the rows, so that what is left is the data "
                 "you mean.",
             )

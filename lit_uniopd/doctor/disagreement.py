@@ -62,7 +62,7 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
         return yellow(
             title,
             f"{told}, which the loss masks.",
-            "Look at the two templates above first, then at the tokens below; --model.loss.gap_threshold sets the limit.",
+            "Look at the two templates first, then at the tokens below; --model.loss.gap_threshold sets the limit.",
             details,
         )
     if float(sizes.mean()) < ALIKE:
@@ -76,11 +76,17 @@ def _worst(case: Case, name: str, rollouts: Rollouts, teacher_BT: torch.Tensor, 
     sizes_BT = (teacher_BT - rollouts.student_logps_BT).abs().masked_fill(~mask_BT, -1)
     tokenizer = case.policy.tokenizer
     lines = [f"most disagreed tokens of teacher {name}:  student  teacher"]
-    for flat in sizes_BT.flatten().topk(min(WORST, int(mask_BT.sum()))).indices.tolist():
+    shown: set[tuple[str, int]] = set()
+    for flat in sizes_BT.flatten().argsort(descending=True)[: int(mask_BT.sum())].tolist():
         row, column = divmod(flat, sizes_BT.shape[1])
         ids = rollouts.tokens_BT[row].tolist()
         before = tokenizer.decode(ids[max(0, column - 6) : column])[-24:]
+        if (before, ids[column]) in shown:  # in another answer
+            continue
+        shown.add((before, ids[column]))
         token = tokenizer.convert_ids_to_tokens(ids[column])
         ours, theirs = float(rollouts.student_logps_BT[row, column]), float(teacher_BT[row, column])
         lines.append(f"  {before!r:>28} then {str(token)[:20]!r:<22} {ours:8.2f} {theirs:8.2f}")
+        if len(shown) == WORST:
+            break
     return "\n".join(lines)

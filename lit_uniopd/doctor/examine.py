@@ -79,7 +79,7 @@ def examine(
     Returns:
         What was found, in the order of the checks.
     """
-    with _quiet():
+    with quiet():
         if trainer is None:
             trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
         case, found = Case(module, data, trainer), list[Finding]()
@@ -109,8 +109,8 @@ def _findings(check: Check, case: Case) -> Iterator[Finding]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What our code logs on the way is among the findings."""
+def quiet() -> Iterator[None]:
+    """Log nothing below an error: what our code warns of on the way is among the findings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

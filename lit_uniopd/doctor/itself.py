@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_uniopd.backbone import unwrap
 from lit_uniopd.doctor.case import Case
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
 from lit_uniopd.functional.logps import sequence_logps
@@ -81,8 +82,7 @@ def few_prompts(case: Case) -> list[Prompt]:
 
 def prompts_of(case: Case, name: str) -> list[Prompt]:
     """The first prompts that one teacher scores."""
-    pool = case.pool
-    return [] if pool is None else case.first_prompts(PROMPTS, lambda prompt: pool.route(prompt) == name)
+    return case.first_prompts(PROMPTS, lambda prompt: case.teacher_of(prompt) == name)
 
 
 def measure(case: Case) -> Itself:
@@ -130,6 +130,13 @@ def gradient_norm(policy: Policy, value: Tensor) -> float:
     return math.sqrt(sum(float(g.float().pow(2).sum()) for g in found if g is not None))
 
 
+def drops_out(policy: Policy) -> bool:
+    """Whether training is noisy where answering is not."""
+    layers = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules())
+    options = unwrap(policy.model).config.get_text_config().to_dict()
+    return layers or any("dropout" in name and isinstance(p, float) and p > 0 for name, p in options.items())
+
+
 def check_itself(case: Case) -> Iterator[Finding]:
     """Advantage, loss and gradient of the student as its own teacher; its log-probs in rollout and update."""
     if case.pool is None or not few_prompts(case):
@@ -149,9 +156,8 @@ def check_itself(case: Case) -> Iterator[Finding]:
         yield green("self-test", f"As its own teacher the student learns nothing. {told}")
     drift = f"Log-probs of rollout and update differ by {found.drift:.1e} a token, {found.drift_largest:.1e} at most."
     if found.drift > limit:
-        dropout = any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in case.policy.modules())
         remedy = (
-            "Set the dropout of the model or its adapters to 0" if dropout else "Try --model.sampling.engine generate"
+            "Set the dropout of model and adapters to 0" if drops_out(case.policy) else "Try another attention kernel"
         )
         yield yellow("drift", drift, f"{remedy}, since what is learned from is this far from what was sampled.")
     else:
@@ -173,7 +179,10 @@ def check_reference(case: Case) -> Iterator[Finding]:
         module.policy = before
     apart = ((logps.policy_P2.detach() - logps.reference_P2).abs() / logps.lengths_P2).max()
     limit = tolerance(policy, str(case.trainer.precision))
-    told = f"log-ratios of {len(logps.policy_P2)} pairs are {float(apart):.1e} nats a token at most, loss {float(found.loss):.6f}"
+    told = (
+        f"log-ratios of {len(logps.policy_P2)} pairs are {float(apart):.1e} nats a token at most, loss "
+        f"{float(found.loss.detach()):.6f}"
+    )
     if module.loss.kind == "dpo" and not module.loss.chosen_nll and not module.loss.label_smoothing:
         told += f" (ln 2 is {math.log(2):.6f})"
     if not apart <= limit:

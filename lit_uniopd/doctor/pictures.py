@@ -35,10 +35,8 @@ def check_pictures(case: Case) -> Iterator[Finding]:
 
 
 def _teachers_asked(case: Case, prompts: list[Prompt]) -> list[Model]:
-    if case.pool is None:
-        return []
-    names = {p.teacher if p.teacher in case.teachers else p.domain for p in prompts} & set(case.teachers)
-    return [case.teachers[name] for name in sorted(names)]
+    names = {case.teacher_of(prompt) for prompt in prompts}
+    return [teacher for name, teacher in case.teachers.items() if name in names]
 
 
 def _measured(case: Case, model: Model, name: str, prompts: list[Prompt]) -> Finding:

@@ -29,7 +29,7 @@ def check_memory(case: Case) -> Iterator[Finding]:
     with complaints("memory") as problems:
         setup = case.module.memory_setup()
         plan = plan_memory(setup)
-        told = f"About {readable(plan.total)} at the peak ({plan.peak}) on each device, {readable(free)} free on {case.device}."
+        told = f"About {readable(plan.total)} at the peak ({plan.peak}) on each device, {readable(free)} free there."
         warning = check_fits(setup, plan, free, str(case.device))
         if warning is not None:
             found, _, remedy = warning.rstrip(".").rpartition("; ")

@@ -11,14 +11,14 @@ WIDTH = 100
 
 
 def show(findings: list[Finding], console: Console | None = None) -> None:
-    """Print what was found.
+    """Print what was found, at most 100 columns wide.
 
     Args:
         findings: of `examine`.
-        console: where to; None: standard output, at most 100 columns wide.
+        console: where to; None: standard output.
     """
     console = console or Console()
-    console.print(screen(findings), width=min(WIDTH, console.width))
+    console.print(screen(findings), width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
 
 
 def screen(findings: list[Finding]) -> Group:

@@ -27,7 +27,7 @@ def check_sampling(case: Case) -> Iterator[Finding]:
         problems.append(
             red(
                 "sampling",
-                f"--model.updates_per_rollout {module.updates_per_rollout} is more than the {answers} answers of a rollout.",
+                f"--model.updates_per_rollout {module.updates_per_rollout} is more than a rollout's {answers} answers.",
                 "Lower it, or raise --model.sampling.n or --data.batch_size.",
             )
         )
@@ -70,7 +70,7 @@ def _groups(case: Case) -> Iterator[Finding]:
     if grouped:
         yield red(
             "sampling",
-            f"With --model.sampling.n 1 no prompt has both right and wrong answers: {', '.join(grouped)} can do nothing.",
+            f"With one answer a prompt, none has both right and wrong ones: {', '.join(grouped)} can do nothing.",
             "Raise --model.sampling.n (the paper has 16), or set the scope to global.",
         )
 
@@ -89,8 +89,11 @@ def _positions(case: Case) -> Iterator[Finding]:
     longest, new = case.module.longest_prompt(case.train_prompts), case.module.sampling.max_new_tokens
     if longest + new <= positions:
         return
-    found = f"Prompts of {longest} tokens with answers of {new} exceed the {positions} positions of {case.student.args.path}"
-    remedy = f"Lower --model.sampling.max_new_tokens to {max(1, positions - longest)}, or drop long prompts by --data.max_prompt_tokens."
+    found = f"Prompts of {longest} tokens with answers of {new} exceed the student's {positions} positions"
+    remedy = (
+        f"Lower --model.sampling.max_new_tokens to {max(1, positions - longest)}, or drop long prompts by "
+        "--data.max_prompt_tokens."
+    )
     if getattr(config, "rope_parameters", None):
         yield yellow("sampling", f"{found}; rotary positions reach further, but it was not trained there.", remedy)
     else:

@@ -7,11 +7,11 @@ from typing import Any
 
 from lit_uniopd.doctor.case import Case, Model
 from lit_uniopd.doctor.findings import Finding, green, yellow
-from lit_uniopd.errors import UserError
 from lit_uniopd.prompting import chat_text
 from lit_uniopd.types import Prompt
 
-SWITCH = re.compile(r"\b(\w*thinking\w*|reasoning_effort)\b")
+SWITCH = re.compile(r"\b(?:enable_thinking|reasoning_effort|thinking_budget)\b|\bthinking\b(?=\s+is\s+)")
+"""Options of the templates of Qwen3, GLM, gpt-oss, Seed-OSS and DeepSeek-V3.1."""
 COLUMN = 46
 """Characters of each side."""
 LINES = 30
@@ -22,16 +22,9 @@ def check_templates(case: Case) -> Iterator[Finding]:
     for model in case.models:
         yield from _switches(model)
     for name, teacher in case.teachers.items():
-        prompt = next((p for p in case.train_prompts if _goes_to(case, p, name)), None)
+        prompt = next((p for p in case.train_prompts if case.teacher_of(p) == name), None)
         if prompt is not None:
             yield _compared(case.student, teacher, name, prompt)
-
-
-def _goes_to(case: Case, prompt: Prompt, name: str) -> bool:
-    try:
-        return case.pool is not None and case.pool.route(prompt) == name
-    except UserError:  # the check of the routes says so
-        return False
 
 
 def _compared(student: Model, teacher: Model, name: str, prompt: Prompt) -> Finding:
@@ -85,9 +78,7 @@ def _switches(model: Model) -> Iterator[Finding]:
             f"Correct or remove it in --{model.flag}.chat_template_kwargs.",
         )
     code = " ".join(re.findall(r"{[%{].*?[%}]}", text, flags=re.DOTALL))
-    switches = sorted(
-        name for name in set(SWITCH.findall(code)) if name in ("enable_thinking", "thinking", "reasoning_effort")
-    )
+    switches = sorted(set(SWITCH.findall(code)))
     unset = [name for name in switches if name not in given]
     if unset:
         yield yellow(

@@ -75,7 +75,8 @@ def check_ends(case: Case) -> Iterator[Finding]:
     elif turn is not None and turn not in every:
         yield red(
             "ends",
-            f"The chat template ends a turn with {_named(student, {turn})}, but sampling stops at {told}: answers run on.",
+            f"The chat template ends a turn with {_named(student, {turn})}, but sampling stops at {told}: answers run "
+            "on.",
             f"Add {turn} to eos_token_id in generation_config.json of --{student.flag}.path.",
         )
     else:

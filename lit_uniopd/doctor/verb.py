@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from lit_uniopd.cli import UniOPDCLI, run
-from lit_uniopd.doctor.examine import examine
+from lit_uniopd.doctor.examine import examine, quiet
 from lit_uniopd.doctor.findings import exit_status
 from lit_uniopd.doctor.screen import show
 
@@ -32,14 +32,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="leave out what loads weights")
     args, rest = parser.parse_known_args(argv)
-    run_of = run(["fit", *rest], Unstarted)
-    with Console(stderr=True).status("reading") as status:
-        found = examine(
-            run_of.model,
-            run_of.datamodule,
-            run_of.trainer,
-            quick=args.quick,
-            on_check=lambda title: status.update(title),
-        )
+    with quiet(), Console(stderr=True).status("reading") as status:
+        begun = run(["fit", *rest], Unstarted)
+        found = examine(begun.model, begun.datamodule, begun.trainer, quick=args.quick, on_check=status.update)
     show(found)
     return exit_status(found)
