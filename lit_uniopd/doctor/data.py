@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
-from lit_uniopd.benchmarks.loading import check_golds
+from lit_uniopd.benchmarks.loading import GoldReport, check_golds
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.case import Case, complaints, counted
-from lit_uniopd.doctor.findings import Finding, green, red, yellow
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.doctor.settings import calibrations
 from lit_uniopd.errors import UserError
 
@@ -33,8 +33,9 @@ def check_data(case: Case) -> Iterator[Finding]:
     for split, pairs in (("training", case.train_pairs), ("validation", getattr(case.data, "val_pairs", ()))):
         if pairs:
             yield green("data", f"{len(pairs):,} {split} pairs ({counted([p.pair.prompt.domain for p in pairs])}).")
-    for benchmark in case.benchmarks:
-        yield green("data", f"{len(benchmark.examples):,} rows of {benchmark.key}.")
+    if case.benchmarks:
+        told = ", ".join(f"{benchmark.spec.id} {len(benchmark.examples):,}" for benchmark in case.benchmarks)
+        yield green("data", f"Rows of {len(case.benchmarks)} benchmarks: {told}.")
     yield from _dropped(case.data)
 
 
@@ -54,9 +55,12 @@ def _dropped(data: Any) -> Iterator[Finding]:
 
 
 def check_graders(case: Case) -> Iterator[Finding]:
-    """Let graders judge gold answers and empty ones."""
+    """Let graders judge gold answers and empty ones. What is to be learned by heart is not graded."""
+    if case.stage == "fit" and case.pool is None:
+        return
     module = case.module
-    prompts = [] if case.train_pairs else case.train_prompts + case.val_prompts
+    # The same rows may serve for both.
+    prompts = list({id(prompt): prompt for prompt in (*case.train_prompts, *case.val_prompts)}.values())
     if case.pool is not None and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
         yield from _without_outcomes(case)
     incomplete = [p for p in prompts if p.grader is not None and p.gold is None]
@@ -69,8 +73,7 @@ def check_graders(case: Case) -> Iterator[Finding]:
         )
         prompts = [p for p in prompts if p.gold is not None]
     benchmarks = list(heldout_benchmarks(prompts, module.val_sampling, "train").values()) + case.benchmarks
-    for benchmark in benchmarks:
-        yield _golds(case, benchmark)
+    yield from _golds(case, benchmarks)
 
 
 def _without_outcomes(case: Case) -> Iterator[Finding]:
@@ -84,33 +87,40 @@ def _without_outcomes(case: Case) -> Iterator[Finding]:
         yield yellow("golds", f"{found}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
 
 
-def _golds(case: Case, benchmark: Benchmark) -> Finding:
-    every = benchmark.examples
-    sample = replace(benchmark, examples=every[:: -(-len(every) // GOLDS)])
-    name = f"golds {benchmark.spec.id}"
-    names = sorted({str(grader) for example in sample.examples if (grader := sample.grader(example)) is not None})
-    if not names:
-        return green(name, "These rows are not graded.")
-    try:
-        case.module.graders.prepare(names)
-    except UserError as error:
-        found, _, remedy = str(error).rstrip(".").rpartition("; ")
-        return red(name, f"{found}.", f"{remedy}.")
-    report = check_golds(sample, case.module.graders)
-    how = f"({', '.join(names)}; {len(sample.examples)} of {len(every):,} rows tried)"
+def _golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:
+    checked = tried = rows = 0
+    graders: set[str] = set()
+    for benchmark in benchmarks:
+        every = benchmark.examples
+        sample = replace(benchmark, examples=every[:: -(-len(every) // GOLDS)])
+        names = {str(name) for example in sample.examples if (name := sample.grader(example)) is not None}
+        try:
+            case.module.graders.prepare(names)
+        except UserError as error:
+            yield complaint(f"golds {benchmark.spec.id}", "red", str(error))
+            continue
+        report = check_golds(sample, case.module.graders)
+        yield from _refused(f"golds {benchmark.spec.id}", report)
+        checked, tried, rows = checked + report.checked, tried + len(sample.examples), rows + len(every)
+        checked -= len(report.rejected)
+        graders |= names
+    if graders:
+        how = f"{', '.join(sorted(graders))}; {tried:,} of {rows:,} rows tried"
+        tests = ", golds that are tests aside" if checked < tried else ""
+        yield green("golds", f"{checked:,} gold answers are accepted{tests}, and empty ones refused ({how}).")
+
+
+def _refused(name: str, report: GoldReport) -> Iterator[Finding]:
     if report.rejected:
-        return red(
+        yield red(
             name,
             f"{len(report.rejected)} of {report.checked} gold answers are refused by their own grader, that of "
-            f"{report.rejected[0]!r} for one {how}.",
+            f"{report.rejected[0]!r} for one.",
             "Choose the grader that takes this form of answer by --data.train.grader, or mend the answer column.",
         )
     if report.fooled:
-        return red(
+        yield red(
             name,
-            f"An empty answer is accepted for {len(report.fooled)} rows, {report.fooled[0]!r} for one {how}.",
+            f"An empty answer is accepted for {len(report.fooled)} rows, {report.fooled[0]!r} for one.",
             "Mend these rows' gold answers, or choose a stricter grader by --data.train.grader.",
         )
-    if not report.checked:
-        return green(name, f"Empty answers are refused; these golds are tests, not answers {how}.")
-    return green(name, f"{report.checked} gold answers are accepted, empty ones refused {how}.")

@@ -80,7 +80,7 @@ def _worst(case: Case, name: str, rollouts: Rollouts, teacher_BT: torch.Tensor, 
     for flat in sizes_BT.flatten().argsort(descending=True)[: int(mask_BT.sum())].tolist():
         row, column = divmod(flat, sizes_BT.shape[1])
         ids = rollouts.tokens_BT[row].tolist()
-        before = tokenizer.decode(ids[max(0, column - 6) : column])[-24:]
+        before = str(tokenizer.decode(ids[max(0, column - 6) : column]))[-24:]
         if (before, ids[column]) in shown:  # in another answer
             continue
         shown.add((before, ids[column]))

@@ -37,8 +37,8 @@ CHECKS = (
     Check("versions", check_versions),
     Check("device", check_device),
     Check("data", check_data),
-    Check("golds", check_graders),
     Check("sandbox", check_sandbox),
+    Check("golds", check_graders),
     Check("teachers", check_routes),
     Check("tokens", check_tokenizers),
     Check("ends", check_ends),
@@ -82,16 +82,16 @@ def examine(
     with quiet():
         if trainer is None:
             trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        case, found = Case(module, data, trainer), list[Finding]()
+        case, found = Case(module, data, trainer), dict[str, Finding]()
         try:
             for check in CHECKS:
                 if not (quick and check.loads_weights):
                     on_check(check.title)
-                    found += _findings(check, case)
+                    for finding in _findings(check, case):  # what cannot be had is found by several
+                        found.setdefault(finding.found, finding)
         finally:
             module.graders.close()
-    # A model that cannot be had is found by several checks.
-    return list(dict.fromkeys(found))
+    return list(found.values())
 
 
 def _findings(check: Check, case: Case) -> Iterator[Finding]:

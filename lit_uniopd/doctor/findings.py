@@ -1,5 +1,6 @@
 """What a check found, and what to do about it."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,8 @@ def complaint(name: str, status: Literal["yellow", "red"], message: str) -> Find
     """
     found, _, remedy = message.strip().rstrip(".").rpartition("; ")
     if not found:
-        found, remedy = remedy, "mend what this names"
+        found, flag = remedy, re.search(r"--[a-z_][\w.]*\w", remedy)
+        remedy = f"correct {flag[0]}" if flag else "mend what this names"
     return Finding(name, status, found + ".", remedy[:1].upper() + remedy[1:] + ".")
 
 

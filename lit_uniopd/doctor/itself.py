@@ -156,9 +156,8 @@ def check_itself(case: Case) -> Iterator[Finding]:
         yield green("self-test", f"As its own teacher the student learns nothing. {told}")
     drift = f"Log-probs of rollout and update differ by {found.drift:.1e} a token, {found.drift_largest:.1e} at most."
     if found.drift > limit:
-        remedy = (
-            "Set the dropout of model and adapters to 0" if drops_out(case.policy) else "Try another attention kernel"
-        )
+        noisy = drops_out(case.policy)
+        remedy = "Set the dropout of model and adapters to 0" if noisy else "Try another attention kernel"
         yield yellow("drift", drift, f"{remedy}, since what is learned from is this far from what was sampled.")
     else:
         yield green("drift", drift)

@@ -1,5 +1,7 @@
 """The doctor's screen: a line for each finding, remedies beneath, details at the end."""
 
+import sys
+
 from rich.console import Console, Group
 from rich.rule import Rule
 from rich.table import Table
@@ -17,8 +19,8 @@ def show(findings: list[Finding], console: Console | None = None) -> None:
         findings: of `examine`.
         console: where to; None: standard output.
     """
-    console = console or Console()
-    console.print(screen(findings), width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(screen(findings), width=min(WIDTH, console.width))
 
 
 def screen(findings: list[Finding]) -> Group:

@@ -84,8 +84,7 @@ def _switches(model: Model) -> Iterator[Finding]:
         yield yellow(
             f"template {model.name}",
             f"The chat template has the switch {', '.join(unset)}, which is left to its default.",
-            f"Write it out, by --{model.flag}.chat_template_kwargs.{unset[0]} true or false, alike for student and "
-            "teachers.",
+            f"Write out what you mean by --{model.flag}.chat_template_kwargs.{unset[0]}, alike for all models.",
         )
     elif switches:
         yield green(f"template {model.name}", ", ".join(f"{name}: {given[name]}" for name in switches) + ".")

@@ -9,7 +9,9 @@ from tiny import CHARACTERS, CHAT, Prompts, make_tokenizer, prompts
 
 from callbacks import MarginCalibration
 from lit_uniopd.benchmarks.drawings import draw
+from lit_uniopd.benchmarks.loading import GoldReport
 from lit_uniopd.doctor import Finding, exit_status, resources
+from lit_uniopd.doctor import data as doctor_of_data
 from lit_uniopd.doctor.templates import side_by_side
 from lit_uniopd.modules.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
@@ -48,6 +50,9 @@ def test_a_healthy_run_is_green(examined):
     )
     assert exit_status(found) == 0
     assert of(found, "teachers")[0].found == "code: 4 prompts, math: 4 prompts."
+    assert (
+        of(found, "golds")[0].found == "8 gold answers are accepted, and empty ones refused (exact; 8 of 8 rows tried)."
+    )
 
 
 def test_what_is_not_green_has_a_remedy():
@@ -62,8 +67,9 @@ def test_gold_answers_that_their_grader_refuses(examined):
     assert found.found.startswith("1 of 4 gold answers are refused")
 
 
-def test_graders_that_accept_an_empty_answer(examined):
-    found = of(examined(data=changed(gold="")), "golds math")[0]
+def test_graders_that_accept_an_empty_answer(examined, monkeypatch):
+    monkeypatch.setattr(doctor_of_data, "check_golds", lambda *_: GoldReport(4, rejected=(), fooled=("p0",)))
+    found = of(examined(), "golds math")[0]
     assert found.status == "red"
     assert found.found.startswith("An empty answer is accepted for 1 rows, 'p0'")
 
@@ -146,7 +152,7 @@ def test_templates_and_their_switches(examined, new_model):
 def test_two_texts_side_by_side():
     rows = side_by_side("one\ntwo\nfour", "one\nTWO\nthree\nfour", ("left", "right")).splitlines()
     assert [row.split() for row in rows[1:]] == [["one", "one"], ["two", "|", "TWO"], [">", "three"], ["four", "four"]]
-    assert len(side_by_side("x\n" * 500, "", ("a", "b")).splitlines()) == 31
+    assert len(side_by_side("x\n" * 500, "y", ("a", "b")).splitlines()) == 31
 
 
 @pytest.mark.parametrize(
@@ -263,4 +269,4 @@ def test_a_model_that_is_not_there(examined):
     assert exit_status(found) == 1
     told = [f for f in found if "nowhere" in f.found]
     assert all("no such directory" in f.found for f in told)
-    assert len({f.found for f in told}) == len(told)
+    assert [f.remedy for f in told] == ["Correct --model.teachers.math.path."]

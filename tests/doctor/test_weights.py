@@ -43,6 +43,7 @@ def test_a_teacher_path_that_perturbs_its_log_probs(examined, monkeypatch):
 
     def off(self: Any, *args: Any) -> Any:
         found_BT, problem = ask(self, *args)
+        assert found_BT is not None
         return found_BT + 0.25, problem
 
     monkeypatch.setattr(TeacherPool, "_ask", off)
