@@ -137,6 +137,11 @@ class Case:
     def pool(self) -> TeacherPool | None:
         return getattr(self.module, "teachers", None) or None
 
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student learns from answers that it writes itself."""
+        return hasattr(self.module, "sampling")
+
     def teacher_of(self, prompt: Prompt) -> str | None:
         """Where a prompt is routed to; None if there is no such teacher, which the check of the routes tells."""
         try:

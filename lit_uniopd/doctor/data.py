@@ -56,12 +56,12 @@ def _dropped(data: Any) -> Iterator[Finding]:
 
 def check_graders(case: Case) -> Iterator[Finding]:
     """Let graders judge gold answers and empty ones. What is to be learned by heart is not graded."""
-    if case.stage == "fit" and case.pool is None:
+    if case.stage == "fit" and not case.on_policy:
         return
     module = case.module
     # The same rows may serve for both.
     prompts = list({id(prompt): prompt for prompt in (*case.train_prompts, *case.val_prompts)}.values())
-    if case.pool is not None and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
+    if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
         yield from _without_outcomes(case)
     incomplete = [p for p in prompts if p.grader is not None and p.gold is None]
     if incomplete:

@@ -82,13 +82,13 @@ def examine(
     with quiet():
         if trainer is None:
             trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        case, found = Case(module, data, trainer), dict[str, Finding]()
+        case, found = Case(module, data, trainer), dict[tuple[str, str], Finding]()
         try:
             for check in CHECKS:
                 if not (quick and check.loads_weights):
                     on_check(check.title)
                     for finding in _findings(check, case):  # what cannot be had is found by several
-                        found.setdefault(finding.found, finding)
+                        found.setdefault((finding.found, "" if finding.status == "red" else finding.name), finding)
         finally:
             module.graders.close()
     return list(found.values())

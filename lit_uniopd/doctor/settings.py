@@ -18,7 +18,7 @@ def check_setup(case: Case) -> Iterator[Finding]:
 
 def check_sampling(case: Case) -> Iterator[Finding]:
     """How answers are drawn, against what the loss takes for granted."""
-    if case.pool is None:
+    if not case.on_policy:
         return
     module, sampling = case.module, case.module.sampling
     problems = [*_greedy(case), *_groups(case), *_positions(case)]

@@ -31,23 +31,9 @@ def changed(**changes: Any) -> Prompts:
 
 def test_a_healthy_run_is_green(examined):
     found = examined()
-    assert {f.name: f.status for f in found} == dict.fromkeys(
-        [
-            *(
-                "versions",
-                "device",
-                "data",
-                "golds math",
-                "golds code",
-                "teachers",
-                "tokens math",
-                "tokens code",
-                "ends",
-            ),
-            *("template math", "template code", "sampling", "settings", "memory", "disk"),
-        ],
-        "green",
-    )
+    names = ["versions", "device", "data", "golds", "teachers", "ends", "sampling", "settings", "memory", "disk"]
+    names += [f"{what} {teacher}" for what in ("tokens", "template") for teacher in ("math", "code")]
+    assert {f.name: f.status for f in found} == dict.fromkeys(names, "green")
     assert exit_status(found) == 0
     assert of(found, "teachers")[0].found == "code: 4 prompts, math: 4 prompts."
     assert (
@@ -69,7 +55,7 @@ def test_gold_answers_that_their_grader_refuses(examined):
 
 def test_graders_that_accept_an_empty_answer(examined, monkeypatch):
     monkeypatch.setattr(doctor_of_data, "check_golds", lambda *_: GoldReport(4, rejected=(), fooled=("p0",)))
-    found = of(examined(), "golds math")[0]
+    found = of(examined(), "golds code")[0]
     assert found.status == "red"
     assert found.found.startswith("An empty answer is accepted for 1 rows, 'p0'")
 
@@ -85,6 +71,13 @@ def test_prompts_without_graders(examined):
     assert (found.status, "--data.train.grader" in found.remedy) == ("yellow", True)
     found = of(examined(data=ungraded, callbacks=[MarginCalibration()]), "golds")[0]
     assert (found.status, "MarginCalibration" in found.found) == ("red", True)
+
+
+def test_without_teachers_golds_and_sampling_still_matter(examined):
+    options: Any = {"advantage": AdvantageArgs(teacher_weight=0.0, outcome_weight=1.0)}
+    assert of(examined(**options), "golds")[0].status == "green"
+    found = of(examined(sampling=SamplingArgs(n=1, max_new_tokens=6), **options), "sampling")[0]
+    assert (found.status, "outcome_weight" in found.found) == ("red", True)
 
 
 def test_a_misspelt_teacher(examined):
