@@ -77,11 +77,13 @@ class Case:
     directory: Path = field(init=False)
     """Where the run's files would go."""
     stage: Stage = field(init=False)
+    loggers: Any = field(init=False)
 
     def __post_init__(self) -> None:
         trainer, module = self.trainer, self.module
         self.stage = "fit" if is_overridden("training_step", module, LightningModule) else "validate"
         self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.loggers = trainer.loggers
         trainer.loggers = []  # nothing of this belongs to a run
         trainer.state.fn = TrainerFn.FITTING if self.stage == "fit" else TrainerFn.VALIDATING
         trainer.strategy.connect(module)
@@ -89,6 +91,12 @@ class Case:
         if self.data is not None:
             self.data.trainer = trainer
             trainer.datamodule = self.data  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """Leave module and trainer ready for the run itself."""
+        self.trainer.loggers = self.loggers
+        self.trainer.state.fn = None
+        self.module.graders.close()
 
     # --- data: empty until the check of the data has read them ---
 
@@ -167,7 +175,8 @@ class Case:
         if self.module.policy is not None:
             return self.module.policy
         torch.manual_seed(self.module.seed)
-        policy = Policy.load(self.student.args, trainable=True, flag=self.student.flag)
+        loaded = Policy.load(self.student.args, trainable=True, flag=self.student.flag)
+        policy: Any = self.trainer.precision_plugin.convert_module(loaded)
         return policy if self.student.args.quantization != "none" else policy.to(self.device)
 
     def first_prompts(self, count: int, wanted: Callable[[Prompt], bool] = lambda _: True) -> list[Prompt]:

@@ -72,7 +72,7 @@ def examine(
     Args:
         module: one of ours.
         data: its datamodule.
-        trainer: with which it would be fitted; its loggers are taken away. None: one for the CPU.
+        trainer: with which it would be fitted, and still can be. None: one for the CPU.
         quick: leave out what loads weights.
         on_check: called with the title of each check before it begins.
 
@@ -90,7 +90,7 @@ def examine(
                     for finding in _findings(check, case):  # what cannot be had is found by several
                         found.setdefault((finding.found, "" if finding.status == "red" else finding.name), finding)
         finally:
-            module.graders.close()
+            case.release()
     return list(found.values())
 
 

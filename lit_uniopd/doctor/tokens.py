@@ -35,7 +35,15 @@ def check_tokenizers(case: Case) -> Iterator[Finding]:
                 "of the student's template.",
             )
         else:
-            yield green(f"tokens {name}", f"The same table of {len(ours.tokenizer):,} tokens{padded}.")
+            special = _special_differences(ours, teacher)
+            yield green(f"tokens {name}", f"The same table of {len(ours.tokenizer):,} tokens{padded}{special}.")
+
+
+def _special_differences(ours: Model, theirs: Model) -> str:
+    """Roles that other tokens play; of these only the end matters, which has a line of its own."""
+    mine, other = ours.tokenizer.special_tokens_map, theirs.tokenizer.special_tokens_map
+    roles = [role for role in ("bos_token", "eos_token", "pad_token") if mine.get(role) != other.get(role)]
+    return "".join(f"; {role} is {mine.get(role)} here and {other.get(role)} there" for role in roles)
 
 
 def _rows(model: Model) -> Iterator[Finding]:

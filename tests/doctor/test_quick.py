@@ -109,6 +109,11 @@ def test_tokenizers(examined, new_model):
     found = of(examined({"math": padded}), "tokens math")[0]
     assert (found.status, "128 rows, which is harmless" in found.found) == ("green", True)
 
+    speaks = make_tokenizer(ENDING)
+    speaks.pad_token = "<end>"
+    found = of(examined({"math": new_model("pads", tokenizer=speaks)}), "tokens math")[0]
+    assert (found.status, "pad_token is <pad> here and <end> there" in found.found) == ("green", True)
+
     short = new_model("short", tokenizer=make_tokenizer(ENDING), vocab_size=40)
     found = of(examined({"student": short}), "tokens student")[0]
     assert (found.status, "40 only" in found.found) == ("red", True)

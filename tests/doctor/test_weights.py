@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from doctor_data import ENDING, of
 from pairs_data import ROWS, data, omni
-from tiny import Prompts, make_tokenizer, module, prompts, trainer
+from tiny import Memory, Prompts, make_tokenizer, module, prompts, trainer
 
 from lit_uniopd.doctor import disagreement, examine, itself
 from lit_uniopd.doctor.case import Case
@@ -36,6 +36,28 @@ def test_the_numbers_of_the_self_test_are_those_of_rounding(healthy, tmp_path):
         assert found.tokens > 8
         assert max(found.advantage, found.drift, found.gradient / 10, abs(found.loss)) < limit
         assert itself.tolerance(case.policy, "32-true") == (1e-4 if args else 0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_the_self_test_computes_as_the_run_would(examined, precision):
+    found = examined(quick=False, settings={"precision": precision})
+    assert of(found, "self-test")[0].status == "green", of(found, "self-test")
+    assert "e-0" in of(found, "drift")[0].found
+    assert of(found, "drift")[0].status == "green"
+
+
+def test_a_run_goes_on_as_if_nobody_had_looked(healthy, tmp_path):
+    values = []
+    for look in (False, True):
+        run, source, memory = module(healthy), Prompts(prompts(8)), Memory()
+        runner = trainer(tmp_path, logger=memory)
+        if look:
+            assert of(examine(run, source, runner), "self-test")[0].status == "green"
+        runner.fit(run, source)
+        values.append({name: value for name, value in memory.values.items() if not name.startswith("time/")})
+    untimed = [{name: v for name, v in each.items() if "per_second" not in name} for each in values]
+    assert untimed[0] == untimed[1]
+    assert "train/loss" in untimed[1]
 
 
 def test_a_teacher_path_that_perturbs_its_log_probs(examined, monkeypatch):
