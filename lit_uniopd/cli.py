@@ -181,8 +181,13 @@ def show_our_log() -> None:
             logger.addHandler(logging.StreamHandler())
 
 
-def run(argv: Any) -> UniOPDCLI:
-    """Parse and run, with errors as exceptions."""
+def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
+    """Parse and run, with errors as exceptions.
+
+    Args:
+        argv: the arguments.
+        cli: what to do with them.
+    """
     torch.set_float32_matmul_precision("high")
     show_our_log()
     # lightning-utilities 0.15 on torch 2.13; nothing a user could do about it.
@@ -192,7 +197,7 @@ def run(argv: Any) -> UniOPDCLI:
     # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
     # the arguments that this process was started with.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return UniOPDCLI(
+    return cli(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
