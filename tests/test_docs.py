@@ -33,6 +33,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 
 sys.path.insert(0, str(ROOT / "docs"))
 import hooks  # noqa: E402  # what `make docs` runs
+
 sys.path.pop(0)
 
 
@@ -52,7 +53,8 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     name = str(page.relative_to(ROOT))
     return [
-        Block(name, found[1], found[2], found[3], text.count("\n", 0, found.start()) + 1) for found in FENCE.finditer(text)
+        Block(name, found[1], found[2], found[3], text.count("\n", 0, found.start()) + 1)
+        for found in FENCE.finditer(text)
     ]
 
 
@@ -261,7 +263,9 @@ def test_links_and_names_resolve(page: Path):
         assert not anchor or anchors_of(file)(anchor), target
     for code in CODE.findall(text):
         path, _, name = code.partition("::")
-        if re.fullmatch(r"(\.ci|configs|tests|benchmarks|docs|notebooks|lit_uniopd|callbacks|datamodules)/[\w./-]+", path):
+        if re.fullmatch(
+            r"(\.ci|configs|tests|benchmarks|docs|notebooks|lit_uniopd|callbacks|datamodules)/[\w./-]+", path
+        ):
             file = ROOT / path
             assert file.exists() or list(ROOT.glob(f"{path}.*")), code
             assert not name or f"def {name}(" in file.read_text(), code
