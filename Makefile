@@ -31,7 +31,7 @@ format: install  ## let ruff mend what it can
 
 docs: install  ## the pages under docs/ as a website in site/; any broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html in a browser."
+	@echo "Open site/index.html in a browser; for the search field: $(BIN)/python -m http.server -d site"
 
 bench: install  ## both sides of every performance claim, in one process each
 	$(BIN)/python benchmarks/logps.py

@@ -1,7 +1,7 @@
 """What `make docs` adds to the pages: the configs, read from the files themselves.
 
-`configs.md` has a line ``<!-- configs: FOLDER -->`` for each folder below `configs/`; it becomes one section a file, with
-what the head of the file says, its commands, and the file itself.
+`configs.md` has a line ``<!-- configs: FOLDER -->`` for each folder below `configs/`. It becomes one section a file,
+with what the head of the file says, its commands, and the file itself.
 """
 
 import re

@@ -20,6 +20,7 @@ from lightning import LightningDataModule, LightningModule
 from markdown.extensions.toc import slugify
 from tiny import make_model
 
+from docs import hooks  # what `make docs` runs
 from lit_uniopd.cli import UniOPDCLI, main, spell_out
 from lit_uniopd.parsing import OneSentenceParser
 from lit_uniopd.verbs import VERBS
@@ -30,11 +31,6 @@ PACKAGES = ("lit_uniopd", "callbacks", "datamodules")
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-
-sys.path.insert(0, str(ROOT / "docs"))
-import hooks  # noqa: E402  # what `make docs` runs
-
-sys.path.pop(0)
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,8 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
         elif arguments != ["--version"]:  # before any parser
             parser.parse_args(spell_out(arguments))
     except SystemExit as stop:
-        assert not stop.code, line
+        if stop.code:
+            raise AssertionError(line) from stop
     except Understood:
         pass
 
