@@ -40,7 +40,7 @@ class Head:
         if self.path.parts[1] == "lab":
             return ("make lab",)
         if self.path.parts[1] == "trainer":
-            return (f"uniopd fit -c configs/sft.yaml -c {self.path}",)
+            return (f"uniopd fit -c configs/quickstart.yaml -c {self.path}",)
         if "any UniOPD config" in told:
             return (f"uniopd fit -c configs/quickstart.yaml -c {self.path}",)
         if named := re.search(r"behind (\w+\.yaml)", told):

@@ -278,6 +278,16 @@ def test_every_page_is_in_the_navigation():
         assert str(page.relative_to(ROOT / "docs")) in shown
 
 
+@pytest.mark.parametrize("package", ["callbacks", "datamodules", "lit_uniopd.functional", "lit_uniopd.modules"])
+def test_the_reference_has_every_public_name(package: str):
+    page = (ROOT / f"docs/api/{package.rsplit('.')[-1]}.md").read_text()
+    described = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    there = importlib.import_module(package)
+    for name in there.__all__:
+        module = getattr(there, name).__module__
+        assert module in described or f"{module}.{name}" in described, name
+
+
 def test_every_config_is_shown_with_its_command():
     page = (ROOT / "docs/configs.md").read_text()
     shown = [path for folder in hooks.MARK.findall(page) for path in hooks.configs_in(folder)]
