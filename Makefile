@@ -33,10 +33,8 @@ docs: install  ## the pages under docs/ as a website in site/; any broken link s
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html in a browser; for the search field: $(BIN)/python -m http.server -d site"
 
-bench: install  ## both sides of every performance claim, in one process each
-	$(BIN)/python benchmarks/logps.py
-	$(BIN)/python benchmarks/rollout.py
-	$(BIN)/python benchmarks/calibration.py
+bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
 
 lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run

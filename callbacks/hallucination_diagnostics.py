@@ -17,7 +17,7 @@ from lit_uniopd.benchmarks.spec import ProfileName
 from lit_uniopd.diagnostics.hallucination import positions_figure
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.chair import chair_counts
-from lit_uniopd.hallucination.lexicon import Lexicon, coco
+from lit_uniopd.hallucination.lexicon import Lexicon, chair_words
 from lit_uniopd.hallucination.positions import PlacedMention, place_mentions
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.rollout import write_answers
@@ -51,7 +51,7 @@ class HallucinationDiagnostics(Callback):
         max_new_tokens: longest caption.
         batch_size: captions written at the same time.
         every_n_steps: optimizer steps between two measurements; null: only before and after.
-        lexicon: YAML file of words for objects; null: COCO's 80 classes.
+        lexicon: coco, or a YAML file of words for objects; null: CHAIR's own words for COCO's 80 classes.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class HallucinationDiagnostics(Callback):
         self.profile: ProfileName = profile
         self.temperatures = list(temperatures)
         self.max_new_tokens, self.batch_size, self.every_n_steps = max_new_tokens, batch_size, every_n_steps
-        self.lexicon = coco() if lexicon is None else Lexicon.read(lexicon)
+        self.lexicon = chair_words() if lexicon is None else Lexicon.read(lexicon)
         self.prompts: list[Prompt] = []
         self.scores: dict[str, dict[str, Scores]] = {}
         """before and after -> decoding -> scores."""

@@ -25,8 +25,11 @@ class SentencePairWriter(PromptLedger):
     """Write what ``SentenceBootstrap`` finds, in the form that ``SentencePairDataModule`` reads.
 
     Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a
-    killed run goes on with the same command and comes to the same pairs. When all are there, the pairs and
-    `pairs.report.json` are written; pairs stand in the order of their pictures' ids.
+    killed run goes on with the same command and comes to the same pairs. The batch in which it was killed grows anew as
+    a whole: with its finished pictures left out, logits might differ in the last bit, and a drawn token with them. When
+    all are there, the pairs and `pairs.report.json` are written; pairs stand in the order of their pictures' ids.
+
+    A picture that cannot be read has a line too, with the reason; take the line out to try the picture again.
 
     Args:
         path: the file of pairs.
@@ -39,7 +42,6 @@ class SentencePairWriter(PromptLedger):
         super().__init__(self.path.with_suffix(".captions.jsonl"))
         self._settings = ""
         self._detectors: list[str] = []
-        self._skipped_pictures = 0
         self._found: list[Mapping[str, Any]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,15 +57,29 @@ class SentencePairWriter(PromptLedger):
             )
         super().on_predict_start(trainer, pl_module)
 
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leave out batches of which every picture is known, but no part of a batch."""
+        if all(prompt_key(prompt) in self._done for prompt in batch):
+            super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
     def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
-        line = {"prompt": prompt_key(caption.prompt), "settings": self._settings, **caption_line(caption)}
+        line = caption_line(caption)
         line["detectors"] = self._detectors  # of the votes, in their order
         line["images"] = [str(Path(image).resolve()) for image in line["images"]]
+        self._keep(trainer, caption.prompt, line)
         self._found.append(line)
-        append_lines(rank_file(self.ledger, trainer.global_rank), [line])
 
-    def on_picture_skipped(self, trainer: Trainer, pl_module: SentenceBootstrap, prompt: Prompt) -> None:
-        self._skipped_pictures += 1
+    def on_picture_skipped(self, trainer: Trainer, pl_module: SentenceBootstrap, prompt: Prompt, reason: str) -> None:
+        self._keep(trainer, prompt, {"id": prompt.id, "images": list(prompt.images), "unreadable": reason})
+
+    def _keep(self, trainer: Trainer, prompt: Prompt, line: Mapping[str, Any]) -> None:
+        """Append a line at once, unless the run that was killed has done so."""
+        key = prompt_key(prompt)
+        if key not in self._done:
+            head = {"prompt": key, "settings": self._settings}
+            append_lines(rank_file(self.ledger, trainer.global_rank), [{**head, **line}])
 
     def on_predict_batch_end(
         self,
@@ -82,13 +98,17 @@ class SentencePairWriter(PromptLedger):
 
     def finish(self) -> None:
         known = {line["prompt"]: line for line in read_lines(self.ledger)}
-        lines = sorted(known.values(), key=lambda line: (line["id"], line["prompt"]))
-        report = {**bootstrap_report(lines, self._detectors), "unreadable_pictures": self._skipped_pictures}
+        everything = sorted(known.values(), key=lambda line: (line["id"], line["prompt"]))
+        lines = [line for line in everything if "unreadable" not in line]
+        unreadable = [line["unreadable"] for line in everything if "unreadable" in line]
+        report = {**bootstrap_report(lines, self._detectors), "unreadable_pictures": len(unreadable)}
         rows = [row for line in lines for row in pair_rows(line)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
-        if self._skipped_pictures:
-            log.warning("%d pictures could not be read and were skipped.", self._skipped_pictures)
+        if unreadable and not lines:
+            raise UserError(f"None of {len(unreadable)} pictures could be read; the first: {unreadable[0]}")
+        if unreadable:
+            log.warning("%d pictures were skipped, see %s; the first: %s", len(unreadable), self.ledger, unreadable[0])
         log.info("%s", told(report))
         if not rows:
             raise UserError(

@@ -15,8 +15,8 @@ from lit_uniopd.types import PreferencePair
 class SentencePairSourceArgs(PairSourceArgs):
     """One table of sentence pairs, as ``callbacks.SentencePairWriter`` writes them.
 
-    The released files are read with `prompt_column: question`, `chosen_column: y_win`, `rejected_column: y_lose` and
-    `images_column: image_path`.
+    What the released pipeline writes (`*_data_pair.jsonl`) is read with `prompt_column: question`,
+    `chosen_column: y_win`, `rejected_column: y_lose` and `images_column: image_path`.
     """
 
     context_column: str = "context"

@@ -41,6 +41,8 @@ class Head:
             return ("make lab",)
         if self.path.parts[1] == "trainer":
             return (f"uniopd fit -c configs/quickstart.yaml -c {self.path}",)
+        if self.path.parts[1] == "optimizer":
+            return (f"uniopd fit -c configs/uni_opd/multi_teacher.yaml -c {self.path} -c configs/trainer/gpu.yaml",)
         if "any UniOPD config" in told:
             return (f"uniopd fit -c configs/quickstart.yaml -c {self.path}",)
         if named := re.search(r"behind (\w+\.yaml)", told):

@@ -13,7 +13,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.checkpoint_io import check_checkpoint, newest_first
+from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.interrupts import Stopped
 from lit_uniopd.parsing import OneSentenceParser, user_error_in
 from lit_uniopd.verbs import VERBS
 
@@ -106,17 +108,21 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     Lightning itself would look in the new, still empty version directory, and start from scratch.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it is not whole.
     """
+    flag = "--ckpt_path"
     if path == "last":
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
-        found = sorted(root.glob("**/last*.ckpt"), key=lambda file: file.stat().st_mtime)
+        found = newest_first(root, "last*.ckpt")
         if not found:
-            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; give the path of a checkpoint.")
-        return str(found[-1])
-    if not Path(path).exists():
+            others = newest_first(root, "*.ckpt")
+            remedy = f"the newest checkpoint is --ckpt_path {others[0]}" if others else "give the path of a checkpoint"
+            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; {remedy}.")
+        flag, path = "--ckpt_path last:", str(found[0])
+    elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
+    check_checkpoint(Path(path), flag=flag)
     return path
 
 
@@ -143,16 +149,24 @@ def main(args: ArgsType = None) -> None:
         if isinstance(argv, list) and argv and argv[0] in VERBS:
             show_our_log()
             raise SystemExit(VERBS[argv[0]].run(argv[1:]))
-        run(argv)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Lightning does so for NCCL; gloo's threads abort a process that ends before them.
-            torch.distributed.destroy_process_group()
+        try:
+            run(argv)
+        except Stopped:
+            end_process_group()
+            raise
+        end_process_group()
     except Exception as error:
-        mistake = user_error_in(error)
+        mistake = user_error_in(error) or failure_of_the_machine(error)
         if debug or mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def end_process_group() -> None:
+    """Lightning does so for NCCL; gloo's threads abort a process that ends before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def show_our_log() -> None:
@@ -172,20 +186,18 @@ def run(argv: Any) -> UniOPDCLI:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
     # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
     warnings.filterwarnings("ignore", message="The dirpath has changed from", category=UserWarning)
-    # In a notebook the process has arguments of its own, which Lightning would warn about.
-    sys.argv, original = sys.argv[:1], sys.argv
-    try:
-        return UniOPDCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=ConfigRecorder,
-            parser_class=OneSentenceParser,
-            parser_kwargs={"prog": "uniopd", "description": ABOUT},
-            args=argv,
-        )
-    finally:
-        sys.argv = original
+    # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
+    # the arguments that this process was started with.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    return UniOPDCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=ConfigRecorder,
+        parser_class=OneSentenceParser,
+        parser_kwargs={"prog": "uniopd", "description": ABOUT},
+        args=argv,
+    )

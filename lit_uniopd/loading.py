@@ -1,5 +1,7 @@
 """Loading weights and tokenizers from the hub, a directory or a config: safetensors only, no code from outside."""
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,10 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.ledger import append_lines, read_lines
 
 if TYPE_CHECKING:
     from lit_uniopd.policy import PolicyArgs
@@ -64,13 +68,15 @@ def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedM
         UserError: naming the flag, if they cannot be had or cannot be quantised.
     """
     config = _config(args, flag)
-    loader = AutoModelForImageTextToText if _reads_images(config) else AutoModelForCausalLM
     dtype = _dtype(args, trainable)
-    options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    if args.attn_implementation is not None:
-        options["attn_implementation"] = args.attn_implementation
     if args.config is not None:
-        return loader.from_config(config, dtype=torch.float32 if dtype == "auto" else dtype, **options)
+        if args.quantization != "none":
+            raise UserError(
+                f"--{flag}.quantization {args.quantization} needs stored weights, and --{flag}.config makes random "
+                f"ones; give --{flag}.path, or set it to 'none'."
+            )
+        return _from_config(args, config, torch.float32 if dtype == "auto" else dtype)
+    loader, options = _loader(config), _options(args)
     with _explained(f"--{flag}.path", args.path):
         model = loader.from_pretrained(
             resolve_path(args.path),
@@ -82,7 +88,78 @@ def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedM
         )
     if args.quantization != "none":
         _refuse_unquantised_experts(model, flag, args.quantization)
+        _tame_bitsandbytes(model)
     return model
+
+
+def outline_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedModel:
+    """The model that ``load_model`` would give, from its config alone, on torch's default device: the meta device, say.
+
+    Layers that would be quantised are of their quantised class, their weights not packed yet.
+
+    Raises:
+        UserError: naming the flag, if there is no config to be had.
+    """
+    config = _config(args, flag)
+    dtype = _dtype(args, trainable)
+    if dtype == "auto":
+        # What `from_pretrained` reads off the config; where that is silent, weights are taken as float32.
+        stored = None if args.config is not None else config.dtype or config.get_text_config().dtype
+        dtype = stored if isinstance(stored, torch.dtype) else torch.float32
+    model = _from_config(args, config, dtype)
+    quantization = _quantization(args)
+    if quantization is not None:
+        AutoHfQuantizer.from_config(quantization).preprocess_model(model, device_map=None)
+        setattr(model, f"is_loaded_in_{args.quantization}", True)  # peft looks for it
+    return model
+
+
+def _from_config(args: "PolicyArgs", config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    return _loader(config).from_config(config, dtype=dtype, **_options(args))
+
+
+def _loader(config: PretrainedConfig) -> Any:
+    return AutoModelForImageTextToText if _reads_images(config) else AutoModelForCausalLM
+
+
+def _options(args: "PolicyArgs") -> dict[str, Any]:
+    options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
+    if args.attn_implementation is not None:
+        options["attn_implementation"] = args.attn_implementation
+    return options
+
+
+def stored_weights(args: "PolicyArgs", flag: str, ledger: Path) -> str:
+    """What tells a stored model's weights from others, without loading them: a commit of the hub, or a digest of files.
+
+    Args:
+        args: where the model is.
+        flag: the option that ``args`` came from, for messages.
+        ledger: remembers digests of large files by their size and time, so that each is read once.
+
+    Raises:
+        UserError: naming the flag, if there is no such model, or one without safetensors weights.
+    """
+    directory = Path(resolve_path(args.path))
+    if not directory.is_dir():
+        commit = getattr(_config(args, flag), "_commit_hash", None)
+        if commit is None:
+            raise UserError(f"--{flag}.path {args.path}: the hub tells no commit of it; download it and give its path.")
+        return f"{args.path}@{commit}"
+    files = sorted([*directory.glob("*.safetensors"), directory / "config.json"])
+    if len(files) < 2:
+        raise UserError(f"--{flag}.path {args.path}: it has no safetensors weights; convert them with save_pretrained.")
+    known = {line["file"]: line["digest"] for line in read_lines(ledger) if {"file", "digest"} <= line.keys()}
+    digests = []
+    for file in files:
+        status = file.stat()
+        name = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        if name not in known:
+            with file.open("rb") as content:
+                known[name] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            append_lines(ledger, [{"file": name, "digest": known[name]}])
+        digests.append(f"{file.name} {known[name]}")
+    return "\n".join(digests)
 
 
 def _config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
@@ -114,9 +191,24 @@ def _quantization(args: "PolicyArgs") -> BitsAndBytesConfig | None:
     if args.quantization == "4bit":
         compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            # The bytes travel as bfloat16: FSDP2 cannot shard the default uint8 next to other weights.
+            bnb_4bit_quant_storage=torch.bfloat16,
         )
     return None
+
+
+def _tame_bitsandbytes(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        # On CPUs with AVX-512 BF16 an eval-mode forward repacks 4-bit weights for good: the products are rounded to
+        # bfloat16, and no gradient passes through them when training goes on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    # One line per 8-bit layer and forward pass, that inputs are cast to float16: that is how the method works.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def _refuse_unquantised_experts(model: PreTrainedModel, flag: str, quantization: str) -> None:

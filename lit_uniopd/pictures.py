@@ -4,9 +4,12 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from lit_uniopd.errors import UserError
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises on damaged files: damage in a late PNG chunk is a SyntaxError, damage in a size a "bomb"."""
 
 
 def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
@@ -29,13 +32,25 @@ def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
         source = io.BytesIO(reference) if isinstance(reference, bytes) else reference
         if isinstance(source, str | io.BytesIO):
             with Image.open(source) as opened:  # of several frames a file would stay open
-                picture = ImageOps.exif_transpose(opened).convert("RGB")
+                picture = _rgb(ImageOps.exif_transpose(opened))
         else:
-            picture = ImageOps.exif_transpose(source).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+            picture = _rgb(ImageOps.exif_transpose(source))
+    except UNREADABLE as error:
         raise UserError(f"The picture {name} cannot be read ({error}); remove the row.") from error
     pixels = picture.width * picture.height
     if max_pixels is not None and pixels > max_pixels:
         scale = (max_pixels / pixels) ** 0.5
         picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
     return picture
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """The picture as RGB; Pillow itself would cut the values of 16 bits off at 255, which leaves a white sheet."""
+    if picture.mode.startswith("I"):
+        extrema: Any = picture.getextrema()
+        if extrema[1] > 255:
+            picture = picture.convert("I").point(lambda value: value * (1 / 256))
+        picture = picture.convert("L")
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # from a palette with several transparent colours Pillow warns otherwise
+    return picture.convert("RGB")

@@ -7,7 +7,7 @@ log-probs without ever holding ``[B, T, V]`` logits.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
@@ -115,7 +116,7 @@ class Policy(nn.Module):
         processor = load_processor(args, flag)
         model = load_model(args, trainable=trainable, flag=flag)
         if args.lora is not None:
-            model = _with_adapters(model, args.lora, flag)
+            model = with_adapters(model, args.lora, flag)
         if not trainable:
             model.requires_grad_(False)
         check_head(model)
@@ -183,8 +184,7 @@ class Policy(nn.Module):
             mask_BT: True on response tokens.
             vision: of each sample, what the processor made of its pictures. None: there are none.
         """
-        rows = Rows(prompt_tokens, [row[real].tolist() for row, real in zip(tokens_BT, mask_BT.bool(), strict=True)])
-        rows = rows if vision is None else replace(rows, vision=vision)
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
         hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
@@ -224,8 +224,35 @@ class Policy(nn.Module):
         places_BT = packing.predictors(packing.answers.width)
         return hidden.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
 
+    def micro_batches(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        max_tokens: int,
+        vision: Sequence[Vision] | None = None,
+    ) -> list[list[int]]:
+        """Rows of each forward pass, so that none holds many more than ``max_tokens`` tokens; longest first.
+
+        Where sharing prompts saves a tenth of all tokens, or pictures, answers to one prompt stay together and their
+        prompt counts once. Else rows of like length go together, and padding counts.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            max_tokens: budget of a forward pass. A longer row is alone.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+        """
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        return rows.batches(max_tokens, packable=lambda: self._can_pack(rows))
+
     def _packs(self, rows: Rows) -> bool:
-        """Whether to pack this batch: it saves something, and the model can.
+        """Whether to pack this batch: it saves something, and the model can."""
+        return rows.worth_packing and self._can_pack(rows)
+
+    def _can_pack(self, rows: Rows) -> bool:
+        """Whether the model can read rows packed.
 
         What its config tells is checked by trying: the first rows with and without pictures are computed both ways.
         """
@@ -237,7 +264,7 @@ class Policy(nn.Module):
         if seen not in self._packing_works:
             enable_packing(self.model)
             self._packing_works[seen] = self._try_packing(rows.first_group(with_pictures=seen))
-        return self._packing_works[seen] and (rows.packed_share <= 0.9 or rows.shares_pictures)
+        return self._packing_works[seen]
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():
@@ -275,23 +302,53 @@ class Policy(nn.Module):
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
+        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+        options |= {"temperature": temperature, "return_entropy": return_entropy}
+        found: Any = linear_token_logps(*states, **options)
+        logps_N, entropy_N = found if return_entropy else (found, None)
+        return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+    def token_loss(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        loss_of: LossOf,
+        *,
+        vision: Sequence[Vision] | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            loss_of: from log-probs of consecutive response tokens, row after row, and which they are, to their losses;
+                see `linear_token_loss`.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+            temperature: divides the logits.
+        """
+        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+        loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
+        return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+    def _response_states(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Hidden states, output weight and tokens as the heads of `functional` take them, and their other arguments.
+
+        Only response positions are among them: a head's cost is per token, and padding would be paid for.
+        """
         tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
         hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
         head = head_of(self.model)
-        # Only response positions reach the head: its cost is per token, and padding would be paid for.
-        found = linear_token_logps(
-            hidden_BTH[mask_BT] * head.scale,
-            head.weight_VH,
-            tokens_BT[mask_BT],
-            bias_V=head.bias_V,
-            softcap=head.softcap,
-            temperature=temperature,
-            return_entropy=return_entropy,
-        )
-        logps_N, entropy_N = found if isinstance(found, tuple) else (found, None)
-        zeros = torch.zeros(mask_BT.shape, dtype=logps_N.dtype, device=logps_N.device)
-        entropy_BT = None if entropy_N is None else zeros.masked_scatter(mask_BT, entropy_N)
-        return zeros.masked_scatter(mask_BT, logps_N), entropy_BT
+        states = (hidden_BTH[mask_BT] * head.scale, head.weight_VH, tokens_BT[mask_BT])
+        return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     @contextmanager
     def answering(self) -> Iterator["Policy"]:
@@ -319,6 +376,11 @@ class Policy(nn.Module):
             frozen = copy.deepcopy(self.model).requires_grad_(False)
             self._reference.append(Policy(frozen, self.processor, self.args).eval())
 
+    @property
+    def frozen_copy(self) -> "Policy | None":
+        """What ``keep_reference`` copied; None if it did not have to."""
+        return self._reference[0] if self._reference else None
+
     @contextmanager
     def reference(self) -> Iterator["Policy"]:
         """The policy before training: adapters off, or the copy that ``keep_reference`` made.
@@ -342,8 +404,11 @@ class Policy(nn.Module):
         """
         base = unwrap(self.model)
         if self.args.quantization != "none":
-            raise UserError("Adapters cannot be merged into quantised weights; export the adapter alone.")
-        base.save_pretrained(directory, state_dict=_merged_state(base))
+            raise UserError(
+                f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
+                f"into {self.args.path} loaded with quantization 'none'."
+            )
+        base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:
@@ -352,7 +417,18 @@ class Policy(nn.Module):
         self.processor.save_pretrained(directory)
 
 
-def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+def _as_table(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values of the response tokens at their places ``[B, T]``, 0 in padding."""
+    mask_BT = mask_BT.to(values_N.device)
+    return values_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)
+
+
+def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+    """A PEFT model with adapters, in float32, around a frozen one.
+
+    Raises:
+        UserError: naming ``flag``, if no layer has the names that ``args`` ask for.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -369,7 +445,7 @@ def _with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modu
 
 
 @torch.no_grad()
-def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
     """The base model's state dict with every LoRA product added to its weight."""
     deltas: dict[str, Tensor] = {}
     for name, layer in base.named_modules():
@@ -381,5 +457,7 @@ def _merged_state(base: nn.Module) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")
-        merged[clean] = tensor + deltas[clean].to(tensor.dtype) if clean in deltas else tensor
+        # Added before it is rounded: a step of training is often smaller than what bfloat16 can add to a weight.
+        added = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
+        merged[clean] = added.to(tensor.dtype)
     return merged

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -64,7 +65,10 @@ SNIPPETS = [block for block in BLOCKS if block.language == "python" and block.pa
 
 
 def lines_of(block: Block) -> list[str]:
-    return [line for line in re.sub(r"\\\n\s*", "", block.text).splitlines() if line and not line.startswith("#")]
+    lines = [line for line in re.sub(r"\\\n\s*", "", block.text).splitlines() if line and not line.startswith("#")]
+    if "#SBATCH" in block.text:  # a script: what it starts, without its variables
+        return [re.sub(r"\s\$\w+", "", line.removeprefix("srun ")) for line in lines if line.startswith("srun uniopd ")]
+    return lines
 
 
 SHELL = {line: str(block) for block in BLOCKS if block.language == "bash" for line in lines_of(block)}
@@ -188,13 +192,15 @@ def test_a_wrong_command_would_be_seen(parser, desk, monkeypatch):
 def test_other_commands_name_what_is_there():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line, where in SHELL.items():
-        words = shlex.split(line, comments=True)
+        words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
         if words[0] == "make":
             assert words[1] in targets, f"{where}: {line}"
         elif words[0].endswith("python") and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), f"{where}: {line}"
+        elif words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2]) or words[2].startswith("sglang"), f"{where}: {line}"
         else:
-            assert words[0] in ("uniopd", "git", "source", "tensorboard", "eval", "pip"), f"{where}: {line}"
+            assert words[0] in ("uniopd", "git", "source", "tensorboard", "eval", "pip", "vllm"), f"{where}: {line}"
 
 
 def run_command(start: str) -> None:

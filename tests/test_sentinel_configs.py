@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lit_uniopd.cli import main
 from lit_uniopd.hallucination import PRESETS, BootstrapArgs
-from lit_uniopd.policy import LoraArgs, _with_adapters
+from lit_uniopd.policy import LoraArgs, with_adapters
 
 CONFIGS = Path(__file__).parents[1] / "configs/sentinel"
 BASE = CONFIGS / "llava_1_5_7b.yaml"
@@ -55,8 +55,17 @@ def test_presets_of_the_bootstrapping(preset, capsys):
     model = printed(capsys, "predict", *files)["model"]["init_args"]
     assert BootstrapArgs(**model["bootstrap"]) == PRESETS[preset]
     assert (model["sampling"]["n"], model["sampling"]["temperature"]) == (10, 0.7)
+    assert model["lexicon"] == {"paper": "coco", "released_code": "released_code"}[preset]
     kinds = [detector["class_path"].rsplit(".", 1)[-1] for detector in model["detectors"]]
     assert kinds == {"paper": ["GroundingDino", "Owlv2"], "released_code": ["GroundingDino", "ClosedSet"]}[preset]
+
+
+def test_captioning_without_training(capsys):
+    files = ["-c", str(CONFIGS / "bootstrap.yaml"), "-c", str(CONFIGS / "presets/decode_time.yaml")]
+    model = printed(capsys, "predict", *files)["model"]["init_args"]
+    assert (model["sampling"]["n"], model["sampling"]["temperature"]) == (5, 0.7)
+    assert [detector["class_path"].rsplit(".", 1)[-1] for detector in model["detectors"]] == ["GroundingDino"]
+    assert BootstrapArgs(**model["bootstrap"]) == BootstrapArgs(when_no_factual="not_hallucinated")
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "qwen2_5_vl"])
@@ -70,6 +79,6 @@ def test_adapters_reach_the_language_model_alone(kind):
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision)
     model = AutoModelForImageTextToText.from_config(config)
     args = yaml.safe_load(BASE.read_text())["model"]["init_args"]["policy"]["lora"]
-    trained = [n for n, p in _with_adapters(model, LoraArgs(**args), "policy").named_parameters() if p.requires_grad]
+    trained = [n for n, p in with_adapters(model, LoraArgs(**args), "policy").named_parameters() if p.requires_grad]
     assert len(trained) == 14, "two matrices for each of seven layers"
     assert all("language_model" in name for name in trained)

@@ -16,6 +16,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.stopping import together
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,8 @@ class Evaluator:
             )
             with bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
-                    self.answer(policy_of(benchmark), batch.requests)
+                    with together(self.trainer):
+                        self.answer(policy_of(benchmark), batch.requests)
                     shown.update()
         return self.finish(benchmarks)
 
@@ -133,7 +135,8 @@ class Evaluator:
         Args:
             only: what was evaluated. None: all.
         """
-        records = self.engine.finish()
+        with together(self.trainer):
+            records = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})
         for key, benchmark in evaluated.items():

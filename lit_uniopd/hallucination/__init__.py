@@ -10,6 +10,7 @@ from lit_uniopd.hallucination.chair import ChairScores as ChairScores
 from lit_uniopd.hallucination.chair import chair as chair
 from lit_uniopd.hallucination.chair import chair_counts as chair_counts
 from lit_uniopd.hallucination.lexicon import Lexicon as Lexicon
+from lit_uniopd.hallucination.lexicon import chair_words as chair_words
 from lit_uniopd.hallucination.lexicon import coco as coco
 from lit_uniopd.hallucination.pairs import build_pairs as build_pairs
 from lit_uniopd.hallucination.sentences import label_sentences as label_sentences

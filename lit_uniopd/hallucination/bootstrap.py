@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.detectors import Detector
+from lit_uniopd.hallucination.lexicon import singular
 from lit_uniopd.hallucination.objects import ObjectExtractor
 from lit_uniopd.hallucination.pairs import (
     Append,
@@ -43,7 +44,8 @@ class BootstrapArgs:
     """The sentence that the context grows by. paper: coherent_first; released_code: agnostic_first. `greedy` and
     `hallucinated` are the paper's ablations (table 4)."""
     when_no_factual: WhenNoFactual = "stop"
-    """No candidate is factual: `stop` the caption, `resample` the step, or append `any` (released_code)."""
+    """No candidate is factual: `stop` the caption, `resample` the step, append one that is `not_hallucinated` (as when
+    captioning without training), or `any` (released_code)."""
     positives: Positives = "coherent"
     """Factual sentences that may be chosen: those that share an object with the context (both), see table 3."""
     pairs_per_step: PairsPerStep = "zip"
@@ -242,7 +244,8 @@ class Bootstrapper:
         rows = [row for row, words in enumerate(new) if words]
         if rows:
             images = [captions[row].prompt.images[0] for row in rows]
-            votes = [detector.votes(images, [new[row] for row in rows]) for detector in self.detectors]
+            words = [new[row] for row in rows]
+            votes = [detector.votes(images, words, self._class_in_singular) for detector in self.detectors]
             for place, row in enumerate(rows):
                 cast = [vote[place] for vote in votes]
                 verdicts = cross_check(
@@ -255,6 +258,17 @@ class Bootstrapper:
             )
             for caption, row, words in zip(captions, texts, objects, strict=True)
         ]
+
+    def _class_in_singular(self, word: str) -> str:
+        """The class that a word's votes are for.
+
+        As in the released code "skis" is looked for as "ski", which is none of the closed vocabulary's labels.
+        """
+        name = self.extract.canonical(word)
+        if self.args.ask_for == "class":
+            return name
+        *head, last = name.split() or [""]
+        return " ".join([*head, singular(last)])
 
     def _names(self, words: Sequence[str]) -> list[str]:
         if self.args.ask_for == "word":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from lit_uniopd.hallucination.lexicon import Lexicon, coco
+from lit_uniopd.hallucination.lexicon import Lexicon, chair_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ def chair(captions: Sequence[str], truths: Sequence[Iterable[str]], lexicon: Lex
     Args:
         captions: texts.
         truths: for each, the classes of the picture.
-        lexicon: of objects. None: the 80 COCO classes.
+        lexicon: of objects. None: CHAIR's own words for the 80 COCO classes.
 
     Raises:
         ValueError: if there are not as many truths as captions.
     """
     if len(captions) != len(truths):
         raise ValueError(f"captions and truths must be equally many, not {len(captions)} and {len(truths)}")
-    words = lexicon or coco()
+    words = lexicon or chair_words()
     return scores_of([chair_counts(words.mentions(text), truth) for text, truth in zip(captions, truths, strict=True)])
 
 

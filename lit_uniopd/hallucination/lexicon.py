@@ -11,10 +11,13 @@ import yaml
 
 from lit_uniopd.errors import UserError
 
-COCO = Path(__file__).parent / "coco_objects.yaml"
+_FOLDER = Path(__file__).parent
+BUILT_IN = ("coco", "chair", "released_code")
+"""Lexicons by name: ours, that of CHAIR's scores, and that of SENTINEL's released generation pipeline."""
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _IRREGULAR = {"people": "person", "oxen": "ox"}
 """Plurals that lemminflect's dictionary does not have."""
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Lexicon:
         classes: class -> words and phrases for it, in the singular; the class's own name is one of them.
         blockers: phrases in which a word does not mean its object (``train track``).
         absorbs: class -> words that mean nothing of their own in a text that names it (``toilet: [seat]``).
+        means: phrase -> the shorter word that it is read as (``bow tie: tie``); nothing, if that is no object.
 
     Raises:
         UserError: if a word stands for two classes.
@@ -46,6 +50,7 @@ class Lexicon:
         classes: Mapping[str, Sequence[str]],
         blockers: Sequence[str] = (),
         absorbs: Mapping[str, Sequence[str]] | None = None,
+        means: Mapping[str, str] | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.class_of: dict[str, str] = {}
@@ -53,31 +58,30 @@ class Lexicon:
             for word in (name, *words):
                 if self.class_of.setdefault(word, name) != name:
                     raise UserError(f"The word {word!r} stands for {self.class_of[word]!r} and for {name!r}; keep one.")
+        self.means = dict(means or {})
         self.blockers = frozenset(blockers) - set(self.class_of)
         self.absorbs = {name: frozenset(words) for name, words in (absorbs or {}).items()}
-        self._longest = max(len(phrase.split()) for phrase in (*self.class_of, *self.blockers))
+        self._longest = max(len(phrase.split()) for phrase in (*self.class_of, *self.blockers, *self.means))
 
     @classmethod
     def read(cls, path: str | Path) -> "Lexicon":
-        """A lexicon from a YAML file with ``classes``, ``blockers`` and ``absorbs``; ``extends: coco`` adds to COCO's.
+        """A lexicon by its name (`BUILT_IN`), or from a YAML file.
+
+        The file has ``classes``, and may have ``blockers``, ``absorbs`` and ``means``; with ``extends: coco`` or
+        ``extends: chair`` it adds to that one.
 
         Raises:
             UserError: if it is none.
         """
+        if path == "released_code":
+            return released_coco()
+        file = _FOLDER / f"{path}_objects.yaml" if path in BUILT_IN else Path(path)
         try:
-            content: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            classes = {name: list(words or ()) for name, words in content["classes"].items()}
-            blockers, absorbs = list(content.get("blockers", ())), dict(content.get("absorbs", {}))
-            if content.get("extends") == "coco":
-                base: Any = yaml.safe_load(COCO.read_text(encoding="utf-8"))
-                new = [(name, words) for name, words in classes.items() if name not in base["classes"]]
-                classes = {name: [*words, *classes.get(name, ())] for name, words in base["classes"].items()}
-                classes |= dict(new)
-                blockers += base["blockers"]
-                absorbs = {**base["absorbs"], **absorbs}
-            return cls(classes, blockers, absorbs)
-        except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} is no lexicon ({error!r}); see coco_objects.yaml for the form.") from error
+            return cls(**_content(file))
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{path} is no lexicon ({error!r}); name {', '.join(BUILT_IN)}, or a file like coco_objects.yaml."
+            ) from error
 
     def find(self, text: str) -> list[Mention]:
         """Every mention of an object, in order; a repeated word counts again."""
@@ -87,13 +91,11 @@ class Lexicon:
         place = 0
         while place < len(words):
             for size in range(min(self._longest, len(words) - place), 0, -1):
-                head, last = words[place : place + size - 1], words[place + size - 1]
-                forms = [" ".join([*head, form]) for form in noun_lemmas(last)]
-                if any(form in self.blockers for form in forms):
-                    break
+                forms = [self.means.get(form, form) for form in _phrase_forms(words[place : place + size])]
                 known = next((form for form in forms if form in self.class_of), None)
                 if known is not None:
                     found.append(Mention(known, self.class_of[known], places[place][1]))
+                if known is not None or any(form in self.blockers for form in forms):
                     break
             else:
                 size = 1
@@ -113,16 +115,50 @@ class Lexicon:
         return next((self.class_of[form] for form in forms if form in self.class_of), forms[1])
 
     def without(self, words: Sequence[str]) -> "Lexicon":
-        """The same lexicon, in which these words name nothing; a class goes with its last word."""
+        """The same lexicon, in which these words and phrases mean nothing; a class goes with its last word."""
         kept: dict[str, list[str]] = {}
         for word, name in self.class_of.items():
             if word not in words:
                 kept.setdefault(name, []).append(word)
         absorbs = {name: sorted(absorbed) for name, absorbed in self.absorbs.items()}
-        smaller = Lexicon(dict.fromkeys(kept, ()), sorted(self.blockers), absorbs)
+        blockers = [phrase for phrase in sorted(self.blockers) if phrase not in words]
+        means = {phrase: word for phrase, word in self.means.items() if phrase not in words}
+        smaller = Lexicon(dict.fromkeys(kept, ()), blockers, absorbs, means)
         smaller.class_of = {word: name for name, names in kept.items() for word in names}
         smaller._longest = self._longest
         return smaller
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """What a lexicon's file says, with what it adds to."""
+    given: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    own = {name: list(words or ()) for name, words in given["classes"].items()}
+    content = {
+        "classes": own,
+        "blockers": list(given.get("blockers") or ()),
+        "absorbs": dict(given.get("absorbs") or {}),
+        "means": dict(given.get("means") or {}),
+    }
+    base = given.get("extends")
+    if base is None:
+        return content
+    if base not in ("coco", "chair"):
+        raise ValueError(f"extends: {base} must be coco or chair")
+    content_of_base = _content(_FOLDER / f"{base}_objects.yaml")
+    classes = content_of_base["classes"]
+    return {
+        "classes": {name: [*classes.get(name, ()), *own.get(name, ())] for name in (*classes, *own)},
+        "blockers": [*content_of_base["blockers"], *content["blockers"]],
+        "absorbs": content_of_base["absorbs"] | content["absorbs"],
+        "means": content_of_base["means"] | content["means"],
+    }
+
+
+def _phrase_forms(words: Sequence[str]) -> list[str]:
+    """A phrase whose last word may be a plural, likeliest singular first; "people" stays where a lexicon has it."""
+    *head, last = words
+    forms = noun_lemmas(last)
+    return [" ".join([*head, form]) for form in ((last, *forms) if last in _IRREGULAR else forms)]
 
 
 @cache
@@ -145,25 +181,19 @@ def singular(word: str) -> str:
 
 @cache
 def coco() -> Lexicon:
-    """The lexicon of the 80 COCO classes."""
-    return Lexicon.read(COCO)
+    """The 80 COCO classes by CHAIR's words and some more: what sentences are searched for objects by."""
+    return Lexicon.read("coco")
+
+
+@cache
+def chair_words() -> Lexicon:
+    """The 80 COCO classes by CHAIR's own words: what captions are scored by, so that scores can be compared."""
+    return Lexicon.read("chair")
 
 
 @cache
 def released_coco() -> Lexicon:
-    """COCO's lexicon without words that SENTINEL's released generation pipeline is known to lack."""
-    return coco().without(
-        (
-            "orange",
-            "remote",
-            "remote control",
-            "sailboard",
-            "adult",
-            "baby",
-            "mother",
-            "passenger",
-            "monitor",
-            "ball",
-            "batter",
-        )
-    )
+    """CHAIR's words without those that SENTINEL's released generation pipeline lacks (its ``run/object_utils.py``)."""
+    phrases = [f"{age} {animal}" for age in ("adult", "baby") for animal in _ANIMALS]
+    lacking = ("orange", "remote", "sailboard", "adult", "baby", "mother", "passenger", "monitor", "ball")
+    return chair_words().without([*lacking, *phrases])

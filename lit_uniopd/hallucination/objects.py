@@ -98,17 +98,19 @@ def objects_of_triples(triples: Sequence[Triple], keep: Callable[[str], bool] = 
 
     Args:
         triples: (subject, predicate, object); others are ignored. ``is`` and ``are`` name an attribute, not an object.
-        keep: whether a word is a concrete noun. A phrase is kept whole if one of its words is, a word in the singular.
+        keep: whether a word is a concrete noun. A word is kept in the singular, a phrase whole if one of its words is
+            such a noun and not among the entities so far.
     """
+    noun = lambda word: next((form for form in noun_lemmas(word) if keep(form)), None)  # noqa: E731
     found: dict[str, None] = {}
     for triple in triples:
         if len(triple) != 3:
             continue
         subject, predicate, target = (part.strip().lower() for part in triple)
         for entity in (subject,) if predicate in ("is", "are") else (subject, target):
-            words = entity.split()
-            if any(keep(word) or keep(noun_lemmas(word)[0]) for word in words):
-                found.setdefault(noun_lemmas(entity)[0] if len(words) == 1 else entity)
+            nouns = [name for word in entity.split() if (name := noun(word)) is not None and name not in found]
+            if nouns:
+                found.setdefault(entity if " " in entity else nouns[0])
     return list(found)
 
 

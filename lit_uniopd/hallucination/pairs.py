@@ -9,7 +9,7 @@ from lit_uniopd.hallucination.sentences import LabelledSentence
 Positives = Literal["coherent", "agnostic", "both"]
 PairsPerStep = Literal["one", "zip", "cross"]
 Append = Literal["coherent_first", "agnostic_first", "greedy", "hallucinated"]
-WhenNoFactual = Literal["stop", "resample", "any"]
+WhenNoFactual = Literal["stop", "resample", "not_hallucinated", "any"]
 Choose = Callable[[Sequence[LabelledSentence]], LabelledSentence]
 
 _COHERENT, _AGNOSTIC = "factual_context_coherent", "factual_context_agnostic"
@@ -43,7 +43,8 @@ def append_pool(
     Args:
         candidates: of one step.
         append: which are preferred. ``greedy`` is the caller's affair and finds none here.
-        when_no_factual: ``any`` falls back on all candidates, as the released code does.
+        when_no_factual: ``any`` falls back on all candidates, as the released code does; ``not_hallucinated`` on those
+            that name nothing wrong, as in captioning without training (table 6).
     """
     orders: dict[str, tuple[str, ...]] = {
         "coherent_first": (_COHERENT, _AGNOSTIC),
@@ -55,4 +56,6 @@ def append_pool(
         pool = [candidate for candidate in candidates if candidate.label == label]
         if pool:
             return pool
+    if when_no_factual == "not_hallucinated":
+        return [candidate for candidate in candidates if candidate.label != "hallucinated"]
     return list(candidates) if when_no_factual == "any" or append == "hallucinated" else []

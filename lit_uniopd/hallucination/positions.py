@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lit_uniopd.hallucination.lexicon import Lexicon, coco
+from lit_uniopd.hallucination.lexicon import Lexicon, chair_words
 from lit_uniopd.hallucination.sentences import split_sentences
 
 
@@ -24,7 +24,7 @@ def place_mentions(caption: str, truth: Iterable[str], lexicon: Lexicon | None =
     Args:
         caption: a text.
         truth: classes of the picture.
-        lexicon: of objects. None: the 80 COCO classes.
+        lexicon: of objects. None: CHAIR's own words for the 80 COCO classes.
     """
     classes = set(truth)
     starts = [start for _, start in split_sentences(caption)]
@@ -34,7 +34,7 @@ def place_mentions(caption: str, truth: Iterable[str], lexicon: Lexicon | None =
             sentence=sum(start <= mention.start for start in starts) - 1,
             hallucinated=mention.name not in classes,
         )
-        for mention in (lexicon or coco()).find(caption)
+        for mention in (lexicon or chair_words()).find(caption)
     ]
 
 

@@ -7,7 +7,8 @@ from lit_uniopd.hallucination.bootstrap import Caption
 
 
 def caption_line(caption: Caption) -> dict[str, Any]:
-    """A finished caption, as JSON."""
+    """A finished caption, as JSON; with the picture's true objects if its row has a list of them."""
+    truth = caption.prompt.row.get("objects")
     return {
         "id": caption.prompt.id,
         "domain": caption.prompt.domain,
@@ -18,6 +19,7 @@ def caption_line(caption: Caption) -> dict[str, Any]:
         "labels": [sentence.label for sentence in caption.sentences],
         "steps": caption.steps,
         "dropped": dict(caption.dropped),
+        **({"objects": truth} if isinstance(truth, list) else {}),
         "verdicts": caption.book.verdicts,
         "votes": caption.book.votes,
         "pairs": [

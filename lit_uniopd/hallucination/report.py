@@ -3,7 +3,10 @@
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from lit_uniopd.hallucination.chair import chair
 
 
 def bootstrap_report(captions: Sequence[Mapping[str, Any]], detectors: Sequence[str] = ()) -> dict[str, Any]:
@@ -14,7 +17,8 @@ def bootstrap_report(captions: Sequence[Mapping[str, Any]], detectors: Sequence[
         detectors: their names, in the order of the votes.
 
     Returns:
-        Counts and shares; what there is nothing to divide by is left out.
+        Counts and shares; what there is nothing to divide by is left out. Where the objects of all pictures are known,
+        CHAIR's scores of the captions.
     """
     pairs = [pair for caption in captions for pair in caption["pairs"]]
     verdicts = Counter(verdict for caption in captions for verdict in caption["verdicts"].values())
@@ -38,6 +42,10 @@ def bootstrap_report(captions: Sequence[Mapping[str, Any]], detectors: Sequence[
             if votes
         },
     }
+    if captions and all("objects" in caption for caption in captions):
+        texts, truths = zip(*((caption["caption"], caption["objects"]) for caption in captions), strict=True)
+        scores = {name: round(value, 4) for name, value in asdict(chair(texts, truths)).items()}
+        report["captions"] = scores | {"words": _mean([len(text.split()) for text in texts])}
     if pairs:
         report["words_chosen"] = _mean([len(pair["chosen"].split()) for pair in pairs])
         report["words_rejected"] = _mean([len(pair["rejected"].split()) for pair in pairs])
@@ -59,6 +67,12 @@ def told(report: Mapping[str, Any]) -> str:
         lines.append(
             f"words of chosen and rejected sentences: {report['words_chosen']} and {report['words_rejected']}; "
             f"{report['factual_contexts']:.0%} of contexts are factual"
+        )
+    if "captions" in report:
+        found = report["captions"]
+        lines.append(
+            f"captions: {found['chair_i']:.1%} of mentions hallucinated, in {found['chair_s']:.1%} of captions; "
+            f"{found['recall']:.1%} of objects named, {found['words']} words"
         )
     return "\n".join(lines)
 

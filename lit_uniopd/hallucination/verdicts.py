@@ -46,6 +46,10 @@ def cross_check(
 class VerdictBook:
     """What is known of one picture. Verdicts are never revised.
 
+    Several words may name one class (man, woman), and detectors may answer them differently. As in the released
+    ``run/utils.py``, a word is hallucinated if it was found to be itself, or if every word of its class was; else it is
+    uncertain if one of them is.
+
     Args:
         canonical: word -> class.
     """
@@ -55,7 +59,7 @@ class VerdictBook:
         self.verdicts: dict[str, Verdict] = {}
         self.votes: dict[str, list[Vote]] = {}
         """Word -> vote of each detector."""
-        self._of_class: dict[str, Verdict] = {}
+        self._of_class: dict[str, set[Verdict]] = {}
 
     def unknown(self, words: Sequence[str]) -> list[str]:
         """The words, each once, about whose class nothing is known yet."""
@@ -63,21 +67,21 @@ class VerdictBook:
 
     def add(self, verdicts: Mapping[str, Verdict], votes: Sequence[Mapping[str, Vote]] = ()) -> None:
         """Note new verdicts, and the votes behind them."""
-        best: dict[Verdict, int] = {"factual": 2, "uncertain": 1, "hallucinated": 0}
         for word, verdict in verdicts.items():
             self.verdicts[word] = verdict
             self.votes[word] = [vote[word] for vote in votes]
-            name = self.canonical(word)
-            # Of a class that several words name, the kindest verdict holds for words to come.
-            self._of_class[name] = max(verdict, self._of_class.get(name, verdict), key=best.__getitem__)
+            self._of_class.setdefault(self.canonical(word), set()).add(verdict)
 
     def __getitem__(self, word: str) -> Verdict:
-        """Verdict on a word, or on its class if another word stood for it.
+        """Verdict on a word, from what is known of it and of its class.
 
         Raises:
             KeyError: if nothing is known.
         """
-        return self.verdicts.get(word) or self._of_class[self.canonical(word)]
+        known = self._of_class[self.canonical(word)]
+        if self.verdicts.get(word) == "hallucinated" or known == {"hallucinated"}:
+            return "hallucinated"
+        return "uncertain" if "uncertain" in known else "factual"
 
     def of(self, verdict: Verdict) -> list[str]:
         """The words with a verdict, in alphabetical order."""

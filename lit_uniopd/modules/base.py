@@ -1,8 +1,9 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +11,24 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.tensor import DTensor
 
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import load_processor
+from lit_uniopd.memory import (
+    MemoryPlan,
+    Setup,
+    Workload,
+    check_fits,
+    free_bytes,
+    parameter_table,
+    plan_memory,
+    publish,
+    trainer_facts,
+)
+from lit_uniopd.modules.clock import REST, StepClock
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import encode, encode_answer
@@ -24,7 +38,10 @@ from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.stopping import agree, rewind_unfinished, together
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+
+log = logging.getLogger(__name__)
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -72,7 +89,9 @@ class PolicyModule(EvaluatingModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.seed = run_seed(seed)
-        self.seconds: dict[str, float] = {}
+        self.memory_plan: MemoryPlan | None = None
+        self._logged_steps: int | None = None
+        self.clock = StepClock(self._now)
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -83,14 +102,25 @@ class PolicyModule(EvaluatingModule):
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(stage)
+        if stage == "fit" and self.policy is None:
+            self.plan_memory()
 
     def configure_model(self) -> None:
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
 
+    def on_fit_start(self) -> None:
+        publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(trained)
+        if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
+            raise UserError(
+                f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
+                "torch.optim.AdamW, whose states are sharded too."
+            )
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = self.make_lr_scheduler(optimizer)
@@ -111,6 +141,49 @@ class PolicyModule(EvaluatingModule):
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""
         return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
 
+    # --- memory ---
+
+    def workload(self) -> Workload:
+        """What one step asks of the device. An objective that does not say gets a plan without activations."""
+        return Workload(train_tokens=0, longest_row=0)
+
+    def memory_setup(self) -> Setup:
+        """All that the memory plan depends on; needs the trainer and its datamodule, and no weights."""
+        facts = trainer_facts(self.trainer)
+        return Setup(self.policy_args, self.policy_flag, self.make_optimizer, self.workload(), **facts)
+
+    def plan_memory(self) -> None:
+        """Print what the run will hold on each device, before any weights are loaded.
+
+        Raises:
+            UserError: naming the levers, if it cannot fit.
+        """
+        try:
+            setup = self.memory_setup()
+            self.memory_plan = plan_memory(setup)
+        except UserError:
+            raise
+        except Exception as error:  # a model that the plan cannot read may still be trained
+            log.warning("There is no memory plan for this model (%s: %s).", type(error).__name__, error)
+            return
+        publish(self.trainer, "memory/plan", "Memory plan:", self.memory_plan.table())
+        device = self.trainer.strategy.root_device
+        # All ranks decide alike, or those that go on would wait for those that stopped.
+        free = self.trainer.strategy.broadcast(free_bytes(device, self.trainer.num_devices))
+        warning = check_fits(setup, self.memory_plan, free, str(device))
+        if warning is not None:
+            rank_zero_warn(warning)
+
+    def longest_prompt(self, prompts: Sequence[Prompt]) -> int:
+        """Tokens of the longest prompt, as far as those of most characters tell."""
+        asked = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
+        return max((self.prompt_length(prompt) for prompt in asked), default=0)
+
+    def models(self) -> dict[str, Any]:
+        """Name -> every model that is held, for the table of their parameters."""
+        reference = self.policy.frozen_copy
+        return {"policy": self.policy.model} | ({} if reference is None else {"reference": reference.model})
+
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.
 
@@ -121,34 +194,55 @@ class PolicyModule(EvaluatingModule):
         torch.manual_seed(seed)
         return seed
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the wall time of a part of the step to ``seconds``."""
+    # --- where the time of a step goes: what Lightning does between two steps, loading data above all, is `wait` ---
+
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Count what happens inside as this part of the step (see `StepClock`)."""
+        return self.clock.part(part)
+
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return time.perf_counter()
+
+    def on_train_start(self) -> None:
+        self.clock.restart()
+        self.clock.between("wait")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.between("wait")
+
+    def on_validation_model_eval(self) -> None:
+        """Validation is not part of a step."""
+        self.clock.between(None)
+        super().on_validation_model_eval()
+
+    def on_validation_end(self) -> None:
+        self.clock.between("wait")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.clock.between(REST)
+        if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+        agree(self.trainer)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
-        if not len(batch):
-            return None
-        keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
-        rollouts = write_answers(
-            self.policy, batch.prompts, self.val_sampling, seed=derive_seed(self.seed, "predict"), keys=keys
-        )
-        grade_answers(rollouts, self.graders)
+        rollouts = None
+        with together(self.trainer):
+            if len(batch):
+                keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
+                seed = derive_seed(self.seed, "predict")
+                rollouts = write_answers(self.policy, batch.prompts, self.val_sampling, seed=seed, keys=keys)
+                grade_answers(rollouts, self.graders)
         return rollouts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["policy_path"] = self.policy_args.path
+        if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
+            checkpoint["logged_steps"] = self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with the model before anything is overwritten.
@@ -156,6 +250,7 @@ class PolicyModule(EvaluatingModule):
         Raises:
             UserError: if it belongs to another model or another choice of trained weights.
         """
+        self._logged_steps = checkpoint.get("logged_steps")
         ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -15,6 +15,7 @@ from lit_uniopd.loading import reads_images
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.stopping import StopSignals, agree, together
 from lit_uniopd.types import PromptBatch
 
 
@@ -49,10 +50,27 @@ class EvaluatingModule(LightningModule):
         self.last_evaluation: EvalResult | None = None
 
     def setup(self, stage: str) -> None:
+        if not isinstance(self.trainer._signal_connector, StopSignals):
+            self.trainer._signal_connector = StopSignals(self.trainer)
         asked = getattr(getattr(self.trainer, "datamodule", None), "predict_prompts", ()) if stage == "predict" else ()
         self.graders.prepare({prompt.grader for prompt in asked if prompt.grader is not None})
         self.evaluator = self.make_evaluator(stage)
         self.reporter = Reporter(self.trainer, run_directory(self.trainer))
+
+    # --- being stopped by a signal (see lit_uniopd.stopping) ---
+
+    def on_stop(self) -> None:
+        """Called on all ranks before a stopped run writes its checkpoint."""
+        self.graders.close()
+
+    def place_in_step(self) -> str:
+        """Where inside of a step a run stands, for people; empty between two steps."""
+        return ""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        agree(self.trainer)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_fit_end(self) -> None:
         """Nothing more is recorded, neither by this module nor by a callback."""
@@ -114,8 +132,9 @@ class EvaluatingModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""
-        if self.evaluator is not None and (requests := self.requests_of(batch)):
-            self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
+        with together(self.trainer):
+            if self.evaluator is not None and (requests := self.requests_of(batch)):
+                self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
 
     def requests_of(self, batch: PromptBatch | EvalBatch) -> list[Request]:
         """What is to be answered; held-out prompts without a grader are not."""

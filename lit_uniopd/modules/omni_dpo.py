@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,12 +20,15 @@ from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.interrupts import poll
+from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.pair_losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
 from lit_uniopd.references import ReferenceCache, weights_digest
+from lit_uniopd.stopping import together
 from lit_uniopd.types import EncodedPair, PairBatch
 
 TRIED = 4
@@ -108,6 +112,26 @@ class OmniDPO(PolicyModule):
         if self.trainer.state.fn == "validate":
             self.fill_references()
 
+    def workload(self) -> Workload:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size = getattr(data, "batch_size", 1)
+        pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
+        pictured = self.longest_prompt([p.pair.prompt for p in pairs if p.pair.prompt.images])
+        lengths = [(len(p.prompt_tokens) or pictured, len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs]
+        shared = self.policy_args.share_prompts
+        longest = max((q + a + b if shared else 2 * (q + max(a, b)) for q, a, b in lengths), default=0)
+        live = self.loss.needs_reference and self.reference_cache is None
+        return Workload(
+            train_tokens=size * longest,
+            longest_row=longest,
+            tokens_flag="--data.batch_size {rows}",
+            score_tokens=size * longest if live else 0,
+        )
+
+    def memory_setup(self) -> Setup:
+        live = self.loss.needs_reference and self.reference_cache is None
+        return replace(super().memory_setup(), reference_copy=live and self.policy_args.lora is None)
+
     @torch.no_grad()
     def fill_references(self) -> None:
         """Compute what the cache of reference log-probs lacks, and try a few of the entries that it has.
@@ -142,8 +166,10 @@ class OmniDPO(PolicyModule):
             missing.sort(key=lambda pair: len(pair.prompt_tokens) + len(pair.chosen_tokens) + len(pair.rejected_tokens))
             batches = [missing[i : i + size] for i in range(0, len(missing), size)]
             mine = batches[self.global_rank :: self.trainer.world_size]
-            for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
-                self.references.add(batch, self._scored(reference, PairBatch(batch)))
+            with together(self.trainer):
+                for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
+                    poll()
+                    self.references.add(batch, self._scored(reference, PairBatch(batch)))
         self.trainer.strategy.barrier("references")
         self.references.load()
         found = len({self.references.key(pair) for pair in pairs}) - len(missing)

@@ -15,6 +15,7 @@ from lit_uniopd.hallucination.writer import PolicyWriter
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.stopping import together
 from lit_uniopd.types import Prompt, PromptBatch
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class SentenceBootstrap(PolicyModule):
     Args:
         policy: the model that the pairs are for; it writes the candidates.
         detectors: that vote on objects; one of `lit_uniopd.hallucination.detectors`, or your own.
-        lexicon: YAML file of words for objects; null: COCO's 80 classes.
+        lexicon: words for objects: coco (COCO's 80 classes), chair (fewer words for them), released_code, or a YAML
+            file; null: coco.
         scene_graph: a parser that finds objects which the lexicon does not have; null: the lexicon alone.
         bootstrap: the choices in which paper and released code differ.
         sampling: of the candidates for a sentence; null: ten at temperature 0.7, as released.
@@ -51,7 +53,7 @@ class SentenceBootstrap(PolicyModule):
             raise UserError("--model.detectors is empty; name at least one of lit_uniopd.hallucination.detectors.")
         self.detectors = detectors
         self.bootstrap = bootstrap
-        self.extract = ObjectExtractor(None if lexicon is None else Lexicon.read(lexicon), scene_graph)
+        self.extract = ObjectExtractor(Lexicon.read(lexicon or "coco"), scene_graph)
         self._told = {"lexicon": lexicon, "scene_graph": None if scene_graph is None else scene_graph.path}
 
     def setup(self, stage: str) -> None:
@@ -70,17 +72,23 @@ class SentenceBootstrap(PolicyModule):
             for part in (*self.detectors, self.extract):
                 part.prepare(self.device)
             self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
+            if self.policy.processor is self.policy.tokenizer:
+                raise UserError(
+                    f"--{self.policy_flag}.path {self.policy_args.path} is a text model, which cannot see pictures; "
+                    "give an image-text model."
+                )
 
     @property
     def settings(self) -> str:
         """Names what the captions depend on beside the picture and the question."""
         parts: list[Any] = [self.policy_args, asdict(self.val_sampling), asdict(self.bootstrap), self._told, self.seed]
-        parts += [detector.name for detector in self.detectors]
+        parts += [(type(detector).__name__, detector.settings) for detector in self.detectors]
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Bootstrap a batch of pictures; callbacks are told of each caption."""
-        self.grow(batch.prompts)
+        with together(self.trainer, gathers=True):
+            self.grow(batch.prompts)
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Caption]:
         """Bootstrap pictures to their ends, side by side; those that cannot be read are skipped and told of."""
@@ -99,17 +107,17 @@ class SentenceBootstrap(PolicyModule):
             self.policy.encode(prompt)
         except UserError as error:
             log.warning("Skipped: %s", error)
-            self._call("on_picture_skipped", prompt)
+            self._call("on_picture_skipped", prompt, str(error))
             return False
         return True
 
     def _tell(self, caption: Caption) -> None:
         self._call("on_caption_finished", caption)
 
-    def _call(self, hook: str, what: Any) -> None:
+    def _call(self, hook: str, *what: Any) -> None:
         for callback in getattr(self.trainer, "callbacks", ()):
             if (called := getattr(callback, hook, None)) is not None:
-                called(self.trainer, self, what)
+                called(self.trainer, self, *what)
 
 
 def released_sampling() -> SamplingArgs:

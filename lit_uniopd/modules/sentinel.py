@@ -24,6 +24,8 @@ class Sentinel(OmniDPO):
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
         reference_cache: folder for the reference's log-probs; null: they are computed at every step.
         seed: of dropout; null: that of `--seed_everything`, else 0.
+        end_without_context: a sentence that nothing stands before is taught its end too, as in the released loaders.
+            Pairs of our bootstrapping always have a context.
     """
 
     def __init__(
@@ -34,9 +36,13 @@ class Sentinel(OmniDPO):
         lr_scheduler: LRSchedulerCallable | None = None,
         reference_cache: str | None = None,
         seed: int | None = None,
+        end_without_context: bool = False,
     ) -> None:
         super().__init__(policy, loss, optimizer, lr_scheduler, reference_cache, seed)
+        self.end_without_context = end_without_context
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt with its context, pictures left out, and of the sentence, without an end."""
+        if self.end_without_context and prompt.messages[-1]["role"] != "assistant":
+            return super().encode_answer(prompt, answer)
         return encode_continuation(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)

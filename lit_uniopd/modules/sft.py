@@ -1,5 +1,7 @@
 """Supervised fine-tuning: how experts and starting points are made."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
+from lit_uniopd.memory import Workload
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import Prompt, PromptBatch
@@ -44,6 +47,14 @@ class SFT(PolicyModule):
                 raise UserError(
                     f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer`."
                 )
+
+    def workload(self) -> Workload:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size, prompts = getattr(data, "batch_size", 1), list(getattr(data, "train_prompts", ()))
+        written = sorted(prompts, key=lambda prompt: -len(str(prompt.gold)))[:4]
+        answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in written]
+        longest = self.longest_prompt(prompts) + min(max(answers, default=0), self.max_answer_tokens)
+        return Workload(train_tokens=size * longest, longest_row=longest, tokens_flag="--data.batch_size {rows}")
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         self.reseed("sft", self.global_step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -16,6 +17,21 @@ def sum_over_ranks(module: LightningModule, value: float) -> float:
 def max_over_ranks(module: LightningModule, value: float) -> float:
     """Largest of a number over all ranks."""
     return _reduce(module, value, "max")
+
+
+def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
+    """Plain data and tensors of all ranks, in their order, on every rank."""
+    if module.trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def wait_for_ranks(module: LightningModule) -> None:
+    """Until the slowest is here, so that its lead can be told from the time of the collectives themselves."""
+    if module.trainer.world_size > 1:
+        module.trainer.strategy.barrier()
 
 
 def _reduce(module: LightningModule, value: float, op: str) -> float:

@@ -21,7 +21,7 @@ def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
         A grade that is correct if nothing is hallucinated; its score is the share of mentions that are right (1.0
         without mentions: nothing is wrong). ``extracted`` holds the counts that the metric adds up, as JSON.
     """
-    from lit_uniopd.hallucination import chair_counts, coco
+    from lit_uniopd.hallucination import chair_counts, chair_words
 
     objects = gold.get("objects") if isinstance(gold, Mapping) else gold
     if objects is None:
@@ -31,7 +31,7 @@ def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
         return Grade(False, 0.0, reason="truncated")
     if not caption.strip():
         return Grade(False, 0.0, reason="no_answer")
-    counts = chair_counts(coco().mentions(caption), objects)
+    counts = chair_counts(chair_words().mentions(caption), objects)
     return _graded(counts.mentions, counts.hallucinated, asdict(counts))
 
 

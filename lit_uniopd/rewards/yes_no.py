@@ -12,7 +12,7 @@ _NO = ("no", "nope")
 _MEANING = {"yes": "yes", "true": "yes", "1": "yes", "1.0": "yes", "no": "no", "false": "no", "0": "no", "0.0": "no"}
 
 
-def grade_yes_no(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+def grade_yes_no(gold: Any, prediction: str, row: Mapping[str, Any] | None = None, *, exact: bool = False) -> Grade:
     """Compare a yes or no with the gold one.
 
     The first of the words yes and no decides, in the last answer tag if there is one, else in the last box, else in the
@@ -24,6 +24,7 @@ def grade_yes_no(gold: Any, prediction: str, row: Mapping[str, Any] | None = Non
         gold: ``yes`` or ``no`` in any case, a truth value, 1 or 0.
         prediction: The response.
         row: Not used.
+        exact: the whole response must be Yes, yes, No or no, as in AMBER's script; else there is no answer.
 
     Returns:
         A grade whose ``extracted`` is ``yes`` or ``no``.
@@ -41,7 +42,7 @@ def grade_yes_no(gold: Any, prediction: str, row: Mapping[str, Any] | None = Non
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     piece = last_answer_tag(visible) or last_box(visible) or visible
-    found = _decision(piece)
+    found = {"Yes": "yes", "yes": "yes", "No": "no", "no": "no"}.get(visible.strip()) if exact else _decision(piece)
     return Grade(False, 0.0, reason="no_answer") if found is None else verdict(found == expected, found)
 
 

@@ -94,6 +94,9 @@ def with_pictures(captions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
     """The captions with their first picture as a data URI; null where it cannot be read any more (counted, logged)."""
     found, missing = [], 0
     for caption in captions:
+        if "unreadable" in caption:  # a picture that was skipped has no caption
+            missing += 1
+            continue
         shown: dict[str, Any] = {**caption, "picture": None}
         try:
             shown["picture"] = _data_uri(open_picture(caption["images"][0]))
@@ -101,7 +104,7 @@ def with_pictures(captions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
             missing += 1
         found.append(shown)
     if missing:
-        log.warning("%d pictures cannot be read any more; their captions are shown without.", missing)
+        log.warning("%d pictures cannot be read; captions made of them are shown without.", missing)
     return found
 
 

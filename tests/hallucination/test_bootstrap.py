@@ -1,7 +1,11 @@
 """The bootstrapping: rules at every step, whatever is sampled, and the run from pictures to a file of pairs."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,15 +16,16 @@ from datamodules import SentencePairDataModule
 from datamodules.sentence_pairs import SentencePairSourceArgs
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, coco
+from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, chair, coco
 from lit_uniopd.hallucination.bootstrap import RESAMPLES, Candidate
-from lit_uniopd.hallucination.detectors import TableDetector
+from lit_uniopd.hallucination.detectors import NoisyOracle, Owlv2, TableDetector
 from lit_uniopd.hallucination.objects import ObjectExtractor
 from lit_uniopd.hallucination.report import bootstrap_report
-from lit_uniopd.modules import Sentinel
+from lit_uniopd.modules import SentenceBootstrap, Sentinel
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import Prompt
 
+ROOT = Path(__file__).parents[2]
 OBJECTS = ["dog", "cat", "car", "bus", "cup", "bowl", "book", "vase"]
 TRUTH = {"a.png": ["dog", "cup", "book"], "b.png": ["car"], "c.png": ["cat", "vase", "bowl", "bus"]}
 PROMPTS = [Prompt(name, ({"role": "user", "content": "?"},), images=(name,)) for name in TRUTH]
@@ -104,6 +109,9 @@ def test_a_step_without_a_factual_candidate():
     assert (resampled.stopped, len(resampled.steps)) == ("no_factual", 1 + RESAMPLES)
     released = one(always("A bus."), when_no_factual="any", max_sentences=3)
     assert (released.text, released.stopped) == ("A bus. A bus. A bus.", "max_sentences")
+    kept = one(always("It is calm."), when_no_factual="not_hallucinated", max_sentences=2)
+    assert kept.text == "It is calm. It is calm."
+    assert one(always("A bus."), when_no_factual="not_hallucinated").stopped == "no_factual"
     calm = one(always("It is calm."))
     assert (calm.stopped, calm.steps) == ("no_factual", [{"no_object": 1}])
 
@@ -211,6 +219,11 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     report = json.loads(whole.with_suffix(".report.json").read_text())
     assert (report["pictures"], report["pairs"], report["factual_contexts"]) == (12, len(rows), 1.0)
     assert report["unreadable_pictures"] == 0
+    lines = [json.loads(line) for line in whole.with_suffix(".captions.jsonl").read_text().splitlines()]
+    scores = chair([line["caption"] for line in lines], [line["objects"] for line in lines])
+    assert report["captions"]["chair_i"] == pytest.approx(scores.chair_i, abs=1e-4) == 0, "the oracles do not err"
+    assert report["captions"]["recall"] == pytest.approx(scores.recall, abs=1e-4)
+    assert report["captions"]["recall"] > 0.3
 
     finished = SentencePairWriter.on_caption_finished
 
@@ -225,7 +238,41 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     assert len(killed.with_suffix(".captions.jsonl").read_text().splitlines()) == 6
     assert not killed.exists()
     monkeypatch.setattr(SentencePairWriter, "on_caption_finished", finished)
+    grown = []
+    grow = SentenceBootstrap.grow
+    monkeypatch.setattr(
+        SentenceBootstrap, "grow", lambda self, prompts: (grown.append(len(prompts)), grow(self, prompts))[1]
+    )
     predict(scenes, killed)
+    assert grown == [0, 4, 4], "the batch that was killed grows as a whole, so that every logit is the same"
+    lines = killed.with_suffix(".captions.jsonl").read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["id"] for line in lines}) == 12, "and each picture has one line"
+    assert killed.read_bytes() == whole.read_bytes()
+    assert killed.with_suffix(".report.json").read_bytes() == whole.with_suffix(".report.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_by_the_kernel_under_another_hash_seed(scenes, tmp_path):
+    whole, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
+    predict(scenes, whole, "--data.batch_size", "3", "--model.sampling.max_rows", "12")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from pathlib import Path\n"
+        "from test_bootstrap import predict\n"
+        f"predict(Path({str(scenes)!r}), Path({str(killed)!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=ROOT)
+    ledger = killed.with_suffix(".captions.jsonl")
+    while process.poll() is None and not (ledger.exists() and ledger.read_bytes().count(b"\n") >= 2):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not killed.exists(), "the run ended before it could be killed"
+    again = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env={**environment, "PYTHONHASHSEED": "8"}, cwd=ROOT
+    )
+    assert again.returncode == 0
     assert killed.read_bytes() == whole.read_bytes()
 
 
@@ -237,6 +284,18 @@ def test_captions_of_other_settings_are_not_mixed(scenes, tmp_path, capsys):
     assert "has captions of another policy, seed or other settings" in capsys.readouterr().err
 
 
+def test_settings_are_those_that_verdicts_depend_on():
+    def settings(**options):
+        given = {"miss": 0.1, "seed": 0} | options
+        detectors = [NoisyOracle("truth.jsonl", **given), TableDetector({}, vocabulary=["dog"])]
+        return SentenceBootstrap(PolicyArgs(path="-"), detectors, seed=0).settings
+
+    assert settings() == settings()
+    assert len({settings(), settings(miss=0.2), settings(seed=1)}) == 3
+    slow, fast = (Owlv2("owl", batch_size=size, device=device) for size, device in ((1, None), (8, "cpu")))
+    assert slow.settings == fast.settings != Owlv2("owl", threshold=0.3).settings
+
+
 def test_a_picture_that_cannot_be_read_is_skipped_and_counted(scenes, tmp_path, caplog):
     rows = [json.loads(line) for line in (scenes / "scenes.jsonl").read_text().splitlines()]
     for row in rows:
@@ -245,9 +304,39 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_counted(scenes, tmp_path, 
     broken.write_bytes(b"no picture")
     table = tmp_path / "table.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:6], {**rows[6], "images": [str(broken)]}]))
-    predict(scenes, tmp_path / "pairs.jsonl", "--data.predict.path", str(table))
-    report = json.loads((tmp_path / "pairs.report.json").read_text())
-    assert (report["pictures"], report["unreadable_pictures"]) == (6, 1)
+    for _ in range(2):  # again: nothing is left to do, and what was skipped still counts
+        predict(scenes, tmp_path / "pairs.jsonl", "--data.predict.path", str(table))
+        report = json.loads((tmp_path / "pairs.report.json").read_text())
+        assert (report["pictures"], report["unreadable_pictures"]) == (6, 1)
+    lines = [json.loads(line) for line in (tmp_path / "pairs.captions.jsonl").read_text().splitlines()]
+    assert len(lines) == 7
+    assert next(line["unreadable"] for line in lines if "unreadable" in line).endswith("remove the row.")
+
+
+def test_mistakes_are_told_before_any_caption(scenes, tmp_path, capsys, model_dirs):
+    out = tmp_path / "pairs.jsonl"
+    with pytest.raises(SystemExit):
+        predict(scenes, out, "--model.policy.path", model_dirs["student"])
+    assert f"--model.policy.path {model_dirs['student']} is a text model, which cannot" in capsys.readouterr().err
+    assert not out.with_suffix(".captions.jsonl").exists()
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes(b"no picture")
+    config = tmp_path / "folder.yaml"
+    config.write_text(f"data:\n  class_path: datamodules.PictureDataModule\n  init_args: {{folder: {folder}}}\n")
+    truth = {"truth": str(scenes / "scenes.jsonl")}
+    oracle = {"class_path": "lit_uniopd.hallucination.detectors.NoisyOracle", "init_args": truth}
+    with pytest.raises(SystemExit):
+        main(
+            [
+                *["predict", "-c", "configs/sentinel/bootstrap.yaml", "-c", "configs/trainer/cpu.yaml"],
+                *["-c", str(config), "--model.policy.path", str(scenes / "captioner")],
+                *[f"--model.detectors={json.dumps([oracle])}"],
+                *["--trainer.enable_progress_bar", "false", f"--trainer.callbacks.path={out}"],
+            ]
+        )
+    assert "None of 2 pictures could be read; the first: The picture" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures(scenes, tmp_path):

@@ -2,9 +2,14 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from lit_uniopd.benchmarks.metrics.yes_no import YesNo
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import Lexicon, amber_counts, chair, chair_counts, coco
 from lit_uniopd.hallucination.amber import nouns_in
@@ -105,6 +110,30 @@ def test_amber_is_counted_as_its_evaluator_does():
     }
     for name, value in found.items():
         assert 100 * value == pytest.approx(expected[name], abs=0.1), name
+    # The formulas printed in the paper are of each response; they differ, and are not what is reported.
+    formulas = case["paper_formula_set_based_mean"]
+    assert all(len(set(nouns)) == len(nouns) for nouns in case["nouns_in_vocabulary"])
+    assert 100 * fmean(c.hallucinated / c.nouns for c in counts) == pytest.approx(formulas["chair"])
+    assert 100 * fmean(c.targets / c.nouns for c in counts) == pytest.approx(formulas["cog"])
+
+
+def test_ambers_questions_are_scored_with_no_as_the_positive_class():
+    given = json.loads((GOLDEN / "sentinel_amber.json").read_text())["discriminative"]
+    kinds = {"overall": "", "existence": "hallucination", "attribute": "attribute"}
+    kinds |= {name: name for name in ("state", "number", "action", "relation")}
+    metric = YesNo(1, positive="no", primary="f1")
+    assert kinds.keys() == given["expected"].keys()
+    for name, kind in kinds.items():
+        records: list[Any] = []
+        for item in given["items"]:
+            if kind in item["type"]:
+                grade = GRADERS["yes_no"](item["truth"], item["response"], exact=True)
+                records.append(SimpleNamespace(gold=item["truth"], extracted=grade.extracted, correct=grade.correct))
+        found = metric.scores(torch.tensor(metric.stats(records)))
+        for score, value in given["expected"][name].items():
+            # Theirs are cut to one digit, over denominators that begin at 0.001, and F1 is of the cut ones.
+            assert 100 * float(found[score.lower()]) == pytest.approx(value, abs=0.2), (name, score)
+    assert GRADERS["yes_no"]("no", "No, it is not").correct, "which is wrong there"
 
 
 def test_graders_leave_the_counts_for_the_metric():

@@ -7,14 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    AutoConfig,
     BertTokenizer,
     CLIPTokenizer,
+    DetrImageProcessorPil,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
     MMGroundingDinoConfig,
     MMGroundingDinoForObjectDetection,
+    OmDetTurboConfig,
+    OmDetTurboForObjectDetection,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessorPil,
@@ -62,8 +66,6 @@ def spread(model):
 
 
 def grounding(directory, config_class, model_class):
-    from transformers import AutoConfig
-
     given = {**SWIN}
     backbone = AutoConfig.for_model(given.pop("model_type"), **given)
     config = config_class(
@@ -202,6 +204,13 @@ def test_many_pictures_at_once_are_as_one_by_one(request, pictures, name):
             assert found[asked][1] == pytest.approx(score, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["dino", "mm_dino", "owl", "rt_detr"])
+def test_odd_pictures_are_looked_at_too(request, odd_pictures, name):
+    paths = list(odd_pictures.values())
+    found = make(request, name, batch_size=4).look(paths, [["dog", "cat"]] * len(paths))
+    assert [set(row) for row in found] == [{"dog", "cat"}] * len(paths)
+
+
 @pytest.mark.parametrize("name", ["dino", "owl", "rt_detr"])
 def test_thresholds_decide(request, pictures, name):
     options = ("threshold",) if name in ("owl", "rt_detr") else ("box_threshold", "text_threshold")
@@ -282,6 +291,45 @@ def test_a_closed_vocabulary_has_cocos_names_and_looks_once(rt_detr, pictures):
     again = detector.look(pictures[:3], [["dog"], ["person"], ["tv"]])
     assert first == again
     assert calls == [2], "the first picture was looked at by votes, the others once"
+
+
+@pytest.fixture(scope="session")
+def omdet(owl):
+    """Put together by hand: to be loaded from a directory, its processor needs torchvision."""
+    from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
+
+    tokenizer = CLIPTokenizer.from_pretrained(str(owl))
+    given = {**SWIN}
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
+    config = OmDetTurboConfig(
+        text_config={"model_type": "clip_text_model", **text, **ends, "vocab_size": len(tokenizer)},
+        backbone_config=AutoConfig.for_model(given.pop("model_type"), **given),
+        **dict.fromkeys(("text_projection_in_dim", "text_projection_out_dim"), 16),
+        **dict.fromkeys(("task_encoder_hidden_dim", "class_embed_dim", "encoder_dim_feedforward"), 16),
+        **dict.fromkeys(("encoder_hidden_dim", "decoder_hidden_dim", "decoder_dim_feedforward"), 32),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_num_heads", "decoder_num_layers"), 2),
+        vision_features_channels=[32, 32, 32],
+        encoder_in_channels=[32, 64, 128],
+        num_queries=12,
+        image_size=64,
+        apply_layernorm_after_vision_backbone=False,
+        disable_custom_kernels=True,
+    )
+    sized = DetrImageProcessorPil(size={"height": 64, "width": 64}, do_pad=False)
+    return spread(OmDetTurboForObjectDetection(config)).eval(), OmDetTurboProcessor(sized, tokenizer)
+
+
+def test_omdet_turbo_tells_every_object_apart(omdet, pictures):
+    detector = OmDetTurbo("-", threshold=0.7, batch_size=3)
+    detector.model, detector.processor = omdet
+    found = detector.look(pictures, OBJECTS)
+    assert {there for row in found for there, _ in row.values()} == {True, False}
+    for image, names, row in zip(pictures, OBJECTS, found, strict=True):
+        alone = detector.present(image, names)
+        assert {name: score for name, (_, score) in row.items()} == pytest.approx(
+            {name: score for name, (_, score) in alone.items()}, abs=1e-3
+        )
 
 
 def test_omdet_turbo_needs_torchvision(tmp_path):

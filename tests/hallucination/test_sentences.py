@@ -2,6 +2,8 @@
 
 import pytest
 import tiny
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import Lexicon, coco
@@ -83,6 +85,39 @@ def test_the_prompt_is_a_true_prefix_of_prompt_and_sentence(question, context, e
         text = str(tokenizer.decode([*start, *tokens]))
         assert text.endswith((" " if context else "") + sentence)
         assert str(tokenizer.decode(start)).endswith(context)
+
+
+@pytest.mark.parametrize("within_words", [True, False])
+def test_the_prefix_is_true_for_learned_merges_too(within_words):
+    """Byte-level BPE as Qwen's, and one that merges over spaces and sentence ends whatever it can."""
+    tokenizer = trained_bpe(within_words)
+    sentences = ["The dog sits.", "It is 3.5 m.", 'Mr. X says "no."', "Yes!\n", "Really?"]
+    apart = 0
+    for question in ("describe", "A dog is here. describe"):
+        for context in ("A dog is here.", "It is 3.5 m.", 'Mr. X says "no."', "Really?", "Yes!", "One.\n\nTwo.", ""):
+            prompt = continued(Prompt("p", ({"role": "user", "content": question},)), context)
+            rows = [encode_continuation(tokenizer, prompt, sentence, {}) for sentence in sentences]
+            assert len({tuple(start) for start, _ in rows}) == 1
+            for (start, tokens), sentence in zip(rows, sentences, strict=True):
+                text = str(tokenizer.decode([*start, *tokens]))
+                assert text.endswith(context + (" " if context else "") + sentence)
+                assert str(tokenizer.decode(tokens)) == (" " if context else "") + sentence
+                apart += tokenizer(text, add_special_tokens=False).input_ids != [*start, *tokens]
+    assert (apart == 0) == within_words, "tokens over the seam are what the second tokenizer is for"
+
+
+def trained_bpe(within_words):
+    text = 'A dog is here. The dog sits. It is 3.5 m. Mr. X says "no." Really? Yes!\n\nThe end.'
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=within_words)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<bos>", "<eos>", "<end>"]
+    learn = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([text] * 20, learn)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.chat_template = tiny.CHAT
+    return tokenizer
 
 
 def test_an_empty_context_leaves_the_prompt_as_it_is():

@@ -51,6 +51,20 @@ def test_official_losses_and_gradients(case):
         torch.testing.assert_close(policy_P2.grad[:, column].tolist(), expected, **close)
 
 
+@pytest.mark.parametrize("name", ["empty_context_recommended", "empty_context_released_code"])
+def test_whether_a_sentence_without_context_ends_is_a_switch(name, model_dirs):
+    case = next(case for case in MASKS["cases"] if case["name"] == name)
+    ends = case["inputs"]["append_eos"]
+    assert (case["outputs"]["chosen_labels"][-1] == 2) == ends  # 2 is the file's end token
+    module = Sentinel(PolicyArgs(path=model_dirs["student"]), end_without_context=ends)
+    eos = module._processor.eos_token_id
+    asked = {"role": "user", "content": "what?"}
+    alone = module.encode_answer(Prompt("p", (asked,)), "a cat.")[1]
+    behind = module.encode_answer(Prompt("p", (asked, {"role": "assistant", "content": "hm."})), "a cat.")[1]
+    assert (alone[-1] == eos) == ends
+    assert eos not in behind
+
+
 def test_masking_the_context_changes_no_loss_and_sums_are_no_means():
     masked, sums = (row for row in CDPO["token_level"][:2])
     inputs = masked["inputs"]
@@ -73,11 +87,16 @@ def test_masking_the_context_changes_no_loss_and_sums_are_no_means():
         assert float(found.loss) == pytest.approx(sums["outputs"][name], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [case for case in MASKS["cases"] if "chosen_labels" in case["outputs"] and not case["inputs"]["append_eos"]],
-    ids=lambda case: case["name"],
-)
+def mask_cases():
+    """Those of the files that our loader is to reproduce: no token is searched for, cut or added."""
+    cases = [case for case in MASKS["cases"] if "chosen_labels" in case["outputs"] and not case["inputs"]["append_eos"]]
+    trap = next(case for case in MASKS["cases"] if case["name"] == "trap_cut_at_last_bare_period")
+    start = trap["inputs"]["prompt_ids"] + trap["inputs"]["context_ids"]
+    rows = {f"{side}_input_ids": start + trap["inputs"][f"{side}_ids"] for side in ("chosen", "rejected")}
+    return [*cases, {**trap, "outputs": {**trap["outputs"]["recommended"], **rows}}]
+
+
+@pytest.mark.parametrize("case", mask_cases(), ids=lambda case: case["name"])
 def test_the_sentences_tokens_are_the_labels(case, model_dirs):
     """Our sums against the model's own logits at the official labels."""
     policy = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True)
@@ -94,6 +113,33 @@ def test_the_sentences_tokens_are_the_labels(case, model_dirs):
         counted = labels[1:] != -100
         expected = logps[counted].gather(1, labels[1:][counted][:, None]).sum()
         torch.testing.assert_close(found[column], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_masking_the_context_changes_no_loss_and_no_gradient_of_a_model(model_dirs):
+    """The context in the prompt (C-DPO), and as the beginning of both answers (DPO over context and sentence)."""
+    case = next(case for case in MASKS["cases"] if case["name"] == "repeated_context_text_inside_sentence")["inputs"]
+    prompt, context = tuple(case["prompt_ids"]), tuple(case["context_ids"])
+    sides = tuple(case["chosen_ids"]), tuple(case["rejected_ids"])
+    shown = PreferencePair(Prompt("p", ()), "", "")
+    losses, gradients, rewards = [], [], []
+    for pair in (
+        EncodedPair(shown, prompt + context, *sides),
+        EncodedPair(shown, prompt, *(context + side for side in sides)),
+    ):
+        module = Sentinel(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1)
+        module.configure_model()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in module.policy.model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        found = module.compare(PairBatch([pair]))[0]
+        found.loss.backward()
+        losses.append(float(found.loss.detach()))
+        rewards.append(float(found.chosen_rewards))
+        gradients.append(torch.cat([p.grad.flatten() for p in module.policy.model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6) != pytest.approx(math.log(2), abs=1e-3)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+    assert rewards[0] != pytest.approx(rewards[1], abs=1e-3), "but what is logged"
 
 
 ROWS = [

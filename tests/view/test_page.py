@@ -80,7 +80,8 @@ def run(tmp_path_factory) -> Path:
     append_lines(root / GROUPS_FILE, [group(i, rng) for i in range(625)])  # 5,000 answers
     append_lines(root / PAIRS_FILE, [pair(i) for i in range(30)])
     Image.new("RGB", (64, 48), (90, 120, 60)).save(root / "dog.png")
-    append_lines(root / "sentences.captions.jsonl", [caption(str(root / "dog.png")), caption("gone.png")])
+    skipped = {"id": "c3", "images": ["broken.png"], "unreadable": "cannot identify image file"}
+    append_lines(root / "sentences.captions.jsonl", [caption(str(root / "dog.png")), caption("gone.png"), skipped])
     main_status(["view", str(root)])
     return root
 

@@ -1,7 +1,7 @@
 """What SENTINEL asks of a detector: which of these objects does this picture have?"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,16 @@ class Detector(ABC):
     def name(self) -> str:
         """For reports."""
         return type(self).__name__
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What verdicts depend on beside the picture: public attributes that are plain values."""
+        speed = ("batch_size", "device")
+        return {
+            name: value
+            for name, value in sorted(vars(self).items())
+            if not name.startswith("_") and name not in speed and isinstance(value, str | int | float | tuple | None)
+        }
 
     def supports(self, name: str) -> bool:
         """Whether the object is in the detector's vocabulary."""
@@ -50,16 +60,32 @@ class Detector(ABC):
         """
         return self.look([image], [list(objects)])[0] if objects else {}
 
-    def votes(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[dict[str, Vote]]:
-        """Of each picture, object -> vote; None where the object is not in the vocabulary."""
-        asked = [[name for name in names if self.supports(name)] for names in objects]
+    def votes(
+        self, images: Sequence[Any], objects: Sequence[Sequence[str]], class_of: Callable[[str], str] = str
+    ) -> list[dict[str, Vote]]:
+        """Of each picture, object -> vote; None where the object is not in the vocabulary.
+
+        Args:
+            images: as in `look`.
+            objects: of each picture, words for what to look for.
+            class_of: word -> class. A word that is not in the vocabulary is asked for by its class, and what is seen
+                speaks for all words of its class (released ``run/utils.py``, its two ``recognize_by`` functions).
+        """
+        terms = [{word: self._term(word, class_of) for word in words} for words in objects]
+        asked = [list(dict.fromkeys(term for term in row.values() if term is not None)) for row in terms]
         rows = [row for row, names in enumerate(asked) if names]
         seen = self.look([images[row] for row in rows], [asked[row] for row in rows]) if rows else []
-        found = dict(zip(rows, seen, strict=True))
+        classes: list[set[str]] = [set() for _ in objects]
+        for row, found in zip(rows, seen, strict=True):
+            classes[row] = {class_of(name) for name, (there, _) in found.items() if there}
         return [
-            {name: found[row][name][0] if name in asked[row] else None for name in names}
-            for row, names in enumerate(objects)
+            {word: None if term is None else class_of(word) in classes[row] for word, term in named.items()}
+            for row, named in enumerate(terms)
         ]
+
+    def _term(self, word: str, class_of: Callable[[str], str]) -> str | None:
+        """What to ask for; None: the detector cannot tell."""
+        return next((term for term in (word, class_of(word)) if self.supports(term)), None)
 
 
 class TableDetector(Detector):
@@ -68,7 +94,7 @@ class TableDetector(Detector):
     Args:
         table: picture -> objects that it has, or object -> score. A picture is named by its path, or by its file's
             name.
-        threshold: least score of an object that is there.
+        threshold: an object is there if its score is above it.
         vocabulary: objects that the detector knows; null: all.
     """
 
@@ -89,7 +115,7 @@ class TableDetector(Detector):
 
     def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
         return [
-            {name: ((score := self._row(image).get(name, 0.0)) >= self.threshold, score) for name in names}
+            {name: ((score := self._row(image).get(name, 0.0)) > self.threshold, score) for name in names}
             for image, names in zip(images, objects, strict=True)
         ]
 
@@ -101,6 +127,19 @@ class TableDetector(Detector):
         return row
 
 
+THIN = 50
+"""How many times as long as broad a picture may be: processors would round a thinner one's breadth to nothing."""
+
+
 def opened(images: Sequence[Any]) -> list[Image.Image]:
-    """The pictures, as RGB."""
-    return [open_picture(image) for image in images]
+    """The pictures as RGB; extremely thin ones have a black margin."""
+    return [_broad(open_picture(image)) for image in images]
+
+
+def _broad(picture: Image.Image) -> Image.Image:
+    least = -(-max(picture.size) // THIN)
+    if min(picture.size) >= least:
+        return picture
+    sheet = Image.new("RGB", (max(picture.width, least), max(picture.height, least)))
+    sheet.paste(picture, ((sheet.width - picture.width) // 2, (sheet.height - picture.height) // 2))
+    return sheet

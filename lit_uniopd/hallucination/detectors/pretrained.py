@@ -330,4 +330,6 @@ def _explained(kind: str, path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{kind}.path {path}: this detector cannot be loaded ({first}).") from error
+        raise UserError(
+            f"{kind}.path {path}: this detector cannot be loaded; give a hub id or a directory that has one ({first})."
+        ) from error

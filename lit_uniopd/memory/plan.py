@@ -1,0 +1,280 @@
+"""The memory plan: what a run will hold on each device, from its settings alone, before any weight is loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lit_uniopd.backbone import body_of, unwrap
+from lit_uniopd.memory.census import model_size, quantised_bits, unique_parameters
+from lit_uniopd.memory.estimates import (
+    Dimensions,
+    Numerics,
+    autocast_copies_bytes,
+    dimensions,
+    head_bytes,
+    kv_cache_bytes,
+    logits_bytes,
+    numerics,
+    saved_bytes,
+    working_bytes,
+)
+from lit_uniopd.memory.optimizers import optimizer_bytes, paged
+from lit_uniopd.memory.outline import outline
+from lit_uniopd.policy import PolicyArgs
+
+Phase = Literal["always", "rollout", "score", "update", "step"]
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one step asks of a device, in rows and tokens."""
+
+    train_tokens: int
+    """Tokens of one forward and backward pass, padding included."""
+    longest_row: int
+    """Tokens of the longest prompt with its answer: no micro-batch can be smaller."""
+    tokens_flag: str = ""
+    """The option that makes ``train_tokens`` smaller, with `{tokens}` or `{rows}` in the place of its value."""
+    score_tokens: int = 0
+    """Tokens of one forward pass of a teacher or reference. 0: there is none."""
+    rows: int = 0
+    """Answers written at the same time. 0: none are written."""
+    rows_flag: str = ""
+    """The option that makes ``rows`` smaller."""
+    prompts: int = 1
+    """Prompts read at once before they are answered."""
+    prompt_tokens: int = 0
+    """Tokens of the longest prompt."""
+    new_tokens: int = 0
+    """Tokens of the longest answer."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the plan depends on."""
+
+    policy: PolicyArgs
+    flag: str
+    """The option that ``policy`` came from."""
+    optimizer: Callable[[Any], torch.optim.Optimizer]
+    workload: Workload
+    teachers: Mapping[str, PolicyArgs] = field(default_factory=dict)
+    reference_copy: bool = False
+    """A frozen copy of the policy is kept."""
+    precision: str = "32-true"
+    """Of Lightning's trainer."""
+    cuda: bool = False
+    shards: int = 1
+    """Devices that share each weight, gradient and state (FSDP); 1: each holds all of them."""
+    buckets: bool = False
+    """Gradients are held twice: DDP exchanges them from buckets of its own."""
+    gathered_bytes: int | None = None
+    """Of a weight that FSDP has gathered. None: as many as it is held in."""
+    whole_gradients: bool = False
+    """Gradients of a step's micro-batches are kept whole, and exchanged once (FSDP)."""
+    devices: int = 1
+    """In all; what FSDP could share them over."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that takes memory."""
+
+    name: str
+    bytes: int
+    phase: Phase
+    """While it is held; what is not held always is not held at the same time as other phases."""
+    exact: bool
+    """It will be there, to the byte. Else it is an estimate."""
+    least: int = 0
+    """What it takes with a single row or token: the run cannot do with less."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one device."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes held at the peak: what is always there, and the phase that needs most."""
+        return self.held("always") + max(self.held(phase) for phase in PHASES)
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that needs most."""
+        return max(PHASES, key=self.held)
+
+    @property
+    def least(self) -> int:
+        """Bytes that no setting of rows and tokens avoids; the run cannot start with less."""
+        least = {phase: sum(part.least for part in self.parts if part.phase == phase) for phase in PHASES}
+        return sum(part.bytes for part in self.parts if part.phase == "always" and part.exact) + max(least.values())
+
+    def held(self, phase: Phase) -> int:
+        """Bytes of the parts of a phase."""
+        return sum(part.bytes for part in self.parts if part.phase == phase)
+
+    def table(self) -> str:
+        """A Markdown table, padded so that it reads well in a terminal."""
+        rows = [(p.name, readable(p.bytes), p.phase, "exact" if p.exact else "estimate") for p in self.parts if p.bytes]
+        rows.append((f"total at the peak ({self.peak})", readable(self.total), "", ""))
+        return padded(("on each device", "memory", "held", ""), rows)
+
+
+PHASES: tuple[Phase, ...] = ("rollout", "score", "update", "step")
+
+
+def readable(size: int) -> str:
+    """Bytes for people."""
+    unit, name = (GIB, "GiB") if size >= GIB / 10 else (MIB, "MiB") if size >= MIB / 10 else (KIB, "KiB")
+    return f"{size / unit:.2f} {name}"
+
+
+def padded(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table with columns of even width."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    even = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
+    rule = ["-" * width for width in widths]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (even[0], rule, *even[1:]))
+
+
+def plan_memory(setup: Setup) -> MemoryPlan:
+    """Add up what a run will hold on each device.
+
+    Weights, gradients and optimizer states are counted on outlines of the models (meta device), so they are exact; KV
+    cache and activations follow from dimensions, rows and tokens (`estimates`).
+
+    Raises:
+        UserError: if a model has no config, or its options contradict each other.
+    """
+    autocast, cast_to = setup.precision.endswith("-mixed"), _cast(setup.precision)
+    policy = outline(setup.policy, trainable=True, flag=setup.flag, cast_to=cast_to)
+    dims, types = dimensions(policy), numerics(policy, autocast=autocast)
+    if setup.gathered_bytes is not None:
+        types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
+    parts = _resident(setup, policy)
+    for name, teacher in setup.teachers.items():
+        parts += _teacher_parts(setup, name, teacher, autocast)
+    if setup.reference_copy:
+        parts.append(_frozen_copy(setup, policy))
+        parts.append(_scoring("reference: scoring", dims, replace(types, trained=False), setup))
+    parts += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
+    if setup.shards > 1:
+        parts += _gathered_parts(setup, policy, dims, types)
+    return MemoryPlan(tuple(parts))
+
+
+def _cast(precision: str) -> torch.dtype | None:
+    return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision)
+
+
+def _resident(setup: Setup, policy: nn.Module) -> list[Part]:
+    """Weights, gradients and optimizer states: held from the first step to the last."""
+    size = model_size(policy, shards=setup.shards)
+    trained = [parameter for _, parameter in unique_parameters(policy) if parameter.requires_grad]
+    states, exact = optimizer_bytes(setup.optimizer, trained)
+    spread = size.trainable_bytes / max(1, sum(p.numel() * p.element_size() for p in trained))
+    movable = setup.cuda and paged(setup.optimizer)
+    parts = [
+        Part("policy: weights", size.bytes, "always", exact=True),
+        Part("gradients", size.trainable_bytes, "always", exact=True),
+        Part(f"optimizer states{' (paged)' if movable else ''}", int(states * spread), "always", exact and not movable),
+    ]
+    if setup.buckets:
+        parts.append(Part("gradients: buckets of DDP", size.trainable_bytes, "always", exact=False))
+    return parts
+
+
+def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) -> list[Part]:
+    """A teacher's weights, where its placement leaves them on the device, and its forward pass."""
+    placement = getattr(args, "placement", "resident")
+    if placement == "http":
+        return []
+    if placement == "quantized" and args.quantization == "none":
+        args = replace(args, quantization="4bit")
+    model = outline(args, trainable=False, flag=f"model.teachers.{name}")
+    size = model_size(model, shards=setup.shards).bytes
+    stays = placement in ("resident", "quantized")
+    held: Phase = "always" if stays else "score"
+    scoring = _scoring(f"teacher {name}: scoring", dimensions(model), numerics(model, autocast=autocast), setup)
+    return [Part(f"teacher {name}: weights", size, held, exact=stays), scoring]
+
+
+def _scoring(name: str, dims: Dimensions, types: Numerics, setup: Setup) -> Part:
+    tokens = setup.workload.score_tokens
+    size = working_bytes(dims, types, tokens) + head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=False)
+    return Part(name, size if tokens else 0, "score", exact=False)
+
+
+def _frozen_copy(setup: Setup, policy: nn.Module) -> Part:
+    size = model_size(policy, shards=setup.shards)
+    return Part("reference: weights", size.bytes, "always", exact=True)
+
+
+def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Part]:
+    load = setup.workload
+    if not load.rows:
+        return []
+    cache = kv_cache_bytes(dims, types, rows=load.rows, prompt=load.prompt_tokens, new=load.new_tokens)
+    least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
+    prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
+    return [
+        Part(f"KV cache of {load.rows} rows", cache, "rollout", exact=False, least=least),
+        Part("logits and prefill", logits_bytes(dims, types, load.rows) + prefill, "rollout", exact=False),
+    ]
+
+
+def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
+    tokens, row = setup.workload.train_tokens, setup.workload.longest_row
+    checkpointing = setup.policy.gradient_checkpointing
+
+    def activations(tokens: int, row: int) -> int:
+        saved = saved_bytes(dims, types, tokens=tokens, checkpointing=checkpointing, row_length=row)
+        return saved + working_bytes(dims, types, tokens)
+
+    kept = activations(tokens, row)
+    name = f"activations of {tokens} tokens{', checkpointed' if checkpointing else ''}"
+    parts = [
+        Part(name, kept, "update", exact=False, least=activations(2, 2)),
+        Part("log-prob head", head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=True), "update", False),
+    ]
+    if types.autocast:
+        copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
+        parts.append(Part("16-bit copies of float32 weights", copies, "update", exact=False))
+    if setup.cuda and _takes_roots(setup.optimizer):
+        trained = model_size(policy, shards=setup.shards).trainable_bytes
+        parts.append(Part("optimizer step: square roots", trained, "step", exact=False))
+    return parts
+
+
+def _takes_roots(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
+    """The Adam of torch takes the roots of all second moments at once on GPUs, unless it is fused or told not to."""
+    optimizer = make([nn.Parameter(torch.empty(1))])
+    options = optimizer.defaults
+    return isinstance(optimizer, torch.optim.Adam) and not options.get("fused") and options.get("foreach") is not False
+
+
+def _gathered_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
+    """FSDP: whole weights for the rollout; in the update what is outside the layers, and two layers at a time."""
+    cut = [p for _, p in unique_parameters(unwrap(policy)) if not quantised_bits(p)]
+    whole = sum(p.numel() for p in cut) * types.matmul
+    inside = sum(
+        p.numel() * types.matmul
+        for name, p in body_of(policy).named_parameters()
+        if ".layers." in f".{name}" and not quantised_bits(p)
+    )
+    layer = inside // max(1, dims.layers)
+    parts = [
+        Part("weights gathered for the rollout", whole, "rollout", exact=False),
+        Part("weights and gradients gathered layer by layer", whole - inside + 3 * layer, "update", exact=False),
+    ]
+    if setup.whole_gradients:
+        trained = 4 * sum(p.numel() for p in cut if p.requires_grad)
+        parts.append(Part("gradients kept whole between micro-batches", trained, "update", exact=False))
+    return parts

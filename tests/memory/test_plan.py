@@ -1,0 +1,419 @@
+"""The plan against models, optimizers and runs that were really built."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
+from tiny import Memory, Prompts, adam, make_model, module, prompts, trainer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.memory import (
+    MemoryPlan,
+    Part,
+    Setup,
+    Workload,
+    check_fits,
+    levers,
+    model_size,
+    optimizer_bytes,
+    outline,
+    parameter_table,
+    plan_memory,
+)
+from lit_uniopd.memory.census import packed_4bit_bytes
+from lit_uniopd.memory.estimates import dimensions
+from lit_uniopd.memory.optimizers import state_bytes
+from lit_uniopd.playground.untrained import write_tiny_vision
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+
+LORA = LoraArgs(rank=4, alpha=8)
+QWEN3: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
+QWEN3_06B = QWEN3 | {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+}
+QWEN3_4B = QWEN3 | {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+}
+# Embedding; per layer q and o, k and v, three of the MLP, two norms, q and k norm; the last norm. Heads are tied.
+BY_HAND_06B = 151936 * 1024 + 28 * (2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072 + 2 * 1024 + 256) + 1024
+BY_HAND_4B = 151936 * 2560 + 36 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 3 * 2560 * 9728 + 2 * 2560 + 256) + 2560
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> str:
+    return str(make_model(tmp_path_factory.mktemp("memory") / "model", width=64))
+
+
+def held(model: torch.nn.Module) -> int:
+    """Bytes of every tensor that hangs on the modules, found without knowing any layer."""
+    tensors: dict[int, int] = {}
+
+    def collect(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            tensors[storage._cdata] = storage.nbytes()
+        if isinstance(value, dict):
+            for item in value.values():
+                collect(item)
+        elif type(value).__module__.startswith("bitsandbytes") and not isinstance(value, torch.nn.Module):
+            # Packed weights and their scales; but not the columns that were outliers in the last forward pass.
+            collect({key: item for key, item in vars(value).items() if key != "idx"})
+
+    for part in model.modules():
+        collect(part._parameters)
+        collect(part._buffers)
+        collect(vars(part).get("state"))  # of 8-bit layers
+    return sum(tensors.values())
+
+
+# --- what a model weighs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_outline_weighs_what_the_loaded_model_does(stored, quantization, lora, dtype):
+    args = PolicyArgs(path=stored, quantization=quantization, lora=lora, dtype=dtype)
+    trainable = lora is not None or quantization == "none"
+    planned = model_size(outline(args, trainable=trainable, flag="policy"))
+    policy = Policy.load(args, trainable=trainable)
+    found = model_size(policy.model)
+    assert planned.bytes == found.bytes == held(policy.model)
+    assert replace(planned, devices=()) == replace(found, devices=())
+    assert found.devices == ("cpu",)
+    exact = Policy.load(PolicyArgs(path=stored), trainable=False)
+    adapters = sum(p.numel() for name, p in policy.named_parameters() if "lora_" in name)
+    assert found.parameters == sum(p.numel() for p in exact.model.parameters()) + adapters  # packed ones count in full
+
+
+def test_tied_weights_count_once(tmp_path):
+    path = make_model(tmp_path / "tied")
+    model = AutoModelForCausalLM.from_pretrained(path)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model_size(model).parameters == sum(p.numel() for p in model.parameters())
+    assert model_size(model).bytes == held(model)
+
+
+def test_real_shapes_by_hand():
+    for config, parameters in ((QWEN3_06B, BY_HAND_06B), (QWEN3_4B, BY_HAND_4B)):
+        full = model_size(outline(PolicyArgs(config=config), trainable=True, flag="policy"))
+        assert (full.parameters, full.trainable_bytes) == (parameters, 4 * parameters)
+    assert pytest.approx(0.596e9, rel=0.01) == BY_HAND_06B  # what the models are called by
+    assert pytest.approx(4.02e9, rel=0.01) == BY_HAND_4B
+    rank = 64
+    args = PolicyArgs(config=QWEN3_4B, dtype="bfloat16", quantization="4bit", lora=LoraArgs(rank=rank))
+    small = model_size(outline(args, trainable=True, flag="policy"))
+    ends = (2560 + 4096) * 2 + (2560 + 1024) * 2 + (2560 + 9728) * 3  # in + out of the seven layers
+    assert small.trainable == 36 * rank * ends
+    assert small.trainable_bytes == 4 * small.trainable  # float32, whatever the base is
+    quantised = 36 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 3 * 2560 * 9728)
+    assert small.quantised == quantised
+    left = BY_HAND_4B - quantised
+    # 4.127 bits: a nibble, 8 bits per 64, 32 bits per 64 x 256
+    assert small.frozen_bytes == pytest.approx(quantised * 4.127 / 8 + 2 * left, rel=1e-4)
+
+
+SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 500, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    "gemma2": SMALL | {"intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 2},
+    "qwen3_moe": SMALL
+    | {"head_dim": 16, "moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, "eos_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_other_architectures_have_a_plan(kind):
+    policy = PolicyArgs(config={"model_type": kind, **ARCHITECTURES[kind]})
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ARCHITECTURES[kind]))
+    plan = plan_memory(setup(policy=policy))
+    assert part(plan, "policy: weights").bytes == held(built)
+    dims = dimensions(built)
+    assert (dims.gated, dims.inner, dims.experts, dims.eager) == {
+        "gpt2": (False, 256, 0, False),
+        "gemma2": (True, 128, 0, True),  # it caps its attention
+        "qwen3_moe": (True, 64, 2, False),
+    }[kind]
+    assert part(plan, "KV cache").bytes > 0
+    assert part(plan, "activations").bytes > 0
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_image_text_models_are_counted_with_their_tower(tmp_path, quantization):
+    write_tiny_vision(tmp_path / "model", 0)
+    args = PolicyArgs(path=str(tmp_path / "model"), quantization=quantization)
+    planned = model_size(outline(args, trainable=False, flag="policy"))
+    assert planned.bytes == held(Policy.load(args, trainable=False).model)
+
+
+def test_packed_bytes_by_hand():
+    assert packed_4bit_bytes(64 * 256) == 64 * 128 + 256 + 4 + 4 + 64 + 1024
+
+
+# --- what an optimizer keeps ---------------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-3),
+    "AdamW, amsgrad": lambda params: torch.optim.AdamW(params, lr=1e-3, amsgrad=True),
+    "SGD": lambda params: torch.optim.SGD(params, lr=1e-3),
+    "SGD, momentum": lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9),
+    "Adafactor": lambda params: torch.optim.Adafactor(params, lr=1e-3),
+    "AdamW8bit": lambda params: AdamW8bit(params, lr=1e-3),
+    "AdamW8bit, small tensors too": lambda params: AdamW8bit(params, lr=1e-3, min_8bit_size=64),
+    "PagedAdamW8bit": lambda params: PagedAdamW8bit(params, lr=1e-3),
+    "Lion8bit": lambda params: bitsandbytes.optim.Lion8bit(params, lr=1e-3),  # pyright: ignore[reportPrivateImportUsage]
+}
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_an_optimizer_keeps_what_it_says(stored, name, lora):
+    policy = Policy.load(PolicyArgs(path=stored, lora=lora), trainable=True)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    planned, exact = optimizer_bytes(OPTIMIZERS[name], trained)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = OPTIMIZERS[name](trained)
+    optimizer.step()
+    assert exact
+    assert planned == state_bytes(optimizer)
+
+
+def test_an_optimizer_that_refuses_the_meta_device_is_tried_on_the_cpu(stored):
+    policy = Policy.load(PolicyArgs(path=stored), trainable=True)
+    trained = list(policy.parameters())
+    planned, exact = optimizer_bytes(lambda params: torch.optim.AdamW(params, lr=1e-3, fused=True), trained)
+    assert not exact
+    assert planned == pytest.approx(8 * sum(p.numel() for p in trained), rel=0.01)
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------------
+
+LOAD = Workload(
+    train_tokens=4096,
+    longest_row=1024,
+    tokens_flag="--model.micro_batch_tokens {tokens}",
+    score_tokens=4096,
+    rows=64,
+    rows_flag="model.sampling.max_rows",
+    prompts=4,
+    prompt_tokens=512,
+    new_tokens=512,
+)
+
+
+def setup(**changes: Any) -> Setup:
+    policy = PolicyArgs(config=QWEN3_06B, gradient_checkpointing=True)
+    return replace(Setup(policy, "model.student", adam, LOAD), **changes)
+
+
+def part(plan: MemoryPlan, name: str) -> Part:
+    return next(part for part in plan.parts if part.name.startswith(name))
+
+
+def test_a_plan_by_hand():
+    plan = plan_memory(setup(teachers={"math": PolicyArgs(config=QWEN3_4B, dtype="bfloat16")}))
+    tables = 4 * 64  # of rotary positions: 64 frequencies, kept twice
+    assert part(plan, "policy: weights").bytes == 4 * BY_HAND_06B + 2 * tables
+    assert part(plan, "gradients").bytes == 4 * BY_HAND_06B
+    assert part(plan, "optimizer states").bytes == 8 * BY_HAND_06B + 4 * 310  # a step count for each of 310 tensors
+    assert part(plan, "teacher math: weights").bytes == 2 * BY_HAND_4B + 2 * tables
+    # 64 rows x (512 + 64 + 7 x 65) positions x 28 layers x 1024 x (4 + 4) bytes
+    assert part(plan, "KV cache").bytes == 64 * (512 + 64 + 7 * 65) * 28 * 1024 * 8
+    phases = [plan.held(phase) for phase in ("rollout", "score", "update", "step")]
+    assert plan.total == plan.held("always") + max(phases)
+    assert plan.peak == ("rollout", "score", "update", "step")[phases.index(max(phases))]
+    assert all(name in plan.table() for name in ("policy: weights", "KV cache of 64 rows", "total at the peak"))
+
+
+def test_fsdp_shares_what_it_shards():
+    whole, shared = plan_memory(setup()), plan_memory(setup(shards=4))
+    for name in ("policy: weights", "gradients", "optimizer states"):
+        assert part(shared, name).bytes == pytest.approx(part(whole, name).bytes / 4, rel=0.001)
+    assert part(shared, "KV cache").bytes == part(whole, "KV cache").bytes  # each device writes its own answers
+    assert part(shared, "weights gathered for the rollout").bytes == 4 * BY_HAND_06B
+
+
+def test_quantised_weights_stay_whole_under_fsdp():
+    policy = PolicyArgs(config=QWEN3_06B, quantization="4bit", lora=LORA, dtype="bfloat16")
+    whole, shared = (plan_memory(setup(policy=policy, shards=shards)) for shards in (1, 4))
+    quantised = 28 * (2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072)
+    saved = part(whole, "policy: weights").bytes - part(shared, "policy: weights").bytes
+    adapters = part(whole, "gradients").bytes
+    assert saved == pytest.approx(0.75 * (2 * (BY_HAND_06B - quantised) + adapters), rel=0.01)
+
+
+def test_gathered_weights_have_the_type_of_the_strategy():
+    plan = plan_memory(setup(shards=4, gathered_bytes=2, whole_gradients=True))
+    assert part(plan, "weights gathered for the rollout").bytes == 2 * BY_HAND_06B
+    assert part(plan, "gradients kept whole").bytes == 4 * BY_HAND_06B
+    assert part(plan, "KV cache").bytes == part(plan_memory(setup()), "KV cache").bytes / 2
+
+
+def test_ddp_holds_gradients_twice():
+    plan = plan_memory(setup(buckets=True))
+    assert part(plan, "gradients: buckets").bytes == part(plan, "gradients").bytes
+
+
+def test_precision_casts_what_it_casts():
+    true = plan_memory(setup(precision="bf16-true"))
+    assert part(true, "policy: weights").bytes == pytest.approx(2 * BY_HAND_06B, rel=1e-4)
+    mixed = plan_memory(setup(precision="bf16-mixed"))
+    assert part(mixed, "policy: weights").bytes == part(plan_memory(setup()), "policy: weights").bytes
+    # Every matrix but the embedding, to which the head is tied; of one layer, under checkpointing.
+    matrices = BY_HAND_06B - 151936 * 1024 - 28 * (2 * 1024 + 256) - 1024
+    assert part(mixed, "16-bit copies").bytes == 2 * matrices / 28
+    kept = plan_memory(setup(precision="bf16-mixed", policy=PolicyArgs(config=QWEN3_06B)))
+    assert part(kept, "16-bit copies").bytes == 2 * matrices
+
+
+def test_what_fits_says_nothing_and_what_may_not_fit_warns():
+    plan = plan_memory(setup())
+    assert check_fits(setup(), plan, plan.total, "cuda:0") is None
+    told = check_fits(setup(), plan, plan.total - 1, "cuda:0")
+    assert told is not None
+    assert told.startswith("This run may not fit: about")
+    assert "cuda:0" in told
+
+
+def test_what_cannot_fit_is_refused_with_the_levers_that_help():
+    plan = plan_memory(setup())
+    with pytest.raises(
+        UserError, match=r"cannot fit: it holds at least .* \(optimizer states .*; set --model\."
+    ) as error:
+        check_fits(setup(), plan, plan.least - 1, "cuda:0")
+    assert str(error.value).count("saves") >= 1
+    # A smaller rollout would not help, and is not named.
+    assert "max_rows" not in str(error.value)
+    assert check_fits(setup(), plan, plan.least, "cuda:0") is not None  # exactly enough is no reason to refuse
+
+
+def test_levers_are_pulled_until_it_fits_the_strongest_first():
+    policy = PolicyArgs(config=QWEN3_06B)
+    heavy = setup(policy=policy, workload=replace(LOAD, rows=256, prompts=16))
+    plan = plan_memory(heavy)
+    path, left = levers(heavy, 8 * 2**30, lambda plan: plan.total)
+    assert left <= 8 * 2**30
+    assert plan.total - sum(lever.saves for lever in path) == left
+    flags = " ".join(lever.flags for lever in path)
+    assert path[0].flags.startswith("--model.sampling.max_rows")  # 28 GB of cache
+    assert "--model.student.gradient_checkpointing true" in flags
+    path, left = levers(heavy, 1, lambda plan: plan.total)
+    assert left > 1
+    assert all(lever.saves > 0 for lever in path)
+
+
+def test_placements_take_their_teachers_off_the_device():
+    """Whatever class a teacher's arguments are of."""
+    from dataclasses import dataclass
+
+    @dataclass
+    class Placed(PolicyArgs):
+        placement: str = "resident"
+
+    def teacher(placement: str) -> MemoryPlan:
+        placed = Placed(config=QWEN3_06B, dtype="bfloat16", placement=placement)
+        return plan_memory(setup(teachers={"math": placed}))
+
+    resident = part(teacher("resident"), "teacher math: weights")
+    moved = part(teacher("cpu_offload"), "teacher math: weights")
+    assert (resident.phase, moved.phase) == ("always", "score")
+    assert resident.bytes == moved.bytes
+    assert part(teacher("quantized"), "teacher math: weights").bytes < 0.7 * resident.bytes
+    assert not [p for p in teacher("http").parts if p.name.startswith("teacher")]
+
+
+# --- in a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_run_holds_what_its_plan_says(model_dirs, tmp_path, lora):
+    run = module(model_dirs, student=PolicyArgs(path=model_dirs["student"], lora=lora), optimizer=adam)
+    fit = trainer(tmp_path, max_steps=2, logger=Memory())
+    fit.fit(run, Prompts(prompts(8)))
+    plan = run.memory_plan
+    assert plan is not None
+    trained = [p for p in run.parameters() if p.requires_grad]
+    assert part(plan, "policy: weights").bytes == held(run.policy.model)
+    assert part(plan, "gradients").bytes == sum(p.grad.nbytes for p in trained if p.grad is not None)
+    assert part(plan, "optimizer states").bytes == state_bytes(fit.optimizers[0])
+    for name in ("math", "code"):
+        assert part(plan, f"teacher {name}: weights").bytes == held(run.teachers[name].model)
+
+
+def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("lit_uniopd.policy.load_model", refuse)
+    monkeypatch.setattr("lit_uniopd.modules.base.free_bytes", lambda *_: 1000)
+    run = module(model_dirs)
+    with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.98 KiB free; set --model"):
+        trainer(tmp_path, max_steps=1).fit(run, Prompts(prompts(4)))
+
+
+def test_a_plan_that_cannot_be_made_stops_nothing(model_dirs, tmp_path, monkeypatch, caplog):
+    def fail(*_: Any) -> None:
+        raise NotImplementedError("no such layer")
+
+    monkeypatch.setattr("lit_uniopd.modules.base.plan_memory", fail)
+    trainer(tmp_path, max_steps=1, logger=Memory()).fit(module(model_dirs), Prompts(prompts(4)))
+    assert "no memory plan for this model (NotImplementedError: no such layer)" in caplog.text
+
+
+def test_both_tables_are_in_tensorboard(model_dirs, tmp_path):
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = module(model_dirs)
+    run_logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    trainer(tmp_path, max_steps=1, logger=run_logger).fit(run, Prompts(prompts(4)))
+    events = EventAccumulator(run_logger.log_dir)
+    events.Reload()
+    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
+    assert "policy: weights" in texts["memory/plan/text_summary"]
+    table = texts["memory/parameters/text_summary"]
+    assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["policy", "teacher math", "teacher code"]
+
+
+def test_the_table_of_a_quantised_policy(stored):
+    policy = Policy.load(PolicyArgs(path=stored, quantization="4bit", lora=LORA, dtype="bfloat16"), trainable=True)
+    row = [cell.strip() for cell in parameter_table({"policy": policy.model}).splitlines()[2].split("|")[1:-1]]
+    size = model_size(policy.model)
+    assert row[:5] == [
+        "policy",
+        *(f"{n:,}" for n in (size.parameters, size.trainable, size.frozen, size.quantised)),
+    ]
+    assert "4bit" in row[6]
+    assert "bfloat16" in row[6]
+    assert "float32" in row[6]  # the adapters
+    assert row[7] == "cpu"
+
+
+def test_sampling_rows_are_those_of_a_batch(model_dirs, tmp_path):
+    run = module(model_dirs, sampling=SamplingArgs(n=3, max_new_tokens=6, max_rows=5))
+    trainer(tmp_path, max_steps=1).fit(run, Prompts(prompts(8), batch_size=4))
+    load = run.workload()
+    assert (load.rows, load.new_tokens) == (5, 6)
+    longest = max(len(run.policy.render(prompt)) for prompt in prompts(8))
+    assert load.prompt_tokens == longest
+    assert load.train_tokens == 12 * (longest + 6)  # the whole rollout is less than the budget
