@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.sharded_checkpoint import is_sharded_checkpoint, load_sharded
 
 OURS = ("state_dict", "loops", "policy_path")
 """Keys that every checkpoint of a run has."""
@@ -47,6 +48,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Of one file, or whole from the shards of another strategy."""
+        if is_sharded_checkpoint(Path(path)):
+            return load_sharded(Path(path))
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
         check_checkpoint(Path(path), contents=True)

@@ -17,6 +17,7 @@ from lit_uniopd.checkpoint_io import check_checkpoint, newest_first
 from lit_uniopd.errors import UserError, failure_of_the_machine
 from lit_uniopd.interrupts import Stopped
 from lit_uniopd.parsing import OneSentenceParser, user_error_in
+from lit_uniopd.sharded_checkpoint import settle
 from lit_uniopd.verbs import VERBS
 
 ABOUT = "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`."
@@ -114,6 +115,8 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     if path == "last":
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
+        for cut_short in root.glob("**/*.ckpt.old"):
+            settle(cut_short.with_suffix(""))
         found = newest_first(root, "last*.ckpt")
         if not found:
             others = newest_first(root, "*.ckpt")

@@ -5,14 +5,15 @@ log-probs without ever holding ``[B, T, V]`` logits.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,8 +25,11 @@ from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
+from lit_uniopd.sharding import gathered, is_sharded, reshard
 from lit_uniopd.types import Prompt
 from lit_uniopd.vision import Vision, grid_positions, sum_of_nothing, vision_inputs
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -128,6 +132,23 @@ class Policy(nn.Module):
         # from_pretrained leaves models in eval mode, and Lightning keeps the mode it finds.
         return cls(model, processor, args).train(trainable)
 
+    def forward(self, compute: Callable[[], T]) -> T:
+        """Run what reads the weights: ``policy(lambda: ...)``.
+
+        Where they are sharded, FSDP gathers them before and frees them after, and does so again in the backward pass of
+        the tensors that come out; elsewhere nothing is added.
+        """
+        return compute()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Whole weights without gradients, for forward passes that other ranks need not run (see ``sharding``)."""
+        return gathered(self)
+
+    @property
+    def references(self) -> Sequence["Policy"]:
+        """The copy that ``keep_reference`` made, if there is one."""
+        return self._reference
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return tokenizer_of(self.processor)
@@ -176,7 +197,7 @@ class Policy(nn.Module):
         mask_BT: Tensor,
         vision: Sequence[Vision] | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, T, H]`` from which the response tokens are predicted.
+        """Hidden states ``[B, T, H]`` from which the response tokens are predicted; to be run by ``policy(...)``.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
@@ -262,9 +283,25 @@ class Policy(nn.Module):
             return False
         seen = any(rows.vision)
         if seen not in self._packing_works:
+            if is_sharded(self):  # a trial that other ranks do not make would hang
+                return False
             enable_packing(self.model)
             self._packing_works[seen] = self._try_packing(rows.first_group(with_pictures=seen))
         return self._packing_works[seen]
+
+    def settle_packing(self) -> None:
+        """Try now whether the model reads packed rows, with and without a picture, before it is sharded."""
+        token = min(self.eos_ids, default=0)
+        self._packs(Rows([[token] * 3] * 2, [[token], [token] * 2]))
+        if self.processor is self.tokenizer:
+            return
+        content = [{"type": "image"}, {"type": "text", "text": "?"}]
+        picture = Image.new("RGB", (64, 64))
+        try:
+            seen = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
+        except UserError:  # a template of another kind: pictures will be padded
+            return
+        self._packs(Rows([seen.tokens] * 2, [[token], [token] * 2], [seen.vision] * 2))
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():
@@ -302,11 +339,15 @@ class Policy(nn.Module):
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
-        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
-        options |= {"temperature": temperature, "return_entropy": return_entropy}
-        found: Any = linear_token_logps(*states, **options)
-        logps_N, entropy_N = found if return_entropy else (found, None)
-        return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+        def compute() -> tuple[Tensor, Tensor | None]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            options |= {"temperature": temperature, "return_entropy": return_entropy}
+            found: Any = linear_token_logps(*states, **options)
+            logps_N, entropy_N = found if return_entropy else (found, None)
+            return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+        return self(compute)
 
     def token_loss(
         self,
@@ -329,9 +370,13 @@ class Policy(nn.Module):
             vision: of each sample, what the processor made of its pictures. None: there are none.
             temperature: divides the logits.
         """
-        states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
-        loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
-        return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
+            return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+        return self(compute)
 
     def _response_states(
         self,
@@ -390,9 +435,13 @@ class Policy(nn.Module):
         """
         if self.args.lora is None and not self._reference:
             raise RuntimeError("call Policy.keep_reference() before training to have a reference")
-        policy = self._reference[0].to(self.device) if self._reference else self
+        policy = self._reference[0] if self._reference else self
+        if self._reference and not is_sharded(policy):
+            policy.to(self.device)
         with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
             yield policy
+            # PEFT freezes the adapters meanwhile, and must find the same tensors when it thaws them.
+            reshard(policy)
 
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.

@@ -19,7 +19,6 @@ def write_answers(
     args: SamplingArgs,
     *,
     seed: int,
-    first_group: int = 0,
     keys: Sequence[int] | None = None,
 ) -> Rollouts:
     """Let the policy write ``args.n`` answers to every prompt.
@@ -29,16 +28,17 @@ def write_answers(
         prompts: at least one.
         args: how to sample.
         seed: of the sampling noise; equal seeds give equal answers.
-        first_group: number of the first prompt's group.
-        keys: name each prompt's sampling noise; None: the prompts' numbers.
+        keys: number each prompt: its answers are the group of that number, and its sampling noise depends on it. None:
+            0, 1, ...
 
     Returns:
         Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
     """
+    keys = range(len(prompts)) if keys is None else keys
     encoded = [policy.encode(prompt) for prompt in prompts]
     prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
-    with policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
+    with policy.gathered(), policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
         answers = sample(
             policy.model,
             prompt_tokens,
@@ -58,7 +58,7 @@ def write_answers(
         tokens_BT=answers.tokens_BT,
         mask_BT=answers.mask_BT,
         student_logps_BT=answers.logps_BT,
-        group_B=first_group + torch.arange(rows, device=device) // args.n,
+        group_B=torch.tensor(list(keys), device=device).repeat_interleave(args.n),
         finish=answers.finish,
         text=policy.tokenizer.batch_decode(ids, skip_special_tokens=True),
         outcome_B=torch.full((rows,), -1, device=device),

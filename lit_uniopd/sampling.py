@@ -250,7 +250,8 @@ class Run:
 
     def generate(self) -> None:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.seed, "generate"))
+            # One generator for the whole call: ranks differ by their prompts' keys.
+            torch.manual_seed(derive_seed(self.seed, "generate", self.keys[0]))
             for picked, answers, rows_R in self._batches():
                 prompts, vision = [self.prompt_tokens[i] for i in picked], [self.vision[i] for i in picked]
                 ids_PL, mask_PL = left_pad(prompts, self.pad_id, self.device)

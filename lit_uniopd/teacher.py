@@ -134,16 +134,21 @@ class TeacherPool:
             teacher.check(student_processor, student_args)
         self._checked = True
 
-    def load(self, student: Policy) -> None:
+    def load(self, student: Policy) -> list[str]:
         """Load every teacher that is to be in this process and is not yet.
+
+        Returns:
+            Names of those that were loaded now and stay on the device, so that they may be sharded.
 
         Raises:
             UserError: as in ``check``, if that was not called.
         """
         if not self._checked:
             self.check(student.processor, student.args)
+        new = [name for name in self.names if name not in self.loaded]
         for teacher in self._teachers.values():
             teacher.load()
+        return [name for name in new if self.args[name].placement in ("resident", "quantized")]
 
     def to(self, device: torch.device) -> None:
         """Say where teachers compute, and move there those that stay; quantised ones stay where they were made."""
@@ -180,15 +185,15 @@ class TeacherPool:
         with bar(len(rollouts), "scoring answers", unit="answer") as shown:
             for name, teacher in self._teachers.items():
                 rows = self._readable(teacher, rollouts, by_teacher[name])
-                if rows:
+                with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     part = rollouts[rows]
-                    for scored in teacher.score(part, temperature=temperature, max_tokens=max_tokens):
+                    for scored in teacher.score(part, temperature=temperature, max_tokens=max_tokens) if rows else ():
                         self._take(scored, rows, name, part.lengths_B, logps_BT, ok_B)
                         shown.update(len(scored.rows))
                         poll()
                         if self.args[name].placement == "disk_cache":
                             self._cached[scored.cached] += len(scored.rows)
-                    teacher.send_away()
+                teacher.send_away()
         if self.failures:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.failures.items()))
             log.warning("Teachers could not score %d of %d answers (%s).", (~ok_B).sum(), len(ok_B), reasons)
@@ -200,7 +205,13 @@ class TeacherPool:
         return (self._cached[True], self._cached[False]) if cached else None
 
     def write(
-        self, student: Policy, prompts: Sequence[Prompt], args: SamplingArgs, *, seed: int, first_group: int = 0
+        self,
+        student: Policy,
+        prompts: Sequence[Prompt],
+        args: SamplingArgs,
+        *,
+        seed: int,
+        keys: Sequence[int] | None = None,
     ) -> Rollouts:
         """Let each prompt's teacher answer it, for distillation off-policy; not graded and not scored yet.
 
@@ -209,20 +220,22 @@ class TeacherPool:
             prompts: at least one.
             args: how to sample.
             seed: of the sampling noise.
-            first_group: number of the first prompt's group.
+            keys: number each prompt, as in ``write_answers``.
 
         Returns:
-            Rollouts of ``len(prompts) * args.n`` samples, one teacher after the other; ``student_logps_BT`` is to be
+            Rollouts of ``len(prompts) * args.n`` samples, in the order of the keys; ``student_logps_BT`` is to be
             filled in.
         """
+        keys = range(len(prompts)) if keys is None else keys
         parts = []
         for name, rows in self._by_teacher(prompts).items():
-            if rows:
-                asked = [prompts[row] for row in rows]
-                parts.append(write_answers(self[name], asked, args, seed=seed, first_group=first_group, keys=rows))
-                first_group += len(rows)
+            with self._teachers[name].gathered():
+                if rows:
+                    asked, numbers = [prompts[row] for row in rows], [keys[row] for row in rows]
+                    parts.append(write_answers(self[name], asked, args, seed=seed, keys=numbers))
         self.rest()
         rollouts = Rollouts.cat(parts)
+        rollouts = rollouts[rollouts.group_B.argsort(stable=True)]
         encoded = encode_each(student, rollouts.prompts)
         rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
         rollouts.vision = [prompt.vision for prompt in encoded]

@@ -163,7 +163,8 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
         pass
 
 
-UNIOPD = [line for line in {**SHELL, **IN_CONFIGS} if line.startswith("uniopd ")]
+COMMANDS = {re.sub(r"^torchrun .* -m lit_uniopd ", "uniopd ", line): at for line, at in {**IN_CONFIGS, **SHELL}.items()}
+UNIOPD = [line for line in COMMANDS if line.startswith("uniopd ")]
 
 
 @pytest.mark.slow
@@ -174,7 +175,7 @@ def test_every_command_is_understood(parser, desk, monkeypatch, capsys):
         try:
             understand(line, parser, monkeypatch)
         except Exception as error:
-            wrong[f"{SHELL.get(line) or IN_CONFIGS[line]}: {line}"] = str(error)
+            wrong[f"{COMMANDS[line]}: {line}"] = str(error)
     assert not wrong, json.dumps(wrong, indent=1)
     assert len(UNIOPD) > 60
 
@@ -199,6 +200,8 @@ def test_other_commands_name_what_is_there():
             assert (ROOT / words[1]).is_file(), f"{where}: {line}"
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]) or words[2].startswith("sglang"), f"{where}: {line}"
+        elif words[0] == "torchrun":
+            assert words[words.index("-m") + 1] == "lit_uniopd", f"{where}: {line}"
         else:
             assert words[0] in ("uniopd", "git", "source", "tensorboard", "eval", "pip", "vllm"), f"{where}: {line}"
 

@@ -122,7 +122,7 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with bar(len(batches), benchmark.key, "batch") as shown:
+            with policy_of(benchmark).gathered(), bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
                     with together(self.trainer):
                         self.answer(policy_of(benchmark), batch.requests)
@@ -171,7 +171,9 @@ class Evaluator:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
     def _wanted(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        return {(key, r.weights, r.profile) for key, records in result.records.items() for r in records}
+        # Of a small benchmark rank 0 may have no row.
+        weights = {record.weights for records in result.records.values() for record in records}
+        return {(key, own, benchmark.profile) for key, benchmark in result.benchmarks.items() for own in weights}
 
     def _sum(self, value: int) -> int:
         if self.trainer.world_size == 1:

@@ -109,6 +109,11 @@ class PolicyModule(EvaluatingModule):
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+            self.on_policy_loaded()
+            self.shard(self.policy)
+
+    def on_policy_loaded(self) -> None:
+        """For what needs the policy as it was before training, and whole: a reference to it, or its digest."""
 
     def on_fit_start(self) -> None:
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
@@ -187,12 +192,13 @@ class PolicyModule(EvaluatingModule):
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.
 
+        Torch's draws (dropout) differ from rank to rank.
+
         Returns:
-            The seed, different on every rank.
+            A seed for draws with keys of their own, the same on every rank.
         """
-        seed = derive_seed(self.seed, self.global_rank, *keys)
-        torch.manual_seed(seed)
-        return seed
+        torch.manual_seed(derive_seed(self.seed, self.global_rank, *keys))
+        return derive_seed(self.seed, 0, *keys)
 
     # --- where the time of a step goes: what Lightning does between two steps, loading data above all, is `wait` ---
 

@@ -91,17 +91,19 @@ class OmniDPO(PolicyModule):
                 f"has {best:.3g}); lower it to the scale of your scores, or set use_nll false."
             )
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def on_policy_loaded(self) -> None:
         if not self.loss.needs_reference:
             return
-        # Before a checkpoint's weights arrive:
         if self.reference_cache is None:
             self.policy.keep_reference()
-        elif self.references is None:
+        else:
             told = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
             name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)
+
+    @property
+    def evaluated_policies(self) -> list[Policy]:
+        return [self.policy, *self.policy.references]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -153,7 +155,7 @@ class OmniDPO(PolicyModule):
                 "reference_cache out."
             )
         size = getattr(data, "val_batch_size", 8)
-        with self._as_reference() as reference:
+        with self.policy.gathered(), self._as_reference() as reference:
             known = [pair for pair in pairs if self.references.key(pair) in self.references.known]
             if known and not changed:
                 tried = known[:: -(-len(known) // TRIED)]

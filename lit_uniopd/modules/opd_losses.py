@@ -169,6 +169,15 @@ def divergence_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
+    # Both models' weights are read, and again in the backward pass.
+    per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
+    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
+    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
+    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
+
+
+def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
+    """Of each token's distribution, ``[B, T]``."""
     answers = (rollouts.tokens_BT, rollouts.mask_BT)
     with teacher.answering():
         prompts = encode_each(teacher, rollouts.prompts)
@@ -177,7 +186,7 @@ def divergence_loss(
         )
     student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
     ours, theirs = head_of(policy.model), head_of(teacher.model)
-    per_token_BT = divergence(
+    return divergence(
         student_BTH * ours.scale,
         teacher_BTH * theirs.scale,
         ours.weight_VH,
@@ -192,6 +201,3 @@ def divergence_loss(
         student_softcap=ours.softcap,
         teacher_softcap=theirs.softcap,
     )
-    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
-    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
-    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator

@@ -77,6 +77,7 @@ class SentenceBootstrap(PolicyModule):
                     f"--{self.policy_flag}.path {self.policy_args.path} is a text model, which cannot see pictures; "
                     "give an image-text model."
                 )
+            self.shard(self.policy)
 
     @property
     def settings(self) -> str:

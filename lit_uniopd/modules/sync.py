@@ -8,6 +8,8 @@ import torch
 from lightning import LightningModule
 from torch.nn.parallel import DistributedDataParallel
 
+from lit_uniopd.fsdp import FSDP, sync_gradients
+
 
 def sum_over_ranks(module: LightningModule, value: float) -> float:
     """Sum of a number over all ranks."""
@@ -48,6 +50,11 @@ def gradient_sync(module: LightningModule, *, enabled: bool) -> Iterator[None]:
     Exchanging once, on the last micro-batch, moves the accumulated gradient; doing it on each would cost a collective
     per micro-batch for the same result.
     """
+    strategy = module.trainer.strategy
+    if isinstance(strategy, FSDP):
+        with sync_gradients(module, strategy.sharding, enabled=enabled):
+            yield
+        return
     wrapper = module.trainer.model
     if not isinstance(wrapper, DistributedDataParallel):
         yield

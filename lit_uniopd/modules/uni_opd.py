@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import reads_images
@@ -155,9 +156,12 @@ class UniOPD(ResumingModule):
     def configure_model(self) -> None:
         super().configure_model()
         if self.trainer.state.fn == "fit":
-            self.teachers.load(self.policy)
-            if self.advantage.needs_reference:
-                self.policy.keep_reference()  # before a checkpoint's weights arrive
+            for name in self.teachers.load(self.policy):
+                self.shard(self.teachers[name])
+
+    def on_policy_loaded(self) -> None:
+        if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
+            self.policy.keep_reference()
 
     def check_pictures(self, prompts: Sequence[Prompt], trained: Sequence[Prompt]) -> None:
         """Refuse pictures that student or teacher cannot read, before any model is loaded.
@@ -238,14 +242,14 @@ class UniOPD(ResumingModule):
 
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
-        seed, first_group = self.reseed("rollout", self.global_step), self.global_rank << 32
+        seed = self.reseed("rollout", self.global_step)
+        # Numbered as the samplers deal prompts out to ranks, so that answers do not depend on how many ranks there are.
+        keys = [self.global_rank + i * self.trainer.world_size for i in range(len(batch))]
         with self.timed("rollout"):
             if self.writer == "student":
-                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group)
+                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
             else:
-                rollouts = self.teachers.write(
-                    self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group
-                )
+                rollouts = self.teachers.write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
         return rollouts
 
     def score(self, rollouts: Rollouts) -> None:
@@ -307,7 +311,7 @@ class UniOPD(ResumingModule):
     def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
         """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
-        with policy.answering():
+        with policy.gathered(), policy.answering():
             for rows in self.batches_of(policy, rollouts):
                 part = rollouts[rows]
                 found_BT, _ = policy.token_logps(
@@ -370,13 +374,13 @@ class UniOPD(ResumingModule):
         denominator = self.loss.denominator or sum_over_ranks(self, len(rollouts))
         micro_batches = self.micro_batches(rollouts)
         total = torch.zeros((), device=self.device)
-        for index, rows in enumerate(micro_batches):
+        for index, (teacher, rows) in enumerate(micro_batches):
             agree(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = (rollouts[rows], 1.0) if rows else (rollouts[[0]], 0.0)
-            loss = self.micro_loss(micro, denominator, trained if rows else Averages())
+            loss = self.micro_loss(micro, teacher, denominator, trained if rows else Averages())
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
-                # DDP takes the mean over ranks of what must be summed.
+                # DDP and FSDP take the mean over ranks of what must be summed.
                 self.manual_backward(loss * weight * self.trainer.world_size)
             total += loss.detach() * weight
             if rows:
@@ -388,14 +392,17 @@ class UniOPD(ResumingModule):
         if schedule is not None:
             schedule.step()
 
-    def micro_batches(self, rollouts: Rollouts) -> list[list[int]]:
-        """Rows of each micro-batch; equally many on every rank, and of one teacher each for the divergences."""
+    def micro_batches(self, rollouts: Rollouts) -> list[tuple[str, list[int]]]:
+        """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
         routes = [self.teachers.route(prompt) if self.loss.kind != "sampled" else "" for prompt in rollouts.prompts]
-        groups = []
-        for name in sorted(set(routes)):
+        batches: list[tuple[str, list[int]]] = []
+        # On every rank the same teachers in the same order: their weights may be sharded over all.
+        for name in [""] if self.loss.kind == "sampled" else self.teachers.names:
             rows = [row for row, route in enumerate(routes) if route == name]
-            groups += [[rows[i] for i in group] for group in self.batches_of(self.policy, rollouts[rows])]
-        return equal_count(groups, int(max_over_ranks(self, len(groups))), rollouts.group_B.tolist())
+            packed = self.batches_of(self.policy, rollouts[rows]) if rows else []
+            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[rows].tolist()
+            batches += [(name, [rows[i] for i in batch]) for batch in equal_count(packed, count, groups)]
+        return batches
 
     def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:
         """Rows of each forward pass of a policy that reads what the student reads."""
@@ -407,18 +414,18 @@ class UniOPD(ResumingModule):
             vision=rollouts.vision,
         )
 
-    def micro_loss(self, rollouts: Rollouts, denominator: float, trained: Averages) -> Tensor:
+    def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: Averages) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        teacher = self.teachers[self.teachers.route(rollouts.prompts[0])]
-        return divergence_loss(self.policy, teacher, rollouts, self.loss, **common)
+        return divergence_loss(self.policy, self.teachers[teacher], rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
         limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        return torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @property
     def temperature(self) -> float:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +99,10 @@ class Teacher(ABC):
 
     def load(self) -> None:  # noqa: B027  # what is elsewhere has nothing to do
         """Get ready to score."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Whole weights, where they are sharded over ranks; a collective call then."""
+        return nullcontext() if self.loaded is None else self.loaded.gathered()
 
     def fetch(self) -> None:  # noqa: B027
         """Bring the weights to the device."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_uniopd.loading import load_processor
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import EncodedPrompt, encode
+from lit_uniopd.sharding import is_sharded
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
 from lit_uniopd.types import Prompt, Rollouts
@@ -58,7 +59,7 @@ class LocalTeacher(Teacher):
         if self.device is None:
             return
         if not self.visits:
-            if self.args.quantization == "none":
+            if self.args.quantization == "none" and not is_sharded(policy):
                 policy.to(self.device)
             return
         if not self._home:
