@@ -142,7 +142,8 @@ def parser() -> OneSentenceParser:
 
 def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command of `uniopd`, to the end or to its help."""
-    arguments = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
+    whole = line.replace("-c ... ", "-c configs/sft.yaml ")
+    arguments = [word for word in shlex.split(whole, comments=True)[1:] if word != "..."]
     try:
         if arguments[0] in VERBS:
             with monkeypatch.context() as patch:
