@@ -17,7 +17,7 @@ from lit_uniopd.modules import Sentinel
 from lit_uniopd.modules.opd_losses import LossArgs
 from lit_uniopd.modules.pair_losses import PairLossArgs
 from lit_uniopd.policy import LoraArgs, PolicyArgs
-from lit_uniopd.teachers import LocalTeacher
+from lit_uniopd.teachers import LocalTeacher, Scored
 
 FAR = LossArgs(gap_threshold=1e9)
 
@@ -103,7 +103,10 @@ def test_disagreement_with_real_teachers(examined, healthy, new_model):
 
 
 def test_a_teacher_that_cannot_score(examined, new_model, monkeypatch):
-    monkeypatch.setattr(TeacherPool, "_ask", lambda *_: (None, "no answer (TimeoutError)"))
+    def silent(self: Any, rollouts: Any, **_: Any) -> Any:
+        yield Scored(list(range(len(rollouts))), None, "no answer (TimeoutError)")
+
+    monkeypatch.setattr(LocalTeacher, "score", silent)
     found = of(examined(quick=False), "disagreement math")[0]
     assert (found.status, "no answer (TimeoutError): 4" in found.found) == ("red", True)
 
