@@ -24,6 +24,7 @@ from lit_uniopd.memory.estimates import (
 from lit_uniopd.memory.optimizers import optimizer_bytes, paged
 from lit_uniopd.memory.outline import outline
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -51,6 +52,34 @@ class Workload:
     """Tokens of the longest prompt."""
     new_tokens: int = 0
     """Tokens of the longest answer."""
+
+    @classmethod
+    def of_rollouts(
+        cls, sampling: SamplingArgs, *, answers: int, longest_prompt: int, micro_batch_tokens: int, here: bool
+    ) -> "Workload":
+        """Of on-policy distillation.
+
+        Args:
+            sampling: how answers are written.
+            answers: of a rollout.
+            longest_prompt: in tokens.
+            micro_batch_tokens: budget of a forward pass of student or teacher.
+            here: whether the student's weights on this device write the answers.
+        """
+        row = longest_prompt + sampling.max_new_tokens
+        tokens = min(max(micro_batch_tokens, row), answers * row)
+        rows = min(sampling.max_rows, answers)
+        return cls(
+            train_tokens=tokens,
+            longest_row=row,
+            tokens_flag="--model.micro_batch_tokens {tokens}",
+            score_tokens=tokens,
+            rows=rows if here else 0,
+            rows_flag="model.sampling.max_rows",
+            prompts=max(1, rows // sampling.n),
+            prompt_tokens=longest_prompt,
+            new_tokens=sampling.max_new_tokens,
+        )
 
 
 @dataclass(frozen=True)

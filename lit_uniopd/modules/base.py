@@ -191,8 +191,10 @@ class PolicyModule(EvaluatingModule):
 
     def models(self) -> dict[str, Any]:
         """Name -> every model that is held, for the table of their parameters."""
-        reference = self.policy.frozen_copy
-        return {"policy": self.policy.model} | ({} if reference is None else {"reference": reference.model})
+        found = {"policy": self.policy.model}
+        for copied in self.policy.references:
+            found["reference"] = copied.model
+        return found
 
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.loading import reads_images
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.microbatch import equal_count
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
@@ -22,11 +21,12 @@ from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.prompt_checks import check_pictures, check_prompts
 from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
 from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
+from lit_uniopd.modules.teacher_failures import check_failures
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.rewards import get_grader
 from lit_uniopd.rollout import Grading, write_answers
 from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
@@ -128,8 +128,6 @@ class UniOPD(ResumingModule):
         self.gradient_clip = gradient_clip
         self.domains: list[str] = []
 
-    # --- getting ready ---
-
     def setup(self, stage: str) -> None:
         """Check every prompt's route, grader and gold before any model is loaded."""
         # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
@@ -140,9 +138,10 @@ class UniOPD(ResumingModule):
         check_prompts(every)
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             sampling.reach()
-        self.check_pictures(every, trained=splits["train"] if stage == "fit" else [])
+        trained = splits["train"] if stage == "fit" else []
+        check_pictures(every, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
-            for name, count in self.teachers.routes(splits["train"]).items():
+            for name, count in self.teachers.routes(trained).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
             self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
@@ -163,55 +162,18 @@ class UniOPD(ResumingModule):
         if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
             self.policy.keep_reference()
 
-    def check_pictures(self, prompts: Sequence[Prompt], trained: Sequence[Prompt]) -> None:
-        """Refuse pictures that student or teacher cannot read, before any model is loaded.
-
-        Raises:
-            UserError: naming the prompt and the option.
-        """
-        readers = {"": (self.policy_args, self.policy_flag)}
-        readers |= {name: (args, f"model.teachers.{name}") for name, args in self.teachers.args.items()}
-        asked = [("", prompt) for prompt in prompts if prompt.images]
-        if self.teachers:
-            asked += [(self.teachers.route(prompt), prompt) for prompt in trained if prompt.images]
-        first: dict[str, Prompt] = {}
-        for name, prompt in asked:
-            first.setdefault(name, prompt)
-        for name, prompt in first.items():
-            args, flag = readers[name]
-            if isinstance(args, TeacherArgs) and args.placement == "http":
-                raise UserError(
-                    f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
-                    "teacher here, or route the prompt elsewhere by its teacher column."
-                )
-            if not reads_images(args, flag):
-                raise UserError(
-                    f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
-                    "image-text model, or route the prompt elsewhere by its teacher column."
-                )
-
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
         super().on_fit_start()
 
     def workload(self) -> Workload:
         source = getattr(self.trainer, "datamodule", None)
-        sampling, prompts = self.sampling, getattr(source, "train_prompts", ())
-        answers = getattr(source, "batch_size", 1) * sampling.n
-        longest = self.longest_prompt(prompts)
-        row = longest + sampling.max_new_tokens
-        tokens = min(max(self.micro_batch_tokens, row), answers * row)
-        rows = min(sampling.max_rows, answers)
-        return Workload(
-            train_tokens=tokens,
-            longest_row=row,
-            tokens_flag="--model.micro_batch_tokens {tokens}",
-            score_tokens=tokens,
-            rows=rows if self.writer == "student" else 0,
-            rows_flag="model.sampling.max_rows",
-            prompts=max(1, rows // sampling.n),
-            prompt_tokens=longest,
-            new_tokens=sampling.max_new_tokens,
+        return Workload.of_rollouts(
+            self.sampling,
+            answers=getattr(source, "batch_size", 1) * self.sampling.n,
+            longest_prompt=self.longest_prompt(getattr(source, "train_prompts", ())),
+            micro_batch_tokens=self.micro_batch_tokens,
+            here=self.writer == "student" and self.sampling.server is None,
         )
 
     def memory_setup(self) -> Setup:
@@ -305,7 +267,7 @@ class UniOPD(ResumingModule):
         with self.timed("wait"):
             wait_for_ranks(self)
         if self.teachers:
-            self.check_failures(rollouts)
+            check_failures(self, rollouts, self.teachers.failures, limit=self.max_teacher_failures)
         return reference_BT
 
     def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
@@ -323,22 +285,6 @@ class UniOPD(ResumingModule):
                 )
                 logps_BT[rows, : found_BT.shape[1]] = found_BT.to(logps_BT)
         return logps_BT
-
-    def check_failures(self, rollouts: Rollouts) -> None:
-        """Stop when too many answers could not be scored: training on the rest would be another experiment.
-
-        Raises:
-            UserError: naming teachers and reasons.
-        """
-        failed = sum_over_ranks(self, int((~rollouts.teacher_ok_B).sum()))
-        share = failed / sum_over_ranks(self, len(rollouts))
-        if share > self.max_teacher_failures:
-            reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.teachers.failures.items()))
-            raise UserError(
-                f"Teachers could not score {share:.0%} of the answers of step {self.global_step} "
-                f"({reasons or 'on other ranks'}), more than --model.max_teacher_failures {self.max_teacher_failures}; "
-                "mend the teacher, or raise the limit."
-            )
 
     def visit(self, rollouts: Rollouts) -> None:
         """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
@@ -447,24 +393,8 @@ class UniOPD(ResumingModule):
             values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
         values |= {f"time/{part}": taken for part, taken in seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
-        if "rollout" in seconds:  # of a resumed run it was before
-            values["rollout/tokens_per_second"] = written / max(seconds["rollout"], 1e-9)
-        values["time/tokens_per_second"] = written / max(seconds["step"], 1e-9)
+        for part, tag in (("rollout", "rollout"), ("step", "time")):
+            if part in seconds:  # what a resumed run had written before is not
+                values[f"{tag}/tokens_per_second"] = written / max(seconds[part], 1e-9)
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))
-
-
-def check_prompts(prompts: Iterable[Prompt]) -> None:
-    """Refuse prompts that could not be graded, before any model is loaded.
-
-    Raises:
-        UserError: naming the prompt and the column.
-    """
-    for prompt in prompts:
-        if prompt.grader is not None:
-            get_grader(prompt.grader)
-            if prompt.gold is None:
-                raise UserError(
-                    f"Prompt {prompt.id!r} has grader {prompt.grader!r} but no gold answer; name the column that holds "
-                    "it by `answer`, or set `grader: null` to train without outcomes."
-                )
