@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
@@ -378,7 +378,10 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"--{flag}.lora.target_modules {args.target_modules}: {error}") from error
+        raise UserError(
+            f"--{flag}.lora.target_modules {args.target_modules} fit no layer ({first_line(error)}); "
+            "name layers of the model, or all-linear."
+        ) from error
 
 
 @torch.no_grad()

@@ -55,7 +55,8 @@ def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison
     common = [key for key in parts_a if key in parts_b]
     if not common:
         raise UserError(
-            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}."
+            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}; "
+            "give `uniopd compare` two runs that do."
         )
     return [_compared(key, parts_a[key], parts_b[key]) for key in common]
 

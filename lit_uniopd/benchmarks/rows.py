@@ -111,7 +111,8 @@ def with_undecoded_pictures(loaded: Any) -> Any:
 def _local_rows(spec: BenchmarkSpec) -> list[Row]:
     path = Path(spec.hub.id).expanduser()
     if not path.is_file():
-        raise UserError(f"Benchmark {spec.key} reads {path}, which does not exist; {spec.source or 'put it there.'}")
+        source = f" ({spec.source.rstrip('.')})" if spec.source else ""
+        raise UserError(f"Benchmark {spec.key} reads {path}, which does not exist; put it there{source}.")
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -128,13 +129,13 @@ def _json_lines(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 yield json.loads(line)
             except ValueError as error:
-                raise UserError(f"{path}:{number} is not JSON ({error}).") from error
+                raise UserError(f"{path}:{number} is not JSON ({error}); mend or remove the line.") from error
 
 
 def _drawn(value: Any) -> Any:
