@@ -29,10 +29,8 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## both sides of every performance claim, in one process each
-	$(BIN)/python benchmarks/logps.py
-	$(BIN)/python benchmarks/rollout.py
-	$(BIN)/python benchmarks/calibration.py
+bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
 
 lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run

@@ -18,10 +18,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks import MarginCalibration, OrderDiagnostics
 from datamodules import OnlineBalanceArgs, PromptDataModule, SourceArgs
 from lit_uniopd.modules import UniOPD
+from lit_uniopd.modules.averages import Averages
 from lit_uniopd.playground import thread_probe
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.types import PromptBatch
+from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.types import Rollouts
 
 
 def main() -> None:
@@ -30,20 +32,20 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=30)
     rollouts = parser.parse_args().rollouts
     thread_probe()
-    seconds: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[float]] = defaultdict(list)
 
     def timed(name: str, kind: type) -> type:
         def on_rollouts_scored(self: Any, *args: Any) -> None:
             start = time.perf_counter()
             kind.on_rollouts_scored(self, *args)  # type: ignore[attr-defined]
-            seconds[name].append(time.perf_counter() - start)
+            measured[name].append(time.perf_counter() - start)
 
         return type(kind.__name__, (kind,), {"on_rollouts_scored": on_rollouts_scored})
 
     class Step(UniOPD):
-        def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-            super().training_step(batch, batch_idx)
-            seconds["step"].append(self.seconds["step"])
+        def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+            super().log_step(rollouts, trained, seconds)
+            measured["step"].append(seconds["step"])
 
     data = timed("balancing", PromptDataModule)(
         train=SourceArgs(path="playground:train"), batch_size=32, online_balance=OnlineBalanceArgs()
@@ -51,7 +53,7 @@ def main() -> None:
     callbacks = [timed("calibration", MarginCalibration)(), timed("diagnostics", OrderDiagnostics)()]
     model = Step(
         student=PolicyArgs(path="playground:student"),
-        teachers={name: PolicyArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
+        teachers={name: TeacherArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
         sampling=SamplingArgs(n=4, max_new_tokens=40),
         updates_per_rollout=4,
         grader_workers=1,
@@ -72,7 +74,7 @@ def main() -> None:
             use_distributed_sampler=False,
         )
         trainer.fit(model, data)
-    medians = {name: statistics.median(values[2:]) for name, values in seconds.items()}
+    medians = {name: statistics.median(values[2:]) for name, values in measured.items()}
     for name in ("balancing", "calibration", "diagnostics"):
         print(f"{name:12s} {1000 * medians[name]:7.2f} ms  {medians[name] / medians['step']:6.2%} of a step")
     both = medians["balancing"] + medians["calibration"]

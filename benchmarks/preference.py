@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,13 @@ def disturb(model: Any) -> None:
         parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0)
 
 
+class Known:
+    """Log-probs of a reference that nobody has to compute, in place of the cache on disk."""
+
+    def sums(self, pairs: Any, device: torch.device) -> Tensor:
+        return torch.zeros(len(pairs), 2, device=device)
+
+
 def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> Callable[[], float]:
     policy = Policy(make_model(args), make_tokenizer(), PolicyArgs(share_prompts=share))
     policy.keep_reference()
@@ -85,6 +93,8 @@ def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> C
         _checkpointed(policy.model)
     module = OmniDPO(PolicyArgs(path="-"), PairLossArgs(kind="dpo", beta=0.1))
     module.policy = policy
+    if args.reference == "known":
+        module.references = Known()  # type: ignore[assignment]
     shown = PreferencePair(Prompt("-", ()), "", "")
     batch = PairBatch([EncodedPair(shown, tuple(p), tuple(good), tuple(bad)) for p, good, bad in pairs])
 
@@ -97,14 +107,30 @@ def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> C
     return step
 
 
-def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """TRL's projection, of answers only, which is what it does where it has Triton; by our function."""
+    trl_utils: Any = importlib.import_module("trl.trainer.utils")
+    before = trl_utils._use_triton, trl_utils._ChunkedLogProbFunction
+    trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = (lambda device: True), _OurProjection
+    try:
+        yield
+    finally:
+        trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = before
+
+
+def trl_step(args: argparse.Namespace, pairs: Pairs, *, shipped: bool = False) -> Callable[[], float]:
+    """TRL's step.
+
+    Args:
+        args: sizes.
+        pairs: tokens.
+        shipped: with the projection that it has where there is no GPU.
+    """
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    trl_utils: Any = importlib.import_module("trl.trainer.utils")
-    trl_utils._use_triton = lambda device: True  # what it does on a GPU: only answers are projected
-    trl_utils._ChunkedLogProbFunction = _OurProjection
     model, text = make_model(args), {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
     if args.checkpointing:
         _checkpointed(model)
@@ -125,6 +151,7 @@ def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
     )
     disturb(model)
     trainer.current_gradient_accumulation_steps = 1  # set by train() otherwise
+    trainer.precompute_ref_logps = args.reference == "known"
     rows = [(prompt, pair[side]) for side in (0, 1) for prompt, *pair in pairs]
     whole = [torch.tensor([*prompt, *answer]) for prompt, answer in rows]
     masks = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in rows]
@@ -133,10 +160,13 @@ def trl_step(args: argparse.Namespace, pairs: Pairs) -> Callable[[], float]:
         "attention_mask": pad_sequence([torch.ones_like(row) for row in whole], batch_first=True),
         "completion_mask": pad_sequence(masks, batch_first=True),
     }
+    if args.reference == "known":
+        inputs |= {name: torch.zeros(len(pairs)) for name in ("ref_chosen_logps", "ref_rejected_logps")}
 
     def step() -> float:
         trainer.model.zero_grad()
-        return float(trainer.training_step(trainer.model, dict(inputs)))
+        with nullcontext() if shipped else _as_on_a_gpu():
+            return float(trainer.training_step(trainer.model, dict(inputs)))
 
     return step
 
@@ -172,6 +202,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--reference", choices=("live", "known"), default="live")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--against", choices=SIDES[:2], default="trl")
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)

@@ -1,22 +1,26 @@
-"""Rollouts: our decoding loop against transformers' ``generate``.
+"""Rollouts: our decoding loop against transformers' ``generate``, and on demand against its continuous batching.
 
     OMP_NUM_THREADS=1 python -m benchmarks.rollout
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout --cb --only small
 
 Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
 set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
-probability, in both engines alike. The loop returns log-probs, ``generate`` is not asked for any.
+probability, in all engines alike. Loop and continuous batching return log-probs, ``generate`` is not asked for any.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.sampling import LocalEngine, SamplingArgs, sample
 
 
 @dataclass
@@ -69,14 +73,23 @@ def prompts_of(case: Case) -> list[list[int]]:
     return [torch.randint(1, case.vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
-def run_loop(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
+def run_loop(
+    model: Qwen3ForCausalLM,
+    case: Case,
+    prompts: list[list[int]],
+    eos: list[int],
+    seed: int,
+    engine: LocalEngine = "loop",
+) -> list[int]:
     """Lengths of the answers."""
-    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens)
+    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens, engine=engine)
     return sample(model, prompts, args, eos_ids=eos, pad_id=0, seed=seed).mask_BT.sum(dim=1).tolist()
 
 
-def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int) -> list[int]:
-    """Lengths of the answers."""
+def run_generate(
+    model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], eos: list[int], seed: int, *, logps: bool = False
+) -> list[int]:
+    """Lengths of the answers; with ``logps`` also their log-probs, from the logits that ``generate`` can keep."""
     torch.manual_seed(seed)
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
@@ -88,19 +101,26 @@ def run_generate(model: Qwen3ForCausalLM, case: Case, prompts: list[list[int]], 
         num_return_sequences=case.n,
         eos_token_id=eos or None,
         pad_token_id=0,
+        output_logits=logps,
+        return_dict_in_generate=logps,
     )
     with torch.no_grad():
-        out = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        out: Any = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        if logps:
+            found, out = out, out.sequences
+            torch.stack(found.logits, dim=1).log_softmax(dim=-1).gather(2, out[:, width:, None])
     ended = torch.isin(out[:, width:], torch.tensor(eos, dtype=torch.long))
     lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, case.new_tokens)
     return lengths.tolist()
 
 
-def measure(case: Case, repeats: int) -> None:
+def measure(case: Case, repeats: int, cb: bool) -> None:
     """Print one line: useful tokens, CPU seconds and the ratio per useful token."""
     model, prompts = build(case), prompts_of(case)
     eos = list(range(1, 1 + round(case.stop * case.vocabulary)))
-    sides = {"loop": run_loop, "generate": run_generate}
+    sides: dict[str, Callable[..., list[int]]] = {"loop": run_loop, "generate": run_generate}
+    if cb:
+        sides["cb"] = partial(run_loop, engine="cb")
     per_token: dict[str, list[float]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     tokens: dict[str, list[int]] = {name: [] for name in sides}
@@ -120,7 +140,8 @@ def measure(case: Case, repeats: int) -> None:
     print(
         f"{case.name:24s} mean/max {statistics.mean(share):.2f}  "
         + "  ".join(f"{n} {statistics.median(seconds[n]):6.3f} s {statistics.mean(tokens[n]):6.0f} tok" for n in sides)
-        + f"  time per useful token, loop / generate: {median['loop'] / median['generate']:.2f}",
+        + "  time per useful token"
+        + "".join(f", {n} / generate: {median[n] / median['generate']:.2f}" for n in sides if n != "generate"),
         flush=True,
     )
 
@@ -131,12 +152,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="")
+    parser.add_argument("--cb", action="store_true", help="continuous batching, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     for case in CASES:
         if options.only in case.name:
-            measure(case, options.repeats)
+            measure(case, options.repeats, options.cb)
 
 
 if __name__ == "__main__":

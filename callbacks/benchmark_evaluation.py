@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.engine import EvalArgs
@@ -37,7 +38,8 @@ class BenchmarkEvaluation(Callback):
         every_n_steps: optimizer steps between two evaluations of the benchmarks; null: only before and after.
         before: also before the first step.
         after: also after the last.
-        teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches.
+        teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches; not those on
+            servers.
         limit: at most so many problems of each benchmark; null: what the profile says.
         max_rows: answers written at the same time.
     """
@@ -138,6 +140,9 @@ class BenchmarkEvaluation(Callback):
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
         for name in pool:
+            if not pool.is_here(name):
+                rank_zero_warn(f"Teacher {name!r} is on a server, which scores answers only; it is not evaluated.")
+                continue
 
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
@@ -145,6 +150,7 @@ class BenchmarkEvaluation(Callback):
             taught = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
             if taught:
                 self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=taught).primary()
+        pool.rest()
 
     def references(self) -> dict[str, Scores]:
         """Scores of other models: drawn as lines, and columns of the table."""

@@ -177,7 +177,8 @@ class HallucinationDiagnostics(Callback):
             part = prompts[start : start + self.batch_size]
             # Named by their pictures, so that before and after draw the same noise.
             keys = [derive_seed("caption", prompt.id) >> 1 for prompt in part]
-            texts += write_answers(pl_module.policy, part, args, seed=pl_module.seed, keys=keys).text
+            with pl_module.policy.gathered():
+                texts += write_answers(pl_module.policy, part, args, seed=pl_module.seed, keys=keys).text
         return texts
 
     def table(self) -> Table:

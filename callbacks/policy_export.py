@@ -5,7 +5,9 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
+from lit_uniopd.export import restored
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.sharding import is_sharded, trained_state
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +24,14 @@ class PolicyExport(Callback):
         self.directory = directory
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        # All ranks ask for the directory, which is a collective call; rank 0 writes.
+        # All ranks ask for the directory and for the shards, which are collective calls; rank 0 writes.
         root = Path(self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "export")
+        policy = pl_module.policy
+        trained = trained_state(policy, keep=trainer.is_global_zero) if is_sharded(policy) else {}
         if not trainer.is_global_zero:
             return
-        policy = pl_module.policy
+        if trained:
+            policy = restored(policy.args, trained, pl_module.policy_flag)
         if policy.args.lora is not None:
             policy.save_adapter(root / "adapter")
             log.info("The adapter is in %s.", root / "adapter")

@@ -10,7 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, full_disk_named
 from lit_uniopd.types import Rollouts
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class PredictionWriter(BasePredictionWriter):
             return
         file = self.file(trainer)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as out:
+        with full_disk_named(file), file.open("a", encoding="utf-8") as out:
             for line in records(prediction):
                 out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
 

@@ -61,12 +61,16 @@ def balance_rollouts(rollouts: Rollouts, args: OnlineBalanceArgs, seed: int) -> 
     }
 
 
-def _over_ranks(rollouts: Rollouts, scope: Scope) -> tuple[Tensor, Tensor, slice]:
-    """Outcomes and groups of all ranks, and which of them are ours. The answers to a prompt are all on one rank."""
+def _over_ranks(rollouts: Rollouts, scope: Scope) -> tuple[Tensor, Tensor, slice | Tensor]:
+    """Outcomes and groups of all ranks, and which of them are ours. A group's answers are all on one rank."""
     outcome_B, group_B = rollouts.outcome_B.cpu(), rollouts.group_B.cpu()
     if scope == "group" or not (dist.is_available() and dist.is_initialized()):
         return outcome_B, group_B, slice(None)
     parts: list[Tensor] = [torch.empty(0)] * dist.get_world_size()
-    dist.all_gather_object(parts, outcome_B)
-    start = sum(len(part) for part in parts[: dist.get_rank()])
-    return torch.cat(parts), torch.zeros(sum(map(len, parts)), dtype=torch.long), slice(start, start + len(outcome_B))
+    dist.all_gather_object(parts, torch.stack([outcome_B, group_B]))
+    start = sum(part.shape[1] for part in parts[: dist.get_rank()])
+    outcome_B, group_B = torch.cat(parts, dim=1)
+    # In the order that one process would have them in, so that the choice is the same.
+    order_B = group_B.argsort(stable=True)
+    own_B = order_B.argsort()[start : start + parts[dist.get_rank()].shape[1]]
+    return outcome_B[order_B], group_B[order_B], own_B

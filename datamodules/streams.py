@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from lit_uniopd.errors import UserError
+from lit_uniopd.stopping import unfinished_batches
 
 
 class Weighted(Protocol):
@@ -85,11 +86,8 @@ class StreamDataModule(LightningDataModule):
         return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
 
     def unfinished_batches(self) -> int:
-        """1 while ``training_step`` works on a batch: a checkpoint written then (on an exception) must repeat it."""
-        if self.trainer is None:
-            return 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.ready - progress.processed  # pyright: ignore[reportAttributeAccessIssue] (its default is narrower)
+        """Batches that a checkpoint written now must repeat: the one under way, and those whose gradients wait."""
+        return 0 if self.trainer is None else unfinished_batches(self.trainer)
 
     def evaluation_loader(self, items: Sequence[Any], batch_size: int, make: Callable[[list[Any]], Any]) -> BatchLoader:
         """Each row once over all ranks; a rank that has run out gets empty batches."""

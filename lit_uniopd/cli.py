@@ -12,9 +12,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.checkpoint_io import check_checkpoint, newest_first
+from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.interrupts import Stopped
 from lit_uniopd.parsing import OneSentenceParser, check_configs, trainer_mistake, user_error_in
 from lit_uniopd.quiet import hush
+from lit_uniopd.sharded_checkpoint import settle
 from lit_uniopd.verbs import VERBS
 
 ABOUT = "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`."
@@ -116,17 +119,23 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     Lightning itself would look in the new, still empty version directory, and start from scratch.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it is not whole.
     """
+    flag = "--ckpt_path"
     if path == "last":
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
-        found = sorted(root.glob("**/last*.ckpt"), key=lambda file: file.stat().st_mtime)
+        for cut_short in root.glob("**/*.ckpt.old"):
+            settle(cut_short.with_suffix(""))
+        found = newest_first(root, "last*.ckpt")
         if not found:
-            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; give the path of a checkpoint.")
-        return str(found[-1])
-    if not Path(path).exists():
+            others = newest_first(root, "*.ckpt")
+            remedy = f"the newest checkpoint is --ckpt_path {others[0]}" if others else "give the path of a checkpoint"
+            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; {remedy}.")
+        flag, path = "--ckpt_path last:", str(found[0])
+    elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
+    check_checkpoint(Path(path), flag=flag)
     return path
 
 
@@ -155,16 +164,24 @@ def main(args: ArgsType = None) -> None:
             raise SystemExit(VERBS[argv[0]].run(argv[1:]))
         if isinstance(argv, list):
             check_configs(argv)
-        run(argv)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Lightning does so for NCCL; gloo's threads abort a process that ends before them.
-            torch.distributed.destroy_process_group()
+        try:
+            run(argv)
+        except Stopped:
+            end_process_group()
+            raise
+        end_process_group()
     except Exception as error:
-        mistake = user_error_in(error)
+        mistake = user_error_in(error) or failure_of_the_machine(error)
         if debug or mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def end_process_group() -> None:
+    """Lightning does so for NCCL; gloo's threads abort a process that ends before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def show_our_log() -> None:
@@ -181,20 +198,15 @@ def run(argv: Any) -> UniOPDCLI:
     torch.set_float32_matmul_precision("high")
     show_our_log()
     hush()
-    # In a notebook the process has arguments of its own, which Lightning would warn about.
-    sys.argv, original = sys.argv[:1], sys.argv
-    try:
-        return UniOPDCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=ConfigRecorder,
-            parser_class=OneSentenceParser,
-            parser_kwargs={"prog": "uniopd", "description": ABOUT},
-            args=argv,
-        )
-    finally:
-        sys.argv = original
+    return UniOPDCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=ConfigRecorder,
+        parser_class=OneSentenceParser,
+        parser_kwargs={"prog": "uniopd", "description": ABOUT},
+        args=argv,
+    )

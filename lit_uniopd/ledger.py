@@ -6,35 +6,67 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_uniopd.errors import full_disk_named
+
 
 def rank_file(path: Path, rank: int) -> Path:
     """Where one rank appends; rank 0 has the plain name."""
     return path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
 
 
-def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Add lines to a file, all at once."""
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
+    """Add lines to a file, all at once.
+
+    Returns:
+        Where in the file, in bytes, the first of them begins.
+
+    Raises:
+        UserError: naming the file, if there is no room for them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines)
-    with path.open("ab+") as out:
-        end = out.seek(0, os.SEEK_END)
-        out.seek(max(0, end - 1))
-        torn = end > 0 and out.read() != b"\n"  # of a killed run
-        out.write(("\n" * torn + text).encode())
+    torn = path.exists() and not _ends_a_line(path)
+    text = "".join(as_line(line) for line in lines).encode()
+    with full_disk_named(path), path.open("ab") as out:
+        out.write(b"\n" * torn + text)
+        out.flush()
+        return out.tell() - len(text)
+
+
+def as_line(entry: Mapping[str, Any]) -> str:
+    """An entry as it is written."""
+    return json.dumps(dict(entry), ensure_ascii=False) + "\n"
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def rank_files(path: Path) -> list[Path]:
+    """The files that the ranks have written."""
+    ranks = [file for file in path.parent.glob(f"{path.stem}.*{path.suffix}") if file.suffixes[-2][1:].isdigit()]
+    return [file for file in (path, *sorted(ranks)) if file.exists()]
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of all ranks; a torn one (of a killed run) is left out."""
-    ranks = [file for file in path.parent.glob(f"{path.stem}.*{path.suffix}") if file.suffixes[-2][1:].isdigit()]
-    for file in (path, *sorted(ranks)):
-        if file.exists():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(entry, dict):
-                    yield entry
+    for file in rank_files(path):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            entry = parse_line(line)
+            if entry is not None:
+                yield entry
+
+
+def parse_line(line: str | bytes) -> dict[str, Any] | None:
+    """The entry in a line; None if it is torn or no entry."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Loading weights and tokenizers from the hub, a directory or a config: safetensors only, no code from outside."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from transformers import (
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.ledger import append_lines, read_lines
 
 if TYPE_CHECKING:
     from lit_uniopd.policy import PolicyArgs
@@ -125,6 +127,39 @@ def _options(args: "PolicyArgs") -> dict[str, Any]:
     if args.attn_implementation is not None:
         options["attn_implementation"] = args.attn_implementation
     return options
+
+
+def stored_weights(args: "PolicyArgs", flag: str, ledger: Path) -> str:
+    """What tells a stored model's weights from others, without loading them: a commit of the hub, or a digest of files.
+
+    Args:
+        args: where the model is.
+        flag: the option that ``args`` came from, for messages.
+        ledger: remembers digests of large files by their size and time, so that each is read once.
+
+    Raises:
+        UserError: naming the flag, if there is no such model, or one without safetensors weights.
+    """
+    directory = Path(resolve_path(args.path))
+    if not directory.is_dir():
+        commit = getattr(_config(args, flag), "_commit_hash", None)
+        if commit is None:
+            raise UserError(f"--{flag}.path {args.path}: the hub tells no commit of it; download it and give its path.")
+        return f"{args.path}@{commit}"
+    files = sorted([*directory.glob("*.safetensors"), directory / "config.json"])
+    if len(files) < 2:
+        raise UserError(f"--{flag}.path {args.path}: it has no safetensors weights; convert them with save_pretrained.")
+    known = {line["file"]: line["digest"] for line in read_lines(ledger) if {"file", "digest"} <= line.keys()}
+    digests = []
+    for file in files:
+        status = file.stat()
+        name = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        if name not in known:
+            with file.open("rb") as content:
+                known[name] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            append_lines(ledger, [{"file": name, "digest": known[name]}])
+        digests.append(f"{file.name} {known[name]}")
+    return "\n".join(digests)
 
 
 def _config(args: "PolicyArgs", flag: str) -> PretrainedConfig:

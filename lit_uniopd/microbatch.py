@@ -31,10 +31,58 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[i
     return groups
 
 
-def equal_count(groups: list[list[int]], count: int) -> list[list[int]]:
+def packed_batches(
+    prompt_lengths: Sequence[int], answer_lengths: Sequence[int], owners: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """Group rows for packed forward passes, in which a prompt counts once however many answers to it are there.
+
+    Answers to one prompt stay together; only those that together exceed the budget are divided, as few times as that
+    takes, and each part pays for the prompt again.
+
+    Args:
+        prompt_lengths: tokens of each row's prompt.
+        answer_lengths: tokens of each row's answer.
+        owners: of each row, the number of its prompt.
+        max_tokens: budget per group. A longer row gets a group of its own.
+
+    Returns:
+        Row numbers per group, longest rows first; each row is in exactly one group.
+
+    Raises:
+        ValueError: if ``max_tokens`` is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive, got {max_tokens}")
+    by_owner: dict[int, list[int]] = {}
+    for row in sorted(range(len(owners)), key=lambda i: -(prompt_lengths[i] + answer_lengths[i])):
+        by_owner.setdefault(owners[row], []).append(row)
+    groups: list[list[int]] = []
+    room = 0
+    for rows in by_owner.values():
+        prompt = prompt_lengths[rows[0]]
+        whole = prompt + sum(answer_lengths[row] for row in rows)
+        if not groups or whole > room:
+            groups.append([])
+            room = max_tokens
+        room -= prompt
+        for row in rows:
+            if groups[-1] and answer_lengths[row] > room:
+                groups.append([])
+                room = max_tokens - prompt
+            groups[-1].append(row)
+            room -= answer_lengths[row]
+    return groups
+
+
+def equal_count(groups: list[list[int]], count: int, owners: Sequence[int] | None = None) -> list[list[int]]:
     """Split groups until there are ``count``, so that every rank runs as many backward passes as the busiest one.
 
     Where there are too few rows, empty groups fill up; the caller runs those with weight 0.
+
+    Args:
+        groups: row numbers per group.
+        count: how many groups there shall be.
+        owners: of each row, what it shares with others: a group is split between those where it can.
     """
     groups = [list(group) for group in groups]
     while len(groups) < count:
@@ -42,5 +90,8 @@ def equal_count(groups: list[list[int]], count: int) -> list[list[int]]:
         if widest < 0 or len(groups[widest]) < 2:
             return groups + [[] for _ in range(count - len(groups))]
         rows = groups.pop(widest)
-        groups[widest:widest] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        middle = len(rows) // 2
+        seams = [i for i in range(1, len(rows)) if owners is not None and owners[rows[i]] != owners[rows[i - 1]]]
+        cut = min(seams, key=lambda i: abs(i - middle), default=middle)
+        groups[widest:widest] = [rows[:cut], rows[cut:]]
     return groups

@@ -11,7 +11,7 @@ Extra shape letters: N tokens of the packed row, R prompts (one per group of ans
 D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,10 +25,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_uniopd.backbone import body_of, unwrap
+from lit_uniopd.microbatch import packed_batches, token_budget_batches
 from lit_uniopd.vision import Vision
 
 ATTENTION = "uniopd_packed"
 """Under this name transformers' models find `packed_attention`."""
+WORTH_PACKING = 0.9
+"""Rows are packed where that leaves at most this share of their tokens: the layout costs a little, too."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,19 @@ class Rows:
     def __post_init__(self) -> None:
         object.__setattr__(self, "vision", self.vision or [{}] * len(self.prompts))
 
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None = None,
+    ) -> "Rows":
+        """From answers padded on the right."""
+        tokens_BT, mask_BT = tokens_BT.cpu(), mask_BT.bool().cpu()
+        answers = [row[real].tolist() for row, real in zip(tokens_BT, mask_BT, strict=True)]
+        return cls(prompts, answers, vision or ())
+
     @cached_property
     def owners(self) -> list[int]:
         """Of each answer, the number of its prompt among the different ones."""
@@ -129,10 +145,33 @@ class Rows:
         return max(len(p) + len(a) for p, a in zip(self.prompts, self.answers, strict=True))
 
     @property
-    def packed_share(self) -> float:
-        """Tokens of the packed row, as a share of the padded rows that it replaces."""
-        packed = sum(len(self.prompts[row]) for row in self.firsts) + sum(len(answer) for answer in self.answers)
-        return packed / (len(self.answers) * self.longest)
+    def packed_tokens(self) -> int:
+        """Tokens of the packed row."""
+        return sum(len(self.prompts[row]) for row in self.firsts) + sum(len(answer) for answer in self.answers)
+
+    @property
+    def worth_packing(self) -> bool:
+        """Whether the packed row spares enough of the padded rows that it replaces, or pictures."""
+        return self.packed_tokens <= WORTH_PACKING * len(self.answers) * self.longest or self.shares_pictures
+
+    def batches(self, max_tokens: int, packable: Callable[[], bool]) -> list[list[int]]:
+        """Numbers of the answers in each forward pass of at most ``max_tokens`` tokens; longest first.
+
+        Where it is worth it, answers to one prompt stay together and their prompt counts once; else rows of like
+        length go together, and padding counts.
+
+        Args:
+            max_tokens: budget. A longer row is alone.
+            packable: whether the model can read packed rows; asked where it matters.
+        """
+        prompts, answers = ([len(part) for part in parts] for parts in (self.prompts, self.answers))
+        lengths = [p + a for p, a in zip(prompts, answers, strict=True)]
+        padded = token_budget_batches(lengths, max_tokens)
+        packed = packed_batches(prompts, answers, self.owners, max_tokens)
+        padded_tokens = sum(len(batch) * max(lengths[row] for row in batch) for batch in padded)
+        packed_tokens = sum(self.take(batch).packed_tokens for batch in packed)
+        worth = packed_tokens <= WORTH_PACKING * padded_tokens or self.shares_pictures
+        return packed if worth and packable() else padded
 
     @property
     def shares_pictures(self) -> bool:
@@ -140,9 +179,12 @@ class Rows:
         return sum(bool(v) for v in self.vision) > sum(bool(self.vision[row]) for row in self.firsts)
 
     def first_group(self, *, with_pictures: bool) -> "Rows":
-        """The answers to the first prompt that has pictures, or has none."""
+        """Two answers to the first prompt that has pictures, or has none: enough to try how they are read."""
         group = next(self.owners[row] for row, vision in enumerate(self.vision) if bool(vision) == with_pictures)
-        rows = [row for row, owner in enumerate(self.owners) if owner == group]
+        return self.take([row for row, owner in enumerate(self.owners) if owner == group][:2])
+
+    def take(self, rows: Sequence[int]) -> "Rows":
+        """Some of the answers."""
         prompts, answers = ([part[row] for row in rows] for part in (self.prompts, self.answers))
         return Rows(prompts, answers, [self.vision[row] for row in rows])
 
@@ -172,6 +214,7 @@ class Packing:
         self.owners = torch.tensor(owners, device=device)
         self.ids = torch.tensor([[token for tokens in (*prompts, *answers) for token in tokens]], device=device)
         self.prompt_tokens = sum(self.prompts.lengths)
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def positions(self, grid: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Positions ``[1, N]``, or ``[3, 1, N]`` for prompts on a grid: each answer goes on where its prompt ends.
@@ -188,13 +231,24 @@ class Packing:
         found = torch.cat([prompts, answers.expand(len(prompts), -1)], dim=1)
         return found if grid is None else found[:, None]
 
-    @cached_property
-    def answer_mask(self) -> Tensor:
-        """What answers may look at, ``[A, 1, T, P + T]``: their prompt, and themselves up to where they are."""
-        width = self.answers.width
-        causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
-        prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
-        return torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1)
+    def answer_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
+        """What answers may look at: their prompt, and themselves up to where they are.
+
+        Args:
+            queries: heads that read the same keys; they come one behind the other.
+            dtype: of the scores that it is added to. A mask of booleans would become such a one in every layer, and be
+                kept there for the backward pass.
+
+        Returns:
+            0 or minus infinity, ``[A, 1, queries * T, P + T]``.
+        """
+        if (queries, dtype) not in self._masks:
+            width = self.answers.width
+            causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
+            prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
+            seen = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1).repeat(1, 1, queries, 1)
+            self._masks[queries, dtype] = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        return self._masks[queries, dtype]
 
     def predictors(self, width: int) -> Tensor:
         """Where in the row the states are that predict each token of the answers, ``[A, width]``.
@@ -206,6 +260,10 @@ class Packing:
         steps_T = torch.arange(width, device=self.ids.device)
         places = (starts_A[:, None] + steps_T - 1).clamp(max=self.ids.shape[1] - 1)
         return torch.where(steps_T == 0, ends_R[self.owners, None], places)
+
+
+_UNGROUPED = nn.Module()
+"""In place of a layer whose queries are already laid out by key head."""
 
 
 def packed_attention(
@@ -243,14 +301,18 @@ def packed_attention(
     prompts, _ = sdpa_attention_forward(
         module, packing.prompts.pad(prompt_q), prompt_k, prompt_v, attention_mask=None, **options
     )
+    # Query heads that share a key head become further queries to it: with a mask, keys would be copied for each.
+    heads, width = answer_k.shape[1], packing.answers.width
+    folded = packing.answers.pad(answer_q).unflatten(1, (heads, -1)).flatten(2, 3)
     answers, _ = sdpa_attention_forward(
-        module,
-        packing.answers.pad(answer_q),
+        _UNGROUPED,
+        folded,
         torch.cat([prompt_k[packing.owners], packing.answers.pad(answer_k)], dim=2),
         torch.cat([prompt_v[packing.owners], packing.answers.pad(answer_v)], dim=2),
-        attention_mask=packing.answer_mask,
+        attention_mask=packing.answer_mask(folded.shape[2] // width, folded.dtype),
         **options,
     )
+    answers = answers.transpose(1, 2).unflatten(2, (-1, width)).flatten(1, 2).transpose(1, 2)
     return torch.cat([packing.prompts.unpad(prompts), packing.answers.unpad(answers)], dim=1), None
 
 

@@ -5,14 +5,15 @@ log-probs without ever holding ``[B, T, V]`` logits.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,11 +21,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_uniopd.backbone import body_of, check_head, head_of, unwrap
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
+from lit_uniopd.sharding import gathered, is_sharded, reshard
 from lit_uniopd.types import Prompt
 from lit_uniopd.vision import Vision, grid_positions, sum_of_nothing, vision_inputs
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -127,6 +132,23 @@ class Policy(nn.Module):
         # from_pretrained leaves models in eval mode, and Lightning keeps the mode it finds.
         return cls(model, processor, args).train(trainable)
 
+    def forward(self, compute: Callable[[], T]) -> T:
+        """Run what reads the weights: ``policy(lambda: ...)``.
+
+        Where they are sharded, FSDP gathers them before and frees them after, and does so again in the backward pass of
+        the tensors that come out; elsewhere nothing is added.
+        """
+        return compute()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Whole weights without gradients, for forward passes that other ranks need not run (see ``sharding``)."""
+        return gathered(self)
+
+    @property
+    def references(self) -> Sequence["Policy"]:
+        """The copy that ``keep_reference`` made, if there is one."""
+        return self._reference
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return tokenizer_of(self.processor)
@@ -175,7 +197,7 @@ class Policy(nn.Module):
         mask_BT: Tensor,
         vision: Sequence[Vision] | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, T, H]`` from which the response tokens are predicted.
+        """Hidden states ``[B, T, H]`` from which the response tokens are predicted; to be run by ``policy(...)``.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
@@ -183,8 +205,7 @@ class Policy(nn.Module):
             mask_BT: True on response tokens.
             vision: of each sample, what the processor made of its pictures. None: there are none.
         """
-        rows = Rows(prompt_tokens, [row[real].tolist() for row, real in zip(tokens_BT, mask_BT.bool(), strict=True)])
-        rows = rows if vision is None else replace(rows, vision=vision)
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
         hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
@@ -224,8 +245,35 @@ class Policy(nn.Module):
         places_BT = packing.predictors(packing.answers.width)
         return hidden.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
 
+    def micro_batches(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        max_tokens: int,
+        vision: Sequence[Vision] | None = None,
+    ) -> list[list[int]]:
+        """Rows of each forward pass, so that none holds many more than ``max_tokens`` tokens; longest first.
+
+        Where sharing prompts saves a tenth of all tokens, or pictures, answers to one prompt stay together and their
+        prompt counts once. Else rows of like length go together, and padding counts.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            max_tokens: budget of a forward pass. A longer row is alone.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+        """
+        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        return rows.batches(max_tokens, packable=lambda: self._can_pack(rows))
+
     def _packs(self, rows: Rows) -> bool:
-        """Whether to pack this batch: it saves something, and the model can.
+        """Whether to pack this batch: it saves something, and the model can."""
+        return rows.worth_packing and self._can_pack(rows)
+
+    def _can_pack(self, rows: Rows) -> bool:
+        """Whether the model can read rows packed.
 
         What its config tells is checked by trying: the first rows with and without pictures are computed both ways.
         """
@@ -235,9 +283,25 @@ class Policy(nn.Module):
             return False
         seen = any(rows.vision)
         if seen not in self._packing_works:
+            if is_sharded(self):  # a trial that other ranks do not make would hang
+                return False
             enable_packing(self.model)
             self._packing_works[seen] = self._try_packing(rows.first_group(with_pictures=seen))
-        return self._packing_works[seen] and (rows.packed_share <= 0.9 or rows.shares_pictures)
+        return self._packing_works[seen]
+
+    def settle_packing(self) -> None:
+        """Try now whether the model reads packed rows, with and without a picture, before it is sharded."""
+        token = min(self.eos_ids, default=0)
+        self._packs(Rows([[token] * 3] * 2, [[token], [token] * 2]))
+        if self.processor is self.tokenizer:
+            return
+        content = [{"type": "image"}, {"type": "text", "text": "?"}]
+        picture = Image.new("RGB", (64, 64))
+        try:
+            seen = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
+        except UserError:  # a template of another kind: pictures will be padded
+            return
+        self._packs(Rows([seen.tokens] * 2, [[token], [token] * 2], [seen.vision] * 2))
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():
@@ -275,23 +339,61 @@ class Policy(nn.Module):
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
+
+        def compute() -> tuple[Tensor, Tensor | None]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            options |= {"temperature": temperature, "return_entropy": return_entropy}
+            found: Any = linear_token_logps(*states, **options)
+            logps_N, entropy_N = found if return_entropy else (found, None)
+            return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+        return self(compute)
+
+    def token_loss(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        loss_of: LossOf,
+        *,
+        vision: Sequence[Vision] | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            loss_of: from log-probs of consecutive response tokens, row after row, and which they are, to their losses;
+                see `linear_token_loss`.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+            temperature: divides the logits.
+        """
+
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
+            return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+        return self(compute)
+
+    def _response_states(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Hidden states, output weight and tokens as the heads of `functional` take them, and their other arguments.
+
+        Only response positions are among them: a head's cost is per token, and padding would be paid for.
+        """
         tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
         hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
         head = head_of(self.model)
-        # Only response positions reach the head: its cost is per token, and padding would be paid for.
-        found = linear_token_logps(
-            hidden_BTH[mask_BT] * head.scale,
-            head.weight_VH,
-            tokens_BT[mask_BT],
-            bias_V=head.bias_V,
-            softcap=head.softcap,
-            temperature=temperature,
-            return_entropy=return_entropy,
-        )
-        logps_N, entropy_N = found if isinstance(found, tuple) else (found, None)
-        zeros = torch.zeros(mask_BT.shape, dtype=logps_N.dtype, device=logps_N.device)
-        entropy_BT = None if entropy_N is None else zeros.masked_scatter(mask_BT, entropy_N)
-        return zeros.masked_scatter(mask_BT, logps_N), entropy_BT
+        states = (hidden_BTH[mask_BT] * head.scale, head.weight_VH, tokens_BT[mask_BT])
+        return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     @contextmanager
     def answering(self) -> Iterator["Policy"]:
@@ -333,9 +435,13 @@ class Policy(nn.Module):
         """
         if self.args.lora is None and not self._reference:
             raise RuntimeError("call Policy.keep_reference() before training to have a reference")
-        policy = self._reference[0].to(self.device) if self._reference else self
+        policy = self._reference[0] if self._reference else self
+        if self._reference and not is_sharded(policy):
+            policy.to(self.device)
         with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
             yield policy
+            # PEFT freezes the adapters meanwhile, and must find the same tensors when it thaws them.
+            reshard(policy)
 
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.
@@ -351,13 +457,19 @@ class Policy(nn.Module):
                 f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
                 f"into {self.args.path} loaded with quantization 'none'."
             )
-        base.save_pretrained(directory, state_dict=_merged_state(base))
+        base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:
         """Write the adapters as a PEFT directory."""
         self.model.save_pretrained(directory)
         self.processor.save_pretrained(directory)
+
+
+def _as_table(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values of the response tokens at their places ``[B, T]``, 0 in padding."""
+    mask_BT = mask_BT.to(values_N.device)
+    return values_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)
 
 
 def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
@@ -385,7 +497,7 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
 
 
 @torch.no_grad()
-def _merged_state(base: nn.Module) -> dict[str, Tensor]:
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
     """The base model's state dict with every LoRA product added to its weight."""
     deltas: dict[str, Tensor] = {}
     for name, layer in base.named_modules():

@@ -10,6 +10,9 @@ UNHELPFUL: dict[str, type[Warning]] = {
     "`is_gradient_checkpointing` is deprecated": FutureWarning,
     # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
     "The dirpath has changed from": UserWarning,
+    # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
+    # the arguments that this process was started with.
+    "LightningCLI's args parameter": UserWarning,
 }
 """What a warning begins with (a regular expression), and its kind."""
 ADVERTISED = "💡 Tip"

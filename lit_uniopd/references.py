@@ -74,7 +74,7 @@ class ReferenceCache:
         told: list[Any] = [self.reference, pair.prompt_tokens, pair.chosen_tokens, pair.rejected_tokens]
         if pair.pair.prompt.images:
             told += [[dict(message) for message in pair.pair.prompt.messages]]
-            told += [_picture_digest(image) for image in pair.pair.prompt.images]
+            told += [picture_digest(image) for image in pair.pair.prompt.images]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
@@ -88,7 +88,8 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _picture_digest(image: Any) -> str:
+def picture_digest(image: Any) -> str:
+    """Digest of a picture's pixels."""
     return _file_digest(image) if isinstance(image, str) else _pixels_digest(image)
 
 

@@ -19,7 +19,6 @@ def write_answers(
     args: SamplingArgs,
     *,
     seed: int,
-    first_group: int = 0,
     keys: Sequence[int] | None = None,
 ) -> Rollouts:
     """Let the policy write ``args.n`` answers to every prompt.
@@ -29,16 +28,17 @@ def write_answers(
         prompts: at least one.
         args: how to sample.
         seed: of the sampling noise; equal seeds give equal answers.
-        first_group: number of the first prompt's group.
-        keys: name each prompt's sampling noise; None: the prompts' numbers.
+        keys: number each prompt: its answers are the group of that number, and its sampling noise depends on it. None:
+            0, 1, ...
 
     Returns:
         Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
     """
+    keys = range(len(prompts)) if keys is None else keys
     encoded = [policy.encode(prompt) for prompt in prompts]
     prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
-    with policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
+    with policy.gathered(), policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
         answers = sample(
             policy.model,
             prompt_tokens,
@@ -58,7 +58,7 @@ def write_answers(
         tokens_BT=answers.tokens_BT,
         mask_BT=answers.mask_BT,
         student_logps_BT=answers.logps_BT,
-        group_B=first_group + torch.arange(rows, device=device) // args.n,
+        group_B=torch.tensor(list(keys), device=device).repeat_interleave(args.n),
         finish=answers.finish,
         text=policy.tokenizer.batch_decode(ids, skip_special_tokens=True),
         outcome_B=torch.full((rows,), -1, device=device),
@@ -71,21 +71,48 @@ def write_answers(
     )
 
 
+class Grading:
+    """Answers that the graders' processes are judging while this one does something else.
+
+    As a context manager it takes back what has not begun when its body fails.
+
+    Args:
+        rollouts: the answers; those to prompts without a grader stay unknown.
+        graders: who judges.
+    """
+
+    def __init__(self, rollouts: Rollouts, graders: GraderPool) -> None:
+        self.rollouts, self.graders = rollouts, graders
+        self.rows = [row for row, prompt in enumerate(rollouts.prompts) if prompt.grader is not None]
+        items = [
+            GradeItem(
+                grader=str(rollouts.prompts[row].grader),
+                gold=rollouts.prompts[row].gold,
+                response=rollouts.text[row],
+                row=rollouts.prompts[row].row,
+            )
+            for row in self.rows
+        ]
+        self.futures = graders.submit(items)
+
+    def finish(self) -> None:
+        """Wait for the last grade, and fill in ``grades`` and ``outcome_B``."""
+        with bar(len(self.futures), "grading answers", unit="answer") as shown:
+            grades = self.graders.collect(self.futures, on_progress=follow(shown))
+        for row, grade in zip(self.rows, grades, strict=True):
+            self.rollouts.grades[row] = grade
+        outcomes = [grade.outcome for grade in self.rollouts.grades]
+        self.rollouts.outcome_B = torch.tensor(outcomes, dtype=torch.long, device=self.rollouts.outcome_B.device)
+
+    def __enter__(self) -> "Grading":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            for future in self.futures:
+                future.cancel()
+
+
 def grade_answers(rollouts: Rollouts, graders: GraderPool) -> None:
     """Fill in ``grades`` and ``outcome_B``; answers to prompts without a grader stay unknown."""
-    rows = [row for row, prompt in enumerate(rollouts.prompts) if prompt.grader is not None]
-    items = [
-        GradeItem(
-            grader=str(rollouts.prompts[row].grader),
-            gold=rollouts.prompts[row].gold,
-            response=rollouts.text[row],
-            row=rollouts.prompts[row].row,
-        )
-        for row in rows
-    ]
-    with bar(len(items), "grading answers", unit="answer") as shown:
-        grades = graders.grade(items, on_progress=follow(shown))
-    for row, grade in zip(rows, grades, strict=True):
-        rollouts.grades[row] = grade
-    outcomes = [grade.outcome for grade in rollouts.grades]
-    rollouts.outcome_B = torch.tensor(outcomes, dtype=torch.long, device=rollouts.outcome_B.device)
+    Grading(rollouts, graders).finish()

@@ -14,14 +14,21 @@ from transformers import GenerationConfig
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
 from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode, draw, left_pad
+from lit_uniopd.engines import continuous, server
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import poll
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.types import FinishReason
 from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
 
 log = logging.getLogger(__name__)
 
-Engine = Literal["loop", "generate"]
+LocalEngine = Literal["loop", "generate", "cb"]
+Engine = Literal["loop", "generate", "cb", "vllm"]
+
+OWN_KERNELS: frozenset[Engine] = frozenset({"cb", "vllm"})
+"""Engines that compute otherwise than training does: the trainer computes the log-probs of their answers again."""
 
 
 @dataclass
@@ -41,7 +48,10 @@ class SamplingArgs:
     max_rows: int = 256
     """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
     engine: Engine = "loop"
-    """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with."""
+    """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
+    transformers' continuous batching, for text on CUDA; vllm: servers, for text."""
+    server: ServerArgs | None = None
+    """The servers of `engine: vllm`."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -51,11 +61,22 @@ class SamplingArgs:
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "max_rows": (self.max_rows >= 1, "at least 1"),
-            "engine": (self.engine in get_args(Engine), "loop or generate"),
+            "engine": (self.engine in get_args(Engine), "loop, generate, cb or vllm"),
         }
         for name, (good, rule) in rules.items():
             if not good:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
+        if (self.engine == "vllm") != (self.server is not None):
+            raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")
+
+    def reach(self) -> None:
+        """Ask the servers, if there are any, whether they serve the student.
+
+        Raises:
+            UserError: if one cannot be reached, or serves something else.
+        """
+        if self.server is not None:
+            server.connect(self.server)
 
 
 @dataclass(slots=True)
@@ -67,7 +88,8 @@ class Completions:
     mask_BT: Tensor
     """Bool; True on the answer's tokens."""
     logps_BT: Tensor
-    """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy)."""
+    """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy). Other engines than loop
+    and generate report those that they drew with: after top_p and top_k, and by kernels of their own."""
     finish: list[FinishReason]
 
 
@@ -108,8 +130,15 @@ def sample(
     """
     _check(model, prompt_tokens, args)
     answers = args.n if args.temperature > 0 else 1  # greedy answers are all the same
-    run = _Run(model, prompt_tokens, answers, args, eos_ids, pad_id, seed, keys, vision, on_progress)
-    run.loop() if args.engine == "loop" and _can_loop(model) else run.generate()
+    run = Run(model, prompt_tokens, answers, args, eos_ids, pad_id, seed, keys, vision, on_progress)
+    if args.engine == "vllm":
+        server.write(run)
+    elif args.engine == "cb":
+        continuous.write(run)
+    elif args.engine == "loop" and _can_loop(model):
+        run.loop()
+    else:
+        run.generate()
     return _completions(run.tokens_BT, run.logps_BT, run.eos_E, repeat=args.n // answers)
 
 
@@ -162,8 +191,8 @@ def _warn_fallback(name: str) -> None:
     log.warning("sampling.engine=loop cannot split the cache of %s; sampling.engine=generate is used instead.", name)
 
 
-class _Run:
-    """One call of ``sample``: what both engines read, and the rows they write."""
+class Run:
+    """One call of ``sample``: what every engine reads, and the rows it writes."""
 
     def __init__(
         self,
@@ -208,7 +237,7 @@ class _Run:
             decoder = Decoder(self.model, args.max_new_tokens)
             prompts, vision = [self.prompt_tokens[i] for i in picked], [self.vision[i] for i in picked]
             logits_RV = decoder.prefill(prompts, answers, self.pad_id, vision)
-            decode(decoder, logits_RV, rows_R, choose, self.eos_E, self.tokens_BT, self.logps_BT, self._tell)
+            decode(decoder, logits_RV, rows_R, choose, self.eos_E, self.tokens_BT, self.logps_BT, self.tell)
             self.done += len(rows_R)
 
     def _draw_allowed(self, logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +250,8 @@ class _Run:
 
     def generate(self) -> None:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.seed, "generate"))
+            # One generator for the whole call: ranks differ by their prompts' keys.
+            torch.manual_seed(derive_seed(self.seed, "generate", self.keys[0]))
             for picked, answers, rows_R in self._batches():
                 prompts, vision = [self.prompt_tokens[i] for i in picked], [self.vision[i] for i in picked]
                 ids_PL, mask_PL = left_pad(prompts, self.pad_id, self.device)
@@ -232,23 +262,11 @@ class _Run:
                 logps_RT = _response_logps(self.model, out_RL, mask_RL, new_RT, self.args.temperature or 1, repeated)
                 self.tokens_BT[rows_R, : new_RT.shape[1]] = new_RT
                 self.logps_BT[rows_R, : new_RT.shape[1]] = logps_RT
-                self._tell(len(rows_R))
+                self.tell(len(rows_R))
                 self.done += len(rows_R)
 
     def _generate(self, ids_PL: Tensor, mask_PL: Tensor, answers: int, vision: Sequence[Vision]) -> Tensor:
-        base, args = unwrap(self.model), self.args
-        greedy = args.temperature == 0
-        sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
-        config = GenerationConfig(
-            do_sample=not greedy,
-            max_new_tokens=args.max_new_tokens,
-            num_return_sequences=answers,
-            eos_token_id=self.eos_E.tolist() or None,
-            pad_token_id=self.pad_id,
-            suppress_tokens=self.banned or None,
-            use_cache=True,
-            **sampling,
-        )
+        base, config = unwrap(self.model), self.generation_config(answers)
         pictures = vision_inputs(self.model, ids_PL, vision)
         # What is left open is taken from the model's own config (repetition penalties, say), so that is set aside.
         own, base.generation_config = base.generation_config, GenerationConfig()
@@ -258,6 +276,22 @@ class _Run:
             )
         finally:
             base.generation_config = own
+
+    def generation_config(self, answers: int) -> GenerationConfig:
+        """How to sample, in transformers' words."""
+        args = self.args
+        greedy = args.temperature == 0
+        sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+        return GenerationConfig(
+            do_sample=not greedy,
+            max_new_tokens=args.max_new_tokens,
+            num_return_sequences=answers,
+            eos_token_id=self.eos_E.tolist() or None,
+            pad_token_id=self.pad_id,
+            suppress_tokens=self.banned or None,
+            use_cache=True,
+            **sampling,
+        )
 
     def _batches(self) -> Iterator[tuple[list[int], int, Tensor]]:
         """Numbers of prompts, answers to each, and their rows: long prompts first, for little padding in a batch."""
@@ -270,8 +304,9 @@ class _Run:
                 rows_R = torch.tensor([i * self.answers + j for i in picked for j in part], device=self.device)
                 yield picked, len(part), rows_R
 
-    def _tell(self, finished: int) -> None:
+    def tell(self, finished: int) -> None:
         """``finished`` answers of this batch are, beside those of earlier batches."""
+        poll()
         finished += self.done
         if self.on_progress is not None and finished > self.told:
             self.told = finished

@@ -128,7 +128,7 @@ class Rollouts:
     mask_BT: Tensor
     """Bool; True on response tokens."""
     student_logps_BT: Tensor
-    """float32 log-probs of the sampled tokens under the policy that wrote them, at the sampling temperature."""
+    """float32 log-probs of the sampled tokens under the student before the update, at the sampling temperature."""
     group_B: Tensor
     """Answers to the same prompt share a number, unique over the ranks of one rollout."""
     finish: list[FinishReason]
@@ -146,12 +146,18 @@ class Rollouts:
     """Bool; balancing sets False. A removed sample trains nothing but still counts in the loss denominator."""
     vision: list[Mapping[str, Tensor]] = field(default_factory=list)
     """What the student's processor made of each prompt's pictures, shared by the answers to it; empty for text."""
-    clipped_BT: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
-    """Bool; True where the update's policy ratio was out of its clip range, so that the token pulled no further."""
+    sampler_logps_BT: Tensor = None  # type: ignore[assignment]  # never None once made
+    """float32 log-probs that whoever sampled the tokens drew with; not given: ``student_logps_BT``. An engine with
+    kernels of its own has slightly others than the trainer, a teacher that writes has its own."""
+    clipped_BT: Tensor = None  # type: ignore[assignment]  # never None once made
+    """Bool; True where the update's policy ratio was out of its clip range, so that the token pulled no further. Not
+    given: nowhere."""
 
     def __post_init__(self) -> None:
         self.vision = self.vision or [{}] * len(self.prompts)
-        if self.clipped_BT.numel() == 0:
+        if self.sampler_logps_BT is None:
+            self.sampler_logps_BT = self.student_logps_BT
+        if self.clipped_BT is None:
             self.clipped_BT = torch.zeros_like(self.mask_BT)
 
     def __len__(self) -> int:

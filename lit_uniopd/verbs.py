@@ -32,5 +32,6 @@ VERBS = {
     "benchmarks": Verb("lit_uniopd.benchmarks.verbs", "List the benchmarks, or check that they load and grade."),
     "regrade": Verb("lit_uniopd.benchmarks.regrade", "Judge the recorded answers of a run anew, without a model."),
     "compare": Verb("lit_uniopd.benchmarks.compare", "Compare the benchmark scores of two runs, with intervals."),
+    "export": Verb("lit_uniopd.export", "Turn a checkpoint into a Hugging Face directory, or its adapter into PEFT's."),
     "view": Verb("lit_uniopd.view.verb", "Write one HTML file with every token of a run's chosen rollouts and pairs."),
 }

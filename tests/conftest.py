@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from serving import ModelServers
 from tiny import make_model
+
+from lit_uniopd import servers
+from lit_uniopd.engines import server
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -26,6 +30,43 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def new_model(tmp_path: Path) -> Callable[..., str]:
     """Make another model with given properties."""
     return lambda name="model", **options: str(make_model(tmp_path / name, **options))
+
+
+@pytest.fixture(scope="session")
+def served(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
+    """A server process with those models behind it, the math teacher twice."""
+    servers = ModelServers([("student", model_dirs["student"]), *[("math", model_dirs["math"])] * 2])
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def model_servers(served: ModelServers) -> Iterator[ModelServers]:
+    """The servers, which behave well until told otherwise."""
+    yield served
+    served.behave()
+
+
+@pytest.fixture(scope="session")
+def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
+    """Two servers of the student that take new weights."""
+    servers = ModelServers([("student", model_dirs["student"])] * 2, "rollout_server.py")
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
+    """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
+    server._connected.cache_clear()
+    trained.behave()
+    for url in trained.all:
+        trained.tell(url, "/restart", {})
+    trained.behave()
+    monkeypatch.setattr(server, "PAUSE_S", 0.05)
+    monkeypatch.setattr(servers, "PAUSE_S", 0.05)
+    yield trained
+    trained.behave()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The command line as its user meets it, in process; `tests/test_quickstart.py` runs the real command."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,32 @@ def test_a_checkpoint_of_another_model_is_answered_by_one_sentence(files, capsys
     with pytest.raises(SystemExit):
         main(["fit", *files, f"--model.student.path={other}", "--ckpt_path=last"])
     assert "--ckpt_path holds another model than --model.student.path" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_answered_by_one_sentence_that_names_a_whole_one(files, capsys, tmp_path):
+    main(["fit", *files])
+    checkpoints = tmp_path / "runs/multi_teacher/version_0/checkpoints"
+    content = bytearray((checkpoints / "last.ckpt").read_bytes())
+    newest = tmp_path / "runs/multi_teacher/version_7/checkpoints/last.ckpt"
+    newest.parent.mkdir(parents=True)
+    older = r"the newest whole one is --ckpt_path \S*version_0/checkpoints/\S+\.ckpt\.$"
+
+    newest.write_bytes(content[: len(content) // 2])
+    sentence = told(capsys, ["fit", *files, "--ckpt_path=last"])
+    assert re.match(rf"error: --ckpt_path last: \S*version_7/\S+ is damaged \(cut off\).*; {older}", sentence)
+
+    content[len(content) // 2] ^= 4  # found when it is read as a whole
+    newest.write_bytes(content)
+    sentence = told(capsys, ["validate", *files, f"--ckpt_path={newest}"])
+    assert re.match(rf"error: --ckpt_path \S*version_7/\S+ is damaged \(wrong check sum of .*; {older}", sentence)
+
+
+def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The last line of a command that fails."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_every_argument_of_the_module_has_a_sentence(capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from lit_uniopd.microbatch import equal_count, token_budget_batches
+from lit_uniopd.microbatch import equal_count, packed_batches, token_budget_batches
 
 
 def test_rows_of_like_length_share_a_group_and_longest_come_first():
@@ -44,3 +44,34 @@ def test_budget_must_be_positive():
 )
 def test_equal_count(groups, count, expected):
     assert equal_count(groups, count) == expected
+
+
+def test_answers_to_one_prompt_stay_together_and_pay_for_it_once():
+    prompts, answers, owners = [10] * 3 + [20] * 2, [5, 6, 7, 1, 2], [0, 0, 0, 1, 1]
+    assert packed_batches(prompts, answers, owners, 100) == [[4, 3, 2, 1, 0]]
+    # 20 + 2 + 1 and 10 + 7 + 6 + 5 do not fit together
+    assert packed_batches(prompts, answers, owners, 30) == [[4, 3], [2, 1, 0]]
+    # a group beyond the budget is divided: 10 + 7 + 6, then the prompt again with 5
+    assert packed_batches(prompts, answers, owners, 23) == [[4, 3], [2, 1], [0]]
+    assert packed_batches(prompts, answers, owners, 1) == [[4], [3], [2], [1], [0]]
+    with pytest.raises(ValueError, match="max_tokens"):
+        packed_batches([1], [1], [0], 0)
+
+
+def test_what_is_left_of_a_divided_group_shares_its_batch():
+    assert packed_batches([4, 4, 4, 2], [3, 3, 3, 1], [0, 0, 0, 1], 10) == [[0, 1], [2, 3]]
+
+
+def test_every_row_is_in_one_packed_group_within_budget():
+    owners = [i // 8 for i in range(96)]
+    prompts, answers = [3 + 5 * (owner % 4) for owner in owners], [(7 * i) % 23 + 1 for i in range(96)]
+    groups = packed_batches(prompts, answers, owners, 150)
+    assert sorted(row for group in groups for row in group) == list(range(96))
+    for group in groups:
+        once = {owners[row]: prompts[row] for row in group}
+        assert sum(once.values()) + sum(answers[row] for row in group) <= 150
+
+
+def test_groups_are_split_between_prompts():
+    assert equal_count([[0, 1, 2, 3, 4, 5]], 2, [7, 7, 8, 8, 8, 8]) == [[0, 1], [2, 3, 4, 5]]
+    assert equal_count([[0, 1, 2, 3]], 2, [7, 7, 7, 7]) == [[0, 1], [2, 3]]

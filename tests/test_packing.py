@@ -136,8 +136,8 @@ def test_shared_prompts_change_neither_log_probs_nor_gradients(name, variant, co
     expected = logps_and_gradients(policy_of(models()[name], share=False, **options))
     assert not counted
     found = logps_and_gradients(policy_of(models()[name], share=True, **options))
-    # The trial on the first prompt's answers, then the batch: two prompts once, and every answer.
-    assert counted == [*[20 + 6] * 2, 20 + 3 + 12]
+    # The trial on two answers to the first prompt, then the batch: two prompts once, and every answer.
+    assert counted == [*[20 + 4] * 2, 20 + 3 + 12]
     assert_same(found, expected)
 
 
@@ -195,9 +195,9 @@ def test_rows_that_share_nothing_are_padded_unless_padding_is_much(counted):
     policy = policy_of(models()["qwen3"], share=True)
     alike = torch.tensor([[30, 31, 32], [33, 34, 35]])
     policy.token_logps([SHORT, [1, 2, 3]], alike, torch.ones(2, 3).bool())
-    assert counted == [6, 6]  # the trial only
+    assert counted == []  # nothing to save, nothing tried
     policy.token_logps([SHORT, LONG], alike, torch.ones(2, 3).bool())
-    assert counted == [6, 6, 3 + 20 + 6]
+    assert counted == [3 + 3, 3 + 3, 3 + 20 + 6]  # a trial on the first row, the batch
 
 
 def test_models_that_cannot_pack_are_padded(counted):
@@ -220,7 +220,7 @@ def test_a_model_that_hides_its_attention_is_found_out(counted):
     forward = policy.model.model.forward
     policy.model.model.forward = lambda **given: forward(**{k: v for k, v in given.items() if k != "packing"})
     found, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    assert counted == [26, 26]
+    assert counted == [24, 24]
     expected, _ = policy_of(models()["qwen3"], share=False).token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 

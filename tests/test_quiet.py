@@ -14,6 +14,7 @@ from lit_uniopd.quiet import UNHELPFUL, hush
     [
         ("`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec)`.", FutureWarning),
         ("`is_gradient_checkpointing` is deprecated and will be removed.", FutureWarning),
+        ("LightningCLI's args parameter is intended to run from within Python.", UserWarning),
         ("The dirpath has changed from 'a' to 'b', therefore `best_model_score` won't be reloaded.", UserWarning),
     ],
 )
@@ -26,7 +27,7 @@ def test_what_no_user_can_act_on_is_left_out(message, category):
         warnings.warn("See: " + message, category, stacklevel=1)  # all else is shown
         warnings.warn(message, RuntimeWarning, stacklevel=1)
     assert len(told) == 2
-    assert len(UNHELPFUL) == 3  # each has a case here
+    assert len(UNHELPFUL) == 4  # each has a case here
 
 
 def test_lightning_advertises_nothing_and_tells_what_the_run_is_on(tmp_path, caplog):

@@ -1,18 +1,22 @@
 """The paper's settings: every config is parsed, and its models are built at their true size on the meta device."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning import LightningDataModule, LightningModule
 from tiny import trainer
 
 from lit_uniopd.cli import UniOPDCLI, main
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.parsing import OneSentenceParser
 from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
+from lit_uniopd.sampling import SamplingArgs
 
 ROOT = Path(__file__).parent.parent
 QWEN3: dict[str, Any] = {
@@ -123,6 +127,47 @@ def test_real_settings_are_parsed_and_built(setting, tokenizers, tmp_path, monke
     assert (module.loss.clip_low, module.loss.clip_high, module.loss.gap_threshold) == (0.2, 0.28, 10.0)
     assert (module.sampling.max_new_tokens, module.sampling.temperature, module.gradient_clip) == (16384, 1.0, 1.0)
     assert cli.trainer.max_steps == 50
+
+
+def test_a_setting_takes_its_answers_from_servers(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    more = ["--model.sampling.server.urls", '["http://a:1", "http://b:2"]', "--model.sampling.server.requests", "8"]
+    files = ["-c", "configs/uni_opd/multi_teacher.yaml", "-c", "configs/uni_opd/vllm.yaml"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *files, *more, "--print_config"])
+    assert stopped.value.code == 0
+    sampling = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["sampling"]
+    assert (sampling["engine"], sampling["n"], sampling["max_new_tokens"]) == ("vllm", 16, 16384)
+    assert sampling["server"]["urls"] == ["http://a:1", "http://b:2"]
+    assert SamplingArgs(**{**sampling, "server": ServerArgs(**sampling["server"])}).server.requests == 8  # type: ignore[union-attr]
+
+
+def test_teachers_on_servers_are_parsed_and_asked_for(tokenizers, tmp_path, monkeypatch, capsys):
+    """The config as it is, and its mistakes in one sentence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1=", "answer": "1", "domain": "math"}\n')
+    served = [*configs("multi_teacher"), f"--config={ROOT / 'configs/uni_opd/http_teachers.yaml'}"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *served, "--print_config"])
+    assert stopped.value.code == 0
+    teachers = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["teachers"]
+    assert {name: (args["placement"], args["http"]["protocol"]) for name, args in teachers.items()} == {
+        "math": ("http", "vllm"),
+        "code": ("http", "sglang"),
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
+    models = [f"--model.student.path={tokenizers['qwen3']}", "--model.teachers.math.http.retries=0"]
+    models += [f"--model.teachers.{name}.path={tokenizers['qwen3']}" for name in ("math", "code")]
+    data = ["--data.train.path=p.jsonl", "--data.val.path=p.jsonl", f"--config={ROOT / 'configs/trainer/cpu.yaml'}"]
+    for urls, message in (
+        (f"[{nowhere}]", f"--model.teachers.math.http.urls {nowhere} cannot be reached"),
+        ("[localhost:8001]", "--model.teachers.math.http.urls: The server's address localhost:8001 must begin with"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", *served, *models, *data, f"--model.teachers.math.http.urls={urls}"])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", sorted(set(SETTINGS) - {"strong_to_weak"}))

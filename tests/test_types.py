@@ -57,6 +57,20 @@ def test_saved_rollouts_come_back_whole(tmp_path):
     assert again.prompts == whole.prompts
     assert again.grades == whole.grades
     assert torch.equal(again.student_logps_BT, whole.student_logps_BT)
+    assert torch.equal(again.sampler_logps_BT, whole.sampler_logps_BT)
+
+
+def test_a_samplers_own_log_probs_travel_with_the_answers(tmp_path):
+    whole = rollouts()
+    assert torch.equal(whole.sampler_logps_BT, whole.student_logps_BT)  # the student's own engine: the same
+    whole.student_logps_BT = whole.student_logps_BT - 0.5 * whole.mask_BT
+    assert whole[[2, 0]].sampler_logps_BT.tolist() == [[-5, -6], [-1, 0]]
+    assert Rollouts.cat([whole[[0]], whole[[1, 2]]]).sampler_logps_BT.tolist() == whole.sampler_logps_BT.tolist()
+    whole.save(tmp_path / "r.pt")
+    again = Rollouts.load(tmp_path / "r.pt")
+    assert again.sampler_logps_BT.tolist() == [[-1, 0, 0], [-2, -3, -4], [-5, -6, 0]]
+    assert again.student_logps_BT.tolist() == whole.student_logps_BT.tolist()
+    assert whole.to("cpu").sampler_logps_BT.tolist() == again.sampler_logps_BT.tolist()
 
 
 def test_another_file_is_refused_in_one_sentence(tmp_path):

@@ -214,6 +214,7 @@ def test_a_teacher_of_another_family(fit, capsys, new_model):
         (["view", "nowhere"], "uniopd view: nowhere does not exist", "give the directory of a run"),
         (["regrade", "nowhere"], "nowhere is no directory", "give that of a run"),
         (["benchmarks", "--bogus"], "--bogus", "see `uniopd benchmarks --help`"),
+        (["export"], "uniopd export: the following arguments are required", "see `uniopd export --help`"),
         (["validate", "-c", str(ROOT / "configs/benchmarks.yaml"), "--profile", "fxture"], "profile", "'fixture'"),
         (
             ["validate", "-c", str(ROOT / "configs/benchmarks.yaml"), "--data.benchmarks=[aime2]"],
@@ -242,15 +243,15 @@ def test_debug_shows_where_it_happened(fit):
 
 NAMES = re.compile(
     r"--[a-z{]|\{(?:self\.)?flag\}|\{(?:row\.)?where\}|`[a-z_]+`?|\b[A-Z][A-Za-z]+\.[a-z_{]|\b[a-z_]+\.[a-z_{]+\b|\bcolumn\b"
-    r"|uniopd \w+|Benchmark \{|Prompt \{|\b[Pp]icture \{|playground:|\{[^}]*(?:path|file|ledger|source|directory|target)\b"
+    r"|uniopd \w+|Benchmark \{|Prompt \{|\b[Pp]icture \{|[Ss]erver(?:'s address)? \{|[Cc]heckpoint\}? |address of|playground:|\{[^}]*(?:path|file|ledger|source|directory|target)\b"
     r"|__name__\}\.[a-z_]+"
 )
 """A flag, an option of a class, a column, a file, a prompt, a benchmark or a verb."""
 REMEDY = re.compile(
-    r"(?:^|[;:,(] |; (?:or|and|in `uniopd fit`) |, then |[a-z], or )"
+    r"(?:^|[;:,(] |, so |; (?:or|and|in `uniopd fit`) |, then |[a-z], or )"
     r"(?:accept|add|change|check|choose|compare|delete|download|drop|evaluate|export|free|give|install|keep|leave|look"
     r"|lower|make|measure|mend|move|name|pin|put|raise|remove|resume|route|run|sample|score|see|set|start|switch|take"
-    r"|train|use|write)\b|\bmust (?:be|begin|end|have|hold|not)\b|`uniopd [a-z]+` lists",
+    r"|train|use|write)\b|\{remedy\}|\bset it to\b|\bneeds (?:--|sampling\.)|\bmust (?:be|begin|end|have|hold|not)\b|`uniopd [a-z]+` lists",
     re.IGNORECASE,
 )
 """What to do, or what must be the case."""
@@ -258,6 +259,7 @@ PUT_TOGETHER = {
     "lit_uniopd/parsing.py": "its sentences are put together from the parser's and Lightning's; the tests above have them",
     "lit_uniopd/memory/levers.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",
     "lit_uniopd/loading.py": "one of five remedies, of which the tests above have two",
+    "lit_uniopd/teachers/remote.py": "one of the complaints of lit_uniopd/servers.py, behind the flag",
 }
 """Files in which a message is more than what stands in the call, and where it is looked at instead."""
 
@@ -299,11 +301,10 @@ def faults_of(text: str) -> list[str]:
 def test_every_message_names_where_and_what_to_do():
     every = list(messages())
     assert len(every) > 200
-    assert {
-        file: (text, faults) for file, text in every if file not in PUT_TOGETHER and (faults := faults_of(text))
-    } == {}
+    found = [(file, text, faults_of(text)) for file, text in every if file not in PUT_TOGETHER]
+    assert [fault for fault in found if fault[2]] == []
     for file in PUT_TOGETHER:
-        assert any(found == file and faults_of(text) for found, text in every), f"{file} needs no exception any more"
+        assert any(where == file and faults_of(text) for where, text in every), f"{file} needs no exception any more"
 
 
 @pytest.mark.parametrize(

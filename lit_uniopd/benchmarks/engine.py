@@ -19,11 +19,12 @@ from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
+from lit_uniopd.interrupts import poll
 from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.rollout import write_answers
-from lit_uniopd.sampling import Engine, SamplingArgs
+from lit_uniopd.sampling import LocalEngine, SamplingArgs
 from lit_uniopd.types import Grade
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class EvalArgs:
     """Answers written at the same time: fewer need less memory."""
     seed: int = 42
     """Of sampled answers. The same at every step, so that checkpoints are compared on the same noise."""
-    engine: Engine = "loop"
-    """loop: our own; generate: the one of transformers."""
+    engine: LocalEngine = "loop"
+    """loop: our own; generate: the one of transformers; cb: its continuous batching, for text on CUDA."""
 
 
 @dataclass(slots=True)
@@ -207,6 +208,7 @@ class EvalEngine:
 
     def _collect(self) -> int:
         """Record the oldest batch's verdicts, waiting for them if need be."""
+        poll()  # what stops this process may have hit the programs that it judges, too
         batch = self._pending.popleft()
         judged = [
             self._judged(record, [f.result() for f in futures])

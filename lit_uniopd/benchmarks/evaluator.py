@@ -16,6 +16,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy import Policy
 from lit_uniopd.progress import bar
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.stopping import together
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +122,10 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with bar(len(batches), benchmark.key, "batch") as shown:
+            with policy_of(benchmark).gathered(), bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
-                    self.answer(policy_of(benchmark), batch.requests)
+                    with together(self.trainer):
+                        self.answer(policy_of(benchmark), batch.requests)
                     shown.update()
         return self.finish(benchmarks)
 
@@ -133,7 +135,8 @@ class Evaluator:
         Args:
             only: what was evaluated. None: all.
         """
-        records = self.engine.finish()
+        with together(self.trainer):
+            records = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})
         for key, benchmark in evaluated.items():
@@ -168,7 +171,9 @@ class Evaluator:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
     def _wanted(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        return {(key, r.weights, r.profile) for key, records in result.records.items() for r in records}
+        # Of a small benchmark rank 0 may have no row.
+        weights = {record.weights for records in result.records.values() for record in records}
+        return {(key, own, benchmark.profile) for key, benchmark in result.benchmarks.items() for own in weights}
 
     def _sum(self, value: int) -> int:
         if self.trainer.world_size == 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Example, Generation
 from lit_uniopd.seeding import derive_seed
+from lit_uniopd.sharding import weights_of
 
 _SAMPLED = 256
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -23,11 +24,12 @@ def weights_fingerprint(model: nn.Module) -> str:
     are, so that moved values show too.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights_of(model).items()):
         if not isinstance(tensor, Tensor) or tensor.numel() == 0:
             continue
         bits = tensor.detach().contiguous().view(-1).view(_INTEGER[tensor.element_size()])
-        some = bits[:: max(1, bits.numel() // _SAMPLED)].cpu().numpy().tobytes()
+        # A copy: memory that numpy has seen can no longer be freed when sharded weights are let go of.
+        some = bits[:: max(1, bits.numel() // _SAMPLED)].clone().cpu().numpy().tobytes()
         digest.update(f"{name}{tuple(tensor.shape)}{int(bits.sum(dtype=torch.int64))}".encode() + some)
     return digest.hexdigest()[:16]
 

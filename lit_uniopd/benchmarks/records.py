@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lit_uniopd.errors import full_disk_named
+
 log = logging.getLogger(__name__)
 
 PENDING = "pending"
@@ -120,7 +122,7 @@ class RecordWriter:
         if not lines:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with full_disk_named(self.path), self.path.open("ab") as file:
             if file.tell() and not _ends_line(self.path):  # a torn line of a killed run must not swallow the next
                 file.write(b"\n")
             file.write(lines.encode())

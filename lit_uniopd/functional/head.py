@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**21, 2**26
+"""8 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
+
 
 def math_dtype(*tensors: Tensor) -> torch.dtype:
     """float32, or float64 as soon as one of the tensors is float64."""
@@ -30,6 +33,27 @@ def add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total.add_(left.to(right.dtype) @ right)
+
+
+def check_tokens(tokens: Tensor, shape: torch.Size, vocabulary: int, partner: str) -> None:
+    """Raise a ``ValueError`` if token ids do not fit the shape of ``partner`` or the vocabulary."""
+    if tokens.shape != shape:
+        raise ValueError(f"tokens_BT has shape {tuple(tokens.shape)}, {partner} asks for {tuple(shape)}")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise ValueError(f"tokens_BT holds ids outside the vocabulary of {vocabulary}; put any valid id at padding")
+
+
+def tile_columns(rows: int, weight: Tensor) -> int:
+    """Width of a tile that has so many rows."""
+    elements = TILE_ELEMENTS_CPU if weight.device.type == "cpu" else TILE_ELEMENTS_ACCELERATOR
+    return min(weight.shape[0], max(256, elements // max(rows, 1)))
+
+
+def locate(tokens: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Where in the tile each token's own column is, as ``[N, 1]``, and whether it is there at all."""
+    offset = tokens - columns.start
+    width = columns.stop - columns.start
+    return offset.clamp(0, width - 1)[:, None], ((offset >= 0) & (offset < width))[:, None]
 
 
 @dataclass(frozen=True, slots=True)

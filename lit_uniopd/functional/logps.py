@@ -16,15 +16,22 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lit_uniopd.functional.head import Projection, add_matmul, check_positive, chunks, math_dtype
+from lit_uniopd.functional.head import (
+    Projection,
+    add_matmul,
+    check_positive,
+    check_tokens,
+    chunks,
+    locate,
+    math_dtype,
+    tile_columns,
+)
 from lit_uniopd.functional.vocabulary import divergence, topk_mass
 
 __all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_mass"]
 
 CHUNK_TOKENS = 2048
 """Rows of a tile. The columns follow from the number of elements below, so the vocabulary's size costs no memory."""
-TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**21, 2**26
-"""8 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
 
 
 def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -41,7 +48,7 @@ def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1
         ValueError: if the shapes do not fit, a token id is outside the vocabulary, or the temperature is not positive.
     """
     check_positive(temperature=temperature)
-    _check_tokens(tokens_BT, logits_BTV.shape[:-1], logits_BTV.shape[-1], "logits_BTV")
+    check_tokens(tokens_BT, logits_BTV.shape[:-1], logits_BTV.shape[-1], "logits_BTV")
     scaled = logits_BTV.to(math_dtype(logits_BTV)) / temperature
     return torch.log_softmax(scaled, dim=-1).gather(-1, tokens_BT.unsqueeze(-1)).squeeze(-1)
 
@@ -110,7 +117,7 @@ def linear_token_logps(
     head = Projection(weight_VH, bias_V, softcap, temperature)
     head.check(hidden_BTH)
     check_positive(chunk_tokens=chunk_tokens)
-    _check_tokens(tokens_BT, hidden_BTH.shape[:-1], weight_VH.shape[0], "hidden_BTH")
+    check_tokens(tokens_BT, hidden_BTH.shape[:-1], weight_VH.shape[0], "hidden_BTH")
     dtype, device = head.compute_dtype(), weight_VH.device.type
     hidden, weight, bias = hidden_BTH.flatten(0, -2).to(dtype), weight_VH.to(dtype), bias_V
     if not torch.is_grad_enabled():  # a Function sees requires_grad of its inputs even under no_grad
@@ -138,25 +145,6 @@ def sequence_logps(token_logps_BT: Tensor, mask_BT: Tensor, *, average: bool) ->
     return total / mask.sum(dim=1).clamp(min=1) if average else total
 
 
-def _check_tokens(tokens: Tensor, shape: torch.Size, vocabulary: int, partner: str) -> None:
-    if tokens.shape != shape:
-        raise ValueError(f"tokens_BT has shape {tuple(tokens.shape)}, {partner} asks for {tuple(shape)}")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        raise ValueError(f"tokens_BT holds ids outside the vocabulary of {vocabulary}; put any valid id at padding")
-
-
-def _tile_columns(rows: int, weight: Tensor) -> int:
-    elements = TILE_ELEMENTS_CPU if weight.device.type == "cpu" else TILE_ELEMENTS_ACCELERATOR
-    return min(weight.shape[0], max(256, elements // max(rows, 1)))
-
-
-def _locate(tokens: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where in the tile each token's own column is, as ``[N, 1]``, and whether it is there at all."""
-    offset = tokens - columns.start
-    width = columns.stop - columns.start
-    return offset.clamp(0, width - 1)[:, None], ((offset >= 0) & (offset < width))[:, None]
-
-
 def _scan(
     head: Projection, hidden: Tensor, tokens: Tensor, buffer: Tensor, width: int, *, keep_slope: bool, entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -167,7 +155,7 @@ def _scan(
     expected = hidden.new_zeros(hidden.shape if keep_slope else 0, dtype=dtype)
     for columns in chunks(head.weight_VH.shape[0], width):
         tile = head.fill(buffer[: n * (columns.stop - columns.start)].view(n, -1), hidden, columns)
-        where, inside = _locate(tokens, columns)
+        where, inside = locate(tokens, columns)
         picked = torch.where(inside, tile.gather(1, where), picked)
         slope = head.cap_slope(tile) if keep_slope else None
         new_top = torch.maximum(top, tile.amax(dim=1, keepdim=True))
@@ -208,7 +196,7 @@ class _LinearTokenLogps(Function):
         head = Projection(weight, bias, softcap, temperature)
         n, dtype = len(tokens), math_dtype(weight)
         rows = min(chunk_tokens, n)
-        width = _tile_columns(rows, weight)
+        width = tile_columns(rows, weight)
         trained = any(ctx.needs_input_grad[1:3])
         frozen = ctx.needs_input_grad[0] and not trained
         buffer = weight.new_empty(rows * width, dtype=dtype)
@@ -265,7 +253,7 @@ def _trained_backward(
             tile = head.fill(buffer[: n * (columns.stop - columns.start)].view(n, -1), hidden[chunk], columns)
             slope = head.cap_slope(tile)
             tile.sub_(lse[chunk]).exp_().mul_(-grad[chunk])
-            where, inside = _locate(tokens[chunk], columns)
+            where, inside = locate(tokens[chunk], columns)
             tile.scatter_add_(1, where, torch.where(inside, grad[chunk], 0.0))
             tile = tile if slope is None else tile.mul_(slope)
             if d_hidden is not None:

@@ -89,6 +89,31 @@ def extrapolated_advantages(
     return torch.where(scored, target - student.to(dtype), 0.0)
 
 
+@torch.no_grad()
+def importance_weights(logps_BT: Tensor, sampler_logps_BT: Tensor, mask_BT: Tensor, *, cap: float = 2.0) -> Tensor:
+    """Truncated importance weights ``min(pi / mu, cap)`` of the sampled tokens, ``[B, T]``, without gradient.
+
+    For tokens that another distribution ``mu`` drew than the policy ``pi`` that is trained: an inference engine with
+    kernels of its own, or sampling cut by top-p. At each state the weighted mean over ``mu``'s tokens is that over
+    ``pi``'s as long as the cap is not reached and ``mu`` can draw all that ``pi`` can. Which states are visited stays
+    the sampler's choice: that would take products over the whole answer, whose variance grows with its length.
+
+    Args:
+        logps_BT: Log-probs under the policy before the update, as the trainer computes them.
+        sampler_logps_BT: Those that the sampler drew with, at the same temperature.
+        mask_BT: True on response tokens; weights are 0 elsewhere.
+        cap: Largest weight; bounds the variance.
+
+    Raises:
+        ValueError: if shapes differ or the cap is not positive.
+    """
+    _same_shape(logps_BT=logps_BT, sampler_logps_BT=sampler_logps_BT, mask_BT=mask_BT)
+    check_positive(cap=cap)
+    dtype = math_dtype(logps_BT)
+    log_ratio = torch.where(mask_BT.bool(), logps_BT.to(dtype) - sampler_logps_BT.to(dtype), -torch.inf)
+    return log_ratio.exp().clamp(max=cap)
+
+
 def opd_loss(
     logps_BT: Tensor,
     old_logps_BT: Tensor,
@@ -98,6 +123,7 @@ def opd_loss(
     teacher_logps_BT: Tensor | None = None,
     keep_B: Tensor | None = None,
     teacher_ok_B: Tensor | None = None,
+    importance_weights_BT: Tensor | None = None,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     gap_threshold: float = 10.0,
@@ -117,6 +143,7 @@ def opd_loss(
         teacher_logps_BT: Turns on the gap mask: a token trains only if ``|log pi - log pi_teacher| < gap_threshold``.
         keep_B: False for samples removed by balancing.
         teacher_ok_B: False where the teacher failed; the sample trains nothing even if calibration shifted it.
+        importance_weights_BT: Multiply each token's loss; see ``importance_weights``. Denominators stay as they are.
         clip_low: Lower clip range of the ratio.
         clip_high: Upper clip range.
         gap_threshold: In nats.
@@ -131,6 +158,7 @@ def opd_loss(
         advantages_BT=advantages_BT,
         mask_BT=mask_BT,
         teacher_logps_BT=teacher_logps_BT,
+        importance_weights_BT=importance_weights_BT,
     )
     check_positive(gap_threshold=gap_threshold)
     if denominator is not None and not isinstance(denominator, Tensor):
@@ -141,15 +169,13 @@ def opd_loss(
     trained = _rows(_rows(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
     kept = trained
     if teacher_logps_BT is not None:
-        kept = trained & ((logps_BT.detach() - teacher_logps_BT).abs() < gap_threshold)
+        kept = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold)
 
-    dtype = math_dtype(logps_BT)
-    log_ratio = torch.where(kept, logps_BT.to(dtype) - old_logps_BT.detach().to(dtype), 0.0)
-    advantages = torch.where(kept, advantages_BT.detach().to(dtype), 0.0)
-    ratio = log_ratio.exp()
-    plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    per_token = torch.where(kept, torch.maximum(plain, clipped), 0.0)
-    clipped_BT = clipped > plain
+    per_token, log_ratio, clipped_BT = opd_token_losses(
+        logps_BT, old_logps_BT, advantages_BT, kept, clip_low=clip_low, clip_high=clip_high
+    )
+    if importance_weights_BT is not None:
+        per_token = per_token * torch.where(kept, importance_weights_BT.detach().to(per_token.dtype), 0.0)
     per_sample = per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     loss = per_sample.sum() / (len(logps_BT) if denominator is None else denominator)
 
@@ -164,6 +190,27 @@ def opd_loss(
         tokens=tokens,
         kept_tokens=kept_tokens,
     )
+
+
+def opd_token_losses(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, kept: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The clipped loss of single tokens, of any shape; see ``opd_loss``.
+
+    Returns:
+        The losses, 0 where ``kept`` is False; the log-ratios, likewise; and where the clip range holds a token back.
+    """
+    dtype = math_dtype(logps)
+    log_ratio = torch.where(kept, logps.to(dtype) - old_logps.detach().to(dtype), 0.0)
+    advantages = torch.where(kept, advantages.detach().to(dtype), 0.0)
+    ratio = log_ratio.exp()
+    plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
+    return torch.where(kept, torch.maximum(plain, clipped), 0.0), log_ratio, clipped > plain
+
+
+def within_gap(logps: Tensor, teacher_logps: Tensor, gap_threshold: float) -> Tensor:
+    """Where student and teacher differ by less than ``gap_threshold`` nats."""
+    return (logps.detach() - teacher_logps).abs() < gap_threshold
 
 
 def _same_shape(**tensors: Tensor | None) -> None:

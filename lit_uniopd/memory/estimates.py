@@ -14,7 +14,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from lit_uniopd.backbone import body_of, unwrap
 from lit_uniopd.decoding import GrowingLayer
-from lit_uniopd.functional.logps import CHUNK_TOKENS, TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
+from lit_uniopd.functional.head import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
+from lit_uniopd.functional.logps import CHUNK_TOKENS
 
 
 @dataclass(frozen=True)

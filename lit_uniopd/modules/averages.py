@@ -1,5 +1,7 @@
 """Averages over tokens, samples and ranks that divide once, at the end."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from lightning import LightningModule
 from torch import Tensor
@@ -24,6 +26,18 @@ class Averages:
         """Add ``total`` over ``count`` things."""
         self._sums[name] = self._sums.get(name, 0.0) + float(total)
         self._counts[name] = self._counts.get(name, 0.0) + float(count)
+
+    def state(self) -> dict[str, list[float]]:
+        """Sums and counts, for a checkpoint."""
+        return {name: [self._sums[name], self._counts[name]] for name in self._sums}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Sequence[float]]) -> "Averages":
+        """What ``state`` was made of."""
+        averages = cls()
+        for name, (total, count) in state.items():
+            averages.add(name, total, count)
+        return averages
 
     def reduce(self, module: LightningModule) -> dict[str, float]:
         """Means over all ranks, by one collective; names with nothing to average are left out."""

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from lit_uniopd.memory import (
     publish,
     trainer_facts,
 )
+from lit_uniopd.modules.clock import REST, StepClock
 from lit_uniopd.modules.evaluating import EvaluatingModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import encode, encode_answer
@@ -37,6 +38,7 @@ from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.stopping import agree, rewind_unfinished, together
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -87,8 +89,9 @@ class PolicyModule(EvaluatingModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.seed = run_seed(seed)
-        self.seconds: dict[str, float] = {}
         self.memory_plan: MemoryPlan | None = None
+        self._logged_steps: int | None = None
+        self.clock = StepClock(self._now)
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -106,6 +109,11 @@ class PolicyModule(EvaluatingModule):
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+            self.on_policy_loaded()
+            self.shard(self.policy)
+
+    def on_policy_loaded(self) -> None:
+        """For what needs the policy as it was before training, and whole: a reference to it, or its digest."""
 
     def on_fit_start(self) -> None:
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
@@ -184,41 +192,63 @@ class PolicyModule(EvaluatingModule):
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.
 
-        Returns:
-            The seed, different on every rank.
-        """
-        seed = derive_seed(self.seed, self.global_rank, *keys)
-        torch.manual_seed(seed)
-        return seed
+        Torch's draws (dropout) differ from rank to rank.
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the wall time of a part of the step to ``seconds``."""
+        Returns:
+            A seed for draws with keys of their own, the same on every rank.
+        """
+        torch.manual_seed(derive_seed(self.seed, self.global_rank, *keys))
+        return derive_seed(self.seed, 0, *keys)
+
+    # --- where the time of a step goes: what Lightning does between two steps, loading data above all, is `wait` ---
+
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Count what happens inside as this part of the step (see `StepClock`)."""
+        return self.clock.part(part)
+
+    def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return time.perf_counter()
+
+    def on_train_start(self) -> None:
+        self.clock.restart()
+        self.clock.between("wait")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.between("wait")
+
+    def on_validation_model_eval(self) -> None:
+        """Validation is not part of a step."""
+        self.clock.between(None)
+        super().on_validation_model_eval()
+
+    def on_validation_end(self) -> None:
+        self.clock.between("wait")
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.clock.between(REST)
+        if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+        agree(self.trainer)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
-        if not len(batch):
-            return None
-        keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
-        rollouts = write_answers(
-            self.policy, batch.prompts, self.val_sampling, seed=derive_seed(self.seed, "predict"), keys=keys
-        )
-        grade_answers(rollouts, self.graders)
+        rollouts = None
+        with together(self.trainer):
+            if len(batch):
+                keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
+                seed = derive_seed(self.seed, "predict")
+                rollouts = write_answers(self.policy, batch.prompts, self.val_sampling, seed=seed, keys=keys)
+                grade_answers(rollouts, self.graders)
         return rollouts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["policy_path"] = self.policy_args.path
+        if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
+            checkpoint["logged_steps"] = self.trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with the model before anything is overwritten.
@@ -226,6 +256,7 @@ class PolicyModule(EvaluatingModule):
         Raises:
             UserError: if it belongs to another model or another choice of trained weights.
         """
+        self._logged_steps = checkpoint.get("logged_steps")
         ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

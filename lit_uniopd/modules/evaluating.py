@@ -1,5 +1,6 @@
 """How every module validates: ``validation_step`` hands prompts to the evaluation engine, which records and scores."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from lightning import LightningModule
@@ -16,6 +17,8 @@ from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.quiet import hush
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sharding import ShardingArgs, shard_policy
+from lit_uniopd.stopping import StopSignals, agree, together
 from lit_uniopd.types import PromptBatch
 
 
@@ -49,12 +52,30 @@ class EvaluatingModule(LightningModule):
         self.evaluator: Evaluator | None = None
         self.reporter: Reporter | None = None
         self.last_evaluation: EvalResult | None = None
+        self._whole = ExitStack()
 
     def setup(self, stage: str) -> None:
+        if not isinstance(self.trainer._signal_connector, StopSignals):
+            self.trainer._signal_connector = StopSignals(self.trainer)
         asked = getattr(getattr(self.trainer, "datamodule", None), "predict_prompts", ()) if stage == "predict" else ()
         self.graders.prepare({prompt.grader for prompt in asked if prompt.grader is not None})
         self.evaluator = self.make_evaluator(stage)
         self.reporter = Reporter(self.trainer, run_directory(self.trainer))
+
+    # --- being stopped by a signal (see lit_uniopd.stopping) ---
+
+    def on_stop(self) -> None:
+        """Called on all ranks before a stopped run writes its checkpoint."""
+        self.graders.close()
+
+    def place_in_step(self) -> str:
+        """Where inside of a step a run stands, for people; empty between two steps."""
+        return ""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        agree(self.trainer)
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
     def on_fit_end(self) -> None:
         """Nothing more is recorded, neither by this module nor by a callback."""
@@ -104,20 +125,49 @@ class EvaluatingModule(LightningModule):
         return self.policy
 
     @property
+    def evaluated_policies(self) -> list[Policy]:
+        """All that may be asked."""
+        return [self.policy]
+
+    def shard(self, policy: Policy) -> None:
+        """Shard a policy if the strategy wants that; the only place that knows of a mesh."""
+        if self.device_mesh is not None:
+            args = getattr(self.trainer.strategy, "sharding", ShardingArgs())
+            shard_policy(policy, self.device_mesh["data_parallel"], args)
+
+    @property
     def model_name(self) -> str:
         """Of what is evaluated, for people."""
         return self.policy_args.path
 
     # --- Lightning's validation loop ---
 
+    def gather(self) -> None:
+        """Hold whole weights until ``release``: ranks have differing numbers of rows to answer."""
+        self.release()
+        for policy in self.evaluated_policies:
+            self._whole.enter_context(policy.gathered())
+
+    def release(self) -> None:
+        """Back to shards."""
+        self._whole.close()
+
+    def on_predict_epoch_start(self) -> None:
+        self.gather()
+
+    def on_predict_epoch_end(self) -> None:
+        self.release()
+
     def on_validation_epoch_start(self) -> None:
+        self.gather()
         if self.evaluator is not None:
             self.evaluator.begin(self.model_name, self.global_step)
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""
-        if self.evaluator is not None and (requests := self.requests_of(batch)):
-            self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
+        with together(self.trainer):
+            if self.evaluator is not None and (requests := self.requests_of(batch)):
+                self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
 
     def requests_of(self, batch: PromptBatch | EvalBatch) -> list[Request]:
         """What is to be answered; held-out prompts without a grader are not."""
@@ -127,14 +177,16 @@ class EvaluatingModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log every score, also for checkpoint monitors; the reporter adds intervals, health, figures and tables."""
+        self.release()
         if self.evaluator is None:
             return
         self.last_evaluation = result = self.evaluator.finish()
         if not self.trainer.sanity_checking:
-            self.log_dict(result.tagged())
+            self.log_dict(result.tagged(), sync_dist=True)
             if self.heldout and (scores := result.primary()):
                 split = next(iter(self.heldout.values())).spec.protocol
-                self.log(f"{split}/accuracy", sum(scores.values()) / len(scores), prog_bar=True)
+                mean = sum(scores.values()) / len(scores)
+                self.log(f"{split}/accuracy", mean, prog_bar=True, sync_dist=True)
         assert self.reporter is not None, "setup comes first"
         self.reporter.publish(result, final=self.trainer.state.fn != "fit", scores_logged=True)
 

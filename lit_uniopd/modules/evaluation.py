@@ -53,6 +53,12 @@ class Evaluation(PolicyModule):
             self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
             if self.vision_args is not None:
                 self.vision_policy = Policy.load(self.vision_args, trainable=False, flag="model.vision_policy")
+            for policy in self.evaluated_policies:
+                self.shard(policy)
+
+    @property
+    def evaluated_policies(self) -> list[Policy]:
+        return [self.policy] if self.vision_policy is None else [self.policy, self.vision_policy]
 
     def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
         if self.vision_args is not None and benchmark.spec.modality == "image":

@@ -20,6 +20,7 @@ from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
+from lit_uniopd.interrupts import poll
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
@@ -27,6 +28,7 @@ from lit_uniopd.modules.pair_losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.progress import track
 from lit_uniopd.references import ReferenceCache, weights_digest
+from lit_uniopd.stopping import together
 from lit_uniopd.types import EncodedPair, PairBatch
 
 TRIED = 4
@@ -89,17 +91,19 @@ class OmniDPO(PolicyModule):
                 f"has {best:.3g}); lower it to the scale of your scores, or set use_nll false."
             )
 
-    def configure_model(self) -> None:
-        super().configure_model()
+    def on_policy_loaded(self) -> None:
         if not self.loss.needs_reference:
             return
-        # Before a checkpoint's weights arrive:
         if self.reference_cache is None:
             self.policy.keep_reference()
-        elif self.references is None:
+        else:
             told = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
             name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)
+
+    @property
+    def evaluated_policies(self) -> list[Policy]:
+        return [self.policy, *self.policy.references]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -151,7 +155,7 @@ class OmniDPO(PolicyModule):
                 "reference_cache out."
             )
         size = getattr(data, "val_batch_size", 8)
-        with self._as_reference() as reference:
+        with self.policy.gathered(), self._as_reference() as reference:
             known = [pair for pair in pairs if self.references.key(pair) in self.references.known]
             if known and not changed:
                 tried = known[:: -(-len(known) // TRIED)]
@@ -164,8 +168,10 @@ class OmniDPO(PolicyModule):
             missing.sort(key=lambda pair: len(pair.prompt_tokens) + len(pair.chosen_tokens) + len(pair.rejected_tokens))
             batches = [missing[i : i + size] for i in range(0, len(missing), size)]
             mine = batches[self.global_rank :: self.trainer.world_size]
-            for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
-                self.references.add(batch, self._scored(reference, PairBatch(batch)))
+            with together(self.trainer):
+                for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
+                    poll()
+                    self.references.add(batch, self._scored(reference, PairBatch(batch)))
         self.trainer.strategy.barrier("references")
         self.references.load()
         found = len({self.references.key(pair) for pair in pairs}) - len(missing)

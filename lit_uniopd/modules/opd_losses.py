@@ -9,10 +9,11 @@ from torch import Tensor
 from lit_uniopd.backbone import head_of
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import divergence
-from lit_uniopd.functional.opd import opd_loss
+from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
+from lit_uniopd.functional.token_loss import LossOf
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.policy import Policy
-from lit_uniopd.teacher import encode_each
+from lit_uniopd.teachers import encode_each
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
@@ -35,6 +36,9 @@ class LossArgs:
     """Policy ratios above 1 + clip_high stop pulling (`sampled` only)."""
     gap_threshold: float | None = 10.0
     """Tokens on which student and teacher differ by this many nats or more are masked (`sampled` only); null: none."""
+    importance_cap: float | None = None
+    """Weigh each token by its probability under the student over that under whoever sampled it, at most this (`sampled`
+    only); 2 is usual. For sampling engines whose log-probs differ from the trainer's; null: no weights."""
     jsd_beta: float = 0.5
     """Weight of the teacher in the mixture of `jsd`; near 0 it acts like forward, near 1 like reverse KL."""
     top_k: int = 64
@@ -52,6 +56,12 @@ class LossArgs:
             raise UserError(f"--model.loss.jsd_beta must be in [0, 1], got {self.jsd_beta}.")
         if self.gap_threshold is not None and self.gap_threshold <= 0:
             raise UserError(f"--model.loss.gap_threshold must be positive or null, got {self.gap_threshold}.")
+        if self.importance_cap is not None and self.importance_cap <= 0:
+            raise UserError(f"--model.loss.importance_cap must be positive or null, got {self.importance_cap}.")
+        if self.importance_cap is not None and self.kind != "sampled":
+            raise UserError(
+                f"--model.loss.importance_cap has no meaning for --model.loss.kind {self.kind}; choose sampled."
+            )
         if self.denominator is not None and self.denominator < 1:
             raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
 
@@ -69,13 +79,17 @@ def sampled_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    logps_BT, entropy_BT = policy.token_logps(
+    weights_BT: Tensor | None = None
+    if args.importance_cap is not None:
+        sampled = (rollouts.student_logps_BT, rollouts.sampler_logps_BT, rollouts.mask_BT)
+        weights_BT = importance_weights(*sampled, cap=args.importance_cap)
+    loss, logps_BT, entropy_BT = policy.token_loss(
         rollouts.prompt_tokens,
         rollouts.tokens_BT,
         rollouts.mask_BT,
+        _token_losses(rollouts, args, denominator, weights_BT),
         vision=rollouts.vision,
         temperature=temperature,
-        return_entropy=True,
     )
     result = opd_loss(
         logps_BT,
@@ -85,6 +99,7 @@ def sampled_loss(
         teacher_logps_BT=rollouts.teacher_logps_BT if args.gap_threshold is not None else None,
         teacher_ok_B=rollouts.teacher_ok_B,
         keep_B=rollouts.keep_B,
+        importance_weights_BT=weights_BT,
         clip_low=args.clip_low,
         clip_high=args.clip_high,
         gap_threshold=math.inf if args.gap_threshold is None else args.gap_threshold,
@@ -92,12 +107,45 @@ def sampled_loss(
     )
     rollouts.clipped_BT = result.clipped_BT
     tokens = int(rollouts.mask_BT.sum())
-    drift_BT = (logps_BT.detach() - rollouts.student_logps_BT).abs() * rollouts.mask_BT
-    trained.add("train/entropy", 0.0 if entropy_BT is None else entropy_BT.sum(), tokens)
+    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    trained.add("train/entropy", entropy_BT.sum(), tokens)
     trained.add("train/logp_drift", drift_BT.sum(), tokens)
     trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
+    if weights_BT is not None and args.importance_cap is not None:
+        trained.add("train/importance_weight", weights_BT.sum(), tokens)
+        trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
-    return result.loss
+    return loss
+
+
+def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weights_BT: Tensor | None) -> LossOf:
+    """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
+    mask_BT = rollouts.mask_BT
+    trained_B = rollouts.keep_B & rollouts.teacher_ok_B
+    share_BT = (1 / (rollouts.lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
+    if weights_BT is not None:
+        share_BT = share_BT * weights_BT
+    old, advantages, teacher, trained, share = (
+        values[mask_BT]
+        for values in (
+            rollouts.student_logps_BT,
+            rollouts.advantages_BT,
+            rollouts.teacher_logps_BT,
+            trained_B[:, None].expand_as(mask_BT),
+            share_BT,
+        )
+    )
+
+    def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+        kept = trained[which]
+        if args.gap_threshold is not None:
+            kept = kept & within_gap(logps_N, teacher[which], args.gap_threshold)
+        losses, *_ = opd_token_losses(
+            logps_N, old[which], advantages[which], kept, clip_low=args.clip_low, clip_high=args.clip_high
+        )
+        return losses * share[which]
+
+    return loss_of
 
 
 def divergence_loss(
@@ -121,6 +169,15 @@ def divergence_loss(
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
+    # Both models' weights are read, and again in the backward pass.
+    per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
+    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
+    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
+    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
+
+
+def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
+    """Of each token's distribution, ``[B, T]``."""
     answers = (rollouts.tokens_BT, rollouts.mask_BT)
     with teacher.answering():
         prompts = encode_each(teacher, rollouts.prompts)
@@ -129,7 +186,7 @@ def divergence_loss(
         )
     student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
     ours, theirs = head_of(policy.model), head_of(teacher.model)
-    per_token_BT = divergence(
+    return divergence(
         student_BTH * ours.scale,
         teacher_BTH * theirs.scale,
         ours.weight_VH,
@@ -144,6 +201,3 @@ def divergence_loss(
         student_softcap=ours.softcap,
         teacher_softcap=theirs.softcap,
     )
-    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
-    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
-    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator

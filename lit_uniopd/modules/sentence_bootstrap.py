@@ -15,6 +15,7 @@ from lit_uniopd.hallucination.writer import PolicyWriter
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.stopping import together
 from lit_uniopd.types import Prompt, PromptBatch
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class SentenceBootstrap(PolicyModule):
                     f"--{self.policy_flag}.path {self.policy_args.path} is a text model, which cannot see pictures; "
                     "give an image-text model."
                 )
+            self.shard(self.policy)
 
     @property
     def settings(self) -> str:
@@ -86,7 +88,8 @@ class SentenceBootstrap(PolicyModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Bootstrap a batch of pictures; callbacks are told of each caption."""
-        self.grow(batch.prompts)
+        with together(self.trainer, gathers=True):
+            self.grow(batch.prompts)
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Caption]:
         """Bootstrap pictures to their ends, side by side; those that cannot be read are skipped and told of."""

@@ -10,6 +10,7 @@ from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
+from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import Prompt, PromptBatch
@@ -38,6 +39,7 @@ class SFT(PolicyModule):
     ) -> None:
         super().__init__(policy, flag="model.policy", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
         self.max_answer_tokens = max_answer_tokens
+        self.validated = Averages()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -72,7 +74,16 @@ class SFT(PolicyModule):
             super().validation_step(batch, batch_idx, dataloader_idx)
         elif len(batch):
             loss, _ = self.answer_loss(batch.prompts)
-            self.log("val/loss", loss, batch_size=len(batch), prog_bar=True, sync_dist=True)
+            self.validated.add("val/loss", loss * len(batch), len(batch))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.validated = Averages()
+        self.validated.expect("val/loss")  # a rank may have no row
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log_dict(self.validated.reduce(self), prog_bar=True)
 
     def answer_loss(self, prompts: tuple[Prompt, ...]) -> tuple[Tensor, float]:
         """Mean negative log-prob of the answers' tokens, and the share of answers that were cut."""

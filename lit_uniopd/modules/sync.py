@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch.nn.parallel import DistributedDataParallel
+
+from lit_uniopd.fsdp import FSDP, sync_gradients
 
 
 def sum_over_ranks(module: LightningModule, value: float) -> float:
@@ -16,6 +19,21 @@ def sum_over_ranks(module: LightningModule, value: float) -> float:
 def max_over_ranks(module: LightningModule, value: float) -> float:
     """Largest of a number over all ranks."""
     return _reduce(module, value, "max")
+
+
+def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
+    """Plain data and tensors of all ranks, in their order, on every rank."""
+    if module.trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * module.trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def wait_for_ranks(module: LightningModule) -> None:
+    """Until the slowest is here, so that its lead can be told from the time of the collectives themselves."""
+    if module.trainer.world_size > 1:
+        module.trainer.strategy.barrier()
 
 
 def _reduce(module: LightningModule, value: float, op: str) -> float:
@@ -32,6 +50,11 @@ def gradient_sync(module: LightningModule, *, enabled: bool) -> Iterator[None]:
     Exchanging once, on the last micro-batch, moves the accumulated gradient; doing it on each would cost a collective
     per micro-batch for the same result.
     """
+    strategy = module.trainer.strategy
+    if isinstance(strategy, FSDP):
+        with sync_gradients(module, strategy.sharding, enabled=enabled):
+            yield
+        return
     wrapper = module.trainer.model
     if not isinstance(wrapper, DistributedDataParallel):
         yield

@@ -2,8 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,38 +11,43 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import reads_images
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.microbatch import equal_count, token_budget_batches
+from lit_uniopd.microbatch import equal_count
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
 from lit_uniopd.modules.rollout_statistics import rollout_statistics
-from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks
+from lit_uniopd.modules.sync import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import get_grader
-from lit_uniopd.rollout import grade_answers, write_answers
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.rollout import Grading, write_answers
+from lit_uniopd.sampling import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
+from lit_uniopd.stopping import agree, together
 from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
 
 
-class UniOPD(PolicyModule):
+class UniOPD(ResumingModule):
     """Distil one or many teachers into a student, on answers that the student writes.
 
     One ``training_step`` is one rollout batch: sample, grade, score, let datamodule and callbacks look, update.
 
     Args:
         student: the model to train.
-        teachers: name -> teacher. A prompt goes to the teacher named in its `teacher` column, else to the one named
-            like its domain, else to the one called `default`.
+        teachers: name -> teacher, and where it lives. A prompt goes to the teacher named in its `teacher` column, else
+            to the one named like its domain, else to the one called `default`.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
@@ -50,7 +55,8 @@ class UniOPD(PolicyModule):
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
-        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included: the memory lever.
+        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
+            share counted once: the memory lever.
         max_teacher_failures: the run stops when more than this share of a rollout's answers could not be scored.
         gradient_clip: largest norm of the gradient; null: no clipping.
         grader_workers: processes that grade answers.
@@ -64,7 +70,7 @@ class UniOPD(PolicyModule):
     def __init__(
         self,
         student: PolicyArgs,
-        teachers: dict[str, PolicyArgs],
+        teachers: dict[str, TeacherArgs],
         sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
@@ -100,6 +106,10 @@ class UniOPD(PolicyModule):
                 "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
                 "wrote; set --model.loss.kind forward_kl."
             )
+        if writer == "teacher" and sampling.engine == "vllm":
+            raise UserError(
+                "--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop."
+            )
         if loss.kind != "sampled" and advantage != AdvantageArgs():
             raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
@@ -107,6 +117,7 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
         if advantage.needs_teachers and not teachers:
             raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
+        self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
         self.sampling = sampling
         self.loss = loss
         self.advantage = advantage
@@ -127,10 +138,13 @@ class UniOPD(PolicyModule):
         splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
         every = [prompt for prompts in splits.values() for prompt in prompts]
         check_prompts(every)
+        for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
+            sampling.reach()
         self.check_pictures(every, trained=splits["train"] if stage == "fit" else [])
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(splits["train"]).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
+            self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
         self.domains = sorted({prompt.domain for prompt in every})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
@@ -142,9 +156,12 @@ class UniOPD(PolicyModule):
     def configure_model(self) -> None:
         super().configure_model()
         if self.trainer.state.fn == "fit":
-            self.teachers.load(self.policy)
-            if self.advantage.needs_reference:
-                self.policy.keep_reference()  # before a checkpoint's weights arrive
+            for name in self.teachers.load(self.policy):
+                self.shard(self.teachers[name])
+
+    def on_policy_loaded(self) -> None:
+        if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
+            self.policy.keep_reference()
 
     def check_pictures(self, prompts: Sequence[Prompt], trained: Sequence[Prompt]) -> None:
         """Refuse pictures that student or teacher cannot read, before any model is loaded.
@@ -162,6 +179,11 @@ class UniOPD(PolicyModule):
             first.setdefault(name, prompt)
         for name, prompt in first.items():
             args, flag = readers[name]
+            if isinstance(args, TeacherArgs) and args.placement == "http":
+                raise UserError(
+                    f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
+                    "teacher here, or route the prompt elsewhere by its teacher column."
+                )
             if not reads_images(args, flag):
                 raise UserError(
                     f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
@@ -197,61 +219,46 @@ class UniOPD(PolicyModule):
         return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
 
     def models(self) -> dict[str, Any]:
-        found = super().models()
-        for name in self.teachers:
-            with suppress(KeyError):  # one that is not here
-                found[f"teacher {name}"] = self.teachers[name].model
-        return found
+        return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
     # --- one step: sample, grade, score, calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self.seconds = {}
         answers = len(batch) * self.sampling.n
         if answers < self.updates_per_rollout:
             raise UserError(
                 f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
-        with self.timed("step"):
-            rollouts = self.answer(batch)
+        scored = self.resumed(batch)
+        if scored is None:
+            with together(self.trainer, gathers=self.writer == "teacher"):
+                rollouts = self.answer(batch)
             self.score(rollouts)
             self.visit(rollouts)
-            trained = self.update(rollouts)
-        self.log_step(rollouts, trained)
+            scored = ScoredRollout(rollouts, self.split(rollouts))
+        self.update(scored, batch.prompts)
+        self.log_step(scored.rollouts, scored.trained, self.clock.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
-        """Write answers to the prompts, and grade them."""
-        seed, first_group = self.reseed("rollout", self.global_step), self.global_rank << 32
+        """Write answers to the prompts."""
+        seed = self.reseed("rollout", self.global_step)
+        # Numbered as the samplers deal prompts out to ranks, so that answers do not depend on how many ranks there are.
+        keys = [self.global_rank + i * self.trainer.world_size for i in range(len(batch))]
         with self.timed("rollout"):
             if self.writer == "student":
-                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group)
+                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
             else:
-                rollouts = self.teachers.write(
-                    self.policy, batch.prompts, self.sampling, seed=seed, first_group=first_group
-                )
-        with self.timed("grade"):
-            grade_answers(rollouts, self.graders)
+                rollouts = self.teachers.write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
         return rollouts
 
     def score(self, rollouts: Rollouts) -> None:
-        """Fill in the teachers' log-probs and the advantages ``log p_T - log p_S`` (Uni-OPD, section 1.2)."""
-        reference_BT: Tensor | None = None
-        with self.timed("score"):
-            if self.writer == "teacher":
-                rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
-            if self.advantage.needs_reference:
-                with self.policy.reference() as reference:
-                    reference_BT = self.frozen_logps(reference, rollouts)
-            if self.teachers:
-                rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
-                    rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
-                )
-                self.check_failures(rollouts)
-            else:
-                itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
-                rollouts.teacher_logps_BT = itself_BT.clone()
-                rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
+        """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
+
+        They are ``log p_T - log p_S``, or what stands in their place.
+        """
+        with self.grading(rollouts):
+            reference_BT = self.ask_teachers(rollouts)
         rollouts.advantages_BT = rollout_advantages(
             rollouts,
             self.advantage,
@@ -259,12 +266,53 @@ class UniOPD(PolicyModule):
             seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
         )
 
+    @contextmanager
+    def grading(self, rollouts: Rollouts) -> Iterator[None]:
+        """Grade in other processes while the body runs; it may look at neither grades nor outcomes.
+
+        `time/grade` is what this process still waits for afterwards.
+        """
+        with self.timed("grade"):
+            under_way = Grading(rollouts, self.graders)
+        with under_way:
+            yield
+        with self.timed("grade"), together(self.trainer):
+            under_way.finish()
+
+    def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
+        """Fill in the teachers' log-probs.
+
+        Returns:
+            The reference's log-probs ``[B, T]``, where the advantages need them.
+        """
+        reference_BT: Tensor | None = None
+        with self.timed("score"):
+            if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
+                rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+                check_drift(self, rollouts, self.sampling)
+            if self.advantage.needs_reference:
+                with self.policy.reference() as reference:
+                    reference_BT = self.frozen_logps(reference, rollouts)
+            if self.teachers:
+                with together(self.trainer, gathers=True):
+                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
+                        rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
+                    )
+            else:
+                itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
+                rollouts.teacher_logps_BT = itself_BT.clone()
+                rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
+        with self.timed("wait"):
+            wait_for_ranks(self)
+        if self.teachers:
+            self.check_failures(rollouts)
+        return reference_BT
+
     def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
         """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
-        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
-        with policy.answering():
-            for rows in token_budget_batches(lengths, self.micro_batch_tokens):
+        with policy.gathered(), policy.answering():
+            for rows in self.batches_of(policy, rollouts):
                 part = rollouts[rows]
                 found_BT, _ = policy.token_logps(
                     part.prompt_tokens,
@@ -302,16 +350,22 @@ class UniOPD(PolicyModule):
             if hook is not None:
                 hook(self.trainer, self, rollouts)
 
-    def update(self, rollouts: Rollouts) -> Averages:
-        """``updates_per_rollout`` optimizer steps, each over an equal share of the answers."""
-        trained = Averages()
+    def split(self, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each of the ``updates_per_rollout`` optimizer steps: equal shares of the answers."""
         order = torch.randperm(len(rollouts)) if self.updates_per_rollout > 1 else torch.arange(len(rollouts))
+        return [rows.tolist() for rows in order.tensor_split(self.updates_per_rollout)]
+
+    def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
+        """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
         with self.timed("update"):
-            for rows in order.tensor_split(self.updates_per_rollout):
-                share = rollouts[rows]
-                self.optimizer_step_on(share, trained)
-                rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
-        return trained
+            for rows in scored.parts[scored.done :]:
+                self.keep_in_case(scored, prompts)
+                share = scored.rollouts[rows]
+                self.optimizer_step_on(share, scored.trained)
+                scored.rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
+                scored.done += 1
+            self.teachers.rest()
+        self.unfinished = None
 
     def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
         """One optimizer step; exact for any split into micro-batches and ranks, since only sums are added up."""
@@ -320,12 +374,13 @@ class UniOPD(PolicyModule):
         denominator = self.loss.denominator or sum_over_ranks(self, len(rollouts))
         micro_batches = self.micro_batches(rollouts)
         total = torch.zeros((), device=self.device)
-        for index, rows in enumerate(micro_batches):
+        for index, (teacher, rows) in enumerate(micro_batches):
+            agree(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = (rollouts[rows], 1.0) if rows else (rollouts[[0]], 0.0)
-            loss = self.micro_loss(micro, denominator, trained if rows else Averages())
+            loss = self.micro_loss(micro, teacher, denominator, trained if rows else Averages())
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
-                # DDP takes the mean over ranks of what must be summed.
+                # DDP and FSDP take the mean over ranks of what must be summed.
                 self.manual_backward(loss * weight * self.trainer.world_size)
             total += loss.detach() * weight
             if rows:
@@ -337,44 +392,64 @@ class UniOPD(PolicyModule):
         if schedule is not None:
             schedule.step()
 
-    def micro_batches(self, rollouts: Rollouts) -> list[list[int]]:
-        """Rows of each micro-batch; equally many on every rank, and of one teacher each for the divergences."""
-        lengths = [len(p) + n for p, n in zip(rollouts.prompt_tokens, rollouts.lengths_B.tolist(), strict=True)]
+    def micro_batches(self, rollouts: Rollouts) -> list[tuple[str, list[int]]]:
+        """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
         routes = [self.teachers.route(prompt) if self.loss.kind != "sampled" else "" for prompt in rollouts.prompts]
-        groups = []
-        for name in sorted(set(routes)):
+        batches: list[tuple[str, list[int]]] = []
+        # On every rank the same teachers in the same order: their weights may be sharded over all.
+        for name in [""] if self.loss.kind == "sampled" else self.teachers.names:
             rows = [row for row, route in enumerate(routes) if route == name]
-            packed = token_budget_batches([lengths[row] for row in rows], self.micro_batch_tokens)
-            groups += [[rows[i] for i in group] for group in packed]
-        return equal_count(groups, int(max_over_ranks(self, len(groups))))
+            packed = self.batches_of(self.policy, rollouts[rows]) if rows else []
+            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[rows].tolist()
+            batches += [(name, [rows[i] for i in batch]) for batch in equal_count(packed, count, groups)]
+        return batches
 
-    def micro_loss(self, rollouts: Rollouts, denominator: float, trained: Averages) -> Tensor:
+    def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each forward pass of a policy that reads what the student reads."""
+        return policy.micro_batches(
+            rollouts.prompt_tokens,
+            rollouts.tokens_BT,
+            rollouts.mask_BT,
+            self.micro_batch_tokens,
+            vision=rollouts.vision,
+        )
+
+    def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: Averages) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        teacher = self.teachers[self.teachers.route(rollouts.prompts[0])]
-        return divergence_loss(self.policy, teacher, rollouts, self.loss, **common)
+        return divergence_loss(self.policy, self.teachers[teacher], rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
         limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        return torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @property
     def temperature(self) -> float:
         """Temperature of student and teacher alike; greedy rollouts are scored at 1."""
         return self.sampling.temperature or 1.0
 
-    def log_step(self, rollouts: Rollouts, trained: Averages) -> None:
-        """Log what the rollout and the update were like, averaged over all ranks."""
+    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+        """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
+        # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
+        trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
         routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
         averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
+        if (counts := self.teachers.cache_counts()) is not None:
+            averages.add("rollout/teacher_cached", counts[0], sum(counts))
+        foreign = self.writer == "student" and self.sampling.engine in OWN_KERNELS
+        drift = add_engine_drift(averages, rollouts) if foreign else None
         values = averages.reduce(self) | trained.reduce(self)
-        values |= {f"time/{part}": seconds for part, seconds in self.seconds.items()}
+        if drift is not None:
+            values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
+        values |= {f"time/{part}": taken for part, taken in seconds.items()}
         written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
-        values["rollout/tokens_per_second"] = written / max(self.seconds["rollout"], 1e-9)
-        values["time/tokens_per_second"] = written / max(self.seconds["step"], 1e-9)
+        if "rollout" in seconds:  # of a resumed run it was before
+            values["rollout/tokens_per_second"] = written / max(seconds["rollout"], 1e-9)
+        values["time/tokens_per_second"] = written / max(seconds["step"], 1e-9)
         values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(values, batch_size=len(rollouts))
 

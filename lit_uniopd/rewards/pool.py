@@ -5,11 +5,12 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lit_uniopd.interrupts import poll
 from lit_uniopd.rewards.code import check_sandbox, program_slots
 from lit_uniopd.rewards.grade import Grade, failed, gold_text, guarded, unknown
 from lit_uniopd.rewards.process import GraderProcess
@@ -104,25 +105,30 @@ class GraderPool:
         Raises:
             UserError: for an unknown grader, or if the grading processes or the sandbox cannot work on this machine.
         """
-        items = list(items)
-        futures = self._start(items)
-        judged = 0
+        return self.collect(self.submit(items), on_progress)
 
-        def progress() -> None:
-            nonlocal judged
-            judged += 1
-            if on_progress is not None:
-                on_progress(judged, len(items))
+    @staticmethod
+    def collect(futures: "list[Future[Grade]]", on_progress: Callable[[int, int], None] | None = None) -> list[Grade]:
+        """Wait for what was submitted.
 
+        Args:
+            futures: Of `submit`. If one raises, or this is interrupted, those that have not begun are cancelled.
+            on_progress: As in `grade`.
+
+        Returns:
+            Their grades, in their order.
+
+        Raises:
+            UserError: if the grading processes cannot work on this machine.
+        """
         try:
-            for _ in _inline(items, futures):
-                progress()
-            for future in as_completed(f for f, item in zip(futures, items, strict=True) if item.grader not in INLINE):
+            for judged, future in enumerate(as_completed(futures), start=1):
+                poll()
                 future.result()
-                progress()
+                if on_progress is not None:
+                    on_progress(judged, len(futures))
         except BaseException:
-            for future in futures:
-                future.cancel()
+            _cancel(futures)
             raise
         return [future.result() for future in futures]
 
@@ -140,8 +146,13 @@ class GraderPool:
         """
         items = list(items)
         futures = self._start(items)
-        for _ in _inline(items, futures):
-            pass
+        try:
+            for item, future in zip(items, futures, strict=True):
+                if item.grader in INLINE:
+                    future.set_result(INLINE[item.grader](item.gold, item.response, item.row, **item.options))
+        except BaseException:
+            _cancel(futures)
+            raise
         return futures
 
     def _start(self, items: list[GradeItem]) -> "list[Future[Grade]]":
@@ -196,12 +207,9 @@ def _kill_all(processes: Iterable[GraderProcess]) -> None:
         process.kill()
 
 
-def _inline(items: list[GradeItem], futures: "list[Future[Grade]]") -> Iterator[None]:
-    """Judge what needs no process, one item at a step."""
-    for item, future in zip(items, futures, strict=True):
-        if item.grader in INLINE:
-            future.set_result(INLINE[item.grader](item.gold, item.response, item.row, **item.options))
-            yield
+def _cancel(futures: "list[Future[Grade]]") -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _work_off(jobs: "deque[tuple[GradeItem, Future[Grade]]]", judge: Callable[[GradeItem], Grade]) -> None:

@@ -24,7 +24,9 @@ ORPHAN_GRACE_S = 1.0
 
 def main() -> None:
     """Serve tasks until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; it ends this process by closing the pipe
+    # Ctrl-C and a cluster's SIGTERM are for the parent; it ends this process by closing the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.disable()  # math-verify reports each unparsable answer
     tasks, replies = _take_pipes()
     _limit_memory()

@@ -1,18 +1,14 @@
 """A judge: a language model behind an OpenAI-compatible endpoint is asked for a mark."""
 
-import json
 import os
 import re
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers.base import Scorer, refuse_pictures
+from lit_uniopd.servers import ServerError, Servers
 from lit_uniopd.types import Rollouts
 
 INSTRUCTION = """You are a strict and fair judge. Read the conversation and the answer to its last message.
@@ -45,7 +41,7 @@ class Judge(Scorer):
         max_tokens: of its reply.
         requests: at the same time.
         timeout: seconds for one reply.
-        retries: further attempts where the server is busy or does not answer, each after twice as long a pause.
+        retries: further attempts where the server is busy or does not answer, each after about twice as long a pause.
     """
 
     def __init__(
@@ -69,8 +65,9 @@ class Judge(Scorer):
         self.instruction = instruction
         self.max_tokens = max_tokens
         self.requests = requests
-        self.timeout = timeout
-        self.retries = retries
+        key = os.environ.get(api_key_variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.server = Servers([url], timeout=timeout, retries=retries, headers=headers)
 
     def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
         refuse_pictures(rollouts, f"The judge {self.model}")
@@ -93,7 +90,12 @@ class Judge(Scorer):
             "temperature": 0.0,
             "max_tokens": self.max_tokens,
         }
-        reply = self._post(body)
+        try:
+            reply = self.server.post("/chat/completions", body)
+        except ServerError as error:
+            raise UserError(
+                f"Judge.url {self.url} {error}; check url, model and the key in ${self.api_key_variable}."
+            ) from error
         try:
             text = reply["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError) as error:
@@ -102,27 +104,3 @@ class Judge(Scorer):
             ) from error
         marks = [float(mark) for mark in MARK.findall(text)]
         return marks[-1] if marks and 1 <= marks[-1] <= 10 else float("nan")
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.api_key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-        problem = ""
-        for attempt in range(self.retries + 1):
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return json.load(reply)
-            except urllib.error.HTTPError as error:
-                problem = f"answers {error.code} {error.reason}"
-                if error.code != 429 and error.code < 500:
-                    break
-            except json.JSONDecodeError:
-                raise UserError(
-                    f"Judge.url {self.url} replies with something else than a chat completion; check it."
-                ) from None
-            except OSError as error:
-                problem = f"cannot be reached ({error})"
-            if attempt < self.retries:
-                time.sleep(min(0.5 * 2**attempt, 30.0))
-        raise UserError(f"Judge.url {self.url} {problem}; check url, model and the key in ${self.api_key_variable}.")

@@ -1,6 +1,6 @@
 """`uniopd validate` on fixture rows, on as many gloo ranks as asked for.
 
-python evaluate.py RANKS ROOT MODEL KILL_AFTER BENCHMARK ...
+python evaluate.py KIND RANKS ROOT MODEL KILL_AFTER BENCHMARK ...
 
 KILL_AFTER: each rank dies without a word when it has recorded so many batches; 0: never.
 """
@@ -17,11 +17,12 @@ from tiny import trainer
 
 from datamodules import BenchmarkDataModule
 from lit_uniopd.benchmarks.engine import EvalEngine
+from lit_uniopd.fsdp import FSDP
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 
 if __name__ == "__main__":
-    ranks, root, model, kill_after, *names = sys.argv[1:]
+    kind, ranks, root, model, kill_after, *names = sys.argv[1:]
     torch.set_num_threads(1)
     record, left = EvalEngine._collect, int(kill_after)
 
@@ -36,7 +37,10 @@ if __name__ == "__main__":
     if int(kill_after):
         EvalEngine._collect = mortal  # type: ignore[method-assign]
     logger = TensorBoardLogger(root, name="eval", default_hp_metric=False)
-    strategy = "ddp" if int(ranks) > 1 else "auto"
-    run = trainer(Path(root), devices=int(ranks), strategy=strategy, logger=logger, limit_val_batches=1.0)
+    strategy = FSDP(param_dtype=None, reduce_dtype=None) if kind == "fsdp" else kind
+    options = {"logger": logger, "limit_val_batches": 1.0, "inference_mode": False}
+    run = trainer(Path(root), devices=int(ranks), strategy=strategy, **options)
     module = Evaluation(PolicyArgs(path=model), grader_workers=1)
     run.validate(module, BenchmarkDataModule(names, profile="fixture", max_rows=2), verbose=False)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter

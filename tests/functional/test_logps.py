@@ -23,7 +23,7 @@ def options(request) -> dict:
 def small_tiles(request, monkeypatch) -> int:
     """Tiles that divide neither the 7 tokens nor the 11 vocabulary entries."""
     rows, columns = request.param
-    monkeypatch.setattr(module, "_tile_columns", lambda rows, weight: min(columns, len(weight)))
+    monkeypatch.setattr(module, "tile_columns", lambda rows, weight: min(columns, len(weight)))
     return rows
 
 
@@ -99,7 +99,7 @@ def test_extreme_logits_do_not_overflow(small_tiles):
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 def test_bfloat16_is_as_good_as_its_logits(monkeypatch, trained):
-    monkeypatch.setattr(module, "_tile_columns", lambda rows, weight: 64)
+    monkeypatch.setattr(module, "tile_columns", lambda rows, weight: 64)
     hidden, weight, _, tokens, _ = make(n=40, width=32, vocabulary=200, dtype=torch.bfloat16)
     logits = (hidden @ weight.T).double()  # products in bfloat16, everything after them exact
     expected = torch.log_softmax(logits, dim=-1)[torch.arange(40), tokens]

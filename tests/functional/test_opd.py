@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,13 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.functional.margin import margin_mask, margin_shift
-from lit_uniopd.functional.opd import OPDLoss, extrapolated_advantages, opd_advantages, opd_loss
+from lit_uniopd.functional.opd import (
+    OPDLoss,
+    extrapolated_advantages,
+    importance_weights,
+    opd_advantages,
+    opd_loss,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "uni_opd_loss.json").read_text())
 SAMPLES = GOLDEN["samples"]
@@ -276,6 +283,93 @@ def test_monte_carlo_gradient_agrees_with_the_enumeration():
     torch.testing.assert_close(logits.grad, reference.grad, rtol=0, atol=0.01)  # standard error is about 0.002
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("cap", [0.5, 2.0, 1e9])
+def test_importance_weights_multiply_each_tokens_loss(seed, cap):
+    """Against the definition in plain floats; padding and left-out tokens may hold anything."""
+    generator = torch.Generator().manual_seed(seed)
+    now, old, sampler, teacher = (-3 * torch.rand(5, 4, generator=generator) for _ in range(4))
+    mask = torch.arange(4)[None] < torch.tensor([4, 1, 3, 2, 4])[:, None]
+    keep = torch.tensor([True, True, False, True, True])
+    expected_weights = torch.zeros(5, 4)
+    expected = 0.0
+    for i in range(5):
+        length = int(mask[i].sum())
+        for t in range(length):
+            weight = min(math.exp(float(old[i, t]) - float(sampler[i, t])), cap)
+            expected_weights[i, t] = weight
+            gap = abs(float(now[i, t]) - float(teacher[i, t]))
+            if not keep[i] or gap >= 1.5:
+                continue
+            advantage = float(teacher[i, t]) - float(old[i, t])
+            ratio = math.exp(float(now[i, t]) - float(old[i, t]))
+            worse = max(-ratio * advantage, -min(max(ratio, 0.8), 1.28) * advantage)
+            expected += weight * worse / length / 5
+    for poison in (0.0, torch.nan, -torch.inf):
+        now_, old_, sampler_, teacher_ = (t.masked_fill(~mask, poison) for t in (now, old, sampler, teacher))
+        now_.requires_grad_()
+        weights = importance_weights(old_, sampler_.requires_grad_(), mask, cap=cap)
+        torch.testing.assert_close(weights, expected_weights)
+        assert not weights.requires_grad
+        advantages = opd_advantages(teacher_, old_, mask)
+        options = {"teacher_logps_BT": teacher_, "keep_B": keep, "gap_threshold": 1.5}
+        left_out = weights.masked_fill(~keep[:, None], poison)
+        got = opd_loss(now_, old_, advantages, mask, importance_weights_BT=left_out, **options)
+        assert got.loss.item() == pytest.approx(expected, abs=1e-6)
+        got.loss.backward()
+        assert now_.grad is not None
+        assert now_.grad.isfinite().all()
+        ones = opd_loss(now_, old_, advantages, mask, importance_weights_BT=torch.ones(5, 4), **options)
+        assert torch.equal(ones.loss, opd_loss(now_, old_, advantages, mask, **options).loss)
+
+
+def test_a_token_that_the_sampler_called_impossible_weighs_no_more_than_the_cap():
+    logps, sampler = torch.tensor([[-1.0, -1.0, -200.0]]), torch.tensor([[-torch.inf, -9999.0, -1.0]])
+    assert importance_weights(logps, sampler, torch.ones(1, 3), cap=2.0).tolist() == [[2.0, 2.0, 0.0]]
+
+
+@pytest.mark.parametrize(("vocabulary", "length"), [(3, 1), (3, 3), (5, 2)])
+def test_weights_give_the_policys_expected_gradient_over_another_samplers_tokens(vocabulary, length):
+    """Every answer of a small vocabulary, by its probability under the sampler q, not the policy p."""
+    toy = Toy(vocabulary, length)
+    noise = torch.randn(toy.student.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    sampler = toy.logps(toy.student + 0.7 * noise)  # q
+    visits = toy.visits(toy.student + 0.7 * noise)
+
+    def expected_gradient(cap: float | None) -> Tensor:
+        logits = toy.student.clone().requires_grad_()
+        now = toy.logps(logits)
+        mask = torch.ones_like(now, dtype=torch.bool)
+        advantages = opd_advantages(toy.logps(toy.teacher), now.detach(), mask)
+        weights = None if cap is None else importance_weights(now, sampler, mask, cap=cap)
+        loss = opd_loss(now, now.detach(), advantages, mask, importance_weights_BT=weights)
+        per_answer = torch.stack(
+            [
+                opd_loss(
+                    now[i : i + 1],
+                    now[i : i + 1].detach(),
+                    advantages[i : i + 1],
+                    mask[i : i + 1],
+                    importance_weights_BT=None if weights is None else weights[i : i + 1],
+                ).loss
+                for i in range(len(now))
+            ]
+        )
+        assert loss.loss.item() == pytest.approx(per_answer.mean().item())
+        (per_answer * sampler.sum(dim=1).exp()).sum().backward()
+        assert logits.grad is not None
+        return logits.grad
+
+    reference = toy.student.clone().requires_grad_()
+    # At each state the policy's own expectation; states as often as the sampler visits them (p's if length is 1).
+    (toy.state_kl(reference, visits) / length).backward()
+    assert reference.grad is not None
+    torch.testing.assert_close(expected_gradient(1e9), reference.grad, rtol=1e-9, atol=1e-12)
+    biased, cut = expected_gradient(None), expected_gradient(1.0)
+    assert (biased - reference.grad).norm() > 0.1 * reference.grad.norm()
+    assert 1e-3 * reference.grad.norm() < (cut - reference.grad).norm() < (biased - reference.grad).norm()
+
+
 def test_extrapolated_advantages():
     teacher, student, reference = (
         torch.tensor([[-1.0, -9.0]]),
@@ -311,6 +405,9 @@ def test_mistakes_name_the_argument():
         (lambda: opd_loss(x, x, x, mask, clip_high=-0.1), "clip_high"),
         (lambda: opd_loss(x, x, x, mask, gap_threshold=0.0), "gap_threshold"),
         (lambda: opd_loss(x, x, x, mask, denominator=0), "denominator"),
+        (lambda: opd_loss(x, x, x, mask, importance_weights_BT=x[:1]), "importance_weights_BT"),
+        (lambda: importance_weights(x, x[:1], mask), "sampler_logps_BT"),
+        (lambda: importance_weights(x, x, mask, cap=0.0), "cap"),
     ]
     for call, name in cases:
         with pytest.raises(ValueError, match=name):

@@ -12,6 +12,7 @@ from lit_uniopd.functional.outcome import outcome_advantages
 from lit_uniopd.modules import LossArgs
 from lit_uniopd.modules.advantages import AdvantageArgs
 from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.rollout import Grading
 from lit_uniopd.types import Rollouts
 
 
@@ -32,12 +33,11 @@ def run(paths: dict[str, str], tmp_path: Any, count: int = 4, **options: Any) ->
 
 def half_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second answer counts as correct, whatever it says."""
-    import lit_uniopd.modules.uni_opd as uni_opd
 
-    def grade(rollouts: Rollouts, graders: Any) -> None:
-        rollouts.outcome_B = torch.arange(len(rollouts)) % 2
+    def finish(self: Grading) -> None:
+        self.rollouts.outcome_B = torch.arange(len(self.rollouts)) % 2
 
-    monkeypatch.setattr(uni_opd, "grade_answers", grade)
+    monkeypatch.setattr(Grading, "finish", finish)
 
 
 def test_plain_distillation_is_the_default_bit_for_bit(model_dirs, tmp_path):

@@ -1,0 +1,18 @@
+"""The bars of performance: what a step of ours may cost, as a ratio to what others or we ourselves would need without.
+
+    python -m benchmarks.bars                 # all, and the table of docs/performance.md; `make bench`
+    python -m benchmarks.bars heads pairs     # some; the others' rows stay as they were last measured
+
+Both sides of a ratio run in one process, in turn, on one thread; time is CPU seconds. What is written is the median of
+the rounds' ratios and their range. Memory is the growth of the peak resident size (VmHWM) in a fresh child for each
+side. Bar by bar the sizes and thresholds are constants of the files here.
+"""
+
+GROUPS = {
+    "heads": "log-probs of sampled tokens",
+    "pairs": "preference pairs that share a prompt",
+    "groups": "groups of answers that share a prompt",
+    "rollouts": "writing answers",
+    "references": "reference log-probs on disk",
+    "steps": "whole steps, and micro-batches",
+}

@@ -1,0 +1,85 @@
+"""How a bar is measured."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.logps import peak_kib
+
+ROUNDS = 3
+Step = Callable[[], Any]
+Build = Callable[[str, bool], Step]
+"""From a side's name, and whether to make it small (a warm-up), to what is measured."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of the table."""
+
+    number: str
+    what: str
+    measure: str
+    value: float
+    """Median of the rounds."""
+    low: float
+    high: float
+    limit: float
+    """The largest value that passes."""
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.limit
+
+
+def cpu_seconds(steps: Mapping[str, Step], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """CPU seconds of each side in each round, the sides in turn, after one round that does not count."""
+    taken: dict[str, list[float]] = {side: [] for side in steps}
+    for lap in range(rounds + 1):
+        for side, step in steps.items():
+            start = time.process_time()
+            step()
+            if lap:
+                taken[side].append(time.process_time() - start)
+    return taken
+
+
+def time_bar(number: str, what: str, taken: Mapping[str, list[float]], ours: str, theirs: str, limit: float) -> Bar:
+    """Ratio of two sides of `cpu_seconds`."""
+    return spread(number, what, "time", [o / t for o, t in zip(taken[ours], taken[theirs], strict=True)], limit)
+
+
+def spread(number: str, what: str, measure: str, values: list[float], limit: float) -> Bar:
+    """Median and range of what was measured several times."""
+    return Bar(number, what, measure, statistics.median(values), min(values), max(values), limit)
+
+
+def peak_mib(build: Build, side: str) -> float:
+    """MiB by which one step raises the peak resident size, in a child of its own.
+
+    Call it before this process holds anything large: memory that it has freed would be used again.
+    """
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_measure_peak, args=(build, side, send))
+    child.start()
+    send.close()
+    grown = receive.recv()
+    child.join()
+    return grown
+
+
+def _measure_peak(build: Build, side: str, send: Any) -> None:
+    build(side, True)()  # kernels loaded
+    step = build(side, False)
+    before = peak_kib()
+    step()
+    send.send((peak_kib() - before) / 1024)
+
+
+def memory_bar(number: str, what: str, build: Build, ours: str, theirs: str, limit: float) -> Bar:
+    """Ratio of two sides' peaks."""
+    value = peak_mib(build, ours) / peak_mib(build, theirs)
+    return Bar(number, what, "peak memory", value, value, value, limit)

@@ -1,0 +1,56 @@
+"""Bars 14 to 16 and 18: writing answers, log-probs included, against transformers' ``generate``."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from benchmarks.bars.harness import Bar, cpu_seconds, spread, time_bar
+from benchmarks.rollout import CASES, build, prompts_of, run_generate, run_loop
+from lit_uniopd.sampling import SamplingArgs, sample
+
+EQUAL, SKEWED = (next(c for c in CASES if c.name == name) for name in ("small, equal lengths", "small, skewed lengths"))
+
+
+def bars() -> Iterator[Bar]:
+    model, prompts = build(EQUAL), prompts_of(EQUAL)
+    sides = {"ours": run_loop, "bare": run_generate, "with logits": partial(run_generate, logps=True)}
+    taken = cpu_seconds({name: partial(run, model, EQUAL, prompts, [], 0) for name, run in sides.items()})
+    equal = "64 answers of 128 tokens, log-probs included"
+    yield time_bar("14", f"{equal}, against bare generate", taken, "ours", "bare", 1.05)
+    yield time_bar("15", f"{equal}, against generate that keeps its logits", taken, "ours", "with logits", 0.95)
+    yield skewed()
+    yield recomputed()
+
+
+def skewed() -> Bar:
+    """Answers that end anywhere: time for each useful token."""
+    model, prompts = build(SKEWED), prompts_of(SKEWED)
+    eos = list(range(1, 1 + round(SKEWED.stop * SKEWED.vocabulary)))
+    lengths: dict[str, list[list[int]]] = {"ours": [], "bare": []}
+
+    def run(side: str) -> None:
+        write = run_loop if side == "ours" else run_generate
+        lengths[side].append(write(model, SKEWED, prompts, eos, len(lengths[side])))
+
+    taken = cpu_seconds({side: partial(run, side) for side in lengths})
+    rates = {s: [t / sum(n) for t, n in zip(taken[s], lengths[s][1:], strict=True)] for s in lengths}
+    shares = [sum(n) / len(n) / max(n) for n in lengths["bare"][1:]]
+    what = f"answers of differing length (mean/max {sum(shares) / len(shares):.2f}), per token, against bare generate"
+    return spread("16", what, "time", [o / b for o, b in zip(rates["ours"], rates["bare"], strict=True)], 0.60)
+
+
+@torch.no_grad()
+def recomputed() -> Bar:
+    """The rollout's log-probs against one forward pass over prompt and answer."""
+    model, prompts = build(EQUAL), prompts_of(EQUAL)
+    found = sample(model, prompts, SamplingArgs(n=2, max_new_tokens=48), eos_ids=(), pad_id=0, seed=0)
+    off = 0.0
+    for row in range(len(found.finish)):
+        prompt, answer = torch.tensor(prompts[row // 2]), found.tokens_BT[row]
+        logits = model(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1]
+        again = logits.log_softmax(dim=-1).gather(1, answer[:, None])[:, 0]
+        off = max(off, float((again - found.logps_BT[row]).abs().max()))
+    return Bar(
+        "18", "log-probs of the rollout against a forward pass over the answer", "difference", off, off, off, 1e-4
+    )

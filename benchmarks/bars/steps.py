@@ -1,0 +1,109 @@
+"""Bars 20 and 21: where the time of a quickstart step goes, and how full micro-batches are."""
+
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from benchmarks.bars.harness import Bar, spread
+from callbacks import RolloutBrowser
+from datamodules import PromptDataModule, SourceArgs
+from lit_uniopd.microbatch import token_budget_batches
+from lit_uniopd.modules import UniOPD
+from lit_uniopd.modules.averages import Averages
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Rollouts
+
+ROLLOUTS, LEFT_OUT = 14, 2
+PARTS = ("rollout", "score", "grade", "update", "wait", "overhead")
+SPLIT = Path("runs/bars/split.json")
+
+
+class Measured(UniOPD):
+    """Keeps the seconds of every step."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.laps: list[dict[str, float]] = []
+
+    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+        super().log_step(rollouts, trained, seconds)
+        self.laps.append({part: seconds.get(part, 0.0) for part in (*PARTS, "step")} | {"encode": self.encoding})
+        self.encoding = 0.0
+
+    encoding = 0.0
+
+
+def quickstart_laps() -> list[dict[str, float]]:
+    """Seconds by part of each step of the quickstart: its models, settings and what it logs at each step."""
+    model = Measured(
+        student=PolicyArgs(path="playground:student"),
+        teachers={name: PolicyArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
+        sampling=SamplingArgs(n=4, max_new_tokens=40),
+        updates_per_rollout=4,
+        grader_workers=1,
+        seed=0,
+    )
+    encode = Policy.encode
+
+    def timed_encode(self: Policy, prompt: Any) -> Any:
+        start = time.perf_counter()
+        found = encode(self, prompt)
+        model.encoding += time.perf_counter() - start
+        return found
+
+    Policy.encode = timed_encode  # type: ignore[method-assign]
+    data = PromptDataModule(train=SourceArgs(path="playground:train"), batch_size=32)
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=4 * ROLLOUTS,
+            callbacks=[RolloutBrowser(every_n_steps=10)],
+            logger=TensorBoardLogger(directory),
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=directory,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, data)
+    model.graders.close()
+    Policy.encode = encode  # type: ignore[method-assign]
+    return model.laps[LEFT_OUT:]
+
+
+def skewed_lengths(rows: int) -> list[int]:
+    """Prompt and answer of rows whose mean is about half of the longest, as of answers to hard questions."""
+    draw = random.Random(0)
+    return [300 + min(4096, round(draw.lognormvariate(7.3, 0.6))) for _ in range(rows)]
+
+
+def bars() -> Iterator[Bar]:
+    torch.set_num_threads(1)
+    laps = quickstart_laps()
+    SPLIT.parent.mkdir(parents=True, exist_ok=True)
+    shares = {p: statistics.median(lap[p] / lap["step"] for lap in laps) for p in (*PARTS, "encode")}
+    SPLIT.write_text(json.dumps({"step": statistics.median(lap["step"] for lap in laps), "shares": shares}))
+    rest = [1 - sum(lap[part] for part in ("rollout", "score", "update")) / lap["step"] for lap in laps]
+    yield spread("20", "quickstart step without rollout, scoring and update", "share of the step", rest, 0.05)
+    lengths = skewed_lengths(256)
+    batches = token_budget_batches(lengths, 32_768)
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches) / sum(lengths)
+    unsorted = sum(8 * max(lengths[i : i + 8]) for i in range(0, 256, 8)) / sum(lengths)
+    what = f"tokens of micro-batches, padding included (in data order {unsorted:.2f})"
+    yield Bar("21", what, "share of real tokens", padded, padded, padded, 1.10)
+    ranks = [sum(lengths[i : i + 32]) for i in range(0, 256, 32)]
+    uneven = max(ranks) / statistics.mean(ranks)
+    what = "busiest of 8 ranks, each with the answers that it wrote"
+    yield Bar("21", what, "share of the mean rank", uneven, uneven, uneven, 1.05)

@@ -1,0 +1,70 @@
+"""The table of docs/performance.md."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.bars.harness import Bar
+
+PAGE = Path("docs/performance.md")
+NOT_MEASURED = {
+    "17": "decoding a group against one copy of its prompt's cache: not built",
+    "19": "generation under FSDP2 on two ranks: measured beside the tests of sharding, not here",
+}
+
+
+def write_table(bars: Sequence[Bar], busy: float, split: Path) -> None:
+    """Replace what stands between the markers of the page."""
+    page = PAGE.read_text()
+    page = _between(page, "bars", _table(bars, busy))
+    if split.exists():
+        page = _between(page, "split", _split(json.loads(split.read_text())))
+    PAGE.write_text(page)
+    misses = [bar for bar in bars if not bar.passed]
+    print(f"{len(bars) - len(misses)} of {len(bars)} measurements pass; the table is in {PAGE}")
+
+
+def _between(page: str, name: str, text: str) -> str:
+    found = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.S)
+    if not found.search(page):
+        raise SystemExit(f"{PAGE} has no place for {name}")
+    return found.sub(lambda match: match.group(1) + text + match.group(2), page)
+
+
+def _table(bars: Sequence[Bar], busy: float) -> str:
+    rows: list[tuple[int, str]] = []
+    for bar in bars:
+        spread = "" if bar.low == bar.high else f" ({_number(bar.low)} to {_number(bar.high)})"
+        verdict = "pass" if bar.passed else "**miss**"
+        rows.append(
+            (
+                int(bar.number),
+                f"| {bar.number} | {bar.what} | {bar.measure} | {_number(bar.value)}{spread} | {_number(bar.limit)} | "
+                f"{verdict} |",
+            )
+        )
+    rows += [(int(number), f"| {number} | {why} | | | | not measured |") for number, why in NOT_MEASURED.items()]
+    lines = ["| bar | what | measure | median (range) | at most | |", "|---:|---|---|---:|---:|---|"]
+    lines += [row for _, row in sorted(rows, key=lambda row: row[0])]
+    load = "an idle machine" if busy < 1.5 else f"a busy machine (load average up to {busy:.0f} on 2 cores)"
+    return "\n".join([*lines, "", f"Measured on {load}.", ""])
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _split(found: dict) -> str:
+    names = {
+        "rollout": "rollout: the student writes",
+        "score": "score: the teachers read; graders work meanwhile",
+        "grade": "grade: what is still waited for after that",
+        "update": "update: forward, backward, optimizer",
+        "wait": "wait: for the next batch",
+        "overhead": "overhead: statistics, logging, Lightning",
+    }
+    lines = [f"| part of a step of {found['step']:.2f} s | share |", "|---|---:|"]
+    lines += [f"| {text} | {found['shares'][name]:.1%} |" for name, text in names.items()]
+    encode = f"Rendering and tokenising prompts, inside rollout and score: {found['shares']['encode']:.1%} of a step."
+    return "\n".join([*lines, "", encode, ""])

@@ -1,0 +1,21 @@
+"""The places where a teacher can live: this process, its disk, a server."""
+
+from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs
+from lit_uniopd.teachers.base import Scored, Teacher, encode_each
+from lit_uniopd.teachers.cached import CachedTeacher
+from lit_uniopd.teachers.local import LocalTeacher
+from lit_uniopd.teachers.remote import RemoteTeacher
+from lit_uniopd.teachers.tokens import foreign_ids
+
+__all__ = [
+    "CachedTeacher",
+    "HttpArgs",
+    "LocalTeacher",
+    "Placement",
+    "RemoteTeacher",
+    "Scored",
+    "Teacher",
+    "TeacherArgs",
+    "encode_each",
+    "foreign_ids",
+]

@@ -1,0 +1,89 @@
+"""Where a teacher comes from and where it lives."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy import PolicyArgs
+
+Placement = Literal["resident", "cpu_offload", "quantized", "disk_cache", "http"]
+
+
+@dataclass
+class HttpArgs:
+    """Model servers that score answers (`placement: http`)."""
+
+    urls: list[str] = field(default_factory=list)
+    """Their addresses, `[http://host:8000, ...]`. All serve the same model; they are asked in turn, and one that fails
+    is left alone for a while."""
+    protocol: Literal["vllm", "sglang"] = "vllm"
+    """Whose log-prob interface they speak: vLLM's `prompt_logprobs` or SGLang's `return_logprob`."""
+    model: str | None = None
+    """Name of the model at the servers; null: the teacher's `path`, or whatever they serve if that is empty too."""
+    requests: int = 64
+    """Requests on their way at the same time, from each rank."""
+    batch: int = 1
+    """Answers in one request. Servers batch by themselves: more than one saves little but the requests' overhead."""
+    timeout: float = 120.0
+    """Seconds for one request, waiting at the server included."""
+    connect_timeout: float = 10.0
+    """Seconds until a connection stands."""
+    retries: int = 4
+    """Further rounds over the servers when none has answered, each after about twice as long a pause. Then the answers
+    of the request count as failed."""
+    api_key_variable: str | None = None
+    """Environment variable that has the servers' key; null: none is sent."""
+
+
+@dataclass
+class TeacherArgs(PolicyArgs):
+    """Where a teacher comes from, how it is held, and where it lives."""
+
+    placement: Placement = "resident"
+    """`resident`: beside the student for the whole run. `cpu_offload`: in host memory, and on the device only while it
+    scores, one teacher after the other. `quantized`: resident in 4 or 8 bits (`quantization`). `disk_cache`: log-probs
+    are kept in `cache`, and the teacher is loaded only when one is missing. `http`: on servers (`http`); `path` then
+    says where its tokenizer and chat template are (empty: it reads what the student reads)."""
+    cache: str | None = None
+    """Directory of `disk_cache`; runs may share it."""
+    http: HttpArgs | None = None
+    """The servers of `placement: http`."""
+
+    @classmethod
+    def of(cls, args: PolicyArgs, flag: str) -> "TeacherArgs":
+        """A teacher's arguments, checked; those of a policy become a resident teacher's.
+
+        Raises:
+            UserError: naming ``flag``, if the options contradict each other.
+        """
+        given = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
+        settled = given._with_quantization_settled(flag)
+        settled._check(flag)
+        return settled
+
+    def _with_quantization_settled(self, flag: str) -> "TeacherArgs":
+        """`placement: quantized` and `quantization` say the same, and either is enough."""
+        if self.placement == "quantized" and self.quantization == "none":
+            return replace(self, quantization="4bit")
+        if self.placement == "resident" and self.quantization != "none":
+            return replace(self, placement="quantized")
+        if self.placement in ("cpu_offload", "http") and self.quantization != "none":
+            raise UserError(
+                f"--{flag}.quantization {self.quantization} cannot be had with --{flag}.placement {self.placement}; "
+                "choose placement quantized, or quantization none."
+            )
+        return self
+
+    def _check(self, flag: str) -> None:
+        if self.lora is not None:
+            raise UserError(f"--{flag}.lora trains adapters, and a teacher is not trained; leave it out.")
+        if (self.placement == "http") != (self.http is not None):
+            raise UserError(f"--{flag}.placement http and --{flag}.http.urls go together; give both or neither.")
+        if (self.placement == "disk_cache") != (self.cache is not None):
+            raise UserError(f"--{flag}.placement disk_cache and --{flag}.cache go together; give both or neither.")
+        if self.placement == "disk_cache" and self.config is not None:
+            raise UserError(f"--{flag}.config makes random weights, which no cache can know; give --{flag}.path.")
+        if self.http is not None:
+            for name in ("requests", "batch"):
+                if getattr(self.http, name) < 1:
+                    raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")

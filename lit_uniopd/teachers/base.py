@@ -1,0 +1,128 @@
+"""What a pool asks of a teacher, wherever it lives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.prompting import EncodedPrompt, tokenizer_of
+from lit_uniopd.teachers.args import TeacherArgs
+from lit_uniopd.teachers.tokens import foreign_ids
+from lit_uniopd.types import Prompt, Rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a teacher found out about some answers."""
+
+    rows: list[int]
+    """Numbers of the answers among those that it was asked for."""
+    logps_BT: Tensor | None
+    """float32, at least as wide as the longest of these answers, 0 in padding; None: it could not score them."""
+    problem: str = ""
+    """Why not."""
+    cached: bool = False
+    """Whether they were read from disk."""
+
+
+class Teacher(ABC):
+    """A frozen teacher.
+
+    Args:
+        name: of the teacher in ``model.teachers``.
+        args: where it comes from.
+
+    Attributes:
+        foreign_ids: the student's tokens that it does not know; filled in by ``check``.
+        device: where it is to compute; None: where it was loaded.
+    """
+
+    scores_distributions = True
+    """Whether whole next-token distributions can be had of it, not only the sampled tokens' log-probs."""
+
+    def __init__(self, name: str, args: TeacherArgs) -> None:
+        self.name = name
+        self.args = args
+        self.flag = f"model.teachers.{name}"
+        self.foreign_ids = torch.tensor([], dtype=torch.long)
+        self.device: torch.device | None = None
+
+    def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
+        """Find out, before any weights are loaded, that it is there and speaks the student's tokens.
+
+        Args:
+            student_processor: tokenizer or processor of the student.
+            student_args: of the student.
+
+        Raises:
+            UserError: naming the flag, if it cannot be had or speaks other tokens.
+        """
+        tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
+        self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
+
+    @abstractmethod
+    def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
+        """The teacher's tokenizer or processor."""
+
+    @abstractmethod
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        """The prompt as this teacher reads it, in its own chat template."""
+
+    @abstractmethod
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+        """Log-probs of the response tokens; every answer is in exactly one of the results, in any order.
+
+        Args:
+            rollouts: answers, each to a prompt of this teacher.
+            temperature: divides the logits.
+            max_tokens: token budget of one forward pass.
+        """
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The model itself, loaded now if it is not yet.
+
+        Raises:
+            UserError: if it is not in this process.
+        """
+
+    @property
+    def loaded(self) -> Policy | None:
+        """The model, if it is loaded in this process."""
+        return None
+
+    def load(self) -> None:  # noqa: B027  # what is elsewhere has nothing to do
+        """Get ready to score."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Whole weights, where they are sharded over ranks; a collective call then."""
+        return nullcontext() if self.loaded is None else self.loaded.gathered()
+
+    def fetch(self) -> None:  # noqa: B027
+        """Bring the weights to the device."""
+
+    def send_away(self) -> None:  # noqa: B027
+        """Free the device for others, where the weights do not live there."""
+
+
+class Encoder(Protocol):
+    """Who reads prompts: a policy or a teacher."""
+
+    def encode(self, prompt: Prompt, /) -> EncodedPrompt: ...
+
+
+def encode_each(reader: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
+    """Prompts as a policy or a teacher takes them; the answers of a group share one prompt object, encoded once."""
+    encoded: dict[int, EncodedPrompt] = {}
+    found = []
+    for prompt in prompts:
+        if id(prompt) not in encoded:
+            encoded[id(prompt)] = reader.encode(prompt)
+        found.append(encoded[id(prompt)])
+    return found

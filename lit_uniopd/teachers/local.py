@@ -1,0 +1,97 @@
+"""A teacher in this process."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.loading import load_processor
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.prompting import EncodedPrompt, encode
+from lit_uniopd.sharding import is_sharded
+from lit_uniopd.teachers.args import TeacherArgs
+from lit_uniopd.teachers.base import Scored, Teacher, encode_each
+from lit_uniopd.types import Prompt, Rollouts
+
+
+class LocalTeacher(Teacher):
+    """A teacher that stays on the device (resident, quantised) or visits it (offloaded)."""
+
+    def __init__(self, name: str, args: TeacherArgs) -> None:
+        super().__init__(name, args)
+        self._processor: Any = None
+        self._policy: Policy | None = None
+        self._home: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def visits(self) -> bool:
+        """Whether it leaves the device when it has nothing to do; quantised weights stay where they were made."""
+        return self.args.placement in ("cpu_offload", "disk_cache") and self.args.quantization == "none"
+
+    @property
+    def processor(self) -> Any:
+        if self._processor is None:
+            self._processor = load_processor(self.args, self.flag)
+        return self._processor
+
+    def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
+        return self.processor
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        return encode(self.processor, prompt, self.args.chat_template_kwargs, self.args.max_pixels)
+
+    @property
+    def policy(self) -> Policy:
+        if self._policy is None:
+            self._policy = Policy.load(self.args, trainable=False, flag=self.flag)
+        return self._policy
+
+    @property
+    def loaded(self) -> Policy | None:
+        return self._policy
+
+    def load(self) -> None:
+        _ = self.policy
+
+    def fetch(self) -> None:
+        policy = self.policy
+        if self.device is None:
+            return
+        if not self.visits:
+            if self.args.quantization == "none" and not is_sharded(policy):
+                policy.to(self.device)
+            return
+        if not self._home:
+            self._home = [(tensor, _pinned(tensor.data)) for tensor in (*policy.parameters(), *policy.buffers())]
+        for tensor, at_home in self._home:
+            tensor.data = at_home.to(self.device, non_blocking=True)
+
+    def send_away(self) -> None:
+        # Weights are frozen, so nothing is copied back: those in host memory have been there all the time.
+        for tensor, at_home in self._home:
+            tensor.data = at_home
+
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+        self.fetch()
+        teacher = self.policy
+        prompts = encode_each(self, rollouts.prompts)
+        tokens, vision = [prompt.tokens for prompt in prompts], [prompt.vision for prompt in prompts]
+        batches = teacher.micro_batches(tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=vision)
+        for rows in batches:
+            part = rollouts[rows]
+            with teacher.answering():
+                logps_BT, _ = teacher.token_logps(
+                    [tokens[row] for row in rows],
+                    part.tokens_BT,
+                    part.mask_BT,
+                    vision=[vision[row] for row in rows],
+                    temperature=temperature,
+                )
+            yield Scored(rows, logps_BT)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """In host memory, from where it gets to the GPU fastest."""
+    tensor = tensor.cpu()
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor

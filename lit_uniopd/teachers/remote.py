@@ -1,0 +1,183 @@
+"""A teacher on model servers, which score answers over HTTP."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.loading import load_processor, resolve_path
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.prompting import EncodedPrompt, encode, tokenizer_of
+from lit_uniopd.servers import ServerError, Servers
+from lit_uniopd.teachers.args import HttpArgs, TeacherArgs
+from lit_uniopd.teachers.base import Scored, Teacher, encode_each
+from lit_uniopd.teachers.tokens import misread, probe_ids
+from lit_uniopd.teachers.wire import WIRES, BadReply, Row
+from lit_uniopd.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
+
+NO_CONNECTION = "no answer (no connection)"
+
+
+class RemoteTeacher(Teacher):
+    """A teacher behind vLLM's or SGLang's log-prob interface.
+
+    Prompts are rendered here, in the teacher's chat template, and sent as token ids.
+    """
+
+    scores_distributions = False
+
+    def __init__(self, name: str, args: TeacherArgs) -> None:
+        super().__init__(name, args)
+        self.http: HttpArgs = args.http or HttpArgs()
+        self.wire = WIRES[self.http.protocol]
+        self.model = ""
+        self._processor: Any = None
+        self._template: dict[str, Any] = {}
+        self._told: set[str] = set()
+        self._gone = False
+        variable = self.http.api_key_variable
+        if variable is not None and not os.environ.get(variable):
+            raise UserError(f"--{self.flag}.http.api_key_variable {variable} is not set in the environment; set it.")
+        try:
+            self.servers = Servers(
+                [url.rstrip("/").removesuffix("/v1") for url in self.http.urls],
+                timeout=self.http.timeout,
+                connect_timeout=self.http.connect_timeout,
+                retries=self.http.retries,
+                headers={"Authorization": f"Bearer {os.environ[variable]}"} if variable is not None else {},
+            )
+        except UserError as error:
+            raise UserError(f"--{self.flag}.http.urls: {error}") from error
+
+    def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
+        source = self.args.path or self.args.tokenizer
+        if source:
+            self._processor = load_processor(replace(self.args, path=source), self.flag)
+            self._template = self.args.chat_template_kwargs
+        else:
+            self._processor = student_processor
+            self._template = student_args.chat_template_kwargs | self.args.chat_template_kwargs
+        return self._processor
+
+    def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
+        super().check(student_processor, student_args)
+        self.model = ""
+        for url in self.servers.urls:
+            try:
+                self._check_model(url)
+                self._check_tokens(url)
+            except ServerError as error:
+                raise UserError(
+                    f"--{self.flag}.http.urls {url} {error}; start a {self.http.protocol} server there, or mend the "
+                    "address or http.protocol."
+                ) from error
+            except BadReply as error:
+                raise UserError(
+                    f"--{self.flag}.http.urls {url} sends {error} when asked to score a text; see that it is a "
+                    f"{self.http.protocol} server with its default options for log-probs."
+                ) from error
+
+    def _check_model(self, url: str) -> None:
+        """Find the model that is asked for among those that a server has."""
+        try:
+            served = self.wire.models(self.servers, url)
+        except (KeyError, TypeError) as error:
+            raise ServerError("does not name its model") from error
+        if not served:
+            raise ServerError("serves no model")
+        path = self.args.path
+        wanted = [self.http.model] if self.http.model else [path, resolve_path(path)] if path else []
+        if not wanted:
+            wanted = [self.model] if self.model else list(served.values())[:1]
+        found = next((served[name] for name in wanted if name in served), None)
+        if found is None:
+            raise UserError(
+                f"--{self.flag}.http.urls {url} serves {', '.join(sorted(set(served)))} and not {wanted[0]}; mend the "
+                f"address, or set --{self.flag}.http.model to the served name if that is the teacher."
+            )
+        self.model = found
+
+    def _check_tokens(self, url: str) -> None:
+        """Let a server score tokens from all over the vocabulary, and compare what it calls them."""
+        tokenizer = tokenizer_of(self._processor)
+        first, *others = probe_ids(tokenizer)
+        path, body = self.wire.request(self.model, [([first], others)])
+        (tokens,) = self.wire.read(self.servers.post(path, body, url=url), self.model, [([first], others)])
+        texts = [token.text for token in tokens]
+        if not any(texts):
+            log.warning("The server %s does not tell its tokens' texts; its tokenizer is taken on trust.", url)
+        clash = misread(tokenizer, others, texts)
+        if 20 * len(clash) > len(others):
+            i, ours, theirs = clash[0]
+            raise UserError(
+                f"--{self.flag}.http.urls {url} speaks other tokens: {i} is {ours!r} here and {theirs!r} there "
+                f"({len(clash)} of {len(others)} that were tried differ); choose models of one family."
+            )
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        return encode(self._processor, prompt, self._template, self.args.max_pixels)
+
+    @property
+    def policy(self) -> Policy:
+        raise UserError(
+            f"Teacher {self.name!r} is on a server (--{self.flag}.placement http), which scores answers and does "
+            "nothing else; choose another placement for what needs the model itself."
+        )
+
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+        if temperature != 1.0:
+            raise ValueError(f"servers score at temperature 1, got {temperature}")
+        asked = [
+            (prompt.tokens, tokens[mask].tolist())
+            for prompt, tokens, mask in zip(
+                encode_each(self, rollouts.prompts), rollouts.tokens_BT.cpu(), rollouts.mask_BT.cpu(), strict=True
+            )
+        ]
+        longest_first = sorted(range(len(asked)), key=lambda row: -len(asked[row][0]) - len(asked[row][1]))
+        size = self.http.batch
+        self._told, self._gone = set(), False
+        threads = ThreadPoolExecutor(self.http.requests, thread_name_prefix="teacher")
+        try:
+            work: list[Future[list[Scored]]] = []
+            for start in range(0, len(asked), size):
+                rows = longest_first[start : start + size]
+                work.append(threads.submit(self._ask, rows, [asked[row] for row in rows]))
+            for future in as_completed(work):
+                yield from future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for slow servers
+
+    def _ask(self, numbers: list[int], rows: Sequence[Row]) -> list[Scored]:
+        """One request; where it fails by its own fault, its answers are asked for one by one."""
+        if self._gone:
+            return [Scored(numbers, None, NO_CONNECTION)]
+        path, body = self.wire.request(self.model, rows)
+        try:
+            found = self.wire.read(self.servers.post(path, body), self.model, rows)
+        except (ServerError, BadReply) as error:
+            if len(rows) > 1 and (isinstance(error, BadReply) or error.refused):
+                return [one for i, row in zip(numbers, rows, strict=True) for one in self._ask([i], [row])]
+            return [Scored(numbers, None, self._reason(error))]
+        logps = [torch.tensor([token.logp for token in tokens], dtype=torch.float32) for tokens in found]
+        return [Scored(numbers, pad_sequence(logps, batch_first=True))]
+
+    def _reason(self, error: ServerError | BadReply) -> str:
+        """Of few words and the same for all answers that fail alike, to be counted by; the rest is logged once."""
+        if isinstance(error, BadReply):
+            return str(error)
+        # All attempts at all servers were in vain, and would be for the rest of this rollout.
+        self._gone = self._gone or error.unreachable
+        reason = NO_CONNECTION if error.status is None else f"no answer ({error.status})"
+        reason = "no answer in time" if error.slow else reason
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("Teacher %r: the server %s.", self.name, error)
+        return reason

@@ -1,0 +1,67 @@
+"""Do two models mean the same by a token id?"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_uniopd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def foreign_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, name: str) -> Tensor:
+    """Ids that the student can write and the teacher does not know.
+
+    The token tables are compared, not ``vocab_size``: models of one family often pad their vocabularies differently,
+    which is harmless.
+
+    Raises:
+        UserError: if an id means different tokens to the two.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    clash = {token: i for token, i in ours.items() if theirs.get(token, i) != i}
+    taken = {i: token for token, i in theirs.items()}
+    clash |= {token: i for token, i in ours.items() if token not in theirs and i in taken}
+    if clash:
+        token, i = min(clash.items(), key=lambda item: item[1])
+        raise UserError(
+            f"--model.teachers.{name} has another tokenizer than --model.student: token {i} is {token!r} to the "
+            f"student and {taken.get(i)!r} to the teacher ({len(clash)} tokens differ); choose models of one family."
+        )
+    missing = sorted(i for token, i in ours.items() if token not in theirs)
+    if missing:
+        log.warning(
+            "Teacher %r does not know %d of the student's tokens (%s ...); answers that use them are not scored.",
+            name,
+            len(missing),
+            student.convert_ids_to_tokens(missing[0]),
+        )
+    return torch.tensor(missing, dtype=torch.long)
+
+
+def probe_ids(tokenizer: PreTrainedTokenizerBase, count: int = 128) -> list[int]:
+    """Ordinary tokens, evenly spread over the vocabulary, by which to tell tokenizers apart.
+
+    Special and added ones are left out: servers give some of them a meaning, places of pictures for one.
+    """
+    speaks: Any = tokenizer  # some of its methods are in subclasses only
+    added = {*speaks.get_added_vocab().values(), *speaks.all_special_ids}
+    ids = sorted(set(tokenizer.get_vocab().values()) - added)
+    return ids if len(ids) <= count else [ids[i * len(ids) // count] for i in range(count)]
+
+
+def misread(tokenizer: PreTrainedTokenizerBase, ids: list[int], texts: list[str | None]) -> list[tuple[int, str, str]]:
+    """Ids whose text is another to somebody else: (id, ours, theirs).
+
+    Spaces at the ends are not compared, nor bytes that are no character by themselves: texts of single tokens are
+    cleaned up differently.
+    """
+    found = []
+    for i, theirs in zip(ids, texts, strict=True):
+        ours = str(tokenizer.decode([i]))
+        if theirs is not None and "\ufffd" not in ours + theirs and ours.strip() != theirs.strip():
+            found.append((i, ours, theirs))
+    return found

@@ -1,0 +1,277 @@
+"""Every objective for five steps, on one process or on many under DDP or FSDP2.
+
+    torchrun --nproc-per-node RANKS scaling.py ROOT KIND:NAME[@CHECKPOINT] ...
+
+KIND is one, ddp or fsdp. Rank 0 writes what each scenario came to into ROOT/KIND-RANKS/NAME.pt: weights, the gradients of
+the first step, the answers of the first rollout, everything logged. Scenarios of `RESUMED` also leave a checkpoint of
+their third step and an export beside it. With a checkpoint a scenario goes on from there, and is called NAME-resumed.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from lightning import Callback, Trainer
+from PIL import Image
+from tiny import Memory, make_model, module, sgd, trainer
+
+from callbacks import MarginCalibration, PolicyExport
+from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
+from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
+from lit_uniopd.fsdp import FSDP
+from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
+from lit_uniopd.modules.advantages import AdvantageArgs
+from lit_uniopd.playground.untrained import write_tiny_vision
+from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sharding import trained_state, whole
+from lit_uniopd.types import PromptBatch, Rollouts
+
+STEPS, ROWS = 5, 4
+"""Rows of all ranks together in a step."""
+LORA = LoraArgs(rank=4, alpha=8)
+FOUR_BITS = {"name": "wide", "lora": LORA, "quantization": "4bit"}
+
+
+def adam(params: Any) -> torch.optim.Optimizer:
+    """With an epsilon below which gradients are rounding: by the usual one it would be blown up."""
+    return torch.optim.AdamW(params, lr=1e-3, eps=1e-4)
+
+
+class Files:
+    """Models and data below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self) -> None:
+        for seed, name in enumerate(("student", "math", "code")):
+            make_model(self.root / name, seed=seed)
+            write_tiny_vision(self.root / f"seeing_{name}", seed)
+        prompts = [
+            {"prompt": "1+" * (i % 4) + f"{i}=", "answer": "a", "domain": ("math", "code")[i % 3 == 0]}
+            for i in range(21)
+        ]
+        self._table("prompts", prompts)
+        make_model(self.root / "wide", width=128)  # the least that can be held in 4 bits
+        pairs = [
+            {"prompt": f"{i}=", "chosen": "a" * (i % 7 + 1), "rejected": "b" * (i % 3 + 1)}
+            | {"score_chosen": i / 4, "score_rejected": 1 + i / 8}
+            for i in range(21)
+        ]
+        self._table("pairs", pairs)
+        for i in range(5):
+            Image.new("RGB", (40, 40), (40 * i, 90, 200)).save(self.root / f"{i}.png")
+        sentences = [
+            {
+                "prompt": "what is there?",
+                "chosen": f"a dog{'s' * i}.",
+                "rejected": "a big cat.",
+                "images": f"{i % 5}.png",
+            }
+            | {"context": "Here is " * (i % 3)}
+            for i in range(21)
+        ]
+        self._table("sentences", sentences)
+        # Dealt out to two ranks, one of them gets all the pictures.
+        seen = [
+            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 else {}) for i in range(20)
+        ]
+        self._table("pictures", seen)
+
+    def _table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self.table(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def table(self, name: str) -> Path:
+        return self.root / f"{name}.jsonl"
+
+    def model(self, name: str, **options: Any) -> PolicyArgs:
+        return PolicyArgs(path=str(self.root / name), **options)
+
+
+class Recorder(Callback):
+    """The first step's gradients and answers."""
+
+    def __init__(self) -> None:
+        self.grads: dict[str, torch.Tensor] = {}
+        self.answers: list[tuple[int, list[int]]] = []
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
+        rows = zip(rollouts.group_B.tolist(), rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
+        mine = [(group, tokens[:length]) for group, tokens, length in rows]
+        self.answers = self.answers or sorted(row for part in _over_ranks(mine) for row in part)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        if not self.grads:
+            named = [(name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad]
+            self.grads = {name: whole(grad).clone() for name, grad in named if grad is not None}
+
+
+def _over_ranks(value: Any) -> list[Any]:
+    if not torch.distributed.is_initialized():
+        return [value]
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, value)
+    return parts
+
+
+class Judged(PromptDataModule):
+    """About half of the answers are right, so that balancing and calibration have something to do."""
+
+    def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
+        rollouts.outcome_B = rollouts.tokens_BT.sum(dim=1) % 2
+        super().on_rollouts_scored(trainer, pl_module, rollouts)
+
+
+class SplitGroups(UniOPD):
+    """The answers to a prompt are on different ranks, which have 6 and 5 of them."""
+
+    def answer(self, batch: PromptBatch) -> Rollouts:
+        mine = super().answer(batch)
+        parts = [part.to("cpu") for part in _over_ranks(mine)]
+        every = Rollouts.cat(parts)
+        order = every.group_B.argsort(stable=True)[:11]
+        return every[order[self.global_rank :: self.trainer.world_size]]
+
+
+def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """Four prompts a step, three answers each, of differing length."""
+    prompts = SourceArgs(path=str(files.table("prompts")), grader="exact")
+    balance = OnlineBalanceArgs(scope="global")
+    data = Judged(prompts, prompts, batch_size=ROWS // ranks, val_batch_size=3, seed=5, online_balance=balance)
+    settings: dict[str, Any] = {"gradient_clip": 0.5, "micro_batch_tokens": 48, "optimizer": adam}
+    settings |= {"sampling": SamplingArgs(n=3, max_new_tokens=8)} | options
+    student = files.model(**{"name": "student"} | settings.pop("student", {}))
+    paths = {name: str(files.root / name) for name in ("student", "math", "code")}
+    return module(paths, **settings, **{"student": student}), data
+
+
+def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
+    model, data = uni_opd(files, ranks, optimizer=sgd)
+    model.__class__ = SplitGroups
+    data.online_balance = None
+    return model, data
+
+
+def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
+    """A tower that one of two ranks never uses."""
+    data = PromptDataModule(
+        SourceArgs(path=str(files.table("pictures"))), batch_size=ROWS // ranks, shuffle=False, seed=5
+    )
+    paths = {name: str(files.root / f"seeing_{name}") for name in ("student", "math", "code")}
+    return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None), data
+
+
+def omni(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    pairs = PairSourceArgs(path=str(files.table("pairs")))
+    data = PreferenceDataModule(train=pairs, val=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
+    policy = files.model("student", lora=options.pop("lora", None))
+    return OmniDPO(policy, PairLossArgs(lam=0.2, tau_good=1.0), optimizer=adam, seed=3), data
+
+
+def sentinel(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
+    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, seed=5)
+    return Sentinel(files.model("seeing_student", **options), optimizer=sgd, seed=3), data
+
+
+Scenario = Callable[[Files, int], tuple[Any, Any]]
+SCENARIOS: dict[str, Scenario] = {
+    "uni_opd": uni_opd,
+    "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
+    "uni_opd_4bit": lambda f, r: uni_opd(f, r, student=FOUR_BITS, optimizer=sgd),
+    "split_groups": split_groups,
+    "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
+    "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
+    "pictures": pictures,
+    "omni_dpo": omni,
+    "omni_dpo_lora": lambda f, r: omni(f, r, lora=LORA),
+    "sentinel": sentinel,
+    "sentinel_lora": lambda f, r: sentinel(f, r, lora=LORA),
+}
+RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
+
+
+def strategy(kind: str, name: str) -> Any:
+    """LoRA runs write one file, the others a directory; some runs exchange gradients after every micro-batch."""
+    if kind != "fsdp":
+        return {"one": "auto", "ddp": "ddp"}[kind]
+    return FSDP(
+        param_dtype=None,
+        reduce_dtype=None,
+        cpu_offload=name == "omni_dpo",
+        accumulate="sharded" if name == "divergence" else "whole",
+        save_distributed_checkpoint=not name.endswith("lora"),
+    )
+
+
+def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> None:
+    out = root / f"{kind}-{ranks}" / (name if resume is None else f"{name}-resumed")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model, data = SCENARIOS[name](Files(root), ranks)
+    recorder, logged = Recorder(), Memory()
+    export = PolicyExport(str(out)) if resume is None and name in RESUMED else None
+    calibration = MarginCalibration(scope="group" if name == "split_groups" else "global")
+    calls = [recorder, calibration, Saver(out) if name in RESUMED else None, export]
+    calls = [call for call in calls if call is not None]
+    options: dict[str, Any] = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 1.0, "inference_mode": False}
+    options |= {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": STEPS}
+    if name == "uni_opd_4bit":
+        # Of bitsandbytes' two CPU kernels, which differ by some hundredths in a logit, the one that is used depends on
+        # what ran before: greedy answers that are nearly tied come out either way.
+        options["limit_val_batches"] = 0
+    if model.automatic_optimization:
+        options |= {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2 if name == "omni_dpo_lora" else 1}
+    fit = trainer(
+        out.parent / "lightning",
+        devices=ranks,
+        strategy=strategy(kind, name),
+        logger=logged,
+        callbacks=calls,
+        **options,
+    )
+    fit.fit(model, data, ckpt_path=None if resume is None else str(resume))
+    weights = trained_state(model)
+    if fit.is_global_zero:
+        numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
+        found = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
+        torch.save(found, f"{out}.pt")
+
+
+def _is_time(key: str) -> bool:
+    return key.startswith("time/") or "second" in key
+
+
+class Saver(Callback):
+    """A checkpoint in the middle, beside the results."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3 and not self.out.name.endswith("resumed"):
+            trainer.save_checkpoint(f"{self.out}.ckpt")
+
+
+def main(root: Path, jobs: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    for job in jobs:
+        what, _, checkpoint = job.partition("@")
+        kind, name = what.split(":")
+        run(kind, int(os.environ.get("WORLD_SIZE", 1)), root, name, Path(checkpoint) if checkpoint else None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    # All is written. Threads of gloo groups that the models still hold would now and then abort the interpreter's end.
+    sys.stderr.flush()
+    os._exit(0)

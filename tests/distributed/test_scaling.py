@@ -1,0 +1,143 @@
+"""One process, DDP and FSDP2 train to the same weights; checkpoints of any of them go on under any other."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed.scaling import RESUMED, SCENARIOS, Files, run
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lit_uniopd.cli import main
+from lit_uniopd.policy import Policy, PolicyArgs
+
+pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).parent / "scaling.py"
+WITH_DDP = ("uni_opd", "split_groups", "pictures", "omni_dpo_lora", "sentinel")
+
+
+def launch(root: Path, ranks: int, jobs: Sequence[str]) -> None:
+    """Run scenarios in so many processes, in the way that docs/scaling.md shows."""
+    command = [sys.executable, str(SCRIPT), str(root), *jobs]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What came of every scenario on one process and on two ranks; one's checkpoints go on under FSDP and the reverse."""
+    root = tmp_path_factory.mktemp("scaling")
+    Files(root).write()
+    launch(root, 1, [f"one:{name}" for name in SCENARIOS])
+    jobs = [f"fsdp:{name}" for name in SCENARIOS] + [f"ddp:{name}" for name in WITH_DDP]
+    jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in RESUMED]
+    jobs += [f"ddp:omni_dpo@{root}/fsdp-2/omni_dpo.ckpt"]
+    launch(root, 2, jobs)
+    return root
+
+
+def result(root: Path, run: str, name: str) -> dict[str, Any]:
+    return torch.load(root / run / f"{name}.pt", weights_only=True)
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Loss, gradients, weights, answers and scores."""
+    assert found["weights"].keys() == expected["weights"].keys()
+    for name, weight in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][name], weight, atol=1e-5, rtol=0)
+    for name, grad in found["grads"].items():
+        # One process leaves a tower that it never uses without gradients, where ranks exchange zeros.
+        torch.testing.assert_close(grad, expected["grads"].get(name, torch.zeros_like(grad)), atol=1e-5, rtol=1e-5)
+    assert found["answers"] == expected["answers"]
+    assert found["logged"].keys() == expected["logged"].keys()
+    assert found["logged"] == pytest.approx(expected["logged"], abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_sharded_ranks_train_like_one_process(name, root):
+    same(result(root, "fsdp-2", name), result(root, "one-1", name))
+
+
+@pytest.mark.parametrize("name", WITH_DDP)
+def test_two_copies_train_like_one_process(name, root):
+    same(result(root, "ddp-2", name), result(root, "one-1", name))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_scenarios_do_something(name, root):
+    found = result(root, "one-1", name)
+    start = Files(root).model("seeing_student" if name in ("pictures", "sentinel") else "student")
+    assert any(grad.abs().max() > 1e-3 for grad in found["grads"].values())
+    if not any(".lora_" in key for key in found["weights"]):
+        policy = Policy.load(start, trainable=False)
+        moved = [
+            found["weights"][f"policy.{n}"] - p
+            for n, p in policy.named_parameters()
+            if f"policy.{n}" in found["weights"]
+        ]
+        assert max(float(change.abs().max()) for change in moved) > 1e-3
+    if name in ("uni_opd", "uni_opd_lora"):
+        lengths = {len(tokens) for _, tokens in found["answers"]}
+        assert len(lengths) > 1
+        assert found["logged"]["balance/removed_correct"] + found["logged"]["balance/removed_incorrect"] > 0
+        assert found["logged"]["calibration/shift"] > 0
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_with_another_number_of_ranks(name, root):
+    whole = result(root, "one-1", name)["weights"]
+    run("one", 1, root, name, root / f"fsdp-2/{name}.ckpt")
+    others = [("fsdp-2", name), ("one-1", name)] + ([("ddp-2", name)] if name == "omni_dpo" else [])
+    for kind, _ in others:
+        found = result(root, kind, f"{name}-resumed")
+        for key, weight in whole.items():
+            torch.testing.assert_close(found["weights"][key], weight, atol=1e-5, rtol=0)
+
+
+def test_checkpoints_hold_what_was_trained(root):
+    directory = root / "fsdp-2/uni_opd.ckpt"
+    assert {file.suffix for file in directory.iterdir()} == {".pt", ".safetensors"}
+    state = torch.load(root / "fsdp-2/uni_opd_lora.ckpt", weights_only=True)
+    assert all(".lora_" in name for name in state["state_dict"])
+    assert len(state["optimizer_states"][0]["state"]) == len(state["state_dict"])
+
+
+@pytest.mark.parametrize("name", ["uni_opd", "uni_opd_lora"])
+def test_exports_hold_the_weights(name, root):
+    """That of a sharded run's end; under LoRA, merged."""
+    exported = load_file(root / f"fsdp-2/{name}/policy/model.safetensors")
+    expected = load_file(root / f"one-1/{name}/policy/model.safetensors")
+    assert exported.keys() == expected.keys()
+    for key, weight in expected.items():
+        torch.testing.assert_close(exported[key], weight, atol=1e-5, rtol=0)
+    AutoModelForCausalLM.from_pretrained(root / f"fsdp-2/{name}/policy")
+
+
+def test_the_verb_exports_a_sharded_checkpoint(root, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {{init_args: {{student: {{path: {root / 'student'}}}}}}}")
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", str(root / "fsdp-2/uni_opd.ckpt"), str(tmp_path / "out"), "--config", str(config)])
+    assert stopped.value.code == 0
+    state = torch.load(root / "one-1/uni_opd.ckpt", weights_only=True)["state_dict"]
+    policy = Policy.load(PolicyArgs(path=str(tmp_path / "out")), trainable=False)
+    for name, parameter in policy.named_parameters():
+        torch.testing.assert_close(parameter, state[f"policy.{name}"], atol=1e-5, rtol=0)
+
+
+def test_four_ranks(root):
+    names = ("uni_opd", "split_groups", "pictures", "omni_dpo")
+    launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])
+    for name in names:
+        same(result(root, "fsdp-4", name), result(root, "one-1", name))
+    resumed = result(root, "fsdp-4", "uni_opd-resumed")["weights"]
+    for key, weight in result(root, "one-1", "uni_opd")["weights"].items():
+        torch.testing.assert_close(resumed[key], weight, atol=1e-5, rtol=0)

@@ -1,0 +1,248 @@
+"""A model server process whose weights can be changed, as vLLM's can: what rollouts need beyond `model_server`.
+
+    python tests/rollout_server.py [--raw] [--old] NAME=DIRECTORY[@PORT] ...
+
+Adds top_p, top_k, stop_token_ids and logit_bias to `/v1/completions`; `/v1/load_lora_adapter` and its opposite;
+`/pause`, `/resume`, the weight transfer of backend `disk`, `/weight_info`, `/collective_rpc` with `reload_weights`, and
+`/reset_prefix_cache`. Prompts are cached by model name, and forgotten only when a request says so, as vLLM does it.
+--raw: log-probs before temperature and cuts, its default, where this server's is --logprobs-mode processed_logprobs.
+--old: without weight transfer and versions.
+
+    POST /restart {}    forgets adapters, weights and caches, as a new process would
+
+Further faults: stale (new weights are accepted and ignored), half (one answer is missing), unended (the last token is
+cut off), abort (the finish reason).
+"""
+
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from model_server import Mischief, Refusal, Served, handler, vllm_completion
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+
+class Plain(str):
+    """An answer that is a sentence instead of JSON."""
+
+
+class Broken(Exception):
+    """Answered with status 500 and this message."""
+
+
+class Trained(Served):
+    """A model whose weights come and go."""
+
+    def __init__(self, name: str, directory: str, *, raw: bool = False, old: bool = False) -> None:
+        super().__init__(name, directory, "raw_logprobs" if raw else "processed_logprobs")
+        self.old = old
+        self.restart()
+
+    def restart(self) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(self.directory).eval()
+        self.adapters: dict[str, Trained] = {}
+        self.cached: dict[tuple[int, ...], torch.Tensor] = {}
+        self.version = "default"
+        self.update: str | None = None  # of a weight transfer: ready, started, updated
+        self.running = threading.Event()
+        self.running.set()
+
+    def with_adapter(self, name: str, path: str, *, ignored: bool) -> "Trained":
+        found = object.__new__(Trained)
+        found.__dict__ |= self.__dict__ | {"name": name, "cached": {}}
+        base = AutoModelForCausalLM.from_pretrained(self.directory)
+        found.model = base.eval() if ignored else PeftModel.from_pretrained(base, path).eval()
+        return found
+
+    def forget_prompts(self) -> None:
+        for served in (self, *self.adapters.values()):
+            served.cached.clear()
+
+    def write(self, ids: list[int], options: dict[str, Any], new_tokens: int, seed: int) -> tuple[list[int], Any, str]:
+        noise = torch.Generator().manual_seed(seed)
+        heat = float(options.get("temperature", 1.0))
+        ends = set(options.get("stop_token_ids") or [])
+        ends |= set() if options.get("ignore_eos") else {self.tokenizer.eos_token_id}
+        written: list[int] = []
+        told: list[torch.Tensor] = []
+        while len(written) < new_tokens:
+            if not written:
+                self.cached.setdefault(tuple(ids), self.logits(ids)[-1])
+            logits = self.logits([*ids, *written])[-1] if written else self.cached[tuple(ids)].clone()
+            scores = logits / heat if heat > 0 else logits.clone()
+            for token, bias in (options.get("logit_bias") or {}).items():
+                scores[int(token)] += bias
+            if heat > 0:
+                scores = cut(scores, int(options.get("top_k") or 0), float(options.get("top_p") or 1.0))
+            processed = scores.log_softmax(-1)
+            told.append(processed if self.logprobs_mode == "processed_logprobs" else logits.log_softmax(-1))
+            token = processed.argmax() if heat == 0 else torch.multinomial(processed.exp(), 1, generator=noise)[0]
+            written.append(int(token))
+            if written[-1] in ends:
+                return written, told, "stop"
+        return written, told, "length"
+
+
+def cut(scores_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    ranked = scores_V.sort(descending=True)
+    out = torch.zeros_like(scores_V, dtype=torch.bool)
+    if top_k > 0:
+        out[ranked.indices[top_k:]] = True
+    probs = scores_V.masked_fill(out, -torch.inf).softmax(-1)[ranked.indices]
+    out[ranked.indices[probs.cumsum(0) - probs >= top_p]] = True
+    return scores_V.masked_fill(out, -torch.inf)
+
+
+def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
+    plain_handler: Any = handler(served, mischief)
+
+    class Handler(plain_handler):
+        def do_GET(self) -> None:
+            if mischief.times and mischief.fault in ("model", "slow", "drop", "error", "busy", "html", "refuse"):
+                super().do_GET()
+            elif self.path == "/v1/models":
+                cards = [
+                    {"id": name, "object": "model", "max_model_len": served.max_length if name == served.name else None}
+                    for name in (served.name, *served.adapters)
+                ]
+                self.reply(200, {"object": "list", "data": cards})
+            elif self.path == "/weight_info" and not served.old:
+                self.reply(200, {"weight_version": served.version})
+            else:
+                super().do_GET()
+
+        def do_POST(self) -> None:
+            try:
+                super().do_POST()
+            except Broken as error:
+                self.reply(500, {"error": {"message": str(error), "type": "InternalServerError", "code": 500}})
+
+        def answer(self, body: dict[str, Any], fault: str) -> Any:
+            route = self.path.partition("?")
+            if route[0] == "/v1/completions":
+                if not served.running.wait(timeout=5):
+                    raise Broken("paused")
+                answer = vllm_completion(served.adapters.get(body["model"], served), body, fault)
+                return spoiled(answer, fault)
+            found = getattr(self, f"post_{route[0].strip('/').replace('/', '_')}", None)
+            if found is None or (served.old and route[0] not in OLD):
+                raise KeyError("Not Found")
+            return found(body, fault, route[2])
+
+        def post_v1_load_lora_adapter(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            name, path = body["lora_name"], body["lora_path"]
+            if name in served.adapters:
+                raise Refusal(f"The lora adapter '{name}' has already been loaded.")
+            if not Path(path, "adapter_config.json").exists():
+                raise KeyError(f"Loading lora {name} failed: No adapter found for {path}")
+            served.adapters[name] = served.with_adapter(name, path, ignored=fault == "stale")
+            return Plain(f"Success: LoRA adapter '{name}' added successfully.")
+
+        def post_v1_unload_lora_adapter(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if served.adapters.pop(body["lora_name"], None) is None:
+                raise KeyError(f"The lora adapter '{body['lora_name']}' cannot be found.")
+            return Plain(f"Success: LoRA adapter '{body['lora_name']}' removed successfully.")
+
+        def post_pause(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            served.running.clear()
+            if "clear_cache=true" in query:
+                served.forget_prompts()
+            return {"status": "paused"}
+
+        def post_resume(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            served.running.set()
+            return {"status": "resumed"}
+
+        def post_init_weight_transfer_engine(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if body.get("init_info") is None:
+                raise Refusal("Missing 'init_info' in request body")
+            served.update = "ready"
+            return {"message": "Weight transfer initialized"}
+
+        def post_start_weight_update(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if served.update != "ready":
+                raise Broken("Weight transfer not initialized.")
+            served.update = "started"
+            return {"message": "Weight update started"}
+
+        def post_update_weights(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if served.update != "started":
+                raise Broken("start_weight_update must be called first")
+            served.update = "updated"
+            self.load(body["update_info"]["path"], fault)
+            return {"message": "Weights updated"}
+
+        def post_finish_weight_update(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if served.update != "updated":
+                raise Broken("no weights came")
+            served.update, served.version = "ready", body.get("weight_version") or served.version
+            return {"message": "Weight update finished"}
+
+        def post_collective_rpc(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            if body.get("method") != "reload_weights":
+                raise Refusal("unknown method")
+            self.load(body["kwargs"]["weights_path"], fault)
+            return {"results": [None]}
+
+        def post_reset_prefix_cache(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            served.forget_prompts()
+            return None if served.old else {"success": True}
+
+        def post_restart(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            served.restart()
+            return {}
+
+        def load(self, path: str, fault: str) -> None:
+            if not Path(path).is_absolute() or not list(Path(path).glob("*.safetensors")):
+                raise Broken(f"no safetensors files in {path}")
+            if fault != "stale":
+                served.model = AutoModelForCausalLM.from_pretrained(path).eval()
+
+        def reply(self, status: int, content: Any, raw: bytes | None = None) -> None:
+            super().reply(status, content, content.encode() if isinstance(content, Plain) else raw)
+
+    return Handler
+
+
+OLD = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc", "/reset_prefix_cache", "/restart"}
+"""Routes that servers without weight transfer have, too."""
+
+
+def spoiled(answer: dict[str, Any], fault: str) -> dict[str, Any]:
+    last = answer["choices"][-1]
+    if fault == "half":
+        answer["choices"].pop()
+    elif fault == "unended":
+        last["token_ids"] = last["token_ids"][:-1]
+        last["logprobs"]["token_logprobs"] = last["logprobs"]["token_logprobs"][:-1]
+    elif fault == "abort":
+        last["finish_reason"] = "abort"
+    elif fault == "old":
+        last["token_ids"] = None
+    return answer
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    servers = []
+    for model in arguments:
+        if model.startswith("--"):
+            continue
+        name, where = model.split("=", 1)
+        directory, _, port = where.partition("@")
+        served = Trained(name, directory, raw="--raw" in arguments, old="--old" in arguments)
+        server = ThreadingHTTPServer(("127.0.0.1", int(port or 0)), rollout_handler(served, Mischief()))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+    print(json.dumps({"ports": [server.server_port for server in servers]}), flush=True)
+    sys.stdin.read()  # until the process that started this one is gone
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
