@@ -62,6 +62,13 @@ class UniOPDCLI(LightningCLI):
         for name, verb in VERBS.items():
             known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
 
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from the checkpoint: our record is the config.
+
+        Lightning would read the whole file here in search of hyper-parameters, and fail on a damaged one before it
+        could be told of.
+        """
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)

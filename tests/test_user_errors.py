@@ -40,6 +40,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (desk / "broken.yaml").write_text("trainer:\n  max_steps: [1\n  b: 2\n")
     (desk / "list.yaml").write_text("- 1\n")
     (desk / "misspelt.yaml").write_text("modle:\n  student: 1\n")
+    (desk / "torn.ckpt").write_bytes(b"half a checkpoint")
     (desk / "no_model").mkdir()
     return desk
 
@@ -131,6 +132,7 @@ MISTAKES = {
     ),
     # --- checkpoints ---
     "no such checkpoint": (["--ckpt_path=none.ckpt"], "--ckpt_path none.ckpt", "give a file under runs"),
+    "a torn checkpoint": (["--ckpt_path=torn.ckpt"], "--ckpt_path torn.ckpt", "start anew without it"),
     "no last checkpoint": (["--ckpt_path=last"], "--ckpt_path last", "give the path"),
     # --- models ---
     "no such model": (["--model.student.path=./nowhere"], "--model.student.path ./nowhere", "mend the path"),
@@ -243,7 +245,7 @@ def test_debug_shows_where_it_happened(fit):
 
 NAMES = re.compile(
     r"--[a-z{]|\{(?:self\.)?flag\}|\{(?:row\.)?where\}|`[a-z_]+`?|\b[A-Z][A-Za-z]+\.[a-z_{]|\b[a-z_]+\.[a-z_{]+\b|\bcolumn\b"
-    r"|uniopd \w+|Benchmark \{|Prompt \{|\b[Pp]icture \{|[Ss]erver(?:'s address)? \{|[Cc]heckpoint\}? |address of|playground:|\{[^}]*(?:path|file|ledger|source|directory|target)\b"
+    r"|uniopd \w+|Benchmark \{|Prompt \{|\b[Pp]icture \{|[Ss]erver(?:'s address)? \{|[Cc]heckpoint\}? |address of|grader named|playground:|\{[^}]*(?:path|file|ledger|source|directory|target)\b"
     r"|__name__\}\.[a-z_]+"
 )
 """A flag, an option of a class, a column, a file, a prompt, a benchmark or a verb."""

@@ -55,4 +55,4 @@ def check_grader(name: str) -> None:
     """
     if name not in INLINE and name not in IN_WORKER and name not in IN_THREAD:
         known = ", ".join(sorted([*INLINE, *IN_WORKER, *IN_THREAD]))
-        raise UserError(f"There is no grader named {name!r}; name one of {known} in the grader column or by `grader`.")
+        raise UserError(f"There is no grader named {name!r}; name one of {known}.")
