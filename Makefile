@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test lint format bench lab preference-lab sentinel-lab clean
+.PHONY: quickstart install test lint format docs bench lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -29,6 +29,10 @@ format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## the pages under docs/ as a website in site/; any broken link stops it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html in a browser; for the search field: $(BIN)/python -m http.server -d site"
+
 bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
 
@@ -43,4 +47,4 @@ sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
 
 clean:  ## remove the environment; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache site

@@ -200,12 +200,17 @@ def show_our_log() -> None:
             logger.addHandler(logging.StreamHandler())
 
 
-def run(argv: Any) -> UniOPDCLI:
-    """Parse and run, with errors as exceptions."""
+def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
+    """Parse and run, with errors as exceptions.
+
+    Args:
+        argv: the arguments.
+        cli: what to do with them.
+    """
     torch.set_float32_matmul_precision("high")
     show_our_log()
     hush()
-    return UniOPDCLI(
+    return cli(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,

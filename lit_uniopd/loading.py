@@ -44,7 +44,7 @@ def load_processor(args: "PolicyArgs", flag: str) -> Any:
     if not source:
         raise UserError(f"Set --{flag}.path to a hub id or a model directory.")
     where = resolve_path(source)
-    config = _config(args, flag)
+    config = model_config(args, flag)
     loader = AutoProcessor if _reads_images(config) else AutoTokenizer
     with _explained(f"--{flag}.{'tokenizer' if args.tokenizer else 'path'}", source):
         return loader.from_pretrained(
@@ -58,7 +58,7 @@ def reads_images(args: "PolicyArgs", flag: str) -> bool:
     Raises:
         UserError: naming the flag, if there is no config to be had.
     """
-    return _reads_images(_config(args, flag))
+    return _reads_images(model_config(args, flag))
 
 
 def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedModel:
@@ -67,7 +67,7 @@ def load_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrainedM
     Raises:
         UserError: naming the flag, if they cannot be had or cannot be quantised.
     """
-    config = _config(args, flag)
+    config = model_config(args, flag)
     dtype = _dtype(args, trainable)
     if args.config is not None:
         if args.quantization != "none":
@@ -100,7 +100,7 @@ def outline_model(args: "PolicyArgs", *, trainable: bool, flag: str) -> PreTrain
     Raises:
         UserError: naming the flag, if there is no config to be had.
     """
-    config = _config(args, flag)
+    config = model_config(args, flag)
     dtype = _dtype(args, trainable)
     if dtype == "auto":
         # What `from_pretrained` reads off the config; where that is silent, weights are taken as float32.
@@ -142,7 +142,7 @@ def stored_weights(args: "PolicyArgs", flag: str, ledger: Path) -> str:
     """
     directory = Path(resolve_path(args.path))
     if not directory.is_dir():
-        commit = getattr(_config(args, flag), "_commit_hash", None)
+        commit = getattr(model_config(args, flag), "_commit_hash", None)
         if commit is None:
             raise UserError(f"--{flag}.path {args.path}: the hub tells no commit of it; download it and give its path.")
         return f"{args.path}@{commit}"
@@ -162,7 +162,12 @@ def stored_weights(args: "PolicyArgs", flag: str, ledger: Path) -> str:
     return "\n".join(digests)
 
 
-def _config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
+def model_config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
+    """The model's config, without its weights.
+
+    Raises:
+        UserError: naming the flag, if there is none to be had.
+    """
     if args.config is not None:
         settings = dict(args.config)
         try:

@@ -95,7 +95,7 @@ def encode_answer(
     whole = start + answer
     plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
     if not plain:
-        answered = _answered_text(processor, prompt, answer, chat_template_kwargs)
+        answered = answered_text(processor, prompt, answer, chat_template_kwargs)
         whole = answered if answered.startswith(start) else whole
     prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
     tokens = tokenizer(whole, add_special_tokens=plain).input_ids
@@ -111,7 +111,7 @@ def encode_answer(
     return prompt_tokens, tokens
 
 
-def _answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
+def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
     """The conversation with the answer's turn, which continues an assistant turn that the prompt ends with."""
     tokenizer = tokenizer_of(processor)
     messages = [dict(message) for message in prompt.messages]

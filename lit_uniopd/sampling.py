@@ -212,7 +212,7 @@ class Run:
         self.device = head_of(model).weight_VH.device
         rows = len(prompt_tokens) * answers
         self.tokens_BT = torch.zeros(rows, args.max_new_tokens, dtype=torch.long, device=self.device)
-        self.logps_BT = torch.zeros(rows, args.max_new_tokens, device=self.device)
+        self.logps_BT = torch.zeros(rows, args.max_new_tokens, dtype=torch.float32, device=self.device)
         self.eos_E = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self.device)
         self.done = self.told = 0
         self.vision = list(vision) if vision is not None else [{}] * len(prompt_tokens)
@@ -327,7 +327,7 @@ def _response_logps(
         input_ids=ids_RL, attention_mask=mask_RL, use_cache=False, **positions, **pictures
     ).last_hidden_state
     hidden_RTH = hidden_RLH[:, -new_RT.shape[1] - 1 : -1]
-    logps_RT = torch.empty(new_RT.shape, device=new_RT.device)
+    logps_RT = torch.empty(new_RT.shape, dtype=torch.float32, device=new_RT.device)
     for t in range(new_RT.shape[1]):  # a column at a time: [R, T, V] may not fit
         logits_RV = head.logits(hidden_RTH[:, t]) / temperature
         logps_RT[:, t] = logits_RV.log_softmax(dim=-1).gather(1, new_RT[:, t, None])[:, 0]

@@ -29,6 +29,7 @@ class Verb:
 
 
 VERBS = {
+    "doctor": Verb("lit_uniopd.doctor.verb", "Look at a run before its first step: what would fail, and what to do."),
     "benchmarks": Verb("lit_uniopd.benchmarks.verbs", "List the benchmarks, or check that they load and grade."),
     "regrade": Verb("lit_uniopd.benchmarks.regrade", "Judge the recorded answers of a run anew, without a model."),
     "compare": Verb("lit_uniopd.benchmarks.compare", "Compare the benchmark scores of two runs, with intervals."),

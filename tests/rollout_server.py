@@ -218,6 +218,7 @@ def spoiled(answer: dict[str, Any], fault: str) -> dict[str, Any]:
     if fault == "half":
         answer["choices"].pop()
     elif fault == "unended":
+        last = max(answer["choices"], key=lambda choice: len(choice["token_ids"]))
         last["token_ids"] = last["token_ids"][:-1]
         last["logprobs"]["token_logprobs"] = last["logprobs"]["token_logprobs"][:-1]
     elif fault == "abort":

@@ -8,7 +8,7 @@ from rich.table import Table
 from lit_uniopd.benchmarks.loading import check_golds, load_benchmark
 from lit_uniopd.benchmarks.registry import all_specs, expand
 from lit_uniopd.benchmarks.report.console import wide_console
-from lit_uniopd.benchmarks.rows import hub_rows
+from lit_uniopd.benchmarks.rows import LOCAL, hub_rows
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GraderPool
@@ -67,10 +67,11 @@ def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:
 
 
 def _checked(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[str, str, str]:
+    local = spec.hub.id.endswith(LOCAL)  # rows that are here anyway
     try:
-        if online:
+        if online and not local:
             hub_rows(spec, limit=1)
-        benchmark = load_benchmark(spec, "smoke" if online else "fixture")
+        benchmark = load_benchmark(spec, "smoke" if online or (local and spec.fixture is None) else "fixture")
         report = check_golds(benchmark, graders)
     except UserError as error:
         return "-", "-", str(error)

@@ -38,6 +38,7 @@ from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.sharding import is_sharded
 from lit_uniopd.stopping import agree, rewind_unfinished, together
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
@@ -109,11 +110,15 @@ class PolicyModule(EvaluatingModule):
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+        if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)
 
     def on_policy_loaded(self) -> None:
-        """For what needs the policy as it was before training, and whole: a reference to it, or its digest."""
+        """For what needs the policy as it was before training, and whole: a reference to it, or its digest.
+
+        Called at every entry point (`fit`, `validate`) of a module, so what is there already stays.
+        """
 
     def on_fit_start(self) -> None:
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))

@@ -96,7 +96,7 @@ class OmniDPO(PolicyModule):
             return
         if self.reference_cache is None:
             self.policy.keep_reference()
-        else:
+        elif self.references is None:
             told = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
             name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)

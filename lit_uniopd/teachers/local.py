@@ -16,12 +16,18 @@ from lit_uniopd.types import Prompt, Rollouts
 
 
 class LocalTeacher(Teacher):
-    """A teacher that stays on the device (resident, quantised) or visits it (offloaded)."""
+    """A teacher that stays on the device (resident, quantised) or visits it (offloaded).
 
-    def __init__(self, name: str, args: TeacherArgs) -> None:
+    Args:
+        name: of the teacher in ``model.teachers``.
+        args: where it comes from.
+        policy: the model, if it is loaded already.
+    """
+
+    def __init__(self, name: str, args: TeacherArgs, policy: Policy | None = None) -> None:
         super().__init__(name, args)
-        self._processor: Any = None
-        self._policy: Policy | None = None
+        self._processor: Any = None if policy is None else policy.processor
+        self._policy = policy
         self._home: list[tuple[Tensor, Tensor]] = []
 
     @property

@@ -18,7 +18,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules.clock import StepClock
 from lit_uniopd.packing import Packing
 from lit_uniopd.playground.untrained import write_tiny_vision
-from lit_uniopd.policy import Policy
+from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import Grade, GradeItem, GraderPool
 from lit_uniopd.rollout import write_answers
 from lit_uniopd.sampling import SamplingArgs
@@ -142,15 +142,15 @@ def test_scoring_and_update_compute_each_prompt_once(model_dirs, tmp_path, packe
     update = [(prompts, answers) for training, prompts, answers in packed if training]
     # 45 tokens of prompt and 18 of answers: four groups in one pass, or one in each. None is divided.
     assert update == ([(4, 12)] if budget == 16384 else [(1, 3)] * 4)
-    assert sorted(row for batch in runs[0] for row in batch) == list(range(12))
+    assert sorted(row for _, batch in runs[0] for row in batch) == list(range(12))
 
 
 def test_a_step_with_shared_prompts_equals_one_without(model_dirs, tmp_path, packed):
     moved = []
     for share, budget in ((True, 16384), (True, 120), (False, 16384)):
-        model = module(model_dirs, micro_batch_tokens=budget)
-        model.policy_args = replace(model.policy_args, share_prompts=share)
-        model.teachers.args = {n: replace(a, share_prompts=share) for n, a in model.teachers.args.items()}
+        args = {name: PolicyArgs(path=path, share_prompts=share) for name, path in model_dirs.items()}
+        student = args.pop("student")
+        model = module(model_dirs, micro_batch_tokens=budget, student=student, teachers=args)
         before = len(packed)
         trainer(tmp_path).fit(model, Prompts(long_prompts()))
         assert (len(packed) > before) == share

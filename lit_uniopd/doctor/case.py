@@ -1,0 +1,205 @@
+"""What is examined: a run's module, data and trainer, put together as ``fit`` would, but with nothing started."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from lit_uniopd.benchmarks.spec import Benchmark
+from lit_uniopd.doctor.findings import Finding, complaint
+from lit_uniopd.errors import UserError
+from lit_uniopd.loading import load_processor, model_config, resolve_path
+from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.prompting import tokenizer_of
+from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.types import EncodedPair, Prompt
+
+Stage = Literal["fit", "validate"]
+OURS = {"lit_uniopd", "datamodules", "callbacks"}
+
+
+@dataclass
+class Model:
+    """A model of the run, of which only tokenizer and config are read."""
+
+    name: str
+    """For people: `student`, `policy`, `teacher math`."""
+    args: PolicyArgs
+    flag: str
+    """The option that ``args`` came from."""
+
+    @cached_property
+    def processor(self) -> Any:
+        return load_processor(self.args, self.flag)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return tokenizer_of(self.processor)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        return model_config(self.args, self.flag)
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig | None:
+        """Of its file; None if there is none."""
+        if self.args.config is not None:
+            return None
+        try:
+            where, revision = resolve_path(self.args.path), self.args.revision or "main"
+            return GenerationConfig.from_pretrained(where, revision=revision)
+        except OSError:
+            return None
+
+
+@dataclass
+class Case:
+    """A run before its first step.
+
+    Args:
+        module: one of ours.
+        data: its datamodule; None: there is none.
+        trainer: of which only the settings are used.
+    """
+
+    module: Any
+    data: Any
+    trainer: Trainer
+    directory: Path = field(init=False)
+    """Where the run's files would go."""
+    stage: Stage = field(init=False)
+    loggers: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        trainer, module = self.trainer, self.module
+        self.stage = "fit" if is_overridden("training_step", module, LightningModule) else "validate"
+        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
+        self.loggers = trainer.loggers
+        trainer.loggers = []  # nothing of this belongs to a run
+        trainer.state.fn = TrainerFn.FITTING if self.stage == "fit" else TrainerFn.VALIDATING
+        trainer.strategy.connect(module)
+        module.trainer = trainer
+        if self.data is not None:
+            self.data.trainer = trainer
+            trainer.datamodule = self.data  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """Leave module and trainer ready for the run itself."""
+        self.trainer.loggers = self.loggers
+        self.trainer.state.fn = None
+        self.module.graders.close()
+
+    # --- data: empty until the check of the data has read them ---
+
+    @property
+    def train_prompts(self) -> list[Prompt]:
+        return list(getattr(self.data, "train_prompts", ()))
+
+    @property
+    def val_prompts(self) -> list[Prompt]:
+        return list(getattr(self.data, "val_prompts", ()))
+
+    @property
+    def train_pairs(self) -> list[EncodedPair]:
+        return list(getattr(self.data, "train_pairs", ()))
+
+    @property
+    def benchmarks(self) -> list[Benchmark]:
+        return list(getattr(self.data, "benchmarks", ()))
+
+    @property
+    def asked(self) -> list[Prompt]:
+        """The prompts that the policy trains on, else those that it is asked in validation."""
+        examples = [example for benchmark in self.benchmarks for example in benchmark.examples[:4]]
+        return (
+            self.train_prompts
+            or [encoded.pair.prompt for encoded in self.train_pairs]
+            or self.val_prompts
+            or [Prompt(id=e.id, messages=e.messages, images=e.images) for e in examples]
+        )
+
+    # --- models ---
+
+    @cached_property
+    def student(self) -> Model:
+        flag = self.module.policy_flag
+        return Model(flag.rpartition(".")[2], self.module.policy_args, flag)
+
+    @cached_property
+    def teachers(self) -> dict[str, Model]:
+        """Name -> teacher; empty for objectives without."""
+        pool: TeacherPool | None = self.pool
+        args = {} if pool is None else pool.args
+        # A teacher on a server without a path of its own reads prompts as the student does.
+        read = {name: each if each.path else self.module.policy_args for name, each in args.items()}
+        return {name: Model(f"teacher {name}", each, f"model.teachers.{name}") for name, each in read.items()}
+
+    @property
+    def pool(self) -> TeacherPool | None:
+        return getattr(self.module, "teachers", None) or None
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student learns from answers that it writes itself."""
+        return hasattr(self.module, "sampling")
+
+    def teacher_of(self, prompt: Prompt) -> str | None:
+        """Where a prompt is routed to; None if there is no such teacher, which the check of the routes tells."""
+        try:
+            return None if self.pool is None else self.pool.route(prompt)
+        except UserError:
+            return None
+
+    @property
+    def models(self) -> list[Model]:
+        """All of them."""
+        found = [self.student, *self.teachers.values()]
+        if (vision := getattr(self.module, "vision_args", None)) is not None:
+            found.append(Model("vision policy", vision, "model.vision_policy"))
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.strategy.root_device
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The student with its weights, as it will be trained; loaded on first use."""
+        if self.module.policy is not None:
+            return self.module.policy
+        torch.manual_seed(self.module.seed)
+        loaded = Policy.load(self.student.args, trainable=True, flag=self.student.flag)
+        policy: Any = self.trainer.precision_plugin.convert_module(loaded)
+        return policy if self.student.args.quantization != "none" else policy.to(self.device)
+
+    def first_prompts(self, count: int, wanted: Callable[[Prompt], bool] = lambda _: True) -> list[Prompt]:
+        """The first prompts of a kind."""
+        return [prompt for prompt in self.asked if wanted(prompt)][:count]
+
+
+@contextmanager
+def complaints(name: str) -> Iterator[list[Finding]]:
+    """Collect what our code warns of, or refuses, as findings of that name."""
+    found: list[Finding] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield found
+        except UserError as error:
+            found.append(complaint(name, "red", str(error)))
+    ours = [str(w.message) for w in caught if not OURS.isdisjoint(Path(w.filename).parts)]
+    found.extend(complaint(name, "yellow", message) for message in dict.fromkeys(ours))
+
+
+def counted(names: Sequence[str]) -> str:
+    """``code 3, math 5``."""
+    return ", ".join(f"{name} {names.count(name):,}" for name in sorted(set(names)))

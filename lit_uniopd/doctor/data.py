@@ -1,0 +1,126 @@
+"""Are the data there, and do their graders accept their own gold answers?"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from lit_uniopd.benchmarks.heldout import heldout_benchmarks
+from lit_uniopd.benchmarks.loading import GoldReport, check_golds
+from lit_uniopd.benchmarks.spec import Benchmark
+from lit_uniopd.doctor.case import Case, complaints, counted
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.doctor.settings import calibrations
+from lit_uniopd.errors import UserError
+
+GOLDS = 64
+"""Gold answers of each domain that are graded, spread evenly over its rows."""
+MANY = 0.1
+"""Share of dropped rows that is worth a look."""
+
+
+def check_data(case: Case) -> Iterator[Finding]:
+    """Read the data as the run would, and count what is left."""
+    if case.data is None:
+        return
+    with complaints("data") as problems:
+        case.module.prepare_data()
+        case.data.prepare_data()
+        case.data.setup(case.stage)
+    yield from problems
+    for split, prompts in (("training", case.train_prompts), ("validation", case.val_prompts)):
+        if prompts:
+            yield green("data", f"{len(prompts):,} {split} prompts ({counted([p.domain for p in prompts])}).")
+    for split, pairs in (("training", case.train_pairs), ("validation", getattr(case.data, "val_pairs", ()))):
+        if pairs:
+            yield green("data", f"{len(pairs):,} {split} pairs ({counted([p.pair.prompt.domain for p in pairs])}).")
+    if case.benchmarks:
+        told = ", ".join(f"{benchmark.spec.id} {len(benchmark.examples):,}" for benchmark in case.benchmarks)
+        yield green("data", f"Rows of {len(case.benchmarks)} benchmarks: {told}.")
+    yield from _dropped(case.data)
+
+
+def _dropped(data: Any) -> Iterator[Finding]:
+    """What the datamodule's report says was left out."""
+    report: Any = getattr(data, "report", {})
+    found = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
+    for flag, source in ((flag, source) for flag, sources in found.items() for source in sources):
+        lost = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
+        if lost > MANY * source.rows:
+            yield yellow(
+                "data",
+                f"{flag.removeprefix('--data.')} loses {lost / source.rows:.0%} of its rows: {source}.",
+                "Raise --data.max_prompt_tokens (or max_length), or mend the rows, so that what is left is the data "
+                "you mean.",
+            )
+
+
+def check_graders(case: Case) -> Iterator[Finding]:
+    """Let graders judge gold answers and empty ones. What is to be learned by heart is not graded."""
+    if case.stage == "fit" and not case.on_policy:
+        return
+    module = case.module
+    # The same rows may serve for both.
+    prompts = list({id(prompt): prompt for prompt in (*case.train_prompts, *case.val_prompts)}.values())
+    if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
+        yield from _without_outcomes(case)
+    incomplete = [p for p in prompts if p.grader is not None and p.gold is None]
+    if incomplete:
+        yield red(
+            "golds",
+            f"{len(incomplete):,} prompts have a grader and no gold answer, {incomplete[0].id!r} for one.",
+            "Name the column that holds it by --data.train.answer_column, or set the grader null to train without "
+            "outcomes.",
+        )
+        prompts = [p for p in prompts if p.gold is not None]
+    benchmarks = list(heldout_benchmarks(prompts, module.val_sampling, "train").values()) + case.benchmarks
+    yield from _golds(case, benchmarks)
+
+
+def _without_outcomes(case: Case) -> Iterator[Finding]:
+    needing = [type(plug).__name__ for plug in calibrations(case)]
+    needing += ["--data.online_balance"] if getattr(case.data, "online_balance", None) is not None else []
+    needing += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
+    found, remedy = "No training prompt has a grader: outcomes are unknown", "Name one by --data.train.grader"
+    if needing:
+        yield red("golds", f"{found}, and {', '.join(needing)} can do nothing.", f"{remedy}, or leave these out.")
+    else:
+        yield yellow("golds", f"{found}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
+
+
+def _golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:
+    checked = tried = rows = 0
+    graders: set[str] = set()
+    for benchmark in benchmarks:
+        every = benchmark.examples
+        sample = replace(benchmark, examples=every[:: -(-len(every) // GOLDS)])
+        names = {str(name) for example in sample.examples if (name := sample.grader(example)) is not None}
+        try:
+            case.module.graders.prepare(names)
+        except UserError as error:
+            yield complaint(f"golds {benchmark.spec.id}", "red", str(error))
+            continue
+        report = check_golds(sample, case.module.graders)
+        yield from _refused(f"golds {benchmark.spec.id}", report)
+        checked, tried, rows = checked + report.checked, tried + len(sample.examples), rows + len(every)
+        checked -= len(report.rejected)
+        graders |= names
+    if graders:
+        how = f"{', '.join(sorted(graders))}; {tried:,} of {rows:,} rows tried"
+        tests = ", golds that are tests aside" if checked < tried else ""
+        yield green("golds", f"{checked:,} gold answers are accepted{tests}, and empty ones refused ({how}).")
+
+
+def _refused(name: str, report: GoldReport) -> Iterator[Finding]:
+    if report.rejected:
+        yield red(
+            name,
+            f"{len(report.rejected)} of {report.checked} gold answers are refused by their own grader, that of "
+            f"{report.rejected[0]!r} for one.",
+            "Choose the grader that takes this form of answer by --data.train.grader, or mend the answer column.",
+        )
+    if report.fooled:
+        yield red(
+            name,
+            f"An empty answer is accepted for {len(report.fooled)} rows, {report.fooled[0]!r} for one.",
+            "Mend these rows' gold answers, or choose a stricter grader by --data.train.grader.",
+        )

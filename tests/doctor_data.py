@@ -1,0 +1,12 @@
+"""A chat template whose turns end where sampling stops, and a way to read what a doctor found."""
+
+from tiny import CHAT
+
+from lit_uniopd.doctor import Finding
+
+ENDING = CHAT.replace("<end>", "<eos>")
+
+
+def of(found: list[Finding], name: str) -> list[Finding]:
+    """The findings of one name, the worst first."""
+    return sorted((f for f in found if f.name == name), key=lambda f: ["red", "yellow", "green"].index(f.status))
