@@ -69,7 +69,9 @@ class HallucinationDiagnostics(Callback):
         if len(specs) != 1 or specs[0].scoring.grader != "chair":
             raise UserError(f"HallucinationDiagnostics.benchmark {benchmark} has no objects of pictures; use chair.")
         if not temperatures or (every_n_steps is not None and every_n_steps < 1) or batch_size < 1:
-            raise UserError("HallucinationDiagnostics needs a temperature, and every_n_steps and batch_size above 0.")
+            raise UserError(
+                "HallucinationDiagnostics.temperatures must not be empty, every_n_steps and batch_size above 0."
+            )
         self.spec, self.limit = specs[0], limit
         self.profile: ProfileName = profile
         self.temperatures = list(temperatures)
@@ -85,7 +87,7 @@ class HallucinationDiagnostics(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, PolicyModule):
-            raise UserError("HallucinationDiagnostics measures the policy of a module; choose Sentinel say.")
+            raise UserError("HallucinationDiagnostics measures the policy of a module; set --model to Sentinel say.")
         examples = load_benchmark(self.spec, self.profile, limit=self.limit).examples
         self.prompts = [Prompt(e.id, e.messages, gold=e.gold["objects"], images=e.images) for e in examples]
 

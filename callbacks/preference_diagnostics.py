@@ -55,7 +55,9 @@ class PreferenceDiagnostics(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not isinstance(batch, PairBatch):
-            raise UserError("PreferenceDiagnostics looks at preference pairs; take it out, or train OmniDPO.")
+            raise UserError(
+                "PreferenceDiagnostics looks at preference pairs; take it out of trainer.callbacks, or train OmniDPO."
+            )
         if isinstance(outputs, PreferenceLoss):
             self._seen.append(weighed(batch.pairs, outputs))
 

@@ -106,7 +106,10 @@ class SentencePairWriter(PromptLedger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
         if unreadable and not lines:
-            raise UserError(f"None of {len(unreadable)} pictures could be read; the first: {unreadable[0]}")
+            raise UserError(
+                f"None of {len(unreadable)} pictures could be read; mend --data.predict.path (the first of them: "
+                f"{unreadable[0].rstrip('.')})."
+            )
         if unreadable:
             log.warning("%d pictures were skipped, see %s; the first: %s", len(unreadable), self.ledger, unreadable[0])
         log.info("%s", told(report))

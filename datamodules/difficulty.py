@@ -73,7 +73,10 @@ def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: in
     found = [measured.get(prompt_key(prompt)) for prompt in prompts]
     known = [entry for entry in found if entry is not None and entry.attempts]
     if not known:
-        raise UserError(f"--data.difficulty.path {args.path} has pass counts of none of the training prompts.")
+        raise UserError(
+            f"--data.difficulty.path {args.path} has pass counts of none of the training prompts; measure them by "
+            "`uniopd predict -c configs/uni_opd/difficulty.yaml`."
+        )
     attempts = max(entry.attempts + entry.unknown for entry in known)
     if any(entry.attempts + entry.unknown != attempts for entry in known):
         raise UserError(

@@ -107,7 +107,9 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
             length = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
             length -= int(length > 0 and chosen[length - 1] == " ")
             if not length:
-                raise UserError(f"{row.where} has no prompt, neither as a column nor as what both answers begin with.")
+                raise UserError(
+                    f"{row.where} has no prompt, neither as a column nor as what both answers begin with; add one."
+                )
             return ({"role": "user", "content": chosen[:length]},), chosen[length:], rejected[length:]
         return messages_of(cells["prompt"], row, columns["prompt"]), chosen, rejected
     turns = {side: messages_of(cells[side], row, columns[side]) for side in _REQUIRED}
@@ -125,7 +127,9 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
         )
     if not before or before[0]["role"] == "assistant":  # not whole conversations, but what follows the prompt
         if cells.get("prompt") is None:
-            raise UserError(f"{row.where} has no prompt, neither as a column nor as what both answers begin with.")
+            raise UserError(
+                f"{row.where} has no prompt, neither as a column nor as what both answers begin with; add one."
+            )
         before = messages_of(cells["prompt"], row, columns["prompt"]) + before
     return before, str(texts["chosen"]), str(texts["rejected"])
 

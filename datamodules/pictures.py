@@ -55,7 +55,7 @@ class PictureDataModule(StreamDataModule):
             raise UserError(f"--data.folder {self.folder} is no folder; give one with pictures in it.")
         files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not files:
-            raise UserError(f"--data.folder {self.folder} has no pictures ({', '.join(SUFFIXES)}).")
+            raise UserError(f"--data.folder {self.folder} has no pictures; give one with {', '.join(SUFFIXES)} files.")
         self.predict_prompts = [self._prompt(path) for path in files[: self.limit]]
 
     def predict_dataloader(self) -> Any:

@@ -72,7 +72,9 @@ def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
         missing = sorted(set(source.only_domains) - {prompt.domain for prompt in prompts})
         if missing:
             there = ", ".join(sorted({prompt.domain for prompt in prompts}))
-            raise UserError(f"{flag}.only_domains has {missing[0]!r}, but {source.path} has {there}.")
+            raise UserError(
+                f"{flag}.only_domains has {missing[0]!r}, but {source.path} has {there}; choose among these."
+            )
         prompts, rows = [prompts[i] for i in chosen], [rows[i] for i in chosen]
     seen: dict[str, Row] = {}
     for prompt, row in zip(prompts, rows, strict=True):
@@ -136,7 +138,7 @@ def messages_of(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
         UserError: naming the row and the column.
     """
     if cell is None or cell == []:
-        raise UserError(f"{row.where} has no prompt: its column {column!r} is empty.")
+        raise UserError(f"{row.where} has no prompt: its column {column!r} is empty; give one or remove the row.")
     if isinstance(cell, str):
         return ({"role": "user", "content": cell},)
     well_formed = isinstance(cell, list) and all(

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
@@ -112,7 +112,7 @@ def _files(path: str, flag: str) -> list[Path]:
     names = [expanded] if Path(expanded).exists() else sorted(glob(expanded, recursive=True))
     files = [Path(name) for name in names]
     if not files:
-        raise UserError(f"{flag}.path {path} matches no file (looked from {Path.cwd()}).")
+        raise UserError(f"{flag}.path {path} matches no file (looked from {Path.cwd()}); mend the path.")
     for file in files:
         if file.is_dir():
             raise UserError(f"{flag}.path {file} is a folder; name the files in it, as in {file}/*.jsonl.")
@@ -139,7 +139,7 @@ def _parse(file: Path, flag: str) -> Iterator[tuple[int, Any]]:
         else:
             yield from enumerate(_parquet_rows(file, flag), start=1)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag}.path {file} cannot be read: {error}.") from error
+        raise UserError(f"{flag}.path {file} cannot be read: {first_line(error)}; mend it.") from error
 
 
 def _json(text: str, where: str) -> Any:
@@ -157,7 +157,9 @@ def _parquet_rows(file: Path, flag: str) -> list[dict[str, Any]]:
     try:
         return parquet.ParquetFile(file).read().to_pylist()
     except pa.ArrowInvalid as error:
-        raise UserError(f"{flag}.path {file} is not a parquet file: {error}") from error
+        raise UserError(
+            f"{flag}.path {file} is not a parquet file ({first_line(error)}); mend or rename it."
+        ) from error
 
 
 def _hub_rows(table: TableArgs, flag: str) -> Iterator[Row]:
@@ -178,10 +180,9 @@ def _hub_dataset(table: TableArgs, flag: str) -> Any:
     try:
         return load_dataset(table.path, table.name, split=split, revision=table.revision)
     except (DatasetsError, ValueError, OSError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{flag}.path {table.path} is no file here, and as a data set on the hub (split {split}) it could not be "
-            f"loaded: {reason}"
+            f"loaded ({first_line(error)}); mend the name, or check the network."
         ) from error
 
 
@@ -191,5 +192,5 @@ def _playground_file(path: str, flag: str) -> Path:
     split = path.removeprefix(PLAYGROUND)
     if split not in PLAYGROUND_SPLITS:
         known = " and ".join(PLAYGROUND + name for name in PLAYGROUND_SPLITS)
-        raise UserError(f"{flag}.path {path} is unknown; the playground has {known}.")
+        raise UserError(f"{flag}.path {path} is unknown; the playground has {known}; name one of these.")
     return Path(playground.locate(f"{split}.jsonl"))

@@ -40,7 +40,7 @@ def body_of(model: nn.Module) -> nn.Module:
     base = unwrap(model)
     body = base.base_model
     if body is base:
-        raise UserError(f"{type(base).__name__} is not a causal or image-text model; set path to one that is.")
+        raise UserError(f"{type(base).__name__} is not a causal or image-text model; set its `path` to one that is.")
     return body
 
 

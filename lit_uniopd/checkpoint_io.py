@@ -74,7 +74,11 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     run = path.parents[2] if path.parent.name == "checkpoints" and len(path.parents) > 2 else path.parent
     others = (file for file in newest_first(run, "*.ckpt") if file != path)
     whole = next((file for file in others if _problem(file, contents) is None), None)
-    remedy = f"the newest whole one is --ckpt_path {whole}" if whole is not None else "no other one lies beside it"
+    remedy = (
+        f"the newest whole one is --ckpt_path {whole}"
+        if whole is not None
+        else "start anew without it, no other one lies beside it"
+    )
     raise UserError(f"{flag} {path} {problem}; {remedy}.")
 
 

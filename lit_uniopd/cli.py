@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_uniopd.checkpoint_io import check_checkpoint, newest_first
 from lit_uniopd.errors import UserError, failure_of_the_machine
 from lit_uniopd.interrupts import Stopped
-from lit_uniopd.parsing import OneSentenceParser, user_error_in
+from lit_uniopd.parsing import OneSentenceParser, check_configs, trainer_mistake, user_error_in
+from lit_uniopd.quiet import hush
 from lit_uniopd.sharded_checkpoint import settle
 from lit_uniopd.verbs import VERBS
 
@@ -55,8 +55,25 @@ class UniOPDCLI(LightningCLI):
         known: Any = parser._subcommands_action  # jsonargparse keeps it for itself
         for listed in known._choices_actions:  # Lightning's sentences are cut in the middle
             listed.help = HELP[listed.dest]
+        for name, sentence in HELP.items():  # thirty lines of options tell nobody how to call it
+            own = self._subcommand_parsers[name]
+            own.description = sentence
+            own.usage = f"uniopd {name} -c CONFIG [-c CONFIG ...] [--trainer.X ...] [--model.X ...] [--data.X ...]"
         for name, verb in VERBS.items():
             known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take nothing from the checkpoint: our record is the config.
+
+        Lightning would read the whole file here in search of hyper-parameters, and fail on a damaged one before it
+        could be told of.
+        """
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # a strategy or an accelerator that there is not
+            raise trainer_mistake(error) from error
 
     def before_fit(self) -> None:
         if not is_overridden("training_step", self.model):
@@ -152,6 +169,8 @@ def main(args: ArgsType = None) -> None:
         if isinstance(argv, list) and argv and argv[0] in VERBS:
             show_our_log()
             raise SystemExit(VERBS[argv[0]].run(argv[1:]))
+        if isinstance(argv, list):
+            check_configs(argv)
         try:
             run(argv)
         except Stopped:
@@ -190,13 +209,7 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
     """
     torch.set_float32_matmul_precision("high")
     show_our_log()
-    # lightning-utilities 0.15 on torch 2.13; nothing a user could do about it.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-    # A resumed run writes to a directory of its own; what Lightning forgets then is which old checkpoint to delete.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from", category=UserWarning)
-    # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
-    # the arguments that this process was started with.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    hush()
     return cli(
         LightningModule,
         LightningDataModule,

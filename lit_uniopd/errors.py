@@ -16,6 +16,12 @@ LOST_RANK = re.compile(
 """What the back ends say when another process of the run has died or does not answer."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library complains about, as a part of one of our sentences: its first line, without a full stop."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__
+
+
 class UserError(Exception):
     """A mistake in a flag, a config, a file or a column.
 

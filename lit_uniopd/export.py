@@ -1,6 +1,5 @@
 """``uniopd export``: a checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
 
-import argparse
 import logging
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sharded_checkpoint import DAMAGES, is_sharded_checkpoint, load_sharded
+from lit_uniopd.verbs import VerbParser
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,9 @@ def trained_args(checkpoint: Path, config: Path | None = None) -> tuple[PolicyAr
     try:
         parsed: Any = parser.instantiate_classes(parser.parse_object({"policy": settings[name]}))
     except ArgumentError as error:
-        raise UserError(f"{found}: {TRAINED[name]} cannot be read ({str(error).splitlines()[0]}).") from error
+        raise UserError(
+            f"{found}: --{TRAINED[name]} cannot be read ({str(error).splitlines()[0]}); give another checkpoint."
+        ) from error
     return parsed.policy, TRAINED[name]
 
 
@@ -137,7 +139,7 @@ def export(policy: Policy, directory: Path, *, adapter: bool = False) -> None:
 
 def main(argv: list[str]) -> int:
     """The command line of ``uniopd export``."""
-    parser = argparse.ArgumentParser(prog="uniopd export", description=__doc__)
+    parser = VerbParser(prog="uniopd export", description=__doc__)
     parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", type=Path, help="runs/NAME/version_N, or a checkpoint")
     parser.add_argument("out", metavar="OUT", type=Path, help="the directory to write")
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, as a PEFT directory")

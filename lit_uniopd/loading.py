@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.ledger import append_lines, read_lines
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def model_config(args: "PolicyArgs", flag: str) -> PretrainedConfig:
         try:
             return AutoConfig.for_model(settings.pop("model_type"), **settings)
         except (KeyError, ValueError) as error:
-            raise UserError(f"--{flag}.config needs a `model_type` that transformers knows ({error}).") from error
+            raise UserError(
+                f"--{flag}.config needs a `model_type` that transformers knows ({first_line(error)}); name one."
+            ) from error
     with _explained(f"--{flag}.path", args.path):
         return AutoConfig.from_pretrained(
             resolve_path(args.path), revision=args.revision, trust_remote_code=args.trust_remote_code
@@ -239,23 +241,22 @@ class _explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ImportError):  # processors of some image-text models need torchvision
             raise UserError(
-                f"{self.flag} {self.path} needs a package that is not here: {_first_line(error)}."
+                f"{self.flag} {self.path} needs a package that is not here ({first_line(error)}); install it."
             ) from error
         if isinstance(error, UserError) or not isinstance(error, OSError | ValueError | KeyError):
             return
         is_local = Path(self.path).exists() or self.path.startswith(("playground:", ".", "/", "~"))
         if is_local and not Path(resolve_path(self.path)).is_dir():
-            hint = "there is no such directory"
+            hint = "there is no such directory; mend the path, or give a hub id"
         elif is_local and "safetensors" in str(error):
             hint = "it has no safetensors weights; convert them with save_pretrained"
         elif "trust_remote_code" in str(error):
             hint = "it comes with its own Python code; set trust_remote_code only if you trust it"
         elif is_local:
-            hint = f"it is not a complete model directory ({_first_line(error)})"
+            hint = f"it is not a complete model directory ({first_line(error)}); give one that save_pretrained wrote"
         else:
-            hint = f"there is no such directory here and the hub did not give it ({_first_line(error)})"
+            hint = (
+                f"there is no such directory here and the hub did not give it ({first_line(error)}); mend the name, or "
+                "check the network"
+            )
         raise UserError(f"{self.flag} {self.path}: {hint}.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

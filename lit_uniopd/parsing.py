@@ -3,17 +3,25 @@
 jsonargparse reports a misspelt key as two screens of usage and a tree of every type that the value might have had.
 """
 
+import difflib
 import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_uniopd.errors import UserError
 
 _KEY = re.compile(r'(?:Parser key|key) "([^"]+)":?\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 _NOISE = re.compile(
-    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given)"
+    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given"
+    r"|.*Type Callable\[|Expected a path but|Expected a dot import path)"
 )
 
 
@@ -33,15 +41,76 @@ def one_sentence(message: str) -> str:
         message: what jsonargparse says, over many lines.
     """
     keys = list(dict.fromkeys(_KEY.findall(message)))
+    flag = f"--{'.'.join(keys)}: " if keys else ""
+    if unknown := _UNKNOWN_CLASS.search(message):
+        near = difflib.get_close_matches(unknown[2], dir(sys.modules.get(unknown[1])), n=1)
+        meant = f" (did you mean {unknown[1]}.{near[0]}?)" if near else ""
+        return f"{flag}there is no {unknown[2]} in {unknown[1]}{meant}; name a class by its whole path."
+    if missing := re.search(r"arguments are required: (.*)", message):
+        names = " and ".join(f"--{name.partition('.')[2]}" for name in missing[1].split(", "))
+        return f"There is no {names}; give a config, -c configs/quickstart.yaml say."
     classes = _CLASS.findall(message)
     lines = [_KEY.sub("", line).strip().removeprefix("- ") for line in message.splitlines()]
     complaints = dict.fromkeys(line.rstrip(".") for line in lines if line and not _NOISE.match(line))
     given = re.search(r"Given value: (?!NestedArg|Namespace|\{)(.{1,60})", message)
-    what = " or ".join(complaints).replace("typing.", "")
-    flag = f"--{'.'.join(keys)}: " if keys else ""
-    got = f" (got {given[1].strip()})" if given else ""
-    command = f"--{keys[0]}.help={classes[0]}" if classes and keys else "--help"
-    return f"{flag}{what}{got}; `uniopd fit {command}` lists what there is."
+    what = (
+        " or ".join(complaints or {" ".join(message.split()).rstrip("."): None})
+        .replace("typing.", "")
+        .replace(". Got value:", ", not")
+    )
+    if "File does not exist" in what:
+        return f"{flag}{what}; mend the path."
+    got = f" (got {given[1].partition('. Got value')[0].strip()})" if given else ""
+    command = f"fit --{keys[0]}.help={classes[0]}" if classes and keys else "fit --help"
+    return f"{flag}{what}{got}; `uniopd {'--help' if 'subcommand' in what else command}` lists what there is."
+
+
+def check_configs(argv: Sequence[str]) -> None:
+    """Refuse config files that are not YAML, by name; the parser would not say which it is.
+
+    Raises:
+        UserError: naming the file and the line.
+    """
+    for path in _configs(argv):
+        if not path.is_file():  # which the parser tells of
+            continue
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+            problem = getattr(error, "problem", None) or "it is no text"
+            raise UserError(f"--config {path} is not YAML{where} ({problem}); mend it.") from error
+        if settings is not None and not isinstance(settings, dict):
+            raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
+
+
+def _configs(argv: Sequence[str]) -> Iterator[Path]:
+    for i, arg in enumerate(argv):
+        name, equals, value = arg.partition("=")
+        if name in ("-c", "--config"):
+            following = argv[i + 1 : i + 2]
+            yield from (Path(path) for path in ([value] if equals else following))
+
+
+_REMEDIES = {
+    "gpu backend": "there is no GPU that torch can use on this machine; take -c configs/trainer/cpu.yaml",
+    "gradient clipping is not supported": "use --model.gradient_clip",
+    "gradient accumulation is not supported": "use --data.batch_size and --model.micro_batch_tokens",
+}
+"""What Lightning's sentence does not say."""
+
+
+def trainer_mistake(error: Exception) -> UserError:
+    """Lightning's complaint about its trainer's options, in one sentence.
+
+    Args:
+        error: what it raised.
+    """
+    said = " ".join(str(error).split())
+    first = re.split(r"(?<=[.!]) (?=[A-Z])", said)[0].rstrip(".!")
+    remedy = next((told for part, told in _REMEDIES.items() if part in first), "change it, see `uniopd fit --help`")
+    return UserError(f"--trainer: {first}; {remedy}.")
 
 
 def user_error_in(error: BaseException) -> UserError | None:
@@ -49,4 +118,6 @@ def user_error_in(error: BaseException) -> UserError | None:
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, UserError):
         seen = seen.__cause__ or seen.__context__
+    if seen is None and isinstance(error, MisconfigurationException):  # options that contradict each other
+        return trainer_mistake(error)
     return seen

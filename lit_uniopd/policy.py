@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_uniopd.backbone import check_head, head_of, unwrap
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
@@ -272,7 +272,10 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"--{flag}.lora.target_modules {args.target_modules}: {error}") from error
+        raise UserError(
+            f"--{flag}.lora.target_modules {args.target_modules} fit no layer ({first_line(error)}); "
+            "name layers of the model, or all-linear."
+        ) from error
 
 
 @torch.no_grad()

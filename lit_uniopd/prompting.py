@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.pictures import open_picture
 from lit_uniopd.types import Prompt
 from lit_uniopd.vision import Vision
@@ -47,7 +47,8 @@ def encode(
         given = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})
     except (ValueError, IndexError, StopIteration) as error:
         raise UserError(
-            f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text ({error})."
+            f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text "
+            f"({first_line(error)}); mend the row."
         ) from error
     tokens = given.pop("input_ids")[0].tolist()
     # The types of tokens follow from the tokens themselves.

@@ -1,7 +1,18 @@
 """``uniopd VERB``: what needs no trainer."""
 
+import argparse
 import importlib
 from dataclasses import dataclass
+from typing import NoReturn
+
+from lit_uniopd.errors import UserError
+
+
+class VerbParser(argparse.ArgumentParser):
+    """Says what is wrong with a verb's arguments in one sentence, where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see `{self.prog} --help`.")
 
 
 @dataclass(frozen=True, slots=True)

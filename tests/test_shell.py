@@ -53,3 +53,10 @@ def test_completion_knows_verbs_and_flags(capsys, tmp_path):
     assert "--trainer.max_steps" in script
     (tmp_path / "completion.bash").write_text(script)
     subprocess.run(["bash", "-n", str(tmp_path / "completion.bash")], check=True)
+
+
+def test_the_help_of_a_run_begins_with_how_to_call_it(capsys):
+    lines = shown(["fit", "--help"], capsys).splitlines()
+    assert lines[0].startswith("usage: uniopd fit -c CONFIG")
+    assert HELP["fit"] in "\n".join(lines[:5])
+    assert any("--trainer.max_steps" in line for line in lines)

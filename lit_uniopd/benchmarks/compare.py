@@ -1,6 +1,5 @@
 """``uniopd compare RUN_A RUN_B``: two models on the same problems."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped, last_ev
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
+from lit_uniopd.verbs import VerbParser
 
 Answer = tuple[str, int]
 """Row and number of the answer."""
@@ -55,7 +55,8 @@ def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison
     common = [key for key in parts_a if key in parts_b]
     if not common:
         raise UserError(
-            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}."
+            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}; "
+            "give `uniopd compare` two runs that do."
         )
     return [_compared(key, parts_a[key], parts_b[key]) for key in common]
 
@@ -133,7 +134,7 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Tab
 
 def main(argv: list[str]) -> int:
     """The command line of ``uniopd compare``."""
-    parser = argparse.ArgumentParser(prog="uniopd compare", description=__doc__)
+    parser = VerbParser(prog="uniopd compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="directory of a run")
     parser.add_argument("--rows", action="store_true", help="also list the rows that became right or wrong")
     args = parser.parse_args(argv)

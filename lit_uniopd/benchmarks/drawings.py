@@ -34,13 +34,15 @@ def draw(cell: Mapping[str, Any]) -> Image.Image:
     """
     kind = cell.get("drawing")
     if kind not in DRAWINGS:
-        raise UserError(f"There is no drawing {kind!r}; use one of {', '.join(DRAWINGS)}.")
+        raise UserError(f"A picture column asks for the drawing {kind!r}; use one of {', '.join(DRAWINGS)}.")
     picture = Image.new("RGB", (SIDE, SIDE), "white")
     given = {key: value for key, value in cell.items() if key != "drawing"}
     try:
         DRAWINGS[kind](ImageDraw.Draw(picture), **given)
     except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"The drawing {kind!r} cannot be made of {given} ({error}).") from error
+        raise UserError(
+            f"The drawing {kind!r} of a picture column cannot be made of {given} ({error}); mend the row."
+        ) from error
     return picture
 
 

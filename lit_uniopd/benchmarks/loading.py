@@ -47,7 +47,10 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     adapted = ADAPTERS[spec.adapter](rows, spec, context)
     examples = chosen(adapted.examples, profile, limit)
     if not examples:
-        raise UserError(f"Benchmark {spec.key} has no row to answer; of {len(rows)} were left out {adapted.left_out}.")
+        raise UserError(
+            f"Benchmark {spec.key} has no row to answer; of {len(rows)} were left out {adapted.left_out}; "
+            "choose another --data.profile, or leave it out."
+        )
     examples = [with_found_pictures(example, spec) for example in examples]
     for reason, count in adapted.left_out.items():
         log.warning("%s: %d row(s) are not scored: %s.", spec.key, count, reason)

@@ -46,7 +46,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the YAML file of a benchmark.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}); mend it.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold keys and values, as the files in lit_uniopd/benchmarks/specs do.")
     return values
@@ -80,7 +80,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
             raise UserError(f"{where}: there is no key {key!r}; use one of {', '.join(known)}.")
     for f in known.values():
         if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where}: the key {f.name!r} is missing.")
+            raise UserError(f"{where}: the key {f.name!r} is missing; add it.")
     return kind(**{key: _value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
 
 

@@ -54,8 +54,8 @@ def find_spec(name: str) -> BenchmarkSpec:
         return by_key[name]
     known = [*groups(), *_files(), *by_key]
     near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`uniopd benchmarks` lists them."
-    raise UserError(f"There is no benchmark {name!r}; {hint}")
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise UserError(f"`benchmarks` names {name!r}, which there is not{meant}; `uniopd benchmarks` lists what there is.")
 
 
 def expand(names: Sequence[str]) -> list[BenchmarkSpec]:

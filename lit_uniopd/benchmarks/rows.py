@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, ProfileName
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def hub_rows(spec: BenchmarkSpec, limit: int | None = None) -> list[Row]:
             loaded: Any = with_undecoded_pictures(datasets.load_dataset(**source, streaming=limit is not None))
             return [dict(row) for row in (loaded if limit is None else loaded.take(limit))]
         except Exception as error:  # the hub, the network and the builders fail in many ways, all of them the user's
-            failures.append(f"{name}: {_first_line(error)}")
+            failures.append(f"{name}: {first_line(error)[:200]}")
     raise UserError(
         f"Benchmark {spec.key} cannot be loaded from the hub ({'; '.join(failures)}); check the network, HF_HOME for a "
         "copy, or run --data.profile fixture."
@@ -111,7 +111,8 @@ def with_undecoded_pictures(loaded: Any) -> Any:
 def _local_rows(spec: BenchmarkSpec) -> list[Row]:
     path = Path(spec.hub.id).expanduser()
     if not path.is_file():
-        raise UserError(f"Benchmark {spec.key} reads {path}, which does not exist; {spec.source or 'put it there.'}")
+        source = f" ({spec.source.rstrip('.')})" if spec.source else ""
+        raise UserError(f"Benchmark {spec.key} reads {path}, which does not exist; put it there{source}.")
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -128,13 +129,13 @@ def _json_lines(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 yield json.loads(line)
             except ValueError as error:
-                raise UserError(f"{path}:{number} is not JSON ({error}).") from error
+                raise UserError(f"{path}:{number} is not JSON ({error}); mend or remove the line.") from error
 
 
 def _drawn(value: Any) -> Any:
@@ -148,7 +149,3 @@ def _drawn(value: Any) -> Any:
 
         return draw(value)
     return {key: _drawn(item) for key, item in value.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,6 +1,5 @@
 """``uniopd benchmarks``: what there is, and whether it loads and grades as it should."""
 
-import argparse
 import logging
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from lit_uniopd.benchmarks.rows import LOCAL, hub_rows
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.verbs import VerbParser
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _checked(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[st
 
 def main(argv: list[str]) -> int:
     """The command line of ``uniopd benchmarks``."""
-    parser = argparse.ArgumentParser(prog="uniopd benchmarks", description=__doc__)
+    parser = VerbParser(prog="uniopd benchmarks", description=__doc__)
     actions = parser.add_subparsers(dest="action")
     actions.add_parser("list", help="what there is (the default)")
     check = actions.add_parser("check", help="do rows load, and do graders accept the gold answers?")

@@ -1,7 +1,30 @@
-"""What a rollout says about its teachers: order, margins, misjudged answers, difficulty."""
+"""What a rollout says about its teachers, and pairs about a policy: order, margins, misjudged answers, weights."""
 
-from lit_uniopd.diagnostics.figures import difficulty_figure, order_figure
+from lit_uniopd.diagnostics.figures import difficulty_figure, new_figure, order_figure
 from lit_uniopd.diagnostics.misjudged import misjudged_table
 from lit_uniopd.diagnostics.order import BINS, Judged, judge, order_statistics
+from lit_uniopd.diagnostics.preferences import (
+    WeighedPairs,
+    curves_figure,
+    joined,
+    weighed,
+    weights_figure,
+    weights_table,
+)
 
-__all__ = ["BINS", "Judged", "difficulty_figure", "judge", "misjudged_table", "order_figure", "order_statistics"]
+__all__ = [
+    "BINS",
+    "Judged",
+    "WeighedPairs",
+    "curves_figure",
+    "difficulty_figure",
+    "joined",
+    "judge",
+    "misjudged_table",
+    "new_figure",
+    "order_figure",
+    "order_statistics",
+    "weighed",
+    "weights_figure",
+    "weights_table",
+]

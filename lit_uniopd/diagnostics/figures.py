@@ -1,7 +1,7 @@
 """Figures: returns and margins around calibration, and difficulties around balancing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,17 +9,20 @@ from torch import Tensor
 from lit_uniopd.diagnostics.order import Judged
 from lit_uniopd.types import CORRECT, INCORRECT
 
+if TYPE_CHECKING:  # matplotlib takes a while, and most runs draw late or never
+    from matplotlib.figure import Figure
+
 GOOD, BAD = "#2a7f62", "#c8553d"
 
 
-def order_figure(rollouts: Sequence[Judged]) -> Any:
+def order_figure(rollouts: Sequence[Judged]) -> "Figure | None":
     """Returns of correct and incorrect answers, and margins of mixed groups, before and after calibration.
 
     Args:
         rollouts: of several steps; groups of different steps are different groups.
 
     Returns:
-        A matplotlib ``Figure``, or None if no group has both correct and incorrect answers.
+        The figure; None if no group has both correct and incorrect answers.
     """
     reports = [[part.order(part.rows >= 0, after=after) for part in rollouts] for after in (False, True)]
     margins = [torch.cat([report.margin_mean for report in row]) for row in reports]
@@ -51,15 +54,12 @@ def order_figure(rollouts: Sequence[Judged]) -> Any:
     return figure
 
 
-def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> Any:
+def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> "Figure":
     """Prompts by the number of right answers, before and after balancing.
 
     Args:
         before: prompts with 0, 1, .. N right answers.
         after: the same, each counted as often as it is seen.
-
-    Returns:
-        A matplotlib ``Figure``.
     """
     figure = new_figure(7, 3.5)
     axes: Any = figure.subplots()
@@ -73,7 +73,7 @@ def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> Any:
     return figure
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> "Figure":
     """An empty figure that needs no display (width and height in inches)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,20 +1,23 @@
 """Figures of where captions hallucinate."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
 from lit_uniopd.hallucination.positions import PlacedMention, counts_by_sentence
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def positions_figure(mentions: Mapping[str, Sequence[PlacedMention]]) -> Any:
+
+def positions_figure(mentions: Mapping[str, Sequence[PlacedMention]]) -> "Figure":
     """Density of mentions over the caption, and counts by sentence with the hallucinated share (figures 2a and 2b).
 
     Args:
         mentions: name of a set of captions (before, after) -> mentions of all its captions.
 
     Returns:
-        A matplotlib ``Figure`` with a row for each set.
+        A row for each set.
     """
     figure = new_figure(10, 3.2 * len(mentions))
     grid: Any = figure.subplots(len(mentions), 2, squeeze=False)

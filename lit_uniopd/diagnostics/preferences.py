@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.types import EncodedPair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = Mapping[str, float]
 """One point of every curve."""
@@ -68,10 +71,11 @@ def joined(parts: Sequence[WeighedPairs]) -> WeighedPairs:
     return WeighedPairs(tuple(pair for part in parts for pair in part.pairs), *map(torch.cat, map(list, columns)))
 
 
-def weights_figure(pairs: WeighedPairs) -> Any:
+def weights_figure(pairs: WeighedPairs) -> "Figure":
     """Density of score gaps and reward margins (the paper's figure 4b), and histograms of the weights."""
     figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
+    axes: Any = figure.subplots(1, 2)
+    left, right = axes
     judged = ~pairs.gaps.isnan()
     if bool(judged.any()):
         drawn = left.hexbin(pairs.gaps[judged], pairs.margins[judged], gridsize=24, mincnt=1, cmap="Greens")
@@ -104,7 +108,7 @@ CURVES = {
 }
 
 
-def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> Any:
+def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> "Figure":
     """Loss, accuracy, margin and gradient norm over the steps (the paper's figure 5).
 
     Args:
@@ -112,7 +116,8 @@ def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> Any:
         val: the same of each validation.
     """
     figure = new_figure(14, 3.4)
-    for axes, (name, label) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+    rooms: Any = figure.subplots(1, len(CURVES))
+    for axes, (name, label) in zip(rooms, CURVES.items(), strict=True):
         for points, told, style in ((train, "training", {"alpha": 0.6}), (val, "validation", {"marker": "o"})):
             known = [point for point in points if name in point]
             if known:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.hallucination.lexicon import Lexicon, coco, noun_lemmas
 
 Triple = Sequence[str]
@@ -151,7 +151,10 @@ class SceneGraphParser:
                 self.model = AutoModelForSeq2SeqLM.from_pretrained(self.path, use_safetensors=True)
                 self.tokenizer = AutoTokenizer.from_pretrained(self.path)
             except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"SceneGraphParser.path {self.path} cannot be loaded ({error}).") from error
+                raise UserError(
+                    f"SceneGraphParser.path {self.path} cannot be loaded ({first_line(error)}); "
+                    "give a hub id or a model directory."
+                ) from error
             self.model.to(device).requires_grad_(False).eval()
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_uniopd.loading import outline_model
+from lit_uniopd.loading import outline_model, resolve_path
 from lit_uniopd.policy import PolicyArgs, with_adapters
 
 
@@ -44,6 +44,8 @@ class _Key:
 @lru_cache(maxsize=16)
 def _outline(key: _Key, trainable: bool, flag: str, cast_to: torch.dtype | None) -> nn.Module:
     args = key.args
+    if args.path:
+        resolve_path(args.path)  # what the playground has to build first is built of real tensors
     with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to say, loading says again
         model: Any = outline_model(args, trainable=trainable, flag=flag)

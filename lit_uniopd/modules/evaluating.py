@@ -14,6 +14,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.errors import UserError
 from lit_uniopd.loading import reads_images
 from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.quiet import hush
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sharding import ShardingArgs, shard_policy
@@ -41,6 +42,7 @@ class EvaluatingModule(LightningModule):
         self, *, policy_args: PolicyArgs, policy_flag: str, val_sampling: SamplingArgs, graders: GraderPool
     ) -> None:
         super().__init__()
+        hush()  # here too: a notebook has no command line
         self.policy = None  # type: ignore[assignment]
         self.policy_args = policy_args
         self.policy_flag = policy_flag

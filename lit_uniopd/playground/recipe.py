@@ -138,7 +138,7 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
         known = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED])
-        raise UserError(f"The playground has no {name!r}; write playground: and one of {known}.")
+        raise UserError(f"The path playground:{name} is unknown; write playground: and one of {known}.")
     return build(root, run_seed(seed)).root / name
 
 

@@ -73,7 +73,7 @@ def locate_vision(
     """
     if name not in NAMES:
         known = ", ".join(f"vision_{n.removesuffix('.jsonl')}" for n in NAMES)
-        raise UserError(f"The playground has no 'vision_{name}'; write playground: and one of {known}.")
+        raise UserError(f"The path playground:vision_{name} is unknown; write playground: and one of {known}.")
     recipe, text_recipe = recipe or VisionRecipe(), text_recipe or Recipe()
     wanted = {"format": FORMAT, "seed": seed, **asdict(recipe), "text": asdict(text_recipe)}
     student = build(root, seed, text_recipe).student

@@ -77,7 +77,9 @@ class GraderProcess:
             ) from error
         if "failed" in hello:
             self.kill()
-            raise UserError(f"The graders cannot be used: {hello['failed']}")
+            raise UserError(
+                f"The graders cannot be used: {str(hello['failed']).rstrip('.')}; install what `pyproject.toml` names."
+            )
         return child
 
     def _exchange(self, child: subprocess.Popen[bytes], task: bytes, limit: float) -> dict[str, Any]:

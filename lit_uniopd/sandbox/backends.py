@@ -187,7 +187,7 @@ def choose(backend: str, allow_unsafe: bool) -> str:
         UserError: if the named one fails, or none works.
     """
     if sys.platform == "win32":
-        raise UserError("Programs cannot be run on Windows; run this in WSL, or leave out the code benchmarks.")
+        raise UserError("The sandbox.backend has none for Windows; run this in WSL, or leave out the code benchmarks.")
     if backend == "plain":
         return _chosen("plain")
     with _choice_lock:

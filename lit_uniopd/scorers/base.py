@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.types import Rollouts
 
 
@@ -37,7 +37,7 @@ def refuse_pictures(rollouts: Rollouts, who: str) -> None:
         UserError: if a prompt has pictures.
     """
     if any(prompt.images for prompt in rollouts.prompts):
-        raise UserError(f"{who} reads no pictures; score these prompts by their grader.")
+        raise UserError(f"PairWriter.scorer {who} reads no pictures; score these prompts by their grader.")
 
 
 def load_judge(auto: Any, path: str, what: str, *, trust_remote_code: bool, dtype: str) -> tuple[Any, Any]:
@@ -59,7 +59,9 @@ def load_judge(auto: Any, path: str, what: str, *, trust_remote_code: bool, dtyp
             path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"The {what} {path} cannot be loaded: {error}") from error
+        raise UserError(
+            f"The {what} {path} cannot be loaded ({first_line(error)}); give a hub id or a model directory."
+        ) from error
     if missing := sorted(found["missing_keys"]):
         raise UserError(
             f"{path} is no {what}: it has no weights for {missing[0]}, which would be random; choose one that was "

@@ -99,6 +99,8 @@ class Judge(Scorer):
         try:
             text = reply["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"Judge.url {self.url} replies with something else than a chat completion.") from error
+            raise UserError(
+                f"Judge.url {self.url} replies with something else than a chat completion; check it."
+            ) from error
         marks = [float(mark) for mark in MARK.findall(text)]
         return marks[-1] if marks and 1 <= marks[-1] <= 10 else float("nan")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.scorers.base import Scorer, load_judge, refuse_pictures
 from lit_uniopd.types import Rollouts
 
@@ -124,4 +124,6 @@ def _config(path: str, trust_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"The process reward model {path} cannot be loaded: {error}") from error
+        raise UserError(
+            f"The process reward model {path} cannot be loaded ({first_line(error)}); give another path."
+        ) from error

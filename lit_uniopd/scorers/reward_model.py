@@ -81,6 +81,6 @@ class RewardModel(Scorer):
                 dtype=self.dtype,
             )
             if tokenizer.chat_template is None:
-                raise UserError(f"The reward model {self.path} has no chat template, so it cannot be shown answers.")
+                raise UserError(f"The reward model {self.path} has no chat template; choose one that has.")
             self._loaded = model.eval().to(device), tokenizer
         return self._loaded

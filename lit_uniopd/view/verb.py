@@ -1,10 +1,10 @@
 """``uniopd view RUN``: chosen rollouts, pairs and captions of a run as one HTML file."""
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_uniopd.verbs import VerbParser
 from lit_uniopd.view.page import write_page
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(prog="uniopd view", description=__doc__)
+    parser = VerbParser(prog="uniopd view", description=__doc__)
     parser.add_argument("run", type=Path, help="directory of a run (runs/<name>/version_N), or a *.captions.jsonl file")
     parser.add_argument("--out", type=Path, help="the HTML file; default: view.html beside what is shown")
     args = parser.parse_args(argv)

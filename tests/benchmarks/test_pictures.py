@@ -42,7 +42,7 @@ def test_every_drawing_is_small_coloured_and_the_same_each_time(kind):
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        ({"drawing": "opera"}, "no drawing 'opera'"),
+        ({"drawing": "opera"}, "asks for the drawing 'opera'"),
         ({"drawing": "bar_chart"}, "cannot be made"),
         ({"drawing": "shapes", "items": [["blob", "red", 0.5, 0.5, 0.5]]}, "no shape 'blob'"),
         ({"drawing": "shapes", "items": [["star", "mauve", 0.5, 0.5, 0.5]]}, "mauve"),

@@ -95,7 +95,9 @@ def test_the_misjudged_are_named_worst_first():
 
 
 def test_figures_are_drawn():
-    assert order_figure([judge(rollouts(RETURNS, OUTCOMES, GROUPS))] * 2).axes
+    figure = order_figure([judge(rollouts(RETURNS, OUTCOMES, GROUPS))] * 2)
+    assert figure is not None
+    assert len(figure.axes) == 4
     assert order_figure([judge(rollouts([[0.1]], [1], [0]))]) is None
     assert difficulty_figure([5, 1, 2], [5, 5, 2]).axes
 

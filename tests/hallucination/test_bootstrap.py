@@ -336,7 +336,10 @@ def test_mistakes_are_told_before_any_caption(scenes, tmp_path, capsys, model_di
                 *["--trainer.enable_progress_bar", "false", f"--trainer.callbacks.path={out}"],
             ]
         )
-    assert "None of 2 pictures could be read; the first: The picture" in capsys.readouterr().err
+    assert (
+        "None of 2 pictures could be read; mend --data.predict.path (the first of them: The picture"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_of_pictures(scenes, tmp_path):

@@ -417,3 +417,13 @@ def test_sampling_rows_are_those_of_a_batch(model_dirs, tmp_path):
     longest = max(len(run.policy.render(prompt)) for prompt in prompts(8))
     assert load.prompt_tokens == longest
     assert load.train_tokens == 12 * (longest + 6)  # the whole rollout is less than the budget
+
+
+def test_what_the_playground_must_build_first_has_a_plan_too(tmp_path, monkeypatch):
+    """The outline is made on the meta device; a model that is trained for it must not be."""
+    monkeypatch.chdir(tmp_path)
+    found = outline(PolicyArgs(path="playground:tiny_text"), trainable=True, flag="model.policy")
+    assert all(parameter.is_meta for parameter in found.parameters())
+    loaded = Policy.load(PolicyArgs(path="playground:tiny_text"), trainable=False)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (loaded.model, found)]
+    assert sizes[0] == sizes[1] > 0

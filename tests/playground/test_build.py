@@ -121,7 +121,9 @@ def test_locate(tmp_path, monkeypatch):
     assert locate("math_teacher", tmp_path, 3) == tmp_path / "seed3/math_teacher"
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     assert locate("heldout.jsonl", tmp_path) == tmp_path / "seed5/heldout.jsonl"
-    with pytest.raises(UserError, match="The playground has no 'maths_teacher'; write playground: and one of student"):
+    with pytest.raises(
+        UserError, match="The path playground:maths_teacher is unknown; write playground: and one of student"
+    ):
         locate("maths_teacher", tmp_path)
 
 

@@ -159,4 +159,6 @@ def picture(cell: Any) -> Any:
     reference = cell.get("path") if isinstance(cell, Mapping) else cell
     if isinstance(reference, str) or hasattr(reference, "convert"):
         return reference
-    raise UserError(f"A picture is missing: a cell of the picture column holds {type(cell).__name__}.")
+    raise UserError(
+        f"A picture is missing: a cell of the picture column holds {type(cell).__name__}; name another column."
+    )

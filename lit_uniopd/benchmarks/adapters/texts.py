@@ -20,7 +20,9 @@ def gsm8k(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Adapt
     for example in columns(rows, spec, context).examples:
         _, found, number = str(example.gold).rpartition("####")
         if not found:
-            raise UserError(f"Benchmark {spec.key}: the answer of row {example.id} has no number behind '####'.")
+            raise UserError(
+                f"Benchmark {spec.key}: the answer of row {example.id} has no number behind '####'; mend the row."
+            )
         examples.append(replace(example, gold=number.strip().replace(",", "")))
     return Adapted(examples)
 

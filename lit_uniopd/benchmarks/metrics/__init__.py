@@ -56,5 +56,7 @@ def build_metrics(metrics: Iterable[Mapping[str, Any]], n: int, *, spec_n: int |
         try:
             built.append(make(n, **arguments))
         except TypeError as error:
-            raise UserError(f"report.metrics: {entry['name']} does not take these arguments ({error}).") from error
+            raise UserError(
+                f"report.metrics: {entry['name']} does not take these arguments ({error}); remove or mend them."
+            ) from error
     return built

@@ -48,7 +48,9 @@ class PassAt(RowMean):
 
     def __init__(self, n: int, k: int) -> None:
         if not 1 <= k <= n:
-            raise UserError(f"metrics: pass_at with k {k} is not defined for {n} answer(s); give k from 1 to {n}.")
+            raise UserError(
+                f"report.metrics: pass_at with k {k} is not defined for {n} answer(s); give k from 1 to {n}."
+            )
         self.k = k
         self.label = f"pass@{k}"
 

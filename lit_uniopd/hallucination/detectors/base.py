@@ -123,7 +123,7 @@ class TableDetector(Detector):
         name = str(getattr(image, "filename", image))
         row = self.table.get(name, self.table.get(name.rsplit("/", 1)[-1]))
         if row is None:
-            raise UserError(f"The detector's table has no picture {name!r}; add it, or leave the picture out.")
+            raise UserError(f"TableDetector.table has no picture {name!r}; add it, or leave the picture out.")
         return row
 
 
