@@ -266,5 +266,5 @@ def test_a_model_that_is_not_there(examined):
     found = examined({"math": "./nowhere"})
     assert exit_status(found) == 1
     told = [f for f in found if "nowhere" in f.found]
-    assert all("no such directory" in f.found for f in told)
-    assert [f.remedy for f in told] == ["Correct --model.teachers.math.path."]
+    assert all("--model.teachers.math.path" in f.found and "no such directory" in f.found for f in told)
+    assert [f.remedy for f in told] == ["Mend the path, or give a hub id."]
