@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest
+test: install  ## the whole test suite, in two processes of one thread each
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install  ## ruff and pyright
 	$(BIN)/ruff check .

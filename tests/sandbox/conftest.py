@@ -15,7 +15,9 @@ WORKING = [name for name in backends.SAFE if backends.probe(name) is None]
 def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     if request.param not in WORKING:
         pytest.skip(f"{request.param} does not work on this machine")
-    return Sandbox(SandboxArgs(backend=request.param))
+    chosen = Sandbox(SandboxArgs(backend=request.param))
+    assert chosen.backend == request.param, "proved now, and not first in a test that breaks what it is made of"
+    return chosen
 
 
 @pytest.fixture
