@@ -25,6 +25,7 @@ from tiny import Memory, make_model, module, sgd, trainer
 from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.fsdp import FSDP
 from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.advantages import AdvantageArgs
@@ -95,6 +96,10 @@ class Files:
     def model(self, name: str, **options: Any) -> PolicyArgs:
         return PolicyArgs(path=str(self.root / name), **options)
 
+    def cache(self, ranks: int) -> str:
+        """Of reference log-probs."""
+        return str(self.root / f"references-{ranks}")
+
 
 class Recorder(Callback):
     """The first step's gradients and answers."""
@@ -153,6 +158,14 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return module(paths, **settings, **{"student": student}), data
 
 
+def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """A server process writes the answers, with the weights that ranks bring it."""
+    server = ServerArgs(
+        json.loads((files.root / "servers.json").read_text()), "student", str(files.root / f"published-{ranks}")
+    )
+    return uni_opd(files, ranks, sampling=SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server), **options)
+
+
 def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     model, data = uni_opd(files, ranks, optimizer=sgd)
     model.__class__ = SplitGroups
@@ -172,17 +185,20 @@ def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
     return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam), data
 
 
-def omni(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = PairSourceArgs(path=str(files.table("pairs")))
     data = PreferenceDataModule(train=pairs, val=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
-    policy = files.model("student", lora=options.pop("lora", None))
-    return OmniDPO(policy, PairLossArgs(lam=0.2, tau_good=1.0), optimizer=adam, seed=3), data
+    policy = files.model("student", **options)
+    cache = files.cache(ranks) if cached else None
+    loss = PairLossArgs(lam=0.2, tau_good=1.0)
+    return OmniDPO(policy, loss, optimizer=adam, reference_cache=cache, seed=3), data
 
 
-def sentinel(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
     data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, seed=5)
-    return Sentinel(files.model("seeing_student", **options), optimizer=sgd, seed=3), data
+    cache = files.cache(ranks) if cached else None
+    return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
 
 Scenario = Callable[[Files, int], tuple[Any, Any]]
@@ -193,11 +209,15 @@ SCENARIOS: dict[str, Scenario] = {
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
+    "served": lambda f, r: served(f, r, optimizer=sgd),
+    "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
     "pictures": pictures,
     "omni_dpo": omni,
     "omni_dpo_lora": lambda f, r: omni(f, r, lora=LORA),
+    "omni_dpo_cached": lambda f, r: omni(f, r, cached=True, lora=LORA),
     "sentinel": sentinel,
     "sentinel_lora": lambda f, r: sentinel(f, r, lora=LORA),
+    "sentinel_cached": lambda f, r: sentinel(f, r, cached=True),
 }
 RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
 

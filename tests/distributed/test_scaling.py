@@ -28,7 +28,7 @@ def launch(root: Path, ranks: int, jobs: Sequence[str]) -> None:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.returncode == 0, done.stderr[-9000:]
 
 
 @pytest.fixture(scope="module")
