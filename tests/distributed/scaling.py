@@ -190,7 +190,9 @@ def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tupl
     data = PreferenceDataModule(train=pairs, val=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
     policy = files.model("student", **options)
     cache = files.cache(ranks) if cached else None
-    loss = PairLossArgs(lam=0.2, tau_good=1.0)
+    # Before the first step policy and reference are equal; read from disk, rounding says which is less, and so if the
+    # NLL acts.
+    loss = PairLossArgs(lam=0.2, tau_good=1.0, use_nll=not cached)
     return OmniDPO(policy, loss, optimizer=adam, reference_cache=cache, seed=3), data
 
 
