@@ -208,6 +208,7 @@ SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
     "uni_opd_4bit": lambda f, r: uni_opd(f, r, student=FOUR_BITS, optimizer=sgd),
+    "uni_opd_reused": lambda f, r: uni_opd(f, r, updates_per_rollout=3),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
