@@ -322,9 +322,11 @@ class UniOPD(ResumingModule):
         for index, (teacher, batch) in enumerate(micro_batches):
             agree(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
-            micro, weight, seen = rollouts[batch or [0]], float(bool(batch)), Averages()
+            micro, weight = rollouts[batch or [0]], float(bool(batch))
+            seen, reached = Averages(), set(self.policy.reached)
             loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
             trained.expect(*seen.state())
+            self.policy.reached = self.policy.reached if batch else reached
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
                 # DDP and FSDP take the mean over ranks of what must be summed.
                 self.manual_backward(loss * weight * self.trainer.world_size)

@@ -81,9 +81,10 @@ class Files:
             for i in range(21)
         ]
         self._table("sentences", sentences)
-        # Dealt out to two ranks, one of them gets all the pictures.
+        # Dealt out to two ranks, one of them gets all the pictures; the third step has none.
         seen = [
-            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 else {}) for i in range(20)
+            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 and i // ROWS != 2 else {})
+            for i in range(20)
         ]
         self._table("pictures", seen)
 
@@ -179,9 +180,9 @@ def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
         SourceArgs(path=str(files.table("pictures"))), batch_size=ROWS // ranks, shuffle=False, seed=5
     )
     paths = {name: str(files.root / f"seeing_{name}") for name in ("student", "math", "code")}
-    # Small steps: those of SGD would blow rounding up until another token is drawn. No decay: parts of the tower that are
-    # never used have no gradient in one process, and one of zero where ranks exchange it.
-    adam = partial(torch.optim.Adam, lr=1e-3, eps=1e-4)
+    # Small steps: those of SGD would blow rounding up until another token is drawn. Decay shows parts of the tower that
+    # an optimizer should leave alone: the last norm always, all of it in the step without a picture.
+    adam = partial(torch.optim.AdamW, lr=1e-3, eps=1e-4, weight_decay=0.5)
     return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam), data
 
 
