@@ -1,6 +1,7 @@
 """The few collectives of manual optimization, and when gradients are exchanged."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +31,25 @@ def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
     values: list[Any] = [None] * module.trainer.world_size
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def exchange(module: LightningModule, parcels: Sequence[Any]) -> list[Any]:
+    """Hand each rank an object of its own, plain data and tensors on the CPU.
+
+    Args:
+        module: being trained.
+        parcels: one for each rank.
+
+    Returns:
+        What each rank had for this one.
+    """
+    packed = [pickle.dumps(parcel) for parcel in parcels]
+    sizes = gather_over_ranks(module, [len(parcel) for parcel in packed])
+    coming = [mine[module.global_rank] for mine in sizes]
+    outgoing = torch.frombuffer(bytearray(b"".join(packed)), dtype=torch.uint8).to(module.device)
+    incoming = torch.empty(sum(coming), dtype=torch.uint8, device=module.device)
+    torch.distributed.all_to_all_single(incoming, outgoing, coming, sizes[module.global_rank])
+    return [pickle.loads(part.cpu().numpy().tobytes()) for part in incoming.split(coming)]
 
 
 def wait_for_ranks(module: LightningModule) -> None:

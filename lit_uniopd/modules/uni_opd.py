@@ -19,7 +19,7 @@ from lit_uniopd.microbatch import equal_count
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
-from lit_uniopd.modules.deal import update_parts
+from lit_uniopd.modules.deal import even_out_groups, group_numbers, update_parts
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.prompt_checks import check_pictures, check_prompts
@@ -184,7 +184,7 @@ class UniOPD(ResumingModule):
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
-    # --- one step: sample, grade, score, calibrate, update ---
+    # --- one step: sample, deal out, grade, score, calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         answers = len(batch) * self.sampling.n
@@ -197,6 +197,8 @@ class UniOPD(ResumingModule):
         if scored is None:
             with together(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
+            with self.timed("wait"):
+                rollouts = even_out_groups(self, self.policy, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
@@ -208,14 +210,10 @@ class UniOPD(ResumingModule):
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        # Numbered as the samplers deal prompts out to ranks, so that answers do not depend on how many ranks there are.
-        keys = [self.global_rank + i * self.trainer.world_size for i in range(len(batch))]
+        keys = group_numbers(self, len(batch))
+        write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            if self.writer == "student":
-                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-            else:
-                rollouts = self.teachers.write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-        return rollouts
+            return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).

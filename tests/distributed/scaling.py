@@ -103,16 +103,19 @@ class Files:
 
 
 class Recorder(Callback):
-    """The first step's gradients and answers."""
+    """The first step's gradients and answers, and how many groups other ranks than their own have trained on."""
 
     def __init__(self) -> None:
         self.grads: dict[str, torch.Tensor] = {}
         self.answers: list[tuple[int, list[int]]] = []
+        self.moved = 0
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
         rows = zip(rollouts.group_B.tolist(), rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
         mine = [(group, tokens[:length]) for group, tokens, length in rows]
         self.answers = self.answers or sorted(row for part in _over_ranks(mine) for row in part)
+        away = {group for group in rollouts.group_B.tolist() if group % trainer.world_size != trainer.global_rank}
+        self.moved += sum(_over_ranks(len(away)))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
@@ -269,6 +272,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     if fit.is_global_zero:
         numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
         found = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
+        found["moved"] = recorder.moved
         torch.save(found, f"{out}.pt")
 
 

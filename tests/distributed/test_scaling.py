@@ -73,6 +73,12 @@ def test_two_sharded_ranks_train_like_one_process(name, root):
     same(result(root, "fsdp-2", name), result(root, "one-1", name))
 
 
+@pytest.mark.parametrize("name", ["uni_opd", "uni_opd_lora", "uni_opd_reused", "divergence", "pictures"])
+def test_groups_have_moved_to_ranks_with_less_to_do(name, root):
+    assert result(root, "one-1", name)["moved"] == 0
+    assert result(root, "fsdp-2", name)["moved"] > 0
+
+
 @pytest.mark.parametrize("name", WITH_DDP)
 def test_two_copies_train_like_one_process(name, root):
     same(result(root, "ddp-2", name), result(root, "one-1", name))
@@ -154,7 +160,7 @@ def test_ranks_share_the_reference_and_keep_what_one_process_keeps(root):
 
 
 def test_four_ranks(root):
-    names = ("uni_opd", "split_groups", "pictures", "omni_dpo")
+    names = ("uni_opd", "uni_opd_reused", "split_groups", "pictures", "omni_dpo")
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])
     for name in names:
         same(result(root, "fsdp-4", name), result(root, "one-1", name))
