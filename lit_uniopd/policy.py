@@ -21,7 +21,7 @@ from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.functional.token_loss import LossOf, linear_token_loss
 from lit_uniopd.loading import load_model, load_processor
 from lit_uniopd.response_model import ResponseModel
-from lit_uniopd.sharding import is_sharded, reshard
+from lit_uniopd.sharding import is_sharded, reshard, weights_of
 from lit_uniopd.vision import Vision
 
 T = TypeVar("T")
@@ -280,14 +280,14 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
 
 @torch.no_grad()
 def merged_state(base: nn.Module) -> dict[str, Tensor]:
-    """The base model's state dict with every LoRA product added to its weight."""
+    """The base model's state dict with every LoRA product added to its weight; sharded weights must be gathered."""
     deltas: dict[str, Tensor] = {}
     for name, layer in base.named_modules():
         get_delta = getattr(layer, "get_delta_weight", None)
         if get_delta is not None:
             deltas[f"{name}.weight"] = get_delta("default")
     merged = {}
-    for name, tensor in base.state_dict().items():
+    for name, tensor in weights_of(base).items():
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")

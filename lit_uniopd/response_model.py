@@ -21,7 +21,14 @@ from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_pack
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
 from lit_uniopd.sharding import gathered, is_sharded
 from lit_uniopd.types import Prompt
-from lit_uniopd.vision import Vision, grid_positions, sum_of_nothing, vision_inputs
+from lit_uniopd.vision import (
+    Vision,
+    grid_positions,
+    names_reached,
+    sum_of_nothing,
+    tower_parameters,
+    vision_inputs,
+)
 
 if TYPE_CHECKING:
     from lit_uniopd.policy import PolicyArgs
@@ -45,6 +52,8 @@ class ResponseModel(nn.Module):
         self.model = model
         self.processor = processor
         self.args = args
+        self.reached: set[str] = set()
+        """Parameters of the tower that pictures have reached in this step; noted where ranks exchange gradients."""
         self._packing_works: dict[bool, bool] = {}
 
     def forward(self, compute: Callable[[], T]) -> T:
@@ -151,8 +160,7 @@ class ResponseModel(nn.Module):
             pictures["position_ids"] = grid[0]
         # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
         hidden = body_of(self.model)(input_ids=ids, use_cache=False, **pictures).last_hidden_state
-        nothing = sum_of_nothing(self.model)
-        hidden = hidden if nothing is None else hidden + nothing
+        hidden = self._with_whole_tower(hidden, pictured=any(rows.vision))
         prompt_lengths_B = torch.tensor([len(prompt) for prompt in rows.prompts])
         steps_T = torch.arange(max(len(answer) for answer in rows.answers))
         positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=ids.shape[1] - 1).to(hidden.device)
@@ -170,10 +178,23 @@ class ResponseModel(nn.Module):
         pictures = inputs | vision_inputs(self.model, prompts, vision)
         inputs["position_ids"] = packing.positions(grid_positions(self.model, prompts, packing.prompts.real, pictures))
         hidden = packed_hidden(self.model, packing, inputs)
-        nothing = sum_of_nothing(self.model)
-        hidden = hidden if nothing is None else hidden + nothing
+        hidden = self._with_whole_tower(hidden, pictured=any(rows.vision))
         places_BT = packing.predictors(packing.answers.width)
         return hidden.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
+
+    def _with_whole_tower(self, hidden: Tensor, *, pictured: bool) -> Tensor:
+        """The same, but every trained parameter of the tower has a gradient behind it, where ranks exchange those.
+
+        ``reached`` notes down which would have had one anyway.
+        """
+        if not torch.is_grad_enabled() or not torch.distributed.is_initialized():
+            return hidden
+        tower = tower_parameters(self.model)
+        if not tower:
+            return hidden
+        if pictured and len(self.reached) < len(tower):
+            self.reached |= names_reached(hidden, tower)
+        return hidden + sum_of_nothing(tower.values())
 
     def micro_batches(
         self,

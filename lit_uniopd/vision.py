@@ -4,7 +4,7 @@ Extra shape letters: R rows, L positions.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -72,21 +72,47 @@ def grid_positions(
     return positions, last_R + 1 - mask_RL.sum(dim=1)
 
 
-def sum_of_nothing(model: nn.Module) -> Tensor | None:
-    """0, on which every trained parameter that only pictures reach depends.
+def tower_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trained parameters that only pictures reach, by name in the model's body; none of a model without a tower."""
+    body: Any = body_of(model)
+    if not hasattr(body, "language_model"):
+        return {}
+    told = {id(parameter) for parameter in body.language_model.parameters()}
+    return {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in told}
+
+
+def sum_of_nothing(parameters: Iterable[Tensor]) -> Tensor:
+    """0, on which every one of these parameters depends.
 
     A rank whose micro-batch has no picture would otherwise leave the tower without gradients, and DDP would wait for
     them; so would the last layers of a tower of which inner features are taken.
 
     Args:
-        model: any model; without a tower, or outside of DDP, there is no such sum.
+        parameters: at least one.
     """
-    body: Any = body_of(model)
-    if not hasattr(body, "language_model") or not torch.is_grad_enabled() or not torch.distributed.is_initialized():
-        return None
-    told = {id(parameter) for parameter in body.language_model.parameters()}
-    firsts = [p.flatten()[0] for p in body.parameters() if p.requires_grad and id(p) not in told]
-    return 0.0 * torch.stack([first.float() for first in firsts]).sum() if firsts else None
+    return 0.0 * torch.stack([parameter.flatten()[0].float() for parameter in parameters]).sum()
+
+
+def names_reached(output: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that a tensor was computed from.
+
+    Args:
+        output: whose graph is followed.
+        parameters: leaves of graphs, by name.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: set[str] = set()
+    seen: set[Any] = set()
+    ahead = [output.grad_fn]
+    while ahead and len(found) < len(names):
+        node: Any = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = names.get(id(getattr(node, "variable", None)))
+        found |= set() if leaf is None else {leaf}
+        ahead += [before for before, _ in node.next_functions]
+    return found
 
 
 @cache

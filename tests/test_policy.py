@@ -133,6 +133,26 @@ def test_with_adapters_off_a_lora_policy_is_its_reference(model_dirs):
     assert not torch.allclose(policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0], expected, atol=0.1)
 
 
+def test_every_adapter_counts(model_dirs):
+    policy = lora_policy(model_dirs["student"])
+    before, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    adapters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    assert len(adapters) == 2 * 2 * 7  # two matrices for each of seven layers in two blocks
+    for name, parameter in adapters.items():
+        with torch.no_grad():
+            parameter += 0.1
+            moved = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0] - before
+            parameter -= 0.1
+        assert moved.abs().max() > 1e-4, name
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+def test_an_adapter_that_would_be_ignored_is_refused(model_dirs):
+    lora = LoraArgs(rank=4, target_modules=["q_proj", "lm_head"])
+    with pytest.raises(UserError, match=r"take lm_head out of lora\.target_modules"):
+        Policy.load(PolicyArgs(path=model_dirs["student"], lora=lora), trainable=True)
+
+
 def test_a_merged_export_answers_like_the_unmerged_policy(model_dirs, tmp_path):
     policy = lora_policy(model_dirs["student"])
     before = {name: p.clone() for name, p in policy.named_parameters()}

@@ -13,6 +13,7 @@ GROUPS = {
     "pairs": "preference pairs that share a prompt",
     "groups": "groups of answers that share a prompt",
     "rollouts": "writing answers",
+    "ranks": "writing answers on two ranks",
     "references": "reference log-probs on disk",
     "steps": "whole steps, and micro-batches",
 }

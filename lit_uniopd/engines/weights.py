@@ -221,7 +221,8 @@ class Weights:
                     model.save_pretrained(partial, state_dict=state, save_embedding_layers=False)  # type: ignore[operator]
                 else:
                     base = unwrap(model)
-                    base.save_pretrained(partial, state_dict=merged_state(base))
+                    with _written_here(base):
+                        base.save_pretrained(partial, state_dict=merged_state(base))
             os.chmod(partial, 0o755)  # the server may run as another user
             os.replace(partial, target)
         except (OSError, SafetensorError) as error:
@@ -268,6 +269,16 @@ def _sweep(directory: Path, but: Path | None = None) -> None:
     for path in [*directory.glob(".writing-*"), *directory.glob(f"{PREFIX}*")]:
         if path != but:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _written_here(model: Any) -> Iterator[None]:
+    """Let this process write, which holds the lock: transformers leaves that to the first of all ranks."""
+    model.should_save_on_this_rank = lambda is_main_process: True
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from lit_uniopd.memory import (
 )
 from lit_uniopd.modules.clock import REST, StepClock
 from lit_uniopd.modules.evaluating import EvaluatingModule
+from lit_uniopd.modules.sync import drop_unreached
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.prompting import encode, encode_answer
 from lit_uniopd.rewards import GraderPool
@@ -150,6 +151,9 @@ class PolicyModule(EvaluatingModule):
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""
         return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        drop_unreached(self, self.policy)
 
     # --- memory ---
 

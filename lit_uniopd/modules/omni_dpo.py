@@ -196,6 +196,7 @@ class OmniDPO(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's pairs, those of all accumulated batches and ranks together."""
+        super().on_before_optimizer_step(optimizer)
         values, self.trained = self.trained.reduce(self), Averages()
         weight, square = values.pop("weight"), values.pop("square")
         values["train/effective_share"] = weight**2 / square if square else 0.0

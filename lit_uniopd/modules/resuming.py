@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.modules.deal import prompt_of
 from lit_uniopd.modules.sync import gather_over_ranks, max_over_ranks
 from lit_uniopd.policy import Policy
 from lit_uniopd.teacher import encode_each
@@ -38,14 +39,12 @@ class ScoredRollout:
         """For a checkpoint: plain data and tensors, no pickles.
 
         Args:
-            prompts: the batch that was answered.
+            prompts: the batch of this rank.
         """
-        place = {id(prompt): i for i, prompt in enumerate(prompts)}
         values = {f.name: getattr(self.rollouts, f.name) for f in fields(Rollouts) if f.name not in FROM_BATCH}
         values = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in values.items()}
         return {
             "prompts": [prompt_key(prompt) for prompt in prompts],
-            "answered": [place[id(prompt)] for prompt in self.rollouts.prompts],
             "rollouts": {**values, "grades": [asdict(grade) for grade in self.rollouts.grades]},
             "parts": self.parts,
             "done": self.done,
@@ -55,10 +54,10 @@ class ScoredRollout:
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Any], prompts: Sequence[Prompt], policy: Policy, device: torch.device
+        cls, state: dict[str, Any], batches: Sequence[Sequence[Prompt]], policy: Policy, device: torch.device
     ) -> "ScoredRollout":
-        """What ``state`` was made of, given the same batch."""
-        answered = [prompts[i] for i in state["answered"]]
+        """What ``state`` was made of, given the same batches of all ranks: groups may have moved between them."""
+        answered = [prompt_of(group, batches) for group in state["rollouts"]["group_B"].tolist()]
         encoded = encode_each(policy, answered)
         values = {**state["rollouts"], "grades": [Grade(**grade) for grade in state["rollouts"]["grades"]]}
         rollouts = Rollouts(
@@ -114,7 +113,8 @@ class ResumingModule(PolicyModule):
                 f"{len(states)} rank(s) with other batches than now; the answers to this batch are written anew."
             )
             return None
-        scored = ScoredRollout.from_state(state, batch.prompts, self.policy, self.device)
+        batches = gather_over_ranks(self, batch.prompts)
+        scored = ScoredRollout.from_state(state, batches, self.policy, self.device)
         set_random_states(scored.random, self.device)
         return scored
 

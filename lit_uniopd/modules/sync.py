@@ -1,6 +1,7 @@
 """The few collectives of manual optimization, and when gradients are exchanged."""
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +10,8 @@ from lightning import LightningModule
 from torch.nn.parallel import DistributedDataParallel
 
 from lit_uniopd.fsdp import FSDP, sync_gradients
+from lit_uniopd.policy import Policy
+from lit_uniopd.vision import tower_parameters
 
 
 def sum_over_ranks(module: LightningModule, value: float) -> float:
@@ -30,10 +33,51 @@ def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
     return values
 
 
+def exchange(module: LightningModule, parcels: Sequence[Any]) -> list[Any]:
+    """Hand each rank an object of its own, plain data and tensors on the CPU.
+
+    Args:
+        module: being trained.
+        parcels: one for each rank.
+
+    Returns:
+        What each rank had for this one.
+    """
+    packed = [pickle.dumps(parcel) for parcel in parcels]
+    sizes = gather_over_ranks(module, [len(parcel) for parcel in packed])
+    coming = [mine[module.global_rank] for mine in sizes]
+    outgoing = torch.frombuffer(bytearray(b"".join(packed)), dtype=torch.uint8).to(module.device)
+    incoming = torch.empty(sum(coming), dtype=torch.uint8, device=module.device)
+    torch.distributed.all_to_all_single(incoming, outgoing, coming, sizes[module.global_rank])
+    return [pickle.loads(part.cpu().numpy().tobytes()) for part in incoming.split(coming)]
+
+
 def wait_for_ranks(module: LightningModule) -> None:
     """Until the slowest is here, so that its lead can be told from the time of the collectives themselves."""
     if module.trainer.world_size > 1:
         module.trainer.strategy.barrier()
+
+
+def drop_unreached(module: LightningModule, policy: Policy) -> None:
+    """Take the gradients of 0 from the parts of a vision tower that no rank's pictures have reached in this step.
+
+    One process has none there, and an optimizer does not touch what has none: else weights that are never used would
+    decay, and those that are seldom used go on by their momentum.
+
+    Args:
+        module: being trained; all gradients of the step are there.
+        policy: of the module.
+    """
+    if module.trainer.world_size == 1:
+        return
+    tower = tower_parameters(policy.model)
+    if not tower:
+        return
+    told = torch.tensor([float(name in policy.reached) for name in tower], device=module.device)
+    policy.reached.clear()
+    for parameter, reached in zip(tower.values(), module.trainer.strategy.reduce(told, reduce_op="max"), strict=True):
+        if not reached:
+            parameter.grad = None
 
 
 def _reduce(module: LightningModule, value: float, op: str) -> float:

@@ -19,6 +19,7 @@ from lit_uniopd.microbatch import equal_count
 from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.deal import even_out_groups, group_numbers, update_parts
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.prompt_checks import check_pictures, check_prompts
@@ -183,7 +184,7 @@ class UniOPD(ResumingModule):
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
-    # --- one step: sample, grade, score, calibrate, update ---
+    # --- one step: sample, deal out, grade, score, calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         answers = len(batch) * self.sampling.n
@@ -196,23 +197,23 @@ class UniOPD(ResumingModule):
         if scored is None:
             with together(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
+            with self.timed("wait"):
+                rollouts = even_out_groups(self, self.policy, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
-            scored = ScoredRollout(rollouts, self.split(rollouts))
+            seed = derive_seed(self.seed, 0, "updates", self.global_step)
+            parts = update_parts(self, rollouts, self.updates_per_rollout, seed=seed)
+            scored = ScoredRollout(rollouts, parts)
         self.update(scored, batch.prompts)
         self.log_step(scored.rollouts, scored.trained, self.clock.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        # Numbered as the samplers deal prompts out to ranks, so that answers do not depend on how many ranks there are.
-        keys = [self.global_rank + i * self.trainer.world_size for i in range(len(batch))]
+        keys = group_numbers(self, len(batch))
+        write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            if self.writer == "student":
-                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-            else:
-                rollouts = self.teachers.write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-        return rollouts
+            return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
@@ -296,41 +297,40 @@ class UniOPD(ResumingModule):
             if hook is not None:
                 hook(self.trainer, self, rollouts)
 
-    def split(self, rollouts: Rollouts) -> list[list[int]]:
-        """Rows of each of the ``updates_per_rollout`` optimizer steps: equal shares of the answers."""
-        order = torch.randperm(len(rollouts)) if self.updates_per_rollout > 1 else torch.arange(len(rollouts))
-        return [rows.tolist() for rows in order.tensor_split(self.updates_per_rollout)]
-
     def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
         """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
         with self.timed("update"):
             for rows in scored.parts[scored.done :]:
                 self.keep_in_case(scored, prompts)
-                share = scored.rollouts[rows]
-                self.optimizer_step_on(share, scored.trained)
-                scored.rollouts.clipped_BT[rows, : share.clipped_BT.shape[1]] = share.clipped_BT
+                self.optimizer_step_on(scored.rollouts, rows, scored.trained)
                 scored.done += 1
             self.teachers.rest()
         self.unfinished = None
 
-    def optimizer_step_on(self, rollouts: Rollouts, trained: Averages) -> None:
-        """One optimizer step; exact for any split into micro-batches and ranks, since only sums are added up."""
+    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: Averages) -> None:
+        """One optimizer step on some of the answers, of which this rank may have none.
+
+        Exact for any split into micro-batches and ranks, since only sums are added up.
+        """
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        denominator = self.loss.denominator or sum_over_ranks(self, len(rollouts))
-        micro_batches = self.micro_batches(rollouts)
+        denominator = self.loss.denominator or sum_over_ranks(self, len(rows))
+        micro_batches = self.micro_batches(rollouts, rows)
         total = torch.zeros((), device=self.device)
-        for index, (teacher, rows) in enumerate(micro_batches):
+        for index, (teacher, batch) in enumerate(micro_batches):
             agree(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
-            micro, weight = (rollouts[rows], 1.0) if rows else (rollouts[[0]], 0.0)
-            loss = self.micro_loss(micro, teacher, denominator, trained if rows else Averages())
+            micro, weight = rollouts[batch or [0]], float(bool(batch))
+            seen, reached = Averages(), set(self.policy.reached)
+            loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
+            trained.expect(*seen.state())
+            self.policy.reached = self.policy.reached if batch else reached
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
                 # DDP and FSDP take the mean over ranks of what must be summed.
                 self.manual_backward(loss * weight * self.trainer.world_size)
             total += loss.detach() * weight
-            if rows:
-                rollouts.clipped_BT[rows, : micro.clipped_BT.shape[1]] = micro.clipped_BT
+            if batch:
+                rollouts.clipped_BT[batch, : micro.clipped_BT.shape[1]] = micro.clipped_BT
         trained.add("train/loss", total, 1 / self.trainer.world_size)
         trained.add("train/grad_norm", self.clip())
         optimizer.step()
@@ -338,16 +338,15 @@ class UniOPD(ResumingModule):
         if schedule is not None:
             schedule.step()
 
-    def micro_batches(self, rollouts: Rollouts) -> list[tuple[str, list[int]]]:
+    def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
-        routes = [self.teachers.route(prompt) if self.loss.kind != "sampled" else "" for prompt in rollouts.prompts]
-        batches: list[tuple[str, list[int]]] = []
+        sampled, batches = self.loss.kind == "sampled", []
         # On every rank the same teachers in the same order: their weights may be sharded over all.
-        for name in [""] if self.loss.kind == "sampled" else self.teachers.names:
-            rows = [row for row, route in enumerate(routes) if route == name]
-            packed = self.batches_of(self.policy, rollouts[rows]) if rows else []
-            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[rows].tolist()
-            batches += [(name, [rows[i] for i in batch]) for batch in equal_count(packed, count, groups)]
+        for name in [""] if sampled else self.teachers.names:
+            own = [row for row in rows if sampled or self.teachers.route(rollouts.prompts[row]) == name]
+            packed = self.batches_of(self.policy, rollouts[own]) if own else []
+            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[own].tolist()
+            batches += [(name, [own[i] for i in batch]) for batch in equal_count(packed, count, groups)]
         return batches
 
     def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:

@@ -25,6 +25,7 @@ from tiny import Memory, make_model, module, sgd, trainer
 from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
+from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.fsdp import FSDP
 from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.advantages import AdvantageArgs
@@ -80,9 +81,10 @@ class Files:
             for i in range(21)
         ]
         self._table("sentences", sentences)
-        # Dealt out to two ranks, one of them gets all the pictures.
+        # Dealt out to two ranks, one of them gets all the pictures; the third step has none.
         seen = [
-            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 else {}) for i in range(20)
+            {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 and i // ROWS != 2 else {})
+            for i in range(20)
         ]
         self._table("pictures", seen)
 
@@ -95,18 +97,25 @@ class Files:
     def model(self, name: str, **options: Any) -> PolicyArgs:
         return PolicyArgs(path=str(self.root / name), **options)
 
+    def cache(self, ranks: int) -> str:
+        """Of reference log-probs."""
+        return str(self.root / f"references-{ranks}")
+
 
 class Recorder(Callback):
-    """The first step's gradients and answers."""
+    """The first step's gradients and answers, and how many groups other ranks than their own have trained on."""
 
     def __init__(self) -> None:
         self.grads: dict[str, torch.Tensor] = {}
         self.answers: list[tuple[int, list[int]]] = []
+        self.moved = 0
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
         rows = zip(rollouts.group_B.tolist(), rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
         mine = [(group, tokens[:length]) for group, tokens, length in rows]
         self.answers = self.answers or sorted(row for part in _over_ranks(mine) for row in part)
+        away = {group for group in rollouts.group_B.tolist() if group % trainer.world_size != trainer.global_rank}
+        self.moved += sum(_over_ranks(len(away)))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
@@ -153,6 +162,14 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return module(paths, **settings, **{"student": student}), data
 
 
+def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """A server process writes the answers, with the weights that ranks bring it."""
+    server = ServerArgs(
+        json.loads((files.root / "servers.json").read_text()), "student", str(files.root / f"published-{ranks}")
+    )
+    return uni_opd(files, ranks, sampling=SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server), **options)
+
+
 def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     model, data = uni_opd(files, ranks, optimizer=sgd)
     model.__class__ = SplitGroups
@@ -166,23 +183,28 @@ def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
         SourceArgs(path=str(files.table("pictures"))), batch_size=ROWS // ranks, shuffle=False, seed=5
     )
     paths = {name: str(files.root / f"seeing_{name}") for name in ("student", "math", "code")}
-    # Small steps: those of SGD would blow rounding up until another token is drawn. No decay: parts of the tower that are
-    # never used have no gradient in one process, and one of zero where ranks exchange it.
-    adam = partial(torch.optim.Adam, lr=1e-3, eps=1e-4)
+    # Small steps: those of SGD would blow rounding up until another token is drawn. Decay shows parts of the tower that
+    # an optimizer should leave alone: the last norm always, all of it in the step without a picture.
+    adam = partial(torch.optim.AdamW, lr=1e-3, eps=1e-4, weight_decay=0.5)
     return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam), data
 
 
-def omni(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = PairSourceArgs(path=str(files.table("pairs")))
     data = PreferenceDataModule(train=pairs, val=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
-    policy = files.model("student", lora=options.pop("lora", None))
-    return OmniDPO(policy, PairLossArgs(lam=0.2, tau_good=1.0), optimizer=adam, seed=3), data
+    policy = files.model("student", **options)
+    cache = files.cache(ranks) if cached else None
+    # Before the first step policy and reference are equal; read from disk, rounding says which is less, and so if the
+    # NLL acts.
+    loss = PairLossArgs(lam=0.2, tau_good=1.0, use_nll=not cached)
+    return OmniDPO(policy, loss, optimizer=adam, reference_cache=cache, seed=3), data
 
 
-def sentinel(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
     data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, seed=5)
-    return Sentinel(files.model("seeing_student", **options), optimizer=sgd, seed=3), data
+    cache = files.cache(ranks) if cached else None
+    return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
 
 Scenario = Callable[[Files, int], tuple[Any, Any]]
@@ -190,14 +212,19 @@ SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
     "uni_opd_lora": lambda f, r: uni_opd(f, r, student={"lora": LORA, "gradient_checkpointing": True}),
     "uni_opd_4bit": lambda f, r: uni_opd(f, r, student=FOUR_BITS, optimizer=sgd),
+    "uni_opd_reused": lambda f, r: uni_opd(f, r, updates_per_rollout=3),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
+    "served": lambda f, r: served(f, r, optimizer=sgd),
+    "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
     "pictures": pictures,
     "omni_dpo": omni,
     "omni_dpo_lora": lambda f, r: omni(f, r, lora=LORA),
+    "omni_dpo_cached": lambda f, r: omni(f, r, cached=True, lora=LORA),
     "sentinel": sentinel,
     "sentinel_lora": lambda f, r: sentinel(f, r, lora=LORA),
+    "sentinel_cached": lambda f, r: sentinel(f, r, cached=True),
 }
 RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
 
@@ -245,6 +272,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     if fit.is_global_zero:
         numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
         found = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
+        found["moved"] = recorder.moved
         torch.save(found, f"{out}.pt")
 
 

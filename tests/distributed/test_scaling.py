@@ -1,5 +1,6 @@
 """One process, DDP and FSDP2 train to the same weights; checkpoints of any of them go on under any other."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from distributed.scaling import RESUMED, SCENARIOS, Files, run
 from safetensors.torch import load_file
+from serving import ModelServers
 from transformers import AutoModelForCausalLM
 
 from lit_uniopd.cli import main
@@ -36,11 +38,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What came of every scenario on one process and on two ranks; one's checkpoints go on under FSDP and the reverse."""
     root = tmp_path_factory.mktemp("scaling")
     Files(root).write()
-    launch(root, 1, [f"one:{name}" for name in SCENARIOS])
-    jobs = [f"fsdp:{name}" for name in SCENARIOS] + [f"ddp:{name}" for name in WITH_DDP]
-    jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in RESUMED]
-    jobs += [f"ddp:omni_dpo@{root}/fsdp-2/omni_dpo.ckpt"]
-    launch(root, 2, jobs)
+    servers = ModelServers([("student", str(root / "student"))], "rollout_server.py")
+    try:
+        (root / "servers.json").write_text(json.dumps(servers.all))
+        launch(root, 1, [f"one:{name}" for name in SCENARIOS])
+        jobs = [f"fsdp:{name}" for name in SCENARIOS] + [f"ddp:{name}" for name in WITH_DDP]
+        jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in RESUMED]
+        jobs += [f"ddp:omni_dpo@{root}/fsdp-2/omni_dpo.ckpt"]
+        launch(root, 2, jobs)
+    finally:
+        servers.close()
     return root
 
 
@@ -66,6 +73,12 @@ def test_two_sharded_ranks_train_like_one_process(name, root):
     same(result(root, "fsdp-2", name), result(root, "one-1", name))
 
 
+@pytest.mark.parametrize("name", ["uni_opd", "uni_opd_lora", "uni_opd_reused", "divergence", "pictures"])
+def test_groups_have_moved_to_ranks_with_less_to_do(name, root):
+    assert result(root, "one-1", name)["moved"] == 0
+    assert result(root, "fsdp-2", name)["moved"] > 0
+
+
 @pytest.mark.parametrize("name", WITH_DDP)
 def test_two_copies_train_like_one_process(name, root):
     same(result(root, "ddp-2", name), result(root, "one-1", name))
@@ -74,7 +87,7 @@ def test_two_copies_train_like_one_process(name, root):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_scenarios_do_something(name, root):
     found = result(root, "one-1", name)
-    start = Files(root).model("seeing_student" if name in ("pictures", "sentinel") else "student")
+    start = Files(root).model("seeing_student" if name.startswith(("pictures", "sentinel")) else "student")
     assert any(grad.abs().max() > 1e-3 for grad in found["grads"].values())
     if not any(".lora_" in key for key in found["weights"]):
         policy = Policy.load(start, trainable=False)
@@ -133,8 +146,21 @@ def test_the_verb_exports_a_sharded_checkpoint(root, tmp_path):
         torch.testing.assert_close(parameter, state[f"policy.{name}"], atol=1e-5, rtol=0)
 
 
+def test_ranks_share_the_reference_and_keep_what_one_process_keeps(root):
+    kept = {}
+    for ranks in (1, 2):
+        files = list(Path(Files(root).cache(ranks)).glob("*.jsonl"))
+        assert len(files) == 2 * ranks  # of each rank, for the pairs and for the sentences
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        kept[ranks] = {line["pair"]: line["logps"] for line in lines}
+        assert len(kept[ranks]) == len(lines)
+    assert kept[2].keys() == kept[1].keys()
+    for pair, logps in kept[1].items():
+        assert kept[2][pair] == pytest.approx(logps, abs=1e-5)
+
+
 def test_four_ranks(root):
-    names = ("uni_opd", "split_groups", "pictures", "omni_dpo")
+    names = ("uni_opd", "uni_opd_reused", "split_groups", "pictures", "omni_dpo")
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])
     for name in names:
         same(result(root, "fsdp-4", name), result(root, "one-1", name))
