@@ -70,5 +70,7 @@ def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> Non
         seed: of sampling and detectors' errors.
     """
     policy = Policy.load(PolicyArgs(path=str(captioner)), trainable=False)
-    captions = bootstrap_scenes(policy, read_scenes(scenes), oracles(scenes, seed), seed)
-    write_lines(out, [row for caption in captions for row in pair_rows(caption_line(caption))])
+    detectors = oracles(scenes, seed)
+    names = [detector.name for detector in detectors]
+    captions = bootstrap_scenes(policy, read_scenes(scenes), detectors, seed)
+    write_lines(out, [row for caption in captions for row in pair_rows(caption_line(caption, names))])
