@@ -5,9 +5,6 @@ from typing import Any
 
 from lit_uniopd.hallucination.bootstrap import Caption
 
-EVIDENCE = ("verdicts", "votes", "boxes", "detectors")
-"""What a line or a row says of its objects."""
-
 
 def caption_line(caption: Caption, detectors: Sequence[str] = ()) -> dict[str, Any]:
     """A finished caption, as JSON; with the picture's true objects if its row has a list of them.
