@@ -61,9 +61,10 @@ def _boxes(caption: Caption, detectors: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The pairs of a caption's line, as ``SentencePairDataModule`` reads them, each with the evidence for its objects.
+    """The pairs of a caption's line, as ``SentencePairDataModule`` reads them.
 
-    Lines of before there were boxes make rows without.
+    Each has the evidence for the objects of its sentences, and for those on which detectors disagree: candidates that
+    named these were left out. Lines of before there were boxes make rows without.
     """
     return [
         {
@@ -72,16 +73,18 @@ def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
             "prompt": line["messages"],
             "images": line["images"],
             **pair,
-            **_evidence(line, {*pair["objects_chosen"], *pair.get("objects_rejected", pair["hallucinated_rejected"])}),
+            **_evidence(line, [*pair["objects_chosen"], *pair.get("objects_rejected", pair["hallucinated_rejected"])]),
         }
         for number, pair in enumerate(line["pairs"])
     ]
 
 
-def _evidence(line: Mapping[str, Any], words: set[str]) -> dict[str, Any]:
+def _evidence(line: Mapping[str, Any], named: Sequence[str]) -> dict[str, Any]:
+    unsure = [word for word, verdict in line["verdicts"].items() if verdict == "uncertain"]
+    words = [word for word in dict.fromkeys([*named, *unsure]) if word in line["verdicts"]]
     return {
-        "verdicts": {word: verdict for word, verdict in line["verdicts"].items() if word in words},
-        "votes": {word: votes for word, votes in line["votes"].items() if word in words},
+        "verdicts": {word: line["verdicts"][word] for word in words},
+        "votes": {word: line["votes"][word] for word in words},
         "boxes": [box for box in line.get("boxes", ()) if box["object"] in words],
         "detectors": line.get("detectors", []),
     }

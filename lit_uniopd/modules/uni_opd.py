@@ -20,6 +20,7 @@ from lit_uniopd.modules.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
+from lit_uniopd.modules.opd_charts import opd_charts
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.prompt_checks import check_pictures, check_prompts
 from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
@@ -183,6 +184,8 @@ class UniOPD(ResumingModule):
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
+    essential_charts = opd_charts
+
     # --- one step: sample, grade, score, calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
@@ -207,12 +210,9 @@ class UniOPD(ResumingModule):
         seed = self.reseed("rollout", self.global_step)
         # Numbered as the samplers deal prompts out to ranks, so that answers do not depend on how many ranks there are.
         keys = [self.global_rank + i * self.trainer.world_size for i in range(len(batch))]
+        write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            if self.writer == "student":
-                rollouts = write_answers(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-            else:
-                rollouts = self.teachers.write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
-        return rollouts
+            return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).

@@ -61,7 +61,7 @@ def bootstrap_scenes(
 
 
 def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> None:
-    """Write the pairs of a file of scenes.
+    """Write the pairs of a file of scenes, and the captions that they were taken from beside them.
 
     Args:
         captioner: directory of the model.
@@ -73,4 +73,7 @@ def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> Non
     detectors = oracles(scenes, seed)
     names = [detector.name for detector in detectors]
     captions = bootstrap_scenes(policy, read_scenes(scenes), detectors, seed)
-    write_lines(out, [row for caption in captions for row in pair_rows(caption_line(caption, names))])
+    lines = [caption_line(caption, names) for caption in captions]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(out.with_suffix(".captions.jsonl"), lines)
+    write_lines(out, [row for line in lines for row in pair_rows(line)])

@@ -117,6 +117,6 @@ def read_pictures(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]
 def _data_uri(picture: Image.Image) -> str:
     small = picture.copy()
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    file = io.BytesIO()
-    small.save(file, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    file, kind = io.BytesIO(), "png" if max(small.size) < 128 else "jpeg"  # of few pixels, JPEG's blocks would show
+    small.save(file, format=kind, quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()

@@ -50,6 +50,7 @@ def by_the_book(pair: tuple[float, ...], beta: float, gamma: float, tau_ref: flo
         "w_performance": performance,
         "mastery": sigmoid(u),
         "nll_active": active,
+        "nll_loss": -lam * active * chosen,
         "chosen_rewards": beta * (chosen - ref_w),
         "rejected_rewards": beta * (rejected - ref_l),
     }

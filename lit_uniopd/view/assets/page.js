@@ -109,11 +109,14 @@ function groupCard(group) {
       fact("kept because", group.why.join(", ")),
       before === null ? null : fact("margin", `${signed(before)} \u2192 ${signed(after)}`, before < 0 ? "incorrect" : ""),
       group.gold === null ? null : fact("gold", group.gold)),
-    beside(group, make("p", { class: "prompt" }, group.prompt)),
+    beside(group, question(group)),
     make("div", { class: "answers" }, ...answers.map(answerCard)));
 }
 
 // --- pictures: what detectors saw where ---
+
+const question = (item) => make("p", { class: "prompt" },
+  (item.images || []).length ? item.prompt.replace(/^\[picture\]\s*/, "") : item.prompt);
 
 const names = (item) => {
   const votes = Object.values(item.votes || {})[0] || [];
@@ -127,7 +130,7 @@ function picture(item) {
   const image = make("img", { src: source, alt: "the picture", loading: "lazy" });
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 128));
   const frame = make("div", { class: "frame" }, image);
-  const detectors = names(item), labelled = new Set();
+  const detectors = names(item), labels = new Map();
   for (const box of item.boxes || []) {
     const number = Math.max(0, detectors.indexOf(box.detector));
     const [left, top, right, bottom] = box.place.map((x) => 100 * x);
@@ -136,10 +139,14 @@ function picture(item) {
       title: `${box.detector} sees ${box.object}, score ${box.score}; verdict: ${verdict}` });
     Object.assign(shown.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%`,
       outlineOffset: `${3 * number}px` });
-    // One name for boxes of one object in one place; those of another place have their own.
-    const key = box.object + box.place.map((x) => x.toFixed(2)).join();
-    if (!labelled.has(key)) shown.append(make("span", { class: bottom > 88 ? "above" : "" }, box.object));
-    labelled.add(key);
+    // One label for all that is seen in one place: an object by both detectors, or one object taken for another.
+    const key = box.place.map((x) => x.toFixed(2)).join();
+    if (!labels.has(key)) {
+      labels.set(key, make("span", { class: bottom > 88 ? "above" : "" }));
+      shown.append(labels.get(key));
+    }
+    const own = labels.get(key), known = own.textContent === "" ? [] : own.textContent.split(", ");
+    if (!known.includes(box.object)) own.textContent = [...known, box.object].join(", ");
     frame.append(shown);
   }
   const seen = detectors.filter((name) => (item.boxes || []).some((box) => box.detector === name));
@@ -163,7 +170,7 @@ function verdictTable(item) {
   if (!objects.length) return null;
   const detectors = names(item);
   const head = make("tr", {}, make("th", {}, "object"), make("th", {}, "verdict"));
-  detectors.forEach((name, i) => head.append(make("th", {}, swatch(i), name.replace(/\(.*/, ""))));
+  detectors.forEach((name, i) => head.append(make("th", { title: name }, swatch(i), name.replace(/\(.*/, ""))));
   const table = make("table", {}, head);
   for (const name of objects) {
     const verdict = item.verdicts[name];
@@ -203,10 +210,14 @@ function bar(value) {
   inner.style.width = `${(100 * Math.max(0, Math.min(1, value))).toFixed(1)}%`;
   return make("span", { class: "bar" }, inner);
 }
+const WEIGHTS = { weight: "quality times performance: how much the pair counts",
+  quality: "how sure the judge is: sigmoid of the score gap",
+  performance: "how much there is left to learn: (1 - mastery) to the power of gamma",
+  mastery: "how far the policy has mastered the pair: sigmoid(beta times its margin of mean log-probs - tau_ref)" };
+const weighed = (pair) => pair.w_quality !== 1 || pair.w_performance !== 1;
 function pairCard(pair) {
-  const weight = (name, value) => make("span", {}, name + " ", bar(value), " ", make("b", {}, value.toFixed(3)));
+  const weight = (name, value) => make("span", { title: WEIGHTS[name] }, name + " ", bar(value), " ", make("b", {}, value.toFixed(3)));
   const judged = typeof pair.score_chosen === "number" || typeof pair.score_rejected === "number";
-  const weighed = pair.w_quality !== 1 || pair.w_performance !== 1;
   const side = (name, text, points, reward) => make("div", { class: `answer ${name === "chosen" ? "correct" : "incorrect"}` },
     make("div", { class: "facts" }, make("b", { class: "outcome" }, name),
       judged ? fact("score", points === null ? "none" : Number(points).toPrecision(3)) : null,
@@ -214,13 +225,13 @@ function pairCard(pair) {
     marked(text, pair.verdicts));
   return make("section", { class: "card" },
     make("div", { class: "facts" },
-      ...(weighed ? [weight("weight", pair.w_quality * pair.w_performance), weight("quality", pair.w_quality),
+      ...(weighed(pair) ? [weight("weight", pair.w_quality * pair.w_performance), weight("quality", pair.w_quality),
         weight("performance", pair.w_performance)] : []),
       pair.mastery === undefined ? null : weight("mastery", pair.mastery),
       fact("reward margin", signed(pair.margin), pair.margin < 0 ? "incorrect" : ""),
       pair.domain ? fact("domain", pair.domain) : null, fact("step", pair.step)),
     beside(pair,
-      make("p", { class: "prompt" }, pair.prompt),
+      question(pair),
       pair.context ? make("p", { class: "context" }, make("b", {}, "so far "), pair.context) : null,
       make("div", { class: "two" },
         side("chosen", pair.chosen, pair.score_chosen, pair.chosen_reward),
@@ -266,8 +277,8 @@ const TABS = {
     title: "Preference pairs", items: DATA.pairs, card: pairCard,
     selects: { domain: (p) => [p.domain || ""], ranked: (p) => [p.margin > 0 ? "right" : "wrong"],
       verdict: (p) => [...new Set(Object.values(p.verdicts || {}))] },
-    sorts: { "highest weight": (p) => -p.w_quality * p.w_performance, "lowest weight": (p) => p.w_quality * p.w_performance,
-      "lowest margin": (p) => p.margin, "highest margin": (p) => -p.margin },
+    sorts: { ...(DATA.pairs.some(weighed) ? { "highest weight": (p) => -p.w_quality * p.w_performance,
+      "lowest weight": (p) => p.w_quality * p.w_performance } : {}), "lowest margin": (p) => p.margin, "highest margin": (p) => -p.margin },
     text: (p) => [p.prompt, p.context || "", p.chosen, p.rejected],
     told: (items) => `${items.length} pairs`,
   },
@@ -333,6 +344,8 @@ function controls() {
     parts.push(select("calibration", [["after", "after"], ["before", "before"]], calibrated.shown,
       (v) => { calibrated.shown = v; }));
     parts.push(make("span", { class: "legend" }, signed(-SCALE, 2), make("span", {}), signed(SCALE, 2) + " nats per token"));
+    parts.push(make("span", { class: "legend tokens" }, make("i", { class: "c", title: FLAGS.c }, "clipped"),
+      make("i", { class: "g", title: FLAGS.g }, "masked")));
   }
   const search = make("input", { type: "search", placeholder: "search", "aria-label": "search" });
   search.value = own.search;
