@@ -14,6 +14,7 @@ from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.benchmarks.spec import ProfileName
+from lit_uniopd.board import Charts
 from lit_uniopd.diagnostics.hallucination import positions_figure
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.chair import chair_counts
@@ -91,6 +92,19 @@ class HallucinationDiagnostics(Callback):
         examples = load_benchmark(self.spec, self.profile, limit=self.limit).examples
         self.prompts = [Prompt(e.id, e.messages, gold=e.gold["objects"], images=e.images) for e in examples]
 
+    def essential_charts(self) -> Charts:
+        """The scores that matter, of every way of decoding."""
+        names = [decoding_name(temperature) for temperature in self.temperatures]
+        return {
+            title: [f"hallucination/{name}/{score}" for name in names]
+            for title, score in (
+                ("Hallucinated mentions (CHAIR_i)", "chair_i"),
+                ("Captions with a hallucinated object (CHAIR_s)", "chair_s"),
+                ("Objects named (recall)", "recall"),
+                ("Words of a caption", "words"),
+            )
+        }
+
     # --- when ---
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
@@ -124,7 +138,7 @@ class HallucinationDiagnostics(Callback):
         mine = self.prompts[trainer.global_rank :: trainer.world_size]
         self.scores[when] = {}
         for temperature in self.temperatures:
-            name = "greedy" if temperature == 0 else f"temperature_{temperature:g}"
+            name = decoding_name(temperature)
             texts = self._captions(pl_module, mine, temperature)
             counts = [chair_counts(self.lexicon.mentions(text), p.gold) for text, p in zip(texts, mine, strict=True)]
             sums = (
@@ -199,6 +213,11 @@ class HallucinationDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["before"] is not None:
             self.scores["before"] = state_dict["before"]
+
+
+def decoding_name(temperature: float) -> str:
+    """In tags and tables."""
+    return "greedy" if temperature == 0 else f"temperature_{temperature:g}"
 
 
 def _scores(sums: Sequence[float]) -> Scores:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.margin import (
     Direction,
@@ -101,6 +102,15 @@ class MarginCalibration(Callback):
             mask_BT = mask_BT & ((rollouts.student_logps_BT - rollouts.teacher_logps_BT).abs() < gap_threshold)
         # An answer that was cut down to nothing has a return of 0, which would be an opinion it does not have.
         return mask_BT, rollouts.keep_B & rollouts.teacher_ok_B & mask_BT.any(dim=1)
+
+    def essential_charts(self) -> Charts:
+        """Margins before and after, and how often they were wrong."""
+        return {
+            "Margin of mixed groups, before and after calibration": [
+                *("calibration/margin_before", "calibration/margin_after")
+            ],
+            "Groups whose order the teachers violate (share of mixed ones)": ["calibration/violated"],
+        }
 
     def _log(self, trainer: Trainer, module: UniOPD, result: MarginResult) -> None:
         mixed = len(result.groups)

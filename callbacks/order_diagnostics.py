@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lit_uniopd.board import Charts
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
 from lit_uniopd.modules.plug_log import log_values
 from lit_uniopd.modules.uni_opd import UniOPD
@@ -31,6 +32,17 @@ class OrderDiagnostics(Callback):
         self.every_n_steps = every_n_steps
         self.examples = examples
         self._seen: list[Judged] = []
+
+    def essential_charts(self) -> Charts:
+        """Order and margins, before and after calibration."""
+        return {
+            "Order consistency (share of mixed groups)": ["order/consistent_before", "order/consistent_after"],
+            "Inverted pairs (share)": ["order/inversions_before", "order/inversions_after"],
+            "Return of right and wrong answers (nats per token)": [
+                *("order/return_correct_before", "order/return_incorrect_before"),
+                *("order/return_correct_after", "order/return_incorrect_after"),
+            ],
+        }
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: UniOPD, rollouts: Rollouts) -> None:
         """Log this rollout. A collective call."""

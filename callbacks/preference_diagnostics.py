@@ -1,8 +1,9 @@
-"""Which validation pairs count, and which the policy has mastered."""
+"""Which pairs count, and which the policy has mastered."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -11,6 +12,7 @@ from lit_uniopd.diagnostics.preferences import (
     WeighedPairs,
     curves_figure,
     joined,
+    pictures_figure,
     weighed,
     weights_figure,
     weights_table,
@@ -18,22 +20,25 @@ from lit_uniopd.diagnostics.preferences import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.ledger import write_lines
-from lit_uniopd.types import PairBatch
+from lit_uniopd.modules import OmniDPO
+from lit_uniopd.types import EncodedPair, PairBatch
 from lit_uniopd.view import PAIRS_FILE, pair_records
 
 
 class PreferenceDiagnostics(Callback):
-    """Of ``OmniDPO``: quality against performance, weights, the pairs at both ends, and the curves of the run.
+    """Of ``OmniDPO`` and ``Sentinel``: what the policy makes of its pairs, and the curves of the run.
 
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
     weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
     the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
     margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
-    pairs of the last validation, for `uniopd view`.
+    pairs of the last validation, for `uniopd view`: both weights, the mastery, the rewards. A run without validation
+    pairs looks at pairs that it trains on instead, evenly taken from all of them, before the first step and after the
+    last. Sentence pairs are shown with their picture, and with what detectors saw in it.
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
-        kept_pairs: pairs of highest and of lowest weight, together, in the file.
+        kept_pairs: pairs in the file: those of highest and of lowest weight.
     """
 
     def __init__(self, table_rows: int = 5, kept_pairs: int = 200) -> None:
@@ -62,20 +67,46 @@ class PreferenceDiagnostics(Callback):
             self._seen.append(weighed(batch.pairs, outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # asked on all ranks: it is broadcast
-        if not trainer.is_global_zero or not self._seen or trainer.sanity_checking:
+        if not trainer.sanity_checking:
+            self._tell(trainer)
+
+    # --- training pairs, where there are no others ---
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look_at_training_pairs(trainer, pl_module)
+
+    def _look_at_training_pairs(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A collective call: every rank compares the same pairs, so that sharded weights are gathered in step."""
+        data: Any = getattr(trainer, "datamodule", None)
+        pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
+        if not pairs or not isinstance(pl_module, OmniDPO) or getattr(data, "val_pairs", ()):
             return
-        pairs = joined(self._seen)
+        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
+        self._seen = []
+        with torch.no_grad(), pl_module.policy.gathered(), pl_module.policy.answering():
+            for start in range(0, len(chosen), size):
+                batch = PairBatch(chosen[start : start + size])
+                self._seen.append(weighed(batch.pairs, pl_module.compare(batch)[0]))
+        self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Log, show and write the pairs that were seen."""
+        directory = trainer.log_dir  # asked on all ranks: it is broadcast
+        if not trainer.is_global_zero or not self._seen:
+            return
+        pairs, step = joined(self._seen), trainer.global_step
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in values.items() if v == v}, step=trainer.global_step)
+            logger.log_metrics({k: v for k, v in values.items() if v == v}, step=step)
         self._show(trainer, weights_figure(pairs), "pairs/weights", directory, "pairs.png")
+        lines = pair_records(pairs, step=step, count=self.kept_pairs)
         if directory is not None:
-            lines = pair_records(pairs, step=trainer.global_step, count=self.kept_pairs)
             write_lines(Path(directory) / PAIRS_FILE, lines)
         if isinstance(trainer.logger, TensorBoardLogger):
             table = weights_table(pairs, count=self.table_rows)
-            trainer.logger.experiment.add_text("pairs/weights", table, trainer.global_step)
+            trainer.logger.experiment.add_text("pairs/weights", table, step)
+            if (figure := pictures_figure(lines)) is not None:
+                trainer.logger.experiment.add_figure("pairs/pictures", figure, step)
 
     # --- curves ---
 
@@ -88,6 +119,7 @@ class PreferenceDiagnostics(Callback):
             self._note(trainer, "val")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look_at_training_pairs(trainer, pl_module)
         directory = trainer.log_dir  # asked on all ranks: it is broadcast
         if trainer.is_global_zero and any(self.curves.values()):
             figure = curves_figure(self.curves["train"], self.curves["val"])

@@ -2,9 +2,13 @@
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from transformers import PreTrainedTokenizerBase
 
+from lit_uniopd.functional.margin import trajectory_returns
 from lit_uniopd.markdown import asked, cell, table
+from lit_uniopd.modules import UniOPD
 from lit_uniopd.types import Rollouts
+from lit_uniopd.view import token_pieces
 
 OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}
 
@@ -12,14 +16,18 @@ OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}
 class RolloutBrowser(Callback):
     """Show the best and the worst answer of each domain, by mean token advantage, every few steps.
 
+    A second table has the tokens of these answers on which teacher and student differ most.
+
     Args:
         every_n_steps: training steps between two looks.
         max_chars: longer prompts and answers are cut in the middle.
+        tokens: of each answer in the second table; 0: no such table.
     """
 
-    def __init__(self, every_n_steps: int = 10, max_chars: int = 1500) -> None:
+    def __init__(self, every_n_steps: int = 10, max_chars: int = 1500, tokens: int = 12) -> None:
         self.every_n_steps = every_n_steps
         self.max_chars = max_chars
+        self.tokens = tokens
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
         """Write the table; the step is that of the curves."""
@@ -30,14 +38,15 @@ class RolloutBrowser(Callback):
             rows = [row for row, name in enumerate(rollouts.domain) if name == domain]
             text = self.table(rollouts, rows)
             trainer.logger.experiment.add_text(f"rollout/{domain}", text, step)
+            if self.tokens and isinstance(pl_module, UniOPD):
+                told = self.token_table(rollouts, rows, pl_module.policy.tokenizer)
+                trainer.logger.experiment.add_text(f"rollout_tokens/{domain}", told, step)
 
     def table(self, rollouts: Rollouts, rows: list[int]) -> str:
         """Markdown table of the worst and the best of these rows."""
-        sums_B = (rollouts.advantages_BT * rollouts.mask_BT).sum(dim=1)
-        returns = (sums_B / rollouts.lengths_B.clamp(min=1)).tolist()
-        ranked = sorted(rows, key=lambda row: returns[row])
+        returns = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT).tolist()
         shown = []
-        for row in dict.fromkeys([ranked[-1], ranked[0]]):
+        for row in _best_and_worst(rows, returns):
             prompt = rollouts.prompts[row]
             shown.append(
                 [
@@ -50,3 +59,35 @@ class RolloutBrowser(Callback):
                 ]
             )
         return table(["mean advantage", "outcome", "tokens", "prompt", "answer", "gold"], shown)
+
+    def token_table(self, rollouts: Rollouts, rows: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+        """Markdown table of the tokens of the same answers that have the largest advantages, in their order."""
+        returns = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT).tolist()
+        shown = []
+        for row in _best_and_worst(rows, returns):
+            length = int(rollouts.lengths_B[row])
+            pieces = token_pieces(tokenizer, rollouts.tokens_BT[row, :length].tolist())
+            student, teacher, advantage = (
+                values_BT[row, :length].tolist()
+                for values_BT in (rollouts.student_logps_BT, rollouts.teacher_logps_BT, rollouts.advantages_BT)
+            )
+            for place in sorted(sorted(range(length), key=lambda i: -abs(advantage[i]))[: self.tokens]):
+                before = "".join(pieces[max(0, place - 12) : place])
+                shown.append(
+                    [
+                        f"{returns[row]:+.3f}",
+                        str(place + 1),
+                        cell(before),
+                        cell(repr(pieces[place])),
+                        f"{student[place]:.3f}",
+                        f"{teacher[place]:.3f}" if rollouts.teacher_ok_B[row] else "none",
+                        f"{advantage[place]:+.3f}",
+                    ]
+                )
+        header = ["answer (mean advantage)", "token", "behind", "text", "log p student", "log p teacher", "advantage"]
+        return table(header, shown)
+
+
+def _best_and_worst(rows: list[int], returns: list[float]) -> list[int]:
+    ranked = sorted(rows, key=lambda row: returns[row])
+    return list(dict.fromkeys([ranked[-1], ranked[0]]))

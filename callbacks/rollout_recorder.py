@@ -9,7 +9,6 @@ from lightning import Callback, LightningModule, Trainer
 from lit_uniopd.errors import UserError
 from lit_uniopd.ledger import append_lines, rank_file
 from lit_uniopd.modules.uni_opd import UniOPD
-from lit_uniopd.types import Rollouts
 from lit_uniopd.view import GROUPS_FILE, chosen_groups, group_record, token_pieces
 
 
@@ -31,20 +30,18 @@ class RolloutRecorder(Callback):
                 raise UserError(f"RolloutRecorder.{name} must be at least 1, got {number}.")
         self.every_n_steps = every_n_steps
         self.max_tokens = max_tokens
-        self._seen: tuple[int, Rollouts] | None = None
-
-    def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Remember the rollout; the update will tell which of its tokens were clipped."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        self._seen = (step, rollouts) if step % self.every_n_steps == 0 else None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what was chosen."""
-        if self._seen is None or not isinstance(pl_module, UniOPD):
+        """Write what was chosen, now that the updates have told which tokens were clipped.
+
+        A rollout whose updates a killed run left for the resumed one is kept by that.
+        """
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
             return
-        (step, rollouts), self._seen = self._seen, None
+        rollouts = pl_module.rollouts
         directory = trainer.log_dir  # asked on all ranks: it is broadcast
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)

@@ -65,8 +65,7 @@ class SentencePairWriter(PromptLedger):
             super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
-        line = caption_line(caption)
-        line["detectors"] = self._detectors  # of the votes, in their order
+        line = caption_line(caption, self._detectors)
         line["images"] = [str(Path(image).resolve()) for image in line["images"]]
         self._keep(trainer, caption.prompt, line)
         self._found.append(line)

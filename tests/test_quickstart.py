@@ -6,9 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from board_events import curves_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_uniopd.cli import main
+from lit_uniopd.ledger import read_lines
+from lit_uniopd.view import PAIRS_FILE, write_page
+
 ROOT = Path(__file__).parent.parent
+
+
+def view(run: Path) -> dict[str, int]:
+    """`uniopd view`, and how much the page shows."""
+    with pytest.raises(SystemExit) as stop:
+        main(["view", str(run)])
+    assert not stop.value.code
+    assert "data:image" in (run / "view.html").read_text() or "sentinel" not in str(run)
+    return write_page(run, run / "view.html")
 
 
 @pytest.mark.slow
@@ -34,6 +48,12 @@ def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
     assert (run / "export/policy/model.safetensors").exists()
     assert (tmp_path / "runs/playground/seed0").is_dir()
 
+    (charts,) = curves_of(run).values()
+    assert charts["KL to the teachers (nats per token)"] == ["teacher/math/kl", "teacher/code/kl"]
+    assert charts["Right answers to held-out prompts (share)"] == ["val/code/accuracy", "val/math/accuracy"]
+    assert sum(len(tags) for tags in charts.values()) > 20
+    assert view(run)["groups"] >= 20
+
 
 @pytest.mark.slow
 def test_preference_learning_goes_from_made_pairs_to_a_curve(tmp_path):
@@ -48,6 +68,15 @@ def test_preference_learning_goes_from_made_pairs_to_a_curve(tmp_path):
     assert events.Scalars("train/loss")[0].value > events.Scalars("train/loss")[-1].value
     assert (run / "pairs.png").exists()
     assert (run / "export/policy/model.safetensors").exists()
+
+    (charts,) = curves_of(run).values()
+    assert charts["Mastery of the pairs"] == ["train/mastery", "val/mastery"]
+    assert charts["Reward margin"] == ["train/margin", "val/margin"]
+    assert view(run)["pairs"] == 200
+    for pair in read_lines(run / PAIRS_FILE):
+        assert pair["w_performance"] == pytest.approx((1 - pair["mastery"]) ** 3, abs=1e-3)
+        assert 0.5 < pair["w_quality"] < 1
+        assert pair["margin"] == pytest.approx(pair["chosen_reward"] - pair["rejected_reward"], abs=2e-4)
 
 
 @pytest.mark.slow
@@ -68,3 +97,24 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     assert len(events.Images("hallucination/positions")) == 2
     assert events.Scalars("hallucination/greedy/chair_i")[0].value == pytest.approx(kept["before"]["greedy"]["chair_i"])
     assert (run / "export/policy/model.safetensors").exists()
+
+    (charts,) = curves_of(run).values()
+    assert {"Hallucinated mentions (CHAIR_i)", "Rewards of chosen and rejected answers", "Loss"} <= set(charts)
+    pairs = list(read_lines(run / PAIRS_FILE))
+    assert view(run)["pairs"] == len(pairs) > 100
+    truth = {}
+    for row in read_lines(tmp_path / "runs/playground/scenes_seed0/scenes.jsonl"):
+        truth[row["images"][0]] = row["boxes"]
+    right = wrong = disagreed = 0
+    for pair in pairs:
+        assert pair["context"]
+        assert len(pair["detectors"]) == 2
+        places = truth[f"pictures/{Path(pair['images'][0]).name}"]
+        for box in pair["boxes"]:
+            right += places.get(box["object"]) == box["place"]
+            wrong += places.get(box["object"]) != box["place"]  # an oracle's false alarm
+        disagreed += "uncertain" in pair["verdicts"].values()
+    assert right > 20 * wrong
+    assert disagreed
+    captions = next((tmp_path / "runs/playground").glob("scenes_seed0-pairs*/scene_pairs.jsonl"))
+    assert write_page(captions, tmp_path / "captions.html")["captions"] == 1024

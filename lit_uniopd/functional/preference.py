@@ -136,7 +136,8 @@ def omni_dpo_loss(
 
     Returns:
         `terms` has ``w_quality``, ``w_performance`` and ``nll_active`` (0 or 1), also of parts that are switched off,
-        for which they are 1, 1 and 0.
+        for which they are 1, 1 and 0, ``mastery``, ``sigmoid(beta m - tau_ref)``, and ``nll_loss``, the NLL's part of
+        `per_pair`.
 
     Raises:
         ValueError: if shapes differ, a score that is read is not finite, or a hyper-parameter is out of range.
@@ -165,21 +166,28 @@ def omni_dpo_loss(
         w_quality = quality_weights(good, bad, eta=eta) if quality is None else quality
         w_quality = w_quality.to(chosen.dtype)
     w_performance = ones
+    logit = beta * (chosen - rejected) - tau_ref if performance_logit is None else performance_logit.to(chosen.dtype)
     if use_performance:
-        mastery = beta * (chosen - rejected) - tau_ref if performance_logit is None else performance_logit
-        w_performance = torch.exp(gamma * logsigmoid(-mastery.to(chosen.dtype)))
+        w_performance = torch.exp(gamma * logsigmoid(-logit))
         w_performance = w_performance.detach() if detach_performance else w_performance
     preference = -logsigmoid(_logit(beta, chosen, rejected, ref_w, ref_l))
     loss = w_quality * w_performance * preference
 
-    active = torch.zeros_like(chosen)
+    active = nll = torch.zeros_like(chosen)
     if use_nll:
         all_finite(score_chosen=score_chosen)
         # In the scores' own precision: the threshold is inclusive, and 3.2 is another number in bfloat16.
         active = ((ref_w > chosen) & (score_chosen >= tau_good)).to(chosen.dtype)
         held = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
-        loss = loss - lam * active * held
-    terms = {"w_quality": w_quality, "w_performance": w_performance.detach(), "nll_active": active}
+        nll = -lam * active * held
+        loss = loss + nll
+    terms = {
+        "w_quality": w_quality,
+        "w_performance": w_performance.detach(),
+        "mastery": torch.sigmoid(logit.detach()),
+        "nll_active": active,
+        "nll_loss": nll.detach(),
+    }
     return _result(loss, beta, (chosen, rejected, ref_w, ref_l), terms)
 
 

@@ -27,7 +27,7 @@ from lit_uniopd.hallucination.sentences import (
     should_stop,
     unique_candidates,
 )
-from lit_uniopd.hallucination.verdicts import OutOfVocabulary, Uncertain, VerdictBook, cross_check
+from lit_uniopd.hallucination.verdicts import OutOfVocabulary, Uncertain, VerdictBook, cross_check, vote_of
 from lit_uniopd.prompting import continued
 from lit_uniopd.types import Prompt
 
@@ -245,13 +245,14 @@ class Bootstrapper:
         if rows:
             images = [captions[row].prompt.images[0] for row in rows]
             words = [new[row] for row in rows]
-            votes = [detector.votes(images, words, self._class_in_singular) for detector in self.detectors]
+            seen = [detector.detect(images, words, self._class_in_singular) for detector in self.detectors]
             for place, row in enumerate(rows):
-                cast = [vote[place] for vote in votes]
+                found = [of_detector[place] for of_detector in seen]
+                votes = [{word: vote_of(detection) for word, detection in said.items()} for said in found]
                 verdicts = cross_check(
-                    cast, out_of_vocabulary=self.args.out_of_vocabulary, uncertain=self.args.uncertain
+                    votes, out_of_vocabulary=self.args.out_of_vocabulary, uncertain=self.args.uncertain
                 )
-                captions[row].book.add(verdicts, cast)
+                captions[row].book.add(verdicts, found)
         return [
             label_sentences(
                 row, words, caption.book.__getitem__, caption.context_objects, canonical=self.extract.canonical

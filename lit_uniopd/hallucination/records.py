@@ -1,13 +1,18 @@
 """What is kept of a bootstrapping: a line for each caption, a row for each pair."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_uniopd.hallucination.bootstrap import Caption
 
 
-def caption_line(caption: Caption) -> dict[str, Any]:
-    """A finished caption, as JSON; with the picture's true objects if its row has a list of them."""
+def caption_line(caption: Caption, detectors: Sequence[str] = ()) -> dict[str, Any]:
+    """A finished caption, as JSON; with the picture's true objects if its row has a list of them.
+
+    Args:
+        caption: what was grown.
+        detectors: their names, in the order of the votes.
+    """
     truth = caption.prompt.row.get("objects")
     return {
         "id": caption.prompt.id,
@@ -22,6 +27,8 @@ def caption_line(caption: Caption) -> dict[str, Any]:
         **({"objects": truth} if isinstance(truth, list) else {}),
         "verdicts": caption.book.verdicts,
         "votes": caption.book.votes,
+        "boxes": _boxes(caption, detectors),
+        "detectors": list(detectors),
         "pairs": [
             {
                 "context": pair.context,
@@ -30,6 +37,7 @@ def caption_line(caption: Caption) -> dict[str, Any]:
                 "sentence": pair.sentence,
                 "context_factual": pair.context_factual,
                 "objects_chosen": list(pair.chosen.objects),
+                "objects_rejected": list(pair.rejected.objects),
                 "hallucinated_rejected": list(pair.rejected.hallucinated),
             }
             for pair in caption.pairs
@@ -37,8 +45,27 @@ def caption_line(caption: Caption) -> dict[str, Any]:
     }
 
 
+def _boxes(caption: Caption, detectors: Sequence[str]) -> list[dict[str, Any]]:
+    """What was seen where: fractions of the picture, to a ten-thousandth."""
+    return [
+        {
+            "object": word,
+            "detector": detectors[number] if number < len(detectors) else f"detector {number + 1}",
+            "score": round(detection.score, 4),
+            "place": [round(edge, 4) for edge in detection.box],
+        }
+        for word, seen in caption.book.seen.items()
+        for number, detection in enumerate(seen)
+        if detection is not None and detection.found and detection.box is not None
+    ]
+
+
 def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The pairs of a caption's line, as ``SentencePairDataModule`` reads them."""
+    """The pairs of a caption's line, as ``SentencePairDataModule`` reads them.
+
+    Each has the evidence for the objects of its sentences, and for those on which detectors disagree: candidates that
+    named these were left out. Lines of before there were boxes make rows without.
+    """
     return [
         {
             "id": f"{line['id']}#{number}",
@@ -46,6 +73,18 @@ def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
             "prompt": line["messages"],
             "images": line["images"],
             **pair,
+            **_evidence(line, [*pair["objects_chosen"], *pair.get("objects_rejected", pair["hallucinated_rejected"])]),
         }
         for number, pair in enumerate(line["pairs"])
     ]
+
+
+def _evidence(line: Mapping[str, Any], named: Sequence[str]) -> dict[str, Any]:
+    unsure = [word for word, verdict in line["verdicts"].items() if verdict == "uncertain"]
+    words = [word for word in dict.fromkeys([*named, *unsure]) if word in line["verdicts"]]
+    return {
+        "verdicts": {word: line["verdicts"][word] for word in words},
+        "votes": {word: line["votes"][word] for word in words},
+        "boxes": [box for box in line.get("boxes", ()) if box["object"] in words],
+        "detectors": line.get("detectors", []),
+    }

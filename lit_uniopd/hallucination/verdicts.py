@@ -1,13 +1,32 @@
 """Whether a picture has an object, from the votes of several detectors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Verdict = Literal["factual", "hallucinated", "uncertain"]
 Vote = bool | None
 """True: the detector sees the object; None: the object is not in its vocabulary."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, as fractions of the picture."""
+
+
+class Detection(NamedTuple):
+    """What a detector makes of an object that it was asked for."""
+
+    found: bool
+    score: float
+    """The best, in [0, 1]."""
+    box: Box | None = None
+    """Where the best score is, if the object was found by a detector that tells places."""
+
+
 OutOfVocabulary = Literal["accept", "abstain", "reject"]
 Uncertain = Literal["ignore", "factual", "hallucinated"]
+
+
+def vote_of(detection: Detection | None) -> Vote:
+    """The vote that follows from a detection."""
+    return None if detection is None else detection.found
 
 
 def cross_check(
@@ -57,19 +76,24 @@ class VerdictBook:
     def __init__(self, canonical: Callable[[str], str]) -> None:
         self.canonical = canonical
         self.verdicts: dict[str, Verdict] = {}
-        self.votes: dict[str, list[Vote]] = {}
-        """Word -> vote of each detector."""
+        self.seen: dict[str, list[Detection | None]] = {}
+        """Word -> what each detector makes of it; None: it is not in its vocabulary."""
         self._of_class: dict[str, set[Verdict]] = {}
 
     def unknown(self, words: Sequence[str]) -> list[str]:
         """The words, each once, about whose class nothing is known yet."""
         return [word for word in dict.fromkeys(words) if self.canonical(word) not in self._of_class]
 
-    def add(self, verdicts: Mapping[str, Verdict], votes: Sequence[Mapping[str, Vote]] = ()) -> None:
-        """Note new verdicts, and the votes behind them."""
+    @property
+    def votes(self) -> dict[str, list[Vote]]:
+        """Word -> vote of each detector."""
+        return {word: [vote_of(detection) for detection in row] for word, row in self.seen.items()}
+
+    def add(self, verdicts: Mapping[str, Verdict], seen: Sequence[Mapping[str, Detection | None]] = ()) -> None:
+        """Note new verdicts, and what the detectors saw."""
         for word, verdict in verdicts.items():
             self.verdicts[word] = verdict
-            self.votes[word] = [vote[word] for vote in votes]
+            self.seen[word] = [row[word] for row in seen]
             self._of_class.setdefault(self.canonical(word), set()).add(verdict)
 
     def __getitem__(self, word: str) -> Verdict:

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
+from lit_uniopd.board import Charts, write_layout
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.errors import UserError
@@ -123,6 +124,11 @@ class PolicyModule(EvaluatingModule):
 
     def on_fit_start(self) -> None:
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
+        write_layout(self.trainer, self)
+
+    def essential_charts(self) -> Charts:
+        """The curves that a run is read by, for TensorBoard's tab CUSTOM SCALARS; see ``lit_uniopd.board``."""
+        return {}
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]

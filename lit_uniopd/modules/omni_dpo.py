@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
+from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
@@ -113,6 +114,27 @@ class OmniDPO(PolicyModule):
         super().on_validation_start()
         if self.trainer.state.fn == "validate":
             self.fill_references()
+
+    def essential_charts(self) -> Charts:
+        pairs = getattr(getattr(self.trainer, "datamodule", None), "val_pairs", ())
+        splits = ["train", "val"] if pairs and self.trainer.enable_validation else ["train"]
+        charts = {
+            "Loss": [f"{split}/loss" for split in splits],
+            "Pairs ranked right (share)": [f"{split}/accuracy" for split in splits],
+            "Reward margin": [f"{split}/margin" for split in splits],
+            "Rewards of chosen and rejected answers": ["train/chosen_reward", "train/rejected_reward"],
+            "Log-probs per token of chosen and rejected answers": ["train/chosen_logp", "train/rejected_logp"],
+            "Gradient norm": ["train/grad_norm"],
+        }
+        if self.loss.kind == "omni_dpo":
+            charts["Weights: quality, performance, and how many pairs they are worth (share)"] = [
+                *("train/w_quality", "train/w_performance", "train/effective_share"),
+            ]
+            charts["Mastery of the pairs"] = [f"{split}/mastery" for split in splits]
+            charts["Loss: the NLL's part, and the share of pairs on which it acts"] = [
+                *("train/nll_loss", "train/nll_active")
+            ]
+        return charts
 
     def workload(self) -> Workload:
         data: Any = getattr(self.trainer, "datamodule", None)

@@ -88,6 +88,8 @@ class ResumingModule(PolicyModule):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.unfinished: tuple[ScoredRollout, Sequence[Prompt]] | None = None
+        self.rollouts: Rollouts | None = None
+        """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
         self.left_over: list[dict[str, Any]] = []
 
     def keep_in_case(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
@@ -99,9 +101,11 @@ class ResumingModule(PolicyModule):
         """
         scored.random = random_states(self.device)
         self.unfinished = scored, prompts
+        self.rollouts = scored.rollouts
 
     def resumed(self, batch: PromptBatch) -> ScoredRollout | None:
         """The rollout of this batch, if the run was stopped when it was scored but not used up."""
+        self.rollouts = None  # that of the step before
         states, self.left_over = self.left_over, []
         if not states:
             return None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lit_uniopd.benchmarks.evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
+from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
 from lit_uniopd.modules.averages import Averages
@@ -57,6 +58,9 @@ class SFT(PolicyModule):
         answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in written]
         longest = self.longest_prompt(prompts) + min(max(answers, default=0), self.max_answer_tokens)
         return Workload(train_tokens=size * longest, longest_row=longest, tokens_flag="--data.batch_size {rows}")
+
+    def essential_charts(self) -> Charts:
+        return {"Loss": ["train/loss", *(["val/loss"] if self.trainer.enable_validation else [])]}
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         self.reseed("sft", self.global_step)

@@ -21,6 +21,7 @@ from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import default_optimizer
 from lit_uniopd.modules.deal import even_out_groups, group_numbers, update_parts
 from lit_uniopd.modules.engine_drift import add_engine_drift, check_drift
+from lit_uniopd.modules.opd_charts import opd_charts
 from lit_uniopd.modules.opd_losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.prompt_checks import check_pictures, check_prompts
 from lit_uniopd.modules.resuming import ResumingModule, ScoredRollout
@@ -183,6 +184,8 @@ class UniOPD(ResumingModule):
 
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
+
+    essential_charts = opd_charts
 
     # --- one step: sample, deal out, grade, score, calibrate, update ---
 

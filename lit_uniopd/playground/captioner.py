@@ -26,7 +26,7 @@ from lit_uniopd.sampling import SamplingArgs, sample
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.vision import vision_inputs
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the code below or the scenes change what is built."""
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<image>", "\n")
 PAD, BOS, EOS, PICTURE, LINE = range(len(SPECIAL))
@@ -227,6 +227,7 @@ def write_scenes(path: Path, seen: list[Scene]) -> None:
                 "prompt": QUESTION,
                 "images": [file],
                 "objects": sorted(scene.objects),
+                "boxes": scene.boxes(),
                 "domain": "scenes",
             }
             out.write(json.dumps(row) + "\n")

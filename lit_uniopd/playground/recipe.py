@@ -110,6 +110,7 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         UserError: if there is no such name.
     """
     # These are built on what is built here.
+    from lit_uniopd.playground.captioner import FORMAT as SCENES_FORMAT
     from lit_uniopd.playground.captioner import NAMES as SCENES
     from lit_uniopd.playground.captioner import locate_scene
     from lit_uniopd.playground.scene_pairs import make_scene_pairs
@@ -129,8 +130,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return locate_scene(name, root, run_seed(seed))
     if name == "scene_pairs.jsonl":
         captioner, scenes = (locate_scene(part, root, run_seed(seed)) for part in SCENES[:2])
-        out = captioner.parent.with_name(f"{captioner.parent.name}-pairs") / name
-        return once(out, lambda scratch: make_scene_pairs(captioner, scenes, scratch, run_seed(seed)))
+        folder = captioner.parent.with_name(f"{captioner.parent.name}-pairs{SCENES_FORMAT}")
+        return once(folder, lambda new: make_scene_pairs(captioner, scenes, new / name, run_seed(seed))) / name
     if name in VARIANTS:
         return locate_variant(name, root, run_seed(seed))
     if name.startswith("vision_"):

@@ -61,7 +61,7 @@ def bootstrap_scenes(
 
 
 def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> None:
-    """Write the pairs of a file of scenes.
+    """Write the pairs of a file of scenes, and the captions that they were taken from beside them.
 
     Args:
         captioner: directory of the model.
@@ -70,5 +70,10 @@ def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> Non
         seed: of sampling and detectors' errors.
     """
     policy = Policy.load(PolicyArgs(path=str(captioner)), trainable=False)
-    captions = bootstrap_scenes(policy, read_scenes(scenes), oracles(scenes, seed), seed)
-    write_lines(out, [row for caption in captions for row in pair_rows(caption_line(caption))])
+    detectors = oracles(scenes, seed)
+    names = [detector.name for detector in detectors]
+    captions = bootstrap_scenes(policy, read_scenes(scenes), detectors, seed)
+    lines = [caption_line(caption, names) for caption in captions]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(out.with_suffix(".captions.jsonl"), lines)
+    write_lines(out, [row for line in lines for row in pair_rows(line)])

@@ -39,15 +39,29 @@ class Scene:
     """The patch of each object, row by row."""
     big: tuple[bool, ...]
 
+    def _corners(self) -> list[tuple[int, int, int, int]]:
+        """Of each object, the first and the last column and row of pixels: left, top, right, bottom."""
+        found = []
+        for place, big in zip(self.places, self.big, strict=True):
+            margin = 0 if big else 2
+            left, top = place % (SIDE // PATCH) * PATCH + margin, place // (SIDE // PATCH) * PATCH + margin
+            found.append((left, top, left + PATCH - 1 - 2 * margin, top + PATCH - 1 - 2 * margin))
+        return found
+
+    def boxes(self) -> dict[str, list[float]]:
+        """Object -> left, top, right and bottom, as fractions of the picture."""
+        return {
+            name: [left / SIDE, top / SIDE, (right + 1) / SIDE, (bottom + 1) / SIDE]
+            for name, (left, top, right, bottom) in sorted(zip(self.objects, self._corners(), strict=True))
+        }
+
     def picture(self) -> Image.Image:
         """The scene, drawn."""
         picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
         pen = ImageDraw.Draw(picture)
-        for name, place, big in zip(self.objects, self.places, self.big, strict=True):
-            kind, margin = OBJECTS.index(name), 0 if big else 2
-            left, top = place % (SIDE // PATCH) * PATCH + margin, place // (SIDE // PATCH) * PATCH + margin
-            right, bottom = left + PATCH - 1 - 2 * margin, top + PATCH - 1 - 2 * margin
-            ink, box = _INKS[kind // len(SHAPES)], (left, top, right, bottom)
+        for name, box in zip(self.objects, self._corners(), strict=True):
+            kind, (left, top, right, bottom) = OBJECTS.index(name), box
+            ink = _INKS[kind // len(SHAPES)]
             match SHAPES[kind % len(SHAPES)]:
                 case "square":
                     pen.rectangle(box, fill=ink)

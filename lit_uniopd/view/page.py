@@ -25,7 +25,13 @@ PICTURE_SIDE = 384
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def page(title: str, groups: list[Any], pairs: list[Any], captions: list[Any]) -> str:
+def page(
+    title: str,
+    groups: list[Any],
+    pairs: list[Any],
+    captions: list[Any],
+    pictures: Mapping[str, str | None] | None = None,
+) -> str:
     """The HTML text.
 
     Model text reaches the browser as JSON and is shown as text only; a policy in the page forbids any connection.
@@ -34,9 +40,11 @@ def page(title: str, groups: list[Any], pairs: list[Any], captions: list[Any]) -
         title: of the page.
         groups: of ``group_record``.
         pairs: preference pairs with their weights.
-        captions: of SENTINEL's bootstrapping, pictures inside.
+        captions: of SENTINEL's bootstrapping.
+        pictures: path -> data URI, of all of them; None where one cannot be read.
     """
-    data = json.dumps({"groups": groups, "pairs": pairs, "captions": captions}, ensure_ascii=False)
+    every = {"groups": groups, "pairs": pairs, "captions": captions, "pictures": dict(pictures or {})}
+    data = json.dumps(every, ensure_ascii=False)
     parts = {
         "{{title}}": html.escape(title),
         "{{style}}": (_ASSETS / "page.css").read_text(encoding="utf-8"),
@@ -81,36 +89,34 @@ def write_page(source: Path, out: Path) -> dict[str, int]:
             f"uniopd view: {source} has no {GROUPS_FILE}, {PAIRS_FILE} or *{CAPTIONS}; add callbacks.RolloutRecorder "
             "(or PreferenceDiagnostics) to trainer.callbacks and run again, or name another directory."
         )
-    captions = with_pictures(captions)
+    skipped = [caption for caption in captions if "unreadable" in caption]  # the bootstrapping could not read them
+    captions = [caption for caption in captions if "unreadable" not in caption]
+    pictures = read_pictures([*groups, *pairs, *captions])
+    if missing := len(skipped) + sum(picture is None for picture in pictures.values()):
+        log.warning("%d pictures cannot be read; what was made of them is shown without.", missing)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.with_name(f".{out.name}.writing")
-    scratch.write_text(page(str(source), groups, pairs, captions), encoding="utf-8")
+    scratch.write_text(page(str(source), groups, pairs, captions, pictures), encoding="utf-8")
     scratch.replace(out)
     answers = sum(len(group["answers"]) for group in groups)
     return {"groups": len(groups), "answers": answers, "pairs": len(pairs), "captions": len(captions)}
 
 
-def with_pictures(captions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The captions with their first picture as a data URI; null where it cannot be read any more (counted, logged)."""
-    found, missing = [], 0
-    for caption in captions:
-        if "unreadable" in caption:  # a picture that was skipped has no caption
-            missing += 1
-            continue
-        shown: dict[str, Any] = {**caption, "picture": None}
-        try:
-            shown["picture"] = _data_uri(open_picture(caption["images"][0]))
-        except (UserError, OSError, IndexError):
-            missing += 1
-        found.append(shown)
-    if missing:
-        log.warning("%d pictures cannot be read; captions made of them are shown without.", missing)
+def read_pictures(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The first picture of each record as a data URI, by its path; None where it cannot be read any more."""
+    found: dict[str, str | None] = {}
+    for path in (record["images"][0] for record in records if record.get("images")):
+        if path not in found:
+            try:
+                found[path] = _data_uri(open_picture(path))
+            except UserError:
+                found[path] = None
     return found
 
 
 def _data_uri(picture: Image.Image) -> str:
     small = picture.copy()
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    file = io.BytesIO()
-    small.save(file, format="JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    file, kind = io.BytesIO(), "png" if max(small.size) < 128 else "jpeg"  # of few pixels, JPEG's blocks would show
+    small.save(file, format=kind, quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()

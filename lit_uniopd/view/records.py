@@ -1,6 +1,8 @@
 """What a run keeps to be looked at: whole groups of answers, every token of them, as JSON lines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,12 +11,15 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.functional.margin import order_consistency, trajectory_returns
 from lit_uniopd.markdown import asked
-from lit_uniopd.types import Rollouts
+from lit_uniopd.types import Prompt, Rollouts
 
 GROUPS_FILE = "rollouts.jsonl"
 """Groups of answers, in the directory of a run; ranks beyond the first add their number."""
 PAIRS_FILE = "weighed_pairs.jsonl"
 """Preference pairs and their weights, in the directory of a run."""
+
+EVIDENCE = ("verdicts", "votes", "boxes", "detectors")
+"""Columns of sentence pairs that say what became of their objects (``hallucination.records.pair_rows``)."""
 
 Why = Literal["best", "worst", "misordered"]
 """Why a group was chosen: it has the answer with the highest or the lowest return before calibration, or its teacher
@@ -85,6 +90,7 @@ def group_record(
         "teacher": teacher,
         "why": list(why),
         "prompt": asked(prompt),
+        "images": _paths(prompt),
         "gold": None if prompt.gold is None else str(prompt.gold),
         "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens) for row in rows],
     }
@@ -130,6 +136,8 @@ def _answer(
 def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str, Any]]:
     """Preference pairs and what a policy makes of them, as JSON: those of highest and of lowest weight.
 
+    Sentence pairs have their context apart from the question, and the evidence of their row: verdicts, votes, boxes.
+
     Args:
         pairs: to choose from.
         step: of training.
@@ -145,7 +153,9 @@ def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str
             {
                 "step": step,
                 "domain": pair.prompt.domain,
-                "prompt": asked(pair.prompt),
+                **_asked_and_said(pair.prompt),
+                "images": _paths(pair.prompt),
+                **_evidence(pair.prompt),
                 "chosen": pair.chosen,
                 "rejected": pair.rejected,
                 # JSON has no NaN.
@@ -153,9 +163,35 @@ def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str
                 "margin": round(float(pairs.margins[i]), 4),
                 "w_quality": round(float(pairs.w_quality[i]), 4),
                 "w_performance": round(float(pairs.w_performance[i]), 4),
+                **{name: round(float(values[i]), 4) for name, values in pairs.further.items()},
             }
         )
     return lines
+
+
+def _asked_and_said(prompt: Prompt) -> dict[str, str]:
+    """The question, and the beginning of the answer where that is a part of the prompt."""
+    *before, last = prompt.messages
+    if last["role"] != "assistant" or not before:
+        return {"prompt": asked(prompt)}
+    return {"prompt": asked(replace(prompt, messages=tuple(before))), "context": asked(prompt)}
+
+
+def _paths(prompt: Prompt) -> list[str]:
+    """Files of the pictures; those that are embedded in a table are not kept."""
+    return [str(Path(image).absolute()) for image in prompt.images if isinstance(image, str)]
+
+
+def _evidence(prompt: Prompt) -> dict[str, Any]:
+    """What detectors said about the objects of a sentence pair; nothing for other pairs.
+
+    Tables that were stored by columns have null where an object is not the row's.
+    """
+    row = {name: prompt.row[name] for name in EVIDENCE if prompt.row.get(name)}
+    for name in ("verdicts", "votes"):
+        if isinstance(row.get(name), Mapping):
+            row[name] = {word: said for word, said in row[name].items() if said is not None}
+    return row
 
 
 def _rounded(values: torch.Tensor) -> list[float]:

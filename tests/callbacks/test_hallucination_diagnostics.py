@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from board_events import curves_of
 from lightning.pytorch.loggers import TensorBoardLogger
 from scenes_data import captioner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Prompts, module, prompts, sgd, trainer
 
-from callbacks import HallucinationDiagnostics
+from callbacks import HallucinationDiagnostics, PreferenceDiagnostics
 from datamodules import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import chair
+from lit_uniopd.ledger import read_lines
 from lit_uniopd.modules import Sentinel
 from lit_uniopd.playground.scene_pairs import make_scene_pairs
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.types import PairBatch
+from lit_uniopd.view import PAIRS_FILE, write_page
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +51,10 @@ def scenes(tmp_path_factory):
     return root
 
 
-def fit(scenes: Path, root: Path, callback: HallucinationDiagnostics, **options: Any) -> Any:
+def fit(scenes: Path, root: Path, *callbacks: Any, **options: Any) -> Any:
     policy = PolicyArgs(path=str(scenes / "captioner"))
     data = SentencePairDataModule(train=SentencePairSourceArgs(path=str(scenes / "pairs.jsonl")), batch_size=4)
-    run = trainer(root, callbacks=[callback], logger=TensorBoardLogger(root, name="run"), max_steps=3, **options)
+    run = trainer(root, callbacks=list(callbacks), logger=TensorBoardLogger(root, name="run"), max_steps=3, **options)
     run.fit(Sentinel(policy, optimizer=sgd, seed=1), data)
     return run
 
@@ -80,6 +85,57 @@ def test_scores_before_and_after(scenes, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Captions of 8 pictures" in printed
     assert "hallucinated mentions" in printed
+
+
+def test_a_run_without_validation_pairs_shows_those_that_it_trains_on(scenes, tmp_path, monkeypatch):
+    looks = []
+    tell = PreferenceDiagnostics._tell
+
+    def told(self: Any, trainer: Any) -> None:
+        tell(self, trainer)
+        looks.append(list(read_lines(Path(trainer.log_dir) / PAIRS_FILE)))
+
+    monkeypatch.setattr(PreferenceDiagnostics, "_tell", told)
+    rows = [json.loads(line) for line in (scenes / "pairs.jsonl").read_text().splitlines()]
+    count = len(rows) // 2
+    run = fit(scenes, tmp_path, diagnostics(scenes), PreferenceDiagnostics(kept_pairs=count), log_every_n_steps=1)
+    before, after = looks
+    assert 1 < len(after) <= count < len(rows)
+    assert {line["step"] for line in before} == {0}
+    assert {line["step"] for line in after} == {3}
+    assert all(line["margin"] == line["chosen_reward"] == line["rejected_reward"] == 0 for line in before)
+    by_text = {(row["context"], row["chosen"], row["rejected"], row["images"][0]): row for row in rows}
+    for line in after:
+        assert line["margin"] == pytest.approx(line["chosen_reward"] - line["rejected_reward"], abs=2e-4)
+        assert line["prompt"] == "[picture]Describe the picture."
+        row = by_text[line["context"], line["chosen"], line["rejected"], line["images"][0]]
+        assert row["boxes"]
+        for name in ("verdicts", "votes", "boxes", "detectors"):
+            assert line[name] == row[name]
+    assert any(line["margin"] != 0 for line in after)
+
+    policy = run.lightning_module
+    line = after[0]
+    pair = next(
+        p
+        for p in run.datamodule.train_pairs
+        if (p.pair.chosen, p.pair.rejected, p.pair.prompt.images[0], p.pair.prompt.row["context"])
+        == (line["chosen"], line["rejected"], line["images"][0], line["context"])
+    )
+    with torch.no_grad(), policy.policy.answering():
+        assert float(policy.compare(PairBatch([pair]))[0].margins) == pytest.approx(line["margin"], abs=2e-4)
+
+    events = EventAccumulator(str(run.log_dir), size_guidance={"images": 0, "tensors": 0}).Reload()
+    assert [event.step for event in events.Images("pairs/pictures")] == [0, 3]
+    charts = curves_of(run.log_dir)["Sentinel"]
+    assert charts["Hallucinated mentions (CHAIR_i)"] == [
+        "hallucination/greedy/chair_i",
+        "hallucination/temperature_1/chair_i",
+    ]
+    assert charts["Loss"] == ["train/loss"]
+    out = tmp_path / "view.html"
+    assert write_page(Path(run.log_dir), out)["pairs"] == len(after)
+    assert "data:image/png" in out.read_text()
 
 
 def test_a_resumed_run_keeps_what_was_before(scenes, tmp_path):

@@ -1,17 +1,24 @@
 """A run keeps the rollouts that are worth a look, as its update saw them."""
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tiny import Prompts, adam, module, prompts, trainer
 
 from callbacks import MarginCalibration, RolloutRecorder
+from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.errors import UserError
+from lit_uniopd.interrupts import Stopped
 from lit_uniopd.ledger import read_lines
+from lit_uniopd.modules import UniOPD
 from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.opd_losses import LossArgs
 from lit_uniopd.types import Rollouts
@@ -73,6 +80,46 @@ def test_clipped_tokens_are_those_that_the_loss_counts(model_dirs, tmp_path, mon
     assert clipped == pytest.approx(counted["train/clip_fraction"])
     assert not any((rollouts.clipped_BT & ~rollouts.mask_BT).any() for rollouts in watch.seen)
     assert any("c" in answer["flags"] for line in read_lines(path) for answer in line["answers"])
+
+
+def test_a_rollout_that_is_resumed_between_its_updates_is_kept(model_dirs, tmp_path, monkeypatch):
+    rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "domain": ("math", "code")[i % 2]} for i in range(8)]
+    table = tmp_path / "prompts.jsonl"
+    table.write_text("".join(json.dumps({**row, "grader": "exact"}) + "\n" for row in rows))
+
+    def run(name: str, ckpt_path: Path | None = None) -> list[dict[str, Any]]:
+        data = PromptDataModule(train=SourceArgs(path=str(table)), batch_size=4, seed=3)
+        logger, saver = (
+            TensorBoardLogger(tmp_path, name=name),
+            ModelCheckpoint(tmp_path / "ckpt" / name, save_last=True),
+        )
+        callbacks = [saver, RolloutRecorder(every_n_steps=1)]
+        settings: dict[str, Any] = {"callbacks": callbacks, "logger": logger, "enable_checkpointing": True}
+        model = module(model_dirs, optimizer=adam, updates_per_rollout=3)
+        try:
+            trainer(tmp_path, max_epochs=1, **settings).fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        finally:
+            kept = list(read_lines(Path(logger.log_dir) / GROUPS_FILE))
+        return kept
+
+    whole = run("whole")
+    assert {line["step"] for line in whole} == {0, 1}
+    clip, calls = UniOPD.clip, []
+
+    def clip_until_killed(self: UniOPD) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:  # in the second of the second rollout's three updates
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clip(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UniOPD, "clip", clip_until_killed)
+        with pytest.raises(Stopped):
+            run("killed")
+    before = list(read_lines(tmp_path / "killed/version_0" / GROUPS_FILE))
+    after = run("resumed", tmp_path / "ckpt/killed/last.ckpt")
+    assert {line["step"] for line in before} == {0}
+    assert before + after == whole
 
 
 def test_nothing_is_clipped_in_the_only_update(model_dirs, tmp_path):

@@ -66,6 +66,13 @@ def test_tensorboard_has_curves_from_step_0_reference_lines_and_rollouts(run_dir
     score = json.loads((run_dir / "summary.json").read_text())["teachers"]["math"]
     assert [event.value for event in teachers.Scalars("val/math/accuracy")] == pytest.approx([score] * len(steps))
     assert len(student.Scalars("train/loss")) == 2
+    text = student.Tensors("rollout_tokens/math/text_summary")[0].tensor_proto.string_val[0].decode()
+    header, _, *rows = text.splitlines()
+    assert header.split(" | ")[-1] == "advantage |"
+    assert 2 <= len(rows) <= 24
+    for row in rows:
+        *_, student_logp, teacher_logp, advantage = (cell.strip() for cell in row.strip("| ").split(" | "))
+        assert float(advantage) == pytest.approx(float(teacher_logp) - float(student_logp), abs=2e-3)
     text = student.Tensors("rollout/math/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.startswith("| mean advantage | outcome |")
 

@@ -48,7 +48,9 @@ def by_the_book(pair: tuple[float, ...], beta: float, gamma: float, tau_ref: flo
         "rejected": -slope,
         "w_quality": quality,
         "w_performance": performance,
+        "mastery": sigmoid(u),
         "nll_active": active,
+        "nll_loss": -lam * active * chosen,
         "chosen_rewards": beta * (chosen - ref_w),
         "rejected_rewards": beta * (rejected - ref_l),
     }

@@ -1,7 +1,8 @@
-"""Pictures of awkward kinds."""
+"""Pictures of awkward kinds, and tiny detectors."""
 
 import pytest
 from PIL import Image
+from tiny_detectors import dino, mm_dino, omdet, owl, pictures, rt_detr  # noqa: F401  # fixtures
 
 
 @pytest.fixture(scope="session")

@@ -224,6 +224,11 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     assert report["captions"]["chair_i"] == pytest.approx(scores.chair_i, abs=1e-4) == 0, "the oracles do not err"
     assert report["captions"]["recall"] == pytest.approx(scores.recall, abs=1e-4)
     assert report["captions"]["recall"] > 0.3
+    places = {row["id"]: row["boxes"] for row in map(json.loads, (scenes / "scenes.jsonl").read_text().splitlines())}
+    for line in lines:
+        seen = {box["object"]: box["place"] for box in line["boxes"]}
+        assert seen == {name: pytest.approx(places[line["id"]][name], abs=1e-4) for name in seen}
+        assert set(seen) == {name for name, verdict in line["verdicts"].items() if verdict == "factual"}
 
     finished = SentencePairWriter.on_caption_finished
 

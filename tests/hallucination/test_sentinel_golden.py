@@ -127,7 +127,7 @@ def test_labels_of_boxes(row):
     labels = row["detector_text_labels"]
     for match in ("substring", "exact"):
         found = labels_to_objects(row["queried"], labels, [0.5] * len(labels), match)
-        assert [name for name, (there, _) in found.items() if there] == row[f"detected_{match}_rule"]
+        assert [name for name, detection in found.items() if detection.found] == row[f"detected_{match}_rule"]
 
 
 @pytest.mark.parametrize("row", CHECK["canonical_membership"], ids=str)
@@ -174,7 +174,7 @@ def test_thresholds_are_strict():
         probs_QL[0, 0] = row["a_box_score"] if row["a_box_score"] > max(row["a_token_scores"]) else 0.0
         for match in ("exact", "substring"):
             seen = labels_to_objects([row["object"]], *first._labels(probs_QL, ids_L), match)
-            assert seen[row["object"]][0] is expected["a"], row["object"]
+            assert seen[row["object"]].found is expected["a"], row["object"]
         second = TableDetector({"i": {row["object"]: row["b_conf"]}}, threshold=given["detector_b_conf"])
         votes = [{row["object"]: expected["a"]}, *second.votes(["i"], [[row["object"]]])]
         assert votes[1][row["object"]] is expected["b"]

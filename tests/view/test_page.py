@@ -51,10 +51,31 @@ def group(number: int, rng: random.Random, answers: int = 8, tokens: int = 60) -
 
 
 def pair(number: int) -> dict[str, Any]:
-    weights = {"w_quality": 0.5 + number / 100, "w_performance": 0.5, "margin": number - 5.0}
+    weights = {"w_quality": 0.5 + number / 100, "w_performance": 0.5, "margin": number - 5.0, "mastery": 0.206}
+    rewards = {"chosen_reward": number - 6.0, "rejected_reward": -1.0}
     scores = {"score_chosen": 8.0, "score_rejected": None}
     texts = {"prompt": f"pair {number}", "chosen": f"good {NASTY}", "rejected": "bad"}
-    return {"step": 3, "domain": "default", **texts, **scores, **weights}
+    return {"step": 3, "domain": "default", **texts, **scores, **weights, **rewards}
+
+
+def sentence_pair(picture: str) -> dict[str, Any]:
+    """Whose detectors disagree on the tree; Owlv2 takes the dog for a cat besides."""
+    dog, tree = {"object": "dog", "place": [0.25, 0.5, 0.75, 1.0]}, {"object": "tree", "place": [0.0, 0.0, 0.5, 0.5]}
+    boxes = [{**dog, "detector": name, "score": score} for name, score in (("GroundingDino", 0.9), ("Owlv2", 0.4))]
+    cat = {**dog, "object": "cat", "detector": "Owlv2", "score": 0.3}
+    return {
+        **pair(0),
+        "domain": "scenes",
+        "score_chosen": None,
+        "context": "There is a dog.",
+        "images": [picture],
+        "chosen": "The dogs rest.",
+        "rejected": f"A cat is there. {NASTY}",
+        "verdicts": {"dog": "factual", "cat": "uncertain", "tree": "uncertain", "sheep": "hallucinated"},
+        "votes": {"dog": [True, True], "cat": [False, True], "tree": [True, None], "sheep": [False, False]},
+        "boxes": [*boxes, cat, {**tree, "detector": "GroundingDino", "score": 0.5}],
+        "detectors": ["GroundingDino", "Owlv2"],
+    }
 
 
 def caption(picture: str) -> dict[str, Any]:
@@ -78,8 +99,9 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("run")
     rng = random.Random(0)
     append_lines(root / GROUPS_FILE, [group(i, rng) for i in range(625)])  # 5,000 answers
-    append_lines(root / PAIRS_FILE, [pair(i) for i in range(30)])
     Image.new("RGB", (64, 48), (90, 120, 60)).save(root / "dog.png")
+    sentences = [sentence_pair(str(root / "dog.png")), sentence_pair(str(root / "gone.png"))]
+    append_lines(root / PAIRS_FILE, [pair(i) for i in range(30)] + sentences)
     skipped = {"id": "c3", "images": ["broken.png"], "unreadable": "cannot identify image file"}
     append_lines(root / "sentences.captions.jsonl", [caption(str(root / "dog.png")), caption("gone.png"), skipped])
     main_status(["view", str(root)])
@@ -179,11 +201,54 @@ def test_colours_are_of_the_advantage_before_or_after_calibration(shown):
 
 def test_pairs_come_with_their_weights(shown):
     shown.click("nav button:has-text('Preference pairs')")
-    assert shown.inner_text("#count") == "30 pairs"
+    assert shown.inner_text("#count") == "32 pairs"
+    assert choose(shown, "domain", "default") == "30 pairs"
     assert "0.395" in shown.locator(".card").first.inner_text()  # (0.5 + 0.29) / 2
     choose(shown, "order", "lowest margin")
     assert "pair 0" in shown.locator(".card").first.inner_text()
-    assert "none" in shown.locator(".card").first.inner_text()
+    words = shown.locator(".card").first.inner_text()
+    assert all(word in words for word in ("score none", "mastery", "0.206", "reward \u22126.000"))
+
+
+def test_sentence_pairs_come_with_context_picture_boxes_and_verdicts(shown):
+    shown.click("nav button:has-text('Preference pairs')")
+    assert choose(shown, "domain", "scenes") == "2 pairs"
+    card = shown.locator(".card").first
+    assert "so far There is a dog." in card.inner_text()
+    assert "score" not in card.locator(".two").inner_text(), "nobody judged these"
+    card.locator("img").evaluate("image => image.decode()")
+    frame, boxes = card.locator("img").bounding_box(), card.locator(".box").all()
+    assert len(boxes) == 4
+    for box in boxes[:3]:  # on the dog, whatever the picture's size on the screen
+        room = box.bounding_box()
+        assert room["x"] - frame["x"] == pytest.approx(0.25 * frame["width"], abs=1)
+        assert room["y"] - frame["y"] == pytest.approx(0.5 * frame["height"], abs=1)
+        assert (room["width"], room["height"]) == pytest.approx((frame["width"] / 2, frame["height"] / 2), abs=1)
+    assert card.locator(".box span").all_inner_texts() == ["dog, cat", "tree"], "one label a place"
+    assert "Owlv2 sees cat, score 0.3; verdict: uncertain" in (boxes[2].get_attribute("title") or "")
+    colours = [box.evaluate("element => getComputedStyle(element).outlineColor") for box in boxes]
+    assert colours[0] == colours[3] != colours[1] == colours[2], "a colour for each detector"
+    rows = [row.inner_text().split("\t") for row in card.locator("tr").all()]
+    assert rows[1:] == [
+        ["dog", "factual", "sees it (0.90)", "sees it (0.40)"],
+        ["cat", "uncertain", "does not see it", "sees it (0.30)"],
+        ["tree", "uncertain", "sees it (0.50)", "does not know it"],
+        ["sheep", "hallucinated", "does not see it", "does not see it"],
+    ]
+    card.locator("tr").nth(3).hover()
+    assert ["dim" in (box.get_attribute("class") or "") for box in boxes] == [True, True, True, False]
+    assert card.locator(".named").all_inner_texts() == ["dogs", "cat"]
+    assert card.locator(".answer.incorrect .text").inner_text() == f"A cat is there. {NASTY}"
+    assert "cannot be read any more" in shown.locator(".card").nth(1).inner_text()
+    assert shown.title() != "owned"
+
+
+def test_a_narrow_window_scrolls_in_one_direction_only(shown):
+    shown.set_viewport_size({"width": 500, "height": 900})
+    for name in ("Rollouts", "Preference pairs", "Captions"):
+        shown.click(f"nav button:has-text('{name}')")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 500, name
+    shown.set_viewport_size({"width": 1400, "height": 900})
 
 
 def test_captions_come_with_picture_verdicts_and_votes(shown):

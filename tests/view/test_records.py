@@ -9,8 +9,10 @@ from tiny import make_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lit_uniopd.types import Prompt
-from lit_uniopd.view import chosen_groups, group_record, token_pieces
+from lit_uniopd.diagnostics.preferences import WeighedPairs
+from lit_uniopd.prompting import continued
+from lit_uniopd.types import EncodedPair, PreferencePair, Prompt
+from lit_uniopd.view import chosen_groups, group_record, pair_records, token_pieces
 
 RETURNS = [[0.5, 0.7], [-0.9], [0.1], [0.4], [-0.2, 0.0], [-0.3], [2.0], [0.0]]
 OUTCOMES = [1, 0, 0, 1, 1, 0, -1, 0]
@@ -111,3 +113,26 @@ def test_special_tokens_are_shown():
     tokenizer = make_tokenizer()
     ids = [tokenizer.get_vocab()[token] for token in ("1", "2", "<end>")]
     assert token_pieces(tokenizer, ids) == ["1", "2", "<end>"]
+
+
+def test_sentence_pairs_keep_their_context_picture_and_evidence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe."}]},)
+    # As a table by columns has it: null where an object is not this row's.
+    row = {"verdicts": {"dog": "factual", "cat": None}, "votes": {"dog": [True, None], "cat": None}, "boxes": []}
+    seen = Prompt("p", asked, images=("dog.png",), row={**row, "detectors": ["a", "b"], "context": "A dog."})
+    embedded = Prompt("q", asked, images=(b"bytes",))
+    prompts = [continued(seen, "A dog."), embedded]
+    pairs = tuple(EncodedPair(PreferencePair(prompt, "good", "bad"), (), (), ()) for prompt in prompts)
+    ones = torch.ones(2)
+    weights = WeighedPairs(pairs, ones * float("nan"), ones, ones, ones, {"mastery": torch.tensor([0.25, 0.75])})
+    first, second = pair_records(weights, step=3, count=9)
+    assert json.loads(json.dumps(first)) == first
+    assert (first["prompt"], first["context"]) == ("[picture]Describe.", "A dog.")
+    assert first["images"] == [str(tmp_path / "dog.png")]
+    assert first["verdicts"] == {"dog": "factual"}
+    assert first["votes"] == {"dog": [True, None]}
+    assert first["detectors"] == ["a", "b"]
+    assert (first["mastery"], first["score_chosen"]) == (0.25, None)
+    assert (second["prompt"], second["images"]) == ("[picture]Describe.", [])
+    assert not {"context", "verdicts", "boxes"} & set(second)

@@ -1,4 +1,4 @@
-"""Detectors behind one interface: ``present(image, objects) -> {object: (is there, score)}``.
+"""Detectors behind one interface: ``present(image, objects) -> {object: Detection(found, score, box)}``.
 
 YOLO-World is not among them, as ``ultralytics`` is under the AGPL: docs/sentinel.md shows the dozen lines of a plug-in.
 """
@@ -10,3 +10,4 @@ from lit_uniopd.hallucination.detectors.pretrained import ClosedSet as ClosedSet
 from lit_uniopd.hallucination.detectors.pretrained import GroundingDino as GroundingDino
 from lit_uniopd.hallucination.detectors.pretrained import OmDetTurbo as OmDetTurbo
 from lit_uniopd.hallucination.detectors.pretrained import Owlv2 as Owlv2
+from lit_uniopd.hallucination.verdicts import Detection as Detection

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination.verdicts import Vote
+from lit_uniopd.hallucination.verdicts import Box, Detection, Vote, vote_of
 from lit_uniopd.pictures import open_picture
 
-Seen = dict[str, tuple[bool, float]]
-"""Object -> whether the picture has it, and the best score in [0, 1]."""
+Seen = dict[str, Detection]
+"""Object -> whether the picture has it, the best score, and where."""
 
 
 class Detector(ABC):
@@ -50,6 +50,10 @@ class Detector(ABC):
         Args:
             images: paths, or pictures that are open already.
             objects: of each picture, what to look for; each once, at least one, all supported.
+
+        Returns:
+            Of each picture, object -> ``Detection``; a plain pair of found and score does for a detector that tells no
+            places.
         """
 
     def present(self, image: Any, objects: Collection[str]) -> Seen:
@@ -63,7 +67,16 @@ class Detector(ABC):
     def votes(
         self, images: Sequence[Any], objects: Sequence[Sequence[str]], class_of: Callable[[str], str] = str
     ) -> list[dict[str, Vote]]:
-        """Of each picture, object -> vote; None where the object is not in the vocabulary.
+        """Of each picture, object -> vote; None where the object is not in the vocabulary. Arguments as in `detect`."""
+        return [
+            {word: vote_of(detection) for word, detection in row.items()}
+            for row in self.detect(images, objects, class_of)
+        ]
+
+    def detect(
+        self, images: Sequence[Any], objects: Sequence[Sequence[str]], class_of: Callable[[str], str] = str
+    ) -> list[dict[str, Detection | None]]:
+        """Of each picture, object -> what is seen of it; None where the object is not in the vocabulary.
 
         Args:
             images: as in `look`.
@@ -75,11 +88,13 @@ class Detector(ABC):
         asked = [list(dict.fromkeys(term for term in row.values() if term is not None)) for row in terms]
         rows = [row for row, names in enumerate(asked) if names]
         seen = self.look([images[row] for row in rows], [asked[row] for row in rows]) if rows else []
-        classes: list[set[str]] = [set() for _ in objects]
+        best: list[dict[str, Detection]] = [{} for _ in objects]
         for row, found in zip(rows, seen, strict=True):
-            classes[row] = {class_of(name) for name, (there, _) in found.items() if there}
+            for name, said in found.items():
+                kind, detection = class_of(name), Detection(*said)
+                best[row][kind] = max(detection, best[row].get(kind, detection), key=lambda d: (d.found, d.score))
         return [
-            {word: None if term is None else class_of(word) in classes[row] for word, term in named.items()}
+            {word: None if term is None else best[row][class_of(word)] for word, term in named.items()}
             for row, named in enumerate(terms)
         ]
 
@@ -96,6 +111,8 @@ class TableDetector(Detector):
             name.
         threshold: an object is there if its score is above it.
         vocabulary: objects that the detector knows; null: all.
+        boxes: picture -> object -> left, top, right and bottom, as fractions of the picture; null: not
+            known.
     """
 
     def __init__(
@@ -103,28 +120,52 @@ class TableDetector(Detector):
         table: Mapping[str, Mapping[str, float] | Sequence[str]],
         threshold: float = 0.5,
         vocabulary: list[str] | None = None,
+        boxes: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     ) -> None:
         self.table = {
             key: dict(row) if isinstance(row, Mapping) else dict.fromkeys(row, 1.0) for key, row in table.items()
         }
         self.threshold = threshold
         self.vocabulary = None if vocabulary is None else frozenset(vocabulary)
+        self.boxes = boxes or {}
 
     def supports(self, name: str) -> bool:
         return self.vocabulary is None or name in self.vocabulary
 
     def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
-        return [
-            {name: ((score := self._row(image).get(name, 0.0)) > self.threshold, score) for name in names}
-            for image, names in zip(images, objects, strict=True)
-        ]
+        return [self._seen(image, names) for image, names in zip(images, objects, strict=True)]
 
-    def _row(self, image: Any) -> dict[str, float]:
-        name = str(getattr(image, "filename", image))
-        row = self.table.get(name, self.table.get(name.rsplit("/", 1)[-1]))
+    def _seen(self, image: Any, names: Sequence[str]) -> Seen:
+        path = str(getattr(image, "filename", image))
+        row, boxes = _named(self.table, path), _named(self.boxes, path) or {}
         if row is None:
-            raise UserError(f"TableDetector.table has no picture {name!r}; add it, or leave the picture out.")
-        return row
+            raise UserError(f"TableDetector.table has no picture {path!r}; add it, or leave the picture out.")
+        found: Seen = {}
+        for name in names:
+            score = row.get(name, 0.0)
+            there = score > self.threshold
+            found[name] = Detection(there, score, inside(boxes[name]) if there and name in boxes else None)
+        return found
+
+
+def _named(table: Mapping[str, Any], path: str) -> Any:
+    """What a table has of a picture, by its path or by its file's name."""
+    return table.get(path, table.get(path.rsplit("/", 1)[-1]))
+
+
+def inside(box: Sequence[float], within: Sequence[float] = (0.0, 0.0, 1.0, 1.0)) -> Box:
+    """A box as fractions of a part of what it is a fraction of, cut at that part's edges.
+
+    Args:
+        box: left, top, right and bottom.
+        within: the part, likewise.
+    """
+    left, top, width, height = within[0], within[1], within[2] - within[0], within[3] - within[1]
+    starts, sizes = (left, top, left, top), (width, height, width, height)
+    a, b, c, d = (
+        min(1.0, max(0.0, (edge - start) / size)) for edge, start, size in zip(box, starts, sizes, strict=True)
+    )
+    return a, b, c, d
 
 
 THIN = 50
@@ -141,5 +182,16 @@ def _broad(picture: Image.Image) -> Image.Image:
     if min(picture.size) >= least:
         return picture
     sheet = Image.new("RGB", (max(picture.width, least), max(picture.height, least)))
-    sheet.paste(picture, ((sheet.width - picture.width) // 2, (sheet.height - picture.height) // 2))
+    left, top = (sheet.width - picture.width) // 2, (sheet.height - picture.height) // 2
+    sheet.paste(picture, (left, top))
+    right, bottom = left + picture.width, top + picture.height
+    sheet.info[_PLACE] = (left / sheet.width, top / sheet.height, right / sheet.width, bottom / sheet.height)
     return sheet
+
+
+_PLACE = "place of the picture"
+
+
+def on_picture(box: Sequence[float], sheet: Image.Image) -> Box:
+    """A box on what `opened` made of a picture, as a box on the picture itself: without the margin."""
+    return inside(box, sheet.info.get(_PLACE, (0.0, 0.0, 1.0, 1.0)))

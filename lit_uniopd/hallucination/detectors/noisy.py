@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination.detectors.base import Detector, Seen
+from lit_uniopd.hallucination.detectors.base import Detector, Seen, inside
+from lit_uniopd.hallucination.verdicts import Box, Detection
 from lit_uniopd.seeding import derive_seed
 
 
@@ -15,7 +16,8 @@ class NoisyOracle(Detector):
 
     Args:
         truth: JSONL with ``images`` (a path or a list of one) and ``objects`` (classes of the picture) in each row; or
-            `playground:scenes` and the like.
+            `playground:scenes` and the like. With ``boxes`` (object -> left, top, right and bottom, as fractions of
+            the picture) it tells where things are; what it imagines, it takes for one of the others.
         miss: share of present objects that it overlooks.
         false_alarm: share of absent objects that it sees.
         seed: of the errors; detectors of different seeds err independently.
@@ -26,7 +28,7 @@ class NoisyOracle(Detector):
             if not 0 <= rate < 1:
                 raise UserError(f"NoisyOracle.{name} must be in [0, 1), got {rate}.")
         self.truth, self.miss, self.false_alarm, self.seed = truth, miss, false_alarm, seed
-        self._objects: dict[str, frozenset[str]] | None = None
+        self._objects: dict[str, dict[str, Box | None]] | None = None
 
     @property
     def name(self) -> str:
@@ -50,11 +52,22 @@ class NoisyOracle(Detector):
             there = name in self._objects[picture]
             drawn = derive_seed(self.seed, "oracle", picture, name) % 2**32 / 2**32
             errs = drawn < (self.miss if there else self.false_alarm)
-            found[name] = (there != errs, 1.0 if there != errs else 0.0)
+            if there != errs:
+                found[name] = Detection(True, 1.0, self._place(picture, name))
+            else:
+                found[name] = Detection(False, 0.0)
         return found
 
+    def _place(self, picture: str, name: str) -> Box | None:
+        assert self._objects is not None
+        places = self._objects[picture]
+        if name in places or not places:
+            return places.get(name)
+        return places[sorted(places)[derive_seed(self.seed, "place", picture, name) % len(places)]]
 
-def _read(path: str) -> dict[str, frozenset[str]]:
+
+def _read(path: str) -> dict[str, dict[str, Box | None]]:
+    """Picture -> object -> its place, as far as it is known."""
     file = Path(path)
     if path.startswith("playground:"):
         from lit_uniopd.playground import locate
@@ -62,8 +75,14 @@ def _read(path: str) -> dict[str, frozenset[str]]:
         file = Path(locate(f"{path.removeprefix('playground:')}.jsonl"))
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        images = [row["images"] if isinstance(row["images"], str) else row["images"][0] for row in rows]
-        return {Path(image).name: frozenset(row["objects"]) for image, row in zip(images, rows, strict=True)}
+        found: dict[str, dict[str, Box | None]] = {}
+        for row in rows:
+            image = row["images"] if isinstance(row["images"], str) else row["images"][0]
+            boxes = row.get("boxes") or {}
+            found[Path(image).name] = {
+                name: inside(boxes[name]) if name in boxes else None for name in dict.fromkeys(row["objects"])
+            }
+        return found
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"NoisyOracle.truth {path} must be JSONL with `images` and `objects` in each row ({error!r})."

@@ -1,4 +1,4 @@
-"""Detectors of transformers: three open vocabularies and a closed one. They say yes or no; boxes are not kept."""
+"""Detectors of transformers: three open vocabularies and a closed one."""
 
 from abc import abstractmethod
 from collections import OrderedDict
@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -15,10 +16,12 @@ from transformers import (
     AutoModelForZeroShotObjectDetection,
     AutoProcessor,
 )
+from transformers.image_transforms import center_to_corners_format
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination.detectors.base import Detector, Seen, opened
+from lit_uniopd.hallucination.detectors.base import Detector, Seen, on_picture, opened
 from lit_uniopd.hallucination.lexicon import coco
+from lit_uniopd.hallucination.verdicts import Box, Detection
 
 LabelMatch = Literal["exact", "substring"]
 
@@ -126,9 +129,13 @@ class GroundingDino(PretrainedDetector):
             asked = [captions[row][turn] for row in rows]
             given, out = self.run(images=[pictures[row] for row in rows], text=asked, padding=True)
             probs_RQL = out.logits.float().sigmoid()
-            for row, names, probs_QL, ids_L in zip(rows, asked, probs_RQL, given["input_ids"], strict=True):
+            corners_RQ4 = center_to_corners_format(out.pred_boxes.float())
+            for turned, row in enumerate(rows):
+                probs_QL, ids_L = probs_RQL[turned], given["input_ids"][turned]
                 labels, scores = self._labels(probs_QL, ids_L)
-                found[row] |= labels_to_objects(names, labels, scores, self.label_match)
+                boxes = corners_RQ4[turned][probs_QL.amax(dim=1) > self.box_threshold].tolist()
+                places = [on_picture(box, pictures[row]) for box in boxes]
+                found[row] |= labels_to_objects(asked[turned], labels, scores, self.label_match, places)
         return found
 
     def _labels(self, probs_QL: Tensor, ids_L: Tensor) -> tuple[list[str], list[float]]:
@@ -187,9 +194,12 @@ class Owlv2(PretrainedDetector):
         # Of equally many queries each: the processor's own filler would be one more object to find.
         width = max(map(len, objects))
         asked = [[self.prompt.format(name) for name in (names * width)[:width]] for names in objects]
-        _, out = self.run(images=opened(images), text=asked, truncation=True)
-        scores_RQ = out.logits.float().sigmoid().amax(dim=1)
-        return [_above(names, row.tolist(), self.threshold) for names, row in zip(objects, scores_RQ, strict=True)]
+        pictures = opened(images)
+        _, out = self.run(images=pictures, text=asked, truncation=True)
+        # Boxes are fractions of a square that the picture fills from its top left corner.
+        sides_R4 = torch.tensor([[max(p.size) / side for side in p.size * 2] for p in pictures])
+        corners_RQ4 = center_to_corners_format(out.pred_boxes.float().cpu()) * sides_R4[:, None]
+        return _best(pictures, objects, out.logits, corners_RQ4, self.threshold)
 
 
 class OmDetTurbo(PretrainedDetector):
@@ -219,9 +229,10 @@ class OmDetTurbo(PretrainedDetector):
         return model, AutoProcessor.from_pretrained(self.path)
 
     def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
-        _, out = self.run(images=opened(images), text=objects)
-        scores_RC = out.decoder_class_logits.float().sigmoid().amax(dim=1)
-        return [_above(names, row.tolist(), self.threshold) for names, row in zip(objects, scores_RC, strict=True)]
+        pictures = opened(images)
+        _, out = self.run(images=pictures, text=objects)
+        corners_RQ4 = center_to_corners_format(out.decoder_coord_logits.float())
+        return _best(pictures, objects, out.decoder_class_logits, corners_RQ4, self.threshold)
 
 
 class ClosedSet(PretrainedDetector):
@@ -250,7 +261,7 @@ class ClosedSet(PretrainedDetector):
     ) -> None:
         super().__init__(path, batch_size, dtype, device)
         self.threshold = threshold
-        self._seen: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
 
     def load(self) -> tuple[Any, Any]:
         model = AutoModelForObjectDetection.from_pretrained(self.path, **self._options())
@@ -278,28 +289,37 @@ class ClosedSet(PretrainedDetector):
         while len(self._seen) > self.REMEMBERED:
             self._seen.popitem(last=False)
         return [
-            {name: (name in row, row.get(name, 0.0)) for name in names}
+            {name: row.get(name, Detection(False, 0.0)) for name in names}
             for names, row in zip(objects, rows, strict=True)
         ]
 
-    def _detected(self, images: Sequence[Any]) -> list[dict[str, float]]:
+    def _detected(self, images: Sequence[Any]) -> list[Seen]:
+        """All classes that are seen in each picture, where they score best."""
         pictures = opened(images)
         _, out = self.run(images=pictures)
-        boxes = self.processor.post_process_object_detection(
-            out, threshold=self.threshold, target_sizes=[picture.size[::-1] for picture in pictures]
+        # Of a size of 1, so that boxes are fractions.
+        given = self.processor.post_process_object_detection(
+            out, threshold=self.threshold, target_sizes=[(1, 1)] * len(pictures)
         )
-        found: list[dict[str, float]] = []
-        for box in boxes:
-            best: dict[str, float] = {}
-            for label, score in zip(box["labels"].tolist(), box["scores"].tolist(), strict=True):
+        found: list[Seen] = []
+        for picture, boxes in zip(pictures, given, strict=True):
+            best: Seen = {}
+            for label, score, box in zip(
+                *(boxes[part].tolist() for part in ("labels", "scores", "boxes")), strict=True
+            ):
                 name = self.labels[label]
-                best[name] = max(score, best.get(name, 0.0))
+                if name not in best or score > best[name].score:
+                    best[name] = Detection(True, score, on_picture(box, picture))
             found.append(best)
         return found
 
 
 def labels_to_objects(
-    objects: Sequence[str], labels: Sequence[str], scores: Sequence[float], match: LabelMatch = "exact"
+    objects: Sequence[str],
+    labels: Sequence[str],
+    scores: Sequence[float],
+    match: LabelMatch = "exact",
+    boxes: Sequence[Box] | None = None,
 ) -> Seen:
     """Which objects a detector's free labels show.
 
@@ -308,20 +328,39 @@ def labels_to_objects(
         labels: of the boxes.
         scores: of the boxes.
         match: ``exact``, or ``substring``: the label contains the object's characters.
+        boxes: where they are; None: not known.
     """
     found: Seen = {}
     for name in objects:
         shown = [
-            score
-            for label, score in zip(labels, scores, strict=True)
+            (score, number)
+            for number, (label, score) in enumerate(zip(labels, scores, strict=True))
             if (name.lower() == label.strip(" .").lower() if match == "exact" else name.lower() in label.lower())
         ]
-        found[name] = (bool(shown), max(shown, default=0.0))
+        score, number = max(shown, default=(0.0, None))
+        found[name] = Detection(bool(shown), score, None if boxes is None or number is None else boxes[number])
     return found
 
 
-def _above(names: Sequence[str], scores: Sequence[float], threshold: float) -> Seen:
-    return {name: (score > threshold, score) for name, score in zip(names, scores, strict=False)}
+def _best(
+    pictures: Sequence[Image.Image],
+    objects: Sequence[Sequence[str]],
+    logits_RQC: Tensor,
+    corners_RQ4: Tensor,
+    threshold: float,
+) -> list[Seen]:
+    """Of each picture, where each of its objects, the first of the columns ``C``, scores best."""
+    scores_RC, places_RC = logits_RQC.float().sigmoid().max(dim=1)
+    found: list[Seen] = []
+    for picture, names, scores, places, corners_Q4 in zip(
+        pictures, objects, scores_RC.tolist(), places_RC.tolist(), corners_RQ4.tolist(), strict=True
+    ):
+        seen: Seen = {}
+        for name, score, place in zip(names, scores, places, strict=False):
+            there = score > threshold
+            seen[name] = Detection(there, score, on_picture(corners_Q4[place], picture) if there else None)
+        found.append(seen)
+    return found
 
 
 @contextmanager

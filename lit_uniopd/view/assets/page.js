@@ -109,8 +109,98 @@ function groupCard(group) {
       fact("kept because", group.why.join(", ")),
       before === null ? null : fact("margin", `${signed(before)} \u2192 ${signed(after)}`, before < 0 ? "incorrect" : ""),
       group.gold === null ? null : fact("gold", group.gold)),
-    make("p", { class: "prompt" }, group.prompt),
+    beside(group, question(group)),
     make("div", { class: "answers" }, ...answers.map(answerCard)));
+}
+
+// --- pictures: what detectors saw where ---
+
+const question = (item) => make("p", { class: "prompt" },
+  (item.images || []).length ? item.prompt.replace(/^\[picture\]\s*/, "") : item.prompt);
+
+const names = (item) => {
+  const votes = Object.values(item.votes || {})[0] || [];
+  return votes.map((_, i) => (item.detectors || [])[i] || `detector ${i + 1}`);
+};
+const swatch = (number) => make("span", { class: `swatch d${number % 4}` });
+function picture(item) {
+  if (!(item.images || []).length) return null;
+  const source = DATA.pictures[item.images[0]];
+  if (!source) return make("div", { class: "picture" }, "the picture cannot be read any more");
+  const image = make("img", { src: source, alt: "the picture", loading: "lazy" });
+  image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 128));
+  const frame = make("div", { class: "frame" }, image);
+  const detectors = names(item), labels = new Map();
+  for (const box of item.boxes || []) {
+    const number = Math.max(0, detectors.indexOf(box.detector));
+    const [left, top, right, bottom] = box.place.map((x) => 100 * x);
+    const verdict = (item.verdicts || {})[box.object] || "";
+    const shown = make("div", { class: `box d${number % 4} ${verdict}`, "data-object": box.object,
+      title: `${box.detector} sees ${box.object}, score ${box.score}; verdict: ${verdict}` });
+    Object.assign(shown.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%`,
+      outlineOffset: `${3 * number}px` });
+    // One label for all that is seen in one place: an object by both detectors, or one object taken for another.
+    const key = box.place.map((x) => x.toFixed(2)).join();
+    if (!labels.has(key)) {
+      labels.set(key, make("span", { class: bottom > 88 ? "above" : "" }));
+      shown.append(labels.get(key));
+    }
+    const own = labels.get(key), known = own.textContent === "" ? [] : own.textContent.split(", ");
+    if (!known.includes(box.object)) own.textContent = [...known, box.object].join(", ");
+    frame.append(shown);
+  }
+  const seen = detectors.filter((name) => (item.boxes || []).some((box) => box.detector === name));
+  return make("div", { class: "picture" }, frame,
+    ...detectors.map((name, i) => make("div", { class: "key" }, swatch(i), name + (seen.includes(name) ? "" : " (no boxes)"))));
+}
+// Text beside its picture, where there is one.
+function beside(item, ...parts) {
+  const shown = picture(item);
+  return shown === null ? make("div", {}, ...parts) : make("div", { class: "scene" }, shown, make("div", {}, ...parts));
+}
+const VERDICTS = { factual: "all detectors see it", hallucinated: "no detector sees it",
+  uncertain: "detectors disagree: sentences that name it are neither chosen nor rejected for it" };
+function vote(item, name, detector, seen) {
+  if (seen === null) return make("td", { class: "soft" }, "does not know it");
+  const box = (item.boxes || []).find((b) => b.object === name && b.detector === detector);
+  return make("td", { class: seen ? "" : "soft" }, seen ? `sees it${box ? ` (${box.score.toFixed(2)})` : ""}` : "does not see it");
+}
+function verdictTable(item) {
+  const objects = Object.keys(item.verdicts || {});
+  if (!objects.length) return null;
+  const detectors = names(item);
+  const head = make("tr", {}, make("th", {}, "object"), make("th", {}, "verdict"));
+  detectors.forEach((name, i) => head.append(make("th", { title: name }, swatch(i), name.replace(/\(.*/, ""))));
+  const table = make("table", {}, head);
+  for (const name of objects) {
+    const verdict = item.verdicts[name];
+    const row = make("tr", { "data-object": name }, make("td", {}, name),
+      make("td", { class: verdict, title: VERDICTS[verdict] || "" }, verdict),
+      ...((item.votes || {})[name] || []).map((seen, i) => vote(item, name, detectors[i], seen)));
+    row.addEventListener("mouseenter", () => point(row, name));
+    row.addEventListener("mouseleave", () => point(row, null));
+    table.append(row);
+  }
+  return make("div", { class: "wide" }, table);
+}
+function point(row, name) {
+  for (const box of row.closest(".card").querySelectorAll(".box"))
+    box.classList.toggle("dim", name !== null && box.dataset.object !== name);
+}
+// A sentence with its objects coloured by their verdicts.
+function marked(text, verdicts) {
+  const words = Object.keys(verdicts || {}).sort((a, b) => b.length - a.length);
+  const element = make("p", { class: "text" });
+  if (!words.length) return element.append(text), element;
+  const escaped = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const pattern = new RegExp(`\\b(${escaped.join("|")})(?:e?s)?\\b`, "gi");
+  let end = 0;
+  for (const found of text.matchAll(pattern)) {
+    element.append(text.slice(end, found.index), make("span", { class: `named ${verdicts[found[1].toLowerCase()] || ""}` }, found[0]));
+    end = found.index + found[0].length;
+  }
+  element.append(text.slice(end));
+  return element;
 }
 
 // --- preference pairs ---
@@ -120,67 +210,53 @@ function bar(value) {
   inner.style.width = `${(100 * Math.max(0, Math.min(1, value))).toFixed(1)}%`;
   return make("span", { class: "bar" }, inner);
 }
-const score = (x) => (x === null || x === undefined ? "none" : Number(x).toPrecision(3));
+const WEIGHTS = { weight: "quality times performance: how much the pair counts",
+  quality: "how sure the judge is: sigmoid of the score gap",
+  performance: "how much there is left to learn: (1 - mastery) to the power of gamma",
+  mastery: "how far the policy has mastered the pair: sigmoid(beta times its margin of mean log-probs - tau_ref)" };
+const weighed = (pair) => pair.w_quality !== 1 || pair.w_performance !== 1;
 function pairCard(pair) {
-  const weight = (name, value) => make("span", {}, name + " ", bar(value), " ", make("b", {}, value.toFixed(3)));
-  const side = (name, text, points) => make("div", { class: `answer ${name === "chosen" ? "correct" : "incorrect"}` },
-    make("div", { class: "facts" }, make("b", { class: "outcome" }, name), fact("score", score(points))),
-    make("p", { class: "text" }, text));
+  const weight = (name, value) => make("span", { title: WEIGHTS[name] }, name + " ", bar(value), " ", make("b", {}, value.toFixed(3)));
+  const judged = typeof pair.score_chosen === "number" || typeof pair.score_rejected === "number";
+  const side = (name, text, points, reward) => make("div", { class: `answer ${name === "chosen" ? "correct" : "incorrect"}` },
+    make("div", { class: "facts" }, make("b", { class: "outcome" }, name),
+      judged ? fact("score", points === null ? "none" : Number(points).toPrecision(3)) : null,
+      reward === undefined ? null : fact("reward", signed(reward))),
+    marked(text, pair.verdicts));
   return make("section", { class: "card" },
     make("div", { class: "facts" },
-      weight("weight", pair.w_quality * pair.w_performance), weight("quality", pair.w_quality),
-      weight("performance", pair.w_performance), fact("reward margin", signed(pair.margin)),
+      ...(weighed(pair) ? [weight("weight", pair.w_quality * pair.w_performance), weight("quality", pair.w_quality),
+        weight("performance", pair.w_performance)] : []),
+      pair.mastery === undefined ? null : weight("mastery", pair.mastery),
+      fact("reward margin", signed(pair.margin), pair.margin < 0 ? "incorrect" : ""),
       pair.domain ? fact("domain", pair.domain) : null, fact("step", pair.step)),
-    make("p", { class: "prompt" }, pair.prompt),
-    make("div", { class: "two" },
-      side("chosen", pair.chosen, pair.score_chosen), side("rejected", pair.rejected, pair.score_rejected)));
+    beside(pair,
+      question(pair),
+      pair.context ? make("p", { class: "context" }, make("b", {}, "so far "), pair.context) : null,
+      make("div", { class: "two" },
+        side("chosen", pair.chosen, pair.score_chosen, pair.chosen_reward),
+        side("rejected", pair.rejected, pair.score_rejected, pair.rejected_reward)),
+      verdictTable(pair)));
 }
 
 // --- captions and sentence pairs ---
 
-function vote(seen) {
-  if (seen === null) return "does not know it";
-  return seen ? "sees it" : "does not see it";
-}
-function verdictTable(caption) {
-  const names = Object.keys(caption.verdicts || {});
-  if (!names.length) return null;
-  const detectors = (caption.votes[names[0]] || []).map((_, i) => (caption.detectors || [])[i] || `detector ${i + 1}`);
-  const table = make("table", {}, make("tr", {}, ...["object", "verdict", ...detectors].map((t) => make("th", {}, t))));
-  for (const name of names)
-    table.append(make("tr", {}, make("td", {}, name),
-      make("td", { class: caption.verdicts[name] }, caption.verdicts[name]),
-      ...(caption.votes[name] || []).map((seen) => make("td", {}, vote(seen)))));
-  return table;
-}
-function picture(caption) {
-  if (caption.picture === null) return make("div", { class: "picture" }, "the picture cannot be read any more");
-  const frame = make("div", { class: "picture" }, make("img", { src: caption.picture, alt: "the picture", loading: "lazy" }));
-  for (const box of caption.boxes || []) {
-    const [left, top, right, bottom] = box.place.map((x) => 100 * x);
-    const shown = make("div", { class: "box", title: `${box.detector}: ${box.object} ${box.score}` },
-      make("span", {}, box.object));
-    Object.assign(shown.style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
-    frame.append(shown);
-  }
-  return frame;
-}
 function captionCard(caption) {
   const last = caption.messages[caption.messages.length - 1].content;
   const question = typeof last === "string" ? last : last.map((part) => part.text || "").join("");
   const pairs = caption.pairs.map((pair) => make("div", { class: "two" },
     make("div", { class: "answer correct" },
-      make("div", { class: "facts" }, make("b", { class: "outcome" }, "chosen"), fact("objects", pair.objects_chosen.join(", "))),
-      make("p", { class: "text" }, pair.chosen)),
+      make("div", { class: "facts" }, make("b", { class: "outcome" }, "chosen"), fact("sentence", pair.sentence + 1)),
+      marked(pair.chosen, caption.verdicts)),
     make("div", { class: "answer incorrect" },
       make("div", { class: "facts" }, make("b", { class: "outcome" }, "rejected"),
-        fact("not there", pair.hallucinated_rejected.join(", ")), fact("sentence", pair.sentence + 1)),
-      make("p", { class: "text" }, pair.rejected))));
-  return make("section", { class: "card scene" }, picture(caption),
-    make("div", {},
-      make("div", { class: "facts" }, fact("id", caption.id), fact("stopped", caption.stopped), fact("pairs", pairs.length)),
+        fact("not there", pair.hallucinated_rejected.join(", "))),
+      marked(pair.rejected, caption.verdicts))));
+  return make("section", { class: "card" },
+    make("div", { class: "facts" }, fact("id", caption.id), fact("stopped", caption.stopped), fact("pairs", pairs.length)),
+    beside(caption,
       make("p", { class: "prompt" }, question),
-      make("p", { class: "text" }, caption.caption || "(no sentence)"),
+      caption.caption ? marked(caption.caption, caption.verdicts) : make("p", { class: "text" }, "(no sentence)"),
       verdictTable(caption), ...pairs));
 }
 
@@ -199,10 +275,11 @@ const TABS = {
   },
   pairs: {
     title: "Preference pairs", items: DATA.pairs, card: pairCard,
-    selects: { domain: (p) => [p.domain || ""] },
-    sorts: { "highest weight": (p) => -p.w_quality * p.w_performance, "lowest weight": (p) => p.w_quality * p.w_performance,
-      "lowest margin": (p) => p.margin, "highest margin": (p) => -p.margin },
-    text: (p) => [p.prompt, p.chosen, p.rejected],
+    selects: { domain: (p) => [p.domain || ""], ranked: (p) => [p.margin > 0 ? "right" : "wrong"],
+      verdict: (p) => [...new Set(Object.values(p.verdicts || {}))] },
+    sorts: { ...(DATA.pairs.some(weighed) ? { "highest weight": (p) => -p.w_quality * p.w_performance,
+      "lowest weight": (p) => p.w_quality * p.w_performance } : {}), "lowest margin": (p) => p.margin, "highest margin": (p) => -p.margin },
+    text: (p) => [p.prompt, p.context || "", p.chosen, p.rejected],
     told: (items) => `${items.length} pairs`,
   },
   captions: {
@@ -267,6 +344,8 @@ function controls() {
     parts.push(select("calibration", [["after", "after"], ["before", "before"]], calibrated.shown,
       (v) => { calibrated.shown = v; }));
     parts.push(make("span", { class: "legend" }, signed(-SCALE, 2), make("span", {}), signed(SCALE, 2) + " nats per token"));
+    parts.push(make("span", { class: "legend tokens" }, make("i", { class: "c", title: FLAGS.c }, "clipped"),
+      make("i", { class: "g", title: FLAGS.g }, "masked")));
   }
   const search = make("input", { type: "search", placeholder: "search", "aria-label": "search" });
   search.value = own.search;
