@@ -62,6 +62,14 @@ class UniOPDCLI(LightningCLI):
         for name, verb in VERBS.items():
             known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Look at the config files first."""
+        if isinstance(args, list):
+            options = {action.dest for own in self._subcommand_parsers.values() for action in own._actions}
+            keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
+            check_configs(args, keys | set(HELP))  # a file before the verb has its settings below the verb
+        super().parse_arguments(parser, args)
+
     def _parse_ckpt_path(self) -> None:
         """Take nothing from the checkpoint: our record is the config.
 
@@ -169,8 +177,6 @@ def main(args: ArgsType = None) -> None:
         if isinstance(argv, list) and argv and argv[0] in VERBS:
             show_our_log()
             raise SystemExit(VERBS[argv[0]].run(argv[1:]))
-        if isinstance(argv, list):
-            check_configs(argv)
         try:
             run(argv)
         except Stopped:

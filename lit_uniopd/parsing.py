@@ -6,7 +6,7 @@ jsonargparse reports a misspelt key as two screens of usage and a tree of every 
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,11 +65,17 @@ def one_sentence(message: str) -> str:
     return f"{flag}{what}{got}; `uniopd {'--help' if 'subcommand' in what else command}` lists what there is."
 
 
-def check_configs(argv: Sequence[str]) -> None:
-    """Refuse config files that are not YAML, by name; the parser would not say which it is.
+def check_configs(argv: Sequence[str], known: Collection[str]) -> None:
+    """Refuse config files that are not YAML, or that have a key which there is not.
+
+    The parser would not say which file it is, and would not see a key with nothing in it.
+
+    Args:
+        argv: what stands behind `uniopd`.
+        known: keys that a config may have.
 
     Raises:
-        UserError: naming the file and the line.
+        UserError: naming the file, and the line or the key.
     """
     for path in _configs(argv):
         if not path.is_file():  # which the parser tells of
@@ -83,6 +89,14 @@ def check_configs(argv: Sequence[str]) -> None:
             raise UserError(f"--config {path} is not YAML{where} ({problem}); mend it.") from error
         if settings is not None and not isinstance(settings, dict):
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
+        for key in map(str, settings or {}):
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
+                raise UserError(
+                    f"--config {path} has the key {key!r}, which there is not{meant}; `uniopd fit --help` lists what "
+                    "there is."
+                )
 
 
 def _configs(argv: Sequence[str]) -> Iterator[Path]:

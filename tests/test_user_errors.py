@@ -40,6 +40,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (desk / "broken.yaml").write_text("trainer:\n  max_steps: [1\n  b: 2\n")
     (desk / "list.yaml").write_text("- 1\n")
     (desk / "misspelt.yaml").write_text("modle:\n  student: 1\n")
+    (desk / "hollow.yaml").write_text("modle: {}\n")
     (desk / "torn.ckpt").write_bytes(b"half a checkpoint")
     (desk / "no_model").mkdir()
     return desk
@@ -101,7 +102,8 @@ MISTAKES = {
     "no such config": (["--config=none.yaml"], "--config", "mend the path"),
     "no YAML": (["--config=broken.yaml"], "--config broken.yaml is not YAML at line 3, column 4", "mend it"),
     "YAML that is a list": (["--config=list.yaml"], "--config list.yaml", "must hold keys and values"),
-    "a misspelt key of a config": (["--config=misspelt.yaml"], "modle", "lists"),
+    "a misspelt key of a config": (["--config=misspelt.yaml"], "misspelt.yaml has the key 'modle'", "lists"),
+    "a misspelt key with nothing in it": (["--config=hollow.yaml"], "'modle'", "(did you mean model?)"),
     "a text for a number": (["--trainer.max_steps=many"], "--trainer.max_steps", "Expected a <class 'int'>"),
     "a value that is none of the choices": (["--model.loss.kind=reverse"], "--model.loss.kind", "'reverse_kl'"),
     "a rate that is no number": (
