@@ -20,7 +20,10 @@ from lit_uniopd.quiet import hush
 from lit_uniopd.sharded_checkpoint import settle
 from lit_uniopd.verbs import VERBS
 
-ABOUT = "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`."
+ABOUT = (
+    "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`. "
+    "`uniopd --version` names the versions of the stack; --debug behind any command keeps the traceback of an error."
+)
 
 HELP = {
     "fit": "Train, and validate on the way.",

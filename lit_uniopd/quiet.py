@@ -21,8 +21,8 @@ UNHELPFUL: dict[str, type[Warning]] = {
 UNASKED: dict[str, str] = {
     # Advertisements of Lightning's other products, with every trainer.
     "lightning.pytorch.utilities.rank_zero": "💡 Tip",
-    # On CPUs with AVX-512 BF16 bitsandbytes looks for a kernel on the hub when it is imported, also by peft and for runs
-    # without 4-bit weights. Ours do without it (`lit_uniopd.loading`): it would repack them.
+    # On CPUs with AVX-512 BF16 bitsandbytes looks for a kernel on the hub when it is imported, also by peft and
+    # for runs without 4-bit weights. Ours do without it (`lit_uniopd.loading`): it would repack them.
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
 }
 """A logger, and what those of its lines begin with that are not about the run."""

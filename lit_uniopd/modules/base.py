@@ -264,6 +264,7 @@ class PolicyModule(EvaluatingModule):
             UserError: if it belongs to another model or another choice of trained weights.
         """
         self._logged_steps = checkpoint.get("logged_steps")
+        self.loaded_step = int(checkpoint.get("global_step", 0))
         ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -46,8 +46,9 @@ class UniOPD(ResumingModule):
 
     Args:
         student: the model to train.
-        teachers: name -> teacher, and where it lives (in Python `PolicyArgs` do for one that lives here). A prompt goes to the teacher named in its `teacher` column, else
-            to the one named like its domain, else to the one called `default`.
+        teachers: name -> teacher, and where it lives; in Python `PolicyArgs` do for one that lives here. A prompt goes
+            to the teacher named in its `teacher` column, else to the one named like its domain, else to the one called
+            `default`.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.

@@ -90,7 +90,7 @@ class TeacherArgs(PolicyArgs):
                     raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")
 
 
-# A policy's arguments make a resident teacher in Python; in YAML and on the command line a teacher has all of its options.
+# In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there.
 if TYPE_CHECKING:
     Teachers = Mapping[str, PolicyArgs]
 else:
