@@ -70,6 +70,19 @@ class Model:
             return None
 
 
+class Alone:
+    """A mesh of one device in every dimension: who examines does not wait for other ranks."""
+
+    def __getitem__(self, _: str) -> "Alone":
+        return self
+
+    def size(self) -> int:
+        return 1
+
+    def get_local_rank(self) -> int:
+        return 0
+
+
 @dataclass
 class Case:
     """A run before its first step.
@@ -108,6 +121,10 @@ class Case:
         if self.data is not None:
             self.data.trainer = trainer
             trainer.datamodule = self.data  # type: ignore[attr-defined]
+        strategy: Any = trainer.strategy
+        self._alone = getattr(strategy, "_device_mesh", strategy) is None  # FSDP, before its ranks have met
+        if self._alone:
+            strategy._device_mesh = Alone()
         self._sampling = getattr(module, "sampling", None)
         server = getattr(self._sampling, "server", None)
         if self._sampling is not None and server is not None:  # who examines does not wait for servers to come up
@@ -117,6 +134,8 @@ class Case:
 
     def release(self) -> None:
         """Leave module and trainer ready for the run itself."""
+        if self._alone:
+            self.trainer.strategy._device_mesh = None  # type: ignore[attr-defined]
         if self._sampling is not None:
             self.module.sampling = self._sampling
         for remote in self._remote_teachers:

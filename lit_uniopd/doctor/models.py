@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from lit_uniopd.doctor.case import Case, Model, complaints
-from lit_uniopd.doctor.findings import Finding, complaint, green, red
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.engines import server
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.memory import model_size, outline
@@ -101,8 +101,10 @@ def _judge(judge: Judge) -> Finding:
     try:
         served = [model["id"] for model in judge.server.get("/models", retries=0)["data"]]
     except (ServerError, KeyError, TypeError) as error:
-        told = error if isinstance(error, ServerError) else "does not list its models"
-        return red("scorer", f"Judge.url {judge.url} {told}.", "Start it, or mend url and its key.")
+        if not isinstance(error, ServerError) or error.status == 404:
+            found = f"Judge.url {judge.url} is there, but does not list its models."
+            return yellow("scorer", found, f"Make sure that it knows {judge.model}.")
+        return red("scorer", f"Judge.url {judge.url} {error}.", "Start it, or mend url and its key.")
     if judge.model not in served:
         remedy = "Choose Judge.model among these."
         return red("scorer", f"Judge.url {judge.url} serves {', '.join(served)}, not {judge.model}.", remedy)
