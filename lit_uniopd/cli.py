@@ -17,7 +17,7 @@ from lit_uniopd.errors import UserError, failure_of_the_machine
 from lit_uniopd.interrupts import Stopped
 from lit_uniopd.parsing import OneSentenceParser, check_configs, trainer_mistake, user_error_in
 from lit_uniopd.quiet import hush
-from lit_uniopd.sharded_checkpoint import settle
+from lit_uniopd.sharded_checkpoint import is_sharded_checkpoint, settle
 from lit_uniopd.verbs import VERBS
 
 ABOUT = (
@@ -83,7 +83,7 @@ class UniOPDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # a strategy or an accelerator that there is not
+        except (ValueError, TypeError) as error:  # a strategy or devices that there are not
             raise trainer_mistake(error) from error
 
     def before_fit(self) -> None:
@@ -153,6 +153,10 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
         flag, path = "--ckpt_path last:", str(found[0])
     elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
+    elif Path(path).is_dir() and not is_sharded_checkpoint(Path(path)):
+        inside = newest_first(Path(path), "*.ckpt")
+        remedy = f"the newest checkpoint in it is {inside[0]}" if inside else "give one that a run has written"
+        raise UserError(f"--ckpt_path {path} is a folder and no checkpoint; {remedy}.")
     check_checkpoint(Path(path), flag=flag)
     return path
 

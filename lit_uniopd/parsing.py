@@ -46,6 +46,14 @@ def one_sentence(message: str) -> str:
         near = difflib.get_close_matches(unknown[2], dir(sys.modules.get(unknown[1])), n=1)
         meant = f" (did you mean {unknown[1]}.{near[0]}?)" if near else ""
         return f"{flag}there is no {unknown[2]} in {unknown[1]}{meant}; name a class by its whole path."
+    if plain := re.search(r"Expected a dot import path string: ([A-Z]\w+)", message):
+        return f"{flag}there is no {plain[1]}; name a class by its whole path, as lit_uniopd.modules.UniOPD."
+    if early := re.search(r"Option '([^']+)' is not accepted before subcommand '(\w+)'", message):
+        return (
+            f"--{early[1].replace('.init_args', '')} stands before {early[2]}; put -c and all options behind the verb."
+        )
+    if file := re.search(r"unrecognized arguments: (\S+\.ya?ml)\b", message):
+        return f"{file[1]} stands alone; put -c before it, as in `uniopd fit -c {file[1]}`."
     if missing := re.search(r"arguments are required: (.*)", message):
         names = " and ".join(f"--{name.partition('.')[2]}" for name in missing[1].split(", "))
         return f"There is no {names}; give a config, -c configs/quickstart.yaml say."
@@ -110,6 +118,7 @@ def _configs(argv: Sequence[str]) -> Iterator[Path]:
 _REMEDIES = {
     "gpu backend": "there is no GPU that torch can use on this machine; take -c configs/trainer/cpu.yaml",
     "gradient clipping is not supported": "use --model.gradient_clip",
+    "_dataloader` must be implemented": "there are no data for this verb; take another, `uniopd validate` say",
     "gradient accumulation is not supported": "use --data.batch_size and --model.micro_batch_tokens",
 }
 """What Lightning's sentence does not say."""

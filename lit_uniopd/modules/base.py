@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.loading import load_processor
 from lit_uniopd.memory import (
     MemoryPlan,
@@ -125,7 +125,10 @@ class PolicyModule(EvaluatingModule):
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(trained)
+        try:
+            optimizer = self.make_optimizer(trained)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--model.optimizer: {first_line(error)}; change that option.") from error
         if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
             raise UserError(
                 f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
