@@ -69,7 +69,13 @@ class PairWriter(PromptLedger):
         return groups.values()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on with somebody else's answers, before any is written."""
+        """Refuse what nothing can come of, and to go on with somebody else's answers, before any is written."""
+        asked = getattr(getattr(trainer, "datamodule", None), "predict_prompts", ())
+        if asked and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in asked):
+            raise UserError(
+                "No prompt has a grader, by which PairWriter scores answers; name one by --data.predict.grader, or "
+                "another --trainer.callbacks.scorer."
+            )
         others = {line["scorer"] for line in read_lines(self.ledger)} - {self.scorer.name}
         if others:
             raise UserError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
@@ -65,8 +66,8 @@ class BenchmarkDataModule(LightningDataModule):
         """
         if stage in ("fit", "predict", "test"):
             raise UserError(
-                f"BenchmarkDataModule has nothing to {stage} with; use `uniopd validate`, and in `uniopd fit` the "
-                "callback callbacks.BenchmarkEvaluation."
+                f"BenchmarkDataModule has nothing to {TrainerFn(stage).value} with; use `uniopd validate`, and in "
+                "`uniopd fit` the callback callbacks.BenchmarkEvaluation."
             )
         if not self.benchmarks:
             self._load()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
@@ -164,7 +165,10 @@ class PromptDataModule(StreamDataModule):
         """
         splits = _SPLITS[stage]
         if stage is not None and not self.sources[needed := splits[0]]:
-            raise UserError(f"There are no prompts to {stage} with; name a file or data set by --data.{needed}.path.")
+            raise UserError(
+                f"There are no prompts to {TrainerFn(stage).value} with; name a file or data set by "
+                f"--data.{needed}.path."
+            )
         self._order = None
         for split in splits:
             setattr(self, f"{split}_prompts", self._read(split))

@@ -83,10 +83,10 @@ def _with_contexts(pairs: Sequence[PreferencePair], source: SentencePairSourceAr
     for pair in pairs:
         context = pair.prompt.row.get(name)
         if not isinstance(context, str):
-            known = ", ".join(pair.prompt.row) or "no other columns"
+            known = ", ".join(pair.prompt.row) or "none"
             raise UserError(
                 f"{source.path}, row {pair.prompt.id!r}: column {name!r} must hold the caption so far, a text that may "
-                f"be empty; name the column by {flag}.context_column (there is {known})."
+                f"be empty; name it by {flag}.context_column (other columns: {known})."
             )
         found.append(replace(pair, prompt=continued(pair.prompt, context.strip())))
     return found

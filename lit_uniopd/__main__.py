@@ -1,10 +1,12 @@
 """``uniopd`` and ``python -m lit_uniopd``."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line of this process."""
+    find_own_modules()
     if sys.argv[1:] == ["--version"]:
         from lit_uniopd.versions import told
 
@@ -13,6 +15,16 @@ def main() -> None:
     from lit_uniopd.cli import main as run
 
     run()
+
+
+def find_own_modules() -> None:
+    """Let `--model my_file.MyModule` find `my_file.py` in the working directory, as `python -m` would.
+
+    At the end of the path: a file there takes the place of no installed package, whatever it is called.
+    """
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {"", here} & set(sys.path):
+        sys.path.append(here)
 
 
 if __name__ == "__main__":

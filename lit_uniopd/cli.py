@@ -17,10 +17,13 @@ from lit_uniopd.errors import UserError, failure_of_the_machine
 from lit_uniopd.interrupts import Stopped
 from lit_uniopd.parsing import OneSentenceParser, check_configs, trainer_mistake, user_error_in
 from lit_uniopd.quiet import hush
-from lit_uniopd.sharded_checkpoint import settle
+from lit_uniopd.sharded_checkpoint import is_sharded_checkpoint, settle
 from lit_uniopd.verbs import VERBS
 
-ABOUT = "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`."
+ABOUT = (
+    "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`. "
+    "`uniopd --version` names the versions of the stack; --debug behind any command keeps the traceback of an error."
+)
 
 HELP = {
     "fit": "Train, and validate on the way.",
@@ -62,6 +65,14 @@ class UniOPDCLI(LightningCLI):
         for name, verb in VERBS.items():
             known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Look at the config files first."""
+        if isinstance(args, list):
+            options = {action.dest for own in self._subcommand_parsers.values() for action in own._actions}
+            keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
+            check_configs(args, keys | set(HELP))  # a file before the verb has its settings below the verb
+        super().parse_arguments(parser, args)
+
     def _parse_ckpt_path(self) -> None:
         """Take nothing from the checkpoint: our record is the config.
 
@@ -72,7 +83,7 @@ class UniOPDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # a strategy or an accelerator that there is not
+        except (ValueError, TypeError) as error:  # a strategy or devices that there are not
             raise trainer_mistake(error) from error
 
     def before_fit(self) -> None:
@@ -142,6 +153,10 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
         flag, path = "--ckpt_path last:", str(found[0])
     elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
+    elif Path(path).is_dir() and not is_sharded_checkpoint(Path(path)):
+        inside = newest_first(Path(path), "*.ckpt")
+        remedy = f"the newest checkpoint in it is {inside[0]}" if inside else "give one that a run has written"
+        raise UserError(f"--ckpt_path {path} is a folder and no checkpoint; {remedy}.")
     check_checkpoint(Path(path), flag=flag)
     return path
 
@@ -169,8 +184,6 @@ def main(args: ArgsType = None) -> None:
         if isinstance(argv, list) and argv and argv[0] in VERBS:
             show_our_log()
             raise SystemExit(VERBS[argv[0]].run(argv[1:]))
-        if isinstance(argv, list):
-            check_configs(argv)
         try:
             run(argv)
         except Stopped:

@@ -49,7 +49,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
 
 
 def failure_of_the_machine(error: BaseException) -> UserError | None:
-    """What a full disk or a dead process means for the user, where it was no mistake of a flag.
+    """What a full disk, a dead process or numbers that are none mean for the user, where it was no mistake of a flag.
 
     Args:
         error: what ended the run, with what led to it.
@@ -66,6 +66,11 @@ def failure_of_the_machine(error: BaseException) -> UserError | None:
             return UserError(
                 "Another process of this run has died or did not answer in time (its own output says why); start all "
                 "of them again with the same command and --ckpt_path last."
+            )
+        if isinstance(seen, FloatingPointError):
+            return UserError(
+                f"{first_line(seen)}; lower the learning rate (--model.optimizer.lr), and go on from a checkpoint of "
+                "before, or start anew."
             )
         seen = seen.__cause__ or seen.__context__
     return None

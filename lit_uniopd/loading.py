@@ -42,7 +42,7 @@ def load_processor(args: "PolicyArgs", flag: str) -> Any:
     """
     source = args.tokenizer or args.path
     if not source:
-        raise UserError(f"Set --{flag}.path to a hub id or a model directory.")
+        raise UserError(f"--{flag}.path is empty; give a hub id or a model directory.")
     where = resolve_path(source)
     config = model_config(args, flag)
     loader = AutoProcessor if _reads_images(config) else AutoTokenizer
@@ -236,7 +236,7 @@ class _explained:
 
     def __enter__(self) -> None:
         if not self.path:
-            raise UserError(f"Set {self.flag} to a hub id or a model directory.")
+            raise UserError(f"{self.flag} is empty; give a hub id or a model directory.")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ImportError):  # processors of some image-text models need torchvision

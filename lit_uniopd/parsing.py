@@ -6,7 +6,7 @@ jsonargparse reports a misspelt key as two screens of usage and a tree of every 
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +46,14 @@ def one_sentence(message: str) -> str:
         near = difflib.get_close_matches(unknown[2], dir(sys.modules.get(unknown[1])), n=1)
         meant = f" (did you mean {unknown[1]}.{near[0]}?)" if near else ""
         return f"{flag}there is no {unknown[2]} in {unknown[1]}{meant}; name a class by its whole path."
+    if plain := re.search(r"Expected a dot import path string: ([A-Z]\w+)", message):
+        return f"{flag}there is no {plain[1]}; name a class by its whole path, as lit_uniopd.modules.UniOPD."
+    if early := re.search(r"Option '([^']+)' is not accepted before subcommand '(\w+)'", message):
+        return (
+            f"--{early[1].replace('.init_args', '')} stands before {early[2]}; put -c and all options behind the verb."
+        )
+    if file := re.search(r"unrecognized arguments: (\S+\.ya?ml)\b", message):
+        return f"{file[1]} stands alone; put -c before it, as in `uniopd fit -c {file[1]}`."
     if missing := re.search(r"arguments are required: (.*)", message):
         names = " and ".join(f"--{name.partition('.')[2]}" for name in missing[1].split(", "))
         return f"There is no {names}; give a config, -c configs/quickstart.yaml say."
@@ -65,11 +73,17 @@ def one_sentence(message: str) -> str:
     return f"{flag}{what}{got}; `uniopd {'--help' if 'subcommand' in what else command}` lists what there is."
 
 
-def check_configs(argv: Sequence[str]) -> None:
-    """Refuse config files that are not YAML, by name; the parser would not say which it is.
+def check_configs(argv: Sequence[str], known: Collection[str]) -> None:
+    """Refuse config files that are not YAML, or that have a key which there is not.
+
+    The parser would not say which file it is, and would not see a key with nothing in it.
+
+    Args:
+        argv: what stands behind `uniopd`.
+        known: keys that a config may have.
 
     Raises:
-        UserError: naming the file and the line.
+        UserError: naming the file, and the line or the key.
     """
     for path in _configs(argv):
         if not path.is_file():  # which the parser tells of
@@ -83,6 +97,14 @@ def check_configs(argv: Sequence[str]) -> None:
             raise UserError(f"--config {path} is not YAML{where} ({problem}); mend it.") from error
         if settings is not None and not isinstance(settings, dict):
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
+        for key in map(str, settings or {}):
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
+                raise UserError(
+                    f"--config {path} has the key {key!r}, which there is not{meant}; `uniopd fit --help` lists what "
+                    "there is."
+                )
 
 
 def _configs(argv: Sequence[str]) -> Iterator[Path]:
@@ -96,6 +118,7 @@ def _configs(argv: Sequence[str]) -> Iterator[Path]:
 _REMEDIES = {
     "gpu backend": "there is no GPU that torch can use on this machine; take -c configs/trainer/cpu.yaml",
     "gradient clipping is not supported": "use --model.gradient_clip",
+    "_dataloader` must be implemented": "there are no data for this verb; take another, `uniopd validate` say",
     "gradient accumulation is not supported": "use --data.batch_size and --model.micro_batch_tokens",
 }
 """What Lightning's sentence does not say."""

@@ -73,6 +73,11 @@ class TeacherPool:
         return self.args[name].placement != "http"
 
     @property
+    def remote(self) -> dict[str, RemoteTeacher]:
+        """Those on servers."""
+        return {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, RemoteTeacher)}
+
+    @property
     def loaded(self) -> dict[str, Policy]:
         """The models that are in this process now."""
         policies = {name: teacher.loaded for name, teacher in self._teachers.items()}

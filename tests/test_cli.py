@@ -61,6 +61,7 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
     assert json.loads(lines[0])["outcome"] in (0, 1)
 
     main(["validate", *files, f"--ckpt_path={checkpoint}"])
+    assert json.loads((tmp_path / "runs/multi_teacher/version_3/summary.json").read_text())["step"] == 2
     tested = run(
         ["test", *files, f"--ckpt_path={checkpoint}", "--data.test.path=train.jsonl", "--data.test.grader=math"]
     )

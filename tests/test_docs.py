@@ -106,6 +106,34 @@ def test_snippets_run(block: Block, desk: Path):
     exec(compile(block.text, str(block), "exec"), {"__name__": "snippet"})
 
 
+@pytest.mark.slow
+def test_what_the_pages_show_satisfies_a_type_checker(tmp_path):
+    """Snippets of README and docs, and the notebooks, as whoever writes their own would have them checked."""
+    for block in SNIPPETS:
+        name = block.title or f"{Path(block.page).stem}_{block.line}.py"
+        (tmp_path / name).write_text(block.text)
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [c["source"] for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
+        lines = [line for cell in cells for line in ["", *"".join(cell).splitlines()]]
+        code = "\n".join(line for line in lines if not line.startswith("%"))
+        (tmp_path / f"notebook_{notebook.stem}.py").write_text(code)
+    wrong = "from lit_uniopd.modules import UniOPD\nUniOPD(student='a model', teachers={})\n"
+    (tmp_path / "wrong.py").write_text(wrong)  # or is nothing checked?
+    settings = {"pythonVersion": "3.11", "extraPaths": [str(ROOT)], "typeCheckingMode": "standard"}
+    lenient = {"reportUnusedExpression": False, "reportMissingImports": False}  # a last line that is shown; YOLO
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings | lenient))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = [f"{Path(d['file']).name}:{d['range']['start']['line'] + 1} {d['message']}" for d in findings(done.stdout)]
+    assert [line for line in said if line.startswith("wrong.py:2 ")], done.stdout + done.stderr
+    assert not [line for line in said if not line.startswith("wrong.py")]
+
+
+def findings(output: str) -> list[Any]:
+    """What pyright objects to."""
+    return [d for d in json.loads(output)["generalDiagnostics"] if d["severity"] == "error"]
+
+
 def test_titles_name_one_file_each():
     titles = [block.title for block in BLOCKS if block.title is not None]
     assert len(titles) == len(set(titles))

@@ -63,6 +63,7 @@ def test_a_notebook_runs_anywhere_from_start_to_end(name, shown, drawn, elsewher
     text = printed(notebook)
     for sentence in shown:
         assert sentence in text
+    assert "IProgress" not in text  # nor anything else that nobody can act on
     assert pictures(notebook) == drawn
     if name == "reading_a_run":
         page = (elsewhere / "runs/notebook/version_0/view.html").read_text(encoding="utf-8")

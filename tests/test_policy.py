@@ -269,7 +269,7 @@ def test_every_end_of_sequence_id_is_known(model_dirs, new_model):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (PolicyArgs(), r"Set --model\.student\.path to a hub id or a model directory"),
+        (PolicyArgs(), r"--model\.student\.path is empty; give a hub id or a model directory"),
         (PolicyArgs(path="./nowhere"), r"--model\.student\.path \./nowhere: there is no such directory"),
         (PolicyArgs(path="{tmp}"), r"--model\.student\.path .*: it is not a complete model directory"),
         (PolicyArgs(path="{student}", quantization="4bit"), r"--model\.student\.quantization 4bit freezes the weights"),

@@ -60,3 +60,21 @@ def test_the_help_of_a_run_begins_with_how_to_call_it(capsys):
     assert lines[0].startswith("usage: uniopd fit -c CONFIG")
     assert HELP["fit"] in "\n".join(lines[:5])
     assert any("--trainer.max_steps" in line for line in lines)
+
+
+def test_own_modules_are_found_in_the_working_directory_and_shadow_nothing(tmp_path):
+    """As the installed script runs: the first place to look in is that of the script."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin/uniopd"
+    script.write_text("from lit_uniopd.__main__ import main\nmain()\n")
+    (tmp_path / "my_file.py").write_text("from lit_uniopd.modules import UniOPD\n\n\nclass Mine(UniOPD):\n    pass\n")
+    (tmp_path / "datasets.py").write_text("raise RuntimeError('taken for the package')\n")
+    command = [sys.executable, str(script), "fit", "--model.help=my_file.Mine"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "my_file.Mine" in done.stdout
+    importing = "from lit_uniopd.__main__ import find_own_modules as f; f(); import sys, datasets; print(sys.path)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", importing], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert str(tmp_path) not in done.stdout  # who asks for a safe path keeps it

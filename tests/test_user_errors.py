@@ -40,7 +40,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (desk / "broken.yaml").write_text("trainer:\n  max_steps: [1\n  b: 2\n")
     (desk / "list.yaml").write_text("- 1\n")
     (desk / "misspelt.yaml").write_text("modle:\n  student: 1\n")
+    (desk / "hollow.yaml").write_text("modle: {}\n")
     (desk / "torn.ckpt").write_bytes(b"half a checkpoint")
+    pair = {"prompt": "1+1=", "chosen": "2", "rejected": "3", "score_chosen": 9.0}
+    pairs = [{**pair, "score_rejected": i / 8} for i in range(64)]
+    (desk / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     (desk / "no_model").mkdir()
     return desk
 
@@ -81,6 +85,9 @@ def sentence_for(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> st
     return errors[0]
 
 
+QUICKSTART = str(ROOT / "configs/quickstart.yaml")
+PAIRS = str(ROOT / "configs/omni_dpo/quickstart.yaml")
+TINY = "--model.policy.path=playground:tiny_text"
 GPU = str(ROOT / "configs/trainer/gpu.yaml")
 MISTAKES = {
     # --- the command line itself ---
@@ -101,7 +108,8 @@ MISTAKES = {
     "no such config": (["--config=none.yaml"], "--config", "mend the path"),
     "no YAML": (["--config=broken.yaml"], "--config broken.yaml is not YAML at line 3, column 4", "mend it"),
     "YAML that is a list": (["--config=list.yaml"], "--config list.yaml", "must hold keys and values"),
-    "a misspelt key of a config": (["--config=misspelt.yaml"], "modle", "lists"),
+    "a misspelt key of a config": (["--config=misspelt.yaml"], "misspelt.yaml has the key 'modle'", "lists"),
+    "a misspelt key with nothing in it": (["--config=hollow.yaml"], "'modle'", "(did you mean model?)"),
     "a text for a number": (["--trainer.max_steps=many"], "--trainer.max_steps", "Expected a <class 'int'>"),
     "a value that is none of the choices": (["--model.loss.kind=reverse"], "--model.loss.kind", "'reverse_kl'"),
     "a rate that is no number": (
@@ -109,6 +117,7 @@ MISTAKES = {
         "--model.optimizer.lr",
         "Expected a <class 'float'>",
     ),
+    "a class without its path": (["--model=UniOPD2"], "--model: there is no UniOPD2", "name a class by its whole path"),
     "no such optimizer": (
         ["--model.optimizer=torch.optim.AdamWW"],
         "--model.optimizer: there is no AdamWW",
@@ -117,6 +126,7 @@ MISTAKES = {
     # --- the trainer ---
     "no such strategy": (["--trainer.strategy=fdsp"], "--trainer", "`uniopd fit --help`"),
     "no such accelerator": (["--trainer.accelerator=banana"], "--trainer", "change it"),
+    "all devices of a CPU": (["--trainer.devices=-1"], "--trainer: `devices`", "change it"),
     "no devices": (["--trainer.devices=0"], "--trainer", "change it"),
     "clipping twice": (["--trainer.gradient_clip_val=1.0"], "--trainer", "use --model.gradient_clip"),
     "accumulating by hand and by trainer": (
@@ -134,6 +144,7 @@ MISTAKES = {
     "no such checkpoint": (["--ckpt_path=none.ckpt"], "--ckpt_path none.ckpt", "give a file under runs"),
     "a torn checkpoint": (["--ckpt_path=torn.ckpt"], "--ckpt_path torn.ckpt", "start anew without it"),
     "no last checkpoint": (["--ckpt_path=last"], "--ckpt_path last", "give the path"),
+    "a run for its checkpoint": (["--ckpt_path=no_model"], "no_model is a folder and no checkpoint", "give one"),
     # --- models ---
     "no such model": (["--model.student.path=./nowhere"], "--model.student.path ./nowhere", "mend the path"),
     "no such teacher's model": (["--model.teachers.code.path=./no"], "--model.teachers.code.path", "mend the path"),
@@ -169,6 +180,22 @@ MISTAKES = {
     "a share above one": (["--model.sampling.top_p=1.5"], "top_p", "must be"),
     "no tokens to compare": (["--model.loss.top_k=0"], "--model.loss.top_k", "at least 1"),
     "sampled loss on a teacher's answers": (["--model.writer=teacher"], "--model.writer", "set --model.loss.kind"),
+    "a clip below 0": (["--model.loss.clip_low=-0.2"], "--model.loss.clip_low", "must be in [0, 1]"),
+    "a negative rate": (
+        ["--model.optimizer.lr=-1"],
+        "--model.optimizer: Invalid learning rate: -1.0",
+        "change that option",
+    ),
+    "weights that have diverged": (
+        [
+            "--model.optimizer.lr=1e30",
+            "--trainer.max_steps=3",
+            "--model.lr_scheduler=null",
+            "--model.gradient_clip=null",
+        ],
+        "logits are not finite",
+        "lower the learning rate",
+    ),
     "more updates than answers": (["--model.updates_per_rollout=99"], "--model.updates_per_rollout 99", "lower it"),
     "nothing to learn": (["--model.advantage.teacher_weight=0"], "--model.advantage.teacher_weight", "raise one"),
     "a margin mask that retains too much": (
@@ -210,6 +237,18 @@ def test_a_teacher_of_another_family(fit, capsys, new_model):
         ([], "subcommand", "`uniopd --help` lists"),
         (["train"], "'train'", "`uniopd --help` lists"),
         (["fit"], "--data and --model", "give a config"),
+        (["fit", "configs/sft.yaml"], "configs/sft.yaml stands alone", "put -c before it"),
+        (["-c", QUICKSTART, "fit"], "stands before fit", "put -c and all options behind the verb"),
+        (
+            ["test", "-c", PAIRS, TINY, "--data.train.path=pairs.jsonl", "--data.val=null"],
+            "`test_dataloader`",
+            "no data for this verb",
+        ),
+        (
+            ["validate", "-c", QUICKSTART, TINY.replace("policy", "student"), "--data.val=null"],
+            "no prompts to validate with",
+            "--data.val.path",
+        ),
         (["compare"], "uniopd compare: the following arguments are required", "see `uniopd compare --help`"),
         (["compare", "a", "b"], "a holds no records", "give the directory of a run"),
         (["view", "x", "--bogus"], "--bogus", "see `uniopd view --help`"),
@@ -259,6 +298,7 @@ REMEDY = re.compile(
 """What to do, or what must be the case."""
 PUT_TOGETHER = {
     "lit_uniopd/parsing.py": "its sentences are put together from the parser's and Lightning's; the tests above have them",
+    "lit_uniopd/doctor/verb.py": "fit's own sentence, with the doctor's help named beside",
     "lit_uniopd/memory/levers.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",
     "lit_uniopd/loading.py": "one of five remedies, of which the tests above have two",
     "lit_uniopd/teachers/remote.py": "one of the complaints of lit_uniopd/servers.py, behind the flag",

@@ -1,16 +1,18 @@
 """Are the data there, and do their graders accept their own gold answers?"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
-from lit_uniopd.benchmarks.loading import GoldReport, check_golds
+from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.case import Case, complaints, counted
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.doctor.settings import calibrations
 from lit_uniopd.errors import UserError
+from lit_uniopd.scorers import GraderScore
 
 GOLDS = 64
 """Gold answers of each domain that are graded, spread evenly over its rows."""
@@ -22,12 +24,15 @@ def check_data(case: Case) -> Iterator[Finding]:
     """Read the data as the run would, and count what is left."""
     if case.data is None:
         return
-    with complaints("data") as problems:
-        case.module.prepare_data()
-        case.data.prepare_data()
-        case.data.setup(case.stage)
+    with complaints("data") as problems, lengths_unknown(case):
+        if hasattr(case.data, "specs"):
+            problems.extend(_unavailable_benchmarks(case.data))
+        else:
+            case.data.prepare_data()
+            case.data.setup(case.stage)
     yield from problems
-    for split, prompts in (("training", case.train_prompts), ("validation", case.val_prompts)):
+    splits = {"training": case.train_prompts, "validation": case.val_prompts, "prediction": case.predict_prompts}
+    for split, prompts in splits.items():
         if prompts:
             yield green("data", f"{len(prompts):,} {split} prompts ({counted([p.domain for p in prompts])}).")
     for split, pairs in (("training", case.train_pairs), ("validation", getattr(case.data, "val_pairs", ()))):
@@ -36,7 +41,41 @@ def check_data(case: Case) -> Iterator[Finding]:
     if case.benchmarks:
         told = ", ".join(f"{benchmark.spec.id} {len(benchmark.examples):,}" for benchmark in case.benchmarks)
         yield green("data", f"Rows of {len(case.benchmarks)} benchmarks: {told}.")
-    yield from _dropped(case.data)
+    if case.student.name in case.missing and (case.train_prompts or case.train_pairs or case.predict_prompts):
+        remedy = f"Make --{case.student.flag}.path readable first; long rows are dropped or cut by its tokens."
+        yield yellow("data", "Rows were read, but not measured.", remedy)
+    else:
+        yield from _dropped(case.data)
+
+
+@contextmanager
+def lengths_unknown(case: Case) -> Iterator[None]:
+    """Without the student's tokenizer, let columns and rows be read all the same: nothing is too long then."""
+    if case.student.name not in case.missing:
+        yield
+        return
+    module = case.module
+    module.prompt_length = lambda prompt: 0
+    module.encode_answer = lambda prompt, answer: ([0], list(answer.encode()))
+    try:
+        yield
+    finally:
+        del module.prompt_length, module.encode_answer
+
+
+def _unavailable_benchmarks(data: Any) -> Iterator[Finding]:
+    """Load each benchmark that can be had, and tell of the others together."""
+    wrong: dict[str, UserError] = {}
+    data.benchmarks = []
+    for spec in data.specs:
+        try:
+            data.benchmarks.append(load_benchmark(spec, data.profile, limit=data.limit))
+        except UserError as error:
+            wrong[spec.key] = error
+    if wrong:
+        first = complaint("data", "red", str(next(iter(wrong.values()))))
+        count = f"{len(wrong)} of {len(data.specs)} benchmarks cannot be had ({', '.join(wrong)}). "
+        yield red("data", (count if len(wrong) > 1 else "") + first.found, first.remedy)
 
 
 def _dropped(data: Any) -> Iterator[Finding]:
@@ -56,13 +95,22 @@ def _dropped(data: Any) -> Iterator[Finding]:
 
 def check_graders(case: Case) -> Iterator[Finding]:
     """Let graders judge gold answers and empty ones. What is to be learned by heart is not graded."""
-    if case.stage == "fit" and not case.on_policy:
+    if (case.stage == "fit" and not case.on_policy) or case.detectors:
         return
+    if case.scorers and not any(isinstance(scorer, GraderScore) for scorer in case.scorers):
+        return  # something else judges
     module = case.module
     # The same rows may serve for both.
-    prompts = list({id(prompt): prompt for prompt in (*case.train_prompts, *case.val_prompts)}.values())
+    every = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
+    prompts = list({id(prompt): prompt for prompt in every}.values())
     if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
         yield from _without_outcomes(case)
+    if case.scorers and prompts and all(prompt.grader is None for prompt in prompts):
+        yield red(
+            "golds",
+            "No prompt has a grader, and answers are scored by their graders.",
+            "Name one by --data.predict.grader, or another --trainer.callbacks.scorer.",
+        )
     incomplete = [p for p in prompts if p.grader is not None and p.gold is None]
     if incomplete:
         yield red(

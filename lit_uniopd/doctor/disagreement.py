@@ -20,6 +20,8 @@ ALIKE = 1e-6
 def check_disagreement(case: Case) -> Iterator[Finding]:
     """Score a few answers by each real teacher; one teacher is held at a time."""
     for name in case.teachers:
+        if name in case.silent:
+            continue
         if prompts := prompts_of(case, name):
             yield _disagreement(case, name, small_rollouts(case, prompts))
 

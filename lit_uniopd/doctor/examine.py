@@ -8,11 +8,13 @@ from typing import Any
 
 from lightning import Trainer
 
-from lit_uniopd.doctor.case import Case
+from lit_uniopd.doctor.case import Case, Stage
 from lit_uniopd.doctor.data import check_data, check_graders
 from lit_uniopd.doctor.disagreement import check_disagreement
 from lit_uniopd.doctor.findings import Finding, complaint, red
+from lit_uniopd.doctor.hub import asked_once
 from lit_uniopd.doctor.itself import check_itself, check_reference
+from lit_uniopd.doctor.models import check_models, check_parts, check_servers
 from lit_uniopd.doctor.pictures import check_pictures
 from lit_uniopd.doctor.resources import check_device, check_disk, check_memory, check_sandbox, check_versions
 from lit_uniopd.doctor.routes import check_routes
@@ -36,6 +38,9 @@ class Check:
 CHECKS = (
     Check("versions", check_versions),
     Check("device", check_device),
+    Check("models", check_models),
+    Check("servers", check_servers),
+    Check("parts", check_parts),
     Check("data", check_data),
     Check("sandbox", check_sandbox),
     Check("golds", check_graders),
@@ -60,6 +65,8 @@ def examine(
     trainer: Trainer | None = None,
     *,
     quick: bool = False,
+    stage: Stage | None = None,
+    misfit: Finding | None = None,
     on_check: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
     """Look at a run before its first step.
@@ -74,6 +81,9 @@ def examine(
         data: its datamodule.
         trainer: with which it would be fitted, and still can be. None: one for the CPU.
         quick: leave out what loads weights.
+        stage: what is to be done. None: train what can be trained; else validate, or predict where the data are for
+            nothing but that.
+        misfit: what is wrong with the trainer that is wanted, and that ``trainer`` stands in for.
         on_check: called with the title of each check before it begins.
 
     Returns:
@@ -82,16 +92,23 @@ def examine(
     with quiet():
         if trainer is None:
             trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        case, found = Case(module, data, trainer), dict[tuple[str, str], Finding]()
+        case, found = Case(module, data, trainer, stage, misfit), list[Finding]()
         try:
-            for check in CHECKS:
-                if not (quick and check.loads_weights):
-                    on_check(check.title)
-                    for finding in _findings(check, case):  # what cannot be had is found by several
-                        found.setdefault((finding.found, "" if finding.status == "red" else finding.name), finding)
+            with asked_once(case.paths):
+                for check in CHECKS:
+                    if not (quick and check.loads_weights):
+                        on_check(check.title)
+                        found.extend(finding for finding in _findings(check, case) if not _is_told(finding, found))
         finally:
             case.release()
-    return list(found.values())
+    return found
+
+
+def _is_told(finding: Finding, found: list[Finding]) -> bool:
+    """Whether another check has said so: what cannot be had is found by several."""
+    if finding.status == "red":
+        return any(finding.found in other.found for other in found if other.status == "red")
+    return any((finding.name, finding.found) == (other.name, other.found) for other in found)
 
 
 def _findings(check: Check, case: Case) -> Iterator[Finding]:

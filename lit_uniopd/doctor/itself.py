@@ -67,6 +67,8 @@ def small_rollouts(case: Case, prompts: list[Prompt]) -> Rollouts:
     """A few short answers by the student, sampled like those of the run."""
     sampling: SamplingArgs = case.module.sampling
     few = replace(sampling, n=ANSWERS, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+    if few.server is not None:  # which would be given weights: a visit changes nothing
+        few = replace(few, engine="loop", server=None)
     with case.trainer.precision_plugin.forward_context():
         return write_answers(case.policy, prompts, few, seed=case.module.seed)
 

@@ -30,6 +30,9 @@ def check_memory(case: Case) -> Iterator[Finding]:
         setup = case.module.memory_setup()
         plan = plan_memory(setup)
         told = f"About {readable(plan.total)} at the peak ({plan.peak}) on each device, {readable(free)} free there."
+        if case.misfit is not None:  # the device that is meant is not here
+            yield green("memory", f"About {readable(plan.total)} at the peak ({plan.peak}) on one device.")
+            return
         warning = check_fits(setup, plan, free, str(case.device))
         if warning is not None:
             found, _, remedy = warning.rstrip(".").rpartition("; ")
@@ -76,7 +79,9 @@ def _shown(path: Path) -> str:
 
 def check_sandbox(case: Case) -> Iterator[Finding]:
     """Which sandbox holds against a program that tries to get out."""
-    names = {prompt.grader for prompt in (*case.train_prompts, *case.val_prompts)}
+    if case.detectors:  # nothing is graded
+        return
+    names = {prompt.grader for prompt in (*case.train_prompts, *case.val_prompts, *case.predict_prompts)}
     names |= {benchmark.grader(example) for benchmark in case.benchmarks for example in benchmark.examples}
     programs = sorted(str(name) for name in names if name in IN_THREAD)
     if not programs:
@@ -99,6 +104,9 @@ def check_sandbox(case: Case) -> Iterator[Finding]:
 
 def check_device(case: Case) -> Iterator[Finding]:
     """Accelerator, precision and attention kernel together."""
+    if case.misfit is not None:
+        yield case.misfit
+        return
     device, precision = case.device, str(case.trainer.precision)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     problems = [*_attention(case, precision)]

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from lit_uniopd.board import Charts, write_layout
 from lit_uniopd.checkpoint_io import AtomicCheckpointIO
 from lit_uniopd.difficulty import prompt_key
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.loading import load_processor
 from lit_uniopd.memory import (
     MemoryPlan,
@@ -132,7 +132,10 @@ class PolicyModule(EvaluatingModule):
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = self.make_optimizer(trained)
+        try:
+            optimizer = self.make_optimizer(trained)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--model.optimizer: {first_line(error)}; change that option.") from error
         if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
             raise UserError(
                 f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
@@ -274,6 +277,7 @@ class PolicyModule(EvaluatingModule):
             UserError: if it belongs to another model or another choice of trained weights.
         """
         self._logged_steps = checkpoint.get("logged_steps")
+        self.loaded_step = int(checkpoint.get("global_step", 0))
         ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
         differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -34,6 +34,7 @@ class EvaluatingModule(LightningModule):
     Attributes:
         policy: loaded in ``configure_model``, when Lightning is ready.
         last_evaluation: what the last validation came to.
+        loaded_step: optimizer steps of the checkpoint that was loaded; 0: none was.
     """
 
     policy: Policy
@@ -52,6 +53,7 @@ class EvaluatingModule(LightningModule):
         self.evaluator: Evaluator | None = None
         self.reporter: Reporter | None = None
         self.last_evaluation: EvalResult | None = None
+        self.loaded_step = 0
         self._whole = ExitStack()
 
     def setup(self, stage: str) -> None:
@@ -161,7 +163,8 @@ class EvaluatingModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.gather()
         if self.evaluator is not None:
-            self.evaluator.begin(self.model_name, self.global_step)
+            # Outside of a fit Lightning counts no steps: the weights are of those that the checkpoint has taken.
+            self.evaluator.begin(self.model_name, self.global_step or self.loaded_step)
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""

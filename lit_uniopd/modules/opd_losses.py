@@ -52,6 +52,10 @@ class LossArgs:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UserError(f"--model.loss.top_k must be at least 1, got {self.top_k}.")
+        if not 0 <= self.clip_low <= 1:
+            raise UserError(f"--model.loss.clip_low must be in [0, 1], got {self.clip_low}.")
+        if self.clip_high < 0:
+            raise UserError(f"--model.loss.clip_high must be at least 0, got {self.clip_high}.")
         if not 0 <= self.jsd_beta <= 1:
             raise UserError(f"--model.loss.jsd_beta must be in [0, 1], got {self.jsd_beta}.")
         if self.gap_threshold is not None and self.gap_threshold <= 0:

@@ -35,7 +35,7 @@ from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.seeding import derive_seed
 from lit_uniopd.stopping import agree, together
 from lit_uniopd.teacher import TeacherPool
-from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.teachers import Teachers
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ class UniOPD(ResumingModule):
 
     Args:
         student: the model to train.
-        teachers: name -> teacher, and where it lives. A prompt goes to the teacher named in its `teacher` column, else
-            to the one named like its domain, else to the one called `default`.
+        teachers: name -> teacher, and where it lives; in Python `PolicyArgs` do for one that lives here. A prompt goes
+            to the teacher named in its `teacher` column, else to the one named like its domain, else to the one called
+            `default`.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
@@ -72,7 +73,7 @@ class UniOPD(ResumingModule):
     def __init__(
         self,
         student: PolicyArgs,
-        teachers: dict[str, TeacherArgs],
+        teachers: Teachers,
         sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008

@@ -1,6 +1,6 @@
 """The places where a teacher can live: this process, its disk, a server."""
 
-from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs
+from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs, Teachers
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
 from lit_uniopd.teachers.cached import CachedTeacher
 from lit_uniopd.teachers.local import LocalTeacher
@@ -16,6 +16,7 @@ __all__ = [
     "Scored",
     "Teacher",
     "TeacherArgs",
+    "Teachers",
     "encode_each",
     "foreign_ids",
 ]

@@ -1,7 +1,8 @@
 """Where a teacher comes from and where it lives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import PolicyArgs
@@ -87,3 +88,10 @@ class TeacherArgs(PolicyArgs):
             for name in ("requests", "batch"):
                 if getattr(self.http, name) < 1:
                     raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")
+
+
+# In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there.
+if TYPE_CHECKING:
+    Teachers = Mapping[str, PolicyArgs]
+else:
+    Teachers = dict[str, TeacherArgs]

@@ -72,7 +72,7 @@ class RemoteTeacher(Teacher):
         self.model = ""
         for url in self.servers.urls:
             try:
-                self._check_model(url)
+                self.check_model(url)
                 self._check_tokens(url)
             except ServerError as error:
                 raise UserError(
@@ -85,8 +85,13 @@ class RemoteTeacher(Teacher):
                     f"{self.http.protocol} server with its default options for log-probs."
                 ) from error
 
-    def _check_model(self, url: str) -> None:
-        """Find the model that is asked for among those that a server has."""
+    def check_model(self, url: str) -> None:
+        """Find the model that is asked for among those that a server has.
+
+        Raises:
+            UserError: if it is not there.
+            ServerError: if the server does not answer.
+        """
         try:
             served = self.wire.models(self.servers, url)
         except (KeyError, TypeError) as error:

@@ -31,7 +31,19 @@ def changed(**changes: Any) -> Prompts:
 
 def test_a_healthy_run_is_green(examined):
     found = examined()
-    names = ["versions", "device", "data", "golds", "teachers", "ends", "sampling", "settings", "memory", "disk"]
+    names = [
+        "versions",
+        "device",
+        "models",
+        "data",
+        "golds",
+        "teachers",
+        "ends",
+        "sampling",
+        "settings",
+        "memory",
+        "disk",
+    ]
     names += [f"{what} {teacher}" for what in ("tokens", "template") for teacher in ("math", "code")]
     assert {f.name: f.status for f in found} == dict.fromkeys(names, "green")
     assert exit_status(found) == 0

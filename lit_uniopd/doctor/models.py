@@ -1,0 +1,120 @@
+"""Can everything be had that the settings name: models, servers, detectors, judges?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import AutoConfig
+
+from lit_uniopd.doctor.case import Case, Model, complaints
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.engines import server
+from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.memory import model_size, outline
+from lit_uniopd.scorers import Judge
+from lit_uniopd.servers import ServerError
+from lit_uniopd.teachers import RemoteTeacher
+
+
+def check_models(case: Case) -> Iterator[Finding]:
+    """Read config and tokenizer of every model; those that cannot be had are left out of what follows."""
+    found = []
+    for model in case.named_models:
+        try:
+            assert model.processor is not None
+            found.append(_told(case, model))
+        except UserError as error:
+            case.missing.add(model.name)
+            yield complaint("models", "red", str(error))
+    if found:
+        yield green("models", f"{'; '.join(found)}.")
+
+
+def _told(case: Case, model: Model) -> str:
+    """Its class and size; without weights of its own here, its class alone."""
+    kind = (model.config.architectures or [type(model.config).__name__])[0]
+    if model.name.removeprefix("teacher ") in ({} if case.pool is None else case.pool.remote):
+        return f"{model.name}: the tokenizer of {kind}"
+    trained = case.stage == "fit" and model is case.student
+    shape = model_size(outline(model.args, trainable=trained, flag=model.flag))
+    lora = "" if model.args.lora is None else f", adapters of rank {model.args.lora.rank}"
+    held = "" if model.args.quantization == "none" else f" in {model.args.quantization}"
+    return f"{model.name}: {kind}, {_count(shape.parameters)} parameters{held}{lora}"
+
+
+def _count(number: int) -> str:
+    unit, name = next(((unit, name) for unit, name in ((1e9, "B"), (1e6, "M")) if number >= unit), (1e3, "K"))
+    return f"{number / unit:.3g}{name}"
+
+
+def check_servers(case: Case) -> Iterator[Finding]:
+    """Ask the servers of teachers and of the rollouts what they serve, each once."""
+    if case.stage != "fit":
+        return
+    for name, teacher in ({} if case.pool is None else case.pool.remote).items():
+        with complaints(f"server {name}") as problems:
+            told = _asked(case, name, teacher)
+            problems.append(green(f"server {name}", told))
+        if any(problem.status == "red" for problem in problems):
+            case.silent.add(name)
+        yield from problems
+    asked: Any = getattr(case.module, "sampling", None)
+    if getattr(asked, "server", None) is not None:
+        with complaints("server") as problems:
+            server.connect(asked.server)
+            problems.append(green("server", f"{', '.join(asked.server.urls)} serves {asked.server.model}."))
+        yield from problems
+
+
+def _asked(case: Case, name: str, teacher: RemoteTeacher) -> str:
+    count, protocol = len(teacher.servers.urls), teacher.http.protocol
+    where = f"{count} {protocol} server{'s' if count > 1 else ''}"
+    if case.student.name not in case.missing and name in case.teachers:
+        teacher.check(case.student.processor, case.student.args)
+        return f"{where}: {teacher.model} is served, scores answers and speaks the student's tokens."
+    for url in teacher.servers.urls:  # without a tokenizer there is nothing to compare
+        try:
+            teacher.check_model(url)
+        except ServerError as error:
+            raise UserError(
+                f"--{teacher.flag}.http.urls {url} {error}; start a {protocol} server there, or mend the address."
+            ) from error
+    return f"{where}: {teacher.model} is served; its tokens could not be compared."
+
+
+def check_parts(case: Case) -> Iterator[Finding]:
+    """Detectors and judges: is there such a model, does the endpoint serve it?"""
+    for part in (*case.detectors, *case.scorers):
+        name = f"{type(part).__name__}"
+        title = "detectors" if part in case.detectors else "scorer"
+        if isinstance(part, Judge):
+            yield _judge(part)
+        elif path := getattr(part, "path", ""):
+            yield _config(title, name, path, bool(getattr(part, "trust_remote_code", False)))
+        elif title == "detectors":
+            with complaints(title) as problems:
+                part.prepare("cpu")
+                problems.append(green(title, f"{part.name} is ready."))
+            yield from problems
+
+
+def _judge(judge: Judge) -> Finding:
+    try:
+        served = [model["id"] for model in judge.server.get("/models", retries=0)["data"]]
+    except (ServerError, KeyError, TypeError) as error:
+        if not isinstance(error, ServerError) or error.status == 404:
+            found = f"Judge.url {judge.url} is there, but does not list its models."
+            return yellow("scorer", found, f"Make sure that it knows {judge.model}.")
+        return red("scorer", f"Judge.url {judge.url} {error}.", "Start it, or mend url and its key.")
+    if judge.model not in served:
+        remedy = "Choose Judge.model among these."
+        return red("scorer", f"Judge.url {judge.url} serves {', '.join(served)}, not {judge.model}.", remedy)
+    return green("scorer", f"{judge.url} serves {judge.model}.")
+
+
+def _config(title: str, name: str, path: str, trust: bool) -> Finding:
+    try:
+        kind = type(AutoConfig.from_pretrained(path, trust_remote_code=trust)).__name__
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        remedy = "Give a hub id or a model directory, or check the network."
+        return red(title, f"{name}.path {path} cannot be had ({first_line(error)}).", remedy)
+    return green(title, f"{name} of {path} ({kind.removesuffix('Config')}).")

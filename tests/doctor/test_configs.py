@@ -1,0 +1,139 @@
+"""What the doctor says of every config: in one screen, without a traceback, and without waiting for the hub."""
+
+import json
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from docs import hooks
+from lit_uniopd import playground
+from lit_uniopd.cli import main
+from lit_uniopd.doctor import hub
+from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
+
+ROOT = Path(__file__).parent.parent.parent
+HEADS = [hooks.read_head(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.yaml"))]
+COMMANDS = {re.sub(r"\\\n\s*", "", line): head.path for head in HEADS for line in head.commands}
+RUNS = {line: path for line, path in COMMANDS.items() if re.match(r"uniopd (fit|predict|validate) ", line)}
+DIFFICULTY = "runs/difficulty.jsonl"
+"""Which nobody has measured yet."""
+PICTURED = re.compile(r"multimodal|cross_modal|sentinel")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with the files and models that the commands name, tiny, and a playground that nobody has trained."""
+    root = tmp_path_factory.mktemp("desk")
+    (root / "configs").symlink_to(ROOT / "configs")
+    for kind, write in (("text", write_tiny_text), ("vision", write_tiny_vision)):
+        write(root / kind, 0)
+    before = os.getcwd()
+    os.chdir(root)
+    Path("vg").mkdir()
+    Image.new("RGB", (32, 32)).save("vg/1.jpg")
+    prompts = [{"prompt": f"{i}+{i}=", "answer": str(2 * i), "text": "It is.", "domain": "math"} for i in range(64)]
+    pairs = [
+        {"prompt": f"{i}=", "chosen": "2", "rejected": "3", "score_chosen": 4.0, "score_rejected": i / 64}
+        for i in range(64)
+    ]
+    pictures = [{"images": "vg/1.jpg", "image": "vg/1.jpg", "prompt": "Describe.", "question": "Describe."}]
+    captions = [
+        {"images": "vg/1.jpg", "prompt": "Describe.", "context": "", "chosen": "A cat.", "rejected": "A dog."}
+    ] * 64
+    domains = ["chart", "shapes", "document", "code"]
+    asked = [{**row, "domain": ["math", "code"][i % 2], "grader": "math"} for i, row in enumerate(prompts)]
+    seen = [{**row, "domain": domains[i % 4], "images": ["vg/1.jpg"] * (i % 4 < 3)} for i, row in enumerate(asked)]
+    tables = dict.fromkeys(re.findall(r"[\w/]+\.jsonl", " ".join(RUNS)), prompts)
+    tables |= {name: pairs for name in tables if "pairs" in name}
+    tables |= {"asked.jsonl": asked, "seen.jsonl": seen, "pairs.jsonl": pairs, "scene_pairs.jsonl": captions}
+    tables |= {"pictures.jsonl": pictures, "runs/sentence_pairs.jsonl": captions, "data/chair.jsonl": pictures}
+    for folder in ("runs", "data"):  # pictures are looked for from the file's folder
+        Path(folder).mkdir()
+        (Path(folder) / "vg").symlink_to(root / "vg")
+    for name, rows in tables.items():
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yield root
+    os.chdir(before)
+
+
+def arguments_of(line: str, desk: Path) -> list[str]:
+    """Those of the command, with a tiny model for each that it names by a directory."""
+    words = [word for word in shlex.split(line, comments=True)[2:] if word != "..."]
+    kind = "vision" if PICTURED.search(line) else "text"
+    return [str(desk / kind) if word.startswith("./my-") else word for word in words]
+
+
+@pytest.fixture
+def unplugged(monkeypatch: pytest.MonkeyPatch, desk: Path) -> list[str]:
+    """No network; and the playground is made, not trained.
+
+    Returns:
+        An entry for each time that the hub was looked for.
+    """
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "is_reachable", lambda: bool(asked.append("hub")))
+
+    def made(name: str, *_: object) -> Path:
+        pictured = name.startswith(("vision", "caption", "scene", "tiny_vision"))
+        if not name.endswith(".jsonl"):
+            return desk / ("vision" if pictured else "text")
+        return (
+            desk
+            / f"{'scene_pairs' if 'scene_pairs' in name else 'pairs' if 'pairs' in name else 'seen' if pictured else 'asked'}.jsonl"
+        )
+
+    monkeypatch.setattr(playground, "locate", made)
+    return asked
+
+
+def screen_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, list[str]]:
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--quick", *arguments])
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    return stop.value.code, shown.out.splitlines()
+
+
+NOT_HAD = re.compile(
+    r"--model\.\S+\.path \w\S*/\S+: there is no such directory here and the hub did not give it"
+    r"|(?:GroundingDino|Owlv2|ClosedSet)\.path \S+ cannot be had"
+    r"|benchmarks cannot be had|--\S+\.path is empty|No supported gpu backend|\.http\.urls \S+ cannot be reached"
+    rf"|{DIFFICULTY} (?:holds no pass counts|does not exist)"
+    r"|The server \S+ of sampling\.server\.urls cannot be reached"
+)
+"""What is rightly red on a machine without GPU, network and servers."""
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
+    began = time.perf_counter()
+    status, rows = screen_of(arguments_of(line, desk), capsys)
+    assert time.perf_counter() - began < 60  # nothing is asked again and again
+    told = " ".join(" ".join(rows).split())
+    reds = sum(row.startswith("red ") for row in rows)
+    assert rows[-1].endswith(f", {reds} red")
+    assert status == int(reds > 0)
+    assert len(rows) <= 80, told
+    assert max(map(len, rows)) <= 100
+    assert reds == len(NOT_HAD.findall(told)), told
+    assert len(unplugged) <= 1
+    if re.search(r"data\.(train|predict)\.path", line):  # whatever became of the models
+        assert re.search(r"green data [\d,]+ (training|prediction) (prompts|pairs)", told), told
+    if "-c configs/trainer/" in line and "cpu.yaml" not in line and not torch.cuda.is_available():
+        assert status == 1
+        assert "-> Take -c configs/trainer/cpu.yaml." in told
+
+
+def test_what_is_no_whole_config_is_answered_by_one_sentence(desk, capsys):
+    for path in ("configs/trainer/gpu.yaml", "configs/omni_dpo/math.yaml"):
+        with pytest.raises(SystemExit) as stop:
+            main(["doctor", "-c", path])
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
