@@ -1,14 +1,18 @@
 """Our own decoding loop, behind ``sampling.engine: loop``.
 
 Against ``generate`` it reads each prompt once per group, drops finished rows, appends to the KV cache in place, and has
-the log-prob of every sampled token from the pass that sampled it. Extra shape letters: R rows being decoded, P prompts
-of one pass, L cached positions.
+the log-prob of every sampled token from the pass that sampled it. Where that spares enough, a group decodes against one
+copy of its prompt's cache (``cascade``). Extra shape letters: R rows being decoded, P prompts of one pass, L cached
+positions.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import (
@@ -21,7 +25,9 @@ from transformers.cache_utils import (
 )
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
-from lit_uniopd.vision import Vision, grid_positions, vision_inputs
+from lit_uniopd.cascade import SharedPrompts, worth_sharing
+from lit_uniopd.packing import enable_packing, no_mask, reads_alike, why_not_packed
+from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
 
 SELECTABLE = {
     DynamicLayer,
@@ -66,6 +72,8 @@ class GrowingLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take rows, in the given order; a row may be taken several times."""
+        if not self.is_initialized:
+            return
         end = self.get_seq_length()
         self.key_room = _grown(self.key_room, end, end + self.ROOM, beam_idx)
         self.value_room = _grown(self.value_room, end, end + self.ROOM, beam_idx)
@@ -119,16 +127,33 @@ class Decoder:
         self.cache = DynamicCache(config=unwrap(model).config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
+        self.shared: SharedPrompts | None = None
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], answers: int, pad_id: int, vision: Sequence[Vision] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: int,
+        pad_id: int,
+        vision: Sequence[Vision] = (),
+        share: bool | None = None,
     ) -> Tensor:
-        """Read each prompt once, then repeat it: float32 logits ``[P * answers, V]`` of the first response token."""
+        """Read each prompt once: float32 logits ``[P * answers, V]`` of the first response token.
+
+        Args:
+            prompts: token ids.
+            answers: rows of each prompt.
+            pad_id: stands before shorter prompts.
+            vision: of each prompt.
+            share: keep one cache of a prompt for all of its rows. None: where that is worth it and the model can.
+        """
         device = self.head.weight_VH.device
         ids_PL, mask_PL = left_pad(prompts, pad_id, device)
         self.length = ids_PL.shape[1]
         self.pads_R = (~mask_PL).sum(dim=1)
         self.mask_RL = F.pad(mask_PL, (0, self.max_new_tokens), value=True) if bool(self.pads_R.any()) else None
+        share = self._worth_sharing(len(prompts), answers) if share is None else share
+        if share:
+            self._new_layers(DynamicLayer)
         # Padded positions are masked; clamping only keeps them inside a table of learned positions.
         positions_PL = (torch.arange(self.length, device=device) - self.pads_R[:, None]).clamp(min=0)
         pictures = vision_inputs(self.model, ids_PL, vision)
@@ -138,9 +163,37 @@ class Decoder:
         hidden_PH = self._forward(ids_PL, positions_PL if grid is None else grid[0], pictures)
         if answers > 1:
             index_R = torch.arange(len(prompts), device=device).repeat_interleave(answers)
+            if share:
+                self._share(index_R, mask_PL)
             self._take(index_R)
             hidden_PH = hidden_PH[index_R]
         return self.head.logits(hidden_PH)
+
+    def _worth_sharing(self, prompts: int, answers: int) -> bool:
+        """Whether to keep each prompt's cache once: it spares enough, and the model can."""
+        weight = self.head.weight_VH
+        worth = worth_sharing(
+            prompts=prompts,
+            rows=prompts * answers,
+            length=self.length,
+            new=self.max_new_tokens,
+            position_bytes=position_bytes(self.model, weight.element_size()),
+            cpu=weight.device.type == "cpu",
+        )
+        return worth and can_share(self.model, self.length + self.max_new_tokens)
+
+    def _new_layers(self, kind: type[DynamicLayer]) -> None:
+        """Empty layers; of what windows hold they keep everything, since `can_share` knows that to be the same."""
+        layers: list[Any] = [layer if isinstance(layer, DummyLayer) else kind() for layer in self.cache.layers]
+        self.cache.layers = layers
+
+    def _share(self, owners_R: Tensor, mask_PL: Tensor) -> None:
+        """Leave the prompts' caches to `SharedPrompts`, and begin those of the answers."""
+        layers: list[Any] = self.cache.layers
+        held = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
+        self.shared = SharedPrompts(held, None if self.mask_RL is None else ~mask_PL, owners_R)
+        self.mask_RL = None
+        self._new_layers(GrowingLayer)
 
     def step(self, tokens_R: Tensor) -> Tensor:
         """Append one token per row: float32 logits ``[R, V]`` of the next."""
@@ -151,6 +204,8 @@ class Decoder:
 
     def keep(self, index_R: Tensor) -> None:
         """Drop all other rows, and the columns that are padding in all that stay."""
+        if self.shared is not None:
+            self.shared.keep(index_R)
         lead = int(self.pads_R[index_R].min()) if self.trimmable and self.mask_RL is not None else 0
         if self.mask_RL is not None and lead:
             for layer in self.cache.layers:
@@ -170,16 +225,73 @@ class Decoder:
     def _forward(self, ids_RT: Tensor, positions_RT: Tensor, pictures: Mapping[str, Tensor] = {}) -> Tensor:
         # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
-        positions = {"position_ids": positions_RT} if self.takes_positions else {}
+        options: dict[str, Any] = {"position_ids": positions_RT} if self.takes_positions else {}
+        if self.shared is not None:
+            mask, options["cascade"] = no_mask(ids_RT.device), self.shared
         out = self.body(
             input_ids=ids_RT,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-            **positions,
+            **options,
             **pictures,
         )
         return out.last_hidden_state[:, -1]
+
+
+def position_bytes(model: nn.Module, element_size: int) -> int:
+    """Of a key and a value in one layer."""
+    config: Any = unwrap(model).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * heads * width * element_size
+
+
+_sharing_works: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def can_share(model: nn.Module, longest: int) -> bool:
+    """Whether rows of this model can share the caches of prompts.
+
+    What its config tells is checked by trying, once.
+
+    Args:
+        model: in eval mode.
+        longest: tokens of the longest prompt with answer.
+    """
+    if "position_ids" not in arguments(body_of(model)) or why_not_packed(model, longest) is not None:
+        return False
+    base = unwrap(model)
+    if base not in _sharing_works:
+        enable_packing(model)
+        _sharing_works[base] = _try_sharing(model)
+    return _sharing_works[base]
+
+
+@torch.no_grad()
+def _try_sharing(model: nn.Module) -> bool:
+    """Decode a few tokens behind prompts of differing length both ways, a row fewer at the end."""
+    base, weight_VH, banned = unwrap(model), head_of(model).weight_VH, picture_ids(model)
+    a, b, c = [token for token in range(len(banned) + 3) if token not in banned][:3]
+    found: list[Tensor] = []
+    # Under autocast rounding would hide what is to be seen.
+    with torch.autocast(weight_VH.device.type, enabled=False):
+        for share in (False, True):
+            decoder = Decoder(model, 3)
+            try:
+                decoder.prefill([[a], [b, a, c]], answers=2, pad_id=a, share=share)
+                decoder.step(torch.tensor([b, c, c, a], device=weight_VH.device))
+                decoder.keep(torch.tensor([0, 2, 3], device=weight_VH.device))
+                found.append(decoder.step(torch.tensor([c, a, b], device=weight_VH.device)))
+            except (TypeError, RuntimeError, ValueError, LookupError, AttributeError) as error:
+                rank_zero_info(
+                    f"{type(unwrap(model)).__name__} cannot share prompts' caches ({error}); repeating them."
+                )
+                return False
+    if not reads_alike(found[1], found[0], weight_VH.dtype):
+        rank_zero_info(f"{type(base).__name__} reads shared caches of prompts differently; repeating them.")
+        return False
+    return True
 
 
 DROP_SHARE = 1 / 8
