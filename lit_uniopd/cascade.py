@@ -114,14 +114,14 @@ class SharedPrompts:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         # Under autocast scores would be rounded before the softmax, which fused attention does not do either.
         with torch.autocast(query.device.type, enabled=False):
-            prompt_scores = _scores(self._by_prompt(query_RKQD), prompt_key, scale)
+            prompt_scores = _product(self._by_prompt(query_RKQD), prompt_key.mT, scale)
             if self.hidden_PL is not None:
                 prompt_scores.masked_fill_(self.hidden_PL[:, None, None], -torch.inf)
-            own_scores = self._by_prompt(_scores(query_RKQD, key, scale))
-            probs = torch.cat([prompt_scores, own_scores], dim=-1).softmax(dim=-1).to(value.dtype)
+            own_scores = self._by_prompt(_product(query_RKQD, key.mT, scale))
+            probs = torch.cat([prompt_scores, own_scores], dim=-1).softmax(dim=-1)
             prompt_probs, own_probs = probs.split(split, dim=-1)
-            states = self._by_row(prompt_probs @ prompt_value) + self._by_row(own_probs) @ value
-        return states.flatten(1, 2)[:, None]
+            states = self._by_row(_product(prompt_probs, prompt_value)) + _product(self._by_row(own_probs), value)
+        return states.flatten(1, 2)[:, None].to(value.dtype)
 
     def _by_prompt(self, states_RKQX: Tensor) -> Tensor:
         """``[R, K, Q, X]`` to ``[P, K, W * Q, X]``, where places without a row hold zeros."""
@@ -136,11 +136,12 @@ class SharedPrompts:
         return states if self.slots_R is None else states.index_select(0, self.slots_R)
 
 
-def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """Scaled inner products; in float32 where the factors are less precise, as fused attention has them."""
-    if keys.is_cuda and keys.dtype == queries.dtype and keys.dtype in (torch.bfloat16, torch.float16):
-        # Elsewhere a product cannot be more precise than its factors, and keys are converted at each step.
-        found = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
-        return found.unflatten(0, keys.shape[:2]).mul_(scale)
-    precise = torch.promote_types(queries.dtype, torch.float32)
-    return (queries.to(precise) * scale) @ keys.to(precise).mT
+def _product(left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """Scaled products of matrices, in float32 where the factors are less precise, as fused attention has them."""
+    if right.is_cuda and right.dtype in (torch.bfloat16, torch.float16):
+        found = torch.bmm(left.to(right.dtype).flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32)
+        return found.unflatten(0, right.shape[:2]).mul_(scale)
+    # Elsewhere a product is no more precise than its factors.
+    precise = torch.promote_types(right.dtype, torch.float32)
+    left = left.to(precise)
+    return (left if scale == 1 else left * scale) @ right.to(precise)

@@ -151,8 +151,9 @@ class Decoder:
         self.length = ids_PL.shape[1]
         self.pads_R = (~mask_PL).sum(dim=1)
         self.mask_RL = F.pad(mask_PL, (0, self.max_new_tokens), value=True) if bool(self.pads_R.any()) else None
-        share = self._worth_sharing(len(prompts), answers) if share is None else share
+        share = answers > 1 and (self._worth_sharing(len(prompts), answers) if share is None else share)
         if share:
+            enable_packing(self.model)
             self._new_layers(DynamicLayer)
         # Padded positions are masked; clamping only keeps them inside a table of learned positions.
         positions_PL = (torch.arange(self.length, device=device) - self.pads_R[:, None]).clamp(min=0)
@@ -222,6 +223,16 @@ class Decoder:
         self.pads_R, self.offset_R = self.pads_R[index_R], self.offset_R[index_R]
         self.mask_RL = None if self.mask_RL is None else self.mask_RL[index_R]
 
+    def cache_bytes(self) -> int:
+        """What keys and values take, room for further ones included."""
+        held: list[Tensor] = []
+        for layer in self.cache.layers:
+            names = ("key_room", "value_room") if isinstance(layer, GrowingLayer) else ("keys", "values")
+            held += [getattr(layer, name) for name in names if layer.is_initialized]
+        if self.shared is not None:
+            held += [states for layer in self.shared.layers for states in layer or ()]
+        return sum(states.untyped_storage().nbytes() for states in held if states is not None)
+
     def _forward(self, ids_RT: Tensor, positions_RT: Tensor, pictures: Mapping[str, Tensor] = {}) -> Tensor:
         # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
@@ -263,7 +274,6 @@ def can_share(model: nn.Module, longest: int) -> bool:
         return False
     base = unwrap(model)
     if base not in _sharing_works:
-        enable_packing(model)
         _sharing_works[base] = _try_sharing(model)
     return _sharing_works[base]
 
