@@ -1,14 +1,18 @@
 """Our own decoding loop, behind ``sampling.engine: loop``.
 
 Against ``generate`` it reads each prompt once per group, drops finished rows, appends to the KV cache in place, and has
-the log-prob of every sampled token from the pass that sampled it. Extra shape letters: R rows being decoded, P prompts
-of one pass, L cached positions, K kinds of things to pick from.
+the log-prob of every sampled token from the pass that sampled it. Where that spares enough, a group decodes against one
+copy of its prompt's cache (``cascade``). Extra shape letters: R rows being decoded, P prompts of one pass, L cached
+positions.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import (
@@ -21,8 +25,9 @@ from transformers.cache_utils import (
 )
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
-from lit_uniopd.seeding import derive_seed
-from lit_uniopd.vision import Vision, grid_positions, vision_inputs
+from lit_uniopd.cascade import SharedPrompts, worth_sharing
+from lit_uniopd.packing import enable_packing, no_mask, reads_alike, why_not_packed
+from lit_uniopd.vision import Vision, grid_positions, picture_ids, vision_inputs
 
 SELECTABLE = {
     DynamicLayer,
@@ -67,6 +72,8 @@ class GrowingLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take rows, in the given order; a row may be taken several times."""
+        if not self.is_initialized:
+            return
         end = self.get_seq_length()
         self.key_room = _grown(self.key_room, end, end + self.ROOM, beam_idx)
         self.value_room = _grown(self.value_room, end, end + self.ROOM, beam_idx)
@@ -120,16 +127,34 @@ class Decoder:
         self.cache = DynamicCache(config=unwrap(model).config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
+        self.shared: SharedPrompts | None = None
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], answers: int, pad_id: int, vision: Sequence[Vision] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: int,
+        pad_id: int,
+        vision: Sequence[Vision] = (),
+        share: bool | None = None,
     ) -> Tensor:
-        """Read each prompt once, then repeat it: float32 logits ``[P * answers, V]`` of the first response token."""
+        """Read each prompt once: float32 logits ``[P * answers, V]`` of the first response token.
+
+        Args:
+            prompts: token ids.
+            answers: rows of each prompt.
+            pad_id: stands before shorter prompts.
+            vision: of each prompt.
+            share: keep one cache of a prompt for all of its rows. None: where that is worth it and the model can.
+        """
         device = self.head.weight_VH.device
         ids_PL, mask_PL = left_pad(prompts, pad_id, device)
         self.length = ids_PL.shape[1]
         self.pads_R = (~mask_PL).sum(dim=1)
         self.mask_RL = F.pad(mask_PL, (0, self.max_new_tokens), value=True) if bool(self.pads_R.any()) else None
+        share = answers > 1 and (self._worth_sharing(len(prompts), answers) if share is None else share)
+        if share:
+            enable_packing(self.model)
+            self._new_layers(DynamicLayer)
         # Padded positions are masked; clamping only keeps them inside a table of learned positions.
         positions_PL = (torch.arange(self.length, device=device) - self.pads_R[:, None]).clamp(min=0)
         pictures = vision_inputs(self.model, ids_PL, vision)
@@ -139,9 +164,37 @@ class Decoder:
         hidden_PH = self._forward(ids_PL, positions_PL if grid is None else grid[0], pictures)
         if answers > 1:
             index_R = torch.arange(len(prompts), device=device).repeat_interleave(answers)
+            if share:
+                self._share(index_R, mask_PL)
             self._take(index_R)
             hidden_PH = hidden_PH[index_R]
         return self.head.logits(hidden_PH)
+
+    def _worth_sharing(self, prompts: int, answers: int) -> bool:
+        """Whether to keep each prompt's cache once: it spares enough, and the model can."""
+        weight = self.head.weight_VH
+        worth = worth_sharing(
+            prompts=prompts,
+            rows=prompts * answers,
+            length=self.length,
+            new=self.max_new_tokens,
+            position_bytes=position_bytes(self.model, weight.element_size()),
+            cpu=weight.device.type == "cpu",
+        )
+        return worth and can_share(self.model, self.length + self.max_new_tokens)
+
+    def _new_layers(self, kind: type[DynamicLayer]) -> None:
+        """Empty layers; of what windows hold they keep everything, since `can_share` knows that to be the same."""
+        layers: list[Any] = [layer if isinstance(layer, DummyLayer) else kind() for layer in self.cache.layers]
+        self.cache.layers = layers
+
+    def _share(self, owners_R: Tensor, mask_PL: Tensor) -> None:
+        """Leave the prompts' caches to `SharedPrompts`, and begin those of the answers."""
+        layers: list[Any] = self.cache.layers
+        held = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
+        self.shared = SharedPrompts(held, None if self.mask_RL is None else ~mask_PL, owners_R)
+        self.mask_RL = None
+        self._new_layers(GrowingLayer)
 
     def step(self, tokens_R: Tensor) -> Tensor:
         """Append one token per row: float32 logits ``[R, V]`` of the next."""
@@ -152,6 +205,8 @@ class Decoder:
 
     def keep(self, index_R: Tensor) -> None:
         """Drop all other rows, and the columns that are padding in all that stay."""
+        if self.shared is not None:
+            self.shared.keep(index_R)
         lead = int(self.pads_R[index_R].min()) if self.trimmable and self.mask_RL is not None else 0
         if self.mask_RL is not None and lead:
             for layer in self.cache.layers:
@@ -168,132 +223,85 @@ class Decoder:
         self.pads_R, self.offset_R = self.pads_R[index_R], self.offset_R[index_R]
         self.mask_RL = None if self.mask_RL is None else self.mask_RL[index_R]
 
+    def cache_bytes(self) -> int:
+        """What keys and values take, room for further ones included."""
+        held: list[Tensor] = []
+        for layer in self.cache.layers:
+            names = ("key_room", "value_room") if isinstance(layer, GrowingLayer) else ("keys", "values")
+            held += [getattr(layer, name) for name in names if layer.is_initialized]
+        if self.shared is not None:
+            held += [states for layer in self.shared.layers for states in layer or ()]
+        return sum(states.untyped_storage().nbytes() for states in held if states is not None)
+
     def _forward(self, ids_RT: Tensor, positions_RT: Tensor, pictures: Mapping[str, Tensor] = {}) -> Tensor:
         # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
-        positions = {"position_ids": positions_RT} if self.takes_positions else {}
+        options: dict[str, Any] = {"position_ids": positions_RT} if self.takes_positions else {}
+        if self.shared is not None:
+            mask, options["cascade"] = no_mask(ids_RT.device), self.shared
         out = self.body(
             input_ids=ids_RT,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-            **positions,
+            **options,
             **pictures,
         )
         return out.last_hidden_state[:, -1]
 
 
-class Uniforms:
-    """One number in [0, 1) per (answer, step), the same however the rows are batched and over whatever ranks.
-
-    A counter-based generator: the SplitMix64 finaliser (Steele et al. 2014) of seed, key, answer and step, so that no
-    state has to be kept or advanced.
-
-    Args:
-        seed: of the call.
-        keys_B: int64, one key per row (of its prompt).
-        answer_B: number of the answer to its prompt.
-    """
-
-    def __init__(self, seed: int, keys_B: Tensor, answer_B: Tensor) -> None:
-        start_B = _mixed(_mixed(keys_B + _signed(derive_seed(seed, "sampling"))) + answer_B * _GOLDEN)
-        self.start_B = start_B
-
-    def __call__(self, step: int, rows_R: Tensor) -> Tensor:
-        bits_R = _mixed(self.start_B[rows_R] + _signed((step + 1) * _GOLDEN))
-        dtype = torch.float32 if bits_R.device.type == "mps" else torch.float64
-        kept = 24 if dtype == torch.float32 else 53
-        return _shifted(bits_R, 64 - kept).to(dtype) / 2**kept
+def position_bytes(model: nn.Module, element_size: int) -> int:
+    """Of a key and a value in one layer."""
+    config: Any = unwrap(model).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * heads * width * element_size
 
 
-def _signed(value: int) -> int:
-    """The int64 with the same bits."""
-    return (value + 2**63) % 2**64 - 2**63
+_sharing_works: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-_GOLDEN, _FIRST, _SECOND = (_signed(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+def can_share(model: nn.Module, longest: int) -> bool:
+    """Whether rows of this model can share the caches of prompts.
 
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Logical right shift: torch's keeps the sign."""
-    return (bits >> by) & (2 ** (64 - by) - 1)
-
-
-def _mixed(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shifted(bits, 30)) * _FIRST
-    bits = (bits ^ _shifted(bits, 27)) * _SECOND
-    return bits ^ _shifted(bits, 31)
-
-
-def draw(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Sample one token per row by inverting the cumulative distribution.
+    What its config tells is checked by trying, once.
 
     Args:
-        logits_RV: float32; overwritten.
-        uniform_R: Numbers in [0, 1); unused when greedy.
-        temperature: 0 takes the most probable token.
-        top_k: Only the ``k`` most probable tokens, and those as probable as the last of them; 0 for all.
-        top_p: Of those, the fewest whose mass reaches ``top_p``, and those as probable as the last of them.
-
-    Returns:
-        Token ids, and their log-probs under the whole softmax at the temperature (at 1 when greedy).
+        model: in eval mode.
+        longest: tokens of the longest prompt with answer.
     """
-    if temperature == 0:
-        top = logits_RV.max(dim=-1)
-        return top.indices, top.values - logits_RV.logsumexp(dim=-1)
-    probs_RV = torch.softmax(logits_RV if temperature == 1 else logits_RV.div_(temperature), dim=-1)
-    allowed_RV = probs_RV
-    if top_k or top_p < 1:
-        allowed_RV = probs_RV.masked_fill(probs_RV < _threshold(probs_RV, top_k, top_p), 0)
-    tokens_R = invert_cdf(allowed_RV, uniform_R)
-    return tokens_R, probs_RV.gather(1, tokens_R[:, None])[:, 0].log()
+    if "position_ids" not in arguments(body_of(model)) or why_not_packed(model, longest) is not None:
+        return False
+    base = unwrap(model)
+    if base not in _sharing_works:
+        _sharing_works[base] = _try_sharing(model)
+    return _sharing_works[base]
 
 
-def _threshold(probs_RV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """The smallest probability ``[R, 1]`` that may still be sampled."""
-    vocabulary = probs_RV.shape[1]
-    # A nucleus rarely holds more tokens than this; the whole vocabulary is sorted only for one that does.
-    ranked_RK = probs_RV.topk(min(top_k or 1024, vocabulary)).values
-    if not top_k and bool((ranked_RK.sum(dim=-1) < top_p).any()):
-        ranked_RK = probs_RV.sort(dim=-1, descending=True).values
-    total_R1 = ranked_RK.sum(dim=-1, keepdim=True) if top_k else 1.0
-    before_RK = ranked_RK.cumsum(dim=-1) - ranked_RK
-    last_R1 = (before_RK < top_p * total_R1).sum(dim=-1, keepdim=True) - 1
-    return ranked_RK.gather(1, last_R1 if top_p < 1 else torch.full_like(last_R1, ranked_RK.shape[1] - 1))
-
-
-BUCKET = 128
-"""Tokens added up at once: sums are much faster than a cumulative sum over the vocabulary, and round less."""
-
-
-def invert_cdf(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds ``uniform * total``; never one of weight zero.
-
-    Args:
-        weights_RV: Not negative, not all zero; they need not sum to one.
-        uniform_R: In [0, 1); its dtype is the precision of the sums.
-    """
-    odd = -weights_RV.shape[1] % BUCKET
-    buckets_RKS = (F.pad(weights_RV, (0, odd)) if odd else weights_RV).unflatten(1, (-1, BUCKET))
-    sums_RK = buckets_RKS.sum(dim=-1).to(uniform_R.dtype)
-    bucket_R, rest_R = _pick(sums_RK, uniform_R * sums_RK.sum(dim=-1))
-    inside_RS = buckets_RKS[torch.arange(len(bucket_R), device=bucket_R.device), bucket_R].to(uniform_R.dtype)
-    return bucket_R * BUCKET + _pick(inside_RS, rest_R)[0]
-
-
-def _pick(weights_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
-    """The first index whose cumulative weight exceeds the target, and how far into it the target lies.
-
-    Rounding may put the target beyond the last sum, or let sums of zeros rise: the weights themselves are asked too.
-    """
-    sums_RK = weights_RK.cumsum(dim=-1)
-    positive_RK = weights_RK > 0
-    index_K = torch.arange(weights_RK.shape[1], device=weights_RK.device)
-    first_R = torch.where(positive_RK & (sums_RK > target_R[:, None]), index_K, len(index_K)).amin(dim=-1)
-    last_R = torch.where(positive_RK, index_K, 0).amax(dim=-1)
-    index_R = torch.minimum(first_R, last_R)
-    before_RK = (sums_RK - weights_RK).gather(1, index_R[:, None])
-    return index_R, target_R - before_RK[:, 0]
+@torch.no_grad()
+def _try_sharing(model: nn.Module) -> bool:
+    """Decode a few tokens behind prompts of differing length both ways, a row fewer at the end."""
+    base, weight_VH, banned = unwrap(model), head_of(model).weight_VH, picture_ids(model)
+    a, b, c = [token for token in range(len(banned) + 3) if token not in banned][:3]
+    found: list[Tensor] = []
+    # Under autocast rounding would hide what is to be seen.
+    with torch.autocast(weight_VH.device.type, enabled=False):
+        for share in (False, True):
+            decoder = Decoder(model, 3)
+            try:
+                decoder.prefill([[a], [b, a, c]], answers=2, pad_id=a, share=share)
+                decoder.step(torch.tensor([b, c, c, a], device=weight_VH.device))
+                decoder.keep(torch.tensor([0, 2, 3], device=weight_VH.device))
+                found.append(decoder.step(torch.tensor([c, a, b], device=weight_VH.device)))
+            except (TypeError, RuntimeError, ValueError, LookupError, AttributeError) as error:
+                rank_zero_info(
+                    f"{type(unwrap(model)).__name__} cannot share prompts' caches ({error}); repeating them."
+                )
+                return False
+    if not reads_alike(found[1], found[0], weight_VH.dtype):
+        rank_zero_info(f"{type(base).__name__} reads shared caches of prompts differently; repeating them.")
+        return False
+    return True
 
 
 DROP_SHARE = 1 / 8

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_uniopd.backbone import body_of, unwrap
+from lit_uniopd.cascade import SharedPrompts
 from lit_uniopd.microbatch import packed_batches, token_budget_batches
 from lit_uniopd.vision import Vision
 
@@ -273,22 +274,26 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     packing: Packing | None = None,
+    cascade: SharedPrompts | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """PyTorch's attention, over a packed row if there is one.
+    """PyTorch's attention, over a packed row or shared prompts if there are any.
 
     Args:
         module: attention layer of a transformers model.
-        query: ``[1, heads, N, D]``; without a packing, ``[B, heads, L, D]``.
+        query: ``[1, heads, N, D]``; without a packing, ``[B, heads, L, D]``; with shared prompts, of one new token.
         key: the same, perhaps with fewer heads.
         value: the same.
         attention_mask: taken without a packing.
         packing: who belongs together.
+        cascade: the caches of prompts, where keys are those of answers only.
         options: of transformers' own function.
 
     Returns:
         States ``[1, N, heads, D]``, and no attention weights.
     """
+    if cascade is not None:
+        return cascade.attend(int(module.layer_idx), query, key, value, **options), None  # type: ignore[arg-type]
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     options |= {"is_causal": True}
@@ -354,10 +359,25 @@ def packed_hidden(model: nn.Module, packing: Packing, inputs: dict[str, Any]) ->
         packing: the row.
         inputs: further arguments of the model, ``position_ids`` among them.
     """
-    # transformers hands a four-dimensional mask through to the layers as it is; `packed_attention` makes its own.
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packing.ids.device)
-    body = body_of(model)
+    body, mask = body_of(model), no_mask(packing.ids.device)
     return body(input_ids=packing.ids, attention_mask=mask, use_cache=False, packing=packing, **inputs)[0][0]
+
+
+def reads_alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a model computes the same two ways, up to the rounding of the type that it computes in.
+
+    Tokens that look at the wrong ones are off by far more than any rounding.
+    """
+    rounding = 1e-3 if dtype in (torch.float32, torch.float64) else 0.05
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-30)) <= rounding
+
+
+def no_mask(device: torch.device) -> Tensor:
+    """What keeps transformers from making a mask: `packed_attention` knows by itself who sees whom.
+
+    A mask of four dimensions is handed through to the layers as it is.
+    """
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_uniopd.backbone import body_of, unwrap
 from lit_uniopd.errors import UserError
-from lit_uniopd.packing import Rows, enable_packing, packed_hidden, why_not_packed
+from lit_uniopd.packing import Rows, enable_packing, packed_hidden, reads_alike, why_not_packed
 from lit_uniopd.prompting import EncodedPrompt, encode, render, tokenizer_of
 from lit_uniopd.sharding import gathered, is_sharded
 from lit_uniopd.types import Prompt
@@ -263,9 +263,7 @@ class ResponseModel(nn.Module):
             except (TypeError, RuntimeError, ValueError) as error:
                 rank_zero_info(f"{type(unwrap(self.model)).__name__} cannot read packed rows ({error}); padding them.")
                 return False
-        # Tokens that look at the wrong ones are off by far more than any rounding.
-        rounding = 1e-3 if next(self.model.parameters()).dtype in (torch.float32, torch.float64) else 0.05
-        wrong = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
-        if wrong > rounding:
+        alike = reads_alike(found, expected, next(self.model.parameters()).dtype)
+        if not alike:
             rank_zero_info(f"{type(unwrap(self.model)).__name__} reads packed rows differently; padding them.")
-        return wrong <= rounding
+        return alike

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from lit_uniopd.backbone import body_of, head_of, unwrap
-from lit_uniopd.decoding import Decoder, Uniforms, arguments, decodable, decode, draw, left_pad
+from lit_uniopd.decoding import Decoder, arguments, decodable, decode, left_pad
+from lit_uniopd.drawing import Uniforms, draw
 from lit_uniopd.engines import continuous, server
 from lit_uniopd.engines.server import ServerArgs
 from lit_uniopd.errors import UserError

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from lit_uniopd import decoding, sampling
-from lit_uniopd.decoding import GrowingLayer, draw, invert_cdf
+from lit_uniopd.decoding import GrowingLayer
+from lit_uniopd.drawing import draw, invert_cdf
 from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import Completions, SamplingArgs, sample
 

@@ -13,9 +13,11 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lit_uniopd.backbone import body_of, unwrap
+from lit_uniopd.cascade import worth_sharing
 from lit_uniopd.decoding import GrowingLayer
 from lit_uniopd.functional.head import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
 from lit_uniopd.functional.logps import CHUNK_TOKENS
+from lit_uniopd.packing import why_not_packed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Dimensions:
     """Of each layer that caches keys: its sliding window. None: it sees everything."""
     eager: bool
     """Attention scores are kept, rather than recomputed by a fused kernel."""
+    shares: bool
+    """Answers can be decoded against one cache of their prompt, as far as the config tells."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def dimensions(model: nn.Module) -> Dimensions:
             layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in cached
         ),
         eager=config._attn_implementation == "eager",
+        shares=why_not_packed(model, 0) is None,
     )
 
 
@@ -131,11 +136,14 @@ def cached_positions(prompt: int, new: int, window: int | None = None) -> int:
     return room + (GrowingLayer.ROOM + 1) * max(0, ceil((used - room) / (GrowingLayer.ROOM + 1)))
 
 
-def kv_cache_bytes(dims: Dimensions, types: Numerics, *, rows: int, prompt: int, new: int) -> int:
+def kv_cache_bytes(
+    dims: Dimensions, types: Numerics, *, rows: int, prompt: int, new: int, prompts: int = 0, cuda: bool = False
+) -> int:
     """Keys and values of a rollout in which every row is as long as it may be.
 
-    ``rows x positions x keys x (bytes of a key + bytes of a value)``, summed over layers. Under autocast rotated keys
-    stay in the type of the residual stream.
+    ``rows x positions x keys x (bytes of a key + bytes of a value)``, summed over layers; those of a prompt once where
+    its answers share them (``cascade.worth_sharing``). Under autocast rotated keys stay in the type of the residual
+    stream.
 
     Args:
         dims: of the model that writes.
@@ -143,9 +151,21 @@ def kv_cache_bytes(dims: Dimensions, types: Numerics, *, rows: int, prompt: int,
         rows: answers written at the same time.
         prompt: tokens of the longest prompt.
         new: tokens of the longest answer.
+        prompts: that these answers belong to. 0: each to its own.
+        cuda: whether the device is a GPU.
     """
-    positions = sum(cached_positions(prompt, new, window) for window in dims.windows)
-    return rows * positions * dims.keys * (max(types.residual, types.matmul) + types.matmul)
+    prompts = prompts or rows
+    position = dims.keys * (max(types.residual, types.matmul) + types.matmul)
+    case = {"prompts": prompts, "rows": rows, "length": prompt, "new": new}
+    seen_whole = all(window is None or window >= prompt + new for window in dims.windows)
+    if (
+        dims.shares
+        and seen_whole
+        and worth_sharing(**case, position_bytes=2 * dims.keys * types.residual, cpu=not cuda)
+    ):
+        answer = cached_positions(1, new - 1) if new > 1 else 0
+        return len(dims.windows) * (prompts * prompt + rows * answer) * position
+    return rows * sum(cached_positions(prompt, new, window) for window in dims.windows) * position
 
 
 def logits_bytes(dims: Dimensions, types: Numerics, rows: int) -> int:

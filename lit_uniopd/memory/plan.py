@@ -250,7 +250,8 @@ def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Part
     load = setup.workload
     if not load.rows:
         return []
-    cache = kv_cache_bytes(dims, types, rows=load.rows, prompt=load.prompt_tokens, new=load.new_tokens)
+    case = {"rows": load.rows, "prompts": load.prompts, "prompt": load.prompt_tokens, "new": load.new_tokens}
+    cache = kv_cache_bytes(dims, types, **case, cuda=setup.cuda)
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
     return [

@@ -1,14 +1,16 @@
 """KV cache and activations, against what really is held."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lit_uniopd import cascade
 from lit_uniopd.backbone import body_of
-from lit_uniopd.decoding import Decoder, GrowingLayer
+from lit_uniopd.decoding import Decoder
 from lit_uniopd.memory.estimates import (
     autocast_copies_bytes,
     cached_positions,
@@ -41,15 +43,6 @@ def model(kind: str = "qwen3", layers: int = 4, dtype: torch.dtype = torch.float
 # --- KV cache ------------------------------------------------------------------------------------------------------------
 
 
-def held_cache(decoder: Decoder) -> int:
-    total = 0
-    for layer in decoder.cache.layers:
-        kept: Any = layer
-        tensors = (kept.key_room, kept.value_room) if isinstance(layer, GrowingLayer) else (kept.keys, kept.values)
-        total += sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-    return total
-
-
 def decoded(built: Any, prompts: list[list[int]], answers: int, new: int, autocast: bool = False) -> Decoder:
     decoder = Decoder(built.eval(), new)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
@@ -64,7 +57,23 @@ def test_the_formula_is_the_decoding_caches_bytes(prompt, new):
     built = model()
     decoder = decoded(built, [list(range(3, 3 + prompt))] * 2, 3, new)
     found = kv_cache_bytes(dimensions(built), numerics(built, autocast=False), rows=6, prompt=prompt, new=new)
-    assert found == held_cache(decoder)
+    assert found == decoder.cache_bytes()
+
+
+@pytest.mark.parametrize(("prompt", "new"), [(70, 1), (70, 66), (70, 67), (70, 110)])
+def test_shared_prompts_are_counted_once(prompt, new, monkeypatch):
+    built, prompts, rows = model(), 2, 6
+    options = {"prompts": prompts, "rows": rows, "prompt": prompt, "new": new}
+    dims, types = dimensions(built), numerics(built, autocast=False)
+    repeated = kv_cache_bytes(dims, types, **options)
+    monkeypatch.setattr(cascade, "SPARED_BYTES_CPU", 0)
+    decoder = decoded(built, [list(range(3, 3 + prompt))] * prompts, rows // prompts, new)
+    assert decoder.shared is not None
+    assert kv_cache_bytes(dims, types, **options) == decoder.cache_bytes() < repeated
+    windowed = replace(dims, windows=(None, prompt + new - 1))
+    assert kv_cache_bytes(windowed, types, **options) > kv_cache_bytes(
+        replace(dims, windows=(None,) * 2), types, **options
+    )
 
 
 def test_sliding_windows_are_no_longer_than_they_are():
@@ -73,7 +82,7 @@ def test_sliding_windows_are_no_longer_than_they_are():
     decoder = decoded(built, [list(range(3, 43))], 2, 50)
     dims = dimensions(built)
     assert dims.windows == (16, None, 16, None)
-    assert kv_cache_bytes(dims, numerics(built, autocast=False), rows=2, prompt=40, new=50) == held_cache(decoder)
+    assert kv_cache_bytes(dims, numerics(built, autocast=False), rows=2, prompt=40, new=50) == decoder.cache_bytes()
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
@@ -81,7 +90,7 @@ def test_under_autocast_keys_keep_the_type_of_the_residual_stream(kind):
     built = model(kind)
     decoder = decoded(built, [[5, 6, 7]], 4, 10, autocast=True)
     types = numerics(built, autocast=True)
-    assert kv_cache_bytes(dimensions(built), types, rows=4, prompt=3, new=10) == held_cache(decoder)
+    assert kv_cache_bytes(dimensions(built), types, rows=4, prompt=3, new=10) == decoder.cache_bytes()
 
 
 def test_positions_by_hand():

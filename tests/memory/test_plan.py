@@ -237,8 +237,8 @@ def test_a_plan_by_hand():
     assert part(plan, "gradients").bytes == 4 * BY_HAND_06B
     assert part(plan, "optimizer states").bytes == 8 * BY_HAND_06B + 4 * 310  # a step count for each of 310 tensors
     assert part(plan, "teacher math: weights").bytes == 2 * BY_HAND_4B + 2 * tables
-    # 64 rows x (512 + 64 + 7 x 65) positions x 28 layers x 1024 x (4 + 4) bytes
-    assert part(plan, "KV cache").bytes == 64 * (512 + 64 + 7 * 65) * 28 * 1024 * 8
+    # (4 prompts x 512 + 64 rows x 8 x 65) positions x 28 layers x 1024 x (4 + 4) bytes
+    assert part(plan, "KV cache").bytes == (4 * 512 + 64 * 8 * 65) * 28 * 1024 * 8
     phases = [plan.held(phase) for phase in ("rollout", "score", "update", "step")]
     assert plan.total == plan.held("always") + max(phases)
     assert plan.peak == ("rollout", "score", "update", "step")[phases.index(max(phases))]
