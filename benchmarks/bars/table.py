@@ -9,7 +9,6 @@ from benchmarks.bars.harness import Bar
 
 PAGE = Path("docs/performance.md")
 NOT_MEASURED = {
-    "17": "decoding a group against one copy of its prompt's cache: not built",
     "19": "generation under FSDP2 on two ranks: measured beside the tests of sharding, not here",
 }
 
