@@ -2,17 +2,13 @@
 its whole group against one for each answer.
 """
 
-import time
 from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from benchmarks.bars.harness import ROUNDS, Bar, cpu_seconds, spread, time_bar
-from benchmarks.rollout import CASES, Case, build, prompts_of, run_generate, run_loop
-from lit_uniopd.decoding import Decoder, can_share, decode
-from lit_uniopd.drawing import draw
+from benchmarks.rollout import CASES, Case, build, prompts_of, run_generate, run_grouped, run_loop
 from lit_uniopd.sampling import SamplingArgs, sample
 
 LONG = Case("small, prompts as of pictures", 256, 4, 32_000, 4, 16, 1300, False, 48, 0.0)
@@ -48,34 +44,14 @@ def skewed() -> Bar:
     return spread("16", what, "time", [o / b for o, b in zip(rates["ours"], rates["bare"], strict=True)], 0.60)
 
 
-@torch.no_grad()
 def grouped() -> Iterator[Bar]:
     """Decoding alone, without the pass over the prompts, which both sides make alike; then both together."""
-    model, prompts, rows = build(LONG), prompts_of(LONG), LONG.prompts * LONG.n
-    taken: dict[str, list[float]] = {"shared": [], "repeated": []}
-    whole: dict[str, list[float]] = {side: [] for side in taken}
-    held: dict[str, int] = {}
-    if not can_share(model, LONG.prompt_length + LONG.new_tokens):
-        raise SystemExit("the model of bar 17 cannot share the caches of prompts")
-
-    def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-        return draw(logits_RV, torch.full((len(rows_R),), 0.5, dtype=torch.float64), 1.0, 0, 1.0)
-
-    for lap in range(ROUNDS + 1):
-        for side in taken:
-            tokens_BT, logps_BT = torch.zeros(rows, LONG.new_tokens).long(), torch.zeros(rows, LONG.new_tokens)
-            decoder, start = Decoder(model, LONG.new_tokens), time.process_time()
-            logits_RV = decoder.prefill(prompts, LONG.n, 0, share=side == "shared")
-            read, none = time.process_time(), torch.zeros(0).long()
-            decode(decoder, logits_RV, torch.arange(rows), choose, none, tokens_BT, logps_BT, lambda finished: None)
-            held[side] = decoder.cache_bytes()
-            if lap:
-                taken[side].append(time.process_time() - read)
-                whole[side].append(time.process_time() - start)
+    found = run_grouped(LONG, ROUNDS)
     what = "decoding 4 groups of 16 behind prompts of 1300, prompts' cache once, against once a row"
-    ratio = held["shared"] / held["repeated"]
+    ratio = found["shared"].bytes / found["repeated"].bytes
     yield Bar("17", what, "bytes of keys and values", ratio, ratio, ratio, 0.15)
-    yield time_bar("17", what, taken, "shared", "repeated", 0.85)
+    decoding, whole = ({side: getattr(one, part) for side, one in found.items()} for part in ("decoding", "whole"))
+    yield time_bar("17", what, decoding, "shared", "repeated", 0.85)
     yield time_bar("17", "the same, with reading the prompts", whole, "shared", "repeated", 0.85)
 
 
