@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.rollout
     OMP_NUM_THREADS=1 python -m benchmarks.rollout --cb --only small
+    OMP_NUM_THREADS=1 python -m benchmarks.rollout --grouped     # one cache of a prompt for all of its answers
 
 Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
 set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
@@ -17,9 +18,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from lit_uniopd.cascade import worth_sharing
+from lit_uniopd.decoding import Decoder, can_share, decode, position_bytes
+from lit_uniopd.drawing import draw
 from lit_uniopd.sampling import LocalEngine, SamplingArgs, sample
 
 
@@ -46,6 +51,23 @@ CASES = [
     Case("small, ragged prompts", 256, 4, 32_000, 4, 16, 96, True, 128, 0.0),
     Case("small, skewed lengths", 256, 4, 32_000, 4, 16, 96, True, 128, 0.02),
     Case("small, one row", 256, 4, 32_000, 1, 1, 96, False, 128, 0.0),
+]
+
+GROUPED = [
+    Case(f"{name}, {prompts} x {n}, {length} + {new}", hidden, layers, 512, prompts, n, length, False, new, 0.0)
+    for name, hidden, layers in (("tiny", 96, 2), ("small", 256, 4))
+    for prompts, n, length, new in (
+        (1, 4, 256, 32),
+        (8, 8, 16, 32),
+        (1, 8, 300, 32),
+        (8, 8, 64, 32),
+        (1, 16, 256, 32),
+        (2, 8, 96, 512),
+        (4, 16, 96, 512),
+        (4, 16, 96, 128),
+        (4, 16, 700, 48),
+        (4, 16, 1300, 48),
+    )
 ]
 
 
@@ -114,6 +136,67 @@ def run_generate(
     return lengths.tolist()
 
 
+@dataclass
+class Grouped:
+    """One way to keep the caches of prompts: CPU seconds of each round, and what is held in the end."""
+
+    decoding: list[float]
+    """Behind the pass over the prompts."""
+    whole: list[float]
+    bytes: int = 0
+
+
+@torch.no_grad()
+def run_grouped(case: Case, rounds: int) -> dict[str, Grouped]:
+    """Both ways in turn, after a round that does not count: once for a group (shared), once a row (repeated)."""
+    model, prompts, rows = build(case), prompts_of(case), case.prompts * case.n
+    if not can_share(model, case.prompt_length + case.new_tokens):
+        raise SystemExit("the model cannot share the caches of prompts")
+
+    def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        return draw(logits_RV, torch.full((len(rows_R),), 0.5, dtype=torch.float64), 1.0, 0, 1.0)
+
+    found = {side: Grouped([], []) for side in ("shared", "repeated")}
+    for lap in range(rounds + 1):
+        for side, measured in found.items():
+            tokens_BT, logps_BT = torch.zeros(rows, case.new_tokens).long(), torch.zeros(rows, case.new_tokens)
+            decoder, start = Decoder(model, case.new_tokens), time.process_time()
+            logits_RV = decoder.prefill(prompts, case.n, 0, share=side == "shared")
+            read, none = time.process_time(), torch.zeros(0).long()
+            decode(decoder, logits_RV, torch.arange(rows), choose, none, tokens_BT, logps_BT, lambda finished: None)
+            measured.bytes = decoder.cache_bytes()
+            if lap:
+                measured.decoding.append(time.process_time() - read)
+                measured.whole.append(time.process_time() - start)
+    return found
+
+
+def measure_grouped(case: Case, repeats: int) -> None:
+    """Print one line: the share of positions and the bytes that are spared, whether that is chosen, and ratios."""
+    found, spared = run_grouped(case, repeats), (case.n - 1) * case.prompts * case.prompt_length
+    share = spared / (case.n * case.prompts * (case.prompt_length + case.new_tokens))
+    position = position_bytes(build(case), 4)
+    chosen = worth_sharing(
+        prompts=case.prompts,
+        rows=case.prompts * case.n,
+        length=case.prompt_length,
+        new=case.new_tokens,
+        position_bytes=position,
+        cpu=True,
+    )
+    shared, repeated = found["shared"], found["repeated"]
+    decoding, whole = (
+        statistics.median(s / r for s, r in zip(ours, theirs, strict=True))
+        for ours, theirs in ((shared.decoding, repeated.decoding), (shared.whole, repeated.whole))
+    )
+    print(
+        f"{case.name:26s} spares {share:.2f} of positions, {spared * position / 2**20:5.1f} MiB a layer and step, "
+        f"{'' if chosen else 'not '}chosen; shared / repeated: decoding {decoding:.2f}, with prompts {whole:.2f}, "
+        f"bytes {shared.bytes / repeated.bytes:.2f}",
+        flush=True,
+    )
+
+
 def measure(case: Case, repeats: int, cb: bool) -> None:
     """Print one line: useful tokens, CPU seconds and the ratio per useful token."""
     model, prompts = build(case), prompts_of(case)
@@ -153,12 +236,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="")
     parser.add_argument("--cb", action="store_true", help="continuous batching, too")
+    parser.add_argument("--grouped", action="store_true", help="prompts' caches once for a group, against once a row")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
-    for case in CASES:
+    for case in GROUPED if options.grouped else CASES:
         if options.only in case.name:
-            measure(case, options.repeats, options.cb)
+            measure_grouped(case, options.repeats) if options.grouped else measure(case, options.repeats, options.cb)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ While a group of answers is written, keys and values of the prompt are the same 
 each row has those of its own answer only. A new token's scores against the prompt are computed for a whole group at a
 time (its queries against one copy of the keys), those against the answer row by row. One softmax in float32 over both,
 side by side, is that of ordinary attention; merging two softmaxes by their log-sum-exp would give the same numbers with
-more operations (1.3 to 1.5 times the time of a layer's attention on a CPU).
+more operations: on a CPU, a layer's attention then took 1.3 to 1.5 times as long.
 
 Extra shape letters: R rows being decoded, P prompts, W rows of the largest group, L positions of the padded prompts,
 S of the answers so far, K key heads, Q query heads that share one, D head width.
@@ -18,10 +18,10 @@ from torch import Tensor
 
 WORTH_SHARING = 1 / 4
 """Prompts are kept once where that spares at least this share of all cached positions, were every answer as long as it
-may be. Below it little is won: at a share of 0.15 steps took 0.92 to 1.00 of the time."""
+may be. Below it little is won: at a share of 0.15, 0.97 of a decoding's time (``benchmarks.rollout --grouped``)."""
 SPARED_BYTES_CPU = 2**22
-"""And where a layer need not read at least so many bytes in a step. A dozen more operations cost as much as reading 1
-to 2.5 MB: there both ways took the same time, with models 96 and 256 wide and groups of 2 to 16."""
+"""And where a layer need not read at least so many bytes in a step. A dozen more operations cost as much as reading
+about 1 MiB (1.07 of the time at 0.6 MiB), 2 MiB in another run; what is won up to here is little, too."""
 SPARED_BYTES_ACCELERATOR = 2**27
 """The same where memory is faster and starting an operation is not. Estimated, not measured: a dozen launches of 5 us,
 in which 2 to 3 TB/s are read."""

@@ -226,7 +226,8 @@ class Decoder:
     def cache_bytes(self) -> int:
         """What keys and values take, room for further ones included."""
         held: list[Tensor] = []
-        for layer in self.cache.layers:
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
             names = ("key_room", "value_room") if isinstance(layer, GrowingLayer) else ("keys", "values")
             held += [getattr(layer, name) for name in names if layer.is_initialized]
         if self.shared is not None:

@@ -33,18 +33,16 @@ def test_the_peak_is_that_of_the_step_alone():
     assert peak_mib(build, "any") == pytest.approx(128, abs=16)
 
 
-def test_the_table_says_what_was_missed_and_what_was_not_measured(tmp_path, monkeypatch, capsys):
+def test_the_table_says_what_was_missed(tmp_path, monkeypatch, capsys):
     page, split = tmp_path / "performance.md", tmp_path / "split.json"
     page.write_text("before\n<!-- bars -->\nold\n<!-- end of bars -->\n<!-- split -->\n<!-- end of split -->\nafter\n")
     monkeypatch.setattr(table, "PAGE", page)
-    monkeypatch.setattr(table, "NOT_MEASURED", {"19": "no second rank"})
     split.write_text(json.dumps({"step": 0.5, "shares": dict.fromkeys([*PARTS, "encode"], 0.125)}))
     bars = [Bar("20", "rest", "share", 0.09, 0.08, 0.1, 0.05), Bar("6", "a step", "time", 0.48, 0.47, 0.5, 0.55)]
     table.write_table(bars, 7.0, split)
     text = page.read_text()
     assert "| 6 | a step | time | 0.48 (0.47 to 0.5) | 0.55 | pass |" in text
     assert "| 20 | rest | share | 0.09 (0.08 to 0.1) | 0.05 | **miss** |" in text
-    assert "| 19 | no second rank | | | | not measured |" in text
     assert "busy machine" in text
     assert "| wait: for the next batch | 12.5% |" in text
     assert "old" not in text

@@ -1,14 +1,17 @@
-"""Bars 14 to 16 and 18: writing answers, log-probs included, against transformers' ``generate``."""
+"""Bars 14 to 18: writing answers, log-probs included, against transformers' ``generate``, and one cache of a prompt for
+its whole group against one for each answer.
+"""
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 
-from benchmarks.bars.harness import Bar, cpu_seconds, spread, time_bar
-from benchmarks.rollout import CASES, build, prompts_of, run_generate, run_loop
+from benchmarks.bars.harness import ROUNDS, Bar, cpu_seconds, spread, time_bar
+from benchmarks.rollout import CASES, Case, build, prompts_of, run_generate, run_grouped, run_loop
 from lit_uniopd.sampling import SamplingArgs, sample
 
+LONG = Case("small, prompts as of pictures", 256, 4, 32_000, 4, 16, 1300, False, 48, 0.0)
 EQUAL, SKEWED = (next(c for c in CASES if c.name == name) for name in ("small, equal lengths", "small, skewed lengths"))
 
 
@@ -20,6 +23,7 @@ def bars() -> Iterator[Bar]:
     yield time_bar("14", f"{equal}, against bare generate", taken, "ours", "bare", 1.05)
     yield time_bar("15", f"{equal}, against generate that keeps its logits", taken, "ours", "with logits", 0.95)
     yield skewed()
+    yield from grouped()
     yield recomputed()
 
 
@@ -38,6 +42,17 @@ def skewed() -> Bar:
     shares = [sum(n) / len(n) / max(n) for n in lengths["bare"][1:]]
     what = f"answers of differing length (mean/max {sum(shares) / len(shares):.2f}), per token, against bare generate"
     return spread("16", what, "time", [o / b for o, b in zip(rates["ours"], rates["bare"], strict=True)], 0.60)
+
+
+def grouped() -> Iterator[Bar]:
+    """Decoding alone, without the pass over the prompts, which both sides make alike; then both together."""
+    found = run_grouped(LONG, ROUNDS)
+    what = "decoding 4 groups of 16 behind prompts of 1300, prompts' cache once, against once a row"
+    ratio = found["shared"].bytes / found["repeated"].bytes
+    yield Bar("17", what, "bytes of keys and values", ratio, ratio, ratio, 0.15)
+    decoding, whole = ({side: getattr(one, part) for side, one in found.items()} for part in ("decoding", "whole"))
+    yield time_bar("17", what, decoding, "shared", "repeated", 0.85)
+    yield time_bar("17", "the same, with reading the prompts", whole, "shared", "repeated", 0.85)
 
 
 @torch.no_grad()

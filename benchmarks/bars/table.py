@@ -8,9 +8,6 @@ from pathlib import Path
 from benchmarks.bars.harness import Bar
 
 PAGE = Path("docs/performance.md")
-NOT_MEASURED = {
-    "17": "decoding a group against one copy of its prompt's cache: not built",
-}
 
 
 def write_table(bars: Sequence[Bar], busy: float, split: Path) -> None:
@@ -32,20 +29,12 @@ def _between(page: str, name: str, text: str) -> str:
 
 
 def _table(bars: Sequence[Bar], busy: float) -> str:
-    rows: list[tuple[int, str]] = []
-    for bar in bars:
+    lines = ["| bar | what | measure | median (range) | at most | |", "|---:|---|---|---:|---:|---|"]
+    for bar in sorted(bars, key=lambda bar: int(bar.number)):
         spread = "" if bar.low == bar.high else f" ({_number(bar.low)} to {_number(bar.high)})"
         verdict = "pass" if bar.passed else "**miss**"
-        rows.append(
-            (
-                int(bar.number),
-                f"| {bar.number} | {bar.what} | {bar.measure} | {_number(bar.value)}{spread} | {_number(bar.limit)} | "
-                f"{verdict} |",
-            )
-        )
-    rows += [(int(number), f"| {number} | {why} | | | | not measured |") for number, why in NOT_MEASURED.items()]
-    lines = ["| bar | what | measure | median (range) | at most | |", "|---:|---|---|---:|---:|---|"]
-    lines += [row for _, row in sorted(rows, key=lambda row: row[0])]
+        value = f"{_number(bar.value)}{spread} | {_number(bar.limit)}"
+        lines.append(f"| {bar.number} | {bar.what} | {bar.measure} | {value} | {verdict} |")
     load = "an idle machine" if busy < 1.5 else f"a busy machine (load average up to {busy:.0f} on 2 cores)"
     return "\n".join([*lines, "", f"Measured on {load}.", ""])
 
