@@ -81,7 +81,7 @@ class PreferenceDiagnostics(Callback):
         pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
         if not pairs or not isinstance(pl_module, OmniDPO) or getattr(data, "val_pairs", ()):
             return
-        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
+        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], getattr(data, "val_batch_size", 8)
         self._seen = []
         with torch.no_grad(), pl_module.policy.gathered(), pl_module.policy.answering():
             for start in range(0, len(chosen), size):
