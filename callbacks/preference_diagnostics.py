@@ -7,14 +7,14 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lit_uniopd.diagnostics.pictures import pictures_figure
 from lit_uniopd.diagnostics.preferences import (
     CURVES,
     WeighedPairs,
     curves_figure,
     joined,
-    pictures_figure,
+    pairs_figure,
     weighed,
-    weights_figure,
     weights_table,
 )
 from lit_uniopd.errors import UserError
@@ -81,7 +81,7 @@ class PreferenceDiagnostics(Callback):
         pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
         if not pairs or not isinstance(pl_module, OmniDPO) or getattr(data, "val_pairs", ()):
             return
-        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
+        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], getattr(data, "val_batch_size", 8)
         self._seen = []
         with torch.no_grad(), pl_module.policy.gathered(), pl_module.policy.answering():
             for start in range(0, len(chosen), size):
@@ -98,7 +98,7 @@ class PreferenceDiagnostics(Callback):
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=step)
-        self._show(trainer, weights_figure(pairs), "pairs/weights", directory, "pairs.png")
+        self._show(trainer, pairs_figure(pairs), "pairs/weights", directory, "pairs.png")
         lines = pair_records(pairs, step=step, count=self.kept_pairs)
         if directory is not None:
             write_lines(Path(directory) / PAIRS_FILE, lines)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -12,7 +13,8 @@ Layout = dict[str, dict[str, list[str]]]
 def layout_of(events: EventAccumulator) -> Layout:
     """Tab -> title of a chart -> patterns of its tags; the run must have one layout."""
     (written,) = events.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
+    messages: Any = layout_pb2
+    layout = messages.Layout.FromString(written.tensor_proto.string_val[0])
     return {tab.title: {chart.title: list(chart.multiline.tag) for chart in tab.chart} for tab in layout.category}
 
 

@@ -3,10 +3,12 @@
 from lit_uniopd.diagnostics.figures import difficulty_figure, new_figure, order_figure
 from lit_uniopd.diagnostics.misjudged import misjudged_table
 from lit_uniopd.diagnostics.order import BINS, Judged, judge, order_statistics
+from lit_uniopd.diagnostics.pictures import pictures_figure
 from lit_uniopd.diagnostics.preferences import (
     WeighedPairs,
     curves_figure,
     joined,
+    pairs_figure,
     weighed,
     weights_figure,
     weights_table,
@@ -24,6 +26,8 @@ __all__ = [
     "new_figure",
     "order_figure",
     "order_statistics",
+    "pairs_figure",
+    "pictures_figure",
     "weighed",
     "weights_figure",
     "weights_table",

@@ -1,9 +1,7 @@
 """What preference pairs are worth to a policy: quality against performance, and the two weights."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +9,8 @@ from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
-from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.markdown import asked, cell, table
-from lit_uniopd.pictures import open_picture
 from lit_uniopd.types import EncodedPair
 
 if TYPE_CHECKING:
@@ -35,7 +31,7 @@ class WeighedPairs:
     """Reward of the chosen minus that of the rejected answer."""
     w_quality: Tensor
     w_performance: Tensor
-    further: Mapping[str, Tensor] = field(default_factory=dict)
+    further: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
     """Other numbers of each pair, by name: rewards, and what the loss knows beside its weights."""
 
     @property
@@ -79,7 +75,32 @@ def joined(parts: Sequence[WeighedPairs]) -> WeighedPairs:
     columns = zip(*((part.gaps, part.margins, part.w_quality, part.w_performance) for part in parts), strict=True)
     further = {name: torch.cat([part.further[name] for part in parts]) for name in parts[0].further}
     pairs = tuple(pair for part in parts for pair in part.pairs)
-    return WeighedPairs(pairs, *map(torch.cat, map(list, columns)), further)
+    return WeighedPairs(pairs, *map(torch.cat, map(list, columns)), further=further)
+
+
+def pairs_figure(pairs: WeighedPairs) -> "Figure":
+    """Weights, or rewards where nobody judged and no loss weighs."""
+    weighs = bool((pairs.weights != 1).any()) or bool((~pairs.gaps.isnan()).any())
+    return weights_figure(pairs) if weighs else rewards_figure(pairs)
+
+
+def rewards_figure(pairs: WeighedPairs) -> "Figure":
+    """Histograms of the rewards of chosen and rejected answers, and of the margins between them."""
+    figure = new_figure(10, 4)
+    axes: Any = figure.subplots(1, 2)
+    left, right = axes
+    for side, colour in (("chosen", GOOD), ("rejected", BAD)):
+        values = pairs.further[f"{side}_reward"]
+        left.hist(values.tolist(), bins=30, histtype="step", color=colour, label=f"{side}, mean {values.mean():+.3f}")
+    left.set_xlabel("reward")
+    left.legend(fontsize=8)
+    right.hist(pairs.margins.tolist(), bins=30, color="#44546a", alpha=0.8)
+    right.set_xlabel("reward margin")
+    right.set_title(f"{(pairs.margins > 0).double().mean():.0%} of {len(pairs.pairs)} pairs ranked right", fontsize=10)
+    for room in axes:
+        room.axvline(0, color="black", linewidth=0.8)
+        room.set_ylabel("pairs")
+    return figure
 
 
 def weights_figure(pairs: WeighedPairs) -> "Figure":
@@ -110,59 +131,6 @@ def weights_figure(pairs: WeighedPairs) -> "Figure":
     right.legend()
     return figure
 
-
-def pictures_figure(records: Sequence[Mapping[str, Any]], *, count: int = 6) -> "Figure | None":
-    """Pictures of sentence pairs, with boxes where detectors saw their objects.
-
-    Args:
-        records: of ``view.pair_records``.
-        count: pictures at most, each with one of its pairs.
-
-    Returns:
-        The figure; None if no pair has evidence and a picture that can be read.
-    """
-    found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
-    for record in records:
-        if record.get("verdicts") and record["images"] and record["images"][0] not in found and len(found) < count:
-            with suppress(UserError):
-                found[record["images"][0]] = open_picture(record["images"][0]), record
-    if not found:
-        return None
-    figure = new_figure(4.2 * min(3, len(found)), 4.6 * -(-len(found) // 3))
-    rooms: Any = figure.subplots(-(-len(found) // 3), min(3, len(found)), squeeze=False)
-    for axes in rooms.flat:
-        axes.axis("off")
-    for axes, (picture, record) in zip(rooms.flat, found.values(), strict=False):
-        axes.imshow(picture)
-        for box in record.get("boxes", ()):
-            draw_box(axes, box, record["detectors"].index(box["detector"]), picture.size)
-        said = [f"chosen: {record['chosen']}", f"rejected: {record['rejected']}"]
-        axes.set_title("\n".join(fill(line, 48) for line in said), fontsize=8, loc="left")
-    return figure
-
-
-def draw_box(axes: Any, box: Mapping[str, Any], number: int, size: tuple[int, int]) -> None:
-    """Where one of the detectors saw an object.
-
-    Args:
-        axes: of a picture, in pixels.
-        box: ``place`` as fractions of the picture, and ``object``.
-        number: of the detector, which gives the colour.
-        size: of the picture.
-    """
-    from matplotlib.patches import Rectangle
-
-    left, top, right, bottom = (edge * side for edge, side in zip(box["place"], size * 2, strict=True))
-    left, top, right, bottom = left - 0.5, top - 0.5, right - 0.5, bottom - 0.5  # pixels are drawn around their middles
-    room, colour = number * 0.015 * max(size), DETECTORS[number % len(DETECTORS)]
-    corner, sides = (left - room, top - room), (right - left + 2 * room, bottom - top + 2 * room)
-    axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=1.5))
-    if number == 0:
-        axes.text(left, bottom, box["object"], fontsize=7, color="white", backgroundcolor=colour, va="top")
-
-
-DETECTORS = ("#0b7fab", "#d9730d", "#7b4bb7", "#4a7a1c")
-"""Colours of their boxes; as in the page of `uniopd view`."""
 
 CURVES = {
     "loss": "loss",

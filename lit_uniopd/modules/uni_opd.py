@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.microbatch import equal_count
@@ -186,7 +187,8 @@ class UniOPD(ResumingModule):
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
-    essential_charts = opd_charts
+    def essential_charts(self) -> Charts:
+        return opd_charts(self)
 
     # --- one step: sample, deal out, grade, score, calibrate, update ---
 

@@ -89,7 +89,9 @@ def test_boxes_of_omdet_turbo_are_those_of_its_best_query(omdet, pictures):
         best = int(out.decoder_class_logits[0, :, column].argmax())
         x, y, width, height = out.decoder_coord_logits[0, best].tolist()
         expected = cut([x - width / 2, y - height / 2, x + width / 2, y + height / 2], (1, 1))
-        assert list(said[name].box) == pytest.approx(expected, abs=1e-5)
+        box = said[name].box
+        assert box is not None
+        assert list(box) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_margin_of_a_thin_picture_is_taken_off():

@@ -125,7 +125,9 @@ def test_sentence_pairs_keep_their_context_picture_and_evidence(tmp_path, monkey
     prompts = [continued(seen, "A dog."), embedded]
     pairs = tuple(EncodedPair(PreferencePair(prompt, "good", "bad"), (), (), ()) for prompt in prompts)
     ones = torch.ones(2)
-    weights = WeighedPairs(pairs, ones * float("nan"), ones, ones, ones, {"mastery": torch.tensor([0.25, 0.75])})
+    weights = WeighedPairs(
+        pairs, ones * float("nan"), ones, ones, ones, further={"mastery": torch.tensor([0.25, 0.75])}
+    )
     first, second = pair_records(weights, step=3, count=9)
     assert json.loads(json.dumps(first)) == first
     assert (first["prompt"], first["context"]) == ("[picture]Describe.", "A dog.")

@@ -13,6 +13,13 @@ from lit_uniopd.pictures import open_picture
 
 Seen = dict[str, Detection]
 """Object -> whether the picture has it, the best score, and where."""
+Told = Mapping[str, Detection | tuple[bool, float]]
+"""The same; a detector that tells no places may leave them out."""
+
+
+def as_detection(said: Detection | tuple[bool, float]) -> Detection:
+    """The same, with no place if none was told."""
+    return said if isinstance(said, Detection) else Detection(*said)
 
 
 class Detector(ABC):
@@ -44,7 +51,7 @@ class Detector(ABC):
         """Load what is needed, before anything expensive starts."""
 
     @abstractmethod
-    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> Sequence[Told]:
         """Look for objects in several pictures at once.
 
         Args:
@@ -52,8 +59,7 @@ class Detector(ABC):
             objects: of each picture, what to look for; each once, at least one, all supported.
 
         Returns:
-            Of each picture, object -> ``Detection``; a plain pair of found and score does for a detector that tells no
-            places.
+            Of each picture, object -> ``Detection``, or the pair of found and score.
         """
 
     def present(self, image: Any, objects: Collection[str]) -> Seen:
@@ -62,7 +68,8 @@ class Detector(ABC):
         Raises:
             UserError: if the picture cannot be read.
         """
-        return self.look([image], [list(objects)])[0] if objects else {}
+        (told,) = self.look([image], [list(objects)]) if objects else [{}]
+        return {name: as_detection(said) for name, said in told.items()}
 
     def votes(
         self, images: Sequence[Any], objects: Sequence[Sequence[str]], class_of: Callable[[str], str] = str
@@ -91,7 +98,7 @@ class Detector(ABC):
         best: list[dict[str, Detection]] = [{} for _ in objects]
         for row, found in zip(rows, seen, strict=True):
             for name, said in found.items():
-                kind, detection = class_of(name), Detection(*said)
+                kind, detection = class_of(name), as_detection(said)
                 best[row][kind] = max(detection, best[row].get(kind, detection), key=lambda d: (d.found, d.score))
         return [
             {word: None if term is None else best[row][class_of(word)] for word, term in named.items()}

@@ -129,7 +129,7 @@ class GroundingDino(PretrainedDetector):
             asked = [captions[row][turn] for row in rows]
             given, out = self.run(images=[pictures[row] for row in rows], text=asked, padding=True)
             probs_RQL = out.logits.float().sigmoid()
-            corners_RQ4 = center_to_corners_format(out.pred_boxes.float())
+            corners_RQ4 = _corners(out.pred_boxes)
             for turned, row in enumerate(rows):
                 probs_QL, ids_L = probs_RQL[turned], given["input_ids"][turned]
                 labels, scores = self._labels(probs_QL, ids_L)
@@ -198,7 +198,7 @@ class Owlv2(PretrainedDetector):
         _, out = self.run(images=pictures, text=asked, truncation=True)
         # Boxes are fractions of a square that the picture fills from its top left corner.
         sides_R4 = torch.tensor([[max(p.size) / side for side in p.size * 2] for p in pictures])
-        corners_RQ4 = center_to_corners_format(out.pred_boxes.float().cpu()) * sides_R4[:, None]
+        corners_RQ4 = _corners(out.pred_boxes).cpu() * sides_R4[:, None]
         return _best(pictures, objects, out.logits, corners_RQ4, self.threshold)
 
 
@@ -231,7 +231,7 @@ class OmDetTurbo(PretrainedDetector):
     def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
         pictures = opened(images)
         _, out = self.run(images=pictures, text=objects)
-        corners_RQ4 = center_to_corners_format(out.decoder_coord_logits.float())
+        corners_RQ4 = _corners(out.decoder_coord_logits)
         return _best(pictures, objects, out.decoder_class_logits, corners_RQ4, self.threshold)
 
 
@@ -340,6 +340,12 @@ def labels_to_objects(
         score, number = max(shown, default=(0.0, None))
         found[name] = Detection(bool(shown), score, None if boxes is None or number is None else boxes[number])
     return found
+
+
+def _corners(boxes_RQ4: Tensor) -> Tensor:
+    """Left, top, right and bottom of boxes that are given by their centres and sizes."""
+    given: Any = boxes_RQ4.float()
+    return center_to_corners_format(given)
 
 
 def _best(
