@@ -68,7 +68,8 @@ class UniOPDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Look at the config files first."""
         if isinstance(args, list):
-            options = {action.dest for own in self._subcommand_parsers.values() for action in own._actions}
+            verbs = getattr(self, "_subcommand_parsers", {})  # there are none with run=False
+            options = {action.dest for own in verbs.values() or [parser] for action in own._actions}
             keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
             check_configs(args, keys | set(HELP))  # a file before the verb has its settings below the verb
         super().parse_arguments(parser, args)

@@ -15,10 +15,12 @@ from tiny import Prompts, make_tokenizer, module, prompts, trainer
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 from callbacks import PairWriter
-from datamodules import PairSourceArgs
+from datamodules import PairSourceArgs, PromptDataModule, SourceArgs
 from datamodules.pair_sources import read_pairs
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules import Evaluation
 from lit_uniopd.pairing import PairingArgs, ScoredAnswer, pair_answers
+from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.scorers import RewardModel
 
@@ -208,6 +210,15 @@ def test_no_pair_at_all_is_an_error_that_says_why(chatty, tmp_path):
         write(chatty, tmp_path, Length(), min_margin=99.0)
     with pytest.raises(UserError, match=r"must end in \.jsonl"):
         PairWriter("pairs.json")
+
+
+def test_prompts_without_graders_are_refused_before_they_are_answered(model_dirs, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n')
+    data = PromptDataModule(predict=SourceArgs(path=str(tmp_path / "p.jsonl")))
+    writer = PairWriter(str(tmp_path / "pairs.jsonl"))
+    with pytest.raises(UserError, match=r"No prompt has a grader.*--data\.predict\.grader"):
+        trainer(tmp_path, callbacks=[writer]).predict(Evaluation(PolicyArgs(path=model_dirs["student"])), data)
+    assert not list(tmp_path.glob("pairs*"))
 
 
 def answered(paths: dict[str, str], root: Path, n: int) -> Any:
