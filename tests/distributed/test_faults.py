@@ -131,6 +131,8 @@ def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_do
     left = last(broken, 1)
     assert left["global_step"] == 3
     assert [state["done"] for state in left["rollouts"]] == [1, 1]
+    trained = [state["rollouts"]["group_B"].tolist() for state in left["rollouts"]]
+    assert any(group % 2 != rank for rank, groups in enumerate(trained) for group in groups)  # some have moved
 
     # One dies without a word in the middle of a step.
     third = Run(broken, "--ckpt_path=last", hold="clip 6 1 60")
