@@ -97,7 +97,7 @@ def alive(pid: int) -> bool:
 
 def prepare(root: Path, model_dirs: dict[str, str]) -> None:
     root.mkdir()
-    rows = [{"prompt": f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]} for i in range(10)]
+    rows = [{"prompt": "1+" * i**2 + f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]} for i in range(10)]
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "run.yaml").write_text(CONFIG.format(root=root, **model_dirs))
 
