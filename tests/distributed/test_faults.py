@@ -40,6 +40,7 @@ data:
   init_args:
     train: {{path: {root}/train.jsonl, grader: exact}}
     batch_size: 2
+    shuffle: false
 """
 
 
@@ -97,7 +98,11 @@ def alive(pid: int) -> bool:
 
 def prepare(root: Path, model_dirs: dict[str, str]) -> None:
     root.mkdir()
-    rows = [{"prompt": "1+" * i**2 + f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]} for i in range(10)]
+    # Rank 0 gets the long prompts, and hands some on.
+    rows = [
+        {"prompt": "1+" * (12 * (i % 2 == 0)) + f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]}
+        for i in range(10)
+    ]
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "run.yaml").write_text(CONFIG.format(root=root, **model_dirs))
 
