@@ -31,6 +31,8 @@ class FSDP(ModelParallelStrategy):
         cpu_offload: keep shards, gradients and optimizer states in the host's memory: slow, for what does not fit.
         accumulate: gradients between the micro-batches of a step. whole: kept whole on each GPU and exchanged once;
             sharded: exchanged after each micro-batch, which needs a GPU's share of the memory only.
+        load_in_turn: the ranks of a node read the models one after the other, so that its RAM holds one whole copy and
+            what is sharded already, not one copy for each rank; starting takes that much longer.
         save_distributed_checkpoint: each rank writes its share into a directory; false: rank 0 writes one file, for
             which all trained weights and optimizer states must fit into its host's memory.
         process_group_backend: null: nccl on GPUs, gloo on CPUs.
@@ -44,6 +46,7 @@ class FSDP(ModelParallelStrategy):
         reduce_dtype: Literal["bfloat16", "float32"] | None = "float32",
         cpu_offload: bool = False,
         accumulate: Literal["whole", "sharded"] = "whole",
+        load_in_turn: bool = False,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
     ) -> None:
@@ -53,6 +56,7 @@ class FSDP(ModelParallelStrategy):
             )
         super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend)
         self.sharding = ShardingArgs(param_dtype, reduce_dtype, cpu_offload, accumulate)
+        self.load_in_turn = load_in_turn
 
     def setup_environment(self) -> None:
         assert self.lightning_module is not None
@@ -70,6 +74,18 @@ class FSDP(ModelParallelStrategy):
                 "set it to auto."
             )
         super().setup_environment()
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Around ``configure_model``, which loads and shards, and exchanges nothing."""
+        turns = self.num_processes if self.load_in_turn else 0
+        before = min(self.local_rank, turns)
+        with super().model_sharded_context():
+            for _ in range(before):
+                self.barrier()
+            yield
+            for _ in range(turns - before):
+                self.barrier()
 
     def model_to_device(self) -> None:
         if not self.sharding.cpu_offload:

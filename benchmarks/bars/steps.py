@@ -16,9 +16,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from benchmarks.bars.harness import Bar, spread
 from callbacks import RolloutBrowser
 from datamodules import PromptDataModule, SourceArgs
+from lit_uniopd.evening import busiest_share, even_out
 from lit_uniopd.microbatch import token_budget_batches
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.modules.averages import Averages
+from lit_uniopd.modules.deal import group_tokens
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Rollouts
@@ -89,6 +91,20 @@ def skewed_lengths(rows: int) -> list[int]:
     return [300 + min(4096, round(draw.lognormvariate(7.3, 0.6))) for _ in range(rows)]
 
 
+def busiest_of_eight(answers: int) -> tuple[float, float]:
+    """Tokens of the busiest rank over the mean, before groups move and after.
+
+    Args:
+        answers: of a group; prompts have 300 tokens, and each rank writes 32 answers.
+    """
+    lengths = [length - 300 for length in skewed_lengths(256)]
+    groups = [sum(lengths[i : i + answers]) for i in range(0, 256, answers)]
+    tokens = [group_tokens(300, group, answers, shared=True) for group in groups]
+    costs = [tokens[i : i + 32 // answers] for i in range(0, len(tokens), 32 // answers)]
+    loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in even_out(costs)]
+    return busiest_share([sum(mine) for mine in costs]), busiest_share(loads)
+
+
 def bars() -> Iterator[Bar]:
     torch.set_num_threads(1)
     laps = quickstart_laps()
@@ -103,7 +119,7 @@ def bars() -> Iterator[Bar]:
     unsorted = sum(8 * max(lengths[i : i + 8]) for i in range(0, 256, 8)) / sum(lengths)
     what = f"tokens of micro-batches, padding included (in data order {unsorted:.2f})"
     yield Bar("21", what, "share of real tokens", padded, padded, padded, 1.10)
-    ranks = [sum(lengths[i : i + 32]) for i in range(0, 256, 32)]
-    uneven = max(ranks) / statistics.mean(ranks)
-    what = "busiest of 8 ranks, each with the answers that it wrote"
-    yield Bar("21", what, "share of the mean rank", uneven, uneven, uneven, 1.05)
+    for answers in (8, 16):
+        wrote, trains = busiest_of_eight(answers)
+        what = f"busiest of 8 ranks with {32 // answers} groups of {answers} answers each (as written {wrote:.2f})"
+        yield Bar("21", what, "share of the mean rank", trains, trains, trains, 1.05)

@@ -29,6 +29,8 @@ class ModelSize:
     """Of this device, as are all bytes here."""
     frozen_bytes: int
     """Scales of quantised weights included."""
+    quantised_bytes: int
+    """Of those, what is held in 8 or 4 bits."""
     buffer_bytes: int
     """Tables of rotary positions, say."""
     types: Counter[str] = field(default_factory=Counter)
@@ -52,14 +54,16 @@ def model_size(model: nn.Module, *, shards: int = 1) -> ModelSize:
         shards: over how many devices parameters that are still whole will be cut along their first dimension.
     """
     counts = dict.fromkeys(("trainable", "frozen", "quantised"), 0)
-    sizes = {"trainable": 0, "frozen": 0}
+    sizes = {"trainable": 0, "frozen": 0, "quantised": 0}
     types: Counter[str] = Counter()
     devices = {}
     for owner, parameter in unique_parameters(model):
         kind = "trainable" if parameter.requires_grad else "frozen"
         numel, bits = true_numel(parameter), quantised_bits(parameter)
         counts[kind] += numel
-        sizes[kind] += share(parameter, parameter_bytes(owner, parameter), shards)
+        held = share(parameter, parameter_bytes(owner, parameter), shards)
+        sizes[kind] += held
+        sizes["quantised"] += held if bits else 0
         counts["quantised"] += numel if bits else 0
         types[f"{bits}bit" if bits else str(parameter.dtype).removeprefix("torch.")] += numel
         devices[str(parameter.device)] = None
@@ -68,6 +72,7 @@ def model_size(model: nn.Module, *, shards: int = 1) -> ModelSize:
         **counts,
         trainable_bytes=sizes["trainable"],
         frozen_bytes=sizes["frozen"],
+        quantised_bytes=sizes["quantised"],
         buffer_bytes=sum(buffers.values()),
         types=types,
         devices=tuple(devices),

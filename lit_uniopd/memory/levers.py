@@ -86,6 +86,8 @@ def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
         # As that file says: weights gathered in bfloat16, gradients whole within a step.
         types = {"precision": "32-true", "gathered_bytes": 2, "whole_gradients": True}
         yield "-c configs/trainer/fsdp.yaml", replace(setup, shards=setup.devices, buckets=False, **types)
+    if setup.shards > 1 and setup.cuda and not setup.offloaded:
+        yield "--trainer.strategy.init_args.cpu_offload true", replace(setup, offloaded=True)
 
 
 def _smaller_batches(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:

@@ -1,5 +1,6 @@
 """The memory plan: what a run will hold on each device, from its settings alone, before any weight is loaded."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_uniopd.backbone import body_of, unwrap
-from lit_uniopd.memory.census import model_size, quantised_bits, unique_parameters
+from lit_uniopd.memory.census import ModelSize, model_size, quantised_bits, unique_parameters
 from lit_uniopd.memory.estimates import (
     Dimensions,
     Numerics,
@@ -26,7 +27,7 @@ from lit_uniopd.memory.outline import outline
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 
-Phase = Literal["always", "rollout", "score", "update", "step"]
+Phase = Literal["always", "rollout", "score", "update", "step", "host"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
@@ -105,6 +106,8 @@ class Setup:
     """Of a weight that FSDP has gathered. None: as many as it is held in."""
     whole_gradients: bool = False
     """Gradients of a step's micro-batches are kept whole, and exchanged once (FSDP)."""
+    offloaded: bool = False
+    """Shards, gradients and states are kept in the host's memory (FSDP)."""
     devices: int = 1
     """In all; what FSDP could share them over."""
 
@@ -116,11 +119,13 @@ class Part:
     name: str
     bytes: int
     phase: Phase
-    """While it is held; what is not held always is not held at the same time as other phases."""
+    """While it is held; what is not held always is not held at the same time as other phases. host: elsewhere."""
     exact: bool
     """It will be there, to the byte. Else it is an estimate."""
     least: int = 0
     """What it takes with a single row or token: the run cannot do with less."""
+    turn: str = ""
+    """Whose it is, of those that take turns in a phase: only one's parts are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,19 @@ class MemoryPlan:
         return sum(part.bytes for part in self.parts if part.phase == "always" and part.exact) + max(least.values())
 
     def held(self, phase: Phase) -> int:
-        """Bytes of the parts of a phase."""
-        return sum(part.bytes for part in self.parts if part.phase == phase)
+        """Bytes of the parts of a phase, of those that take turns the most that one has."""
+        turns: Counter[str] = Counter()
+        for part in self.parts:
+            turns[part.turn] += part.bytes if part.phase == phase else 0
+        return turns.pop("", 0) + max(turns.values(), default=0)
 
     def table(self) -> str:
         """A Markdown table, padded so that it reads well in a terminal."""
-        rows = [(p.name, readable(p.bytes), p.phase, "exact" if p.exact else "estimate") for p in self.parts if p.bytes]
+        rows = [
+            (p.name, readable(p.bytes), f"{p.phase}{', in turn' if p.turn else ''}", "exact" if p.exact else "estimate")
+            for p in self.parts
+            if p.bytes
+        ]
         rows.append((f"total at the peak ({self.peak})", readable(self.total), "", ""))
         return padded(("on each device", "memory", "held", ""), rows)
 
@@ -191,8 +203,8 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     for name, teacher in setup.teachers.items():
         parts += _teacher_parts(setup, name, teacher, autocast)
     if setup.reference_copy:
-        parts.append(_frozen_copy(setup, policy))
-        parts.append(_scoring("reference: scoring", dims, replace(types, trained=False), setup))
+        parts += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
+        parts.append(_scoring("reference", dims, replace(types, trained=False), setup))
     parts += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
     if setup.shards > 1:
         parts += _gathered_parts(setup, policy, dims, types)
@@ -210,40 +222,48 @@ def _resident(setup: Setup, policy: nn.Module) -> list[Part]:
     states, exact = optimizer_bytes(setup.optimizer, trained)
     spread = size.trainable_bytes / max(1, sum(p.numel() * p.element_size() for p in trained))
     movable = setup.cuda and paged(setup.optimizer)
+    held: Phase = "host" if setup.offloaded else "always"
     parts = [
-        Part("policy: weights", size.bytes, "always", exact=True),
-        Part("gradients", size.trainable_bytes, "always", exact=True),
-        Part(f"optimizer states{' (paged)' if movable else ''}", int(states * spread), "always", exact and not movable),
+        *_weights("policy: weights", size, setup),
+        Part("gradients", size.trainable_bytes, held, exact=True),
+        Part(f"optimizer states{' (paged)' if movable else ''}", int(states * spread), held, exact and not movable),
     ]
     if setup.buckets:
         parts.append(Part("gradients: buckets of DDP", size.trainable_bytes, "always", exact=False))
     return parts
 
 
+def _weights(name: str, size: ModelSize, setup: Setup) -> list[Part]:
+    """A model's weights; where shards are offloaded, what is not sharded stays."""
+    if not setup.offloaded:
+        return [Part(name, size.bytes, "always", exact=True)]
+    stays = size.quantised_bytes + size.buffer_bytes
+    return [Part(name, stays, "always", exact=True), Part(f"{name}, shards", size.bytes - stays, "host", exact=True)]
+
+
 def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) -> list[Part]:
-    """A teacher's weights, where its placement leaves them on the device, and its forward pass."""
+    """A teacher's weights, where its placement leaves them on the device, and its forward pass; teachers take turns."""
     placement = getattr(args, "placement", "resident")
     if placement == "http":
         return []
     if placement == "quantized" and args.quantization == "none":
         args = replace(args, quantization="4bit")
-    model = outline(args, trainable=False, flag=f"model.teachers.{name}")
-    size = model_size(model, shards=setup.shards).bytes
-    stays = placement in ("resident", "quantized")
-    held: Phase = "always" if stays else "score"
-    scoring = _scoring(f"teacher {name}: scoring", dimensions(model), numerics(model, autocast=autocast), setup)
-    return [Part(f"teacher {name}: weights", size, held, exact=stays), scoring]
+    model, label = outline(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"
+    scoring = _scoring(label, dimensions(model), numerics(model, autocast=autocast), setup)
+    if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
+        return [Part(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
+    parts = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
+    if setup.shards > 1:
+        cut = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
+        whole = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in cut)
+        parts.append(Part(f"{label}: weights gathered to score", whole, "score", exact=False, turn=label))
+    return [*parts, scoring]
 
 
-def _scoring(name: str, dims: Dimensions, types: Numerics, setup: Setup) -> Part:
+def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> Part:
     tokens = setup.workload.score_tokens
     size = working_bytes(dims, types, tokens) + head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=False)
-    return Part(name, size if tokens else 0, "score", exact=False)
-
-
-def _frozen_copy(setup: Setup, policy: nn.Module) -> Part:
-    size = model_size(policy, shards=setup.shards)
-    return Part("reference: weights", size.bytes, "always", exact=True)
+    return Part(f"{label}: scoring", size if tokens else 0, "score", exact=False, turn=label)
 
 
 def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Part]:
@@ -277,7 +297,7 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
     if types.autocast:
         copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
         parts.append(Part("16-bit copies of float32 weights", copies, "update", exact=False))
-    if setup.cuda and _takes_roots(setup.optimizer):
+    if setup.cuda and not setup.offloaded and _takes_roots(setup.optimizer):
         trained = model_size(policy, shards=setup.shards).trainable_bytes
         parts.append(Part("optimizer step: square roots", trained, "step", exact=False))
     return parts

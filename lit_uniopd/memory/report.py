@@ -48,6 +48,8 @@ def trainer_facts(trainer: Trainer) -> dict[str, Any]:
         "buckets": buckets,
         "gathered_bytes": None if gathered is None else gathered.itemsize,
         "whole_gradients": getattr(sharding, "accumulate", None) == "whole",
+        # On the CPU, the host's memory is the device's.
+        "offloaded": cuda and getattr(sharding, "cpu_offload", False),
         "devices": max(trainer.world_size, torch.cuda.device_count() if cuda else 1),
     }
 

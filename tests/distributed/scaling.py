@@ -10,7 +10,9 @@ their third step and an export beside it. With a checkpoint a scenario goes on f
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -207,6 +209,19 @@ def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> 
     return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
 
+class Timed(FSDP):
+    """Remembers from when to when this rank was loading."""
+
+    loading = (0.0, 0.0)
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        with super().model_sharded_context():
+            start = time.monotonic()
+            yield
+            self.loading = (start, time.monotonic())
+
+
 Scenario = Callable[[Files, int], tuple[Any, Any]]
 SCENARIOS: dict[str, Scenario] = {
     "uni_opd": uni_opd,
@@ -230,14 +245,16 @@ RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
 
 
 def strategy(kind: str, name: str) -> Any:
-    """LoRA runs write one file, the others a directory; some runs exchange gradients after every micro-batch."""
+    """LoRA runs write one file, the others a directory; some runs exchange gradients after every micro-batch, in one the
+    ranks load in turn."""
     if kind != "fsdp":
         return {"one": "auto", "ddp": "ddp"}[kind]
-    return FSDP(
+    return Timed(
         param_dtype=None,
         reduce_dtype=None,
         cpu_offload=name == "omni_dpo",
         accumulate="sharded" if name == "divergence" else "whole",
+        load_in_turn=name == "uni_opd",
         save_distributed_checkpoint=not name.endswith("lora"),
     )
 
@@ -269,10 +286,11 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     )
     fit.fit(model, data, ckpt_path=None if resume is None else str(resume))
     weights = trained_state(model)
+    loading = _over_ranks(getattr(fit.strategy, "loading", None))
     if fit.is_global_zero:
         numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
         found = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
-        found["moved"] = recorder.moved
+        found |= {"moved": recorder.moved, "loading": loading}
         torch.save(found, f"{out}.pt")
 
 

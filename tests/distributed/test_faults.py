@@ -40,6 +40,7 @@ data:
   init_args:
     train: {{path: {root}/train.jsonl, grader: exact}}
     batch_size: 2
+    shuffle: false
 """
 
 
@@ -97,7 +98,11 @@ def alive(pid: int) -> bool:
 
 def prepare(root: Path, model_dirs: dict[str, str]) -> None:
     root.mkdir()
-    rows = [{"prompt": f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]} for i in range(10)]
+    # Rank 0 gets the long prompts, and hands some on.
+    rows = [
+        {"prompt": "1+" * (12 * (i % 2 == 0)) + f"{i}=", "answer": str(i), "domain": ["math", "code"][i % 2]}
+        for i in range(10)
+    ]
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "run.yaml").write_text(CONFIG.format(root=root, **model_dirs))
 
@@ -131,6 +136,8 @@ def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_do
     left = last(broken, 1)
     assert left["global_step"] == 3
     assert [state["done"] for state in left["rollouts"]] == [1, 1]
+    trained = [state["rollouts"]["group_B"].tolist() for state in left["rollouts"]]
+    assert any(group % 2 != rank for rank, groups in enumerate(trained) for group in groups)  # some have moved
 
     # One dies without a word in the middle of a step.
     third = Run(broken, "--ckpt_path=last", hold="clip 6 1 60")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def test_two_sharded_ranks_train_like_one_process(name, root):
 def test_groups_have_moved_to_ranks_with_less_to_do(name, root):
     assert result(root, "one-1", name)["moved"] == 0
     assert result(root, "fsdp-2", name)["moved"] > 0
+
+
+def test_ranks_load_in_turn(root):
+    (_, ended), (began, _) = sorted(result(root, "fsdp-2", "uni_opd")["loading"])
+    assert ended <= began
 
 
 @pytest.mark.parametrize("name", WITH_DDP)
@@ -164,6 +170,8 @@ def test_four_ranks(root):
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])
     for name in names:
         same(result(root, "fsdp-4", name), result(root, "one-1", name))
+    spans = sorted(result(root, "fsdp-4", "uni_opd")["loading"])
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans))
     resumed = result(root, "fsdp-4", "uni_opd-resumed")["weights"]
     for key, weight in result(root, "one-1", "uni_opd")["weights"].items():
         torch.testing.assert_close(resumed[key], weight, atol=1e-5, rtol=0)

@@ -342,6 +342,45 @@ def test_placements_take_their_teachers_off_the_device():
     assert not [p for p in teacher("http").parts if p.name.startswith("teacher")]
 
 
+def test_teachers_that_take_turns_are_not_added_up():
+    from lit_uniopd.teachers import TeacherArgs
+
+    def of(*configs: Any, placement: Any, **changes: Any) -> MemoryPlan:
+        teachers = [TeacherArgs(config=config, dtype="bfloat16", placement=placement) for config in configs]
+        return plan_memory(setup(teachers={f"t{i}": args for i, args in enumerate(teachers)}, **changes))
+
+    small, large = (of(config, placement="cpu_offload") for config in (QWEN3_06B, QWEN3_4B))
+    both = of(QWEN3_06B, QWEN3_4B, placement="cpu_offload")
+    assert both.held("score") == large.held("score") > small.held("score")
+    assert both.held("score") == part(both, "teacher t1: weights").bytes + part(both, "teacher t1: scoring").bytes
+    assert "score, in turn" in both.table()
+    assert of(QWEN3_06B, QWEN3_06B, placement="resident").held("score") == part(small, "teacher t0: scoring").bytes
+    # An offloaded one is whole on every device; a resident one is sharded, and gathered when its turn comes.
+    assert part(of(QWEN3_06B, placement="cpu_offload", shards=4), "teacher t0: weights") == part(small, "teacher t0: w")
+    shared = of(QWEN3_06B, placement="resident", shards=4, gathered_bytes=2)
+    assert part(shared, "teacher t0: weights gathered").bytes == 2 * BY_HAND_06B
+
+
+def test_offloaded_shards_are_in_the_hosts_memory():
+    teachers = {"math": PolicyArgs(config=QWEN3_06B, dtype="bfloat16")}
+    sharded = setup(shards=4, gathered_bytes=2, whole_gradients=True, cuda=True, teachers=teachers)
+    here, away = plan_memory(sharded), plan_memory(replace(sharded, offloaded=True))
+    assert here.held("host") == 0
+    assert away.held("always") == 2 * 2 * 4 * 64  # of each model two tables of rotary positions, which are not sharded
+    moved = [part(here, name).bytes for name in ("policy: weights", "gradients", "optimizer", "teacher math: weights")]
+    assert away.held("host") == sum(moved) - away.held("always")
+    assert away.held("rollout") == here.held("rollout")
+    assert away.held("update") == here.held("update")
+    assert here.held("step") > away.held("step") == 0  # the optimizer steps there
+    path, _ = levers(replace(sharded, workload=replace(LOAD, rows=1)), 2**30, lambda plan: plan.held("always"))
+    assert "--trainer.strategy.init_args.cpu_offload true" in [lever.flags for lever in path]
+    adapted = PolicyArgs(config=QWEN3_06B, quantization="4bit", lora=LORA, dtype="bfloat16")
+    quantised = plan_memory(replace(sharded, policy=adapted, teachers={}, offloaded=True))
+    assert (
+        quantised.held("always") > 28 * (2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072) / 2
+    )  # a nibble a weight
+
+
 # --- in a run ------------------------------------------------------------------------------------------------------------
 
 

@@ -137,7 +137,7 @@ def test_scoring_and_update_compute_each_prompt_once(model_dirs, tmp_path, packe
     model = module(model_dirs, micro_batch_tokens=budget)
     runs = []
     batches = model.micro_batches
-    model.micro_batches = lambda rollouts: runs.append(batches(rollouts)) or runs[-1]  # type: ignore[method-assign]
+    model.micro_batches = lambda *asked: runs.append(batches(*asked)) or runs[-1]  # type: ignore[method-assign]
     trainer(tmp_path).fit(model, Prompts(long_prompts()))
     update = [(prompts, answers) for training, prompts, answers in packed if training]
     # 45 tokens of prompt and 18 of answers: four groups in one pass, or one in each. None is divided.
