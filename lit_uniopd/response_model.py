@@ -263,7 +263,9 @@ class ResponseModel(nn.Module):
             except (TypeError, RuntimeError, ValueError) as error:
                 rank_zero_info(f"{type(unwrap(self.model)).__name__} cannot read packed rows ({error}); padding them.")
                 return False
-        alike = reads_alike(found, expected, next(self.model.parameters()).dtype)
+        mixed = torch.is_autocast_enabled(self.device.type)
+        dtype = torch.get_autocast_dtype(self.device.type) if mixed else next(self.model.parameters()).dtype
+        alike = reads_alike(found, expected, dtype)
         if not alike:
             rank_zero_info(f"{type(unwrap(self.model)).__name__} reads packed rows differently; padding them.")
         return alike

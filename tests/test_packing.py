@@ -25,7 +25,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from lit_uniopd.packing import ATTENTION, Packing, Rows, why_not_packed
+from lit_uniopd.packing import ATTENTION, Packing, Rows, packed_hidden, why_not_packed
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs, with_adapters
 
 SMALL: dict[str, Any] = {
@@ -223,6 +223,16 @@ def test_a_model_that_hides_its_attention_is_found_out(counted):
     assert counted == [24, 24]
     expected, _ = policy_of(models()["qwen3"], share=False).token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rounding_in_16_bits_is_not_taken_for_another_reading(mixed, counted, monkeypatch):
+    """Kernels differ by that between a packed row and padded ones, on a GPU in `bf16-mixed`; in float32 they do not."""
+    monkeypatch.setattr("lit_uniopd.response_model.packed_hidden", lambda *given: packed_hidden(*given) * 1.008)
+    policy = policy_of(models()["qwen3"], share=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+        policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    assert counted == [24, 24, *([35] if mixed else [])]
 
 
 def test_generation_is_what_it_was_before_packing():
