@@ -345,8 +345,8 @@ def labels_to_objects(
 def _corners(boxes_RQ4: Tensor) -> Tensor:
     """Left, top, right and bottom of boxes that are given by their centres and sizes."""
     given: Any = boxes_RQ4.float()
-    found: Any = center_to_corners_format(given)
-    return found
+    corners: Any = center_to_corners_format(given)
+    return corners
 
 
 def _best(
