@@ -65,10 +65,12 @@ def test_boxes_are_the_librarys(request, pictures, kind):
         "owl": lambda: Owlv2(path, threshold=0.0, prompt="{}"),
         "rt_detr": lambda: ClosedSet(path, threshold=0.0),
     }[kind]()
+    # Random weights may see few objects of a closed set; one of all they do see.
+    names = sorted(set(detector.labels.values())) if isinstance(detector, ClosedSet) else ["dog", "person"]
     compared = 0
     for file in pictures:  # wide, high and square ones
         picture = open_picture(file)
-        for name in ("dog", "person"):
+        for name in names:
             said = detector.present(file, [name])[name]
             if said.box is None:
                 continue
