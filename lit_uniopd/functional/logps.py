@@ -247,7 +247,7 @@ def _trained_backward(
     grad, lse = (grad / head.temperature)[:, None], lse[:, None]
     for columns in chunks(weight.shape[0], width):
         block = None if d_weight is None else d_weight[columns]
-        total = block if block is None or block.dtype == dtype else torch.empty_like(block, dtype=dtype)
+        total = block if block is None or block.dtype == dtype else torch.zeros_like(block, dtype=dtype)
         for chunk in chunks(len(tokens), max(rows, 1)):
             n = chunk.stop - chunk.start
             tile = head.fill(buffer[: n * (columns.stop - columns.start)].view(n, -1), hidden[chunk], columns)
