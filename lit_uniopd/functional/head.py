@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**21, 2**26
-"""8 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
+TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**20, 2**26
+"""4 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
 
 
 def math_dtype(*tensors: Tensor) -> torch.dtype:
@@ -27,10 +27,15 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be above 0, got {value}")
 
 
-def add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left @ right`` to ``total``: products in the type of ``right``, sums over tiles in that of ``total``."""
+def add_matmul(total: Tensor, left: Tensor, right: Tensor, *, first: bool = False) -> None:
+    """Add ``left @ right`` to ``total``: products in the type of ``right``, sums over tiles in that of ``total``.
+
+    The ``first`` product takes the place of what is in ``total``, which may be anything.
+    """
     if total.dtype == right.dtype:
-        total.addmm_(left, right)
+        total.addmm_(left, right, beta=0 if first else 1)
+    elif first:
+        total.copy_(left.to(right.dtype) @ right)
     else:
         total.add_(left.to(right.dtype) @ right)
 

@@ -30,8 +30,9 @@ from lit_uniopd.functional.vocabulary import divergence, topk_mass
 
 __all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_mass"]
 
-CHUNK_TOKENS = 2048
-"""Rows of a tile. The columns follow from the number of elements below, so the vocabulary's size costs no memory."""
+CHUNK_TOKENS = 1024
+"""Rows of a tile. Its columns follow from the number of elements that it may have, so neither the vocabulary's size nor
+further tokens cost memory: the buffers of the matrix product, too, follow from the shape of the tile."""
 
 
 def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -239,11 +240,10 @@ def _trained_backward(
     weight, dtype, (rows, width) = head.weight_VH, lse.dtype, ctx.tiles
     buffer = lse.new_empty(rows * width)
     wanted = ctx.needs_input_grad[:3]
-    shapes = (hidden.shape, weight.shape, weight.shape[:1])
-    types = (dtype, weight.dtype, dtype)
-    d_hidden, d_weight, d_bias = (
-        weight.new_zeros(s, dtype=t) if w else None for w, s, t in zip(wanted, shapes, types, strict=True)
-    )
+    d_hidden = hidden.new_zeros(hidden.shape, dtype=dtype) if wanted[0] else None
+    # The first chunk of tokens writes it: zeros would only be read again.
+    d_weight = (torch.empty_like(weight) if len(tokens) else torch.zeros_like(weight)) if wanted[1] else None
+    d_bias = weight.new_zeros(weight.shape[:1], dtype=dtype) if wanted[2] else None
     grad, lse = (grad / head.temperature)[:, None], lse[:, None]
     for columns in chunks(weight.shape[0], width):
         block = None if d_weight is None else d_weight[columns]
@@ -259,7 +259,7 @@ def _trained_backward(
             if d_hidden is not None:
                 add_matmul(d_hidden[chunk], tile, weight[columns])
             if total is not None:
-                add_matmul(total, tile.T, hidden[chunk])
+                add_matmul(total, tile.T, hidden[chunk], first=chunk.start == 0)
             if d_bias is not None:
                 d_bias[columns] += tile.sum(dim=0)
         if block is not None and total is not None and total is not block:

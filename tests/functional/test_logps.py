@@ -206,3 +206,16 @@ def test_mistakes_name_the_argument():
     for call, name in cases:
         with pytest.raises(ValueError, match=name):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tokens_give_a_gradient_of_zero(dtype: torch.dtype) -> None:
+    """A rank whose answers are all empty still takes part in the exchange of gradients."""
+    hidden, weight = (torch.ones(n, 8, dtype=dtype, requires_grad=True) for n in (0, 50))
+    torch.use_deterministic_algorithms(True)  # which fills memory that nobody has written with NaN
+    try:
+        linear_token_logps(hidden, weight, torch.zeros(0, dtype=torch.long)).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert weight.grad is not None
+    assert not weight.grad.any()
