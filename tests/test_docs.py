@@ -233,7 +233,7 @@ def test_other_commands_name_what_is_there():
         elif words[0] == "torchrun":
             assert words[words.index("-m") + 1] == "lit_uniopd", f"{where}: {line}"
         else:
-            assert words[0] in ("uniopd", "git", "source", "tensorboard", "eval", "pip", "vllm"), f"{where}: {line}"
+            assert words[0] in ("uniopd", "git", "source", "tensorboard", "mkdir", "pip", "vllm"), f"{where}: {line}"
 
 
 def run_command(start: str) -> None:
