@@ -105,16 +105,20 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     truth = {}
     for row in read_lines(tmp_path / "runs/playground/scenes_seed0/scenes.jsonl"):
         truth[row["images"][0]] = row["boxes"]
-    right = wrong = disagreed = 0
+    seen = imagined = disagreed = 0
     for pair in pairs:
         assert pair["context"]
         assert len(pair["detectors"]) == 2
         places = truth[f"pictures/{Path(pair['images'][0]).name}"]
         for box in pair["boxes"]:
-            right += places.get(box["object"]) == box["place"]
-            wrong += places.get(box["object"]) != box["place"]  # an oracle's false alarm
+            if box["object"] in places:
+                assert box["place"] == places[box["object"]]
+                seen += 1
+            else:  # an oracle's false alarm, which takes something else for it
+                assert box["place"] in places.values()
+                imagined += 1
         disagreed += "uncertain" in pair["verdicts"].values()
-    assert right > 20 * wrong
+    assert seen > imagined > 0
     assert disagreed
     captions = next((tmp_path / "runs/playground").glob("scenes_seed0-pairs*/scene_pairs.jsonl"))
     assert write_page(captions, tmp_path / "captions.html")["captions"] == 1024
