@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks import MarginCalibration, OrderDiagnostics
 from datamodules import OnlineBalanceArgs, PromptDataModule, SourceArgs
 from lit_uniopd.modules import UniOPD
-from lit_uniopd.modules.averages import Averages
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.playground import thread_probe
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs

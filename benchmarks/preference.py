@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from benchmarks.logps import peak_kib
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.modules import OmniDPO
-from lit_uniopd.modules.pair_losses import PairLossArgs
+from lit_uniopd.modules.preference.losses import PairLossArgs
 from lit_uniopd.playground.models import make_tokenizer
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt

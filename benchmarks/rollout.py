@@ -22,10 +22,11 @@ from torch import Tensor
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from lit_uniopd.cascade import worth_sharing
-from lit_uniopd.decoding import Decoder, can_share, decode, position_bytes
-from lit_uniopd.drawing import draw
-from lit_uniopd.sampling import LocalEngine, SamplingArgs, sample
+from lit_uniopd.policy.cascade_attention import worth_sharing
+from lit_uniopd.sampling import SamplingArgs, sample
+from lit_uniopd.sampling.args import LocalEngine
+from lit_uniopd.sampling.decode_loop import Decoder, can_share, decode, position_bytes
+from lit_uniopd.sampling.token_sampler import draw
 
 
 @dataclass

@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_uniopd import STARTED
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, run_directory
 from lit_uniopd.benchmarks.engine import EvalArgs
-from lit_uniopd.benchmarks.evaluator import EvalResult, Evaluator, run_directory
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report import Reporter
@@ -19,7 +19,7 @@ from lit_uniopd.benchmarks.report.console import score_table, wide_console
 from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
-from lit_uniopd.modules.evaluating import EvaluatingModule
+from lit_uniopd.modules.evaluation_base import EvaluatingModule
 from lit_uniopd.policy import Policy
 
 Scores = dict[str, float]

@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning import LightningModule
 
-from callbacks.prompt_ledger import PromptLedger
-from lit_uniopd.difficulty import difficulties, read_difficulties
+from callbacks.resumable_prediction import PromptLedger
+from lit_uniopd.scorers.pass_rates import difficulties, read_difficulties
 from lit_uniopd.types import Rollouts
 
 log = logging.getLogger(__name__)

@@ -6,19 +6,12 @@ import torch.distributed as dist
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.margin import (
-    Direction,
-    MarginResult,
-    Scope,
-    Statistic,
-    margin_mask,
-    margin_shift,
-)
-from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.plug_log import log_values
-from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.functional.margin import Direction, MarginResult, Scope, Statistic, margin_mask, margin_shift
+from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.monitoring.step_log import log_values
+from lit_uniopd.monitoring.tensorboard_layout import Charts
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.types import Rollouts
 
 Variant = Literal["shift", "mask"]

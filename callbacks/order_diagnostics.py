@@ -7,10 +7,10 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lit_uniopd.board import Charts
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
-from lit_uniopd.modules.plug_log import log_values
-from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.monitoring.step_log import log_values
+from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.types import CORRECT, INCORRECT, Rollouts
 
 

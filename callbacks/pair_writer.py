@@ -10,13 +10,12 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.prompt_ledger import PromptLedger
-from lit_uniopd.difficulty import prompt_key
+from callbacks.resumable_prediction import PromptLedger
 from lit_uniopd.errors import UserError
-from lit_uniopd.ledger import read_lines, write_lines
-from lit_uniopd.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
 from lit_uniopd.scorers import GraderScore, Scorer
+from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.jsonl import read_lines, write_lines
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class PairWriter(PromptLedger):
             line = groups.setdefault(
                 group,
                 {
-                    "prompt": prompt_key(prompt),
+                    "prompt": prompt.key,
                     "id": prompt.id,
                     "domain": prompt.domain,
                     "messages": [dict(message) for message in prompt.messages],

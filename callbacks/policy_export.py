@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
-from lit_uniopd.export import restored
+from lit_uniopd.cli.export import restored
+from lit_uniopd.distributed.sharding import is_sharded, trained_state
 from lit_uniopd.modules.base import PolicyModule
-from lit_uniopd.sharding import is_sharded, trained_state
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_uniopd.diagnostics.pictures import pictures_figure
+from lit_uniopd.diagnostics.images import pictures_figure
 from lit_uniopd.diagnostics.preferences import (
     CURVES,
     WeighedPairs,
@@ -19,9 +19,9 @@ from lit_uniopd.diagnostics.preferences import (
 )
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
-from lit_uniopd.ledger import write_lines
 from lit_uniopd.modules import OmniDPO
 from lit_uniopd.types import EncodedPair, PairBatch
+from lit_uniopd.utils.jsonl import write_lines
 from lit_uniopd.view import PAIRS_FILE, pair_records
 
 

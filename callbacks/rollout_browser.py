@@ -5,9 +5,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.functional.margin import trajectory_returns
-from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.markdown import asked, cell, table
 from lit_uniopd.view import token_pieces
 
 OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}

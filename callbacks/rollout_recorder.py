@@ -7,8 +7,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.ledger import append_lines, rank_file
-from lit_uniopd.modules.uni_opd import UniOPD
+from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.view import GROUPS_FILE, chosen_groups, group_record, token_pieces
 
 

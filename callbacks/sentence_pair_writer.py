@@ -8,15 +8,14 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.prompt_ledger import PromptLedger
-from lit_uniopd.difficulty import prompt_key
+from callbacks.resumable_prediction import PromptLedger
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
 from lit_uniopd.hallucination.report import bootstrap_report, told
-from lit_uniopd.ledger import append_lines, rank_file, read_lines, write_lines
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class SentencePairWriter(PromptLedger):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Leave out batches of which every picture is known, but no part of a batch."""
-        if all(prompt_key(prompt) in self._done for prompt in batch):
+        if all(prompt.key in self._done for prompt in batch):
             super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
@@ -75,7 +74,7 @@ class SentencePairWriter(PromptLedger):
 
     def _keep(self, trainer: Trainer, prompt: Prompt, line: Mapping[str, Any]) -> None:
         """Append a line at once, unless the run that was killed has done so."""
-        key = prompt_key(prompt)
+        key = prompt.key
         if key not in self._done:
             head = {"prompt": key, "settings": self._settings}
             append_lines(rank_file(self.ledger, trainer.global_rank), [{**head, **line}])

@@ -3,9 +3,9 @@
 from datamodules.balancing import OnlineBalanceArgs
 from datamodules.benchmarks import BenchmarkDataModule
 from datamodules.difficulty import DifficultyArgs
+from datamodules.images import PictureDataModule
 from datamodules.pair_sources import PairSourceArgs
 from datamodules.pair_weights import PairWeightArgs
-from datamodules.pictures import PictureDataModule
 from datamodules.preferences import PreferenceDataModule
 from datamodules.prompts import PromptDataModule
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs

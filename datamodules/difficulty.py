@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from datamodules.samplers import ResumableBatchSampler
-from lit_uniopd.difficulty import prompt_key, read_difficulties
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.balance import Shape, difficulty_repeats
+from lit_uniopd.scorers.pass_rates import read_difficulties
 from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: in
         UserError: if the pass counts are of other prompts or of different numbers of answers.
     """
     measured = read_difficulties(Path(args.path))
-    found = [measured.get(prompt_key(prompt)) for prompt in prompts]
+    found = [measured.get(prompt.key) for prompt in prompts]
     known = [entry for entry in found if entry is not None and entry.attempts]
     if not known:
         raise UserError(

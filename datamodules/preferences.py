@@ -8,15 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.loaders import ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
 from datamodules.pair_sources import PairSourceArgs, read_pairs
 from datamodules.pair_weights import FLAT, PairWeightArgs, ScoreScale, WeightReport, weigh
 from datamodules.samplers import ResumableBatchSampler
-from datamodules.streams import ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
-from lit_uniopd.progress import track
-from lit_uniopd.seeding import run_seed
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
+from lit_uniopd.utils.progress import track
+from lit_uniopd.utils.seeding import run_seed
 
 PairSources = PairSourceArgs | list[PairSourceArgs] | None
 

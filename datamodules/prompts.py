@@ -9,29 +9,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
-from datamodules.difficulty import (
-    DifficultyArgs,
-    DifficultyBalancedSampler,
-    DifficultyReport,
-    balance_difficulty,
-)
+from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, DifficultyReport, balance_difficulty
+from datamodules.loaders import BatchLoader, ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
 from datamodules.samplers import ResumableBatchSampler
 from datamodules.sources import SourceArgs, read_prompts
-from datamodules.streams import (
-    BatchLoader,
-    ResumableLoader,
-    StreamDataModule,
-    at_least_one,
-    flagged,
-    refuse_overfit,
-)
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
-from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.plug_log import log_values
-from lit_uniopd.progress import track
-from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.monitoring.step_log import log_values
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+from lit_uniopd.utils.progress import track
+from lit_uniopd.utils.seeding import derive_seed, run_seed
 
 Sources = SourceArgs | list[SourceArgs] | None
 

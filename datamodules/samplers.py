@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Sampler
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.utils.seeding import derive_seed
 
 
 class ResumableBatchSampler(Sampler[list[int]]):

@@ -7,7 +7,7 @@ from datamodules.pair_sources import PairSourceArgs, read_pairs
 from datamodules.pair_weights import PairWeightArgs
 from datamodules.preferences import PreferenceDataModule
 from lit_uniopd.errors import UserError
-from lit_uniopd.prompting import continued
+from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import PreferencePair
 
 

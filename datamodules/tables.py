@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.paths import resolve_path
 
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
@@ -187,10 +188,8 @@ def _hub_dataset(table: TableArgs, flag: str) -> Any:
 
 
 def _playground_file(path: str, flag: str) -> Path:
-    from lit_uniopd import playground
-
     split = path.removeprefix(PLAYGROUND)
     if split not in PLAYGROUND_SPLITS:
         known = " and ".join(PLAYGROUND + name for name in PLAYGROUND_SPLITS)
         raise UserError(f"{flag}.path {path} is unknown; the playground has {known}; name one of these.")
-    return Path(playground.locate(f"{split}.jsonl"))
+    return Path(resolve_path(f"{path}.jsonl"))

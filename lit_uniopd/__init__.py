@@ -3,7 +3,7 @@
 # Nothing heavy here: graders run in spawned processes that import this package, and must start in milliseconds.
 import time
 
-from lit_uniopd.quiet import hush
+from lit_uniopd.utils.warning_filters import hush
 
 __version__ = "0.1.0"
 

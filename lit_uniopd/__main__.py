@@ -8,11 +8,11 @@ def main() -> None:
     """Run the command line of this process."""
     find_own_modules()
     if sys.argv[1:] == ["--version"]:
-        from lit_uniopd.versions import told
+        from lit_uniopd.utils.versions import told
 
         print(told())
         return
-    from lit_uniopd.cli import main as run
+    from lit_uniopd.cli.app import main as run
 
     run()
 

@@ -6,6 +6,8 @@ Shape legend, used as suffixes of tensor names everywhere:
     V  vocabulary                        H  hidden width                 G  answers to one prompt (a group)
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,10 +17,10 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.rewards.grade import CORRECT as CORRECT
-from lit_uniopd.rewards.grade import INCORRECT as INCORRECT
-from lit_uniopd.rewards.grade import UNKNOWN as UNKNOWN
-from lit_uniopd.rewards.grade import Grade as Grade
+from lit_uniopd.grade import CORRECT as CORRECT
+from lit_uniopd.grade import INCORRECT as INCORRECT
+from lit_uniopd.grade import UNKNOWN as UNKNOWN
+from lit_uniopd.grade import Grade as Grade
 
 Message = Mapping[str, Any]
 """One chat turn: ``{"role": ..., "content": ...}``."""
@@ -47,6 +49,18 @@ class Prompt:
     """Image references (paths or loaded pictures) in the order of their placeholders."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the row, for graders that read more than the gold answer."""
+
+    @property
+    def key(self) -> str:
+        """Name of the prompt by its content: the same in whatever file it stands."""
+        images = [
+            hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).hexdigest()
+            if not isinstance(image, str)
+            else image
+            for image in self.images
+        ]
+        text = json.dumps([list(map(dict, self.messages)), images], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class PromptBatch:

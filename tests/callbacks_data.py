@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_uniopd.rollout import NO_GRADER
+from lit_uniopd.grade import NO_GRADER
 from lit_uniopd.types import Prompt, Rollouts
 
 

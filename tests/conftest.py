@@ -12,8 +12,8 @@ from hypothesis import settings
 from serving import ModelServers
 from tiny import make_model
 
-from lit_uniopd import servers
-from lit_uniopd.engines import server
+from lit_uniopd.sampling import engine_vllm
+from lit_uniopd.utils import http
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -35,9 +35,9 @@ def new_model(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def served(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
     """A server process with those models behind it, the math teacher twice."""
-    servers = ModelServers([("student", model_dirs["student"]), *[("math", model_dirs["math"])] * 2])
-    yield servers
-    servers.close()
+    http = ModelServers([("student", model_dirs["student"]), *[("math", model_dirs["math"])] * 2])
+    yield http
+    http.close()
 
 
 @pytest.fixture
@@ -50,21 +50,21 @@ def model_servers(served: ModelServers) -> Iterator[ModelServers]:
 @pytest.fixture(scope="session")
 def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
     """Two servers of the student that take new weights."""
-    servers = ModelServers([("student", model_dirs["student"])] * 2, "rollout_server.py")
-    yield servers
-    servers.close()
+    http = ModelServers([("student", model_dirs["student"])] * 2, "rollout_server.py")
+    yield http
+    http.close()
 
 
 @pytest.fixture
 def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
     """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
-    server._connected.cache_clear()
+    engine_vllm._connected.cache_clear()
     trained.behave()
     for url in trained.all:
         trained.tell(url, "/restart", {})
     trained.behave()
-    monkeypatch.setattr(server, "PAUSE_S", 0.05)
-    monkeypatch.setattr(servers, "PAUSE_S", 0.05)
+    monkeypatch.setattr(engine_vllm, "PAUSE_S", 0.05)
+    monkeypatch.setattr(http, "PAUSE_S", 0.05)
     yield trained
     trained.behave()
 

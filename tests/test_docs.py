@@ -22,9 +22,10 @@ from markdown.extensions.toc import slugify
 from tiny import make_model
 
 from docs import hooks  # what `make docs` runs
-from lit_uniopd.cli import UniOPDCLI, main, spell_out
-from lit_uniopd.parsing import OneSentenceParser
-from lit_uniopd.verbs import VERBS
+from lit_uniopd.cli import main
+from lit_uniopd.cli.app import UniOPDCLI, spell_out
+from lit_uniopd.cli.commands import COMMANDS
+from lit_uniopd.cli.error_messages import OneSentenceParser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -173,7 +174,7 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
     whole = line.replace("-c ... ", "-c configs/sft.yaml ")
     arguments = [word for word in shlex.split(whole, comments=True)[1:] if word != "..."]
     try:
-        if arguments[0] in VERBS:
+        if arguments[0] in COMMANDS:
             with monkeypatch.context() as patch:
                 parse = argparse.ArgumentParser.parse_args
 
@@ -182,7 +183,7 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
                     raise Understood
 
                 patch.setattr(argparse.ArgumentParser, "parse_args", and_stop)
-                importlib.import_module(VERBS[arguments[0]].module).main(arguments[1:])
+                importlib.import_module(COMMANDS[arguments[0]].module).main(arguments[1:])
         elif arguments != ["--version"]:  # before any parser
             parser.parse_args(spell_out(arguments))
     except SystemExit as stop:
@@ -193,7 +194,7 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
 
 
 COMMANDS = {re.sub(r"^torchrun .* -m lit_uniopd ", "uniopd ", line): at for line, at in {**IN_CONFIGS, **SHELL}.items()}
-# A parser that has written a completion parses no more; tests/test_shell.py has that command.
+# A parser that has written a completion parses no more; tests/cli/test_commands.py has that command.
 UNIOPD = [line for line in COMMANDS if line.startswith("uniopd ") and "--print_completion" not in line]
 
 
@@ -356,7 +357,7 @@ def our_sentences() -> str:
 def test_quoted_messages_are_in_the_code():
     ours = our_sentences()
     quoted = re.findall(r"^> (.+)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
-    theirs = {"unrecognized arguments"}  # of jsonargparse; tests/test_cli.py has it
+    theirs = {"unrecognized arguments"}  # of jsonargparse; tests/cli/test_app.py has it
     missing = [message for message in quoted if message not in ours and message not in theirs]
     assert not missing
     assert len(quoted) >= 20

@@ -14,7 +14,7 @@ from tiny import Prompts, adam, module, prompts, trainer
 
 from callbacks.prediction_writer import PredictionWriter
 from lit_uniopd.errors import UserError, failure_of_the_machine
-from lit_uniopd.ledger import append_lines, read_lines
+from lit_uniopd.utils.jsonl import append_lines, read_lines
 
 
 @pytest.fixture

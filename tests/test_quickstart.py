@@ -10,7 +10,7 @@ from board_events import curves_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_uniopd.cli import main
-from lit_uniopd.ledger import read_lines
+from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.view import PAIRS_FILE, write_page
 
 ROOT = Path(__file__).parent.parent

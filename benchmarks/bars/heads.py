@@ -9,9 +9,9 @@ from torch import Tensor
 from trl.kernels import ChunkedLogProbFunction
 
 from benchmarks.bars.harness import Bar, Step, cpu_seconds, memory_bar, peak_mib, time_bar
-from lit_uniopd.functional.head import TILE_ELEMENTS_CPU
+from lit_uniopd.functional.fused_token_loss import linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
-from lit_uniopd.functional.token_loss import linear_token_loss
+from lit_uniopd.functional.projection import TILE_ELEMENTS_CPU
 
 
 @dataclass(frozen=True)

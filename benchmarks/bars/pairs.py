@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.bars.harness import Bar, Step, cpu_seconds, memory_bar, time_bar
 from benchmarks.preference import make_model, make_pairs, our_step, trl_step
-from lit_uniopd.benchmarks.drawings import draw
+from lit_uniopd.benchmarks.synthetic_images import draw
 from lit_uniopd.playground.models import make_tokenizer
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import Policy, PolicyArgs

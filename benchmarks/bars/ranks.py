@@ -12,10 +12,10 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from benchmarks.bars.harness import ROUNDS, Bar, spread
 from benchmarks.rollout import CASES, Case, build, prompts_of
+from lit_uniopd.distributed.sharding import ShardingArgs
 from lit_uniopd.playground.models import make_tokenizer
 from lit_uniopd.policy import Policy
 from lit_uniopd.sampling import SamplingArgs, sample
-from lit_uniopd.sharding import ShardingArgs, shard_policy
 
 RANKS = 2
 MEASURED = [
@@ -52,7 +52,7 @@ def _rank(rank: int, directory: str, name: str, send: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS)
     case = next(case for case in CASES if case.name == name)
     policies = {side: Policy(build(case), make_tokenizer()) for side in ("whole", "sharded")}
-    shard_policy(policies["sharded"], init_device_mesh("cpu", (RANKS,)), ShardingArgs())
+    policies["sharded"].shard(init_device_mesh("cpu", (RANKS,)), ShardingArgs())
     ratios = []
     for lap in range(ROUNDS + 1):
         taken = {side: _seconds(policy, case, rank, lap) for side, policy in policies.items()}

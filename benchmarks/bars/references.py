@@ -12,10 +12,11 @@ from benchmarks.bars.harness import Bar, cpu_seconds, time_bar
 from benchmarks.bars.pairs import SIZES
 from benchmarks.preference import make_model, make_pairs
 from lit_uniopd.modules import OmniDPO
-from lit_uniopd.modules.pair_losses import PairLossArgs
+from lit_uniopd.modules.preference.losses import PairLossArgs
+from lit_uniopd.modules.preference.reference_cache import ReferenceCache
 from lit_uniopd.playground.models import make_tokenizer
-from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs, with_adapters
-from lit_uniopd.references import ReferenceCache
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
+from lit_uniopd.policy.lora import with_adapters
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
 
 

@@ -16,12 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from benchmarks.bars.harness import Bar, spread
 from callbacks import RolloutBrowser
 from datamodules import PromptDataModule, SourceArgs
-from lit_uniopd.evening import busiest_share, even_out
-from lit_uniopd.microbatch import token_budget_batches
+from lit_uniopd.distributed.load_balancing import busiest_share, even_out
 from lit_uniopd.modules import UniOPD
-from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.deal import group_tokens
+from lit_uniopd.modules.opd.dispatch import group_tokens
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.policy.micro_batches import token_budget_batches
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Rollouts
 

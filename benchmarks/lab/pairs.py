@@ -30,15 +30,15 @@ from datamodules import PreferenceDataModule
 from datamodules.pair_sources import PairSourceArgs
 from datamodules.pair_weights import PairWeightArgs
 from datamodules.sources import SourceArgs, read_prompts
-from lit_uniopd.ledger import append_lines, read_lines, write_lines
 from lit_uniopd.modules import OmniDPO
-from lit_uniopd.modules.pair_losses import PairLossArgs
-from lit_uniopd.playground import locate
+from lit_uniopd.modules.preference.losses import PairLossArgs
+from lit_uniopd.playground.locate import locate
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import GRADERS
-from lit_uniopd.rollout import write_answers
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.jsonl import append_lines, read_lines, write_lines
 
 ROOT, PAGE = Path("runs/lab/pairs"), Path("docs/preference_laboratory.md")
 TUNING_SEEDS, SEEDS = (42, 0), (11, 12, 13, 14, 15)

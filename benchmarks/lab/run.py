@@ -88,7 +88,7 @@ def prepare(wanted: tuple[int, str, tuple[str, ...]]) -> tuple[int, str, tuple[s
     """Build the models of a seed and count how often its student is right, before runs need them."""
     seed, student, prompts = wanted
     from lit_uniopd.cli import main as uniopd
-    from lit_uniopd.playground import locate
+    from lit_uniopd.playground.locate import locate
     from lit_uniopd.playground.variants import VARIANTS
 
     with quiet(ROOT / f"prepare-{student}-seed{seed}.log"):

@@ -32,12 +32,12 @@ from lit_uniopd.hallucination import coco
 from lit_uniopd.hallucination.bootstrap import RELEASED_CODE, BootstrapArgs
 from lit_uniopd.hallucination.chair import chair_counts
 from lit_uniopd.hallucination.records import caption_line, pair_rows
-from lit_uniopd.ledger import append_lines, read_lines, write_lines
 from lit_uniopd.modules import OmniDPO, Sentinel
-from lit_uniopd.modules.pair_losses import PairLossArgs
-from lit_uniopd.playground import locate
+from lit_uniopd.modules.preference.losses import PairLossArgs
+from lit_uniopd.playground.locate import locate
 from lit_uniopd.playground.scene_pairs import BOOTSTRAP, SAMPLING, bootstrap_scenes, oracles, read_scenes
 from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.utils.jsonl import append_lines, read_lines, write_lines
 
 ROOT, PAGE = Path("runs/lab/sentences"), Path("docs/sentinel_laboratory.md")
 SEEDS = (1, 2, 3, 4, 5)

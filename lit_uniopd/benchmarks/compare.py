@@ -14,7 +14,7 @@ from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped, last_ev
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
-from lit_uniopd.verbs import VerbParser
+from lit_uniopd.utils.command_parser import CommandParser
 
 Answer = tuple[str, int]
 """Row and number of the answer."""
@@ -134,7 +134,7 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Tab
 
 def main(argv: list[str]) -> int:
     """The command line of ``uniopd compare``."""
-    parser = VerbParser(prog="uniopd compare", description=__doc__)
+    parser = CommandParser(prog="uniopd compare", description=__doc__)
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="directory of a run")
     parser.add_argument("--rows", action="store_true", help="also list the rows that became right or wrong")
     args = parser.parse_args(argv)

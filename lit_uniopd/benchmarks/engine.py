@@ -19,13 +19,13 @@ from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
-from lit_uniopd.interrupts import poll
-from lit_uniopd.policy import Policy
-from lit_uniopd.progress import bar
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
-from lit_uniopd.rollout import write_answers
-from lit_uniopd.sampling import LocalEngine, SamplingArgs
+from lit_uniopd.sampling.args import LocalEngine, SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Grade
+from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Example, Generation
-from lit_uniopd.seeding import derive_seed
-from lit_uniopd.sharding import weights_of
+from lit_uniopd.distributed.sharding import weights_of
+from lit_uniopd.utils.seeding import derive_seed
 
 _SAMPLED = 256
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

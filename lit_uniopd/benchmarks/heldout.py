@@ -7,7 +7,7 @@ from lit_uniopd.benchmarks.records import Record, content_hash
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)

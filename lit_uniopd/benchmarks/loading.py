@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
+from lit_uniopd.benchmarks.datasets import folder_of, read_rows
 from lit_uniopd.benchmarks.fingerprint import image_hash
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
-from lit_uniopd.benchmarks.rows import folder_of, read_rows
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool

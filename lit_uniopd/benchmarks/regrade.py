@@ -28,10 +28,10 @@ from lit_uniopd.benchmarks.report.summary import (
 )
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
-from lit_uniopd.progress import bar, follow
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.types import Grade
-from lit_uniopd.verbs import VerbParser
+from lit_uniopd.utils.command_parser import CommandParser
+from lit_uniopd.utils.progress import bar, follow
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def changes_table(old: Sequence[Record], new: Sequence[Record]) -> Table:
 
 def main(argv: list[str]) -> int:
     """The command line of ``uniopd regrade``."""
-    parser = VerbParser(prog="uniopd regrade", description=__doc__)
+    parser = CommandParser(prog="uniopd regrade", description=__doc__)
     parser.add_argument("run", type=Path, help="directory of a run, runs/benchmarks/version_0 say")
     parser.add_argument("--workers", type=int, default=2, help="grading processes")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that one answer may take")

@@ -1,9 +1,9 @@
 """What a rollout says about its teachers, and pairs about a policy: order, margins, misjudged answers, weights."""
 
 from lit_uniopd.diagnostics.figures import difficulty_figure, new_figure, order_figure
+from lit_uniopd.diagnostics.images import pictures_figure
 from lit_uniopd.diagnostics.misjudged import misjudged_table
 from lit_uniopd.diagnostics.order import BINS, Judged, judge, order_statistics
-from lit_uniopd.diagnostics.pictures import pictures_figure
 from lit_uniopd.diagnostics.preferences import (
     WeighedPairs,
     curves_figure,

@@ -1,8 +1,8 @@
 """Answers about which teacher and outcome disagree most."""
 
 from lit_uniopd.diagnostics.order import Judged
-from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.types import CORRECT, Rollouts
+from lit_uniopd.utils.markdown import asked, cell, table
 
 
 def misjudged_table(rollouts: Rollouts, judged: Judged, *, count: int = 3, max_chars: int = 600) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.functional.margin import OrderReport, order_consistency, trajectory_returns
-from lit_uniopd.modules.averages import Averages
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN, Rollouts
 
 BINS = ("hard", "medium", "easy")

@@ -10,8 +10,8 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
 from lit_uniopd.functional.preference import PreferenceLoss
-from lit_uniopd.markdown import asked, cell, table
 from lit_uniopd.types import EncodedPair
+from lit_uniopd.utils.markdown import asked, cell, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from typing import Any
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
 from lit_uniopd.benchmarks.spec import Benchmark
-from lit_uniopd.doctor.case import Case, complaints, counted
+from lit_uniopd.doctor.dry_run import Case, complaints, counted
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.doctor.settings import calibrations
 from lit_uniopd.errors import UserError

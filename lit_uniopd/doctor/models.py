@@ -5,14 +5,14 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from lit_uniopd.doctor.case import Case, Model, complaints
+from lit_uniopd.doctor.dry_run import Case, Model, complaints
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
-from lit_uniopd.engines import server
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.memory import model_size, outline
+from lit_uniopd.memory import build_meta_model, model_size
+from lit_uniopd.sampling import engine_vllm
 from lit_uniopd.scorers import Judge
-from lit_uniopd.servers import ServerError
 from lit_uniopd.teachers import RemoteTeacher
+from lit_uniopd.utils.http import ServerError
 
 
 def check_models(case: Case) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def _told(case: Case, model: Model) -> str:
     if model.name.removeprefix("teacher ") in ({} if case.pool is None else case.pool.remote):
         return f"{model.name}: the tokenizer of {kind}"
     trained = case.stage == "fit" and model is case.student
-    shape = model_size(outline(model.args, trainable=trained, flag=model.flag))
+    shape = model_size(build_meta_model(model.args, trainable=trained, flag=model.flag))
     lora = "" if model.args.lora is None else f", adapters of rank {model.args.lora.rank}"
     held = "" if model.args.quantization == "none" else f" in {model.args.quantization}"
     return f"{model.name}: {kind}, {_count(shape.parameters)} parameters{held}{lora}"
@@ -60,7 +60,7 @@ def check_servers(case: Case) -> Iterator[Finding]:
     asked: Any = getattr(case.module, "sampling", None)
     if getattr(asked, "server", None) is not None:
         with complaints("server") as problems:
-            server.connect(asked.server)
+            engine_vllm.connect(asked.server)
             problems.append(green("server", f"{', '.join(asked.server.urls)} serves {asked.server.model}."))
         yield from problems
 

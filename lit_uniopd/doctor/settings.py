@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lit_uniopd.doctor.case import Case, complaints
+from lit_uniopd.doctor.dry_run import Case, complaints
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
 
 

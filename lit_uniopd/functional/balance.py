@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_uniopd.rewards.grade import CORRECT, INCORRECT, UNKNOWN
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.functional.margin import CORRECT, IGNORED, INCORRECT
+from lit_uniopd.utils.seeding import derive_seed
 
 Shape = Literal["auto", "u", "mirrored_j"]
 Scope = Literal["group", "global"]
@@ -54,7 +54,7 @@ def balance_outcomes(
     """
     if outcome_B.shape != group_B.shape or outcome_B.dim() != 1:
         raise ValueError(f"outcome_B and group_B must be [B], not {tuple(outcome_B.shape)}, {tuple(group_B.shape)}")
-    if not bool(torch.isin(outcome_B.cpu(), torch.tensor([CORRECT, INCORRECT, UNKNOWN])).all()):
+    if not bool(torch.isin(outcome_B.cpu(), torch.tensor([CORRECT, INCORRECT, IGNORED])).all()):
         raise ValueError("outcome_B must hold 1 (correct), 0 (incorrect) or -1 (unknown)")
     if math.isnan(ratio) or ratio < 0:
         raise ValueError(f"ratio must be 0 or more, not {ratio}")

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lit_uniopd.functional.head import (
+from lit_uniopd.functional.divergence import divergence, topk_mass
+from lit_uniopd.functional.projection import (
     Projection,
     add_matmul,
     check_positive,
@@ -26,7 +27,6 @@ from lit_uniopd.functional.head import (
     math_dtype,
     tile_columns,
 )
-from lit_uniopd.functional.vocabulary import divergence, topk_mass
 
 __all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_mass"]
 

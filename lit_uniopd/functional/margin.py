@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lit_uniopd.functional.head import math_dtype
+from lit_uniopd.functional.projection import math_dtype
 
 Scope = Literal["group", "global"]
 Statistic = Literal["mean", "minmax"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.head import check_positive, math_dtype
+from lit_uniopd.functional.projection import check_positive, math_dtype
 
 
 @dataclass(frozen=True, slots=True)

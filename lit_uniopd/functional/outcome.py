@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.head import math_dtype
+from lit_uniopd.functional.projection import math_dtype
 
 OutcomeScale = Literal["mean", "std"]
 

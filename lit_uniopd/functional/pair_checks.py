@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.head import math_dtype
+from lit_uniopd.functional.projection import math_dtype
 
 
 def same_pairs(**tensors: Tensor) -> tuple[Tensor, ...]:

@@ -17,14 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from lit_uniopd.functional.pair_checks import (
-    all_finite,
-    not_negative,
-    number,
-    positive,
-    same_pairs,
-    smoothing_share,
-)
+from lit_uniopd.functional.pair_checks import all_finite, not_negative, number, positive, same_pairs, smoothing_share
 
 
 @dataclass(frozen=True, slots=True)

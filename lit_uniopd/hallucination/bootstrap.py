@@ -28,7 +28,7 @@ from lit_uniopd.hallucination.sentences import (
     unique_candidates,
 )
 from lit_uniopd.hallucination.verdicts import OutOfVocabulary, Uncertain, VerdictBook, cross_check, vote_of
-from lit_uniopd.prompting import continued
+from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import Prompt
 
 RESAMPLES = 3

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lit_uniopd.hallucination.verdicts import Verdict
-from lit_uniopd.prompting import tokenizer_of
+from lit_uniopd.policy.chat_template import tokenizer_of
 
 Label = Literal["factual_context_coherent", "factual_context_agnostic", "hallucinated", "uncertain", "no_object"]
 

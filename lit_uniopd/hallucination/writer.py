@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from lit_uniopd.difficulty import prompt_key
 from lit_uniopd.hallucination.bootstrap import Candidate
 from lit_uniopd.hallucination.sentences import sentence_end_ids
-from lit_uniopd.policy import Policy
-from lit_uniopd.progress import bar, follow
-from lit_uniopd.sampling import SamplingArgs, sample
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import sample
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.progress import bar, follow
+from lit_uniopd.utils.seeding import derive_seed
 
 
 class PolicyWriter:
@@ -48,7 +48,7 @@ class PolicyWriter:
                 eos_ids=self._ends,
                 pad_id=self.policy.pad_id,
                 seed=derive_seed(self.seed, "sentence", step, attempt),
-                keys=[int(prompt_key(prompt), 16) >> 1 for prompt in prompts],
+                keys=[int(prompt.key, 16) >> 1 for prompt in prompts],
                 vision=[prompt.vision for prompt in encoded],
                 on_progress=follow(shown),
             )

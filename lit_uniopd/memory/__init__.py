@@ -1,14 +1,14 @@
 """What a run takes in memory: counted where it can be counted, estimated where it cannot (docs/memory.md)."""
 
-from lit_uniopd.memory.census import ModelSize, model_size
-from lit_uniopd.memory.levers import Lever, check_fits, levers
-from lit_uniopd.memory.optimizers import optimizer_bytes
-from lit_uniopd.memory.outline import outline
+from lit_uniopd.memory.meta_model import build_meta_model
+from lit_uniopd.memory.optimizer_states import optimizer_bytes
+from lit_uniopd.memory.parameter_counts import ModelSize, model_size
 from lit_uniopd.memory.plan import MemoryPlan, Part, Setup, Workload, plan_memory
 from lit_uniopd.memory.report import free_bytes, parameter_table, publish, trainer_facts
+from lit_uniopd.memory.suggestions import Suggestion, check_fits, suggest_savings
 
 __all__ = [
-    "Lever",
+    "Suggestion",
     "MemoryPlan",
     "ModelSize",
     "Part",
@@ -16,10 +16,10 @@ __all__ = [
     "Workload",
     "check_fits",
     "free_bytes",
-    "levers",
+    "suggest_savings",
     "model_size",
     "optimizer_bytes",
-    "outline",
+    "build_meta_model",
     "parameter_table",
     "plan_memory",
     "publish",

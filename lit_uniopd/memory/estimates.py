@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from lit_uniopd.backbone import body_of, unwrap
-from lit_uniopd.cascade import worth_sharing
-from lit_uniopd.decoding import GrowingLayer
-from lit_uniopd.functional.head import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
 from lit_uniopd.functional.logps import CHUNK_TOKENS
-from lit_uniopd.packing import why_not_packed
+from lit_uniopd.functional.projection import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
+from lit_uniopd.policy.backbone import body_of, unwrap
+from lit_uniopd.policy.cascade_attention import worth_sharing
+from lit_uniopd.policy.shared_prefix import why_not_packed
+from lit_uniopd.sampling.decode_loop import GrowingLayer
 
 
 @dataclass(frozen=True)

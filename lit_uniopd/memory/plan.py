@@ -8,8 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lit_uniopd.backbone import body_of, unwrap
-from lit_uniopd.memory.census import ModelSize, model_size, quantised_bits, unique_parameters
 from lit_uniopd.memory.estimates import (
     Dimensions,
     Numerics,
@@ -22,10 +20,12 @@ from lit_uniopd.memory.estimates import (
     saved_bytes,
     working_bytes,
 )
-from lit_uniopd.memory.optimizers import optimizer_bytes, paged
-from lit_uniopd.memory.outline import outline
-from lit_uniopd.policy import PolicyArgs
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.memory.meta_model import build_meta_model
+from lit_uniopd.memory.optimizer_states import optimizer_bytes, paged
+from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_bits, unique_parameters
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.backbone import body_of, unwrap
+from lit_uniopd.sampling.args import SamplingArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step", "host"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -195,7 +195,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         UserError: if a model has no config, or its options contradict each other.
     """
     autocast, cast_to = setup.precision.endswith("-mixed"), _cast(setup.precision)
-    policy = outline(setup.policy, trainable=True, flag=setup.flag, cast_to=cast_to)
+    policy = build_meta_model(setup.policy, trainable=True, flag=setup.flag, cast_to=cast_to)
     dims, types = dimensions(policy), numerics(policy, autocast=autocast)
     if setup.gathered_bytes is not None:
         types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
@@ -248,7 +248,7 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
         return []
     if placement == "quantized" and args.quantization == "none":
         args = replace(args, quantization="4bit")
-    model, label = outline(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"
+    model, label = build_meta_model(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"
     scoring = _scoring(label, dimensions(model), numerics(model, autocast=autocast), setup)
     if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
         return [Part(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from lit_uniopd.memory.census import model_size
+from lit_uniopd.memory.parameter_counts import model_size
 from lit_uniopd.memory.plan import padded, readable
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
-from lit_uniopd.board import Charts, write_layout
-from lit_uniopd.checkpoint_io import AtomicCheckpointIO
-from lit_uniopd.difficulty import prompt_key
+from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
+from lit_uniopd.distributed.preemption import agree, rewind_unfinished, together
+from lit_uniopd.distributed.sharding import is_sharded
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.loading import load_processor
 from lit_uniopd.memory import (
     MemoryPlan,
     Setup,
@@ -29,20 +28,22 @@ from lit_uniopd.memory import (
     publish,
     trainer_facts,
 )
-from lit_uniopd.modules.clock import REST, StepClock
-from lit_uniopd.modules.evaluating import EvaluatingModule
-from lit_uniopd.modules.sync import drop_unreached
-from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import encode, encode_answer
+from lit_uniopd.modules.evaluation_base import EvaluatingModule
+from lit_uniopd.modules.unused_parameters import drop_unused_gradients
+from lit_uniopd.monitoring.step_timer import REST, StepClock
+from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import encode, encode_answer
+from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
-from lit_uniopd.rollout import grade_answers, write_answers
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.rewards.grading import grade_answers
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
-from lit_uniopd.seeding import derive_seed, run_seed
-from lit_uniopd.sharding import is_sharded
-from lit_uniopd.stopping import agree, rewind_unfinished, together
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+from lit_uniopd.utils.seeding import derive_seed, run_seed
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class PolicyModule(EvaluatingModule):
         write_layout(self.trainer, self)
 
     def essential_charts(self) -> Charts:
-        """The curves that a run is read by, for TensorBoard's tab CUSTOM SCALARS; see ``lit_uniopd.board``."""
+        """The curves that a run is read by, for TensorBoard's tab CUSTOM SCALARS; see ``tensorboard_layout``."""
         return {}
 
     def configure_optimizers(self) -> Any:
@@ -162,7 +163,7 @@ class PolicyModule(EvaluatingModule):
         return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        drop_unreached(self, self.policy)
+        drop_unused_gradients(self, self.policy)
 
     # --- memory ---
 
@@ -257,7 +258,7 @@ class PolicyModule(EvaluatingModule):
         rollouts = None
         with together(self.trainer):
             if len(batch):
-                keys = [int(prompt_key(prompt), 16) >> 1 for prompt in batch]
+                keys = [int(prompt.key, 16) >> 1 for prompt in batch]
                 seed = derive_seed(self.seed, "predict")
                 rollouts = write_answers(self.policy, batch.prompts, self.val_sampling, seed=seed, keys=keys)
                 grade_answers(rollouts, self.graders)

@@ -6,14 +6,14 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_uniopd.benchmarks.evaluator import Evaluator
+from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
-from lit_uniopd.board import Charts
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
-from lit_uniopd.modules.averages import Averages
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
-from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.monitoring.tensorboard_layout import Charts
+from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.types import Prompt, PromptBatch
 
 

@@ -6,7 +6,8 @@ is that same student trained on with mostly careful answers of one domain. Disti
 two rules that it already carries out is the right one, in both domains; it does not teach arithmetic from nothing.
 """
 
-from lit_uniopd.playground.recipe import Playground, Recipe, build, locate
+from lit_uniopd.playground.locate import locate
+from lit_uniopd.playground.recipe import Playground, Recipe, build
 from lit_uniopd.playground.threads import thread_probe
 
 __all__ = ["Playground", "Recipe", "build", "locate", "thread_probe"]

@@ -19,12 +19,13 @@ from transformers import (
 )
 
 from lit_uniopd.playground.cache import cached
-from lit_uniopd.playground.pictures import PATCH, SIDE
+from lit_uniopd.playground.images import PATCH, SIDE
 from lit_uniopd.playground.scenes import QUESTION, Scene, draw_scene, scenes, words, write_caption
 from lit_uniopd.playground.training import IGNORED, train_until
-from lit_uniopd.sampling import SamplingArgs, sample
-from lit_uniopd.seeding import derive_seed
-from lit_uniopd.vision import vision_inputs
+from lit_uniopd.policy.multimodal import vision_inputs
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import sample
+from lit_uniopd.utils.seeding import derive_seed
 
 FORMAT = 2
 """Raise it when the code below or the scenes change what is built."""

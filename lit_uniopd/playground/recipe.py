@@ -8,10 +8,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_uniopd.errors import UserError
-from lit_uniopd.playground.cache import cached, once
+from lit_uniopd.playground.cache import cached
 from lit_uniopd.playground.models import make_model, make_tokenizer
-from lit_uniopd.playground.pairs import make_pairs
 from lit_uniopd.playground.tasks import (
     DOMAINS,
     Domain,
@@ -24,7 +22,7 @@ from lit_uniopd.playground.tasks import (
 )
 from lit_uniopd.playground.training import answer_loss, answers_of, train_until
 from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
-from lit_uniopd.seeding import derive_seed, run_seed
+from lit_uniopd.utils.seeding import derive_seed
 
 ROOT = "runs/playground"
 UNTRAINED = {"tiny_text": write_tiny_text, "tiny_vision": write_tiny_vision}
@@ -92,55 +90,6 @@ class Playground:
     @property
     def heldout(self) -> Path:
         return self.root / "heldout.jsonl"
-
-
-def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
-    """The path behind ``playground:NAME`` in a config; builds the playground if it is not there.
-
-    Args:
-        name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
-            ``heldout_pairs.jsonl``, preference pairs for their prompts; ``captioner``, ``scenes.jsonl``,
-            ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; one of
-            ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; or ``tiny_text`` and ``tiny_vision``, which
-            are untrained.
-        root: directory of all playgrounds.
-        seed: of the playground; None: that of the run.
-
-    Raises:
-        UserError: if there is no such name.
-    """
-    # These are built on what is built here.
-    from lit_uniopd.playground.captioner import FORMAT as SCENES_FORMAT
-    from lit_uniopd.playground.captioner import NAMES as SCENES
-    from lit_uniopd.playground.captioner import locate_scene
-    from lit_uniopd.playground.scene_pairs import make_scene_pairs
-    from lit_uniopd.playground.variants import VARIANTS, locate_variant
-    from lit_uniopd.playground.vision import locate_vision
-
-    if name in UNTRAINED:
-        path = Path(root) / name
-        return once(path, lambda scratch: UNTRAINED[name](scratch, 0))
-    if name in PAIRS:
-        made = build(root, run_seed(seed)).root
-        prompts = made / PAIRS[name]
-        return once(
-            Path(root) / f"{made.name}-pairs" / name, lambda scratch: make_pairs(prompts, scratch, run_seed(seed))
-        )
-    if name in SCENES:
-        return locate_scene(name, root, run_seed(seed))
-    if name == "scene_pairs.jsonl":
-        captioner, scenes = (locate_scene(part, root, run_seed(seed)) for part in SCENES[:2])
-        folder = captioner.parent.with_name(f"{captioner.parent.name}-pairs{SCENES_FORMAT}")
-        return once(folder, lambda new: make_scene_pairs(captioner, scenes, new / name, run_seed(seed))) / name
-    if name in VARIANTS:
-        return locate_variant(name, root, run_seed(seed))
-    if name.startswith("vision_"):
-        return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
-    names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
-    if name not in names:
-        known = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED])
-        raise UserError(f"The path playground:{name} is unknown; write playground: and one of {known}.")
-    return build(root, run_seed(seed)).root / name
 
 
 def build(root: str | Path = ROOT, seed: int = 0, recipe: Recipe = Recipe()) -> Playground:  # frozen

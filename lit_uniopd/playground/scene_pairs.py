@@ -8,11 +8,12 @@ from lit_uniopd.hallucination.detectors import Detector, NoisyOracle
 from lit_uniopd.hallucination.objects import ObjectExtractor
 from lit_uniopd.hallucination.records import caption_line, pair_rows
 from lit_uniopd.hallucination.writer import PolicyWriter
-from lit_uniopd.ledger import write_lines
-from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.progress import bar
-from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.jsonl import write_lines
+from lit_uniopd.utils.progress import bar
 
 SAMPLING = SamplingArgs(n=10, max_new_tokens=24, temperature=1.0, max_rows=2560)
 BOOTSTRAP = BootstrapArgs(when_no_factual="resample")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from lit_uniopd.playground.pictures import COLOURS, PATCH, SHAPES, SIDE
+from lit_uniopd.playground.images import COLOURS, PATCH, SHAPES, SIDE
 from lit_uniopd.playground.tasks import Split, split_of
 
 COUPLES = (("dog", "cat"), ("car", "bus"), ("cup", "bowl"), ("book", "clock"), ("vase", "apple"), ("bird", "boat"))

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.playground.models import BOS, EOS, PAD, encode, make_tokenizer
-from lit_uniopd.sampling import SamplingArgs, sample
-from lit_uniopd.vision import Vision, vision_inputs
+from lit_uniopd.policy.multimodal import Vision, vision_inputs
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import sample
 
 IGNORED = -100
 Row = tuple[str, str]

@@ -20,7 +20,7 @@ from lit_uniopd.playground.models import make_model
 from lit_uniopd.playground.recipe import Recipe, build, save, write_prompts
 from lit_uniopd.playground.tasks import DOMAINS, Careless, Domain, distinct_prompts, draw_prompt, solve
 from lit_uniopd.playground.training import answer_loss, answers_of, train_until
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.utils.seeding import derive_seed
 
 VARIANTS = ("strong_teacher", *(f"unreliable_{domain}_teacher" for domain in DOMAINS), "fresh.jsonl", "short.jsonl")
 UNRELIABLE = 0.7

@@ -25,7 +25,7 @@ from lit_uniopd.playground.vision_tasks import (
     distinct_questions,
     draw_question,
 )
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.utils.seeding import derive_seed
 
 FORMAT = 1
 """Raise it when the code below changes what it builds."""

@@ -11,9 +11,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lit_uniopd.playground.images import PATCH, SIDE
 from lit_uniopd.playground.models import BOS, CHARACTERS, make_tokenizer
 from lit_uniopd.playground.models import encode as encode_text
-from lit_uniopd.playground.pictures import PATCH, SIDE
 from lit_uniopd.playground.vision_tasks import MARK, Question
 
 OWN = (MARK, "B", "D", "P")

@@ -12,7 +12,7 @@ from typing import Literal
 
 from PIL import Image
 
-from lit_uniopd.playground.pictures import draw_chart, draw_document, draw_shapes
+from lit_uniopd.playground.images import draw_chart, draw_document, draw_shapes
 from lit_uniopd.playground.tasks import LETTERS, MODULUS, Split, draw_prompt, split_of
 
 VisionDomain = Literal["chart", "shapes", "document", "code"]

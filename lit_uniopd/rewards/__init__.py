@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lit_uniopd.grade import Grade as Grade
 from lit_uniopd.rewards.code import check_sandbox as check_sandbox
-from lit_uniopd.rewards.grade import Grade as Grade
 from lit_uniopd.rewards.grade import Grader as Grader
 from lit_uniopd.rewards.grade import guarded
 from lit_uniopd.rewards.pool import GradeItem as GradeItem

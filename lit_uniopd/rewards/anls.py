@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown
 from lit_uniopd.rewards.text import visible_answer
 
 

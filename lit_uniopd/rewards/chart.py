@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 from lit_uniopd.rewards.text import visible_answer
 
 MAX_RELATIVE_CHANGE = 0.05

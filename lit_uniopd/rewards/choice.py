@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
 DEFAULT_LETTERS = ascii_uppercase[:10]

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.equality import equal_evalplus, equal_lcb, equal_stdio
-from lit_uniopd.rewards.grade import Grade, failed, unknown
+from lit_uniopd.rewards.grade import failed, unknown
 from lit_uniopd.rewards.oracles import ORACLES
 from lit_uniopd.rewards.program import extract_program
 from lit_uniopd.rewards.tagged import load_tagged

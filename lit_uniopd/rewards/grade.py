@@ -1,4 +1,4 @@
-"""A grader's verdict, and what every grader has in common.
+"""What every grader has in common.
 
 Torch-free on purpose: grading processes import this module and must start in milliseconds.
 """
@@ -7,34 +7,13 @@ import functools
 import logging
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Protocol
 
-CORRECT, INCORRECT, UNKNOWN = 1, 0, -1
-"""Values of ``Rollouts.outcome_B``."""
+from lit_uniopd.grade import Grade
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """A grader's verdict on one answer."""
-
-    correct: bool | None
-    """None: the grader could not decide (``reason`` says why); such an answer counts as unknown."""
-    score: float
-    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader has finer marks."""
-    extracted: str | None = None
-    """The final answer that was found in the response."""
-    reason: str = "ok"
-    """``ok | wrong | no_answer | truncated | timeout | error | no_gold | unsafe`` (no sandbox to run it in)."""
-
-    @property
-    def outcome(self) -> int:
-        """1 correct, 0 incorrect, -1 unknown."""
-        return UNKNOWN if self.correct is None else int(self.correct)
 
 
 class Grader(Protocol):

@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.choice import chosen_letters
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")

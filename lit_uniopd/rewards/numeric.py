@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
 _JSON = re.compile(r"[\"'](?:final_?|short_?)?answer[\"']\s{0,4}:\s{0,4}[\"']?([^\"'\n,}]{1,80})", re.I)

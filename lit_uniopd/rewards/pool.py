@@ -10,11 +10,12 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lit_uniopd.interrupts import poll
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.code import check_sandbox, program_slots
-from lit_uniopd.rewards.grade import Grade, failed, gold_text, guarded, unknown
+from lit_uniopd.rewards.grade import failed, gold_text, guarded, unknown
 from lit_uniopd.rewards.process import GraderProcess
 from lit_uniopd.rewards.registry import IN_THREAD, IN_WORKER, INLINE, check_grader
+from lit_uniopd.utils.stop_request import poll
 
 if TYPE_CHECKING:
     from lit_uniopd.sandbox import Sandbox, SandboxArgs

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.rewards.grade import Grade, failed, unknown
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import failed, unknown
 from lit_uniopd.rewards.pipe import pack, receive, send
 
 START_LIMIT_S = 120.0

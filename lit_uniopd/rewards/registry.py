@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.anls import grade_anls
 from lit_uniopd.rewards.caption import grade_amber, grade_chair
 from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_relaxed
 from lit_uniopd.rewards.choice import grade_choice
 from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
-from lit_uniopd.rewards.grade import Grade, Grader, guarded
+from lit_uniopd.rewards.grade import Grader, guarded
 from lit_uniopd.rewards.ifeval import grade_ifeval
 from lit_uniopd.rewards.mathematics import grade_math
 from lit_uniopd.rewards.numeric import grade_numeric

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown, verdict
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 
 _THINK_TAG = re.compile(r"</?think>")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")

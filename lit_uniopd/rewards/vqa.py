@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, gold_text, unknown
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import gold_text, unknown
 from lit_uniopd.rewards.text import visible_answer
 
 _ARTICLES = frozenset({"a", "an", "the"})

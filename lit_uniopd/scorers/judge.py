@@ -8,8 +8,8 @@ import torch
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers.base import Scorer, refuse_pictures
-from lit_uniopd.servers import ServerError, Servers
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.http import ServerError, Servers
 
 INSTRUCTION = """You are a strict and fair judge. Read the conversation and the answer to its last message.
 Judge whether the answer is correct, helpful, complete and honest; length alone is no merit.

@@ -5,7 +5,7 @@ from lit_uniopd.teachers.base import Scored, Teacher, encode_each
 from lit_uniopd.teachers.cached import CachedTeacher
 from lit_uniopd.teachers.local import LocalTeacher
 from lit_uniopd.teachers.remote import RemoteTeacher
-from lit_uniopd.teachers.tokens import foreign_ids
+from lit_uniopd.teachers.tokenizer_match import foreign_ids
 
 __all__ = [
     "CachedTeacher",

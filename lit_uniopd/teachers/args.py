@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.policy.args import PolicyArgs
 
 Placement = Literal["resident", "cpu_offload", "quantized", "disk_cache", "http"]
 

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import EncodedPrompt, tokenizer_of
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
-from lit_uniopd.teachers.tokens import foreign_ids
+from lit_uniopd.teachers.tokenizer_match import foreign_ids
 from lit_uniopd.types import Prompt, Rollouts
 
 

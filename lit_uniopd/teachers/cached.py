@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_uniopd.ledger import append_lines, as_line, parse_line, rank_file, rank_files
-from lit_uniopd.loading import stored_weights
-from lit_uniopd.references import picture_digest
+from lit_uniopd.policy.loading import stored_weights
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, encode_each
 from lit_uniopd.teachers.local import LocalTeacher
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.images import picture_digest
+from lit_uniopd.utils.jsonl import append_lines, as_line, parse_line, rank_file, rank_files
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_uniopd.loading import load_processor
-from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import EncodedPrompt, encode
-from lit_uniopd.sharding import is_sharded
+from lit_uniopd.distributed.sharding import is_sharded
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import EncodedPrompt, encode
+from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
 from lit_uniopd.types import Prompt, Rollouts

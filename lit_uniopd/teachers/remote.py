@@ -11,15 +11,17 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.loading import load_processor, resolve_path
-from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import EncodedPrompt, encode, tokenizer_of
-from lit_uniopd.servers import ServerError, Servers
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import EncodedPrompt, encode, tokenizer_of
+from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import HttpArgs, TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
-from lit_uniopd.teachers.tokens import misread, probe_ids
-from lit_uniopd.teachers.wire import WIRES, BadReply, Row
+from lit_uniopd.teachers.protocols import WIRES, BadReply, Row
+from lit_uniopd.teachers.tokenizer_match import misread, probe_ids
 from lit_uniopd.types import Prompt, Rollouts
+from lit_uniopd.utils.http import ServerError, Servers
+from lit_uniopd.utils.paths import resolve_path
 
 log = logging.getLogger(__name__)
 

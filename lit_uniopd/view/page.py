@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.ledger import read_lines
-from lit_uniopd.pictures import open_picture
+from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE
 
 log = logging.getLogger(__name__)

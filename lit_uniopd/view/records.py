@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.functional.margin import order_consistency, trajectory_returns
-from lit_uniopd.markdown import asked
 from lit_uniopd.types import Prompt, Rollouts
+from lit_uniopd.utils.markdown import asked
 
 GROUPS_FILE = "rollouts.jsonl"
 """Groups of answers, in the directory of a run; ranks beyond the first add their number."""

@@ -17,11 +17,11 @@ from callbacks import HallucinationDiagnostics, PreferenceDiagnostics
 from datamodules import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import chair
-from lit_uniopd.ledger import read_lines
 from lit_uniopd.modules import Sentinel
 from lit_uniopd.playground.scene_pairs import make_scene_pairs
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import PairBatch
+from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.view import PAIRS_FILE, write_page
 
 

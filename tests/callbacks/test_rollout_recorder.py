@@ -16,12 +16,12 @@ from tiny import Prompts, adam, module, prompts, trainer
 from callbacks import MarginCalibration, RolloutRecorder
 from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.errors import UserError
-from lit_uniopd.interrupts import Stopped
-from lit_uniopd.ledger import read_lines
 from lit_uniopd.modules import UniOPD
-from lit_uniopd.modules.averages import Averages
-from lit_uniopd.modules.opd_losses import LossArgs
+from lit_uniopd.modules.opd.losses import LossArgs
+from lit_uniopd.monitoring.weighted_means import Averages
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.jsonl import read_lines
+from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.view import GROUPS_FILE
 
 OPEN = LossArgs(gap_threshold=None)  # tiny random models differ by more than the usual threshold

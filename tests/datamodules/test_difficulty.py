@@ -12,13 +12,13 @@ from tiny import trainer
 from callbacks import DifficultyWriter
 from datamodules import PromptDataModule, SourceArgs
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, balance_difficulty
-from lit_uniopd.difficulty import Difficulty, prompt_key, read_difficulties
 from lit_uniopd.errors import UserError
-from lit_uniopd.ledger import append_lines
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.scorers.pass_rates import Difficulty, read_difficulties
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.jsonl import append_lines
 
 
 def prompt(i: int) -> Prompt:
@@ -32,7 +32,7 @@ def append_difficulties(path: Path, entries: list[Difficulty]) -> None:
 def measured(path: Path, correct: list[int], attempts: int = 8) -> list[Prompt]:
     prompts = [prompt(i) for i in range(len(correct))]
     append_difficulties(
-        path, [Difficulty(prompt_key(p), p.id, "d", c, attempts, 0) for p, c in zip(prompts, correct, strict=True)]
+        path, [Difficulty(p.key, p.id, "d", c, attempts, 0) for p, c in zip(prompts, correct, strict=True)]
     )
     return prompts
 
@@ -77,7 +77,7 @@ def test_counts_of_other_prompts_or_of_different_numbers_of_answers_are_refused(
     prompts = measured(path, [1, 2])
     with pytest.raises(UserError, match="none of the training prompts"):
         balance_difficulty([prompt(77)], DifficultyArgs(str(path)), seed=0)
-    append_difficulties(path, [Difficulty(prompt_key(prompt(5)), "5", "d", 1, 4, 0)])
+    append_difficulties(path, [Difficulty(prompt(5).key, "5", "d", 1, 4, 0)])
     with pytest.raises(UserError, match="different numbers of answers"):
         balance_difficulty([*prompts, prompt(5)], DifficultyArgs(str(path)), seed=0)
     with pytest.raises(UserError, match="holds no pass counts"):
@@ -88,7 +88,7 @@ def test_a_torn_line_does_not_swallow_the_next(tmp_path):
     path = tmp_path / "d.jsonl"
     measured(path, [1, 2])
     path.write_bytes(path.read_bytes()[:-9])
-    append_difficulties(path, [Difficulty(prompt_key(prompt(5)), "5", "d", 1, 8, 0)])
+    append_difficulties(path, [Difficulty(prompt(5).key, "5", "d", 1, 8, 0)])
     assert {entry.id for entry in read_difficulties(path).values()} == {"0", "5"}
 
 
@@ -126,10 +126,7 @@ def test_the_datamodule_trains_on_the_balanced_order(source, tmp_path):
     data.setup("fit")
     append_difficulties(
         tmp_path / "d.jsonl",
-        [
-            Difficulty(prompt_key(p), p.id, "math", [0, 0, 0, 4, 8, 8][i], 8, 0)
-            for i, p in enumerate(data.train_prompts)
-        ],
+        [Difficulty(p.key, p.id, "math", [0, 0, 0, 4, 8, 8][i], 8, 0) for i, p in enumerate(data.train_prompts)],
     )
     balanced = PromptDataModule(train=source, batch_size=2, difficulty=DifficultyArgs(str(tmp_path / "d.jsonl")))
     balanced.setup("fit")

@@ -12,7 +12,7 @@ from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule
 from datamodules.pair_sources import read_pairs
 from datamodules.pair_weights import ScoreScale, weigh
 from lit_uniopd.errors import UserError
-from lit_uniopd.prompting import encode_answer, render
+from lit_uniopd.policy.chat_template import encode_answer, render
 from lit_uniopd.types import PreferencePair, Prompt
 
 CHATML = (

@@ -17,7 +17,7 @@ from tiny import trainer
 
 from datamodules import BenchmarkDataModule
 from lit_uniopd.benchmarks.engine import EvalEngine
-from lit_uniopd.fsdp import FSDP
+from lit_uniopd.distributed.fsdp import FSDP
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 

@@ -27,14 +27,14 @@ from tiny import Memory, make_model, module, sgd, trainer
 from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
-from lit_uniopd.engines.server import ServerArgs
-from lit_uniopd.fsdp import FSDP
+from lit_uniopd.distributed.fsdp import FSDP
+from lit_uniopd.distributed.sharding import trained_state, whole
 from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
-from lit_uniopd.modules.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.sharding import trained_state, whole
+from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.types import PromptBatch, Rollouts
 
 STEPS, ROWS = 5, 4

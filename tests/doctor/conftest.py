@@ -7,7 +7,7 @@ import pytest
 from doctor_data import ENDING
 from tiny import Prompts, make_model, make_tokenizer, module, prompts, trainer
 
-from lit_uniopd.doctor import Finding, examine
+from lit_uniopd.doctor import Finding, run_all_checks
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,6 @@ def examined(healthy: dict[str, str], tmp_path: Any) -> Callable[..., list[Findi
     ) -> list[Finding]:
         run = module({**healthy, **(paths or {})}, **options)
         runner = trainer(tmp_path, callbacks=list(callbacks), **(settings or {}))
-        return examine(run, data or Prompts(prompts(8)), runner, quick=quick)
+        return run_all_checks(run, data or Prompts(prompts(8)), runner, quick=quick)
 
     return look

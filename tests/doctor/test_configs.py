@@ -15,7 +15,7 @@ from PIL import Image
 from docs import hooks
 from lit_uniopd import playground
 from lit_uniopd.cli import main
-from lit_uniopd.doctor import hub
+from lit_uniopd.doctor import hub_reachability
 from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,7 +78,7 @@ def unplugged(monkeypatch: pytest.MonkeyPatch, desk: Path) -> list[str]:
         An entry for each time that the hub was looked for.
     """
     asked: list[str] = []
-    monkeypatch.setattr(hub, "is_reachable", lambda: bool(asked.append("hub")))
+    monkeypatch.setattr(hub_reachability, "is_reachable", lambda: bool(asked.append("hub")))
 
     def made(name: str, *_: object) -> Path:
         pictured = name.startswith(("vision", "caption", "scene", "tiny_vision"))

@@ -14,17 +14,17 @@ from tiny import Prompts, module, prompts, trainer
 from callbacks import PairWriter
 from datamodules import PictureDataModule, PromptDataModule, SourceArgs
 from lit_uniopd.cli import main
-from lit_uniopd.doctor import Finding, examine, exit_status, hub
-from lit_uniopd.doctor.case import Case
-from lit_uniopd.engines.server import ServerArgs
+from lit_uniopd.doctor import Finding, exit_status, hub_reachability, run_all_checks
+from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.hallucination.detectors import Owlv2, TableDetector
 from lit_uniopd.modules import Evaluation, SentenceBootstrap
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.scorers import Judge, RewardModel
-from lit_uniopd.servers import ServerError, Servers
 from lit_uniopd.teachers import HttpArgs, TeacherArgs
+from lit_uniopd.utils.http import ServerError, Servers
 
 ROOT = Path(__file__).parent.parent.parent
 NOWHERE = "http://127.0.0.1:9"
@@ -66,11 +66,11 @@ def test_a_student_that_is_not_there(examined, unplugged, tmp_path):
 
 
 def test_the_hub_is_left_alone_where_nothing_is_of_it(examined, monkeypatch):
-    monkeypatch.setattr(hub, "is_reachable", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(hub_reachability, "is_reachable", lambda: pytest.fail("it was asked"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert exit_status(examined()) == 0
-    assert hub.on_hub("owner/name")
-    assert not any(map(hub.on_hub, ["playground:student", "./there", "/there", "~/there", "", "tests"]))
+    assert hub_reachability.on_hub("owner/name")
+    assert not any(map(hub_reachability.on_hub, ["playground:student", "./there", "/there", "~/there", "", "tests"]))
 
 
 def test_models_are_told_with_their_sizes(examined, healthy):
@@ -157,7 +157,7 @@ def predicting(healthy: dict[str, str], tmp_path: Path, grader: str | None = "ex
     )
     data = PromptDataModule(predict=SourceArgs(path=str(tmp_path / "p.jsonl"), grader=grader), batch_size=2)
     plugs = [PairWriter(str(tmp_path / "pairs.jsonl"), **writer)]
-    return examine(Evaluation(PolicyArgs(path=healthy["student"])), data, trainer(tmp_path, callbacks=plugs))
+    return run_all_checks(Evaluation(PolicyArgs(path=healthy["student"])), data, trainer(tmp_path, callbacks=plugs))
 
 
 def test_a_run_that_only_predicts(healthy, tmp_path):
@@ -196,7 +196,7 @@ def test_bootstrapping_from_a_folder_of_pictures(tmp_path, unplugged):
     Image.new("RGB", (32, 32)).save(tmp_path / "pictures/a.png")
     detectors = [TableDetector({"a.png": ["cat"]}), Owlv2("owner/detector")]
     run = SentenceBootstrap(PolicyArgs(path=str(tmp_path / "sees")), detectors)
-    found = examine(run, PictureDataModule(str(tmp_path / "pictures")), trainer(tmp_path), quick=True)
+    found = run_all_checks(run, PictureDataModule(str(tmp_path / "pictures")), trainer(tmp_path), quick=True)
     assert of(found, "data")[0].found == "1 prediction prompts (pictures 1)."
     assert not of(found, "golds")
     assert of(found, "pictures policy")[0].status == "green"

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.functional.margin import margin_mask, margin_shift
-from lit_uniopd.functional.opd import (
-    OPDLoss,
-    extrapolated_advantages,
-    importance_weights,
-    opd_advantages,
-    opd_loss,
-)
+from lit_uniopd.functional.opd import OPDLoss, extrapolated_advantages, importance_weights, opd_advantages, opd_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "uni_opd_loss.json").read_text())
 SAMPLES = GOLDEN["samples"]

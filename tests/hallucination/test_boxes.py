@@ -21,8 +21,8 @@ from lit_uniopd.hallucination.detectors import (
 from lit_uniopd.hallucination.detectors.base import inside, on_picture, opened
 from lit_uniopd.hallucination.objects import ObjectExtractor
 from lit_uniopd.hallucination.records import caption_line, pair_rows
-from lit_uniopd.pictures import open_picture
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.images import open_picture
 
 
 def shown(box, size):

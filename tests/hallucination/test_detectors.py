@@ -9,7 +9,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import coco
 from lit_uniopd.hallucination.detectors import ClosedSet, GroundingDino, NoisyOracle, OmDetTurbo, Owlv2, TableDetector
 from lit_uniopd.hallucination.detectors.base import opened
-from lit_uniopd.pictures import open_picture
+from lit_uniopd.utils.images import open_picture
 
 OBJECTS = [
     ["dog"],

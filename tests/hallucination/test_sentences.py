@@ -10,7 +10,7 @@ from lit_uniopd.hallucination import Lexicon, coco
 from lit_uniopd.hallucination.objects import is_concrete, parse_triples
 from lit_uniopd.hallucination.positions import counts_by_sentence, place_mentions
 from lit_uniopd.hallucination.sentences import is_unfinished, sentence_end_ids, split_sentences
-from lit_uniopd.prompting import continued, encode_continuation
+from lit_uniopd.policy.chat_template import continued, encode_continuation
 from lit_uniopd.types import Prompt
 
 

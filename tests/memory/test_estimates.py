@@ -8,9 +8,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lit_uniopd import cascade
-from lit_uniopd.backbone import body_of
-from lit_uniopd.decoding import Decoder
 from lit_uniopd.memory.estimates import (
     autocast_copies_bytes,
     cached_positions,
@@ -21,7 +18,10 @@ from lit_uniopd.memory.estimates import (
     numerics,
     saved_bytes,
 )
-from lit_uniopd.policy import LoraArgs, with_adapters
+from lit_uniopd.policy import LoraArgs, cascade_attention
+from lit_uniopd.policy.backbone import body_of
+from lit_uniopd.policy.lora import with_adapters
+from lit_uniopd.sampling.decode_loop import Decoder
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 300,
@@ -66,7 +66,7 @@ def test_shared_prompts_are_counted_once(prompt, new, monkeypatch):
     options = {"prompts": prompts, "rows": rows, "prompt": prompt, "new": new}
     dims, types = dimensions(built), numerics(built, autocast=False)
     repeated = kv_cache_bytes(dims, types, **options)
-    monkeypatch.setattr(cascade, "SPARED_BYTES_CPU", 0)
+    monkeypatch.setattr(cascade_attention, "SPARED_BYTES_CPU", 0)
     decoder = decoded(built, [list(range(3, 3 + prompt))] * prompts, rows // prompts, new)
     assert decoder.shared is not None
     assert kv_cache_bytes(dims, types, **options) == decoder.cache_bytes() < repeated

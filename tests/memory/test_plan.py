@@ -17,17 +17,17 @@ from lit_uniopd.memory import (
     Part,
     Setup,
     Workload,
+    build_meta_model,
     check_fits,
-    levers,
     model_size,
     optimizer_bytes,
-    outline,
     parameter_table,
     plan_memory,
+    suggest_savings,
 )
-from lit_uniopd.memory.census import packed_4bit_bytes
 from lit_uniopd.memory.estimates import dimensions
-from lit_uniopd.memory.optimizers import state_bytes
+from lit_uniopd.memory.optimizer_states import state_bytes
+from lit_uniopd.memory.parameter_counts import packed_4bit_bytes
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -93,7 +93,7 @@ def held(model: torch.nn.Module) -> int:
 def test_an_outline_weighs_what_the_loaded_model_does(stored, quantization, lora, dtype):
     args = PolicyArgs(path=stored, quantization=quantization, lora=lora, dtype=dtype)
     trainable = lora is not None or quantization == "none"
-    planned = model_size(outline(args, trainable=trainable, flag="policy"))
+    planned = model_size(build_meta_model(args, trainable=trainable, flag="policy"))
     policy = Policy.load(args, trainable=trainable)
     found = model_size(policy.model)
     assert planned.bytes == found.bytes == held(policy.model)
@@ -114,13 +114,13 @@ def test_tied_weights_count_once(tmp_path):
 
 def test_real_shapes_by_hand():
     for config, parameters in ((QWEN3_06B, BY_HAND_06B), (QWEN3_4B, BY_HAND_4B)):
-        full = model_size(outline(PolicyArgs(config=config), trainable=True, flag="policy"))
+        full = model_size(build_meta_model(PolicyArgs(config=config), trainable=True, flag="policy"))
         assert (full.parameters, full.trainable_bytes) == (parameters, 4 * parameters)
     assert pytest.approx(0.596e9, rel=0.01) == BY_HAND_06B  # what the models are called by
     assert pytest.approx(4.02e9, rel=0.01) == BY_HAND_4B
     rank = 64
     args = PolicyArgs(config=QWEN3_4B, dtype="bfloat16", quantization="4bit", lora=LoraArgs(rank=rank))
-    small = model_size(outline(args, trainable=True, flag="policy"))
+    small = model_size(build_meta_model(args, trainable=True, flag="policy"))
     ends = (2560 + 4096) * 2 + (2560 + 1024) * 2 + (2560 + 9728) * 3  # in + out of the seven layers
     assert small.trainable == 36 * rank * ends
     assert small.trainable_bytes == 4 * small.trainable  # float32, whatever the base is
@@ -160,7 +160,7 @@ def test_other_architectures_have_a_plan(kind):
 def test_image_text_models_are_counted_with_their_tower(tmp_path, quantization):
     write_tiny_vision(tmp_path / "model", 0)
     args = PolicyArgs(path=str(tmp_path / "model"), quantization=quantization)
-    planned = model_size(outline(args, trainable=False, flag="policy"))
+    planned = model_size(build_meta_model(args, trainable=False, flag="policy"))
     assert planned.bytes == held(Policy.load(args, trainable=False).model)
 
 
@@ -311,13 +311,13 @@ def test_levers_are_pulled_until_it_fits_the_strongest_first():
     policy = PolicyArgs(config=QWEN3_06B)
     heavy = setup(policy=policy, workload=replace(LOAD, rows=256, prompts=16))
     plan = plan_memory(heavy)
-    path, left = levers(heavy, 8 * 2**30, lambda plan: plan.total)
+    path, left = suggest_savings(heavy, 8 * 2**30, lambda plan: plan.total)
     assert left <= 8 * 2**30
     assert plan.total - sum(lever.saves for lever in path) == left
     flags = " ".join(lever.flags for lever in path)
     assert path[0].flags.startswith("--model.sampling.max_rows")  # 28 GB of cache
     assert "--model.student.gradient_checkpointing true" in flags
-    path, left = levers(heavy, 1, lambda plan: plan.total)
+    path, left = suggest_savings(heavy, 1, lambda plan: plan.total)
     assert left > 1
     assert all(lever.saves > 0 for lever in path)
 
@@ -372,7 +372,7 @@ def test_offloaded_shards_are_in_the_hosts_memory():
     assert away.held("rollout") == here.held("rollout")
     assert away.held("update") == here.held("update")
     assert here.held("step") > away.held("step") == 0  # the optimizer steps there
-    path, _ = levers(replace(sharded, workload=replace(LOAD, rows=1)), 2**30, lambda plan: plan.held("always"))
+    path, _ = suggest_savings(replace(sharded, workload=replace(LOAD, rows=1)), 2**30, lambda plan: plan.held("always"))
     assert "--trainer.strategy.init_args.cpu_offload true" in [lever.flags for lever in path]
     adapted = PolicyArgs(config=QWEN3_06B, quantization="4bit", lora=LORA, dtype="bfloat16")
     quantised = plan_memory(replace(sharded, policy=adapted, teachers={}, offloaded=True))
@@ -403,7 +403,7 @@ def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("lit_uniopd.policy.load_model", refuse)
+    monkeypatch.setattr("lit_uniopd.policy.policy.load_model", refuse)
     monkeypatch.setattr("lit_uniopd.modules.base.free_bytes", lambda *_: 1000)
     run = module(model_dirs)
     with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.98 KiB free; set --model"):
@@ -462,7 +462,7 @@ def test_sampling_rows_are_those_of_a_batch(model_dirs, tmp_path):
 def test_what_the_playground_must_build_first_has_a_plan_too(tmp_path, monkeypatch):
     """The outline is made on the meta device; a model that is trained for it must not be."""
     monkeypatch.chdir(tmp_path)
-    found = outline(PolicyArgs(path="playground:tiny_text"), trainable=True, flag="model.policy")
+    found = build_meta_model(PolicyArgs(path="playground:tiny_text"), trainable=True, flag="model.policy")
     assert all(parameter.is_meta for parameter in found.parameters())
     loaded = Policy.load(PolicyArgs(path="playground:tiny_text"), trainable=False)
     sizes = [sum(p.numel() for p in model.parameters()) for model in (loaded.model, found)]

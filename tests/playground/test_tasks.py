@@ -4,7 +4,15 @@ import random
 
 import pytest
 
-from lit_uniopd.playground.tasks import DOMAINS, distinct_prompts, draw_prompt, follows_a_rule, result, solve, split_of
+from lit_uniopd.playground.tasks import (
+    DOMAINS,
+    distinct_prompts,
+    draw_prompt,
+    follows_a_rule,
+    result,
+    solve,
+    split_of,
+)
 from lit_uniopd.rewards.playground import grade_playground
 
 

@@ -9,15 +9,15 @@ import torch
 from datamodules import SourceArgs
 from datamodules.sources import read_prompts
 from lit_uniopd.errors import UserError
+from lit_uniopd.playground.images import draw_chart, draw_document, draw_shapes
 from lit_uniopd.playground.models import make_tokenizer
-from lit_uniopd.playground.pictures import draw_chart, draw_document, draw_shapes
 from lit_uniopd.playground.recipe import Recipe
 from lit_uniopd.playground.tasks import LETTERS, result
 from lit_uniopd.playground.vision import VisionRecipe, locate_vision
 from lit_uniopd.playground.vision_models import encode, make_processor
 from lit_uniopd.playground.vision_tasks import VISION_DOMAINS, distinct_questions, draw_question
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.prompting import encode as encode_prompt
+from lit_uniopd.policy.chat_template import encode as encode_prompt
 from lit_uniopd.types import Prompt
 
 

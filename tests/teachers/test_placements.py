@@ -11,11 +11,11 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
-from lit_uniopd.rollout import write_answers
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import HttpArgs, LocalTeacher, TeacherArgs
 from lit_uniopd.teachers.cached import LogpCache
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt, Rollouts
 
 DOMAINS = ["math", "code"]

@@ -11,10 +11,10 @@ from tiny import CHARACTERS, make_tokenizer
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.rollout import write_answers
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.teacher import TeacherPool
+from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import HttpArgs, RemoteTeacher, TeacherArgs
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt, Rollouts
 
 PROTOCOLS = ["vllm", "sglang"]
@@ -24,7 +24,7 @@ PROTOCOLS = ["vllm", "sglang"]
 def naps(monkeypatch) -> list[float]:
     """Pauses, which take no time."""
     found: list[float] = []
-    monkeypatch.setattr("lit_uniopd.servers.time.sleep", found.append)
+    monkeypatch.setattr("lit_uniopd.utils.http.time.sleep", found.append)
     return found
 
 

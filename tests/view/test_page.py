@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
-from lit_uniopd.ledger import append_lines
+from lit_uniopd.utils.jsonl import append_lines
 from lit_uniopd.view import GROUPS_FILE, PAIRS_FILE, page, write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

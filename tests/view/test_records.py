@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lit_uniopd.diagnostics.preferences import WeighedPairs
-from lit_uniopd.prompting import continued
+from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import EncodedPair, PreferencePair, Prompt
 from lit_uniopd.view import chosen_groups, group_record, pair_records, token_pieces
 

@@ -17,10 +17,17 @@ from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.adapters.columns import question_chat
 from lit_uniopd.benchmarks.adapters.evalplus_rows import EvalPlusRow, RowError, integers_of_any_size, read_row, row_id
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
-from lit_uniopd.progress import bar
-from lit_uniopd.rewards.code import CALL_LIMIT_S, REFERENCE_FACTOR, FunctionTask, accepts, check_sandbox, program_slots
+from lit_uniopd.rewards.code import (
+    CALL_LIMIT_S,
+    REFERENCE_FACTOR,
+    FunctionTask,
+    accepts,
+    check_sandbox,
+    program_slots,
+)
 from lit_uniopd.rewards.tagged import dump_tagged, load_tagged
 from lit_uniopd.sandbox import CallResult, Sandbox
+from lit_uniopd.utils.progress import bar
 
 log = logging.getLogger(__name__)
 

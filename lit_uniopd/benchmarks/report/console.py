@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from lit_uniopd.benchmarks.evaluator import EvalResult
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.spec import DOMAINS
 

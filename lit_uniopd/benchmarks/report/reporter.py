@@ -7,11 +7,11 @@ from pathlib import Path
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_uniopd.benchmarks.evaluator import EvalResult
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.exports import export
-from lit_uniopd.benchmarks.report.board import draw_lines, hparams_of, scalars_of, write_figures
 from lit_uniopd.benchmarks.report.console import Scores, print_scores
 from lit_uniopd.benchmarks.report.summary import SUMMARY, compact, summary_of, write_json
+from lit_uniopd.benchmarks.report.tensorboard import draw_lines, hparams_of, scalars_of, write_figures
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from lit_uniopd.benchmarks.records import Record
 from lit_uniopd.benchmarks.spec import Benchmark, Example
-from lit_uniopd.markdown import cell, table
-from lit_uniopd.pictures import open_picture
+from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.markdown import cell, table
 
 SHOWN = 6
 """Rows shown of each benchmark."""

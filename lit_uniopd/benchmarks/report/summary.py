@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_uniopd.benchmarks.evaluator import RECORDS, EvalResult
+from lit_uniopd.benchmarks.distributed_evaluator import RECORDS, EvalResult
 from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.records import PENDING, Record, read_records
 from lit_uniopd.errors import UserError
-from lit_uniopd.versions import versions
+from lit_uniopd.utils.versions import versions
 
 log = logging.getLogger(__name__)
 

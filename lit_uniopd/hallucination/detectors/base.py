@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.verdicts import Box, Detection, Vote, vote_of
-from lit_uniopd.pictures import open_picture
+from lit_uniopd.utils.images import open_picture
 
 Seen = dict[str, Detection]
 """Object -> whether the picture has it, the best score, and where."""

@@ -8,7 +8,8 @@ from typing import Any
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.detectors.base import Detector, Seen, inside
 from lit_uniopd.hallucination.verdicts import Box, Detection
-from lit_uniopd.seeding import derive_seed
+from lit_uniopd.utils.paths import has_scheme, resolve_path
+from lit_uniopd.utils.seeding import derive_seed
 
 
 class NoisyOracle(Detector):
@@ -68,11 +69,7 @@ class NoisyOracle(Detector):
 
 def _read(path: str) -> dict[str, dict[str, Box | None]]:
     """Picture -> object -> its place, as far as it is known."""
-    file = Path(path)
-    if path.startswith("playground:"):
-        from lit_uniopd.playground import locate
-
-        file = Path(locate(f"{path.removeprefix('playground:')}.jsonl"))
+    file = Path(resolve_path(f"{path}.jsonl") if has_scheme(path) else path)
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         found: dict[str, dict[str, Box | None]] = {}

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lit_uniopd.rewards.grade import Grade, unknown
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.grade import unknown
 from lit_uniopd.rewards.ifeval.checks import follows
 from lit_uniopd.rewards.text import strip_thinking
 

@@ -1,0 +1,69 @@
+"""A folder of pictures, each asked about: what SENTINEL's bootstrapping begins with."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from datamodules.loaders import StreamDataModule, at_least_one
+from lit_uniopd.errors import UserError
+from lit_uniopd.types import Prompt, PromptBatch
+from lit_uniopd.utils.seeding import run_seed
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+QUESTION = "Describe this image in detail."
+
+
+class PictureDataModule(StreamDataModule):
+    """Every picture below a folder, with a question, for `uniopd predict`.
+
+    Pictures with questions of their own are rows of a table: use ``PromptDataModule`` then.
+
+    Args:
+        folder: Looked through with its subfolders.
+        questions: One is drawn for each picture. Default: "Describe this image in detail."
+        limit: So many pictures, in the order of their paths. Default: all.
+        batch_size: Pictures that grow side by side.
+        seed: Of the questions. Default: that of --seed_everything.
+
+    Attributes:
+        predict_prompts: after ``setup``, one for each picture; its id is the path below the folder.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        questions: list[str] | None = None,
+        limit: int | None = None,
+        batch_size: int = 16,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        at_least_one(batch_size=batch_size, limit=limit)
+        if questions is not None and not all(questions or [""]):
+            raise UserError("--data.questions must hold at least one question, and no empty one.")
+        self.folder, self.questions, self.limit = Path(folder).expanduser(), questions or [QUESTION], limit
+        self.batch_size, self.seed = batch_size, run_seed(seed)
+        self.predict_prompts: list[Prompt] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the pictures.
+
+        Raises:
+            UserError: if there is no such folder, or no picture in it.
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"--data.folder {self.folder} is no folder; give one with pictures in it.")
+        files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not files:
+            raise UserError(f"--data.folder {self.folder} has no pictures; give one with {', '.join(SUFFIXES)} files.")
+        self.predict_prompts = [self._prompt(path) for path in files[: self.limit]]
+
+    def predict_dataloader(self) -> Any:
+        """Each picture once."""
+        return self.evaluation_loader(self.predict_prompts, self.batch_size, PromptBatch)
+
+    def _prompt(self, path: Path) -> Prompt:
+        name = path.relative_to(self.folder).as_posix()
+        asked = random.Random(f"{self.seed} {name}").choice(self.questions)
+        content = [{"type": "image"}, {"type": "text", "text": asked}]
+        return Prompt(id=name, messages=({"role": "user", "content": content},), images=(str(path),), domain="pictures")

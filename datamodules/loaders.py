@@ -1,0 +1,130 @@
+"""Loaders of streams that resume, and what the datamodules that hand them out have in common."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from datamodules.samplers import ResumableBatchSampler, shard_batches
+from lit_uniopd.distributed.preemption import unfinished_batches
+from lit_uniopd.errors import UserError
+
+
+class Weighted(Protocol):
+    """A source of rows that are seen so often in a pass."""
+
+    weight: float
+
+
+Source = TypeVar("Source", bound=Weighted)
+
+
+class BatchLoader:
+    """Yields a batch for each list of row numbers.
+
+    Deliberately not a ``torch.utils.data.DataLoader``: there is nothing to load in workers, and Lightning would put a
+    padding ``DistributedSampler`` into it.
+
+    Args:
+        items: the rows.
+        batches: which rows make up which batch.
+        make: from the rows of a batch to the batch.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        batches: Sequence[list[int]] | ResumableBatchSampler,
+        make: Callable[[list[Any]], Any],
+    ) -> None:
+        self.items = items
+        self.batches = batches
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.batches:
+            yield self.make([self.items[row] for row in rows])
+
+
+class ResumableLoader(BatchLoader):
+    """A ``BatchLoader`` whose position Lightning writes into checkpoints and restores.
+
+    Args:
+        items: the rows.
+        batches: their order.
+        make: from the rows of a batch to the batch.
+        unfinished: number of batches that were handed out but not yet trained on.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        batches: ResumableBatchSampler,
+        make: Callable[[list[Any]], Any],
+        unfinished: Callable[[], int] = lambda: 0,
+    ) -> None:
+        super().__init__(items, batches, make)
+        self.order = batches
+        self.unfinished = unfinished
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.order.state_dict(self.unfinished())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.order.load_state_dict(state)
+
+
+class StreamDataModule(LightningDataModule):
+    """Base of the datamodules that train on an endless order and evaluate every row once."""
+
+    def rank_and_world_size(self) -> tuple[int, int]:
+        """Among the processes that see different data, which under tensor parallelism are not all."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+
+    def unfinished_batches(self) -> int:
+        """Batches that a checkpoint written now must repeat: the one under way, and those whose gradients wait."""
+        return 0 if self.trainer is None else unfinished_batches(self.trainer)
+
+    def evaluation_loader(self, items: Sequence[Any], batch_size: int, make: Callable[[list[Any]], Any]) -> BatchLoader:
+        """Each row once over all ranks; a rank that has run out gets empty batches."""
+        rank, world_size = self.rank_and_world_size()
+        return BatchLoader(items, shard_batches(len(items), batch_size, rank=rank, world_size=world_size), make)
+
+
+def refuse_overfit(trainer: Trainer | None) -> None:
+    """Lightning's way to hold a data set still does not hold a stream still.
+
+    Raises:
+        UserError: if it is switched on.
+    """
+    if trainer is not None and trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+        raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+
+
+def flagged(split: str, sources: Source | list[Source] | None) -> dict[str, Source]:
+    """Sources by the option they came from; several of one option are numbered.
+
+    Raises:
+        UserError: a weight that is not positive.
+    """
+    listed = sources if isinstance(sources, list) else [] if sources is None else [sources]
+    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
+    for flag, source in flags.items():
+        if not source.weight > 0:
+            raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
+    return flags
+
+
+def at_least_one(**numbers: int | None) -> None:
+    """Refuse counts below one; None is no limit.
+
+    Raises:
+        UserError: naming the option of the datamodule.
+    """
+    for flag, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"--data.{flag} must be at least 1, not {number}.")

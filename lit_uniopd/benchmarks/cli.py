@@ -1,0 +1,97 @@
+"""``uniopd benchmarks``: what there is, and whether it loads and grades as it should."""
+
+import logging
+
+from rich.console import Console
+from rich.table import Table
+
+from lit_uniopd.benchmarks.datasets import LOCAL, hub_rows
+from lit_uniopd.benchmarks.loading import check_golds, load_benchmark
+from lit_uniopd.benchmarks.registry import all_specs, expand
+from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.spec import BenchmarkSpec
+from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import GraderPool
+from lit_uniopd.utils.command_parser import CommandParser
+
+log = logging.getLogger(__name__)
+
+
+def list_benchmarks(console: Console) -> None:
+    """A table of all benchmarks."""
+    table = Table(title="Benchmarks", caption="verified: loaded from the hub once, gold answers checked")
+    for column in ("benchmark", "domain", "rows", "metric", "answers", "licence", "verified", "note"):
+        table.add_column(column, justify="right" if column in ("rows", "answers") else "left")
+    for spec in all_specs():
+        table.add_row(
+            spec.key,
+            spec.domain,
+            "-" if spec.size is None else str(spec.size),
+            spec.report.metrics[0]["name"] if spec.report.metrics else "-",
+            str(spec.generation.n),
+            spec.licence,
+            "yes" if spec.verified else "no",
+            _note(spec),
+        )
+    console.print(table)
+
+
+def _note(spec: BenchmarkSpec) -> str:
+    if spec.scoring.judge is None:
+        return ""
+    return f"answers are exported for {spec.scoring.judge} ({spec.scoring.export})"
+
+
+def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:
+    """Load rows, render prompts, check gold answers.
+
+    Args:
+        names: benchmarks, groups or YAML files; empty: all.
+        online: look at one row of each from the hub, in place of the bundled rows.
+        console: where the table goes.
+
+    Returns:
+        Whether all is well.
+    """
+    table = Table(title="Gold answers accepted, empty answers refused")
+    for column in ("benchmark", "rows", "checked", "result"):
+        table.add_column(column)
+    good = True
+    with GraderPool(workers=1) as graders:
+        for spec in expand(names) if names else all_specs():
+            rows, checked, result = _checked(spec, online, graders)
+            good = good and result == "ok"
+            table.add_row(spec.key, rows, checked, result)
+    console.print(table)
+    return good
+
+
+def _checked(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[str, str, str]:
+    local = spec.hub.id.endswith(LOCAL)  # rows that are here anyway
+    try:
+        if online and not local:
+            hub_rows(spec, limit=1)
+        benchmark = load_benchmark(spec, "smoke" if online or (local and spec.fixture is None) else "fixture")
+        report = check_golds(benchmark, graders)
+    except UserError as error:
+        return "-", "-", str(error)
+    counts = str(len(benchmark.examples)), str(report.checked)
+    if report.good:
+        return *counts, "ok"
+    return *counts, f"gold refused: {', '.join(report.rejected)}; empty accepted: {', '.join(report.fooled)}"
+
+
+def main(argv: list[str]) -> int:
+    """The command line of ``uniopd benchmarks``."""
+    parser = CommandParser(prog="uniopd benchmarks", description=__doc__)
+    actions = parser.add_subparsers(dest="action")
+    actions.add_parser("list", help="what there is (the default)")
+    check = actions.add_parser("check", help="do rows load, and do graders accept the gold answers?")
+    check.add_argument("names", nargs="*", help="benchmarks, groups or YAML files; none: all")
+    check.add_argument("--online", action="store_true", help="read rows from the hub, not the bundled ones")
+    args = parser.parse_args(argv)
+    console = wide_console()
+    if args.action == "check":
+        return 0 if check_benchmarks(args.names, args.online, console) else 1
+    list_benchmarks(console)
+    return 0

@@ -1,0 +1,195 @@
+"""Benchmarks over ranks: each rank answers its shard, sums are added up, rank 0 reads all records and reports."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning import Trainer
+
+from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
+from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
+from lit_uniopd.benchmarks.records import PENDING, Record, grouped, read_records
+from lit_uniopd.benchmarks.shards import Request, eval_batches
+from lit_uniopd.benchmarks.spec import Benchmark
+from lit_uniopd.distributed.preemption import together
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.rewards import GraderPool
+from lit_uniopd.utils.progress import bar
+
+log = logging.getLogger(__name__)
+
+RECORDS = "records"
+"""Directory of the JSON lines below that of the run."""
+
+
+@dataclass(slots=True)
+class EvalResult:
+    """One evaluation of one model."""
+
+    name: str
+    """Of the model, for people."""
+    step: int
+    benchmarks: dict[str, Benchmark]
+    """By ``Benchmark.key``."""
+    scores: dict[str, dict[str, float]]
+    """Key -> score -> value, the same on every rank; the first score stands for the benchmark."""
+    complete: dict[str, bool]
+    """Key -> whether every row was answered."""
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    """Rank 0: of all ranks. Other ranks: their own."""
+    cards: dict[str, BenchmarkScores] = field(default_factory=dict)
+    """Rank 0: intervals, breakdowns and health."""
+
+    def named(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Scores by the names that people know: held-out prompts by their domain."""
+        return {self.benchmarks[key].name: score for key, score in scores.items() if key in self.benchmarks}
+
+    def tagged(self) -> dict[str, float]:
+        """TensorBoard tag -> value of every score."""
+        return {
+            self.benchmarks[key].tag(name): value
+            for key, scores in self.scores.items()
+            for name, value in scores.items()
+        }
+
+    def primary(self) -> dict[str, float]:
+        """Key -> the score that stands for the benchmark; benchmarks without a grader have none."""
+        return {key: next(iter(scores.values())) for key, scores in self.scores.items() if scores}
+
+
+class Evaluator:
+    """Runs benchmarks for a trainer.
+
+    Args:
+        trainer: tells rank, world size and directories.
+        benchmarks: what to run.
+        graders: where answers are judged.
+        directory: of the run; records go below it.
+        args: how to run.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        benchmarks: Sequence[Benchmark],
+        graders: GraderPool,
+        directory: Path,
+        args: EvalArgs = EvalArgs(),  # noqa: B008  # frozen
+    ) -> None:
+        self.trainer = trainer
+        self.benchmarks = {benchmark.key: benchmark for benchmark in benchmarks}
+        self.directory = directory
+        self.args = args
+        self.engine = EvalEngine(
+            graders,
+            directory / RECORDS,
+            adopt=earlier_records(directory),
+            args=args,
+            rank=trainer.global_rank,
+        )
+        self._name, self._step = "", 0
+
+    def begin(self, name: str, step: int) -> None:
+        """Start evaluating a model; all ranks read what earlier runs recorded before any of them writes."""
+        self._name, self._step = name, step
+        self.engine.begin(name, step)
+        self.trainer.strategy.barrier("records are read")
+
+    def answer(self, policy: Policy, requests: Sequence[Request]) -> None:
+        """Answer one batch of this rank."""
+        self.engine.answer(policy, requests)
+
+    def run(
+        self,
+        policy_of: Callable[[Benchmark], Policy],
+        name: str,
+        step: int,
+        only: Sequence[Benchmark] | None = None,
+    ) -> EvalResult:
+        """A whole evaluation, outside of Lightning's loops.
+
+        Args:
+            policy_of: who answers a benchmark.
+            name: of the model, for people.
+            step: of the training run.
+            only: some of the benchmarks. None: all.
+        """
+        self.begin(name, step)
+        benchmarks = list(self.benchmarks.values()) if only is None else only
+        for benchmark in benchmarks:
+            batches = eval_batches(
+                benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+            )
+            with policy_of(benchmark).gathered(), bar(len(batches), benchmark.key, "batch") as shown:
+                for batch in batches:
+                    with together(self.trainer):
+                        self.answer(policy_of(benchmark), batch.requests)
+                    shown.update()
+        return self.finish(benchmarks)
+
+    def finish(self, only: Sequence[Benchmark] | None = None) -> EvalResult:
+        """Wait for the graders and add up over the ranks. A collective call.
+
+        Args:
+            only: what was evaluated. None: all.
+        """
+        with together(self.trainer):
+            records = self.engine.finish()
+        evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
+        result = EvalResult(self._name, self._step, evaluated, {}, {})
+        for key, benchmark in evaluated.items():
+            own = records.get(key, [])
+            metric = SumMetric(
+                build_metrics(benchmark.spec.report.metrics, benchmark.generation.n, spec_n=benchmark.spec.generation.n)
+            )
+            metric = metric.to(self.trainer.strategy.root_device)
+            for group in grouped(own):
+                metric.update(group)
+            graded = any(benchmark.grader(example) for example in benchmark.examples)
+            answered = self._sum(len(own))
+            result.complete[key] = answered == len(benchmark.examples) * benchmark.generation.n
+            result.scores[key] = metric.compute() if graded and answered else {}
+            result.records[key] = own
+        self.trainer.strategy.barrier("records are written")
+        if self.trainer.is_global_zero:
+            self._merge(result)
+        return result
+
+    def _merge(self, result: EvalResult) -> None:
+        """Rank 0: take in the other ranks' records."""
+        if self.trainer.world_size > 1:
+            wanted = self._wanted(result)
+            for record in read_records(sorted((self.directory / RECORDS).glob("*.jsonl"))):
+                key = f"{record.benchmark}@{record.protocol}"
+                if record.reason != PENDING and (key, record.weights, record.profile) in wanted:
+                    result.records[key].append(record)
+            result.records = {key: list({r.key: r for r in rows}.values()) for key, rows in result.records.items()}
+        for key, benchmark in result.benchmarks.items():
+            if result.scores[key]:
+                result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
+
+    def _wanted(self, result: EvalResult) -> set[tuple[str, str, str]]:
+        # Of a small benchmark rank 0 may have no row.
+        weights = {record.weights for records in result.records.values() for record in records}
+        return {(key, own, benchmark.profile) for key, benchmark in result.benchmarks.items() for own in weights}
+
+    def _sum(self, value: int) -> int:
+        if self.trainer.world_size == 1:
+            return value
+        import torch
+
+        tensor = torch.tensor(value, dtype=torch.int64, device=self.trainer.strategy.root_device)
+        return int(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Where a run's files go. A collective call."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def earlier_records(directory: Path) -> list[Path]:
+    """Records of the other versions of the same run, newest first."""
+    siblings = [folder for folder in directory.parent.glob(f"*/{RECORDS}") if folder.parent != directory]
+    return sorted(siblings, key=lambda folder: folder.stat().st_mtime, reverse=True)

@@ -1,0 +1,112 @@
+"""An evaluation in TensorBoard: scores with intervals, health, lengths, samples, pictures and the radar."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
+from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
+from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.report.radar import radar_figure
+from lit_uniopd.benchmarks.report.samples import sample_pictures, sample_table
+from lit_uniopd.benchmarks.spec import section
+
+Scores = Mapping[str, float]
+
+
+def scalars_of(result: EvalResult) -> dict[str, float]:
+    """Tag -> value: scores, the ends of their intervals, means of complete domains, breakdowns and health."""
+    values = result.tagged()
+    for key, card in result.cards.items():
+        benchmark = result.benchmarks[key]
+        for name, ends in card.interval.items():
+            values |= {benchmark.tag(f"{name}_low"): ends[0], benchmark.tag(f"{name}_high"): ends[1]}
+        for field, parts in card.breakdown.items():
+            values |= {benchmark.tag(f"by_{field}/{part}"): score for part, score in parts.items()}
+        values |= {f"eval_health/{key}/{name}": value for name, value in card.health.items()}
+    return values | means_of(result)
+
+
+def means_of(result: EvalResult) -> dict[str, float]:
+    """Means over domains and over the 16, where every member is there and complete."""
+    published = {k: b for k, b in result.benchmarks.items() if not b.is_heldout}
+    complete = {k: v for k, v in result.primary().items() if k in published and result.complete[k]}
+    specs = {key: benchmark.spec for key, benchmark in published.items()}
+    if not published:
+        return {}
+    first = section(next(iter(published.values())).profile)
+    values = {f"{first}/{d}/mean": mean for d, mean in domain_means(complete, specs).items() if mean is not None}
+    overall = mean16(complete, specs)
+    return values if overall is None else values | {f"{first}/mean16": overall}
+
+
+def write_figures(
+    writer: SummaryWriter,
+    result: EvalResult,
+    step: int,
+    before: EvalResult | None,
+    references: Mapping[str, Scores],
+) -> None:
+    """Everything that is not a scalar.
+
+    Args:
+        writer: of the run.
+        result: this evaluation.
+        step: on TensorBoard's axis.
+        before: the evaluation before, for what has changed.
+        references: name -> scores of other models, for the radar.
+    """
+    for key, records in result.records.items():
+        benchmark = result.benchmarks[key]
+        old = {} if before is None else {(r.sample_id, r.sample_idx): r for r in before.records.get(key, [])}
+        writer.add_text(f"eval_samples/{key}", sample_table(benchmark, records, old), step)
+        for i, picture in enumerate(sample_pictures(benchmark, records)):
+            writer.add_image(f"eval_images/{key}/{i}", picture, step, dataformats="HWC")
+        for name, lengths in _lengths(records).items():
+            writer.add_histogram(f"eval_len/{key}/{name}", np.array(lengths), step)
+    models = {**published_scores(result), **references, result.name: result.primary()}
+    published = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
+    if (figure := radar_figure(models, published)) is not None:
+        writer.add_figure("eval_radar", figure, step)
+
+
+def published_scores(result: EvalResult) -> dict[str, dict[str, float]]:
+    """Model of the literature -> scores, of benchmarks that were run as published."""
+    models: dict[str, dict[str, float]] = {}
+    for key, benchmark in result.benchmarks.items():
+        for name, score in benchmark.spec.published.items() if benchmark.profile == "paper" else ():
+            models.setdefault(name, {})[key] = score
+    return models
+
+
+def _lengths(records: list[Record]) -> dict[str, list[int]]:
+    split: dict[str, list[int]] = {"right": [], "wrong": []}
+    for record in records:
+        split["right" if record.correct else "wrong"].append(record.n_tokens)
+    return {name: lengths for name, lengths in split.items() if lengths}
+
+
+def draw_lines(directory: Path, references: Mapping[str, Scores], result: EvalResult, step: int) -> None:
+    """Other models' scores as lines: TensorBoard draws equal tags of different runs into one chart.
+
+    Args:
+        directory: of the run; each model gets a run of its own below it.
+        references: name -> scores by ``Benchmark.key``.
+        result: of the model itself, for the tags.
+        step: where the line goes on.
+    """
+    for name, scores in references.items():
+        with SummaryWriter(directory / name) as writer:
+            for key, score in scores.items():
+                metric = next(iter(result.scores.get(key, {})), None)
+                if metric is not None:
+                    writer.add_scalar(result.benchmarks[key].tag(metric), score, step)
+
+
+def hparams_of(result: EvalResult) -> dict[str, Any]:
+    """What the final scores are of."""
+    profiles = {benchmark.profile for benchmark in result.benchmarks.values()}
+    return {"model": result.name, "profile": ",".join(sorted(profiles)), "step": result.step}

@@ -1,0 +1,5 @@
+"""``uniopd``: the command line."""
+
+from lit_uniopd.cli.app import UniOPDCLI, main
+
+__all__ = ["UniOPDCLI", "main"]

@@ -1,0 +1,111 @@
+"""Checkpoints that are whole or not there, wherever the process dies, and that are looked at before they are used."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded
+from lit_uniopd.errors import UserError
+
+OURS = ("state_dict", "loops", "policy_path")
+"""Keys that every checkpoint of a run has."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; executes no pickles when it reads.
+
+    Lightning's own writer fills a file in the system's temporary directory and moves it; to another file system that is
+    a copy, and a process killed in the middle leaves half a ``last.ckpt`` in place of the good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        if "://" in str(path):  # object stores publish a file when it is complete
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            told = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise UserError(
+                f"Cannot write the checkpoint {target} ({str(told).splitlines()[0]}); free some space there and "
+                "resume from the last one, which is whole."
+            ) from error
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Of one file, or whole from the shards of another strategy."""
+        if is_sharded_checkpoint(Path(path)):
+            return load_sharded(Path(path))
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        check_checkpoint(Path(path), contents=True)
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = False) -> None:
+    """Refuse what is no whole checkpoint of a run. Executes nothing that the file holds.
+
+    Args:
+        path: of the file.
+        flag: the option that it came from.
+        contents: also read every byte; else only what shows that the file is complete and what it is.
+
+    Raises:
+        UserError: naming the file, what is wrong, and another checkpoint to use.
+    """
+    problem = _problem(path, contents)
+    if problem is None:
+        return
+    run = path.parents[2] if path.parent.name == "checkpoints" and len(path.parents) > 2 else path.parent
+    others = (file for file in newest_first(run, "*.ckpt") if file != path)
+    whole = next((file for file in others if _problem(file, contents) is None), None)
+    remedy = (
+        f"the newest whole one is --ckpt_path {whole}"
+        if whole is not None
+        else "start anew without it, no other one lies beside it"
+    )
+    raise UserError(f"{flag} {path} {problem}; {remedy}.")
+
+
+def newest_first(root: Path, pattern: str) -> list[Path]:
+    """Files below a directory, by the time when they were written."""
+    return sorted(root.glob(f"**/{pattern}"), key=lambda file: file.stat().st_mtime, reverse=True)
+
+
+def _problem(path: Path, contents: bool) -> str | None:
+    """What is wrong with a file, for people; None: nothing."""
+    if not path.is_file():  # of a sharded checkpoint, which is a directory
+        return None
+    if path.stat().st_size == 0:
+        return "is empty"
+    if not zipfile.is_zipfile(path):
+        return "is damaged (cut off), or no checkpoint at all"
+    try:
+        # Of a big file this reads the table of contents only.
+        found = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        # torch compares no check sums: a flipped bit would train on without a word.
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip() if contents else None
+    except pickle.UnpicklingError:
+        return "holds objects that only executing its pickle would bring back, so it was not loaded"
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        return f"is damaged ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+    if broken is not None:
+        return f"is damaged (wrong check sum of {broken})"
+    missing = [key for key in OURS if not isinstance(found, dict) or key not in found]
+    return f"is no checkpoint of a run of `uniopd fit`: it has no {missing[0]!r}" if missing else None

@@ -1,0 +1,224 @@
+"""FSDP2 as a strategy of the trainer: `configs/trainer/fsdp.yaml`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded, save_sharded
+from lit_uniopd.distributed.sharding import ShardingArgs, reshard, sharded_like, units_of, whole
+from lit_uniopd.errors import UserError
+
+
+class FSDP(ModelParallelStrategy):
+    """Lightning's ModelParallelStrategy for FSDP2 alone, on any number of nodes and GPUs.
+
+    Checkpoints hold trained weights only, are whole or not there, and load without executing pickles. One of either
+    kind resumes on any number of ranks, and under any other strategy.
+
+    Args:
+        data_parallel_size: ranks that share one copy of the weights. auto: all of them.
+        tensor_parallel_size: must stay 1; the modules do not split single layers.
+        param_dtype: type in which weights are gathered and used; null: the one they are held in. Trained weights are
+            held in float32 (``PolicyArgs.dtype``).
+        reduce_dtype: type in which gradients are summed over ranks; null: that of the weights.
+        cpu_offload: keep shards, gradients and optimizer states in the host's memory: slow, for what does not fit.
+        accumulate: gradients between the micro-batches of a step. whole: kept whole on each GPU and exchanged once;
+            sharded: exchanged after each micro-batch, which needs a GPU's share of the memory only.
+        load_in_turn: the ranks of a node read the models one after the other, so that its RAM holds one whole copy and
+            what is sharded already, not one copy for each rank; starting takes that much longer.
+        save_distributed_checkpoint: each rank writes its share into a directory; false: rank 0 writes one file, for
+            which all trained weights and optimizer states must fit into its host's memory.
+        process_group_backend: null: nccl on GPUs, gloo on CPUs.
+    """
+
+    def __init__(
+        self,
+        data_parallel_size: Literal["auto"] | int = "auto",
+        tensor_parallel_size: int = 1,
+        param_dtype: Literal["bfloat16", "float16", "float32"] | None = "bfloat16",
+        reduce_dtype: Literal["bfloat16", "float32"] | None = "float32",
+        cpu_offload: bool = False,
+        accumulate: Literal["whole", "sharded"] = "whole",
+        load_in_turn: bool = False,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+    ) -> None:
+        if tensor_parallel_size != 1:
+            raise UserError(
+                f"--trainer.strategy.tensor_parallel_size must be 1, not {tensor_parallel_size}: layers are not split."
+            )
+        super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend)
+        self.sharding = ShardingArgs(param_dtype, reduce_dtype, cpu_offload, accumulate)
+        self.load_in_turn = load_in_turn
+
+    def setup_environment(self) -> None:
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.validate_loop.inference_mode:
+            raise UserError(
+                "FSDP needs --trainer.inference_mode false: what a validation gathers could not be trained after."
+            )
+        # Lightning's own "auto" is the number of nodes, and tensor parallelism inside of each.
+        ranks = self.num_nodes * self.num_processes
+        if self._data_parallel_size == "auto":
+            self._data_parallel_size = ranks
+        if self._data_parallel_size != ranks:
+            raise UserError(
+                f"--trainer.strategy.data_parallel_size is {self._data_parallel_size}, but there are {ranks} ranks; "
+                "set it to auto."
+            )
+        super().setup_environment()
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Around ``configure_model``, which loads and shards, and exchanges nothing."""
+        turns = self.num_processes if self.load_in_turn else 0
+        before = min(self.local_rank, turns)
+        with super().model_sharded_context():
+            for _ in range(before):
+                self.barrier()
+            yield
+            for _ in range(turns - before):
+                self.barrier()
+
+    def model_to_device(self) -> None:
+        if not self.sharding.cpu_offload:
+            super().model_to_device()
+            return
+        assert self.model is not None
+        for module in self.model.modules():  # shards stay where they are
+            for kind in (module._parameters, module._buffers):
+                for name, tensor in kind.items():
+                    if tensor is not None and not isinstance(tensor, DTensor):
+                        kind[name] = tensor.to(self.root_device)  # type: ignore[assignment]
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Add gradients up locally: what `accumulate_grad_batches` asks for before its last batch."""
+        assert self.model is not None
+        with sync_gradients(self.model, self.sharding, enabled=False):
+            yield
+
+    # --- checkpoints ---
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Trained parameters: shards for a directory; for a file whole ones, on rank 0."""
+        assert self.lightning_module is not None
+        reshard(self.lightning_module)
+        trained = {name: p.detach() for name, p in self.lightning_module.named_parameters() if p.requires_grad}
+        return trained if self._save_distributed_checkpoint else self._whole(trained)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As ``Optimizer.state_dict``: shards for a directory; for a file whole tensors, on rank 0."""
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer._optimizer
+        packed = optimizer.state_dict()
+        parameters = _parameters(optimizer)
+        for index, state in packed["state"].items():
+            _check_shards(parameters[index], state, optimizer)
+        if not self._save_distributed_checkpoint:
+            packed["state"] = {index: self._whole(state) for index, state in packed["state"].items()}
+        return packed
+
+    def _whole(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, tensor in tensors.items():  # one after the other: no GPU must hold them all
+            value = whole(tensor) if isinstance(tensor, torch.Tensor) else tensor
+            if self.is_global_zero:
+                found[name] = value
+        return found
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        path = Path(self.broadcast(filepath))
+        if self._save_distributed_checkpoint:
+            save_sharded(checkpoint, path, self._names(), self.barrier, self.is_global_zero)
+        elif self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        assert self.lightning_module is not None
+        if is_sharded_checkpoint(path):
+            named = dict(self.lightning_module.named_parameters())
+            return load_sharded(path, named, with_optimizers=bool(self.optimizers))
+        return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy a checkpoint's weights; the module has compared them with its own (``on_load_checkpoint``)."""
+        assert self.lightning_module is not None
+        named = dict(self.lightning_module.named_parameters())
+        for name, value in checkpoint["state_dict"].items():
+            _local(named[name]).copy_(_local(sharded_like(value, named[name])))
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, packed in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = _parameters(optimizer)
+            state = {
+                index: {key: _as_state(value, parameters[index]) for key, value in values.items()}
+                for index, values in packed["state"].items()
+            }
+            optimizer.load_state_dict({**packed, "state": state})
+
+    def _names(self) -> list[list[str]]:
+        """Of each optimizer, the names of its parameters in their order."""
+        assert self.lightning_module is not None
+        names = {id(p): name for name, p in self.lightning_module.named_parameters()}
+        return [
+            [names[id(p)] for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers
+        ]
+
+
+@contextmanager
+def sync_gradients(module: torch.nn.Module, args: ShardingArgs, *, enabled: bool) -> Iterator[None]:
+    """Exchange gradients in the backward passes inside, or only add them up; sharded accumulation always exchanges."""
+    if enabled or args.accumulate == "sharded":
+        yield
+        return
+    units = units_of(module)
+    for unit in units:
+        unit.set_requires_gradient_sync(False, recurse=False)
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit.set_requires_gradient_sync(True, recurse=False)
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    """In the order in which ``state_dict`` numbers them."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _as_state(value: Any, parameter: torch.Tensor) -> Any:
+    return sharded_like(value, parameter) if isinstance(value, torch.Tensor) else value
+
+
+def _check_shards(parameter: torch.Tensor, state: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """States that are no shards would be saved of one rank only.
+
+    Raises:
+        UserError: naming the optimizer.
+    """
+    if not isinstance(parameter, DTensor):
+        return
+    for key, value in state.items():
+        if isinstance(value, torch.Tensor) and value.dim() and not isinstance(value, DTensor):
+            raise UserError(
+                f"{type(optimizer).__name__} keeps its `{key}` outside of FSDP's shards, so it cannot be saved; choose "
+                "an optimizer of torch.optim, or train on one GPU or with ddp."
+            )

@@ -1,0 +1,171 @@
+"""Sharding a policy over ranks by FSDP2, and gathering it again where ranks go their own ways.
+
+A policy is the root: whatever reads its weights runs in ``policy(lambda: ...)``, before which FSDP gathers embeddings,
+head and vision tower; the layers of the language model are gathered one by one as they run. Every rank must run them
+equally often. Where that cannot be promised (rollouts, scoring, evaluation: answers differ in length, a rank may have
+nothing to do), ``gathered`` fetches all weights once, and forward passes inside exchange nothing.
+
+The vision tower belongs to the root on purpose: a rank whose micro-batch has no picture does not run the tower, so its
+layers must not gather anything of their own.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+@dataclass(frozen=True)
+class ShardingArgs:
+    """How sharded weights are computed with and kept."""
+
+    param_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """Type in which weights are gathered and used; null: the one they are held in."""
+    reduce_dtype: Literal["bfloat16", "float32"] | None = None
+    """Type in which gradients are summed over ranks; null: that of the weights."""
+    cpu_offload: bool = False
+    """Keep shards, gradients and optimizer states in the host's memory."""
+    accumulate: Literal["whole", "sharded"] = "whole"
+    """Gradients between the micro-batches of a step."""
+
+    def policies(self, device: str) -> dict[str, Any]:
+        """What ``fully_shard`` takes."""
+        param, reduce = (name and getattr(torch, name) for name in (self.param_dtype, self.reduce_dtype))
+        # Only CUDA has pinned memory to copy from.
+        offload = CPUOffloadPolicy(pin_memory=device == "cuda") if self.cpu_offload else OffloadPolicy()
+        return {"mp_policy": MixedPrecisionPolicy(param, reduce), "offload_policy": offload}
+
+
+def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, args: ShardingArgs) -> None:
+    """Shard a module over the ranks of a mesh; the layers are gathered one by one, all else with the root.
+
+    Quantised weights stay whole on every rank, since they are small, frozen, and not numbers that could be cut
+    anywhere.
+
+    Args:
+        module: the root.
+        layers: of the module, in the order in which they run.
+        mesh: of the ranks that see different data.
+        args: types and places.
+    """
+    whole = {p for p in module.parameters() if not p.is_floating_point() or hasattr(p, "quant_state")}
+    options = {"mesh": mesh, "ignored_params": whole, **args.policies(mesh.device_type)}
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(module, **options)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP keeps this module's weights."""
+    return isinstance(module, FSDPModule)
+
+
+def units_of(policy: nn.Module) -> list[FSDPModule]:
+    """Everything that FSDP gathers by itself."""
+    return [module for module in policy.modules() if isinstance(module, FSDPModule)]
+
+
+@contextmanager
+def gathered(policy: nn.Module) -> Iterator[None]:
+    """All weights on every rank, in the type they are computed in, without gradients and without exchange inside.
+
+    Entering and leaving are collective calls; in between a rank may run as many forward passes as it likes, none
+    included. Inside of another ``gathered``, and for a policy that is not sharded, nothing happens.
+
+    Args:
+        policy: that is sharded, or any other.
+    """
+    if not is_sharded(policy) or any(hooks_aside(unit) for unit in units_of(policy)):
+        yield
+        return
+    policy(lambda: None)  # the first pass of all settles that the policy is the root, and not a layer of it
+    units: list[Any] = units_of(policy)
+    with torch.no_grad(), ExitStack() as stack:
+        for unit in units:
+            unit.unshard()
+            stack.callback(unit.reshard)
+            stack.enter_context(_without_hooks(unit))
+        yield
+
+
+def hooks_aside(unit: Any) -> bool:
+    """Whether ``gathered`` holds this module's weights."""
+    return not any(map(_is_fsdp, unit._forward_pre_hooks.values()))
+
+
+@contextmanager
+def _without_hooks(unit: Any) -> Iterator[None]:
+    """Without what FSDP does before and after this module's forward pass: gathering costs time even if all is there."""
+    before, after = unit._forward_pre_hooks, unit._forward_hooks
+    unit._forward_pre_hooks = OrderedDict((key, hook) for key, hook in before.items() if not _is_fsdp(hook))
+    unit._forward_hooks = OrderedDict((key, hook) for key, hook in after.items() if not _is_fsdp(hook))
+    try:
+        yield
+    finally:
+        unit._forward_pre_hooks, unit._forward_hooks = before, after
+
+
+def _is_fsdp(hook: Any) -> bool:
+    return getattr(hook, "__module__", "").startswith("torch.distributed.fsdp")
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of weights that a forward pass has left gathered, so that parameters are shards again."""
+    for unit in units_of(module):
+        if not hooks_aside(unit):
+            unit.reshard()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, without the side effect that FSDP's has: gathered weights stay gathered."""
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        return dict(model.state_dict())
+    buffers = {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
+    return {**dict(model.named_parameters(remove_duplicate=False)), **buffers}
+
+
+# --- tensors between shards and wholes ---
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, on the CPU. A collective call."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().cpu()
+    on_mesh: Any = tensor.detach().to(tensor.device_mesh.device_type)
+    return on_mesh.full_tensor().cpu()
+
+
+def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """This rank's shard of a whole tensor, laid out like another; no exchange, each rank has the whole."""
+    if isinstance(tensor, DTensor) or not isinstance(model, DTensor) or tensor.shape != model.shape:
+        return tensor
+    mesh = model.device_mesh
+    return distribute_tensor(tensor.to(mesh.device_type), mesh, model.placements, src_data_rank=None)
+
+
+def trained_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """Trained parameters, whole and on the CPU. A collective call.
+
+    Args:
+        module: with parameters that are sharded, or not.
+        keep: False: take part, but keep nothing (the other ranks do not need it).
+    """
+    state = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            tensor = whole(parameter)
+            if keep:
+                state[name] = tensor
+    return state

@@ -1,0 +1,67 @@
+"""How many tokens does each model make of a picture?"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from lit_uniopd.doctor.dry_run import Case, Model
+from lit_uniopd.doctor.findings import Finding, green, red, yellow
+from lit_uniopd.policy.chat_template import encode
+from lit_uniopd.policy.loading import reads_images
+from lit_uniopd.types import Prompt
+
+PROMPTS = 16
+"""Prompts with pictures that are encoded."""
+CROWDED = 0.75
+"""Share of ``max_prompt_tokens`` that pictures may take before it is worth a look."""
+
+
+def check_pictures(case: Case) -> Iterator[Finding]:
+    """Encode some prompts with pictures for every model that is asked with them."""
+    prompts = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
+    if not prompts:
+        return
+    vision = [model for model in case.models if model.flag == "model.vision_policy"]
+    for model in vision or [case.student, *_teachers_asked(case, prompts)]:
+        name = f"pictures {model.name}"
+        if not reads_images(model.args, model.flag):
+            yield red(
+                name,
+                f"--{model.flag}.path {model.args.path} cannot read pictures, which {prompts[0].id!r} has.",
+                "Choose an image-text model, or route these prompts elsewhere by their teacher column.",
+            )
+            continue
+        yield _measured(case, model, name, prompts)
+
+
+def _teachers_asked(case: Case, prompts: list[Prompt]) -> list[Model]:
+    names = {case.teacher_of(prompt) for prompt in prompts}
+    return [teacher for name, teacher in case.teachers.items() if name in names]
+
+
+def _measured(case: Case, model: Model, name: str, prompts: list[Prompt]) -> Finding:
+    ids = _picture_ids(model)
+    per_picture, whole = [], []
+    for prompt in prompts:
+        tokens = encode(model.processor, prompt, model.args.chat_template_kwargs, model.args.max_pixels).tokens
+        count = Counter(tokens)
+        per_picture.append(sum(count[i] for i in ids) / len(prompt.images))
+        whole.append(len(tokens))
+    mean = sum(per_picture) / len(per_picture)
+    told = (
+        f"{min(per_picture):.0f} / {mean:.0f} / {max(per_picture):.0f} tokens per picture (least, mean, most of "
+        f"{len(prompts)} prompts), prompts of up to {max(whole)}"
+    )
+    limit: Any = getattr(case.data, "max_prompt_tokens", None)
+    if limit is not None and max(per_picture) > CROWDED * limit:
+        return yellow(
+            name,
+            f"{told}; --data.max_prompt_tokens is {limit}, and longer prompts are dropped.",
+            f"Raise it, or shrink pictures by --{model.flag}.max_pixels.",
+        )
+    return green(name, told + (f", of {limit} allowed." if limit is not None else "."))
+
+
+def _picture_ids(model: Model) -> set[int]:
+    names = ("image_token_id", "image_token_index")
+    return {found for name in names if isinstance(found := getattr(model.config, name, None), int)}

@@ -1,0 +1,33 @@
+"""Does every prompt have a teacher, and every teacher a prompt?"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from lit_uniopd.doctor.dry_run import Case
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.errors import UserError
+
+
+def check_routes(case: Case) -> Iterator[Finding]:
+    """Send every training prompt to its teacher."""
+    if case.pool is None or not case.train_prompts:
+        return
+    counts: Counter[str] = Counter()
+    lost: list[str] = []
+    for prompt in case.train_prompts:
+        try:
+            counts[case.pool.route(prompt)] += 1
+        except UserError as error:
+            lost.append(str(error))
+    if lost:
+        first = complaint("teachers", "red", lost[0])
+        yield red("teachers", f"{len(lost):,} prompts have no teacher. {first.found}", first.remedy)
+    if counts:
+        yield green("teachers", ", ".join(f"{name}: {count:,} prompts" for name, count in sorted(counts.items())) + ".")
+    for name in case.pool:
+        if not counts[name]:
+            yield yellow(
+                "teachers",
+                f"No training prompt goes to {name}, which is loaded all the same.",
+                f"Name it in the teacher or domain column of some prompts, or leave --model.teachers.{name} out.",
+            )

@@ -1,0 +1,94 @@
+"""Where student and teacher disagree, token by token."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from lit_uniopd.doctor.dry_run import Case
+from lit_uniopd.doctor.findings import Finding, green, red, yellow
+from lit_uniopd.doctor.self_distillation import prompts_of, small_rollouts
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Rollouts
+
+MASKED = 0.05
+"""Share of tokens beyond the gap threshold that is worth a look."""
+WORST = 5
+ALIKE = 1e-6
+
+
+def check_disagreement(case: Case) -> Iterator[Finding]:
+    """Score a few answers by each real teacher; one teacher is held at a time."""
+    for name in case.teachers:
+        if name in case.silent:
+            continue
+        if prompts := prompts_of(case, name):
+            yield _disagreement(case, name, small_rollouts(case, prompts))
+
+
+def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
+    module, title = case.module, f"disagreement {name}"
+    pool = TeacherPool({name: case.module.teachers.args[name]})
+    pool.load(case.policy)
+    pool.to(case.device)
+    rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]
+    with case.trainer.precision_plugin.forward_context():
+        teacher_BT, ok_B = pool.score(rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens)
+    mask_BT = rollouts.mask_BT & ok_B[:, None]
+    failures = "; ".join(f"{reason}: {count}" for reason, count in sorted(pool.failures.items()))
+    if not bool(mask_BT.any()):
+        return red(title, f"It scored none of {len(rollouts)} answers ({failures}).", "Mend or replace this teacher.")
+    gaps = (teacher_BT - rollouts.student_logps_BT)[mask_BT]
+    sizes = gaps.abs()
+    middle, most = torch.quantile(sizes.float(), torch.tensor([0.5, 0.9], device=sizes.device)).tolist()
+    limit = module.loss.gap_threshold if module.loss.kind == "sampled" else None
+    beyond = 0.0 if limit is None else float((sizes >= limit).float().mean())
+    told = (
+        f"|log p_T - log p_S| is {float(sizes.mean()):.3g} nats a token (median {middle:.2g}, 90 % {most:.2g}, most "
+        f"{float(sizes.max()):.3g}; {len(sizes)} tokens)"
+    )
+    told += "" if limit is None else f", {beyond:.1%} at {limit:g} nats or more"
+    details = _worst(case, name, rollouts, teacher_BT, mask_BT)
+    share = 1 - float(ok_B.float().mean())
+    if share > module.max_teacher_failures:
+        return red(
+            title,
+            f"It could not score {share:.0%} of {len(rollouts)} answers ({failures}).",
+            "Mend the teacher, or raise --model.max_teacher_failures.",
+            details,
+        )
+    if failures:
+        remedy = "These answers train nothing; see the lines on tokens and templates above."
+        return yellow(title, f"{told}; not scored: {failures}.", remedy, details)
+    if beyond > MASKED:
+        return yellow(
+            title,
+            f"{told}, which the loss masks.",
+            "Look at the two templates first, then at the tokens below; --model.loss.gap_threshold sets the limit.",
+            details,
+        )
+    if float(sizes.mean()) < ALIKE:
+        remedy = f"Check that --model.teachers.{name}.path is not the student's own."
+        return yellow(title, f"{told}: there is nothing to learn from it.", remedy)
+    return green(title, f"{told}.", details)
+
+
+def _worst(case: Case, name: str, rollouts: Rollouts, teacher_BT: torch.Tensor, mask_BT: torch.Tensor) -> str:
+    """The tokens on which the two are furthest apart, with what stands before them."""
+    sizes_BT = (teacher_BT - rollouts.student_logps_BT).abs().masked_fill(~mask_BT, -1)
+    tokenizer = case.policy.tokenizer
+    lines = [f"most disagreed tokens of teacher {name}:  student  teacher"]
+    shown: set[tuple[str, int]] = set()
+    for flat in sizes_BT.flatten().argsort(descending=True)[: int(mask_BT.sum())].tolist():
+        row, column = divmod(flat, sizes_BT.shape[1])
+        ids = rollouts.tokens_BT[row].tolist()
+        before = str(tokenizer.decode(ids[max(0, column - 6) : column]))[-24:]
+        if (before, ids[column]) in shown:  # in another answer
+            continue
+        shown.add((before, ids[column]))
+        token = tokenizer.convert_ids_to_tokens(ids[column])
+        ours, theirs = float(rollouts.student_logps_BT[row, column]), float(teacher_BT[row, column])
+        lines.append(f"  {before!r:>28} then {str(token)[:20]!r:<22} {ours:8.2f} {theirs:8.2f}")
+        if len(shown) == WORST:
+            break
+    return "\n".join(lines)

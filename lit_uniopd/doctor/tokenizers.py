@@ -1,0 +1,143 @@
+"""Do the models mean the same by their token ids, and do answers end?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lit_uniopd.doctor.dry_run import Case, Model
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.chat_template import answered_text
+from lit_uniopd.teachers import foreign_ids
+from lit_uniopd.types import Prompt
+
+ANSWER = "An answer that ends here"
+
+
+def check_tokenizers(case: Case) -> Iterator[Finding]:
+    """Compare each teacher's token table with the student's, and each model's rows with its own tokenizer."""
+    for model in case.models:
+        yield from _rows(model)
+    ours = case.student
+    for name, teacher in case.teachers.items():
+        try:
+            missing = foreign_ids(ours.tokenizer, teacher.tokenizer, name)
+        except UserError as error:
+            yield complaint(f"tokens {name}", "red", str(error))
+            continue
+        rows = [model.config.get_text_config().vocab_size for model in (ours, teacher)]
+        padded = "" if rows[0] == rows[1] else f"; padded to {rows[0]:,} and {rows[1]:,} rows, which is harmless"
+        if len(missing):
+            example = ours.tokenizer.convert_ids_to_tokens(int(missing[0]))
+            yield yellow(
+                f"tokens {name}",
+                f"The teacher does not know {len(missing):,} of the student's tokens ({example!r} for one){padded}.",
+                "Answers that hold them are not scored: choose a teacher of the same release, or keep such tokens out "
+                "of the student's template.",
+            )
+        else:
+            special = _special_differences(ours, teacher)
+            yield green(f"tokens {name}", f"The same table of {len(ours.tokenizer):,} tokens{padded}{special}.")
+
+
+def _special_differences(ours: Model, theirs: Model) -> str:
+    """Roles that other tokens play; of these only the end matters, which has a line of its own."""
+    mine, other = ours.tokenizer.special_tokens_map, theirs.tokenizer.special_tokens_map
+    roles = [role for role in ("bos_token", "eos_token", "pad_token") if mine.get(role) != other.get(role)]
+    return "".join(f"; {role} is {mine.get(role)} here and {other.get(role)} there" for role in roles)
+
+
+def _rows(model: Model) -> Iterator[Finding]:
+    known, rows = len(model.tokenizer), model.config.get_text_config().vocab_size
+    if known > rows:
+        yield red(
+            f"tokens {model.name}",
+            f"The tokenizer has {known:,} tokens, and the model rows for {rows:,} only.",
+            f"Resize the model's embeddings to its tokenizer, or name the tokenizer it was trained with by "
+            f"--{model.flag}.tokenizer.",
+        )
+
+
+def check_ends(case: Case) -> Iterator[Finding]:
+    """Is the token that ends a turn in the chat template one at which sampling stops?"""
+    prompt = next(iter(case.asked), Prompt(id="doctor", messages=({"role": "user", "content": "Hello"},)))
+    student = case.student
+    sources = ends_of(student)
+    every = frozenset().union(*sources.values())
+    told = ", ".join(f"{where} {_named(student, ids)}" for where, ids in sources.items() if ids)
+    pad: Any = student.tokenizer.pad_token_id
+    padding = "; padding is masked, though pad is an end token" if pad in every else ""
+    if not every:
+        yield red(
+            "ends",
+            f"No end-of-sequence token is known of {student.args.path}: every answer runs to max_new_tokens.",
+            "Set eos_token_id in the model's generation_config.json.",
+        )
+        return
+    turn, tail = turn_end(student, prompt)
+    if turn is None and tail.strip():
+        yield yellow(
+            "ends",
+            f"The chat template ends a turn with the plain text {tail[:20]!r}, where sampling does not stop ({told}).",
+            "Check that the student writes an end-of-sequence token of its own, or give it a template that does.",
+        )
+    elif turn is not None and turn not in every:
+        yield red(
+            "ends",
+            f"The chat template ends a turn with {_named(student, {turn})}, but sampling stops at {told}: answers run "
+            "on.",
+            f"Add {turn} to eos_token_id in generation_config.json of --{student.flag}.path.",
+        )
+    else:
+        last = f"the template's turns end with {_named(student, {turn})}, " if turn is not None else ""
+        yield green("ends", f"{last[:1].upper()}{last[1:]}{'s' if last else 'S'}ampling stops at {told}{padding}.")
+    for name, teacher in case.teachers.items():
+        yield from _teachers_end(case, name, teacher, prompt)
+
+
+def _teachers_end(case: Case, name: str, teacher: Model, prompt: Prompt) -> Iterator[Finding]:
+    """A teacher that ends its turns otherwise finds the student's ends unlikely, and answers grow longer."""
+    ours: Any = turn_end(case.student, prompt)[0] or case.student.tokenizer.eos_token_id
+    theirs: Any = turn_end(teacher, prompt)[0] or teacher.tokenizer.eos_token_id
+    if ours is not None and theirs is not None and ours != theirs:
+        yield yellow(
+            f"ends {name}",
+            f"The student ends its turns with {_named(case.student, {ours})}, this teacher with "
+            f"{_named(teacher, {theirs})}: it will find the student's ends unlikely, and answers grow.",
+            "Give student and teacher the same end of turn: a base model with a base teacher, an instruct model with "
+            "an instruct one.",
+        )
+
+
+def ends_of(model: Model) -> dict[str, frozenset[int]]:
+    """Where an end token is named -> which; sampling stops at all of them."""
+    generation = model.generation_config
+    return {
+        "tokenizer": _ids(model.tokenizer.eos_token_id),
+        "generation_config": _ids(None if generation is None else generation.eos_token_id),
+        "config": _ids(model.config.get_text_config().eos_token_id),
+    }
+
+
+def _ids(value: Any) -> frozenset[int]:
+    return frozenset() if value is None else frozenset([value] if isinstance(value, int) else value)
+
+
+def turn_end(model: Model, prompt: Prompt) -> tuple[int | None, str]:
+    """The special token that the chat template writes behind an answer, and all that it writes there.
+
+    None: there is no template, or it writes nothing special.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer.chat_template is None and getattr(model.processor, "chat_template", None) is None:
+        return None, ""
+    whole = answered_text(model.processor, prompt, ANSWER, model.args.chat_template_kwargs)
+    tail = whole.rpartition(ANSWER)[2] if ANSWER in whole else ""
+    ids = tokenizer(tail.lstrip(), add_special_tokens=False).input_ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
+        tokenizer.all_special_ids
+    )
+    return (ids[0] if ids and ids[0] in special else None), tail
+
+
+def _named(model: Model, ids: Any) -> str:
+    return " ".join(f"{model.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(ids))

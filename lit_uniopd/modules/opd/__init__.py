@@ -1,0 +1,1 @@
+"""Uni-OPD: on-policy distillation (`uni_opd`) and its parts."""

@@ -1,0 +1,119 @@
+"""Which rank trains on which answers, and in which of a rollout's updates."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning import LightningModule
+
+from lit_uniopd.distributed.collectives import exchange, gather_over_ranks
+from lit_uniopd.distributed.load_balancing import busiest_share, even_out
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.policy.shared_prefix import WORTH_PACKING
+from lit_uniopd.teachers import encode_each
+from lit_uniopd.types import Prompt, Rollouts
+
+
+def group_numbers(module: LightningModule, prompts: int) -> list[int]:
+    """Numbers of this rank's groups, as samplers deal prompts out: they do not depend on how many ranks there are."""
+    ranks = module.trainer.world_size
+    return [module.global_rank + i * ranks for i in range(prompts)]
+
+
+def prompt_of(group: int, batches: Sequence[Sequence[Prompt]]) -> Prompt:
+    """What a group of ``group_numbers`` answers, among the batches of all ranks."""
+    return batches[group % len(batches)][group // len(batches)]
+
+
+def even_out_groups(module: LightningModule, policy: Policy, rollouts: Rollouts) -> Rollouts:
+    """Move groups of finished answers to ranks that have less to do, before they are scored. A collective call.
+
+    Groups stay whole: what is computed over a group needs them so, and their prompt is computed once. Pictures are
+    processed again where their group goes.
+
+    Args:
+        module: being trained; the load of the busiest rank over the mean is logged, before and after.
+        policy: the student.
+        rollouts: this rank's answers, neither graded nor scored.
+
+    Returns:
+        The answers that this rank is to score and train on, in the order of their groups.
+    """
+    if module.trainer.world_size == 1:
+        return rollouts
+    rows_of: dict[int, list[int]] = {}
+    for row, group in enumerate(rollouts.group_B.tolist()):
+        rows_of.setdefault(group, []).append(row)
+    groups = list(rows_of.values())
+    costs = gather_over_ranks(module, [_tokens(rollouts, rows, policy.args.share_prompts) for rows in groups])
+    plan = even_out(costs)
+    loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in plan]
+    wrote, trains = busiest_share([sum(mine) for mine in costs]), busiest_share(loads)
+    module.log_dict({"time/busiest_rank_wrote": wrote, "time/busiest_rank": trains})
+    if wrote == trains:
+        return rollouts
+    me = module.global_rank
+    given = [[row for rank, i in pieces if rank == me for row in groups[i]] for pieces in plan]
+    parcels = [
+        _without_vision(rollouts[rows].to("cpu")) if rows and to != me else None for to, rows in enumerate(given)
+    ]
+    parts = [rollouts[given[me]]] if given[me] else []
+    for part in exchange(module, parcels):
+        if part is not None:
+            if any(prompt.images for prompt in part.prompts):
+                part.vision = [prompt.vision for prompt in encode_each(policy, part.prompts)]
+            parts.append(part.to(module.device))
+    mine = Rollouts.cat(parts)
+    return mine[mine.group_B.argsort(stable=True)]
+
+
+def _tokens(rollouts: Rollouts, rows: Sequence[int], share_prompts: bool) -> int:
+    """Of a group in a forward pass."""
+    answers = rollouts.mask_BT[list(rows)].sum()
+    return group_tokens(
+        len(rollouts.prompt_tokens[rows[0]]),
+        int(answers),
+        len(rows),
+        shared=share_prompts,
+        pictured=bool(rollouts.vision[rows[0]]),
+    )
+
+
+def group_tokens(prompt: int, answers: int, count: int, *, shared: bool, pictured: bool = False) -> int:
+    """Tokens that the answers to one prompt cost in a forward pass, the prompt once where it is worth sharing.
+
+    Args:
+        prompt: tokens of the prompt.
+        answers: tokens of all answers.
+        count: of the answers.
+        shared: whether prompts may be shared at all.
+        pictured: whether the prompt has pictures, which is always worth it.
+    """
+    once, each = prompt + answers, count * prompt + answers
+    return once if shared and (once <= WORTH_PACKING * each or pictured) else each
+
+
+def _without_vision(rollouts: Rollouts) -> Rollouts:
+    rollouts.vision = [{}] * len(rollouts)
+    return rollouts
+
+
+def update_parts(module: LightningModule, rollouts: Rollouts, count: int, *, seed: int) -> list[list[int]]:
+    """This rank's rows of each of the optimizer steps that use a rollout.
+
+    All ranks' answers are divided together, at random, so that a step takes the same ones however many ranks there are;
+    of some steps a rank may have none.
+
+    Args:
+        module: being trained.
+        rollouts: this rank's answers.
+        count: of optimizer steps; each takes an equal share of all answers.
+        seed: of the division, the same on every rank.
+    """
+    if count == 1:
+        return [list(range(len(rollouts)))]
+    groups = gather_over_ranks(module, rollouts.group_B.tolist())
+    # In the order in which one process would have them.
+    every = sorted((group, rank, row) for rank, own in enumerate(groups) for row, group in enumerate(own))
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
+    drawn = [[every[i] for i in part.tolist()] for part in order.tensor_split(count)]
+    return [[row for _, rank, row in part if rank == module.global_rank] for part in drawn]

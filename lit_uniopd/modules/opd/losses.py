@@ -1,0 +1,207 @@
+"""The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.fused_token_loss import LossOf
+from lit_uniopd.functional.logps import divergence
+from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
+from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers import encode_each
+from lit_uniopd.types import Rollouts
+
+_KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
+    "reverse_kl": "reverse",
+    "forward_kl": "forward",
+    "jsd": "jsd",
+}
+
+
+@dataclass
+class LossArgs:
+    """The objective; the defaults are those of Uni-OPD's released scripts."""
+
+    kind: Literal["sampled", "reverse_kl", "forward_kl", "jsd", "topk"] = "sampled"
+    """`sampled`: reverse KL on the sampled tokens as a policy gradient (Uni-OPD). The others compare whole next-token
+    distributions on the student's states."""
+    clip_low: float = 0.2
+    """Policy ratios below 1 - clip_low stop pulling (`sampled` only)."""
+    clip_high: float = 0.28
+    """Policy ratios above 1 + clip_high stop pulling (`sampled` only)."""
+    gap_threshold: float | None = 10.0
+    """Tokens on which student and teacher differ by this many nats or more are masked (`sampled` only); null: none."""
+    importance_cap: float | None = None
+    """Weigh each token by its probability under the student over that under whoever sampled it, at most this (`sampled`
+    only); 2 is usual. For sampling engines whose log-probs differ from the trainer's; null: no weights."""
+    jsd_beta: float = 0.5
+    """Weight of the teacher in the mixture of `jsd`; near 0 it acts like forward, near 1 like reverse KL."""
+    top_k: int = 64
+    """Tokens that `topk` compares one by one; all others share one bucket, so it stays a divergence."""
+    top_k_direction: Literal["reverse", "forward", "jsd"] = "reverse"
+    """Direction of `topk`: over the student's top tokens (reverse), the teacher's (forward) or both (jsd)."""
+    denominator: int | None = None
+    """What the sum of per-answer losses is divided by, over all ranks; null: the number of answers in the update,
+    those removed by balancing included. The official code divides by its global batch size."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"--model.loss.top_k must be at least 1, got {self.top_k}.")
+        if not 0 <= self.clip_low <= 1:
+            raise UserError(f"--model.loss.clip_low must be in [0, 1], got {self.clip_low}.")
+        if self.clip_high < 0:
+            raise UserError(f"--model.loss.clip_high must be at least 0, got {self.clip_high}.")
+        if not 0 <= self.jsd_beta <= 1:
+            raise UserError(f"--model.loss.jsd_beta must be in [0, 1], got {self.jsd_beta}.")
+        if self.gap_threshold is not None and self.gap_threshold <= 0:
+            raise UserError(f"--model.loss.gap_threshold must be positive or null, got {self.gap_threshold}.")
+        if self.importance_cap is not None and self.importance_cap <= 0:
+            raise UserError(f"--model.loss.importance_cap must be positive or null, got {self.importance_cap}.")
+        if self.importance_cap is not None and self.kind != "sampled":
+            raise UserError(
+                f"--model.loss.importance_cap has no meaning for --model.loss.kind {self.kind}; choose sampled."
+            )
+        if self.denominator is not None and self.denominator < 1:
+            raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
+
+
+def sampled_loss(
+    policy: Policy, rollouts: Rollouts, args: LossArgs, *, temperature: float, denominator: float, trained: Averages
+) -> Tensor:
+    """Reverse KL on the sampled tokens as a clipped policy gradient (Uni-OPD, Eq. 1; see ``opd_loss``).
+
+    Args:
+        policy: the student.
+        rollouts: scored, with advantages; ``clipped_BT`` is filled in.
+        args: clip range and gap mask.
+        temperature: that of sampling.
+        denominator: divides the sum over answers.
+        trained: receives the statistics.
+    """
+    weights_BT: Tensor | None = None
+    if args.importance_cap is not None:
+        sampled = (rollouts.student_logps_BT, rollouts.sampler_logps_BT, rollouts.mask_BT)
+        weights_BT = importance_weights(*sampled, cap=args.importance_cap)
+    loss, logps_BT, entropy_BT = policy.token_loss(
+        rollouts.prompt_tokens,
+        rollouts.tokens_BT,
+        rollouts.mask_BT,
+        _token_losses(rollouts, args, denominator, weights_BT),
+        vision=rollouts.vision,
+        temperature=temperature,
+    )
+    result = opd_loss(
+        logps_BT,
+        rollouts.student_logps_BT,
+        rollouts.advantages_BT,
+        rollouts.mask_BT,
+        teacher_logps_BT=rollouts.teacher_logps_BT if args.gap_threshold is not None else None,
+        teacher_ok_B=rollouts.teacher_ok_B,
+        keep_B=rollouts.keep_B,
+        importance_weights_BT=weights_BT,
+        clip_low=args.clip_low,
+        clip_high=args.clip_high,
+        gap_threshold=math.inf if args.gap_threshold is None else args.gap_threshold,
+        denominator=denominator,
+    )
+    rollouts.clipped_BT = result.clipped_BT
+    tokens = int(rollouts.mask_BT.sum())
+    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    trained.add("train/entropy", entropy_BT.sum(), tokens)
+    trained.add("train/logp_drift", drift_BT.sum(), tokens)
+    trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
+    if weights_BT is not None and args.importance_cap is not None:
+        trained.add("train/importance_weight", weights_BT.sum(), tokens)
+        trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
+    trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
+    return loss
+
+
+def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weights_BT: Tensor | None) -> LossOf:
+    """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
+    mask_BT = rollouts.mask_BT
+    trained_B = rollouts.keep_B & rollouts.teacher_ok_B
+    share_BT = (1 / (rollouts.lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
+    if weights_BT is not None:
+        share_BT = share_BT * weights_BT
+    old, advantages, teacher, trained, share = (
+        values[mask_BT]
+        for values in (
+            rollouts.student_logps_BT,
+            rollouts.advantages_BT,
+            rollouts.teacher_logps_BT,
+            trained_B[:, None].expand_as(mask_BT),
+            share_BT,
+        )
+    )
+
+    def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+        kept = trained[which]
+        if args.gap_threshold is not None:
+            kept = kept & within_gap(logps_N, teacher[which], args.gap_threshold)
+        losses, *_ = opd_token_losses(
+            logps_N, old[which], advantages[which], kept, clip_low=args.clip_low, clip_high=args.clip_high
+        )
+        return losses * share[which]
+
+    return loss_of
+
+
+def divergence_loss(
+    policy: Policy,
+    teacher: Policy,
+    rollouts: Rollouts,
+    args: LossArgs,
+    *,
+    temperature: float,
+    denominator: float,
+    trained: Averages,
+) -> Tensor:
+    """Divergence of whole next-token distributions on the student's states, aggregated like the sampled loss.
+
+    Args:
+        policy: the student.
+        teacher: the one teacher of all these answers.
+        rollouts: the answers.
+        args: which divergence.
+        temperature: that of sampling, on both sides.
+        denominator: divides the sum over answers.
+        trained: receives the statistics.
+    """
+    # Both models' weights are read, and again in the backward pass.
+    per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
+    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
+    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
+    return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
+
+
+def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
+    """Of each token's distribution, ``[B, T]``."""
+    answers = (rollouts.tokens_BT, rollouts.mask_BT)
+    with teacher.answering():
+        prompts = encode_each(teacher, rollouts.prompts)
+        teacher_BTH = teacher.response_hidden(
+            [prompt.tokens for prompt in prompts], *answers, [prompt.vision for prompt in prompts]
+        )
+    student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
+    ours, theirs = head_of(policy.model), head_of(teacher.model)
+    return divergence(
+        student_BTH * ours.scale,
+        teacher_BTH * theirs.scale,
+        ours.weight_VH,
+        theirs.weight_VH,
+        rollouts.mask_BT,
+        kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
+        beta=args.jsd_beta,
+        top_k=args.top_k if args.kind == "topk" else None,
+        temperature=temperature,
+        student_bias=ours.bias_V,
+        teacher_bias=theirs.bias_V,
+        student_softcap=ours.softcap,
+        teacher_softcap=theirs.softcap,
+    )

@@ -1,0 +1,64 @@
+"""What is wrong with prompts, found before any model is loaded."""
+
+from collections.abc import Iterable, Sequence
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.loading import reads_images
+from lit_uniopd.rewards import get_grader
+from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Prompt
+
+
+def check_prompts(prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that could not be graded, before any model is loaded.
+
+    Raises:
+        UserError: naming the prompt and the column.
+    """
+    for prompt in prompts:
+        if prompt.grader is not None:
+            get_grader(prompt.grader)
+            if prompt.gold is None:
+                raise UserError(
+                    f"Prompt {prompt.id!r} has grader {prompt.grader!r} but no gold answer; name the column that holds "
+                    "it by `answer`, or set `grader: null` to train without outcomes."
+                )
+
+
+def check_pictures(
+    prompts: Sequence[Prompt], trained: Sequence[Prompt], *, student: PolicyArgs, flag: str, teachers: TeacherPool
+) -> None:
+    """Refuse pictures that student or teacher cannot read.
+
+    Args:
+        prompts: all that the student answers.
+        trained: those whose answers teachers score.
+        student: where it comes from.
+        flag: the option that ``student`` came from.
+        teachers: not loaded yet.
+
+    Raises:
+        UserError: naming the prompt and the option.
+    """
+    readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
+    readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
+    asked = [("", prompt) for prompt in prompts if prompt.images]
+    if teachers:
+        asked += [(teachers.route(prompt), prompt) for prompt in trained if prompt.images]
+    first: dict[str, Prompt] = {}
+    for name, prompt in asked:
+        first.setdefault(name, prompt)
+    for name, prompt in first.items():
+        args, flag = readers[name]
+        if isinstance(args, TeacherArgs) and args.placement == "http":
+            raise UserError(
+                f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
+                "teacher here, or route the prompt elsewhere by its teacher column."
+            )
+        if not reads_images(args, flag):
+            raise UserError(
+                f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
+                "image-text model, or route the prompt elsewhere by its teacher column."
+            )

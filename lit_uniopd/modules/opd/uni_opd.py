@@ -1,0 +1,415 @@
+"""Uni-OPD: on-policy distillation from one or many teachers (arXiv 2605.03677)."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lit_uniopd.distributed.collectives import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
+from lit_uniopd.distributed.preemption import agree, together
+from lit_uniopd.errors import UserError
+from lit_uniopd.memory import Setup, Workload
+from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
+from lit_uniopd.modules.opd.charts import opd_charts
+from lit_uniopd.modules.opd.dispatch import even_out_groups, group_numbers, update_parts
+from lit_uniopd.modules.opd.engine_drift import add_engine_drift, check_drift
+from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.preflight import check_pictures, check_prompts
+from lit_uniopd.modules.opd.resume import ResumingModule, ScoredRollout
+from lit_uniopd.modules.opd.rollout_metrics import rollout_statistics
+from lit_uniopd.modules.opd.teacher_failures import check_failures
+from lit_uniopd.monitoring.tensorboard_layout import Charts
+from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.micro_batches import equal_count
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.rewards.grading import Grading
+from lit_uniopd.sampling.args import OWN_KERNELS, SamplingArgs
+from lit_uniopd.sampling.engines import check_servers
+from lit_uniopd.sampling.rollouts import write_answers
+from lit_uniopd.sandbox import SandboxArgs
+from lit_uniopd.teachers import Teachers
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+from lit_uniopd.utils.seeding import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+class UniOPD(ResumingModule):
+    """Distil one or many teachers into a student, on answers that the student writes.
+
+    One ``training_step`` is one rollout batch: sample, grade, score, let datamodule and callbacks look, update.
+
+    Args:
+        student: the model to train.
+        teachers: name -> teacher, and where it lives; in Python `PolicyArgs` do for one that lives here. A prompt goes
+            to the teacher named in its `teacher` column, else to the one named like its domain, else to the one called
+            `default`.
+        sampling: how the student writes its training answers.
+        val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
+        loss: the objective.
+        advantage: what its tokens are worth (`sampled` only): teacher, outcome, or a control.
+        writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
+            the losses that compare whole distributions.
+        updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
+        micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
+            share counted once: the memory lever.
+        max_teacher_failures: the run stops when more than this share of a rollout's answers could not be scored.
+        gradient_clip: largest norm of the gradient; null: no clipping.
+        grader_workers: processes that grade answers.
+        grader_timeout: seconds that one answer may take to grade.
+        sandbox: where programs that answers contain are run; null: in the safest way this machine has.
+        optimizer: from parameters to an optimizer; write out every argument.
+        lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
+        seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+    """
+
+    def __init__(
+        self,
+        student: PolicyArgs,
+        teachers: Teachers,
+        sampling: SamplingArgs = SamplingArgs(),  # noqa: B008  # never mutated; an instance is what --help can show
+        val_sampling: SamplingArgs | None = None,
+        loss: LossArgs = LossArgs(),  # noqa: B008
+        advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
+        writer: Literal["student", "teacher"] = "student",
+        updates_per_rollout: int = 1,
+        micro_batch_tokens: int = 16384,
+        max_teacher_failures: float = 0.1,
+        gradient_clip: float | None = 1.0,
+        grader_workers: int = 2,
+        grader_timeout: float = 10.0,
+        sandbox: SandboxArgs | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        seed: int | None = None,
+    ) -> None:
+        greedy = SamplingArgs(n=1, temperature=0.0, max_new_tokens=sampling.max_new_tokens, max_rows=sampling.max_rows)
+        super().__init__(
+            student,
+            flag="model.student",
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
+            val_sampling=val_sampling or greedy,
+            grader_workers=grader_workers,
+            grader_timeout=grader_timeout,
+            sandbox=sandbox,
+        )
+        if updates_per_rollout < 1:
+            raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+        if writer == "teacher" and loss.kind == "sampled":
+            raise UserError(
+                "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
+                "wrote; set --model.loss.kind forward_kl."
+            )
+        if writer == "teacher" and sampling.engine == "vllm":
+            raise UserError(
+                "--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop."
+            )
+        if loss.kind != "sampled" and advantage != AdvantageArgs():
+            raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
+        # One training_step holds several backward passes and optimizer steps; their order is written out below.
+        self.automatic_optimization = False
+        self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
+        if advantage.needs_teachers and not teachers:
+            raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
+        self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
+        self.sampling = sampling
+        self.loss = loss
+        self.advantage = advantage
+        self.writer = writer
+        self.max_teacher_failures = max_teacher_failures
+        self.updates_per_rollout = updates_per_rollout
+        self.micro_batch_tokens = micro_batch_tokens
+        self.gradient_clip = gradient_clip
+        self.domains: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        """Check every prompt's route, grader and gold before any model is loaded."""
+        # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        source = getattr(self.trainer, "datamodule", None)
+        splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
+        every = [prompt for prompts in splits.values() for prompt in prompts]
+        check_prompts(every)
+        for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
+            check_servers(sampling)
+        trained = splits["train"] if stage == "fit" else []
+        check_pictures(every, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
+        if stage == "fit" and self.teachers:
+            for name, count in self.teachers.routes(trained).items():
+                log.info("Teacher %s scores the answers to %d prompts.", name, count)
+            self.teachers.check(self._processor, self.policy_args)
+        super().setup(stage)
+        self.domains = sorted({prompt.domain for prompt in every})
+        if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
+            rank_zero_warn(
+                "sampling.top_p and top_k cut the distribution that answers are drawn from, but the loss treats them "
+                "as drawn from the whole policy; set top_p 1 and top_k 0 to be on-policy."
+            )
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.trainer.state.fn == "fit":
+            for name in self.teachers.load(self.policy):
+                self.shard(self.teachers[name])
+
+    def on_policy_loaded(self) -> None:
+        if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
+            self.policy.keep_reference()
+
+    def on_fit_start(self) -> None:
+        self.teachers.to(self.device)
+        super().on_fit_start()
+
+    def workload(self) -> Workload:
+        source = getattr(self.trainer, "datamodule", None)
+        return Workload.of_rollouts(
+            self.sampling,
+            answers=getattr(source, "batch_size", 1) * self.sampling.n,
+            longest_prompt=self.longest_prompt(getattr(source, "train_prompts", ())),
+            micro_batch_tokens=self.micro_batch_tokens,
+            here=self.writer == "student" and self.sampling.server is None,
+        )
+
+    def memory_setup(self) -> Setup:
+        copied = self.advantage.needs_reference and self.policy_args.lora is None
+        return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
+
+    def models(self) -> dict[str, Any]:
+        return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
+
+    def essential_charts(self) -> Charts:
+        data = getattr(self.trainer, "datamodule", None)
+        return opd_charts(
+            domains=self.domains,
+            heldout=list(self.heldout) if self.trainer.enable_validation else [],
+            teachers=list(self.teachers),
+            graded=any(prompt.grader for prompt in getattr(data, "train_prompts", ())),
+            sampled=self.loss.kind == "sampled",
+        )
+
+    # --- one step: sample, deal out, grade, score, calibrate, update ---
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        answers = len(batch) * self.sampling.n
+        if answers < self.updates_per_rollout:
+            raise UserError(
+                f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
+                "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
+            )
+        scored = self.resumed(batch)
+        if scored is None:
+            with together(self.trainer, gathers=self.writer == "teacher"):
+                rollouts = self.answer(batch)
+            with self.timed("wait"):
+                rollouts = even_out_groups(self, self.policy, rollouts)
+            self.score(rollouts)
+            self.visit(rollouts)
+            seed = derive_seed(self.seed, 0, "updates", self.global_step)
+            parts = update_parts(self, rollouts, self.updates_per_rollout, seed=seed)
+            scored = ScoredRollout(rollouts, parts)
+        self.update(scored, batch.prompts)
+        self.log_step(scored.rollouts, scored.trained, self.clock.lap())
+
+    def answer(self, batch: PromptBatch) -> Rollouts:
+        """Write answers to the prompts."""
+        seed = self.reseed("rollout", self.global_step)
+        keys = group_numbers(self, len(batch))
+        write = write_answers if self.writer == "student" else self.teachers.write
+        with self.timed("rollout"):
+            return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
+
+    def score(self, rollouts: Rollouts) -> None:
+        """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
+
+        They are ``log p_T - log p_S``, or what stands in their place.
+        """
+        with self.grading(rollouts):
+            reference_BT = self.ask_teachers(rollouts)
+        rollouts.advantages_BT = rollout_advantages(
+            rollouts,
+            self.advantage,
+            reference_logps_BT=reference_BT,
+            seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
+        )
+
+    @contextmanager
+    def grading(self, rollouts: Rollouts) -> Iterator[None]:
+        """Grade in other processes while the body runs; it may look at neither grades nor outcomes.
+
+        `time/grade` is what this process still waits for afterwards.
+        """
+        with self.timed("grade"):
+            under_way = Grading(rollouts, self.graders)
+        with under_way:
+            yield
+        with self.timed("grade"), together(self.trainer):
+            under_way.finish()
+
+    def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
+        """Fill in the teachers' log-probs.
+
+        Returns:
+            The reference's log-probs ``[B, T]``, where the advantages need them.
+        """
+        reference_BT: Tensor | None = None
+        with self.timed("score"):
+            if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
+                rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+                check_drift(self, rollouts, self.sampling)
+            if self.advantage.needs_reference:
+                with self.policy.reference() as reference:
+                    reference_BT = self.frozen_logps(reference, rollouts)
+            if self.teachers:
+                with together(self.trainer, gathers=True):
+                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
+                        rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
+                    )
+            else:
+                itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
+                rollouts.teacher_logps_BT = itself_BT.clone()
+                rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
+        with self.timed("wait"):
+            wait_for_ranks(self)
+        if self.teachers:
+            check_failures(self, rollouts, self.teachers.failures, limit=self.max_teacher_failures)
+        return reference_BT
+
+    def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
+        """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
+        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
+        with policy.gathered(), policy.answering():
+            for rows in self.batches_of(policy, rollouts):
+                part = rollouts[rows]
+                found_BT, _ = policy.token_logps(
+                    part.prompt_tokens,
+                    part.tokens_BT,
+                    part.mask_BT,
+                    vision=part.vision,
+                    temperature=self.temperature,
+                )
+                logps_BT[rows, : found_BT.shape[1]] = found_BT.to(logps_BT)
+        return logps_BT
+
+    def visit(self, rollouts: Rollouts) -> None:
+        """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
+
+        They may change ``keep_B`` (balancing) and ``advantages_BT`` (calibration) in place.
+        """
+        for plug in (getattr(self.trainer, "datamodule", None), *self.trainer.callbacks):  # type: ignore[attr-defined]
+            hook = getattr(plug, "on_rollouts_scored", None)
+            if hook is not None:
+                hook(self.trainer, self, rollouts)
+
+    def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
+        """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
+        with self.timed("update"):
+            for rows in scored.parts[scored.done :]:
+                self.keep_in_case(scored, prompts)
+                self.optimizer_step_on(scored.rollouts, rows, scored.trained)
+                scored.done += 1
+            self.teachers.rest()
+        self.unfinished = None
+
+    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: Averages) -> None:
+        """One optimizer step on some of the answers, of which this rank may have none.
+
+        Exact for any split into micro-batches and ranks, since only sums are added up.
+        """
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        denominator = self.loss.denominator or sum_over_ranks(self, len(rows))
+        micro_batches = self.micro_batches(rollouts, rows)
+        total = torch.zeros((), device=self.device)
+        for index, (teacher, batch) in enumerate(micro_batches):
+            agree(self.trainer)  # gradients that are in no checkpoint yet are made again
+            # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
+            micro, weight = rollouts[batch or [0]], float(bool(batch))
+            seen, reached = Averages(), set(self.policy.reached)
+            loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
+            trained.expect(*seen.state())
+            self.policy.reached = self.policy.reached if batch else reached
+            with gradient_sync(self, enabled=index == len(micro_batches) - 1):
+                # DDP and FSDP take the mean over ranks of what must be summed.
+                self.manual_backward(loss * weight * self.trainer.world_size)
+            total += loss.detach() * weight
+            if batch:
+                rollouts.clipped_BT[batch, : micro.clipped_BT.shape[1]] = micro.clipped_BT
+        trained.add("train/loss", total, 1 / self.trainer.world_size)
+        trained.add("train/grad_norm", self.clip())
+        optimizer.step()
+        schedule: Any = self.lr_schedulers()
+        if schedule is not None:
+            schedule.step()
+
+    def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
+        """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
+        sampled, batches = self.loss.kind == "sampled", []
+        # On every rank the same teachers in the same order: their weights may be sharded over all.
+        for name in [""] if sampled else self.teachers.names:
+            own = [row for row in rows if sampled or self.teachers.route(rollouts.prompts[row]) == name]
+            packed = self.batches_of(self.policy, rollouts[own]) if own else []
+            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[own].tolist()
+            batches += [(name, [own[i] for i in batch]) for batch in equal_count(packed, count, groups)]
+        return batches
+
+    def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:
+        """Rows of each forward pass of a policy that reads what the student reads."""
+        return policy.micro_batches(
+            rollouts.prompt_tokens,
+            rollouts.tokens_BT,
+            rollouts.mask_BT,
+            self.micro_batch_tokens,
+            vision=rollouts.vision,
+        )
+
+    def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: Averages) -> Tensor:
+        """This micro-batch's share of the loss; its statistics are added to ``trained``."""
+        common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
+        if self.loss.kind == "sampled":
+            return sampled_loss(self.policy, rollouts, self.loss, **common)
+        return divergence_loss(self.policy, self.teachers[teacher], rollouts, self.loss, **common)
+
+    def clip(self) -> Tensor:
+        """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
+        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of student and teacher alike; greedy rollouts are scored at 1."""
+        return self.sampling.temperature or 1.0
+
+    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+        """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
+        # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
+        trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
+        routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
+        averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
+        if (counts := self.teachers.cache_counts()) is not None:
+            averages.add("rollout/teacher_cached", counts[0], sum(counts))
+        foreign = self.writer == "student" and self.sampling.engine in OWN_KERNELS
+        drift = add_engine_drift(averages, rollouts) if foreign else None
+        values = averages.reduce(self) | trained.reduce(self)
+        if drift is not None:
+            values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
+        values |= {f"time/{part}": taken for part, taken in seconds.items()}
+        written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
+        for part, tag in (("rollout", "rollout"), ("step", "time")):
+            if part in seconds:  # what a resumed run had written before is not
+                values[f"{tag}/tokens_per_second"] = written / max(seconds[part], 1e-9)
+        values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log_dict(values, batch_size=len(rollouts))

@@ -1,0 +1,93 @@
+"""The two halves of a language model: the body that makes hidden states, and the head that makes logits.
+
+Log-probs never need ``[B, T, V]`` logits at once, so losses, scoring and sampling call the halves themselves.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_uniopd.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputHead:
+    """``logits = softcap(scale * hidden @ weight.T + bias)``: what transformers' models do after their last layer."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+    scale: float
+    """Granite divides its logits, Cohere multiplies them."""
+    softcap: float | None
+    """Gemma 2: ``cap * tanh(logits / cap)``."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits ``[..., V]`` of hidden states ``[..., H]``."""
+        out = nn.functional.linear(hidden.to(self.weight_VH.dtype) * self.scale, self.weight_VH, self.bias_V).float()
+        return out if self.softcap is None else self.softcap * torch.tanh(out / self.softcap)
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, or the model itself. Injected adapters stay active."""
+    get_base_model = getattr(model, "get_base_model", None)
+    return get_base_model() if get_base_model is not None else model  # type: ignore[return-value]
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The part that maps token ids (and pictures) to ``last_hidden_state``; text-only and multimodal models alike."""
+    base = unwrap(model)
+    body = base.base_model
+    if body is base:
+        raise UserError(f"{type(base).__name__} is not a causal or image-text model; set its `path` to one that is.")
+    return body
+
+
+def head_of(model: nn.Module) -> OutputHead:
+    """The output projection, read anew on each call: a sharded or swapped weight must never be cached.
+
+    Raises:
+        UserError: if the head is not a plain linear layer (an adapter on it, say).
+    """
+    base = unwrap(model)
+    layer = base.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        raise UserError(
+            f"The output head of {type(base).__name__} is a {type(layer).__name__}, not a plain linear layer: "
+            "take lm_head out of lora.target_modules and leave it unquantised."
+        )
+    config = base.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return OutputHead(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def check_head(model: nn.Module) -> None:
+    """Compare body + head with the model's own logits on a few tokens, once at load.
+
+    Raises:
+        UserError: if the model does something else between its last layer and its logits.
+    """
+    if head_of(model).weight_VH.is_meta:  # nothing is there to compare yet
+        return
+    ids = torch.arange(4, device=head_of(model).weight_VH.device)[None] % head_of(model).weight_VH.shape[0]
+    was_training = model.training
+    model.eval()
+    hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    ours, theirs = head_of(model).logits(hidden), model(input_ids=ids, use_cache=False).logits.float()
+    model.train(was_training)
+    # Low precision may round in another order; a forgotten scale or cap is off by far more.
+    if (ours - theirs).abs().max() > 0.05 * theirs.abs().max().clamp(min=1e-3):
+        raise UserError(
+            f"{type(unwrap(model)).__name__} changes its logits after the output layer in a way lit_uniopd does not "
+            "know, so log-probs would be wrong; choose another model."
+        )
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of the language model, the largest list of modules that there is."""
+    body: Any = body_of(model)
+    lists = [module for module in getattr(body, "language_model", body).modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=[]))

@@ -1,0 +1,218 @@
+"""A policy: a causal or image-text language model together with the tokenizer that it speaks.
+
+Students, teachers and references are all policies. This file loads them, and turns (prompt, response) token ids into
+log-probs without ever holding ``[B, T, V]`` logits.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded, reshard, shard
+from lit_uniopd.errors import UserError
+from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
+from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
+from lit_uniopd.policy.hidden_states import ResponseModel
+from lit_uniopd.policy.loading import load_model, load_processor
+from lit_uniopd.policy.lora import merged_state, with_adapters
+from lit_uniopd.policy.multimodal import Vision
+
+T = TypeVar("T")
+
+
+class Policy(ResponseModel):
+    """A model and its tokenizer behind the few operations that the objectives need.
+
+    Args:
+        model: a transformers causal or image-text model, or a PEFT model around one.
+        processor: its tokenizer, or its processor if it reads pictures.
+        args: where it came from.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, args: PolicyArgs | None = None) -> None:
+        super().__init__(model, processor, args if args is not None else PolicyArgs())
+        # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
+        self._reference: list[Policy] = []
+
+    @classmethod
+    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
+        """Load a policy as ``args`` say; a frozen one has no parameter that requires a gradient.
+
+        Args:
+            args: what to load.
+            trainable: whether it will be trained (in full, or by adapters if ``args.lora`` is set).
+            flag: the option that ``args`` came from, for messages (``model.student``).
+
+        Raises:
+            UserError: naming ``flag``, if the model cannot be had or the options contradict each other.
+        """
+        if trainable and args.quantization != "none" and args.lora is None:
+            raise UserError(
+                f"--{flag}.quantization {args.quantization} freezes the weights; set --{flag}.lora too, or 'none'."
+            )
+        processor = load_processor(args, flag)
+        model = load_model(args, trainable=trainable, flag=flag)
+        if args.lora is not None:
+            model = with_adapters(model, args.lora, flag)
+        if not trainable:
+            model.requires_grad_(False)
+        check_head(model)
+        if args.gradient_checkpointing and trainable:
+            base: Any = unwrap(model)
+            # Renamed in transformers 5.2x; the old name warns there.
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        # from_pretrained leaves models in eval mode, and Lightning keeps the mode it finds.
+        return cls(model, processor, args).train(trainable)
+
+    @property
+    def references(self) -> Sequence["Policy"]:
+        """The copy that ``keep_reference`` made, if there is one."""
+        return self._reference
+
+    def token_logps(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        vision: Sequence[Vision] | None = None,
+        temperature: float = 1.0,
+        return_entropy: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and on demand the entropies ``[B, T]``.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+            temperature: divides the logits.
+            return_entropy: also return the entropy (nats, detached) of each next-token distribution.
+        """
+
+        def compute() -> tuple[Tensor, Tensor | None]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            options |= {"temperature": temperature, "return_entropy": return_entropy}
+            found: Any = linear_token_logps(*states, **options)
+            logps_N, entropy_N = found if return_entropy else (found, None)
+            return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
+
+        return self(compute)
+
+    def token_loss(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        loss_of: LossOf,
+        *,
+        vision: Sequence[Vision] | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
+
+        Args:
+            prompt_tokens: the prompt of each sample, unpadded.
+            tokens_BT: response tokens, right-padded.
+            mask_BT: True on response tokens.
+            loss_of: from log-probs of consecutive response tokens, row after row, and which they are, to their losses;
+                see `linear_token_loss`.
+            vision: of each sample, what the processor made of its pictures. None: there are none.
+            temperature: divides the logits.
+        """
+
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
+            return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+
+        return self(compute)
+
+    def _response_states(
+        self,
+        prompt_tokens: Sequence[Sequence[int]],
+        tokens_BT: Tensor,
+        mask_BT: Tensor,
+        vision: Sequence[Vision] | None,
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Hidden states, output weight and tokens as the heads of `functional` take them, and their other arguments.
+
+        Only response positions are among them: a head's cost is per token, and padding would be paid for.
+        """
+        tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
+        hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
+        head = head_of(self.model)
+        states = (hidden_BTH[mask_BT] * head.scale, head.weight_VH, tokens_BT[mask_BT])
+        return states, {"bias_V": head.bias_V, "softcap": head.softcap}
+
+    def shard(self, mesh: DeviceMesh, args: ShardingArgs) -> None:
+        """Shard the policy, and the copy of it that is its reference, over the ranks of a mesh.
+
+        Adapters must be in place: those that come later would be trained by each rank for itself.
+
+        Args:
+            mesh: of the ranks that see different data.
+            args: types and places.
+        """
+        for policy in (self, *self.references):
+            policy.settle_packing()  # while every rank can still try for itself
+            shard(policy, layers_of(policy.model), mesh, args)
+
+    def keep_reference(self) -> None:
+        """Remember the policy as it is now. With adapters that costs nothing; else it is a frozen copy."""
+        if self.args.lora is None and not self._reference:
+            frozen = copy.deepcopy(self.model).requires_grad_(False)
+            self._reference.append(Policy(frozen, self.processor, self.args).eval())
+
+    @contextmanager
+    def reference(self) -> Iterator["Policy"]:
+        """The policy before training: adapters off, or the copy that ``keep_reference`` made.
+
+        Raises:
+            RuntimeError: if there is neither.
+        """
+        if self.args.lora is None and not self._reference:
+            raise RuntimeError("call Policy.keep_reference() before training to have a reference")
+        policy = self._reference[0] if self._reference else self
+        if self._reference and not is_sharded(policy):
+            policy.to(self.device)
+        with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
+            yield policy
+            # PEFT freezes the adapters meanwhile, and must find the same tensors when it thaws them.
+            reshard(policy)
+
+    def save(self, directory: str | Path) -> None:
+        """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.
+
+        The live weights are left alone: merging and unmerging in place would change them by rounding.
+
+        Raises:
+            UserError: if adapters sit on quantised weights, which cannot be merged.
+        """
+        base = unwrap(self.model)
+        if self.args.quantization != "none":
+            raise UserError(
+                f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
+                f"into {self.args.path} loaded with quantization 'none'."
+            )
+        base.save_pretrained(directory, state_dict=merged_state(base))
+        self.processor.save_pretrained(directory)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapters as a PEFT directory."""
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+
+def _as_table(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values of the response tokens at their places ``[B, T]``, 0 in padding."""
+    mask_BT = mask_BT.to(values_N.device)
+    return values_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)

@@ -1,0 +1,102 @@
+"""How answers are written: the options of sampling and of the servers that may do it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from lit_uniopd.errors import UserError
+
+Sync = Literal["auto", "adapter", "transfer", "reload"]
+
+
+@dataclass
+class ServerArgs:
+    """vLLM servers that write answers in the student's place."""
+
+    urls: list[str] = field(default_factory=list)
+    """Their addresses, `http://host:8000`; prompts are dealt out to them in turn."""
+    model: str = ""
+    """The name they serve the student under: what `vllm serve` was given, or its `--served-model-name`."""
+    directory: str = ""
+    """Where the student's weights are left for the servers, who must see it under the same path; /dev/shm/NAME on one
+    machine. For one run alone."""
+    sync: Sync = "auto"
+    """How servers take the weights. adapter: as a LoRA adapter beside the base model; transfer: by vLLM's weight
+    transfer, backend disk; reload: by its reload_weights, where that is missing. auto: adapter under LoRA, else
+    transfer."""
+    requests: int = 64
+    """Prompts that each process has under way at the same time."""
+    timeout: float = 600.0
+    """Seconds that the answers to one prompt, or taking new weights, may last."""
+    retries: int = 8
+    """Further rounds of attempts where servers are busy, break off or cannot be reached, after pauses of 0.5, 1, 2, 4
+    ... 30 s. A server that broke off is given the weights again before it is asked."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the servers' key; null: none is sent."""
+    max_drift: float | None = 0.5
+    """The run stops when the servers' log-probs are further than this from the trainer's, in nats, on the average of a
+    rollout: they then sample from another model. null: never."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "urls": (bool(self.urls), "the address of at least one server"),
+            "model": (bool(self.model), "the name that the servers serve the student under"),
+            "directory": (bool(self.directory), "a directory that trainer and servers see"),
+            "sync": (self.sync in get_args(Sync), "auto, adapter, transfer or reload"),
+            "requests": (self.requests >= 1, "at least 1"),
+            "timeout": (self.timeout > 0, "above 0"),
+            "retries": (self.retries >= 0, "at least 0"),
+            "max_drift": (self.max_drift is None or self.max_drift > 0, "above 0, or null"),
+        }
+        for name, (good, rule) in rules.items():
+            if not good:
+                raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
+
+
+LocalEngine = Literal["loop", "generate", "cb"]
+
+
+Engine = Literal["loop", "generate", "cb", "vllm"]
+
+
+OWN_KERNELS: frozenset[Engine] = frozenset({"cb", "vllm"})
+"""Engines that compute otherwise than training does: the trainer computes the log-probs of their answers again."""
+
+
+@dataclass
+class SamplingArgs:
+    """How answers are written."""
+
+    n: int = 16
+    """Answers per prompt."""
+    max_new_tokens: int = 1024
+    """Longest answer in tokens; a longer one is cut, and counts as truncated."""
+    temperature: float = 1.0
+    """Divides the logits; 0 always takes the most probable token."""
+    top_p: float = 1.0
+    """Sample from the fewest tokens whose probability reaches this; 1 for all. Log-probs stay those over all tokens."""
+    top_k: int = 0
+    """Sample from so many most probable tokens; 0 for all. Log-probs stay those over all tokens."""
+    max_rows: int = 256
+    """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
+    engine: Engine = "loop"
+    """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
+    transformers' continuous batching, for text on CUDA; vllm: servers, for text."""
+    server: ServerArgs | None = None
+    """The servers of `engine: vllm`."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "n": (self.n >= 1, "at least 1"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "max_rows": (self.max_rows >= 1, "at least 1"),
+            "engine": (self.engine in get_args(Engine), "loop, generate, cb or vllm"),
+        }
+        for name, (good, rule) in rules.items():
+            if not good:
+                raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
+        if (self.engine == "vllm") != (self.server is not None):
+            raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")

@@ -1,0 +1,49 @@
+"""Our own decoding, behind ``sampling.engine: loop``: one prefill a prompt, and finished answers leave the batch."""
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.batches import prompt_groups
+from lit_uniopd.sampling.decode_loop import Decoder, decode
+from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
+from lit_uniopd.sampling.token_sampler import Uniforms, draw
+
+
+def write(request: GenerationRequest) -> AnswerBuffer:
+    """Answer a request; each answer's noise is keyed by its prompt's key and its number alone."""
+    args, buffer, progress = request.args, AnswerBuffer(request), Progress(request)
+    keys_P = torch.tensor(list(request.keys), dtype=torch.long, device=request.device)
+    answer_B = torch.arange(request.answers, device=request.device).repeat(len(keys_P))
+    uniforms = Uniforms(request.seed, keys_P.repeat_interleave(request.answers), answer_B)
+
+    def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+        if request.banned:
+            return _draw_allowed(logits_RV, uniforms(step, rows_R), args, request.banned)
+        return draw(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
+
+    finished = 0
+    for group in prompt_groups(request):
+        decoder = Decoder(request.model, args.max_new_tokens)
+        logits_RV = decoder.prefill(group.prompt_tokens, group.answers, request.pad_id, group.vision)
+        before = finished
+        decode(
+            decoder,
+            logits_RV,
+            group.rows_R,
+            choose,
+            request.eos_E,
+            buffer.tokens_BT,
+            buffer.logps_BT,
+            lambda done, before=before: progress(before + done),
+        )
+        finished += len(group.rows_R)
+    return buffer
+
+
+def _draw_allowed(logits_RV: Tensor, uniform_R: Tensor, args: SamplingArgs, banned: list[int]) -> tuple[Tensor, Tensor]:
+    """Never a banned token; log-probs stay those over all tokens, as everywhere."""
+    logps_RV = (logits_RV / (args.temperature or 1)).log_softmax(dim=-1)
+    logits_RV[:, banned] = -torch.inf
+    tokens_R, _ = draw(logits_RV, uniform_R, args.temperature, args.top_k, args.top_p)
+    return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]

@@ -1,0 +1,269 @@
+"""vLLM servers, behind ``sampling.engine: vllm``: they run in an environment of their own and are asked over HTTP.
+
+The weights reach them before a rollout (``weights``). Their kernels, and often their precision, are others than the
+trainer's, so that it computes the log-probs of their answers again.
+"""
+
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.sampling.args import ServerArgs, Sync
+from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
+from lit_uniopd.sampling.weight_sync import Weights, served_names
+from lit_uniopd.utils.http import ServerError, Servers
+from lit_uniopd.utils.seeding import derive_seed
+
+PAUSE_S = 0.5
+"""Before the second round of attempts; doubled for each further one."""
+
+
+def write(request: GenerationRequest) -> AnswerBuffer:
+    """Answer a request.
+
+    Raises:
+        UserError: if a prompt has pictures or is too long, weights do not arrive, or answers do not.
+    """
+    if request.args.server is None:
+        raise UserError("sampling.engine=vllm needs sampling.server.")
+    for number, pictures in enumerate(request.vision):
+        if pictures:
+            raise UserError(
+                f"sampling.engine=vllm reads text only and prompt number {number} has pictures; set "
+                "sampling.engine=loop."
+            )
+    pool = connect(request.args.server)
+    pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
+    name = pool.weights.publish(request.model)
+    buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
+    answers = _in_flight(
+        lambda prompt: pool.ask(_request(request, prompt, name), prompt, request.model),
+        range(len(request.prompt_tokens)),
+        request.args.server.requests,
+        while_waiting=lambda: progress(finished),
+    )
+    for prompt, (url, answer) in answers:
+        _fill_in(buffer, request, prompt, answer, url)
+        finished += request.answers
+        progress(finished)
+    pool.weights.confirm(request.model)
+    return buffer
+
+
+def connect(args: ServerArgs) -> "Pool":
+    """The servers, asked once for the model that they serve.
+
+    Raises:
+        UserError: if one cannot be reached, or serves something else.
+    """
+    variable = args.api_key_variable
+    if variable is not None and variable not in os.environ:
+        raise UserError(f"sampling.server.api_key_variable {variable} is not set in the environment; set it.")
+    key = None if variable is None else os.environ[variable]
+    directory = str(Path(args.directory).absolute())
+    return _connected(tuple(args.urls), args.model, directory, args.sync, args.timeout, args.retries, key)
+
+
+@cache
+def _connected(urls: tuple[str, ...], *args: Any) -> "Pool":
+    return Pool(urls, *args)
+
+
+class Pool:
+    """Servers that all have the same weights."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        model: str,
+        directory: str,
+        sync: Sync,
+        timeout: float,
+        retries: int,
+        key: str | None = None,
+    ) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.servers = Servers(urls, timeout=timeout, retries=retries, headers=headers)
+        self.weights = Weights(self.servers, model, directory, sync)
+        self.lost: set[str] = set()
+        self._recovering = threading.Lock()
+        self.limits: list[int] = []
+        for url in self.servers.urls:
+            try:
+                served = served_names(self.servers, url)
+            except ServerError as error:
+                raise UserError(
+                    f"The server {url} of sampling.server.urls {error}; start it, or correct the address."
+                ) from error
+            if model not in served:
+                raise UserError(
+                    f"The server {url} serves {', '.join(served) or 'nothing'}, not sampling.server.model {model}; "
+                    "correct the name, or start the server with the student."
+                )
+            self.limits += [limit for limit in [served[model]] if limit is not None]
+
+    def check_length(self, prompt: int, answer: int) -> None:
+        """Refuse what would not fit.
+
+        Raises:
+            UserError: naming both lengths.
+        """
+        limit = min(self.limits, default=prompt + answer)
+        if prompt + answer > limit:
+            raise UserError(
+                f"sampling.max_new_tokens={answer} does not fit: the servers take {limit} tokens and the longest "
+                f"prompt has {prompt}; lower it to {limit - prompt}, or start them with a larger --max-model-len."
+            )
+
+    def ask(self, body: dict[str, Any], number: int, model: nn.Module) -> tuple[str, Any]:
+        """The server that answered a request, and its answer; servers take turns by the request's number.
+
+        Raises:
+            UserError: if a server refuses it, or none answers.
+        """
+        urls = self.servers.urls
+        url, problem = urls[0], ServerError("was not asked")
+        for attempt in range((self.servers.retries + 1) * len(urls)):
+            rounds = attempt // len(urls)
+            if attempt and attempt % len(urls) == 0:
+                time.sleep(min(PAUSE_S * 2 ** (rounds - 1), 30.0))
+            url = urls[(number + attempt) % len(urls)]
+            try:
+                self._recover(url, model)
+                return url, self.servers.post("/v1/completions", body, url=url, retries=0)
+            except ServerError as error:
+                problem = error
+                forgotten = error.status == 404 and body["model"] != self.weights.model  # the adapter
+                if forgotten or (error.status is None and not error.slow):
+                    self.lost.add(url)
+                elif error.refused:
+                    break
+        raise UserError(
+            f"The server {url} {problem}; no answer could be had from any of sampling.server.urls, so start it again "
+            "and resume."
+        ) from problem
+
+    def _recover(self, url: str, model: nn.Module) -> None:
+        """Bring the weights to a server that broke off: it may have been started again without them."""
+        with self._recovering:
+            if url in self.lost:
+                self.weights.restore(url, model)
+                self.lost.discard(url)
+
+
+def _request(request: GenerationRequest, prompt: int, name: str) -> dict[str, Any]:
+    args = request.args
+    return {
+        "model": name,
+        "prompt": list(request.prompt_tokens[prompt]),
+        "n": request.answers,
+        "max_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "seed": derive_seed(request.seed, "vllm", request.keys[prompt]) % 2**31,  # n answers count on from it
+        "logprobs": 0,  # of the sampled tokens alone
+        "return_token_ids": True,
+        # Ends are ours to say, and a model's own generation defaults must not leak in.
+        "ignore_eos": True,
+        "stop_token_ids": list(request.eos_ids),
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        **({"logit_bias": {str(token): -100.0 for token in request.banned}} if request.banned else {}),
+    }
+
+
+def _fill_in(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer: Any, url: str) -> None:
+    """Write the answers to one prompt into their rows, after checking that they are what was asked for."""
+    try:
+        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+        rows = [
+            (choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"]) for choice in choices
+        ]
+        wrong = _what_is_wrong(request, rows)
+    except (KeyError, TypeError) as error:
+        wrong = f"without {error}" if isinstance(error, KeyError) else "in another form"
+        rows = []
+    if wrong:
+        raise UserError(
+            f"The server {url} answers {wrong}; use a vLLM that knows return_token_ids (0.10.2 or newer), started with "
+            "the student's model."
+        )
+    for row, (tokens, logps, _) in enumerate(rows, start=prompt * request.answers):
+        buffer.put(row, torch.tensor(tokens), torch.tensor(logps))
+
+
+def _what_is_wrong(request: GenerationRequest, rows: list[tuple[list[int], list[float], str]]) -> str:
+    """Empty if nothing is."""
+    if len(rows) != request.answers:
+        return f"{len(rows)} times instead of {request.answers} times"
+    vocabulary, ends = head_of(request.model).weight_VH.shape[0], set(request.eos_ids)
+    for tokens, logps, reason in rows:
+        if not tokens or len(tokens) != len(logps):
+            return f"with {len(tokens)} tokens and {len(logps)} log-probs"
+        if not all(isinstance(token, int) and 0 <= token < vocabulary for token in tokens):
+            return "with tokens that the student does not have"
+        if not all(isinstance(logp, int | float) and math.isfinite(logp) for logp in logps):
+            return "with log-probs that are no numbers"
+        whole = (
+            tokens[-1] in ends
+            if reason == "stop"
+            else reason == "length" and len(tokens) == request.args.max_new_tokens
+        )
+        if not whole:
+            return f"with {len(tokens)} tokens that end in {tokens[-1]} for the reason {reason!r}"
+    return ""
+
+
+def _in_flight(
+    ask: Callable[[int], Any], items: Sequence[int], count: int, while_waiting: Callable[[], None]
+) -> Iterator[tuple[int, Any]]:
+    """``(item, ask(item))`` as they come, at most ``count`` at a time.
+
+    In daemon threads: an interrupted run ends at once instead of waiting for answers that nobody wants any more.
+    """
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        while not given_up.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((item, ask(item), None))
+            except BaseException as error:
+                done.put((item, None, error))
+
+    for item in items:
+        todo.put(item)
+    for _ in range(min(count, len(items))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in items:
+            while True:
+                try:
+                    item, result, error = done.get(timeout=1.0)
+                    break
+                except queue.Empty:
+                    while_waiting()
+            if error is not None:
+                raise error
+            yield item, result
+    finally:
+        given_up.set()

@@ -1,0 +1,154 @@
+"""Writing answers with the policy: text prompts in, tokens and their log-probs out."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.multimodal import Vision
+from lit_uniopd.sampling import engine_continuous, engine_generate, engine_loop, engine_vllm
+from lit_uniopd.sampling.args import Engine, SamplingArgs
+from lit_uniopd.sampling.decode_loop import decodable
+from lit_uniopd.sampling.request import GenerationRequest
+from lit_uniopd.types import FinishReason
+
+log = logging.getLogger(__name__)
+
+ENGINES: Mapping[Engine, ModuleType] = {
+    "loop": engine_loop,
+    "generate": engine_generate,
+    "cb": engine_continuous,
+    "vllm": engine_vllm,
+}
+"""Name in YAML -> the file whose ``write(request)`` answers it."""
+
+
+@dataclass(slots=True)
+class Completions:
+    """Answers to ``B / n`` prompts, the ``n`` answers to one prompt adjacent. Padded positions hold 0."""
+
+    tokens_BT: Tensor
+    """Token ids, right-padded to the longest answer; the end-of-sequence token is part of the answer."""
+    mask_BT: Tensor
+    """Bool; True on the answer's tokens."""
+    logps_BT: Tensor
+    """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy). Other engines than loop
+    and generate report those that they drew with: after top_p and top_k, and by kernels of their own."""
+    finish: list[FinishReason]
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompt_tokens: Sequence[Sequence[int]],
+    args: SamplingArgs,
+    *,
+    eos_ids: Collection[int],
+    pad_id: int,
+    seed: int,
+    keys: Sequence[int] | None = None,
+    vision: Sequence[Vision] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Completions:
+    """Write ``args.n`` answers to each prompt.
+
+    With the loop, answer ``j`` to a prompt depends on the weights, the prompt, ``seed``, the prompt's key and ``j``
+    alone, as far as the model's own logits do not change with the batch. ``generate`` draws from torch's generator and
+    promises that only for an equal batch. Torch's random state is left as it was.
+
+    Args:
+        model: A transformers causal (or image-text) model, bare or PEFT-wrapped, in eval mode.
+        prompt_tokens: Token ids as the model shall see them; nothing is added.
+        args: How to sample.
+        eos_ids: Each of them ends an answer; may be empty.
+        pad_id: Stands in the padding of shorter prompts; may be one of ``eos_ids``.
+        seed: Of all randomness.
+        keys: Name each prompt's noise, so that its answers do not depend on its place. None: the prompts' numbers.
+        vision: Of each prompt, what the processor made of its pictures. None: there are none.
+        on_progress: Called with (finished answers, all answers) whenever more are finished.
+
+    Raises:
+        ValueError: if a prompt is empty, there is none, or the model is in training mode.
+        UserError: if prompt and answer do not fit in the model's table of positions.
+        FloatingPointError: if the model's logits are not finite.
+    """
+    _check(model, prompt_tokens, args)
+    request = GenerationRequest(
+        model=model,
+        prompt_tokens=prompt_tokens,
+        args=args,
+        eos_ids=sorted(eos_ids),
+        pad_id=pad_id,
+        seed=seed,
+        keys=range(len(prompt_tokens)) if keys is None else keys,
+        vision=[{}] * len(prompt_tokens) if vision is None else vision,
+        on_progress=on_progress,
+    )
+    engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
+    buffer = ENGINES[engine].write(request)
+    return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
+
+
+def check_servers(args: SamplingArgs) -> None:
+    """Ask the servers, if there are any, whether they serve the student.
+
+    Raises:
+        UserError: if one cannot be reached, or serves something else.
+    """
+    if args.server is not None:
+        engine_vllm.connect(args.server)
+
+
+def _completions(tokens_BT: Tensor, logps_BT: Tensor, eos_E: Tensor, repeat: int) -> Completions:
+    """Cut each row behind its first end-of-sequence token, then repeat the rows."""
+    ended_BT = torch.isin(tokens_BT, eos_E)
+    stopped_B = ended_BT.any(dim=1)
+    lengths_B = torch.where(stopped_B, ended_BT.int().argmax(dim=1) + 1, tokens_BT.shape[1])
+    mask_BT = torch.arange(int(lengths_B.max()), device=tokens_BT.device) < lengths_B[:, None]
+    tokens_BT = tokens_BT[:, : mask_BT.shape[1]] * mask_BT
+    logps_BT = logps_BT[:, : mask_BT.shape[1]].masked_fill(~mask_BT, 0)
+    if not bool(logps_BT.isfinite().all()):
+        raise FloatingPointError("The policy's logits are not finite: the weights have diverged or are damaged.")
+    finish: list[FinishReason] = ["stop" if stopped else "length" for stopped in stopped_B.tolist()]
+    return Completions(
+        tokens_BT.repeat_interleave(repeat, dim=0),
+        mask_BT.repeat_interleave(repeat, dim=0),
+        logps_BT.repeat_interleave(repeat, dim=0),
+        [reason for reason in finish for _ in range(repeat)],
+    )
+
+
+def _check(model: nn.Module, prompt_tokens: Sequence[Sequence[int]], args: SamplingArgs) -> None:
+    if not prompt_tokens or not all(prompt_tokens):
+        raise ValueError("prompt_tokens must hold at least one prompt, and each at least one token")
+    if model.training:
+        raise ValueError(
+            "model must be in eval mode: dropout, or checkpointing without a KV cache, would spoil answers"
+        )
+    config = unwrap(model).config.get_text_config(decoder=True)
+    positions = getattr(config, "max_position_embeddings", None)
+    longest = max(map(len, prompt_tokens))
+    # Rotary positions reach beyond their training length; a table of learned ones ends there.
+    if positions and not getattr(config, "rope_parameters", None) and longest + args.max_new_tokens > positions:
+        raise UserError(
+            f"sampling.max_new_tokens={args.max_new_tokens} does not fit: the model has {positions} positions and the "
+            f"longest prompt takes {longest}; lower it to {positions - longest} or drop long prompts."
+        )
+
+
+def _can_loop(model: nn.Module) -> bool:
+    if decodable(model):
+        return True
+    _warn_fallback(type(unwrap(model)).__name__)
+    return False
+
+
+@cache
+def _warn_fallback(name: str) -> None:
+    log.warning("sampling.engine=loop cannot split the cache of %s; sampling.engine=generate is used instead.", name)

@@ -1,0 +1,127 @@
+"""What every engine is asked, and the rows that it fills in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.multimodal import Vision, picture_ids
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.utils.stop_request import poll
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """Prompts to answer, and how. Answers to one prompt are adjacent rows."""
+
+    model: nn.Module
+    """A transformers model, bare or PEFT-wrapped, in eval mode."""
+    prompt_tokens: Sequence[Sequence[int]]
+    """Token ids of each prompt; nothing is added."""
+    args: SamplingArgs
+    eos_ids: Sequence[int]
+    """Each of them ends an answer; ascending."""
+    pad_id: int
+    """Stands in the padding of shorter prompts."""
+    seed: int
+    """Of all randomness."""
+    keys: Sequence[int]
+    """Name each prompt's noise."""
+    vision: Sequence[Vision]
+    """Of each prompt, what the processor made of its pictures."""
+    on_progress: Callable[[int, int], None] | None = None
+    """Called with (finished answers, all answers) whenever more are finished."""
+    answers: int = field(init=False)
+    """Different answers to each prompt."""
+    banned: list[int] = field(init=False)
+    """Tokens that no answer may have: chosen by the model, a picture's token would be a picture without a picture."""
+
+    def __post_init__(self) -> None:
+        if not len(self.keys) == len(self.vision) == len(self.prompt_tokens):
+            raise ValueError("keys and vision must have one entry per prompt")
+        greedy = self.args.temperature == 0  # greedy answers are all the same
+        object.__setattr__(self, "answers", 1 if greedy else self.args.n)
+        object.__setattr__(self, "banned", picture_ids(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes, and the answers are left."""
+        return head_of(self.model).weight_VH.device
+
+    @property
+    def rows(self) -> int:
+        """Different answers to all prompts."""
+        return len(self.prompt_tokens) * self.answers
+
+    @property
+    def eos_E(self) -> Tensor:
+        return torch.tensor(self.eos_ids, dtype=torch.long, device=self.device)
+
+    def generation_config(self, answers: int) -> GenerationConfig:
+        """How to sample, in transformers' words.
+
+        Args:
+            answers: to each prompt.
+        """
+        args = self.args
+        greedy = args.temperature == 0
+        sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+        return GenerationConfig(
+            do_sample=not greedy,
+            max_new_tokens=args.max_new_tokens,
+            num_return_sequences=answers,
+            eos_token_id=list(self.eos_ids) or None,
+            pad_token_id=self.pad_id,
+            suppress_tokens=self.banned or None,
+            use_cache=True,
+            **sampling,
+        )
+
+
+class AnswerBuffer:
+    """Rows of a request, filled in by an engine. What stands behind an answer's first end token has no meaning.
+
+    Args:
+        request: whose answers they are.
+
+    Attributes:
+        tokens_BT: token ids ``[B, max_new_tokens]``.
+        logps_BT: float32 log-probs of the same shape.
+    """
+
+    def __init__(self, request: GenerationRequest) -> None:
+        shape = (request.rows, request.args.max_new_tokens)
+        self.tokens_BT = torch.zeros(shape, dtype=torch.long, device=request.device)
+        self.logps_BT = torch.zeros(shape, dtype=torch.float32, device=request.device)
+
+    def put(self, row: int, tokens: Tensor, logps: Tensor) -> None:
+        """One whole answer."""
+        self.tokens_BT[row, : len(tokens)] = tokens.to(self.tokens_BT.device)
+        self.logps_BT[row, : len(logps)] = logps.to(self.logps_BT.device)
+
+
+class Progress:
+    """Tells the caller of a request how many answers are finished; whoever reports may be stopped by a signal.
+
+    Args:
+        request: whose ``on_progress`` is called.
+    """
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.on_progress, self.rows = request.on_progress, request.rows
+        self.repeat = request.args.n // request.answers
+        self.reported = 0
+
+    def __call__(self, finished: int) -> None:
+        """So many rows of the whole request are finished.
+
+        Raises:
+            Stopped: if a signal has come and the answers may be left.
+        """
+        poll()
+        if self.on_progress is not None and finished > self.reported:
+            self.reported = finished
+            self.on_progress(finished * self.repeat, self.rows * self.repeat)

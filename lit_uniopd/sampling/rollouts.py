@@ -1,0 +1,70 @@
+"""From prompts to graded answers: the policy writes, the graders judge."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lit_uniopd.grade import NO_GRADER
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import sample
+from lit_uniopd.types import Prompt, Rollouts
+from lit_uniopd.utils.progress import bar, follow
+
+
+def write_answers(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    args: SamplingArgs,
+    *,
+    seed: int,
+    keys: Sequence[int] | None = None,
+) -> Rollouts:
+    """Let the policy write ``args.n`` answers to every prompt.
+
+    Args:
+        policy: who writes.
+        prompts: at least one.
+        args: how to sample.
+        seed: of the sampling noise; equal seeds give equal answers.
+        keys: number each prompt: its answers are the group of that number, and its sampling noise depends on it. None:
+            0, 1, ...
+
+    Returns:
+        Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
+    """
+    keys = range(len(prompts)) if keys is None else keys
+    encoded = [policy.encode(prompt) for prompt in prompts]
+    prompt_tokens = [prompt.tokens for prompt in encoded]
+    rows = len(prompts) * args.n
+    with policy.gathered(), policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
+        answers = sample(
+            policy.model,
+            prompt_tokens,
+            args,
+            eos_ids=policy.eos_ids,
+            pad_id=policy.pad_id,
+            seed=seed,
+            keys=keys,
+            vision=[prompt.vision for prompt in encoded],
+            on_progress=follow(shown),
+        )
+    device = answers.tokens_BT.device
+    ids = [row[mask].tolist() for row, mask in zip(answers.tokens_BT.cpu(), answers.mask_BT.cpu(), strict=True)]
+    return Rollouts(
+        prompts=[prompt for prompt in prompts for _ in range(args.n)],
+        prompt_tokens=[tokens for tokens in prompt_tokens for _ in range(args.n)],
+        tokens_BT=answers.tokens_BT,
+        mask_BT=answers.mask_BT,
+        student_logps_BT=answers.logps_BT,
+        group_B=torch.tensor(list(keys), device=device).repeat_interleave(args.n),
+        finish=answers.finish,
+        text=policy.tokenizer.batch_decode(ids, skip_special_tokens=True),
+        outcome_B=torch.full((rows,), -1, device=device),
+        grades=[NO_GRADER] * rows,
+        teacher_logps_BT=torch.zeros_like(answers.logps_BT),
+        teacher_ok_B=torch.zeros(rows, dtype=torch.bool, device=device),
+        advantages_BT=torch.zeros_like(answers.logps_BT),
+        keep_B=torch.ones(rows, dtype=torch.bool, device=device),
+        vision=[prompt.vision for prompt in encoded for _ in range(args.n)],
+    )

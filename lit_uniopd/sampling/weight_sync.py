@@ -1,0 +1,339 @@
+"""The student's weights on their way to inference servers, through a directory that trainer and servers see.
+
+Weights go by a name that is made from their values. Whoever wants to sample asks whether the servers have the weights
+of that name; a lock in the directory makes one process (of the ranks, say) bring them and the others wait.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.lora import merged_state
+from lit_uniopd.sampling.args import Sync
+from lit_uniopd.utils.http import ServerError, Servers
+
+STARTED = time.time()
+"""Of this process. What an earlier one noted down about servers may have become wrong meanwhile."""
+PREFIX = "uniopd-"
+
+
+class Weights:
+    """Brings a model's weights to servers, and knows which server has which.
+
+    Args:
+        servers: vLLM servers.
+        model: the name that they serve the untrained student under.
+        directory: on a file system that all of them and this process see under this path, for this run alone.
+        sync: adapter: a LoRA adapter beside the base model. transfer: vLLM's weight transfer, backend `disk`. reload:
+            `reload_weights`, for servers without that. auto: adapter for a model with adapters, else transfer.
+    """
+
+    def __init__(self, servers: Servers, model: str, directory: str | Path, sync: Sync) -> None:
+        self.servers, self.model, self.sync = servers, model, sync
+        self.directory = Path(directory).absolute()
+        self._name = ""
+        self._lock = threading.Lock()
+        atexit.register(_sweep, self.directory)  # perhaps it is memory
+
+    def publish(self, model: nn.Module) -> str:
+        """Make sure that every server has exactly these weights.
+
+        Args:
+            model: whole, not sharded; adapters are sent alone, or merged.
+
+        Returns:
+            The model name that requests must give.
+
+        Raises:
+            UserError: if they cannot be written, or a server did not take them.
+        """
+        adapter = self._is_adapter(model)
+        self._name = PREFIX + fingerprint(_adapter_state(model) if adapter else _whole_state(model))
+        with self._lock, self._locked():
+            held = self._read_record()
+            missing = []
+            for url in self.servers.urls:
+                try:
+                    missing += [] if self._holds(url, adapter, held) else [url]
+                except ServerError as error:
+                    raise UserError(
+                        f"The server {url} of sampling.server.urls {error}; start it again, and resume."
+                    ) from error
+            if missing:
+                self._write(model, adapter)
+            for url in missing:
+                self._send(url, adapter, held)
+        return self._name if adapter else self.model
+
+    def restore(self, url: str, model: nn.Module) -> None:
+        """Give the published weights again to a server that may have been restarted.
+
+        Raises:
+            ServerError: if it cannot be reached yet.
+            UserError: if it did not take them.
+        """
+        self.servers.get("/v1/models", url=url, retries=0)  # others may answer in its place meanwhile
+        with self._lock, self._locked():
+            held = self._read_record()
+            held.pop(url, None)
+            if not self._holds(url, self._is_adapter(model), held):
+                self._write(model, self._is_adapter(model))
+                self._send(url, self._is_adapter(model), held)
+
+    def confirm(self, model: nn.Module) -> None:
+        """After a rollout: that no server has lost or changed the weights meanwhile, where servers can tell.
+
+        Raises:
+            UserError: naming the server that has.
+        """
+        for url in self.servers.urls if not self._is_adapter(model) else ():
+            try:
+                version = self._version(url, retries=0)
+            except ServerError:  # gone by now; before the next rollout it is asked for its weights anyway
+                continue
+            if version not in (None, self._name):
+                raise UserError(
+                    f"The server {url} has changed its weights during the rollout (to version {version!r}): it was "
+                    "restarted, or somebody else trains with it; give each run servers of its own, and resume."
+                )
+
+    # --- what servers have ---
+
+    def _is_adapter(self, model: nn.Module) -> bool:
+        if self.sync == "adapter" and not isinstance(model, PeftModel):
+            raise UserError(
+                "sampling.server.sync adapter needs a student with adapters; set its lora, or sync transfer."
+            )
+        return self.sync == "adapter" or (self.sync == "auto" and isinstance(model, PeftModel))
+
+    def _holds(self, url: str, adapter: bool, held: dict[str, Any]) -> bool:
+        if adapter:
+            return self._name in served_names(self.servers, url)
+        version = self._version(url)
+        if version is not None:
+            return version == self._name
+        note = held.get(url, {})
+        return note.get("name") == self._name and note.get("at", 0) >= STARTED
+
+    def _version(self, url: str, retries: int | None = None) -> str | None:
+        """The version of its weights that a server reports; None: it cannot tell."""
+        if self.sync == "reload":
+            return None
+        try:
+            return str(self.servers.get("/weight_info", url=url, retries=retries)["weight_version"])
+        except (ServerError, KeyError, TypeError) as error:
+            if isinstance(error, ServerError) and not error.refused:
+                raise
+            return None
+
+    def _send(self, url: str, adapter: bool, held: dict[str, Any]) -> None:
+        path = str(self.directory / self._name)
+        old = held.pop(url, {}).get("name")
+        self._write_record(held)  # should this process die now, nobody will think that the server has something
+        try:
+            if adapter:
+                self._load_adapter(url, path, old)
+            elif self.sync == "reload":
+                self._reload(url, path)
+            else:
+                self._transfer(url, path, old)
+        except ServerError as error:
+            kind = "adapter" if adapter else "weights"
+            raise UserError(
+                f"The server {url} did not take the student's new {kind} from {path} ({error}); going on would sample "
+                "from old ones, so check that it sees sampling.server.directory under that path and how it was started."
+            ) from error
+        held[url] = {"name": self._name, "at": time.time()}
+        self._write_record(held)
+
+    def _load_adapter(self, url: str, path: str, old: str | None) -> None:
+        # A name of its own for every version: caches of prompts are kept by adapter name.
+        if old is not None and old != self._name:
+            _post_text(self.servers, "/v1/unload_lora_adapter", {"lora_name": old}, url, accept=(400, 404))
+        problem: ServerError | None = None
+        try:
+            _post_text(self.servers, "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": path}, url)
+        except ServerError as error:  # also if it was loaded and the answer got lost
+            problem = error
+        if self._name not in served_names(self.servers, url):
+            raise problem or ServerError("does not list the adapter afterwards")
+
+    def _transfer(self, url: str, path: str, old: str | None) -> None:
+        def post(route: str, body: dict[str, Any]) -> None:
+            self.servers.post(route, body, url=url, retries=0)
+
+        post("/pause?mode=wait&clear_cache=true", {})
+        if old is None or self._version(url) != old:  # not the process any more that was given the last ones
+            post("/init_weight_transfer_engine", {"init_info": {}})
+        post("/start_weight_update", {})
+        post("/update_weights", {"update_info": {"path": path}})
+        post("/finish_weight_update", {"weight_version": self._name})
+        self._forget_prompts(url)
+        post("/resume", {})
+        version = self._version(url)
+        if version not in (None, self._name):
+            raise ServerError(f"reports version {version!r} of its weights afterwards")
+
+    def _reload(self, url: str, path: str) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
+        self.servers.post("/collective_rpc", body, url=url, retries=0)
+        self._forget_prompts(url)
+
+    def _forget_prompts(self, url: str) -> None:
+        """Cached keys and values of prompts are those of the old weights."""
+        answer = self.servers.post("/reset_prefix_cache", {}, url=url)
+        if isinstance(answer, dict) and answer.get("success") is False:
+            raise ServerError("did not forget the prompts that it had read with the old weights")
+
+    # --- what is in the directory ---
+
+    def _write(self, model: nn.Module, adapter: bool) -> None:
+        """Write the weights beside their place and rename; then delete older ones."""
+        target = self.directory / self._name
+        _sweep(self.directory, but=target)
+        if target.exists():
+            return
+        partial = tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
+        try:
+            with _no_bars():
+                if adapter:
+                    state = dict(model.named_parameters())
+                    model.save_pretrained(partial, state_dict=state, save_embedding_layers=False)  # type: ignore[operator]
+                else:
+                    base = unwrap(model)
+                    with _written_here(base):
+                        base.save_pretrained(partial, state_dict=merged_state(base))
+            os.chmod(partial, 0o755)  # the server may run as another user
+            os.replace(partial, target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"Cannot write the student's weights to sampling.server.directory {self.directory} "
+                f"({str(error).splitlines()[0]}); make room there, or name another directory."
+            ) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; the system frees the lock of one that dies."""
+        import fcntl  # not on Windows, where no such server runs either
+
+        with self._file(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _file(self, name: str) -> Path:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            path = self.directory / name
+            path.touch()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to sampling.server.directory {self.directory} ({error.strerror}); name another one."
+            ) from error
+        return path
+
+    def _read_record(self) -> dict[str, Any]:
+        """Server -> the name of the weights that it was given last, and when."""
+        text = self._file("published.json").read_text()
+        try:
+            return json.loads(text) if text else {}
+        except json.JSONDecodeError:  # written by a process that was killed
+            return {}
+
+    def _write_record(self, held: dict[str, Any]) -> None:
+        self._file("published.json").write_text(json.dumps(held))
+
+
+def _sweep(directory: Path, but: Path | None = None) -> None:
+    """Delete the weights in a directory, those that a killed process has half written included."""
+    for path in [*directory.glob(".writing-*"), *directory.glob(f"{PREFIX}*")]:
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _written_here(model: Any) -> Iterator[None]:
+    """Let this process write, which holds the lock: transformers leaves that to the first of all ranks."""
+    model.should_save_on_this_rank = lambda is_main_process: True
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars, one for every rollout."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hexadecimal digits that change when any tensor does (told by its sum and its norm, in float64)."""
+    names, values = [], []
+    for name, tensor in tensors:
+        names.append(name)
+        values += [tensor.sum(dtype=torch.float64), torch.linalg.vector_norm(tensor, dtype=torch.float64)]
+    digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
+    digest.update(torch.stack([value.to(values[0].device) for value in values]).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def served_names(servers: Servers, url: str) -> dict[str, int | None]:
+    """Model name -> the longest prompt with answer in tokens, of all that a server serves, adapters included.
+
+    Raises:
+        ServerError: if it does not answer, or with something else.
+    """
+    answer = servers.get("/v1/models", url=url)
+    try:
+        return {card["id"]: card.get("max_model_len") for card in answer["data"]}
+    except (KeyError, TypeError) as error:
+        raise ServerError("does not answer with its models, as vLLM would") from error
+
+
+def _adapter_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad or "lora_" in name)
+
+
+def _whole_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise UserError(
+                "sampling.server.sync sends whole weights, and quantised ones cannot be merged; set sync adapter."
+            )
+        yield name, parameter
+
+
+def _post_text(servers: Servers, path: str, body: dict[str, Any], url: str, accept: tuple[int, ...] = ()) -> None:
+    """A request that vLLM answers with a sentence instead of JSON."""
+    try:
+        servers.post(path, body, url=url)
+    except ServerError as error:
+        if error.status not in (200, *accept):
+            raise

@@ -1,0 +1,290 @@
+"""Named teachers: each sample is scored by the one that its prompt is routed to."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
+from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, Scored, Teacher, TeacherArgs, encode_each
+from lit_uniopd.types import Prompt, Rollouts
+from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.stop_request import poll
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "default"
+"""A teacher of this name takes every prompt that names no teacher and whose domain has none of its own."""
+
+
+class TeacherPool:
+    """Frozen teachers by name.
+
+    Deliberately not an ``nn.Module``: teachers must reach neither the optimizer, nor a checkpoint, nor a wrapper that
+    synchronises gradients.
+
+    Args:
+        args: name -> where the teacher comes from and lives; those of a policy make a resident teacher.
+
+    Raises:
+        UserError: naming the flag, if a teacher's options contradict each other.
+
+    Attributes:
+        failures: why answers of the last ``score`` were not scored -> how many.
+    """
+
+    def __init__(self, args: Mapping[str, PolicyArgs]) -> None:
+        self.args = {name: TeacherArgs.of(given, f"model.teachers.{name}") for name, given in args.items()}
+        self.failures: Counter[str] = Counter()
+        self._teachers = {name: _teacher(name, given) for name, given in self.args.items()}
+        self._cached: Counter[bool] = Counter()
+        self._checked = False
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.args)
+
+    def __getitem__(self, name: str) -> Policy:
+        """The teacher's model, on the device; others that only visit the device make room for it.
+
+        Raises:
+            UserError: if it is not in this process.
+        """
+        for other in self._teachers.values():
+            if other.name != name:
+                other.send_away()
+        self._teachers[name].fetch()
+        return self._teachers[name].policy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.args)
+
+    def __len__(self) -> int:
+        return len(self.args)
+
+    def is_here(self, name: str) -> bool:
+        """Whether the teacher's model is in this process, or can be."""
+        return self.args[name].placement != "http"
+
+    @property
+    def remote(self) -> dict[str, RemoteTeacher]:
+        """Those on servers."""
+        return {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, RemoteTeacher)}
+
+    @property
+    def loaded(self) -> dict[str, Policy]:
+        """The models that are in this process now."""
+        policies = {name: teacher.loaded for name, teacher in self._teachers.items()}
+        return {name: policy for name, policy in policies.items() if policy is not None}
+
+    def route(self, prompt: Prompt) -> str:
+        """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
+
+        Raises:
+            UserError: if there is no such teacher. A fallback would distil the wrong model without a word.
+        """
+        for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
+            if name in self.args:
+                return name
+        wanted = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
+        raise UserError(
+            f"Prompt {prompt.id!r} has {wanted}, but --model.teachers has only {', '.join(self.args)}; add a teacher "
+            f"of that name, or one called '{DEFAULT}'."
+        )
+
+    def routes(self, prompts: Iterable[Prompt]) -> Counter[str]:
+        """How many prompts go to each teacher; checks every route."""
+        return Counter(self.route(prompt) for prompt in prompts)
+
+    def refuse(self, *, temperature: float, loss: str) -> None:
+        """Stop what a teacher cannot do where it lives, before anything is loaded.
+
+        Args:
+            temperature: of both sides.
+            loss: ``--model.loss.kind``.
+
+        Raises:
+            UserError: naming the flags.
+        """
+        for name, args in self.args.items():
+            where = f"--model.teachers.{name}.placement {args.placement}"
+            if loss != "sampled" and not self._teachers[name].scores_distributions:
+                raise UserError(
+                    f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
+                    "tokens only; choose loss.kind sampled, or place the teacher here."
+                )
+            if temperature != 1.0 and not self.is_here(name):
+                raise UserError(
+                    f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
+                    f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."
+                )
+
+    def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
+        """Find out, before any weights are loaded, that every teacher is there and speaks the student's tokens.
+
+        Args:
+            student_processor: tokenizer or processor of the student.
+            student_args: of the student.
+
+        Raises:
+            UserError: naming the teacher, if it cannot be had or speaks other tokens.
+        """
+        for teacher in self._teachers.values():
+            teacher.check(student_processor, student_args)
+        self._checked = True
+
+    def load(self, student: Policy) -> list[str]:
+        """Load every teacher that is to be in this process and is not yet.
+
+        Returns:
+            Names of those that were loaded now and stay on the device, so that they may be sharded.
+
+        Raises:
+            UserError: as in ``check``, if that was not called.
+        """
+        if not self._checked:
+            self.check(student.processor, student.args)
+        new = [name for name in self.names if name not in self.loaded]
+        for teacher in self._teachers.values():
+            teacher.load()
+        return [name for name in new if self.args[name].placement in ("resident", "quantized")]
+
+    def to(self, device: torch.device) -> None:
+        """Say where teachers compute, and move there those that stay; quantised ones stay where they were made."""
+        for teacher in self._teachers.values():
+            teacher.device = device
+            if self.args[teacher.name].placement == "resident":
+                teacher.fetch()
+
+    def rest(self) -> None:
+        """Free the device of teachers that only visit it."""
+        for teacher in self._teachers.values():
+            teacher.send_away()
+
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Log-prob of every sampled token under its prompt's teacher.
+
+        Each teacher reads the prompt in its own chat template; only the response tokens are shared. One teacher scores
+        all of its answers, then the next: so several can take turns on one device.
+
+        Args:
+            rollouts: what the student wrote.
+            temperature: the student's sampling temperature, applied to the teacher alike.
+            max_tokens: token budget of one forward pass.
+
+        Returns:
+            ``teacher_logps_BT`` (float32, 0 in padding and where scoring failed) and ``teacher_ok_B``, which is False
+            for answers that hold a token unknown to the teacher, or that got too many or too few log-probs, or one that
+            is not finite, or none in time. ``failures`` counts them by reason.
+        """
+        self.failures, self._cached = Counter(), Counter()
+        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
+        ok_B = torch.zeros(len(rollouts), dtype=torch.bool, device=logps_BT.device)
+        by_teacher = self._by_teacher(rollouts.prompts)
+        with bar(len(rollouts), "scoring answers", unit="answer") as shown:
+            for name, teacher in self._teachers.items():
+                rows = self._readable(teacher, rollouts, by_teacher[name])
+                with teacher.gathered():  # also where there is nothing to score: other ranks may have something
+                    part = rollouts[rows]
+                    for scored in teacher.score(part, temperature=temperature, max_tokens=max_tokens) if rows else ():
+                        self._take(scored, rows, name, part.lengths_B, logps_BT, ok_B)
+                        shown.update(len(scored.rows))
+                        poll()
+                        if self.args[name].placement == "disk_cache":
+                            self._cached[scored.cached] += len(scored.rows)
+                teacher.send_away()
+        if self.failures:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.failures.items()))
+            log.warning("Teachers could not score %d of %d answers (%s).", (~ok_B).sum(), len(ok_B), reasons)
+        return logps_BT, ok_B
+
+    def cache_counts(self) -> tuple[int, int] | None:
+        """Answers of the last ``score`` that were read from disk, and those that were not; None: there is no cache."""
+        cached = any(args.placement == "disk_cache" for args in self.args.values())
+        return (self._cached[True], self._cached[False]) if cached else None
+
+    def write(
+        self,
+        student: Policy,
+        prompts: Sequence[Prompt],
+        args: SamplingArgs,
+        *,
+        seed: int,
+        keys: Sequence[int] | None = None,
+    ) -> Rollouts:
+        """Let each prompt's teacher answer it, for distillation off-policy; not graded and not scored yet.
+
+        Args:
+            student: reads the prompts in its own chat template when it learns.
+            prompts: at least one.
+            args: how to sample.
+            seed: of the sampling noise.
+            keys: number each prompt, as in ``write_answers``.
+
+        Returns:
+            Rollouts of ``len(prompts) * args.n`` samples, in the order of the keys; ``student_logps_BT`` is to be
+            filled in.
+        """
+        keys = range(len(prompts)) if keys is None else keys
+        parts = []
+        for name, rows in self._by_teacher(prompts).items():
+            with self._teachers[name].gathered():
+                if rows:
+                    asked, numbers = [prompts[row] for row in rows], [keys[row] for row in rows]
+                    parts.append(write_answers(self[name], asked, args, seed=seed, keys=numbers))
+        self.rest()
+        rollouts = Rollouts.cat(parts)
+        rollouts = rollouts[rollouts.group_B.argsort(stable=True)]
+        encoded = encode_each(student, rollouts.prompts)
+        rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
+        rollouts.vision = [prompt.vision for prompt in encoded]
+        return rollouts
+
+    def _by_teacher(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+        """Rows of each teacher's prompts; the same teachers in the same order on every rank."""
+        rows: dict[str, list[int]] = {name: [] for name in self.args}
+        for row, prompt in enumerate(prompts):
+            rows[self.route(prompt)].append(row)
+        return rows
+
+    def _readable(self, teacher: Teacher, rollouts: Rollouts, rows: list[int]) -> list[int]:
+        """Rows without a token that the teacher does not know; the others are counted as failures."""
+        if not rows or not len(teacher.foreign_ids):
+            return rows
+        foreign_BT = torch.isin(rollouts.tokens_BT[rows].cpu(), teacher.foreign_ids) & rollouts.mask_BT[rows].cpu()
+        foreign = foreign_BT.any(dim=1).tolist()
+        self._fail(teacher.name, "tokens it does not know", sum(foreign))
+        return [row for row, is_foreign in zip(rows, foreign, strict=True) if not is_foreign]
+
+    def _take(
+        self, scored: Scored, rows: list[int], name: str, lengths_B: Tensor, logps_BT: Tensor, ok_B: Tensor
+    ) -> None:
+        """Write what a teacher found where it belongs, or count why it is of no use."""
+        places = [rows[i] for i in scored.rows]
+        width = int(lengths_B[scored.rows].max())
+        if scored.logps_BT is None:
+            self._fail(name, scored.problem, len(places))
+        elif scored.logps_BT.shape != (len(places), width):
+            self._fail(name, "too many or too few log-probs", len(places))
+        else:
+            found_BT = scored.logps_BT.to(logps_BT)
+            finite_B = found_BT.isfinite().all(dim=1)
+            self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
+            logps_BT[places, :width] = found_BT.masked_fill(~finite_B[:, None], 0.0)
+            ok_B[places] = finite_B
+
+    def _fail(self, name: str, reason: str, count: int) -> None:
+        if count:
+            self.failures[f"{name}, {reason}"] += count
+
+
+def _teacher(name: str, args: TeacherArgs) -> Teacher:
+    kinds: dict[str, type[Teacher]] = {"disk_cache": CachedTeacher, "http": RemoteTeacher}
+    return kinds.get(args.placement, LocalTeacher)(name, args)

@@ -1,0 +1,23 @@
+"""Paths with a scheme: ``playground:student``."""
+
+import pkgutil
+
+SCHEMES = {"playground": "lit_uniopd.playground.locate:locate"}
+"""Scheme of a path -> who turns what stands behind its colon into a path; imported when such a path is met."""
+
+
+def resolve_path(path: str) -> str:
+    """The file or directory behind ``playground:NAME``; any other path as it is.
+
+    Raises:
+        UserError: if the scheme knows no such name.
+    """
+    scheme, colon, name = path.partition(":")
+    if colon and scheme in SCHEMES:
+        return str(pkgutil.resolve_name(SCHEMES[scheme])(name))
+    return path
+
+
+def has_scheme(path: str) -> bool:
+    """Whether ``resolve_path`` would make another path of it."""
+    return path.partition(":")[0] in SCHEMES and ":" in path

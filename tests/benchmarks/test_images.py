@@ -1,0 +1,152 @@
+"""Drawings for bundled rows, and adapters of benchmarks with pictures."""
+
+import io
+import zipfile
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext, images
+from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, filled, picture
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.spec import PromptFormat
+from lit_uniopd.benchmarks.synthetic_images import DRAWINGS, draw
+from lit_uniopd.errors import UserError
+from lit_uniopd.utils.images import open_picture
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "bar_chart": {"bars": {"a": 1, "b": 2}},
+    "line_chart": {"points": {"a": 1, "b": 2}},
+    "pie_chart": {"parts": {"a": 1, "b": 2}},
+    "document": {"lines": ["one"]},
+    "table": {"rows": [["a", "b"]]},
+    "shapes": {"items": [["star", "red", 0.5, 0.5, 0.5]]},
+    "geometry": {"corners": {"A": [0, 0], "B": [1, 0], "C": [0, 1]}, "lengths": {"AB": "3"}},
+    "pattern": {"grid": [["circle", "?"]], "choices": ["circle", "star"]},
+    "scene": {"objects": ["cat"]},
+}
+
+
+@pytest.mark.parametrize("kind", DRAWINGS)
+def test_every_drawing_is_small_coloured_and_the_same_each_time(kind):
+    one, two = (draw({"drawing": kind, **EXAMPLES[kind]}) for _ in range(2))
+    assert one.mode == "RGB"
+    assert max(one.size) <= 256
+    assert np.array_equal(np.asarray(one), np.asarray(two))
+    assert len(np.unique(np.asarray(one).reshape(-1, 3), axis=0)) > 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ({"drawing": "opera"}, "asks for the drawing 'opera'"),
+        ({"drawing": "bar_chart"}, "cannot be made"),
+        ({"drawing": "shapes", "items": [["blob", "red", 0.5, 0.5, 0.5]]}, "no shape 'blob'"),
+        ({"drawing": "shapes", "items": [["star", "mauve", 0.5, 0.5, 0.5]]}, "mauve"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(cell, sentence):
+    with pytest.raises(UserError, match=sentence):
+        draw(cell)
+
+
+# --- rows to chats ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "choices"),
+    [
+        (["x", "y"], {"A": "x", "B": "y"}),
+        ({"A": "x", "B": None}, {"A": "x"}),
+        ("A. 3; B. 4 cm; C. No correct answer", {"A": "3", "B": "4 cm", "C": "No correct answer"}),
+        ("(A) one (B) two", {"A": "one", "B": "two"}),
+        (None, {}),
+        ("", {}),
+        ([], {}),
+    ],
+)
+def test_forms_of_options(options, choices):
+    assert choices_of(options) == choices
+
+
+def test_pictures_stand_at_their_marks_else_first():
+    image, word = {"type": "image"}, {"type": "text", "text": "a b"}
+    assert chat(PromptFormat(), "a b", 1)[0]["content"] == [image, word]
+    assert chat(PromptFormat(image_first=False), "a b", 1)[0]["content"] == [word, image]
+    marked = chat(PromptFormat(), "a <image1> b <image> c", 2)[0]["content"]
+    assert [part["type"] for part in marked] == ["text", "image", "text", "image", "text"]
+    assert chat(PromptFormat(system="s"), "a", 0)[0] == {"role": "system", "content": "s"}
+
+
+def test_templates_leave_other_braces_alone():
+    assert filled(r"{question} in \boxed{}, {unknown}", {"question": "{x}"}) == r"{x} in \boxed{}, {unknown}"
+
+
+def test_cells_of_pictures():
+    buffer = io.BytesIO()
+    draw({"drawing": "scene", "objects": ["cat"]}).save(buffer, "PNG")
+    assert open_picture(picture({"bytes": buffer.getvalue(), "path": None})).size == (224, 224)
+    with pytest.raises(UserError, match="embedded bytes cannot be read"):
+        open_picture(b"no picture")
+    assert picture({"bytes": None, "path": "a.png"}) == "a.png"
+    assert picture("a.png") == "a.png"
+    with pytest.raises(UserError, match="picture is missing"):
+        picture(3)
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def test_dynamath_groups_variants_and_grades_by_the_type_of_answer():
+    found = load_benchmark(find_spec("dynamath"), "fixture").examples
+    assert {e.grader for e in found} == {"numeric", "choice"}
+    rows = [
+        {
+            "question": "q",
+            "decoded_image": None,
+            "ground_truth": "1",
+            "answer_type": "float",
+            "subject": "s",
+            "knowledge_level": "k",
+        }
+    ] * 6
+    spec = find_spec("dynamath")
+    spec = replace(spec, adapter_args={**spec.adapter_args, "seeds": 2})
+    adapted = ADAPTERS["dynamath"](rows, spec, AdapterContext("paper", False, None))  # type: ignore[arg-type]
+    assert [e.group for e in adapted.examples] == ["seed0", "seed1"] * 3
+
+
+def test_we_math_keeps_a_problem_together():
+    found = load_benchmark(find_spec("we_math"), "fixture").examples
+    assert {e.group for e in found} == {"1", "2"}
+    assert [e.breakdown["key"] for e in found if e.group == "1"] == ["2steps_1", "2steps_2", "2steps_multi"]
+
+
+def test_mathvision_has_choices_only_where_there_are_options():
+    found = load_benchmark(find_spec("mathvision"), "fixture").examples
+    texts = ["".join(p.get("text", "") for p in e.messages[-1]["content"]) for e in found]
+    assert ["Choices:" in text for text in texts] == [bool(e.options) for e in found] == [False, True, False, True]
+
+
+def test_scienceqa_counts_what_has_no_picture():
+    assert load_benchmark(find_spec("scienceqa"), "fixture").left_out == {"no picture": 1}
+
+
+def test_pictures_in_an_archive_are_read_in_memory_and_never_become_paths(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    draw({"drawing": "scene", "objects": ["cat"]}).save(buffer, "PNG")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("images/1.png", buffer.getvalue())
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(tmp_path / "images.zip"))
+    images._archive.cache_clear()
+    spec = find_spec("visulogic")
+    row = {"id": "1", "question": "q", "image_path": "1.png", "label": "A", "tag": "t"}
+    context = AdapterContext("paper", False, tmp_path)
+    (example,) = ADAPTERS["visulogic"]([row], spec, context).examples
+    assert open_picture(example.images[0]).size == (224, 224)
+    with pytest.raises(UserError, match="has no picture"):
+        ADAPTERS["visulogic"]([{**row, "image_path": "../../etc/passwd"}], spec, context)
+    images._archive.cache_clear()

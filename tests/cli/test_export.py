@@ -1,0 +1,104 @@
+"""`uniopd export`: a run's last checkpoint as a Hugging Face directory."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_uniopd.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def export(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", *map(str, arguments)])
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory: pytest.TempPathFactory, model_dirs: dict[str, str]) -> Path:
+    """Two steps of Omni-DPO on adapters."""
+    root = tmp_path_factory.mktemp("export")
+    rows = [
+        {"prompt": f"{i}=", "chosen": "a" * (i + 1), "rejected": "b", "score_chosen": 4, "score_rejected": i / 2}
+        for i in range(4)
+    ]
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    configs = [
+        f"--config={ROOT / 'configs' / name}" for name in ("omni_dpo/llama3_8b_instruct.yaml", "trainer/cpu.yaml")
+    ]
+    main(
+        [
+            "fit",
+            *configs,
+            f"--model.policy.path={model_dirs['student']}",
+            "--model.policy.lora={rank: 4, alpha: 8}",
+            "--model.optimizer.init_args.lr=0.01",
+            f"--data.train.path={root / 'pairs.jsonl'}",
+            "--data.val=null",
+            "--data.batch_size=2",
+            "--trainer.accumulate_grad_batches=1",
+            "--trainer.max_steps=2",
+            "--trainer.enable_progress_bar=false",
+            f"--trainer.logger.init_args.save_dir={root}",
+            "--trainer.logger.init_args.name=run",
+            "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: "
+            "{every_n_train_steps: 2, save_last: true}}, {class_path: callbacks.PolicyExport}]",
+        ]
+    )
+    return root / "run/version_0"
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    return model.eval()(input_ids=torch.arange(5, 25)[None]).logits.detach()
+
+
+def test_a_run_becomes_a_directory_that_others_read(lora_run, tmp_path, model_dirs):
+    assert export(lora_run, tmp_path / "out") == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    at_the_end = AutoModelForCausalLM.from_pretrained(lora_run / "export/policy")
+    torch.testing.assert_close(logits(merged), logits(at_the_end), rtol=0, atol=0)
+
+    assert export(lora_run / "checkpoints/last.ckpt", tmp_path / "adapter", "--adapter") == 0
+    base = AutoModelForCausalLM.from_pretrained(model_dirs["student"])
+    before = logits(base)
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(merged), logits(adapted), atol=1e-5, rtol=1e-5)
+    assert (logits(merged) - before).abs().max() > 1e-3
+
+
+def test_a_smaller_type_on_demand(lora_run, tmp_path):
+    assert export(lora_run, tmp_path / "out", "--dtype", "bfloat16") == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, new_model):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    (tmp_path / "moved.ckpt").write_bytes(b"no checkpoint")
+    other = new_model("other", width=64)
+    last = lora_run / "checkpoints/last.ckpt"
+    mistakes = [
+        ([tmp_path / "nothing", tmp_path / "out"], "does not exist; give a checkpoint or the directory of a run"),
+        ([tmp_path / "full", tmp_path / "out"], "There is no checkpoint below"),
+        ([lora_run, tmp_path / "full"], "is there already; choose another directory"),
+        ([tmp_path / "moved.ckpt", tmp_path / "out"], "name it by --config"),
+        (
+            [tmp_path / "moved.ckpt", tmp_path / "out", "--config", lora_run / "config.yaml"],
+            "is no checkpoint of a run",
+        ),
+        ([last, tmp_path / "out", "--model", other], "--model"),
+        ([last, tmp_path / "out", "--model", tmp_path / "gone"], "there is no such directory"),
+    ]
+    for arguments, sentence in mistakes:
+        assert export(*arguments) == 2
+        told = capsys.readouterr().err.strip().splitlines()[-1]
+        assert told.startswith("error: ")
+        assert sentence in told
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,448 @@
+"""vLLM's protocol against a server process with a real model behind it: the same answers, and never from old weights."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from sampling.test_engines import answers, teacher_forced
+from serving import ModelServers
+from transformers import AutoModelForCausalLM
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.sampling import SamplingArgs, check_servers, engine_vllm, sample
+from lit_uniopd.sampling.args import ServerArgs
+from lit_uniopd.sampling.weight_sync import Weights, fingerprint
+from lit_uniopd.utils import http as http
+
+PROMPTS = [[11, 12, 13], [4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [10], [11, 12, 13, 14]]
+EOS = [3, 20, 21, 22, 23, 24]
+
+
+@pytest.fixture
+def model(model_dirs: dict[str, str]) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model_dirs["student"]).eval()
+
+
+def with_adapter(model: Any, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return get_peft_model(
+        model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    ).eval()
+
+
+def shift(model: Any, by: float = 0.05) -> None:
+    """An optimizer step."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += by * torch.randn_like(parameter)
+
+
+def args(urls: list[str], tmp_path: Path, *, server: dict[str, Any] | None = None, **options: Any) -> SamplingArgs:
+    servers = ServerArgs(
+        **{"urls": urls, "model": "student", "directory": str(tmp_path / "weights"), "timeout": 20, "retries": 2}
+        | (server or {})
+    )
+    settings = {"n": 2, "max_new_tokens": 12, "temperature": 0.0} | options
+    return SamplingArgs(**settings, engine="vllm", server=servers)
+
+
+def run(model: Any, sampling: SamplingArgs, prompts: list[list[int]] = PROMPTS, **options: Any) -> Any:
+    return sample(model, prompts, sampling, **{"eos_ids": EOS, "pad_id": 0, "seed": 1, **options})
+
+
+def same_as_the_loop(model: Any, sampling: SamplingArgs) -> None:
+    done = run(model, sampling)
+    loop = run(model, SamplingArgs(n=2, max_new_tokens=12, temperature=0.0))
+    assert answers(done) == answers(loop)
+    assert done.finish == loop.finish
+    torch.testing.assert_close(done.logps_BT, loop.logps_BT, atol=1e-4, rtol=0)
+
+
+def models_of(url: str) -> list[str]:
+    with urlopen(f"{url}/v1/models", timeout=20) as reply:
+        return [card["id"] for card in json.load(reply)["data"]]
+
+
+def kept(tmp_path: Path) -> list[str]:
+    """Weights in the directory."""
+    return sorted(path.name for path in (tmp_path / "weights").iterdir() if path.is_dir())
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+
+def test_greedy_answers_are_the_loops_with_ends_and_log_probs(rollout_servers, model, tmp_path) -> None:
+    sampling = args(rollout_servers.all, tmp_path)
+    same_as_the_loop(model, sampling)
+    done = run(model, sampling)
+    for answer, reason in zip(answers(done), done.finish, strict=True):
+        assert (answer[-1] in EOS) == (reason == "stop")
+        assert not set(answer[:-1]) & set(EOS)
+    own = model.generation_config.eos_token_id
+    assert own not in EOS  # the model's own end does not end an answer that the caller does not want ended
+    never = run(model, sampling, eos_ids=[])
+    assert set(never.finish) == {"length"}
+    assert never.mask_BT.all()
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 5, "top_p": 0.8}])
+def test_sampled_answers_and_log_probs_are_those_that_were_drawn_with(
+    rollout_servers, model, tmp_path, options
+) -> None:
+    sampling = args(rollout_servers.all, tmp_path, n=3, temperature=0.7, **options)
+    done = run(model, sampling)
+    for row, answer in enumerate(answers(done)):
+        expected = teacher_forced(model, PROMPTS[row // 3], answer, 0.7)
+        found = done.logps_BT[row, : len(answer)]
+        if options:  # a cut distribution is larger where it is left
+            assert bool((found > expected - 1e-4).all())
+        else:
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert len({tuple(answer) for answer in answers(done)[:3]}) == 3
+    turned = run(model, sampling, PROMPTS[::-1], keys=[3, 2, 1, 0])
+    assert answers(turned)[:3] == answers(done)[-3:]  # noise goes by the prompt's key, not by its place
+    assert answers(run(model, sampling, seed=2)) != answers(done)
+
+
+def test_requests_are_dealt_out_bounded_and_counted(rollout_servers, model, tmp_path) -> None:
+    sampling = args(rollout_servers.all, tmp_path, server={"requests": 2}, max_new_tokens=4)
+    run(model, sampling)
+    rollout_servers.behave()  # counts from now on
+    calls: list[tuple[int, int]] = []
+    sample(model, PROMPTS * 2, sampling, eos_ids=[], pad_id=0, seed=0, on_progress=lambda *counts: calls.append(counts))
+    assert calls == [(done, 16) for done in range(2, 17, 2)]
+    asked = [rollout_servers.asked(url) for url in rollout_servers.all]
+    assert [each["asked"] for each in asked] == [4, 4]
+    assert sum(each["most_at_once"] for each in asked) <= 4
+    assert max(each["most_at_once"] for each in asked) <= 2
+
+
+# ------------------------------------------------------------------------------------------------------------ weights
+
+
+def test_every_version_of_an_adapter_is_loaded_and_the_last_one_unloaded(rollout_servers, model, tmp_path) -> None:
+    adapted, sampling = with_adapter(model), args(rollout_servers.all, tmp_path)
+    plain = answers(run(adapted, SamplingArgs(n=2, max_new_tokens=12, temperature=0.0)))
+    names = set()
+    for _ in range(3):
+        same_as_the_loop(adapted, sampling)
+        (name,) = kept(tmp_path)
+        assert [models_of(url) for url in rollout_servers.all] == [["student", name]] * 2
+        assert (tmp_path / "weights" / name / "adapter_model.safetensors").exists()
+        names.add(name)
+        shift(adapted)
+    assert len(names) == 3
+    assert answers(run(adapted, sampling)) != plain
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_whole_weights_are_transferred_with_adapters_merged_and_old_prompts_forgotten(
+    rollout_servers, model, tmp_path, adapter
+) -> None:
+    trained, sampling = (
+        with_adapter(model) if adapter else model,
+        args(rollout_servers.all, tmp_path, server={"sync": "transfer"}),
+    )
+    for _ in range(2):
+        same_as_the_loop(trained, sampling)  # the first log-prob is that of a prompt that the server keeps
+        (name,) = kept(tmp_path)
+        for url in rollout_servers.all:
+            with urlopen(f"{url}/weight_info", timeout=20) as reply:
+                assert json.load(reply) == {"weight_version": name}
+        shift(trained)
+    rollout_servers.behave()
+    run(trained, sampling)
+    moved = rollout_servers.asked(rollout_servers.all[0])["asked"]
+    run(trained, sampling)
+    assert (
+        rollout_servers.asked(rollout_servers.all[0])["asked"] == moved + 2
+    )  # its two prompts: equal weights are not sent twice
+
+
+def test_ranks_meet_in_the_directory_and_only_the_first_brings_the_weights(rollout_servers, model, tmp_path) -> None:
+    sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "transfer"})
+    assert sampling.server is not None
+    arguments = (sampling.server.urls, "student", sampling.server.directory, "transfer", 20, 0)
+    ranks = [engine_vllm.Pool(*arguments) for _ in range(3)]
+    rollout_servers.behave()
+    threads = [threading.Thread(target=rank.weights.publish, args=(model,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+    )  # pause, init, start, update, finish, forget, resume: once
+    assert all(rank.weights.publish(model) == "student" for rank in ranks)
+    assert rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+
+
+def test_half_written_and_older_weights_of_a_killed_run_are_cleared_away(rollout_servers, model, tmp_path) -> None:
+    for name in (".writing-dead", "uniopd-0123456789abcdef"):
+        (tmp_path / "weights" / name).mkdir(parents=True)
+    (tmp_path / "weights" / "mine").mkdir()
+    (tmp_path / "weights" / "published.json").write_text('{"http://127')  # killed while it wrote
+    same_as_the_loop(with_adapter(model), args(rollout_servers.all, tmp_path))
+    assert len(kept(tmp_path)) == 2
+    assert "mine" in kept(tmp_path)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_in_the_directory_when_the_run_ends(rollout_servers, model_dirs, tmp_path) -> None:
+    """In a process of its own, as it happens at its exit."""
+    code = f"""
+from transformers import AutoModelForCausalLM
+from lit_uniopd.sampling.args import ServerArgs
+from lit_uniopd.sampling import SamplingArgs, sample
+model = AutoModelForCausalLM.from_pretrained({model_dirs["student"]!r}).eval()
+server = ServerArgs(urls={rollout_servers.all!r}, model="student", directory={str(tmp_path / "weights")!r})
+args = SamplingArgs(n=1, max_new_tokens=2, engine="vllm", server=server)
+sample(model, [[5, 6]], args, eos_ids=[3], pad_id=0, seed=0)
+import pathlib
+print(len(list(pathlib.Path(server.directory).glob("uniopd-*"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
+    assert "Writing model shards" not in done.stderr
+    assert kept(tmp_path) == []
+
+
+def test_a_fingerprint_tells_any_change_of_any_weight(model) -> None:
+    before = fingerprint(model.named_parameters())
+    assert fingerprint(model.named_parameters()) == before
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 2] += 1e-4
+    assert fingerprint(model.named_parameters()) != before
+
+
+def test_a_server_that_takes_no_weights_stops_the_run(rollout_servers, model, tmp_path) -> None:
+    adapted = with_adapter(model)
+    second = rollout_servers.all[1]
+    sampling = args(rollout_servers.all, tmp_path, server={"retries": 0})
+    run(adapted, sampling)
+    shift(adapted)
+    rollout_servers.misbehave(second, "error")
+    with pytest.raises(UserError) as caught:
+        run(adapted, sampling)
+    assert str(caught.value).startswith(f"The server {second} ")
+    assert "start it again" in str(caught.value) or "did not take the student's new adapter" in str(caught.value)
+    rollout_servers.behave()
+    same_as_the_loop(adapted, sampling)  # mended and resumed
+
+    missing = Weights(engine_vllm.connect(sampling.server).servers, "student", tmp_path / "weights", "auto")  # type: ignore[union-attr, arg-type]
+    missing._write = lambda *_: None  # type: ignore[method-assign]  # a directory that the server does not see
+    shift(adapted)
+    with pytest.raises(UserError, match=r"did not take the student's new adapter from .*No adapter found.*old ones"):
+        missing.publish(adapted)
+
+
+def test_a_directory_that_cannot_be_written_is_named(rollout_servers, model, tmp_path) -> None:
+    (tmp_path / "weights").write_text("a file")
+    with pytest.raises(UserError, match=r"^Cannot write to sampling\.server\.directory .*weights"):
+        run(model, args(rollout_servers.all, tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("fault", ["busy", "error", "drop"])
+def test_a_server_that_fails_once_is_asked_again(rollout_servers, model, tmp_path, fault) -> None:
+    adapted, sampling = with_adapter(model), args(rollout_servers.all[:1], tmp_path)
+    run(adapted, sampling)
+    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    rollout_servers.misbehave(rollout_servers.all[0], fault, times=2)
+    url, answer = pool.ask({**body(pool, adapted), "n": 1}, 0, adapted)
+    assert url == rollout_servers.all[0]
+    assert len(answer["choices"]) == 1
+
+
+def body(pool: Any, model: Any) -> dict[str, Any]:
+    return {
+        "model": pool.weights.publish(model),
+        "prompt": [5, 6],
+        "max_tokens": 3,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, model, tmp_path) -> None:
+    sampling = args(rollout_servers.all, tmp_path, server={"timeout": 1.0})
+    expected = answers(run(model, sampling))
+    for fault in ("drop", "slow", "error"):
+        pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+        weights, pool.weights.publish = pool.weights.publish, lambda *_: "student"  # type: ignore[method-assign]
+        confirm, pool.weights.confirm = pool.weights.confirm, lambda *_: None  # type: ignore[method-assign]
+        rollout_servers.misbehave(rollout_servers.all[0], fault, seconds=1.5)
+        assert answers(run(model, sampling)) == expected
+        assert rollout_servers.asked(rollout_servers.all[1])["asked"] >= 4
+        rollout_servers.behave()
+        pool.weights.publish, pool.weights.confirm = weights, confirm  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("half", r"answers 1 times instead of 2 times"),
+        ("unended", r"answers with \d+ tokens that end in \d+ for the reason"),
+        ("abort", r"answers with \d+ tokens .* for the reason 'abort'"),
+        ("old", r"answers in another form; use a vLLM that knows return_token_ids"),
+        ("refuse", r"answers 400 .*out of order.*no answer could be had"),
+    ],
+)
+def test_an_answer_that_is_not_what_was_asked_for_stops_the_run(
+    rollout_servers, model, tmp_path, fault, message
+) -> None:
+    sampling = args(rollout_servers.all[:1], tmp_path, temperature=1.0)
+    run(model, sampling)
+    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    pool.weights.publish = lambda *_: "student"  # type: ignore[method-assign]
+    rollout_servers.misbehave(rollout_servers.all[0], fault)
+    with pytest.raises(UserError, match=rf"^The server {rollout_servers.all[0]} {message}"):
+        run(model, sampling)
+
+
+@pytest.mark.parametrize("sync", ["adapter", "transfer"])
+def test_a_server_restarted_in_the_middle_of_a_rollout_gets_the_weights_again(
+    rollout_servers, model, tmp_path, sync
+) -> None:
+    adapted = with_adapter(model)
+    sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": sync, "requests": 1})
+    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    publish = pool.weights.publish
+
+    def restarted(model: Any) -> str:
+        name = publish(model)
+        rollout_servers.tell(rollout_servers.all[0], "/restart", {})
+        rollout_servers.misbehave(rollout_servers.all[0], "drop", times=1)
+        return name
+
+    pool.weights.publish = restarted  # type: ignore[method-assign]
+    same_as_the_loop(adapted, sampling)
+
+
+@pytest.mark.parametrize("sync", ["adapter", "transfer"])
+def test_a_server_restarted_between_rollouts_gets_the_weights_again(rollout_servers, model, tmp_path, sync) -> None:
+    adapted, sampling = with_adapter(model), args(rollout_servers.all, tmp_path, server={"sync": sync})
+    run(adapted, sampling)
+    rollout_servers.tell(rollout_servers.all[1], "/restart", {})
+    same_as_the_loop(adapted, sampling)
+
+
+def test_a_server_that_loses_its_weights_unseen_is_noticed_afterwards(rollout_servers, model, tmp_path) -> None:
+    sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "transfer"})
+    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    publish = pool.weights.publish
+    pool.weights.publish = lambda model: (publish(model), rollout_servers.tell(rollout_servers.all[0], "/restart", {}))[
+        0
+    ]  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"has changed its weights during the rollout \(to version 'default'\)"):
+        run(model, sampling)
+
+
+@pytest.mark.slow
+def test_older_servers_reload_and_a_killed_process_stops_the_run_until_there_is_a_new_one(
+    model_dirs, model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(engine_vllm, "PAUSE_S", 0.05)
+    monkeypatch.setattr(http, "PAUSE_S", 0.05)
+    first = ModelServers([("student", model_dirs["student"])], "rollout_server.py", ("--old",))
+    try:
+        sampling = args(first.all, tmp_path, server={"sync": "reload"})
+        for _ in range(2):
+            same_as_the_loop(model, sampling)
+            shift(model)
+        with pytest.raises(UserError, match=r"did not take the student's new weights .*answers 404"):
+            run(model, args(first.all, tmp_path, server={"sync": "transfer"}))
+    finally:
+        first.close()
+    with pytest.raises(UserError) as caught:
+        run(model, sampling)
+    assert str(caught.value).startswith(f"The server {first.all[0]} ")
+    assert "cannot be reached" in str(caught.value)
+    port = first.all[0].rpartition(":")[2]
+    again = ModelServers([("student", f"{model_dirs['student']}@{port}")], "rollout_server.py", ("--old",))
+    try:
+        same_as_the_loop(model, sampling)
+    finally:
+        again.close()
+
+
+# ----------------------------------------------------------------------------------------------------------- mistakes
+
+
+def test_the_servers_are_asked_at_the_start_what_they_serve(rollout_servers, tmp_path) -> None:
+    check_servers(args(rollout_servers.all, tmp_path))
+    with pytest.raises(UserError, match=r"serves student, not sampling\.server\.model policy; correct the name"):
+        check_servers(args(rollout_servers.all, tmp_path, server={"model": "policy"}))
+    with pytest.raises(
+        UserError, match=r"^The server http://127\.0\.0\.1:9 of sampling\.server\.urls cannot be reached"
+    ):
+        check_servers(args(["http://127.0.0.1:9"], tmp_path, server={"retries": 0}))
+    rollout_servers.misbehave(rollout_servers.all[1], "html")
+    with pytest.raises(UserError, match=r"does not answer in JSON.*a proxy's page.*start it, or correct the address"):
+        check_servers(args(rollout_servers.all, tmp_path, server={"retries": 0, "timeout": 19}))
+
+
+def test_a_key_is_sent_where_servers_want_one(rollout_servers, tmp_path, monkeypatch) -> None:
+    sampling = args(rollout_servers.all, tmp_path, server={"api_key_variable": "ROLLOUT_KEY"})
+    with pytest.raises(UserError, match=r"^sampling\.server\.api_key_variable ROLLOUT_KEY is not set"):
+        check_servers(sampling)
+    monkeypatch.setenv("ROLLOUT_KEY", "secret")
+    assert sampling.server is not None
+    assert engine_vllm.connect(sampling.server).servers.headers["Authorization"] == "Bearer secret"
+
+
+def test_what_does_not_fit_or_cannot_be_sent_is_refused(rollout_servers, model, tmp_path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"max_new_tokens=250 does not fit: the servers take 256 tokens and the longest prompt has 10; lower it to 246",
+    ):
+        run(model, args(rollout_servers.all, tmp_path, max_new_tokens=250))
+    pictures = [{}, {}, {}, {"pixel_values": torch.zeros(1)}]
+    with pytest.raises(UserError, match=r"^sampling\.engine=vllm reads text only and prompt number 3 has pictures"):
+        run(model, args(rollout_servers.all, tmp_path), vision=pictures)
+    with pytest.raises(UserError, match=r"sync adapter needs a student with adapters"):
+        run(model, args(rollout_servers.all, tmp_path, server={"sync": "adapter"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "vllm"}, r"^sampling\.engine=vllm and sampling\.server belong together"),
+        ({"engine": "loop", "server": ("a",)}, r"belong together"),
+    ],
+)
+def test_engine_and_server_belong_together(options: dict[str, Any], message: str) -> None:
+    if "server" in options:
+        options = {**options, "server": ServerArgs(urls=["http://a"], model="m", directory="d")}
+    with pytest.raises(UserError, match=message):
+        SamplingArgs(**options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("urls", []),
+        ("model", ""),
+        ("directory", ""),
+        ("sync", "nccl"),
+        ("requests", 0),
+        ("timeout", 0.0),
+        ("retries", -1),
+        ("max_drift", 0.0),
+    ],
+)
+def test_a_wrong_flag_is_named(field: str, value: Any) -> None:
+    good = {"urls": ["http://a"], "model": "m", "directory": "d"}
+    with pytest.raises(UserError, match=rf"^sampling\.server\.{field} must be "):
+        ServerArgs(**{**good, field: value})
