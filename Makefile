@@ -20,10 +20,11 @@ $(READY): pyproject.toml constraints.txt
 test: install  ## the whole test suite, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: install  ## ruff and pyright
+lint: install  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
 
 format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
