@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks import MarginCalibration, OrderDiagnostics
 from datamodules import OnlineBalanceArgs, PromptDataModule, SourceArgs
 from lit_uniopd.modules import UniOPD
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.playground import thread_probe
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -43,7 +43,7 @@ def main() -> None:
         return type(kind.__name__, (kind,), {"on_rollouts_scored": on_rollouts_scored})
 
     class Step(UniOPD):
-        def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+        def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
             super().log_step(rollouts, trained, seconds)
             measured["step"].append(seconds["step"])
 

@@ -26,7 +26,7 @@ from lit_uniopd.policy.cascade_attention import worth_sharing
 from lit_uniopd.sampling import SamplingArgs, sample
 from lit_uniopd.sampling.args import LocalEngine
 from lit_uniopd.sampling.decode_loop import Decoder, can_share, decode, position_bytes
-from lit_uniopd.sampling.token_sampler import draw
+from lit_uniopd.sampling.token_sampler import sample_token
 
 
 @dataclass
@@ -155,7 +155,7 @@ def run_grouped(case: Case, rounds: int) -> dict[str, Grouped]:
         raise SystemExit("the model cannot share the caches of prompts")
 
     def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-        return draw(logits_RV, torch.full((len(rows_R),), 0.5, dtype=torch.float64), 1.0, 0, 1.0)
+        return sample_token(logits_RV, torch.full((len(rows_R),), 0.5, dtype=torch.float64), 1.0, 0, 1.0)
 
     found = {side: Grouped([], []) for side in ("shared", "repeated")}
     for lap in range(rounds + 1):

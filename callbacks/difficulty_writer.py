@@ -8,14 +8,14 @@ from typing import Any
 
 from lightning import LightningModule
 
-from callbacks.resumable_prediction import PromptLedger
+from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.scorers.pass_rates import difficulties, read_difficulties
 from lit_uniopd.types import Rollouts
 
 log = logging.getLogger(__name__)
 
 
-class DifficultyWriter(PromptLedger):
+class DifficultyWriter(ResumablePrediction):
     """Write how many of the student's answers to each prompt are right; prompts that are in the file are skipped.
 
     A killed `uniopd predict` goes on with the same command, on any number of ranks. Each line has `prompt` (hash of its

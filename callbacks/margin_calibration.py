@@ -11,7 +11,7 @@ from lit_uniopd.functional.margin import Direction, MarginResult, Scope, Statist
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import Rollouts
 
 Variant = Literal["shift", "mask"]
@@ -119,7 +119,7 @@ class MarginCalibration(Callback):
                 "calibration/margin_after": float(result.margin_after.mean()),
             }
         # The margins are those of all ranks; shifts and masks are this rank's.
-        own = Averages()
+        own = WeightedMeans()
         own.add("calibration/shift", result.shift_B.abs().sum(), len(result.shift_B))
         own.add("calibration/masked", result.masked_B.sum(), len(result.masked_B))
         log_values(trainer, values | own.reduce(module))

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.resumable_prediction import PromptLedger
+from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
@@ -20,7 +20,7 @@ from lit_uniopd.utils.jsonl import read_lines, write_lines
 log = logging.getLogger(__name__)
 
 
-class PairWriter(PromptLedger):
+class PairWriter(ResumablePrediction):
     """Score every answer that `uniopd predict` samples, and write pairs of a better and a worse one.
 
     Scored answers are kept beside the pairs (`pairs.answers.jsonl` of `pairs.jsonl`) as soon as a batch is done, so a

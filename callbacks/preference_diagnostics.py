@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lit_uniopd.diagnostics.images import pictures_figure
+from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.preferences import (
     CURVES,
     WeighedPairs,
@@ -105,7 +105,7 @@ class PreferenceDiagnostics(Callback):
         if isinstance(trainer.logger, TensorBoardLogger):
             table = weights_table(pairs, count=self.table_rows)
             trainer.logger.experiment.add_text("pairs/weights", table, step)
-            if (figure := pictures_figure(lines)) is not None:
+            if (figure := images_figure(lines)) is not None:
                 trainer.logger.experiment.add_figure("pairs/pictures", figure, step)
 
     # --- curves ---

@@ -14,7 +14,7 @@ from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines
 log = logging.getLogger(__name__)
 
 
-class PromptLedger(Callback):
+class ResumablePrediction(Callback):
     """Base of callbacks that append a line for each prompt; prompts that are in the file are not answered again.
 
     Args:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.functional.margin import trajectory_returns
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.types import Rollouts
-from lit_uniopd.utils.markdown import asked, cell, table
+from lit_uniopd.utils.markdown import cell, last_message_text, table
 from lit_uniopd.view import token_pieces
 
 OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}
@@ -53,7 +53,7 @@ class RolloutBrowser(Callback):
                     f"{returns[row]:+.3f}",
                     OUTCOMES[int(rollouts.outcome_B[row])],
                     f"{int(rollouts.lengths_B[row])} ({rollouts.finish[row]})",
-                    cell(asked(prompt), self.max_chars),
+                    cell(last_message_text(prompt), self.max_chars),
                     cell(rollouts.text[row], self.max_chars),
                     cell(str(prompt.gold), self.max_chars),
                 ]

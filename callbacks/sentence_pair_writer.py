@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.resumable_prediction import PromptLedger
+from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
@@ -20,7 +20,7 @@ from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_li
 log = logging.getLogger(__name__)
 
 
-class SentencePairWriter(PromptLedger):
+class SentencePairWriter(ResumablePrediction):
     """Write what ``SentenceBootstrap`` finds, in the form that ``SentencePairDataModule`` reads.
 
     Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a

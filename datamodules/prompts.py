@@ -16,7 +16,7 @@ from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.monitoring.step_log import log_values
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 from lit_uniopd.utils.progress import track
 from lit_uniopd.utils.seeding import derive_seed, run_seed
@@ -204,7 +204,7 @@ class PromptDataModule(StreamDataModule):
             return
         seed = derive_seed(run_seed(self.seed), "online_balance", trainer.global_step)
         counted = balance_rollouts(rollouts, self.online_balance, seed)
-        averages = Averages()
+        averages = WeightedMeans()
         for name, (total, count) in counted.items():
             averages.add(name, total, count)
         log_values(trainer, averages.reduce(pl_module))

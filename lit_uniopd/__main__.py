@@ -8,9 +8,9 @@ def main() -> None:
     """Run the command line of this process."""
     find_own_modules()
     if sys.argv[1:] == ["--version"]:
-        from lit_uniopd.utils.versions import told
+        from lit_uniopd.utils.versions import versions_text
 
-        print(told())
+        print(versions_text())
         return
     from lit_uniopd.cli.app import main as run
 

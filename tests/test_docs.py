@@ -193,9 +193,11 @@ def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyP
         pass
 
 
-COMMANDS = {re.sub(r"^torchrun .* -m lit_uniopd ", "uniopd ", line): at for line, at in {**IN_CONFIGS, **SHELL}.items()}
+COMMAND_LINES = {
+    re.sub(r"^torchrun .* -m lit_uniopd ", "uniopd ", line): at for line, at in {**IN_CONFIGS, **SHELL}.items()
+}
 # A parser that has written a completion parses no more; tests/cli/test_commands.py has that command.
-UNIOPD = [line for line in COMMANDS if line.startswith("uniopd ") and "--print_completion" not in line]
+UNIOPD = [line for line in COMMAND_LINES if line.startswith("uniopd ") and "--print_completion" not in line]
 
 
 @pytest.mark.slow
@@ -206,7 +208,7 @@ def test_every_command_is_understood(parser, desk, monkeypatch, capsys):
         try:
             understand(line, parser, monkeypatch)
         except Exception as error:
-            wrong[f"{COMMANDS[line]}: {line}"] = str(error)
+            wrong[f"{COMMAND_LINES[line]}: {line}"] = str(error)
     assert not wrong, json.dumps(wrong, indent=1)
     assert len(UNIOPD) > 60
 

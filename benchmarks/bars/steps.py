@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from benchmarks.bars.harness import Bar, spread
 from callbacks import RolloutBrowser
 from datamodules import PromptDataModule, SourceArgs
-from lit_uniopd.distributed.load_balancing import busiest_share, even_out
+from lit_uniopd.distributed.load_balancing import load_imbalance, rebalance
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.modules.opd.dispatch import group_tokens
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.policy.micro_batches import token_budget_batches
 from lit_uniopd.sampling import SamplingArgs
@@ -37,7 +37,7 @@ class Measured(UniOPD):
         super().__init__(*args, **options)
         self.laps: list[dict[str, float]] = []
 
-    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+    def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         super().log_step(rollouts, trained, seconds)
         self.laps.append({part: seconds.get(part, 0.0) for part in (*PARTS, "step")} | {"encode": self.encoding})
         self.encoding = 0.0
@@ -101,8 +101,8 @@ def busiest_of_eight(answers: int) -> tuple[float, float]:
     groups = [sum(lengths[i : i + answers]) for i in range(0, 256, answers)]
     tokens = [group_tokens(300, group, answers, shared=True) for group in groups]
     costs = [tokens[i : i + 32 // answers] for i in range(0, len(tokens), 32 // answers)]
-    loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in even_out(costs)]
-    return busiest_share([sum(mine) for mine in costs]), busiest_share(loads)
+    loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in rebalance(costs)]
+    return load_imbalance([sum(mine) for mine in costs]), load_imbalance(loads)
 
 
 def bars() -> Iterator[Bar]:

@@ -13,10 +13,10 @@ from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_bench
 from lit_uniopd.benchmarks.records import PENDING, Record, grouped, read_records
 from lit_uniopd.benchmarks.shards import Request, eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark
-from lit_uniopd.distributed.preemption import together
+from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
-from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +122,9 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with policy_of(benchmark).gathered(), bar(len(batches), benchmark.key, "batch") as shown:
+            with policy_of(benchmark).gathered(), progress_bar(len(batches), benchmark.key, "batch") as shown:
                 for batch in batches:
-                    with together(self.trainer):
+                    with interruptible(self.trainer):
                         self.answer(policy_of(benchmark), batch.requests)
                     shown.update()
         return self.finish(benchmarks)
@@ -135,7 +135,7 @@ class Evaluator:
         Args:
             only: what was evaluated. None: all.
         """
-        with together(self.trainer):
+        with interruptible(self.trainer):
             records = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})

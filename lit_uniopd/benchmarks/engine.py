@@ -24,7 +24,7 @@ from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.sampling.args import LocalEngine, SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Grade
-from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,9 @@ class EvalEngine:
         Returns:
             This rank's records of this evaluation by ``Benchmark.key``, adopted ones included.
         """
-        with bar(sum(len(batch.records) for batch in self._pending), "grading answers", unit="answer") as shown:
+        with progress_bar(
+            sum(len(batch.records) for batch in self._pending), "grading answers", unit="answer"
+        ) as shown:
             while self._pending:
                 shown.update(self._collect())
         if self.adopted:

@@ -31,7 +31,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.types import Grade
 from lit_uniopd.utils.command_parser import CommandParser
-from lit_uniopd.utils.progress import bar, follow
+from lit_uniopd.utils.progress import follow, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def regrade(directory: Path, graders: GraderPool) -> tuple[list[Record], list[Re
     items: list[GradeItem] = []
     for record in old:
         items += _items(record, golds)
-    with bar(len(items), "grading answers", "answer") as shown:
+    with progress_bar(len(items), "grading answers", "answer") as shown:
         grades = iter(graders.grade(items, on_progress=follow(shown)))
     new = [_regraded(record, [next(grades) for _ in _items(record, golds)], graders) for record in old]
     number = len(list(directory.glob("records.before-*.parquet"))) + 1

@@ -18,7 +18,7 @@ from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_fi
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
 from lit_uniopd.errors import UserError, failure_of_the_machine
 from lit_uniopd.utils.stop_request import Stopped
-from lit_uniopd.utils.warning_filters import hush
+from lit_uniopd.utils.warning_filters import install_filters
 
 ABOUT = (
     "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`. "
@@ -223,7 +223,7 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
     """
     torch.set_float32_matmul_precision("high")
     show_our_log()
-    hush()
+    install_filters()
     return cli(
         LightningModule,
         LightningDataModule,

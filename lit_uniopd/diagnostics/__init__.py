@@ -1,7 +1,7 @@
 """What a rollout says about its teachers, and pairs about a policy: order, margins, misjudged answers, weights."""
 
 from lit_uniopd.diagnostics.figures import difficulty_figure, new_figure, order_figure
-from lit_uniopd.diagnostics.images import pictures_figure
+from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.misjudged import misjudged_table
 from lit_uniopd.diagnostics.order import BINS, Judged, judge, order_statistics
 from lit_uniopd.diagnostics.preferences import (
@@ -20,6 +20,7 @@ __all__ = [
     "WeighedPairs",
     "curves_figure",
     "difficulty_figure",
+    "images_figure",
     "joined",
     "judge",
     "misjudged_table",
@@ -27,7 +28,6 @@ __all__ = [
     "order_figure",
     "order_statistics",
     "pairs_figure",
-    "pictures_figure",
     "weighed",
     "weights_figure",
     "weights_table",

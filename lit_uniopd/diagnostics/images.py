@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.diagnostics.figures import new_figure
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ DETECTORS = ("#0b7fab", "#d9730d", "#7b4bb7", "#4a7a1c")
 """Colours of their boxes, as in the page of `uniopd view`."""
 
 
-def pictures_figure(records: Sequence[Mapping[str, Any]], *, count: int = 6) -> "Figure | None":
+def images_figure(records: Sequence[Mapping[str, Any]], *, count: int = 6) -> "Figure | None":
     """Pictures of sentence pairs, with boxes where detectors saw their objects.
 
     Args:
@@ -32,7 +32,7 @@ def pictures_figure(records: Sequence[Mapping[str, Any]], *, count: int = 6) -> 
     for record in records:
         if record.get("verdicts") and record["images"] and record["images"][0] not in found and len(found) < count:
             with suppress(UserError):
-                found[record["images"][0]] = open_picture(record["images"][0]), record
+                found[record["images"][0]] = open_image(record["images"][0]), record
     if not found:
         return None
     rows, columns = -(-len(found) // 3), min(3, len(found))

@@ -2,7 +2,7 @@
 
 from lit_uniopd.diagnostics.order import Judged
 from lit_uniopd.types import CORRECT, Rollouts
-from lit_uniopd.utils.markdown import asked, cell, table
+from lit_uniopd.utils.markdown import cell, last_message_text, table
 
 
 def misjudged_table(rollouts: Rollouts, judged: Judged, *, count: int = 3, max_chars: int = 600) -> str:
@@ -44,7 +44,7 @@ def misjudged_table(rollouts: Rollouts, judged: Judged, *, count: int = 3, max_c
                     f"{distance:.3f}",
                     f"{float(judged.before_B[i]):+.3f} -> {float(judged.after_B[i]):+.3f}",
                     prompt.domain,
-                    cell(asked(prompt), max_chars),
+                    cell(last_message_text(prompt), max_chars),
                     cell(rollouts.text[row], max_chars),
                     cell(str(prompt.gold), max_chars),
                 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.functional.margin import OrderReport, order_consistency, trajectory_returns
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN, Rollouts
 
 BINS = ("hard", "medium", "easy")
@@ -55,7 +55,7 @@ def judge(rollouts: Rollouts) -> Judged:
 
 def order_statistics(
     judged: Judged, labels: Mapping[str, Sequence[str]], names: Mapping[str, Iterable[str]]
-) -> Averages:
+) -> WeightedMeans:
     """Averages to log as ``order/...``, overall and for each value of each label.
 
     Args:
@@ -63,7 +63,7 @@ def order_statistics(
         labels: kind (``domain``, ``teacher``) -> the value of each answer of ``judged``.
         names: kind -> every value there is, so that all ranks average the same names.
     """
-    averages = Averages()
+    averages = WeightedMeans()
     every_B = torch.ones(len(judged.rows), dtype=torch.bool)
     _add(averages, "order", judged, every_B)
     for kind, values in {**labels, "difficulty": judged.bin}.items():
@@ -73,7 +73,7 @@ def order_statistics(
     return averages
 
 
-def _add(averages: Averages, tag: str, judged: Judged, which_B: Tensor, *, kinds_of_groups: bool = True) -> None:
+def _add(averages: WeightedMeans, tag: str, judged: Judged, which_B: Tensor, *, kinds_of_groups: bool = True) -> None:
     """Shares of groups, order, returns and what calibration did, over the chosen answers."""
     before, after = judged.order(which_B, after=False), judged.order(which_B, after=True)
     mixed = len(before.groups)

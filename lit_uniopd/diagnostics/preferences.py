@@ -11,7 +11,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from lit_uniopd.diagnostics.figures import BAD, GOOD, new_figure
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.types import EncodedPair
-from lit_uniopd.utils.markdown import asked, cell, table
+from lit_uniopd.utils.markdown import cell, last_message_text, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ def weights_table(pairs: WeighedPairs, *, count: int = 5, max_chars: int = 400) 
                 f"{float(pairs.w_performance[i]):.3f}",
                 f"{float(pairs.margins[i]):+.3f}",
                 f"{pair.score_chosen:.3g} / {pair.score_rejected:.3g}",
-                *(cell(text, max_chars) for text in (asked(pair.prompt), pair.chosen, pair.rejected)),
+                *(cell(text, max_chars) for text in (last_message_text(pair.prompt), pair.chosen, pair.rejected)),
             ]
         )
     return table(["weight", "quality", "performance", "margin", "scores", "prompt", "chosen", "rejected"], rows)

@@ -13,12 +13,12 @@ Piece = tuple[int, int]
 """Rank that has it, and its number there."""
 
 
-def busiest_share(loads: Sequence[int]) -> float:
+def load_imbalance(loads: Sequence[int]) -> float:
     """Load of the busiest rank over the mean."""
     return max(loads) * len(loads) / max(1, sum(loads))
 
 
-def even_out(costs: Sequence[Sequence[int]]) -> list[list[Piece]]:
+def rebalance(costs: Sequence[Sequence[int]]) -> list[list[Piece]]:
     """Move pieces from busy ranks to idle ones, or exchange two, each time what lowers the peak of the busiest most.
 
     Few pieces move, unlike when all are dealt out anew; a rank that has some keeps at least one.
@@ -31,9 +31,9 @@ def even_out(costs: Sequence[Sequence[int]]) -> list[list[Piece]]:
     """
     own = [[(rank, i) for i in range(len(mine))] for rank, mine in enumerate(costs)]
     loads = [sum(mine) for mine in costs]
-    if busiest_share(loads) <= UNEVEN:
+    if load_imbalance(loads) <= UNEVEN:
         return own
-    while busiest_share(loads) > EVEN and (step := _best_step(costs, own, loads)) is not None:
+    while load_imbalance(loads) > EVEN and (step := _best_step(costs, own, loads)) is not None:
         busy, idle, given, taken = step
         for piece, source, target in ((given, busy, idle), (taken, idle, busy)):
             if piece is not None:

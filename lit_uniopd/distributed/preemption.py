@@ -35,7 +35,7 @@ WATCH_S = 1.0
 
 
 @contextmanager
-def together(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
+def interruptible(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
     """A part of a step in which ranks go their own ways: each may leave it early, and all of them stop behind it.
 
     Args:
@@ -51,10 +51,10 @@ def together(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
         pass
     finally:
         request.interruptible = False
-    agree(trainer)
+    stop_if_requested(trainer)
 
 
-def agree(trainer: Trainer) -> None:
+def stop_if_requested(trainer: Trainer) -> None:
     """Stop here if any rank was told to. A collective call.
 
     Raises:

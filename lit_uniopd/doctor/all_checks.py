@@ -14,7 +14,7 @@ from lit_uniopd.doctor.dry_run import Case, Stage
 from lit_uniopd.doctor.findings import Finding, complaint, red
 from lit_uniopd.doctor.hardware import check_device, check_disk, check_memory, check_sandbox, check_versions
 from lit_uniopd.doctor.hub_reachability import asked_once
-from lit_uniopd.doctor.image_tokens import check_pictures
+from lit_uniopd.doctor.image_tokens import check_images
 from lit_uniopd.doctor.models import check_models, check_parts, check_servers
 from lit_uniopd.doctor.self_distillation import check_itself, check_reference
 from lit_uniopd.doctor.settings import check_sampling, check_setup
@@ -48,7 +48,7 @@ CHECKS = (
     Check("tokens", check_tokenizers),
     Check("ends", check_ends),
     Check("templates", check_templates),
-    Check("pictures", check_pictures),
+    Check("pictures", check_images),
     Check("sampling", check_sampling),
     Check("settings", check_setup),
     Check("memory", check_memory),

@@ -16,7 +16,7 @@ CROWDED = 0.75
 """Share of ``max_prompt_tokens`` that pictures may take before it is worth a look."""
 
 
-def check_pictures(case: Case) -> Iterator[Finding]:
+def check_images(case: Case) -> Iterator[Finding]:
     """Encode some prompts with pictures for every model that is asked with them."""
     prompts = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
     if not prompts:

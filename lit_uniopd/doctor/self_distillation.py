@@ -13,7 +13,7 @@ from lit_uniopd.doctor.findings import Finding, green, red, yellow
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.losses import divergence_loss, sampled_loss
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
@@ -88,7 +88,7 @@ def measure(case: Case) -> Itself:
     module, policy = case.module, case.policy
     rollouts = small_rollouts(case, few_prompts(case))
     mirror = Mirror(list(case.teachers), policy)
-    common = {"temperature": module.temperature, "denominator": len(rollouts), "trained": Averages()}
+    common = {"temperature": module.temperature, "denominator": len(rollouts), "trained": WeightedMeans()}
     with case.trainer.precision_plugin.forward_context():
         rollouts.teacher_logps_BT, rollouts.teacher_ok_B = mirror.score(
             rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens

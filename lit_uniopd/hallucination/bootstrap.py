@@ -27,7 +27,7 @@ from lit_uniopd.hallucination.sentences import (
     should_stop,
     unique_candidates,
 )
-from lit_uniopd.hallucination.verdicts import OutOfVocabulary, Uncertain, VerdictBook, cross_check, vote_of
+from lit_uniopd.hallucination.verdicts import OutOfVocabulary, Uncertain, VerdictCache, cross_check, vote_of
 from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import Prompt
 
@@ -124,7 +124,7 @@ class Caption:
     """One picture's way through the bootstrapping."""
 
     prompt: Prompt
-    book: VerdictBook
+    book: VerdictCache
     sentences: list[LabelledSentence] = field(default_factory=list)
     pairs: list[SentencePair] = field(default_factory=list)
     steps: list[dict[Label, int]] = field(default_factory=list)
@@ -179,7 +179,7 @@ class Bootstrapper:
             prompts: each with one picture.
             on_finished: called with each caption as soon as it is over.
         """
-        captions = [Caption(prompt, VerdictBook(self.extract.canonical)) for prompt in prompts]
+        captions = [Caption(prompt, VerdictCache(self.extract.canonical)) for prompt in prompts]
         growing = list(captions)
         while growing:
             self.step(growing)

@@ -62,7 +62,7 @@ def cross_check(
     return found
 
 
-class VerdictBook:
+class VerdictCache:
     """What is known of one picture. Verdicts are never revised.
 
     Several words may name one class (man, woman), and detectors may answer them differently. As in the released

@@ -10,7 +10,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import sample
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.progress import bar, follow
+from lit_uniopd.utils.progress import follow, progress_bar
 from lit_uniopd.utils.seeding import derive_seed
 
 
@@ -40,7 +40,7 @@ class PolicyWriter:
         args = replace(self.sampling, n=1, temperature=0.0) if greedy else self.sampling
         encoded = [self.policy.encode(prompt) for prompt in prompts]
         rows = len(prompts) * args.n
-        with self.policy.answering(), bar(rows, f"sentence {step + 1}", unit="candidate") as shown:
+        with self.policy.answering(), progress_bar(rows, f"sentence {step + 1}", unit="candidate") as shown:
             found = sample(
                 self.policy.model,
                 [prompt.tokens for prompt in encoded],

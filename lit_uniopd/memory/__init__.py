@@ -8,20 +8,20 @@ from lit_uniopd.memory.report import free_bytes, parameter_table, publish, train
 from lit_uniopd.memory.suggestions import Suggestion, check_fits, suggest_savings
 
 __all__ = [
-    "Suggestion",
     "MemoryPlan",
     "ModelSize",
     "Part",
     "Setup",
+    "Suggestion",
     "Workload",
+    "build_meta_model",
     "check_fits",
     "free_bytes",
-    "suggest_savings",
     "model_size",
     "optimizer_bytes",
-    "build_meta_model",
     "parameter_table",
     "plan_memory",
     "publish",
+    "suggest_savings",
     "trainer_facts",
 ]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
-from lit_uniopd.distributed.preemption import agree, rewind_unfinished, together
+from lit_uniopd.distributed.preemption import interruptible, rewind_unfinished, stop_if_requested
 from lit_uniopd.distributed.sharding import is_sharded
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.memory import (
@@ -30,7 +30,7 @@ from lit_uniopd.memory import (
 )
 from lit_uniopd.modules.evaluation_base import EvaluatingModule
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
-from lit_uniopd.monitoring.step_timer import REST, StepClock
+from lit_uniopd.monitoring.step_timer import REST, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode, encode_answer
@@ -95,7 +95,7 @@ class PolicyModule(EvaluatingModule):
         self.seed = run_seed(seed)
         self.memory_plan: MemoryPlan | None = None
         self._logged_steps: int | None = None
-        self.clock = StepClock(self._now)
+        self.clock = StepTimer(self._now)
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
@@ -224,7 +224,7 @@ class PolicyModule(EvaluatingModule):
     # --- where the time of a step goes: what Lightning does between two steps, loading data above all, is `wait` ---
 
     def timed(self, part: str) -> AbstractContextManager[None]:
-        """Count what happens inside as this part of the step (see `StepClock`)."""
+        """Count what happens inside as this part of the step (see `StepTimer`)."""
         return self.clock.part(part)
 
     def _now(self) -> float:
@@ -251,12 +251,12 @@ class PolicyModule(EvaluatingModule):
         self.clock.between(REST)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
             self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
-        agree(self.trainer)
+        stop_if_requested(self.trainer)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
         rollouts = None
-        with together(self.trainer):
+        with interruptible(self.trainer):
             if len(batch):
                 keys = [int(prompt.key, 16) >> 1 for prompt in batch]
                 seed = derive_seed(self.seed, "predict")

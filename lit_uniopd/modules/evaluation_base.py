@@ -11,7 +11,7 @@ from lit_uniopd.benchmarks.report import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
 from lit_uniopd.benchmarks.shards import EvalBatch, Request
 from lit_uniopd.benchmarks.spec import Benchmark
-from lit_uniopd.distributed.preemption import StopSignals, agree, together
+from lit_uniopd.distributed.preemption import StopSignals, interruptible, stop_if_requested
 from lit_uniopd.distributed.sharding import ShardingArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
@@ -20,7 +20,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import PromptBatch
-from lit_uniopd.utils.warning_filters import hush
+from lit_uniopd.utils.warning_filters import install_filters
 
 
 class EvaluatingModule(LightningModule):
@@ -44,7 +44,7 @@ class EvaluatingModule(LightningModule):
         self, *, policy_args: PolicyArgs, policy_flag: str, val_sampling: SamplingArgs, graders: GraderPool
     ) -> None:
         super().__init__()
-        hush()  # here too: a notebook has no command line
+        install_filters()  # here too: a notebook has no command line
         self.policy = None  # type: ignore[assignment]
         self.policy_args = policy_args
         self.policy_flag = policy_flag
@@ -76,7 +76,7 @@ class EvaluatingModule(LightningModule):
         return ""
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        agree(self.trainer)
+        stop_if_requested(self.trainer)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
@@ -169,7 +169,7 @@ class EvaluatingModule(LightningModule):
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Answer held-out prompts or a batch of a benchmark. An empty batch only keeps ranks in step."""
-        with together(self.trainer):
+        with interruptible(self.trainer):
             if self.evaluator is not None and (requests := self.requests_of(batch)):
                 self.evaluator.answer(self.policy_for(requests[0].benchmark), requests)
 

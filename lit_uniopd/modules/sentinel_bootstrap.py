@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lit_uniopd.distributed.preemption import together
+from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import BootstrapArgs, Bootstrapper, Caption
 from lit_uniopd.hallucination.detectors import Detector
@@ -89,7 +89,7 @@ class SentenceBootstrap(PolicyModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Bootstrap a batch of pictures; callbacks are told of each caption."""
-        with together(self.trainer, gathers=True):
+        with interruptible(self.trainer, gathers=True):
             self.grow(batch.prompts)
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Caption]:

@@ -12,7 +12,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.types import Prompt, PromptBatch
 
@@ -40,7 +40,7 @@ class SFT(PolicyModule):
     ) -> None:
         super().__init__(policy, flag="model.policy", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
         self.max_answer_tokens = max_answer_tokens
-        self.validated = Averages()
+        self.validated = WeightedMeans()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -82,7 +82,7 @@ class SFT(PolicyModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self.validated = Averages()
+        self.validated = WeightedMeans()
         self.validated.expect("val/loss")  # a rank may have no row
 
     def on_validation_epoch_end(self) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 REST = "overhead"
 
 
-class StepClock:
+class StepTimer:
     """Attributes every moment from one lap to the next to exactly one part, so that the parts add up to the step.
 
     A part inside another is taken out of it. What is in no part is ``overhead``; while the clock is paused, nothing

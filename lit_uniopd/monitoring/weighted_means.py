@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 
-class Averages:
+class WeightedMeans:
     """Named (sum, count) pairs; a mean of per-batch or per-rank means would weigh short ones too much.
 
     Every rank must add the same names (``expect`` declares those that a rank may have nothing for).
@@ -32,7 +32,7 @@ class Averages:
         return {name: [self._sums[name], self._counts[name]] for name in self._sums}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Sequence[float]]) -> "Averages":
+    def from_state(cls, state: Mapping[str, Sequence[float]]) -> "WeightedMeans":
         """What ``state`` was made of."""
         averages = cls()
         for name, (total, count) in state.items():

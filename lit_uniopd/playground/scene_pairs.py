@@ -13,7 +13,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import write_lines
-from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.progress import progress_bar
 
 SAMPLING = SamplingArgs(n=10, max_new_tokens=24, temperature=1.0, max_rows=2560)
 BOOTSTRAP = BootstrapArgs(when_no_factual="resample")
@@ -52,7 +52,7 @@ def bootstrap_scenes(
 ) -> list[Caption]:
     """Bootstrap all scenes side by side."""
     writer = PolicyWriter(policy, sampling, seed)
-    with bar(len(prompts), "playground: sentence pairs", unit="scene") as shown:
+    with progress_bar(len(prompts), "playground: sentence pairs", unit="scene") as shown:
         bootstrapper = Bootstrapper(writer, detectors, ObjectExtractor(), args, seed=seed)
 
         def tell(_: Caption) -> None:

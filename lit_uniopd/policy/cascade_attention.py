@@ -43,7 +43,7 @@ def worth_sharing(*, prompts: int, rows: int, length: int, new: int, position_by
     return spared * position_bytes >= least and spared >= WORTH_SHARING * rows * (length + new)
 
 
-class SharedPrompts:
+class SharedPrefixCache:
     """Keys and values of the prompts, and which rows belong to which.
 
     Args:

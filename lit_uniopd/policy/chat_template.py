@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.multimodal import Vision
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def encode(
     tokenizer = tokenizer_of(processor)
     if processor is tokenizer:
         raise UserError(f"Prompt {prompt.id!r} has pictures, which {tokenizer.name_or_path} cannot read; use an MLLM.")
-    pictures = [open_picture(image, max_pixels) for image in prompt.images]
+    pictures = [open_image(image, max_pixels) for image in prompt.images]
     text = chat_text(processor, prompt, chat_template_kwargs)
     try:
         given = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})

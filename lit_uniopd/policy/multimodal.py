@@ -18,7 +18,7 @@ Vision = Mapping[str, Tensor]
 empty for text."""
 
 
-def picture_ids(model: nn.Module) -> list[int]:
+def image_token_ids(model: nn.Module) -> list[int]:
     """Token ids that stand for pictures; an answer must not contain them, since no picture would belong to them."""
     config: Any = unwrap(model).config
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")

@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lit_uniopd.policy.backbone import body_of, unwrap
-from lit_uniopd.policy.cascade_attention import SharedPrompts
+from lit_uniopd.policy.cascade_attention import SharedPrefixCache
 from lit_uniopd.policy.micro_batches import packed_batches, token_budget_batches
 from lit_uniopd.policy.multimodal import Vision
 
@@ -274,7 +274,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     packing: Packing | None = None,
-    cascade: SharedPrompts | None = None,
+    cascade: SharedPrefixCache | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """PyTorch's attention, over a packed row or shared prompts if there are any.

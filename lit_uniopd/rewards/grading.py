@@ -4,7 +4,7 @@ import torch
 
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.types import Rollouts
-from lit_uniopd.utils.progress import bar, follow
+from lit_uniopd.utils.progress import follow, progress_bar
 
 
 class Grading:
@@ -33,7 +33,7 @@ class Grading:
 
     def finish(self) -> None:
         """Wait for the last grade, and fill in ``grades`` and ``outcome_B``."""
-        with bar(len(self.futures), "grading answers", unit="answer") as shown:
+        with progress_bar(len(self.futures), "grading answers", unit="answer") as shown:
             grades = self.graders.collect(self.futures, on_progress=follow(shown))
         for row, grade in zip(self.rows, grades, strict=True):
             self.rollouts.grades[row] = grade

@@ -25,8 +25,8 @@ from transformers.cache_utils import (
 )
 
 from lit_uniopd.policy.backbone import body_of, head_of, unwrap
-from lit_uniopd.policy.cascade_attention import SharedPrompts, worth_sharing
-from lit_uniopd.policy.multimodal import Vision, grid_positions, picture_ids, vision_inputs
+from lit_uniopd.policy.cascade_attention import SharedPrefixCache, worth_sharing
+from lit_uniopd.policy.multimodal import Vision, grid_positions, image_token_ids, vision_inputs
 from lit_uniopd.policy.shared_prefix import enable_packing, no_mask, reads_alike, why_not_packed
 
 SELECTABLE = {
@@ -127,7 +127,7 @@ class Decoder:
         self.cache = DynamicCache(config=unwrap(model).config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
-        self.shared: SharedPrompts | None = None
+        self.shared: SharedPrefixCache | None = None
 
     def prefill(
         self,
@@ -189,10 +189,10 @@ class Decoder:
         self.cache.layers = layers
 
     def _share(self, owners_R: Tensor, mask_PL: Tensor) -> None:
-        """Leave the prompts' caches to `SharedPrompts`, and begin those of the answers."""
+        """Leave the prompts' caches to `SharedPrefixCache`, and begin those of the answers."""
         layers: list[Any] = self.cache.layers
         held = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
-        self.shared = SharedPrompts(held, None if self.mask_RL is None else ~mask_PL, owners_R)
+        self.shared = SharedPrefixCache(held, None if self.mask_RL is None else ~mask_PL, owners_R)
         self.mask_RL = None
         self._new_layers(GrowingLayer)
 
@@ -282,7 +282,7 @@ def can_share(model: nn.Module, longest: int) -> bool:
 @torch.no_grad()
 def _try_sharing(model: nn.Module) -> bool:
     """Decode a few tokens behind prompts of differing length both ways, a row fewer at the end."""
-    base, weight_VH, banned = unwrap(model), head_of(model).weight_VH, picture_ids(model)
+    base, weight_VH, banned = unwrap(model), head_of(model).weight_VH, image_token_ids(model)
     a, b, c = [token for token in range(len(banned) + 3) if token not in banned][:3]
     found: list[Tensor] = []
     # Under autocast rounding would hide what is to be seen.

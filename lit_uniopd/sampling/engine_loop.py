@@ -7,7 +7,7 @@ from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.batches import prompt_groups
 from lit_uniopd.sampling.decode_loop import Decoder, decode
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
-from lit_uniopd.sampling.token_sampler import Uniforms, draw
+from lit_uniopd.sampling.token_sampler import CounterRNG, sample_token
 
 
 def write(request: GenerationRequest) -> AnswerBuffer:
@@ -15,12 +15,12 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     args, buffer, progress = request.args, AnswerBuffer(request), Progress(request)
     keys_P = torch.tensor(list(request.keys), dtype=torch.long, device=request.device)
     answer_B = torch.arange(request.answers, device=request.device).repeat(len(keys_P))
-    uniforms = Uniforms(request.seed, keys_P.repeat_interleave(request.answers), answer_B)
+    uniforms = CounterRNG(request.seed, keys_P.repeat_interleave(request.answers), answer_B)
 
     def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         if request.banned:
             return _draw_allowed(logits_RV, uniforms(step, rows_R), args, request.banned)
-        return draw(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
+        return sample_token(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
 
     finished = 0
     for group in prompt_groups(request):
@@ -45,5 +45,5 @@ def _draw_allowed(logits_RV: Tensor, uniform_R: Tensor, args: SamplingArgs, bann
     """Never a banned token; log-probs stay those over all tokens, as everywhere."""
     logps_RV = (logits_RV / (args.temperature or 1)).log_softmax(dim=-1)
     logits_RV[:, banned] = -torch.inf
-    tokens_R, _ = draw(logits_RV, uniform_R, args.temperature, args.top_k, args.top_p)
+    tokens_R, _ = sample_token(logits_RV, uniform_R, args.temperature, args.top_k, args.top_p)
     return tokens_R, logps_RV.gather(1, tokens_R[:, None])[:, 0]

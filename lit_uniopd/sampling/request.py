@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from lit_uniopd.policy.backbone import head_of
-from lit_uniopd.policy.multimodal import Vision, picture_ids
+from lit_uniopd.policy.multimodal import Vision, image_token_ids
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.utils.stop_request import poll
 
@@ -44,7 +44,7 @@ class GenerationRequest:
             raise ValueError("keys and vision must have one entry per prompt")
         greedy = self.args.temperature == 0  # greedy answers are all the same
         object.__setattr__(self, "answers", 1 if greedy else self.args.n)
-        object.__setattr__(self, "banned", picture_ids(self.model))
+        object.__setattr__(self, "banned", image_token_ids(self.model))
 
     @property
     def device(self) -> torch.device:

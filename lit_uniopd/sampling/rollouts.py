@@ -9,7 +9,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import sample
 from lit_uniopd.types import Prompt, Rollouts
-from lit_uniopd.utils.progress import bar, follow
+from lit_uniopd.utils.progress import follow, progress_bar
 
 
 def write_answers(
@@ -37,7 +37,7 @@ def write_answers(
     encoded = [policy.encode(prompt) for prompt in prompts]
     prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
-    with policy.gathered(), policy.answering(), bar(rows, "writing answers", unit="answer") as shown:
+    with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as shown:
         answers = sample(
             policy.model,
             prompt_tokens,

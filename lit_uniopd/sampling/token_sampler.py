@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lit_uniopd.utils.seeding import derive_seed
 
 
-class Uniforms:
+class CounterRNG:
     """One number in [0, 1) per (answer, step), the same however the rows are batched and over whatever ranks.
 
     A counter-based generator: the SplitMix64 finaliser (Steele et al. 2014) of seed, key, answer and step, so that no
@@ -52,7 +52,9 @@ def _mixed(bits: Tensor) -> Tensor:
     return bits ^ _shifted(bits, 31)
 
 
-def draw(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+def sample_token(
+    logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
     """Sample one token per row by inverting the cumulative distribution.
 
     Args:

@@ -16,7 +16,7 @@ from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, encode_each
 from lit_uniopd.teachers.local import LocalTeacher
 from lit_uniopd.types import Rollouts
-from lit_uniopd.utils.images import picture_digest
+from lit_uniopd.utils.images import image_digest
 from lit_uniopd.utils.jsonl import append_lines, as_line, parse_line, rank_file, rank_files
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class CachedTeacher(LocalTeacher):
         damaged = self.cache.corrupt
         for row, (prompt, tokens) in enumerate(zip(prompts, rollouts.tokens_BT.tolist(), strict=True)):
             told = [prompt.tokens, tokens[: lengths[row]], temperature]
-            told += [picture_digest(image) for image in rollouts.prompts[row].images]
+            told += [image_digest(image) for image in rollouts.prompts[row].images]
             keys.append(hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest())
             logps_T = self.cache.get(keys[row], lengths[row])
             if logps_T is not None:

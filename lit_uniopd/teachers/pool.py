@@ -15,7 +15,7 @@ from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, Scored, Teacher, TeacherArgs, encode_each
 from lit_uniopd.types import Prompt, Rollouts
-from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class TeacherPool:
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
         ok_B = torch.zeros(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         by_teacher = self._by_teacher(rollouts.prompts)
-        with bar(len(rollouts), "scoring answers", unit="answer") as shown:
+        with progress_bar(len(rollouts), "scoring answers", unit="answer") as shown:
             for name, teacher in self._teachers.items():
                 rows = self._readable(teacher, rollouts, by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something

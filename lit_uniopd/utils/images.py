@@ -14,7 +14,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises on damaged files: damage in a late PNG chunk is a SyntaxError, damage in a size a "bomb"."""
 
 
-def open_picture(reference: Any, max_pixels: int | None = None) -> Image.Image:
+def open_image(reference: Any, max_pixels: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
     Args:
@@ -58,7 +58,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def picture_digest(image: Any) -> str:
+def image_digest(image: Any) -> str:
     """Digest of a picture's pixels."""
     return _file_digest(image) if isinstance(image, str) else _pixels_digest(image)
 
@@ -69,5 +69,5 @@ def _file_digest(image: str) -> str:
 
 
 def _pixels_digest(image: Any) -> str:
-    picture = open_picture(image).convert("RGB")
+    picture = open_image(image).convert("RGB")
     return hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).hexdigest()

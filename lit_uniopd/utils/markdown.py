@@ -20,7 +20,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def asked(prompt: Prompt) -> str:
+def last_message_text(prompt: Prompt) -> str:
     """The text of the last message; pictures are named."""
     content = prompt.messages[-1]["content"]
     if isinstance(content, list):

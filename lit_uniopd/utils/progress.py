@@ -12,7 +12,7 @@ PATIENCE_S = 5.0
 """A bar appears once a part has run this long; short parts leave the screen alone."""
 
 
-def bar(total: int | None, description: str, unit: str = "row") -> tqdm:
+def progress_bar(total: int | None, description: str, unit: str = "row") -> tqdm:
     """A bar to be moved by hand with ``update``; closes without a trace."""
     return tqdm(
         total=total,
@@ -36,7 +36,7 @@ def follow(shown: tqdm) -> Callable[[int, int], None]:
 
 def track(items: Iterable[T], description: str, unit: str = "row") -> Iterator[T]:
     """Iterate with a bar."""
-    with bar(len(items) if isinstance(items, Sized) else None, description, unit) as shown:
+    with progress_bar(len(items) if isinstance(items, Sized) else None, description, unit) as shown:
         for item in items:
             yield item
             shown.update()

@@ -30,6 +30,6 @@ def versions(names: Sequence[str] = STACK) -> dict[str, str]:
     return found
 
 
-def told() -> str:
+def versions_text() -> str:
     """A line each."""
     return "\n".join(f"{name} {number}" for name, number in versions().items())

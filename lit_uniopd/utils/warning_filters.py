@@ -28,14 +28,14 @@ UNASKED: dict[str, str] = {
 """A logger, and what those of its lines begin with that are not about the run."""
 
 
-def hush() -> None:
+def install_filters() -> None:
     """Leave them out, from here on; twice is once."""
     for message, category in UNHELPFUL.items():
         warnings.filterwarnings("ignore", message=message, category=category)
     for name in UNASKED:
-        logging.getLogger(name).addFilter(is_asked)
+        logging.getLogger(name).addFilter(is_about_the_run)
 
 
-def is_asked(record: logging.LogRecord) -> bool:
+def is_about_the_run(record: logging.LogRecord) -> bool:
     """Whether a line of another library's log is about the run."""
     return not record.getMessage().startswith(UNASKED[record.name])

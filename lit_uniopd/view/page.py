@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE
 
@@ -108,7 +108,7 @@ def read_pictures(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]
     for path in (record["images"][0] for record in records if record.get("images")):
         if path not in found:
             try:
-                found[path] = _data_uri(open_picture(path))
+                found[path] = _data_uri(open_image(path))
             except UserError:
                 found[path] = None
     return found

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.functional.margin import order_consistency, trajectory_returns
 from lit_uniopd.types import Prompt, Rollouts
-from lit_uniopd.utils.markdown import asked
+from lit_uniopd.utils.markdown import last_message_text
 
 GROUPS_FILE = "rollouts.jsonl"
 """Groups of answers, in the directory of a run; ranks beyond the first add their number."""
@@ -89,7 +89,7 @@ def group_record(
         "domain": prompt.domain,
         "teacher": teacher,
         "why": list(why),
-        "prompt": asked(prompt),
+        "prompt": last_message_text(prompt),
         "images": _paths(prompt),
         "gold": None if prompt.gold is None else str(prompt.gold),
         "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens) for row in rows],
@@ -173,8 +173,8 @@ def _asked_and_said(prompt: Prompt) -> dict[str, str]:
     """The question, and the beginning of the answer where that is a part of the prompt."""
     *before, last = prompt.messages
     if last["role"] != "assistant" or not before:
-        return {"prompt": asked(prompt)}
-    return {"prompt": asked(replace(prompt, messages=tuple(before))), "context": asked(prompt)}
+        return {"prompt": last_message_text(prompt)}
+    return {"prompt": last_message_text(replace(prompt, messages=tuple(before))), "context": last_message_text(prompt)}
 
 
 def _paths(prompt: Prompt) -> list[str]:

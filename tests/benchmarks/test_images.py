@@ -15,7 +15,7 @@ from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import PromptFormat
 from lit_uniopd.benchmarks.synthetic_images import DRAWINGS, draw
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "bar_chart": {"bars": {"a": 1, "b": 2}},
@@ -88,9 +88,9 @@ def test_templates_leave_other_braces_alone():
 def test_cells_of_pictures():
     buffer = io.BytesIO()
     draw({"drawing": "scene", "objects": ["cat"]}).save(buffer, "PNG")
-    assert open_picture(picture({"bytes": buffer.getvalue(), "path": None})).size == (224, 224)
+    assert open_image(picture({"bytes": buffer.getvalue(), "path": None})).size == (224, 224)
     with pytest.raises(UserError, match="embedded bytes cannot be read"):
-        open_picture(b"no picture")
+        open_image(b"no picture")
     assert picture({"bytes": None, "path": "a.png"}) == "a.png"
     assert picture("a.png") == "a.png"
     with pytest.raises(UserError, match="picture is missing"):
@@ -146,7 +146,7 @@ def test_pictures_in_an_archive_are_read_in_memory_and_never_become_paths(tmp_pa
     row = {"id": "1", "question": "q", "image_path": "1.png", "label": "A", "tag": "t"}
     context = AdapterContext("paper", False, tmp_path)
     (example,) = ADAPTERS["visulogic"]([row], spec, context).examples
-    assert open_picture(example.images[0]).size == (224, 224)
+    assert open_image(example.images[0]).size == (224, 224)
     with pytest.raises(UserError, match="has no picture"):
         ADAPTERS["visulogic"]([{**row, "image_path": "../../etc/passwd"}], spec, context)
     images._archive.cache_clear()

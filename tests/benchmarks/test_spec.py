@@ -260,7 +260,7 @@ def test_pictures_of_a_data_set_stay_files_until_they_are_needed(tmp_path, monke
     import datasets
 
     from lit_uniopd.benchmarks.synthetic_images import draw
-    from lit_uniopd.utils.images import open_picture
+    from lit_uniopd.utils.images import open_image
 
     path = tmp_path / "p.png"
     draw({"drawing": "scene", "objects": ["cat"]}).save(path)
@@ -270,5 +270,5 @@ def test_pictures_of_a_data_set_stay_files_until_they_are_needed(tmp_path, monke
     benchmark = load_benchmark(find_spec("chartqa"), "smoke")
     image = benchmark.examples[0].images[0]
     assert isinstance(image, bytes | str)  # not a decoded picture
-    assert open_picture(image).size == (224, 224)
+    assert open_image(image).size == (224, 224)
     assert load_benchmark(find_spec("chartqa"), "smoke").fingerprint == benchmark.fingerprint

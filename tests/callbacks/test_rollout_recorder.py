@@ -18,7 +18,7 @@ from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.modules.opd.losses import LossArgs
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.utils.stop_request import Stopped
@@ -65,14 +65,14 @@ def test_it_keeps_groups_of_every_domain_every_few_steps(model_dirs, tmp_path):
 
 def test_clipped_tokens_are_those_that_the_loss_counts(model_dirs, tmp_path, monkeypatch):
     counted = {"train/clip_fraction": 0.0}
-    add = Averages.add
+    add = WeightedMeans.add
 
-    def watched(self: Averages, name: str, total: Any, count: Any = 1) -> None:
+    def watched(self: WeightedMeans, name: str, total: Any, count: Any = 1) -> None:
         if name in counted:
             counted[name] += float(total)
         add(self, name, total, count)
 
-    monkeypatch.setattr(Averages, "add", watched)
+    monkeypatch.setattr(WeightedMeans, "add", watched)
     watch = Watch()
     path = fit(model_dirs, tmp_path, RolloutRecorder(every_n_steps=1), watch, steps=1, updates_per_rollout=3, loss=OPEN)
     clipped = sum(int(rollouts.clipped_BT.sum()) for rollouts in watch.seen)

@@ -45,6 +45,6 @@ if __name__ == "__main__":
     UniOPD.answer = counted(UniOPD.answer)  # type: ignore[method-assign]
     UniOPD.optimizer_step_on = counted(UniOPD.optimizer_step_on)  # type: ignore[method-assign]
     if rank == int(held_rank):
-        owner: Any = engine_loop if name == "draw" else UniOPD
+        owner: Any = engine_loop if name == "sample_token" else UniOPD
         setattr(owner, name, held_up(getattr(owner, name), int(step), float(seconds)))
     main()

@@ -120,7 +120,7 @@ def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_do
     unbroken = Run(whole)
 
     # Rank 0 samples slowly, rank 1 waits for it in a collective call, where no Python handler runs; only it is told.
-    first = Run(broken, hold="draw 2 0 4")
+    first = Run(broken, hold="sample_token 2 0 4")
     first.send(signal.SIGTERM, 1)
     assert first.wait(60) == 143, first.output
     assert f"Stopped by SIGTERM at step 2; saved {broken}/run/version_0/checkpoints/last.ckpt" in first.output

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lit_uniopd.distributed.load_balancing import UNEVEN, busiest_share, even_out
+from lit_uniopd.distributed.load_balancing import UNEVEN, load_imbalance, rebalance
 
 
 def loads(costs: list[list[int]], plan: list[list[tuple[int, int]]]) -> list[int]:
@@ -19,27 +19,27 @@ def random_costs(seed: int, ranks: int, pieces: int) -> list[list[int]]:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_piece_is_done_once_and_the_busiest_has_little_more_than_the_mean(seed):
     costs = random_costs(seed, ranks=8, pieces=8)
-    plan = even_out(costs)
+    plan = rebalance(costs)
     assert sorted(piece for mine in plan for piece in mine) == [(r, i) for r in range(8) for i in range(8)]
-    before, after = (busiest_share(found) for found in ([sum(mine) for mine in costs], loads(costs, plan)))
+    before, after = (load_imbalance(found) for found in ([sum(mine) for mine in costs], loads(costs, plan)))
     assert after <= min(before, UNEVEN)
     assert (
         sum(rank != to for to, mine in enumerate(plan) for rank, _ in mine) < 40
     )  # dealt out anew, 56 of 64 would move
-    assert even_out(costs) == plan
+    assert rebalance(costs) == plan
 
 
 def test_what_is_even_enough_stays():
     costs = [[100, 104], [100, 100]]
-    assert even_out(costs) == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]
+    assert rebalance(costs) == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]
 
 
 def test_pieces_move_or_change_places():
-    assert even_out([[4, 4, 4], [4]]) == [[(0, 1), (0, 2)], [(1, 0), (0, 0)]]
+    assert rebalance([[4, 4, 4], [4]]) == [[(0, 1), (0, 2)], [(1, 0), (0, 0)]]
     costs = [[9, 5], [6, 2]]
-    assert loads(costs, even_out(costs)) == [11, 11]
+    assert loads(costs, rebalance(costs)) == [11, 11]
 
 
 @pytest.mark.parametrize("costs", [[[50], [1], [1]], [[0], [0]], [[7], []]])
 def test_a_single_piece_stays(costs):
-    assert even_out(costs) == [[(rank, i) for i in range(len(mine))] for rank, mine in enumerate(costs)]
+    assert rebalance(costs) == [[(rank, i) for i in range(len(mine))] for rank, mine in enumerate(costs)]

@@ -22,7 +22,7 @@ from lit_uniopd.hallucination.detectors.base import inside, on_picture, opened
 from lit_uniopd.hallucination.objects import ObjectExtractor
 from lit_uniopd.hallucination.records import caption_line, pair_rows
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 
 def shown(box, size):
@@ -69,7 +69,7 @@ def test_boxes_are_the_librarys(request, pictures, kind):
     names = sorted(set(detector.labels.values())) if isinstance(detector, ClosedSet) else ["dog", "person"]
     compared = 0
     for file in pictures:  # wide, high and square ones
-        picture = open_picture(file)
+        picture = open_image(file)
         for name in names:
             said = detector.present(file, [name])[name]
             if said.box is None:

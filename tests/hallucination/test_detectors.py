@@ -9,7 +9,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import coco
 from lit_uniopd.hallucination.detectors import ClosedSet, GroundingDino, NoisyOracle, OmDetTurbo, Owlv2, TableDetector
 from lit_uniopd.hallucination.detectors.base import opened
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 OBJECTS = [
     ["dog"],
@@ -74,7 +74,7 @@ def test_boxes_of_grounding_dino_are_labelled_as_by_the_library(dino, pictures):
     detector = GroundingDino(str(dino), box_threshold=0.5, text_threshold=0.4)
     detector.prepare("cpu")
     asked = [["dog", "cat", "wine glass"]]
-    given, out = detector.run(images=[open_picture(pictures[0])], text=asked, padding=True)
+    given, out = detector.run(images=[open_image(pictures[0])], text=asked, padding=True)
     probs = out.logits[0].sigmoid()
     threshold = float(probs.amax(dim=1).sort().values[6])
     detector.box_threshold = threshold
@@ -93,7 +93,7 @@ def test_owl_scores_are_the_models_own(request, owl, pictures):
     """Against the library's own post-processing."""
     detector = Owlv2(str(owl), threshold=0.0, prompt="{}")
     found = detector.present(pictures[0], ["dog", "cat"])
-    image = open_picture(pictures[0])
+    image = open_image(pictures[0])
     inputs = detector.processor(images=image, text=[["dog", "cat"]], return_tensors="pt")
     (boxes,) = detector.processor.post_process_grounded_object_detection(
         detector.model(**inputs), threshold=0.0, text_labels=[["dog", "cat"]]

@@ -8,7 +8,7 @@ from lit_uniopd.hallucination import PRESETS, Bootstrapper, coco
 from lit_uniopd.hallucination.bootstrap import Candidate, Caption
 from lit_uniopd.hallucination.detectors import TableDetector
 from lit_uniopd.hallucination.objects import ObjectExtractor
-from lit_uniopd.hallucination.verdicts import VerdictBook
+from lit_uniopd.hallucination.verdicts import VerdictCache
 from lit_uniopd.types import Prompt
 
 # Word -> class. Some classes have several words, some are none of COCO's, and one of COCO's is a plural. In the paper's
@@ -162,7 +162,7 @@ def test_random_scenes_go_as_the_rules_say(preset):
 
 def _until(bootstrapper, prompts, steps):
     """Like ``run``, for at most so many steps."""
-    caption = Caption(prompts[0], VerdictBook(bootstrapper.extract.canonical))
+    caption = Caption(prompts[0], VerdictCache(bootstrapper.extract.canonical))
     for _ in range(steps):
         bootstrapper.step([caption])
         if caption.stopped is not None:

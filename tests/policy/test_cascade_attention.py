@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
 from lit_uniopd.policy import cascade_attention
-from lit_uniopd.policy.cascade_attention import SharedPrompts, worth_sharing
+from lit_uniopd.policy.cascade_attention import SharedPrefixCache, worth_sharing
 from lit_uniopd.policy.shared_prefix import why_not_packed
 from lit_uniopd.sampling import SamplingArgs, decode_loop, sample
 from lit_uniopd.sampling.decode_loop import Decoder, GrowingLayer, can_share
@@ -92,7 +92,7 @@ def test_attention_is_that_over_prompt_and_answer_in_one(heads: int, sizes: list
     own_key, own_value = torch.randn(rows, heads, own, 8), torch.randn(rows, heads, own, 6)
     query = torch.randn(rows, 4, 1, 8) * 3
     hidden = torch.arange(length) < torch.arange(prompts)[:, None] if padded else None
-    shared = SharedPrompts([None, (key, value)], hidden, owners_R)
+    shared = SharedPrefixCache([None, (key, value)], hidden, owners_R)
     found = shared.attend(1, query, own_key, own_value, scaling=0.3)
 
     keys, values = rows_of(owners_R, key, own_key), rows_of(owners_R, value, own_value)
@@ -115,10 +115,10 @@ def test_in_low_precision_it_is_as_near_to_the_truth_as_fused_attention(dtype: t
     keys, values = rows_of(owners_R, key, own_key), rows_of(owners_R, value, own_value)
     truth = scaled_dot_product_attention(query.double(), keys.double(), values.double(), enable_gqa=True)
     fused = scaled_dot_product_attention(query, keys, values, enable_gqa=True)
-    found = SharedPrompts([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
+    found = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
     assert found.dtype == dtype
     with torch.autocast("cpu", torch.bfloat16):
-        again = SharedPrompts([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
+        again = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
     assert torch.equal(again, found)
     off, theirs = (float((o.double() - t).norm()) for o, t in ((found, truth.transpose(1, 2)), (fused, truth)))
     assert off < 1.5 * theirs
@@ -126,7 +126,7 @@ def test_in_low_precision_it_is_as_near_to_the_truth_as_fused_attention(dtype: t
 
 def test_what_attention_is_asked_for_beyond_that_is_refused() -> None:
     state = torch.ones(1, 1, 1, 4)
-    shared = SharedPrompts([(state, state), None], None, torch.zeros(1).long())
+    shared = SharedPrefixCache([(state, state), None], None, torch.zeros(1).long())
     with pytest.raises(ValueError, match="layer 0 needs softcap"):
         shared.attend(0, state, state, state, softcap=30.0)
     with pytest.raises(ValueError, match="layer 1 needs a cache of its own"):

@@ -18,7 +18,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs, sample
 from lit_uniopd.types import Message, Prompt
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 SCENE = draw({"drawing": "scene", "objects": ["cat", "dog"]})
 TALL = draw({"drawing": "shapes", "items": [["circle", "red", 0.5, 0.5, 0.5]]}).resize((64, 160))
@@ -183,8 +183,8 @@ def test_a_text_model_refuses_pictures(model_dirs):
 def test_pictures_are_opened_upright_in_rgb_and_within_budget(tmp_path):
     path = tmp_path / "grey.png"
     SCENE.convert("L").save(path)
-    assert open_picture(str(path)).mode == "RGB"
-    small = open_picture(SCENE, max_pixels=1000)
+    assert open_image(str(path)).mode == "RGB"
+    small = open_image(SCENE, max_pixels=1000)
     assert small.width * small.height <= 1000
     assert small.width == small.height
 
@@ -195,4 +195,4 @@ def test_pictures_are_opened_upright_in_rgb_and_within_budget(tmp_path):
 )
 def test_what_is_no_picture_is_named(reference, sentence):
     with pytest.raises(UserError, match=sentence):
-        open_picture(reference)
+        open_image(reference)

@@ -27,7 +27,7 @@ from transformers import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import Completions, SamplingArgs, decode_loop, engines, sample
 from lit_uniopd.sampling.decode_loop import GrowingLayer
-from lit_uniopd.sampling.token_sampler import draw, invert_cdf
+from lit_uniopd.sampling.token_sampler import invert_cdf, sample_token
 
 SIZE: dict[str, Any] = {
     "vocab_size": 64,
@@ -263,7 +263,7 @@ def test_top_p_finds_nuclei_larger_than_the_first_guess() -> None:
     logits = torch.zeros(400, 4000)
     logits[:, :3000] = torch.linspace(20.001, 20, 3000)
     uniform = torch.linspace(0, 1 - 1e-9, 400, dtype=torch.float64)
-    tokens, logps = draw(logits, uniform, temperature=1.0, top_k=0, top_p=0.5)
+    tokens, logps = sample_token(logits, uniform, temperature=1.0, top_k=0, top_p=0.5)
     assert int(tokens.max()) == pytest.approx(1500, abs=5)
     torch.testing.assert_close(logps, torch.full((400,), 3000.0).log().neg(), atol=2e-3, rtol=0)
 

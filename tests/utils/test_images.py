@@ -8,11 +8,11 @@ from PIL import Image
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.detectors.base import opened
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 
 def test_odd_pictures_are_read_as_they_look(odd_pictures):
-    read = {name: open_picture(path) for name, path in odd_pictures.items()}
+    read = {name: open_image(path) for name, path in odd_pictures.items()}
     assert all(picture.mode == "RGB" for picture in read.values())
     assert read["turned.jpg"].size == (30, 40)
     assert read["high.png"].size == (1, 300)
@@ -36,7 +36,7 @@ def test_damaged_files_are_always_a_users_error(odd_pictures, name):
         for _ in range(0 if trial % 3 == 0 else draw.choice((1, 4, 20))):
             damaged[draw.randrange(min(len(damaged), draw.choice((40, 300, 10**6))))] = draw.randrange(256)
         try:
-            open_picture(bytes(damaged))
+            open_image(bytes(damaged))
         except UserError:
             refused += 1
     assert refused > 50
@@ -54,4 +54,4 @@ def test_damage_that_pillow_reports_in_other_ways(tmp_path):
     (tmp_path / "bomb.bmp").write_bytes(raw)
     for name in ("chunk.png", "bomb.bmp"):
         with pytest.raises(UserError, match=rf"{name} cannot be read"):
-            open_picture(str(tmp_path / name))
+            open_image(str(tmp_path / name))

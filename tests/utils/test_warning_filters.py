@@ -9,7 +9,7 @@ import pytest
 from lightning import Trainer
 from tqdm import TqdmWarning
 
-from lit_uniopd.utils.warning_filters import UNHELPFUL, hush, is_asked
+from lit_uniopd.utils.warning_filters import UNHELPFUL, install_filters, is_about_the_run
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from lit_uniopd.utils.warning_filters import UNHELPFUL, hush, is_asked
 def test_what_no_user_can_act_on_is_left_out(message, category):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        hush()
+        install_filters()
         warnings.warn(message, category, stacklevel=1)
         assert not told
         warnings.warn("See: " + message, category, stacklevel=1)  # all else is shown
@@ -37,13 +37,13 @@ def test_what_no_user_can_act_on_is_left_out(message, category):
 
 def test_a_kernel_that_nobody_asked_for_is_not_missed(caplog):
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    hush()
-    hush()  # twice is once
+    install_filters()
+    install_filters()  # twice is once
     with caplog.at_level(logging.INFO):
         logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
         logger.warning("Something else failed to load.")
     assert caplog.messages == ["Something else failed to load."]
-    assert logger.filters.count(is_asked) == 1
+    assert logger.filters.count(is_about_the_run) == 1
 
 
 def test_what_is_said_while_libraries_are_imported_is_left_out_too():
@@ -62,7 +62,7 @@ def test_what_is_said_while_libraries_are_imported_is_left_out_too():
 
 def test_lightning_advertises_nothing_and_tells_what_the_run_is_on(tmp_path, caplog):
     options = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "default_root_dir": tmp_path}
-    hush()
+    install_filters()
     with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
         logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         Trainer(**options, logger=True)

@@ -27,7 +27,7 @@ from lit_uniopd.rewards.code import (
 )
 from lit_uniopd.rewards.tagged import dump_tagged, load_tagged
 from lit_uniopd.sandbox import CallResult, Sandbox
-from lit_uniopd.utils.progress import bar
+from lit_uniopd.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def evalplus(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Ad
     with (
         integers_of_any_size(),
         ThreadPoolExecutor(program_slots()) as threads,
-        bar(len(rows), f"checking the tests of {spec.id}") as shown,
+        progress_bar(len(rows), f"checking the tests of {spec.id}") as shown,
     ):
         outcomes: list[CheckedRow | RowError] = []
         for outcome in threads.map(checked, rows):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_uniopd.benchmarks.records import Record
 from lit_uniopd.benchmarks.spec import Benchmark, Example
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 from lit_uniopd.utils.markdown import cell, table
 
 SHOWN = 6
@@ -66,7 +66,7 @@ def question_of(example: Example) -> str:
     return " ".join(part["text"] if part.get("type") == "text" else "[picture]" for part in content)
 
 
-def sample_pictures(benchmark: Benchmark, records: Iterable[Record], count: int = 3) -> list[Any]:
+def sample_images(benchmark: Benchmark, records: Iterable[Record], count: int = 3) -> list[Any]:
     """RGB arrays ``[height, width, 3]`` of the shown rows that have a picture."""
     first = {record.sample_id: record for record in records if record.sample_idx == 0}
     rows = [row for row in shown_examples(benchmark) if row.images and row.id in first]
@@ -77,7 +77,7 @@ def _captioned(example: Example, record: Record) -> Any:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = open_picture(example.images[0])
+    picture = open_image(example.images[0])
     picture = picture.resize((PICTURE, max(1, round(picture.height * PICTURE / picture.width))))
     lines = [
         *_wrapped("question", question_of(example)),

@@ -11,7 +11,7 @@ from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.records import Record
 from lit_uniopd.benchmarks.report.radar import radar_figure
-from lit_uniopd.benchmarks.report.samples import sample_pictures, sample_table
+from lit_uniopd.benchmarks.report.samples import sample_images, sample_table
 from lit_uniopd.benchmarks.spec import section
 
 Scores = Mapping[str, float]
@@ -63,7 +63,7 @@ def write_figures(
         benchmark = result.benchmarks[key]
         old = {} if before is None else {(r.sample_id, r.sample_idx): r for r in before.records.get(key, [])}
         writer.add_text(f"eval_samples/{key}", sample_table(benchmark, records, old), step)
-        for i, picture in enumerate(sample_pictures(benchmark, records)):
+        for i, picture in enumerate(sample_images(benchmark, records)):
             writer.add_image(f"eval_images/{key}/{i}", picture, step, dataformats="HWC")
         for name, lengths in _lengths(records).items():
             writer.add_histogram(f"eval_len/{key}/{name}", np.array(lengths), step)

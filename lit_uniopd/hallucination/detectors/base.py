@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.verdicts import Box, Detection, Vote, vote_of
-from lit_uniopd.utils.images import open_picture
+from lit_uniopd.utils.images import open_image
 
 Seen = dict[str, Detection]
 """Object -> whether the picture has it, the best score, and where."""
@@ -181,7 +181,7 @@ THIN = 50
 
 def opened(images: Sequence[Any]) -> list[Image.Image]:
     """The pictures as RGB; extremely thin ones have a black margin."""
-    return [_broad(open_picture(image)) for image in images]
+    return [_broad(open_image(image)) for image in images]
 
 
 def _broad(picture: Image.Image) -> Image.Image:

@@ -6,25 +6,25 @@ import torch
 from lightning import LightningModule
 
 from lit_uniopd.distributed.collectives import exchange, gather_over_ranks
-from lit_uniopd.distributed.load_balancing import busiest_share, even_out
+from lit_uniopd.distributed.load_balancing import load_imbalance, rebalance
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.policy.shared_prefix import WORTH_PACKING
 from lit_uniopd.teachers import encode_each
 from lit_uniopd.types import Prompt, Rollouts
 
 
-def group_numbers(module: LightningModule, prompts: int) -> list[int]:
+def group_ids(module: LightningModule, prompts: int) -> list[int]:
     """Numbers of this rank's groups, as samplers deal prompts out: they do not depend on how many ranks there are."""
     ranks = module.trainer.world_size
     return [module.global_rank + i * ranks for i in range(prompts)]
 
 
 def prompt_of(group: int, batches: Sequence[Sequence[Prompt]]) -> Prompt:
-    """What a group of ``group_numbers`` answers, among the batches of all ranks."""
+    """What a group of ``group_ids`` answers, among the batches of all ranks."""
     return batches[group % len(batches)][group // len(batches)]
 
 
-def even_out_groups(module: LightningModule, policy: Policy, rollouts: Rollouts) -> Rollouts:
+def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts) -> Rollouts:
     """Move groups of finished answers to ranks that have less to do, before they are scored. A collective call.
 
     Groups stay whole: what is computed over a group needs them so, and their prompt is computed once. Pictures are
@@ -45,9 +45,9 @@ def even_out_groups(module: LightningModule, policy: Policy, rollouts: Rollouts)
         rows_of.setdefault(group, []).append(row)
     groups = list(rows_of.values())
     costs = gather_over_ranks(module, [_tokens(rollouts, rows, policy.args.share_prompts) for rows in groups])
-    plan = even_out(costs)
+    plan = rebalance(costs)
     loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in plan]
-    wrote, trains = busiest_share([sum(mine) for mine in costs]), busiest_share(loads)
+    wrote, trains = load_imbalance([sum(mine) for mine in costs]), load_imbalance(loads)
     module.log_dict({"time/busiest_rank_wrote": wrote, "time/busiest_rank": trains})
     if wrote == trains:
         return rollouts
@@ -97,7 +97,7 @@ def _without_vision(rollouts: Rollouts) -> Rollouts:
     return rollouts
 
 
-def update_parts(module: LightningModule, rollouts: Rollouts, count: int, *, seed: int) -> list[list[int]]:
+def split_updates(module: LightningModule, rollouts: Rollouts, count: int, *, seed: int) -> list[list[int]]:
     """This rank's rows of each of the optimizer steps that use a rollout.
 
     All ranks' answers are divided together, at random, so that a step takes the same ones however many ranks there are;

@@ -4,7 +4,7 @@ from lightning import LightningModule
 
 from lit_uniopd.distributed.collectives import sum_over_ranks
 from lit_uniopd.errors import UserError
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Rollouts
 
@@ -12,7 +12,7 @@ DRIFTS = (0.1, 1.0)
 """Nats between trainer and sampler at which a token counts as drifted, and as badly drifted."""
 
 
-def add_engine_drift(averages: Averages, rollouts: Rollouts) -> float:
+def add_engine_drift(averages: WeightedMeans, rollouts: Rollouts) -> float:
     """How far the log-probs that an engine drew with are from those that the trainer computes for the same tokens.
 
     Adds their mean distance in nats, the shares of tokens further apart than ``DRIFTS``, and the KL divergence of the

@@ -10,7 +10,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.functional.fused_token_loss import LossOf
 from lit_uniopd.functional.logps import divergence
 from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers import encode_each
@@ -71,7 +71,13 @@ class LossArgs:
 
 
 def sampled_loss(
-    policy: Policy, rollouts: Rollouts, args: LossArgs, *, temperature: float, denominator: float, trained: Averages
+    policy: Policy,
+    rollouts: Rollouts,
+    args: LossArgs,
+    *,
+    temperature: float,
+    denominator: float,
+    trained: WeightedMeans,
 ) -> Tensor:
     """Reverse KL on the sampled tokens as a clipped policy gradient (Uni-OPD, Eq. 1; see ``opd_loss``).
 
@@ -160,7 +166,7 @@ def divergence_loss(
     *,
     temperature: float,
     denominator: float,
-    trained: Averages,
+    trained: WeightedMeans,
 ) -> Tensor:
     """Divergence of whole next-token distributions on the student's states, aggregated like the sampled loss.
 

@@ -27,7 +27,7 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
                 )
 
 
-def check_pictures(
+def check_images(
     prompts: Sequence[Prompt], trained: Sequence[Prompt], *, student: PolicyArgs, flag: str, teachers: TeacherPool
 ) -> None:
     """Refuse pictures that student or teacher cannot read.

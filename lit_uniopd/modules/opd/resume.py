@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_uniopd.distributed.collectives import gather_over_ranks, max_over_ranks
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.dispatch import prompt_of
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.pool import encode_each
 from lit_uniopd.types import Grade, Prompt, PromptBatch, Rollouts
@@ -29,7 +29,7 @@ class ScoredRollout:
     """Rows of each update."""
     done: int = 0
     """Updates that were made."""
-    trained: Averages = field(default_factory=Averages)
+    trained: WeightedMeans = field(default_factory=WeightedMeans)
     """Statistics of those."""
     random: list[Tensor] = field(default_factory=list)
     """Torch's random states as the next update begins."""
@@ -65,7 +65,7 @@ class ScoredRollout:
             vision=[prompt.vision for prompt in encoded],
             **values,
         )
-        trained = Averages.from_state(state["trained"])
+        trained = WeightedMeans.from_state(state["trained"])
         return cls(rollouts.to(device), state["parts"], state["done"], trained, state["random"])
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
 
 
 def rollout_statistics(
     rollouts: Rollouts, routes: list[str] | None, domains: Iterable[str], teachers: Iterable[str]
-) -> Averages:
+) -> WeightedMeans:
     """Averages of a scored rollout, overall, per domain and per teacher.
 
     Args:
@@ -19,7 +19,7 @@ def rollout_statistics(
         domains: every domain of the data, so that all ranks average the same names.
         teachers: every teacher's name, likewise.
     """
-    averages = Averages()
+    averages = WeightedMeans()
     for name, values_B, of_B in _per_sample(rollouts):
         averages.add(f"rollout/{name}", values_B[of_B].sum(), of_B.sum())
     averages.add("rollout/unknown_outcomes", (rollouts.outcome_B == UNKNOWN).sum(), len(rollouts))
@@ -43,7 +43,7 @@ def _per_sample(rollouts: Rollouts) -> list[tuple[str, Tensor, Tensor]]:
     ]
 
 
-def _add_split(averages: Averages, rollouts: Rollouts, kind: str, labels: list[str], names: Iterable[str]) -> None:
+def _add_split(averages: WeightedMeans, rollouts: Rollouts, kind: str, labels: list[str], names: Iterable[str]) -> None:
     """Outcome rate, length and KL to the teacher for each value of a label."""
     # Reverse KL on the sampled tokens: mean of log p_student - log p_teacher, where a teacher has scored.
     gap_BT = (rollouts.student_logps_BT - rollouts.teacher_logps_BT) * rollouts.mask_BT

@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lit_uniopd.distributed.collectives import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
-from lit_uniopd.distributed.preemption import agree, together
+from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import default_optimizer
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.charts import opd_charts
-from lit_uniopd.modules.opd.dispatch import even_out_groups, group_numbers, update_parts
+from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import add_engine_drift, check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
-from lit_uniopd.modules.opd.preflight import check_pictures, check_prompts
+from lit_uniopd.modules.opd.preflight import check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ResumingModule, ScoredRollout
 from lit_uniopd.modules.opd.rollout_metrics import rollout_statistics
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.monitoring.tensorboard_layout import Charts
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.micro_batches import equal_count
 from lit_uniopd.policy.policy import Policy
@@ -146,7 +146,7 @@ class UniOPD(ResumingModule):
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_servers(sampling)
         trained = splits["train"] if stage == "fit" else []
-        check_pictures(every, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
+        check_images(every, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
@@ -211,14 +211,14 @@ class UniOPD(ResumingModule):
             )
         scored = self.resumed(batch)
         if scored is None:
-            with together(self.trainer, gathers=self.writer == "teacher"):
+            with interruptible(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
-                rollouts = even_out_groups(self, self.policy, rollouts)
+                rollouts = rebalance_groups(self, self.policy, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
-            parts = update_parts(self, rollouts, self.updates_per_rollout, seed=seed)
+            parts = split_updates(self, rollouts, self.updates_per_rollout, seed=seed)
             scored = ScoredRollout(rollouts, parts)
         self.update(scored, batch.prompts)
         self.log_step(scored.rollouts, scored.trained, self.clock.lap())
@@ -226,7 +226,7 @@ class UniOPD(ResumingModule):
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        keys = group_numbers(self, len(batch))
+        keys = group_ids(self, len(batch))
         write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
             return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
@@ -255,7 +255,7 @@ class UniOPD(ResumingModule):
             under_way = Grading(rollouts, self.graders)
         with under_way:
             yield
-        with self.timed("grade"), together(self.trainer):
+        with self.timed("grade"), interruptible(self.trainer):
             under_way.finish()
 
     def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
@@ -273,7 +273,7 @@ class UniOPD(ResumingModule):
                 with self.policy.reference() as reference:
                     reference_BT = self.frozen_logps(reference, rollouts)
             if self.teachers:
-                with together(self.trainer, gathers=True):
+                with interruptible(self.trainer, gathers=True):
                     rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
                         rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
                     )
@@ -323,7 +323,7 @@ class UniOPD(ResumingModule):
             self.teachers.rest()
         self.unfinished = None
 
-    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: Averages) -> None:
+    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: WeightedMeans) -> None:
         """One optimizer step on some of the answers, of which this rank may have none.
 
         Exact for any split into micro-batches and ranks, since only sums are added up.
@@ -334,10 +334,10 @@ class UniOPD(ResumingModule):
         micro_batches = self.micro_batches(rollouts, rows)
         total = torch.zeros((), device=self.device)
         for index, (teacher, batch) in enumerate(micro_batches):
-            agree(self.trainer)  # gradients that are in no checkpoint yet are made again
+            stop_if_requested(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = rollouts[batch or [0]], float(bool(batch))
-            seen, reached = Averages(), set(self.policy.reached)
+            seen, reached = WeightedMeans(), set(self.policy.reached)
             loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
             trained.expect(*seen.state())
             self.policy.reached = self.policy.reached if batch else reached
@@ -375,7 +375,7 @@ class UniOPD(ResumingModule):
             vision=rollouts.vision,
         )
 
-    def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: Averages) -> Tensor:
+    def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: WeightedMeans) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
@@ -393,7 +393,7 @@ class UniOPD(ResumingModule):
         """Temperature of student and teacher alike; greedy rollouts are scored at 1."""
         return self.sampling.temperature or 1.0
 
-    def log_step(self, rollouts: Rollouts, trained: Averages, seconds: dict[str, float]) -> None:
+    def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
         # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
         trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])

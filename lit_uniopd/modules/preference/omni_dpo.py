@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
-from lit_uniopd.distributed.preemption import together
+from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
@@ -26,7 +26,7 @@ from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.preference.losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.modules.preference.reference_cache import ReferenceCache, weights_digest
 from lit_uniopd.monitoring.tensorboard_layout import Charts
-from lit_uniopd.monitoring.weighted_means import Averages
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.types import EncodedPair, PairBatch
@@ -67,8 +67,8 @@ class OmniDPO(PolicyModule):
         self.loss = loss
         self.reference_cache = reference_cache
         self.references: ReferenceCache | None = None
-        self.trained = Averages()
-        self.validated = Averages()
+        self.trained = WeightedMeans()
+        self.validated = WeightedMeans()
 
     def setup(self, stage: str) -> None:
         """Check the pairs' scores before any model is loaded."""
@@ -191,7 +191,7 @@ class OmniDPO(PolicyModule):
             missing.sort(key=lambda pair: len(pair.prompt_tokens) + len(pair.chosen_tokens) + len(pair.rejected_tokens))
             batches = [missing[i : i + size] for i in range(0, len(missing), size)]
             mine = batches[self.global_rank :: self.trainer.world_size]
-            with together(self.trainer):
+            with interruptible(self.trainer):
                 for batch in track(mine, "Reference log-probs") if self.global_rank == 0 and mine else mine:
                     poll()
                     self.references.add(batch, self._scored(reference, PairBatch(batch)))
@@ -220,7 +220,7 @@ class OmniDPO(PolicyModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's pairs, those of all accumulated batches and ranks together."""
         super().on_before_optimizer_step(optimizer)
-        values, self.trained = self.trained.reduce(self), Averages()
+        values, self.trained = self.trained.reduce(self), WeightedMeans()
         weight, square = values.pop("weight"), values.pop("square")
         values["train/effective_share"] = weight**2 / square if square else 0.0
         norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
@@ -271,7 +271,7 @@ class OmniDPO(PolicyModule):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self.validated = Averages()
+        self.validated = WeightedMeans()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> PreferenceLoss | None:
         """Compare pairs, which callbacks see, or answer benchmarks. An empty batch only keeps ranks in step."""

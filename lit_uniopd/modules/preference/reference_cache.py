@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import EncodedPair
-from lit_uniopd.utils.images import picture_digest
+from lit_uniopd.utils.images import image_digest
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines
 
 
@@ -73,7 +73,7 @@ class ReferenceCache:
         told: list[Any] = [self.reference, pair.prompt_tokens, pair.chosen_tokens, pair.rejected_tokens]
         if pair.pair.prompt.images:
             told += [[dict(message) for message in pair.pair.prompt.messages]]
-            told += [picture_digest(image) for image in pair.pair.prompt.images]
+            told += [image_digest(image) for image in pair.pair.prompt.images]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 

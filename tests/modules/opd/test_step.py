@@ -15,7 +15,7 @@ from tiny import Prompts, module, prompts, trainer
 
 from lit_uniopd.benchmarks.synthetic_images import draw
 from lit_uniopd.errors import UserError
-from lit_uniopd.monitoring.step_timer import StepClock
+from lit_uniopd.monitoring.step_timer import StepTimer
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.policy.shared_prefix import Packing
@@ -205,7 +205,7 @@ def test_a_picture_is_read_once_in_sampling_scoring_and_update(tmp_path, monkeyp
 
 
 def test_every_moment_belongs_to_one_part():
-    clock = StepClock(iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0, 45.0, 55.0]).__next__)
+    clock = StepTimer(iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0, 28.0, 36.0, 45.0, 55.0]).__next__)
     with clock.part("score"), clock.part("wait"):  # 0-1 overhead, 1-3 score
         pass  # 3-6 wait, 6-10 score
     clock.between(None)  # 10-15 overhead
