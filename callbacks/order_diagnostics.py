@@ -12,6 +12,7 @@ from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.types import CORRECT, INCORRECT, Rollouts
+from lit_uniopd.utils.lightning_internals import logged_step
 
 
 class OrderDiagnostics(Callback):
@@ -57,7 +58,7 @@ class OrderDiagnostics(Callback):
         if not trainer.is_global_zero:
             return
         self._seen.append(judged)
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         if step % self.every_n_steps == 0:
             if isinstance(trainer.logger, TensorBoardLogger):
                 self._show(trainer.logger.experiment, rollouts, judged, step)

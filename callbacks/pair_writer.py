@@ -16,6 +16,7 @@ from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.jsonl import read_lines, write_lines
+from lit_uniopd.utils.trainer_data import TrainerData
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class PairWriter(ResumablePrediction):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what nothing can come of, and to go on with somebody else's answers, before any is written."""
-        asked = getattr(getattr(trainer, "datamodule", None), "predict_prompts", ())
-        if asked and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in asked):
+        prompts = TrainerData(trainer).prompts("predict")
+        if prompts and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in prompts):
             raise UserError(
                 "No prompt has a grader, by which PairWriter scores answers; name one by --data.predict.grader, or "
                 "another --trainer.callbacks.scorer."

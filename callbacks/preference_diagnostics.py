@@ -20,8 +20,9 @@ from lit_uniopd.diagnostics.preferences import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.modules import OmniDPO
-from lit_uniopd.types import EncodedPair, PairBatch
+from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
+from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.view import PAIRS_FILE, pair_records
 
 
@@ -77,11 +78,11 @@ class PreferenceDiagnostics(Callback):
 
     def _look_at_training_pairs(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A collective call: every rank compares the same pairs, so that sharded weights are gathered in step."""
-        data: Any = getattr(trainer, "datamodule", None)
-        pairs: list[EncodedPair] = list(getattr(data, "train_pairs", ()))
-        if not pairs or not isinstance(pl_module, OmniDPO) or getattr(data, "val_pairs", ()):
+        data = TrainerData(trainer)
+        pairs = data.train_pairs
+        if not pairs or not isinstance(pl_module, OmniDPO) or data.val_pairs:
             return
-        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], getattr(data, "val_batch_size", 8)
+        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
         self._seen = []
         with torch.no_grad(), pl_module.policy.gathered(), pl_module.policy.answering():
             for start in range(0, len(chosen), size):

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_uniopd.functional.margin import trajectory_returns
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.markdown import cell, last_message_text, table
 from lit_uniopd.view import token_pieces
 
@@ -31,7 +32,7 @@ class RolloutBrowser(Callback):
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
         """Write the table; the step is that of the curves."""
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         if step % self.every_n_steps or not isinstance(trainer.logger, TensorBoardLogger):
             return
         for domain in sorted(set(rollouts.domain)):

@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
+from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.view import GROUPS_FILE, chosen_groups, group_record, token_pieces
 
 
@@ -38,7 +39,7 @@ class RolloutRecorder(Callback):
 
         A rollout whose updates a killed run left for the resumed one is kept by that.
         """
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        step = logged_step(trainer)
         if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
             return
         rollouts = pl_module.rollouts

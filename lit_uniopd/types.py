@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -117,13 +117,6 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-
-class PromptSource(Protocol):
-    """What ``UniOPD`` asks of a datamodule, so that it can check routes and graders before any model is loaded."""
-
-    train_prompts: Sequence[Prompt]
-    val_prompts: Sequence[Prompt]
 
 
 @dataclass(slots=True)

@@ -21,8 +21,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from lit_uniopd.utils.lightning_internals import SignalConnector
 from lit_uniopd.utils.stop_request import Stopped, request
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
 # --- hearing of it ---
 
 
-class StopSignals(_SignalConnector):
+class StopSignals(SignalConnector):
     """SIGTERM, Ctrl-C and SLURM's requeue signal ask the run to stop; a second Ctrl-C stops it at once."""
 
     def __init__(self, trainer: Trainer) -> None:

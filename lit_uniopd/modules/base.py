@@ -43,6 +43,7 @@ from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+from lit_uniopd.utils.lightning_internals import logged_step, set_logged_step
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 
 log = logging.getLogger(__name__)
@@ -250,7 +251,8 @@ class PolicyModule(EvaluatingModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.clock.between(REST)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
-            self.trainer.fit_loop.epoch_loop._batches_that_stepped, self._logged_steps = self._logged_steps, None
+            set_logged_step(self.trainer, self._logged_steps)
+            self._logged_steps = None
         stop_if_requested(self.trainer)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
@@ -269,7 +271,7 @@ class PolicyModule(EvaluatingModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["policy_path"] = self.policy_args.path
         if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
-            checkpoint["logged_steps"] = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+            checkpoint["logged_steps"] = logged_step(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with the model before anything is overwritten.

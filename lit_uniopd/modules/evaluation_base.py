@@ -20,6 +20,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import PromptBatch
+from lit_uniopd.utils.lightning_internals import set_signal_connector, signal_connector
 from lit_uniopd.utils.warning_filters import install_filters
 
 
@@ -58,8 +59,8 @@ class EvaluatingModule(LightningModule):
         self._whole = ExitStack()
 
     def setup(self, stage: str) -> None:
-        if not isinstance(self.trainer._signal_connector, StopSignals):
-            self.trainer._signal_connector = StopSignals(self.trainer)
+        if not isinstance(signal_connector(self.trainer), StopSignals):
+            set_signal_connector(self.trainer, StopSignals(self.trainer))
         asked = getattr(getattr(self.trainer, "datamodule", None), "predict_prompts", ()) if stage == "predict" else ()
         self.graders.prepare({prompt.grader for prompt in asked if prompt.grader is not None})
         self.evaluator = self.make_evaluator(stage)

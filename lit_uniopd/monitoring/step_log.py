@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from lightning import Trainer
 
+from lit_uniopd.utils.lightning_internals import logged_step
+
 
 def log_values(trainer: Trainer, values: Mapping[str, float]) -> None:
     """Write finished values to the loggers, at the step of the module's own curves.
@@ -15,7 +17,7 @@ def log_values(trainer: Trainer, values: Mapping[str, float]) -> None:
         trainer: decides, by ``log_every_n_steps``, whether this step is logged.
         values: tag -> value.
     """
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    step = logged_step(trainer)
     if trainer.is_global_zero and (step + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
         for logger in trainer.loggers:
             logger.log_metrics(dict(values), step=step)

@@ -2,21 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 Charts = Mapping[str, Sequence[str]]
 """Title of a chart -> tags of its curves."""
-
-
-class HasCharts(Protocol):
-    """A module or a callback with curves that a run is read by."""
-
-    def essential_charts(self) -> Charts:
-        """Only tags that are logged as the run is set up; titles that others use too share a chart."""
-        ...
 
 
 def write_layout(trainer: Trainer, module: LightningModule) -> None:

@@ -12,6 +12,7 @@ from lit_uniopd.benchmarks.exports import export
 from lit_uniopd.benchmarks.report.console import Scores, print_scores
 from lit_uniopd.benchmarks.report.summary import SUMMARY, compact, summary_of, write_json
 from lit_uniopd.benchmarks.report.tensorboard import draw_lines, hparams_of, scalars_of, write_figures
+from lit_uniopd.utils.lightning_internals import logged_step
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Reporter:
 
     def _step(self) -> int:
         # The axis of Lightning's own curves, which differs from global_step under manual optimization.
-        return self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        return logged_step(self.trainer)
 
     def _close(self, result: EvalResult) -> None:
         write_json(self.directory / SUMMARY, summary_of(result))

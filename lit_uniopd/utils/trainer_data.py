@@ -1,0 +1,50 @@
+"""What a module or a callback may read off the trainer's datamodule."""
+
+from typing import Any, Literal
+
+from lightning import Trainer
+
+from lit_uniopd.types import EncodedPair, Prompt
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class TrainerData:
+    """The data behind a trainer: any `LightningDataModule` with some of these attributes will do, and so will none.
+
+    Args:
+        trainer: of the run; without a datamodule everything is empty.
+
+    Attributes:
+        datamodule: the trainer's, or None.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.datamodule: Any = getattr(trainer, "datamodule", None)
+
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Prompts of a split, as ``setup`` has read them."""
+        return list(getattr(self.datamodule, f"{split}_prompts", ()))
+
+    @property
+    def train_pairs(self) -> list[EncodedPair]:
+        return list(getattr(self.datamodule, "train_pairs", ()))
+
+    @property
+    def val_pairs(self) -> list[EncodedPair]:
+        return list(getattr(self.datamodule, "val_pairs", ()))
+
+    @property
+    def benchmarks(self) -> list[Any] | None:
+        """The benchmarks to answer (`lit_uniopd.benchmarks.spec.Benchmark`); None: the data are of another kind."""
+        return getattr(self.datamodule, "benchmarks", None)
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts or pairs of a training step on each rank; 1 where the datamodule does not say."""
+        return getattr(self.datamodule, "batch_size", 1)
+
+    @property
+    def val_batch_size(self) -> int:
+        """Prompts or pairs of a validation step on each rank; 8 where the datamodule does not say."""
+        return getattr(self.datamodule, "val_batch_size", 8)

@@ -1,0 +1,74 @@
+"""Lightning's private parts still are what `lightning_internals` takes them for."""
+
+import signal
+
+import torch
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from lit_uniopd.utils.lightning_internals import (
+    SignalConnector,
+    logged_step,
+    set_logged_step,
+    set_signal_connector,
+    signal_connector,
+)
+
+
+class TwoUpdates(LightningModule):
+    """Two optimizer steps a batch, under manual optimization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.steps: list[tuple[int, int]] = []
+        self.jump: int | None = None
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        if self.jump is not None:
+            set_logged_step(self.trainer, self.jump)
+            self.jump = None
+        self.steps.append((logged_step(self.trainer), self.trainer.global_step))
+        for _ in range(2):
+            self.optimizers().step()  # type: ignore[union-attr]
+
+
+def fit(module: TwoUpdates, tmp_path, trainer: Trainer | None = None) -> Trainer:
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = trainer or Trainer(accelerator="cpu", default_root_dir=tmp_path, enable_model_summary=False, **options)
+    trainer.fit(module, DataLoader([0, 1, 2]))  # type: ignore[arg-type]
+    return trainer
+
+
+def test_the_logged_step_counts_batches_and_can_be_set(tmp_path):
+    module = TwoUpdates()
+    fit(module, tmp_path)
+    assert module.steps == [(0, 0), (1, 2), (2, 4)]
+    module = TwoUpdates()
+    module.jump = 5
+    fit(module, tmp_path)
+    assert [logged for logged, _ in module.steps] == [5, 6, 7]
+
+
+def test_another_connector_handles_signals(tmp_path):
+    """Lightning registers its handlers as the fit begins, and puts the old ones back behind it."""
+    registered = []
+
+    class Connector(SignalConnector):
+        def register_signal_handlers(self) -> None:
+            registered.append("registered")
+
+        def teardown(self) -> None:
+            registered.append("torn down")
+
+    trainer = fit(TwoUpdates(), tmp_path)
+    assert type(signal_connector(trainer)) is SignalConnector
+    set_signal_connector(trainer, Connector(trainer))
+    before = signal.getsignal(signal.SIGTERM)
+    fit(TwoUpdates(), tmp_path, trainer)
+    assert registered == ["registered", "torn down"]
+    assert signal.getsignal(signal.SIGTERM) is before
