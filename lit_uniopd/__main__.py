@@ -12,7 +12,7 @@ def main() -> None:
 
         print(versions_text())
         return
-    from lit_uniopd.cli.app import main as run
+    from lit_uniopd.cli.entry_point import main as run
 
     run()
 

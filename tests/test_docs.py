@@ -23,8 +23,9 @@ from tiny import make_model
 
 from docs import hooks  # what `make docs` runs
 from lit_uniopd.cli import main
-from lit_uniopd.cli.app import UniOPDCLI, spell_out
+from lit_uniopd.cli.app import UniOPDCLI
 from lit_uniopd.cli.commands import COMMANDS
+from lit_uniopd.cli.entry_point import spell_out
 from lit_uniopd.cli.error_messages import OneSentenceParser
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,5 @@
-"""The command line: LightningCLI with our modules, one-sentence errors, and the config as text in TensorBoard."""
+"""``uniopd fit`` and the like: LightningCLI with one-sentence errors, and the config as text in TensorBoard."""
 
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +10,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lit_uniopd.cli.commands import COMMANDS
-from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake, user_error_in
+from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
+from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
-from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.errors import UserError
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
-
-ABOUT = (
-    "Distil, align and evaluate language models: Uni-OPD, Omni-DPO, SENTINEL. Start with `uniopd fit -c CONFIG`. "
-    "`uniopd --version` names the versions of the stack; --debug behind any command keeps the traceback of an error."
-)
-
-HELP = {
-    "fit": "Train, and validate on the way.",
-    "validate": "Score a model on its validation data, or on benchmarks.",
-    "test": "The same on --data.test.",
-    "predict": "Write what a model answers: predictions, pass counts, preference pairs, sentence pairs.",
-}
 
 
 class ConfigRecorder(SaveConfigCallback):
@@ -53,25 +39,27 @@ class UniOPDCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Name our verbs in the help and in the completion too; ``main`` runs them before anything is parsed."""
+        """Name our commands for the completion too; ``main`` runs them before anything is parsed."""
         super()._add_subcommands(parser, **kwargs)
-        known: Any = parser._subcommands_action  # jsonargparse keeps it for itself
-        for listed in known._choices_actions:  # Lightning's sentences are cut in the middle
-            listed.help = HELP[listed.dest]
-        for name, sentence in HELP.items():  # thirty lines of options tell nobody how to call it
-            own = self._subcommand_parsers[name]
-            own.description = sentence
-            own.usage = f"uniopd {name} -c CONFIG [-c CONFIG ...] [--trainer.X ...] [--model.X ...] [--data.X ...]"
-        for name, verb in COMMANDS.items():
-            known.add_subcommand(name, ArgumentParser(description=verb.help), help=verb.help)
+        subcommands: Any = parser._subcommands_action  # private in jsonargparse
+        for choice in subcommands._choices_actions:  # Lightning's sentences are cut in the middle
+            choice.help = TRAINER_COMMANDS[choice.dest]
+        for name, sentence in TRAINER_COMMANDS.items():  # thirty lines of options tell nobody how to call it
+            subparser = self._subcommand_parsers[name]
+            subparser.description = sentence
+            subparser.usage = (
+                f"uniopd {name} -c CONFIG [-c CONFIG ...] [--trainer.X ...] [--model.X ...] [--data.X ...]"
+            )
+        for name, command in COMMANDS.items():
+            subcommands.add_subcommand(name, ArgumentParser(description=command.help), help=command.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Look at the config files first."""
         if isinstance(args, list):
-            verbs = getattr(self, "_subcommand_parsers", {})  # there are none with run=False
-            options = {action.dest for own in verbs.values() or [parser] for action in own._actions}
+            subparsers = getattr(self, "_subcommand_parsers", {})  # there are none with run=False
+            options = {action.dest for each in subparsers.values() or [parser] for action in each._actions}
             keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
-            check_configs(args, keys | set(HELP))  # a file before the verb has its settings below the verb
+            check_configs(args, keys | set(TRAINER_COMMANDS))  # a file before the command has its settings below it
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
@@ -162,56 +150,20 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     return path
 
 
-def spell_out(argv: list[str]) -> list[str]:
-    """``--profile`` in full: an option this common should not need the name of its room."""
-    return ["--data." + arg[2:] if arg == "--profile" or arg.startswith("--profile=") else arg for arg in argv]
-
-
-def main(args: ArgsType = None) -> None:
-    """Run the command line.
-
-    Args:
-        args: arguments as on the command line, for notebooks and tests; None: those of the process.
-    """
-    argv: Any = sys.argv[1:] if args is None else args
-    debug = isinstance(argv, list) and "--debug" in argv
-    if debug:
-        argv = [arg for arg in argv if arg != "--debug"]
-    if isinstance(argv, list):
-        argv = spell_out(argv)
-    # The string beneath a dataclass field is its help text.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
+def run_process(argv: Any) -> None:
+    """Run what this process was started for, and leave its process group: with an error the other ranks are waiting."""
     try:
-        if isinstance(argv, list) and argv and argv[0] in COMMANDS:
-            show_our_log()
-            raise SystemExit(COMMANDS[argv[0]].run(argv[1:]))
-        try:
-            run(argv)
-        except Stopped:
-            end_process_group()
-            raise
+        run(argv)
+    except Stopped:
         end_process_group()
-    except Exception as error:
-        mistake = user_error_in(error) or failure_of_the_machine(error)
-        if debug or mistake is None:
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise
+    end_process_group()
 
 
 def end_process_group() -> None:
     """Lightning does so for NCCL; gloo's threads abort a process that ends before them."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def show_our_log() -> None:
-    """Print what our packages log (counts of dropped rows, routes, paths), and leave other libraries as they are."""
-    for package in ("lit_uniopd", "callbacks", "datamodules"):
-        logger = logging.getLogger(package)
-        logger.setLevel(logging.INFO)
-        if not logger.handlers:
-            logger.addHandler(logging.StreamHandler())
 
 
 def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
@@ -222,8 +174,9 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
         cli: what to do with them.
     """
     torch.set_float32_matmul_precision("high")
-    show_our_log()
     install_filters()
+    # The string beneath a dataclass field is its help text.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
     return cli(
         LightningModule,
         LightningDataModule,

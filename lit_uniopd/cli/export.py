@@ -1,6 +1,5 @@
-"""``uniopd export``: a checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
+"""A checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
 
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,14 +15,53 @@ from lit_uniopd.distributed.sharded_checkpoint import DAMAGES, is_sharded_checkp
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
-from lit_uniopd.utils.command_parser import CommandParser
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 """In the directory of every run; it says which model was trained."""
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
+
+
+def export_run(
+    source: Path,
+    directory: Path,
+    *,
+    adapter: bool = False,
+    dtype: str | None = None,
+    model: str | None = None,
+    config: Path | None = None,
+) -> Path:
+    """Write what a run trained as a Hugging Face directory.
+
+    Args:
+        source: a checkpoint or the directory of a run.
+        directory: where to write; it must be empty, or not exist.
+        adapter: write the LoRA adapter alone.
+        dtype: of the written weights. None: as they were held.
+        model: where the model that training began with is now. None: where it was.
+        config: the run's. None: the one above the checkpoint.
+
+    Returns:
+        The checkpoint that was read.
+
+    Raises:
+        UserError: if one of them does not exist or does not fit the others.
+    """
+    checkpoint = newest_checkpoint(source)
+    args, flag = trained_args(checkpoint, config)
+    if model is not None:
+        args = replace(args, path=model)
+    if adapter:  # it is the same, whatever the base is held in
+        args = replace(args, quantization="none")
+    elif args.quantization != "none":
+        raise UserError(
+            "The run trained adapters on a quantised model, into which they cannot be merged; add --adapter."
+        )
+    policy = restored(args, trained_weights(checkpoint), flag)
+    if dtype is not None:
+        policy.to(getattr(torch, dtype))
+    export(policy, directory, adapter=adapter)
+    return checkpoint
 
 
 def newest_checkpoint(path: Path) -> Path:
@@ -36,10 +74,10 @@ def newest_checkpoint(path: Path) -> Path:
         raise UserError(f"{path} does not exist; give a checkpoint or the directory of a run, runs/NAME/version_N.")
     if path.is_file() or is_sharded_checkpoint(path):
         return path
-    found = sorted(path.glob("**/*.ckpt"), key=lambda file: (file.stat().st_mtime, file.stem.startswith("last")))
-    if not found:
+    checkpoints = sorted(path.glob("**/*.ckpt"), key=lambda file: (file.stat().st_mtime, file.stem.startswith("last")))
+    if not checkpoints:
         raise UserError(f"There is no checkpoint below {path}; give a checkpoint or the directory of another run.")
-    return found[-1]
+    return checkpoints[-1]
 
 
 def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -66,21 +104,21 @@ def trained_args(checkpoint: Path, config: Path | None = None) -> tuple[PolicyAr
         UserError: if there is no config, or none that names a model.
     """
     places = [config] if config is not None else [folder / CONFIG for folder in list(checkpoint.absolute().parents)[:3]]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise UserError(f"There is no {CONFIG} of the run that wrote {checkpoint}; name it by --config.")
-    settings: Any = yaml.safe_load(found.read_text())
+    settings: Any = yaml.safe_load(path.read_text())
     settings = ((settings or {}).get("model") or {}).get("init_args") or {}
     name = next((name for name in TRAINED if settings.get(name)), None)
     if name is None:
-        raise UserError(f"{found} names no trained model ({' or '.join(TRAINED.values())}); give another by --config.")
+        raise UserError(f"{path} names no trained model ({' or '.join(TRAINED.values())}); give another by --config.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--policy", type=PolicyArgs)
     try:
         parsed: Any = parser.instantiate_classes(parser.parse_object({"policy": settings[name]}))
     except ArgumentError as error:
         raise UserError(
-            f"{found}: --{TRAINED[name]} cannot be read ({str(error).splitlines()[0]}); give another checkpoint."
+            f"{path}: --{TRAINED[name]} cannot be read ({str(error).splitlines()[0]}); give another checkpoint."
         ) from error
     return parsed.policy, TRAINED[name]
 
@@ -97,17 +135,19 @@ def restored(args: PolicyArgs, trained: Mapping[str, Tensor], flag: str = "model
         UserError: if the weights are those of another model.
     """
     policy = Policy.load(replace(args, gradient_checkpointing=False), trainable=True, flag=flag)
-    ours = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-    differing = sorted(n for n in ours.keys() | trained.keys() if _shape(ours.get(n)) != _shape(trained.get(n)))
+    parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    names = parameters.keys() | trained.keys()
+    shapes = {name: (_shape(trained.get(name)), _shape(parameters.get(name))) for name in names}
+    differing = sorted(name for name, (saved, built) in shapes.items() if saved != built)
     if differing:
-        name = differing[0]
+        saved, built = shapes[differing[0]]
         raise UserError(
-            f"The checkpoint is not of --{flag}.path {args.path}: {name} has shape {_shape(trained.get(name))} there "
-            f"and {_shape(ours.get(name))} in the model ({len(differing)} tensors differ); name its run's config by "
-            "--config, or its model by --model."
+            f"The checkpoint is not of --{flag}.path {args.path}: {differing[0]} has shape {saved} there and {built} "
+            f"in the model ({len(differing)} tensors differ); name its run's config by --config, or its "
+            "model by --model."
         )
     with torch.no_grad():
-        for name, parameter in ours.items():
+        for name, parameter in parameters.items():
             parameter.copy_(trained[name])
     return policy
 
@@ -117,7 +157,7 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
 
 
 def export(policy: Policy, directory: Path, *, adapter: bool = False) -> None:
-    """Write a policy, adapters merged, or its adapter alone; the directory is there when it is complete.
+    """Write a policy, adapters merged, or its adapter alone; the directory appears when it is complete.
 
     Raises:
         UserError: if the directory has something in it, or there is no adapter.
@@ -136,31 +176,3 @@ def export(policy: Policy, directory: Path, *, adapter: bool = False) -> None:
         partial.rename(directory)
     except OSError as error:
         raise UserError(f"Cannot write {directory} ({error.strerror or error}); choose another directory.") from error
-
-
-def main(argv: list[str]) -> int:
-    """The command line of ``uniopd export``."""
-    parser = CommandParser(prog="uniopd export", description=__doc__)
-    parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", type=Path, help="runs/NAME/version_N, or a checkpoint")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the directory to write")
-    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, as a PEFT directory")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as the weights were held")
-    parser.add_argument("--model", help="where the model that training began with is now, if it was moved")
-    parser.add_argument("--config", type=Path, help=f"the run's {CONFIG}, if the checkpoint was moved away from it")
-    options = parser.parse_args(argv)
-    checkpoint = newest_checkpoint(options.source)
-    args, flag = trained_args(checkpoint, options.config)
-    if options.model is not None:
-        args = replace(args, path=options.model)
-    if options.adapter:  # it is the same, whatever the base is held in
-        args = replace(args, quantization="none")
-    elif args.quantization != "none":
-        raise UserError(
-            "The run trained adapters on a quantised model, into which they cannot be merged; add --adapter."
-        )
-    policy = restored(args, trained_weights(checkpoint), flag)
-    if options.dtype is not None:
-        policy.to(getattr(torch, options.dtype))
-    export(policy, options.out, adapter=options.adapter)
-    log.info("%s of %s is in %s.", "The adapter" if options.adapter else "The policy", checkpoint, options.out)
-    return 0

@@ -1,45 +1,9 @@
 """``uniopd doctor -c CONFIG``: look at a run before its first step; takes the arguments of ``uniopd fit``."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
 
-from lightning import Trainer
-from rich.console import Console
-
-from lit_uniopd.cli.app import UniOPDCLI, run
-from lit_uniopd.cli.error_messages import user_error_in
-from lit_uniopd.doctor.all_checks import quiet, run_all_checks
-from lit_uniopd.doctor.console import show
-from lit_uniopd.doctor.dry_run import Stage
-from lit_uniopd.doctor.findings import Finding, complaint, exit_status
-from lit_uniopd.errors import UserError
+from lit_uniopd.cli.commands import TRAINER_COMMANDS
 from lit_uniopd.utils.command_parser import CommandParser
-
-CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
-
-
-class Unstarted(UniOPDCLI):
-    """Module, datamodule and trainer of ``fit``, without fitting.
-
-    Attributes:
-        misfit: what is wrong with the trainer on this machine; then it is one for the CPU.
-    """
-
-    misfit: Finding | None = None
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except Exception as error:
-            mistake = user_error_in(error)
-            if mistake is None:
-                raise
-            self.misfit = complaint("device", "red", f"{mistake}")
-            return super().instantiate_trainer(**{**kwargs, **CPU})
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        if self.misfit is None:
-            self._check_run()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,24 +25,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="leave out what loads weights")
     parser.add_argument(
         "--stage",
-        choices=get_args(Stage),
+        choices=tuple(TRAINER_COMMANDS),
         help="what is to be run; without it: fit what can be trained, else validate or predict, as the data are for",
     )
-    args, rest = parser.parse_known_args(argv)
-    with quiet(), Console(stderr=True).status("reading") as status:
-        try:
-            begun: Any = run(["fit", *rest], Unstarted)
-        except UserError as error:
-            ours = str(error).replace("`uniopd fit --help` lists", "`uniopd doctor --help` and `fit --help` list")
-            raise UserError(ours) from error
-        found = run_all_checks(
-            begun.model,
-            begun.datamodule,
-            begun.trainer,
-            quick=args.quick,
-            stage=args.stage,
-            misfit=begun.misfit,
-            on_check=status.update,
-        )
-    show(found)
-    return exit_status(found)
+    options, fit_arguments = parser.parse_known_args(argv)
+
+    # Torch and Lightning: not before the arguments are right.
+    from lit_uniopd.doctor.console import show
+    from lit_uniopd.doctor.findings import exit_status
+    from lit_uniopd.doctor.unstarted_run import examine
+
+    findings = examine(fit_arguments, quick=options.quick, stage=options.stage)
+    show(findings)
+    return exit_status(findings)

@@ -8,12 +8,11 @@ from importlib.metadata import version
 import pytest
 
 from lit_uniopd.cli import main
-from lit_uniopd.cli.app import HELP
-from lit_uniopd.cli.commands import COMMANDS
+from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.utils.versions import STACK, versions
 
 
-def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def help_text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert not stop.value.code
@@ -29,40 +28,52 @@ def test_versions_of_the_stack_without_loading_it():
     assert "torch" not in {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], [], ["fitt"], ["doctor", "--help"], ["export", "--help"], ["export"]], ids=" ".join
+)
+def test_help_and_mistyped_commands_load_no_models(arguments):
+    code = (
+        "import sys; from lit_uniopd.__main__ import main\ntry: main()\nfinally: "
+        "print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0 if "--help" in arguments else 2, "[]")
+
+
 def test_what_is_not_installed_says_so():
     assert versions(["no-such-package"])["no-such-package"] == "not installed"
 
 
-def test_help_names_every_verb_with_a_whole_sentence(capsys):
-    text = " ".join(shown(["--help"], capsys).split())
-    for name, sentence in {**HELP, **{name: verb.help for name, verb in COMMANDS.items()}}.items():
+def test_help_names_every_command_with_a_whole_sentence(capsys):
+    text = " ".join(help_text(["--help"], capsys).split())
+    for name, sentence in {**TRAINER_COMMANDS, **{name: command.help for name, command in COMMANDS.items()}}.items():
         assert f"{name} {sentence}" in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_verb_has_a_help_of_its_own(name, capsys):
+def test_every_command_has_a_help_of_its_own(name, capsys):
     importlib.import_module(COMMANDS[name].module)
-    text = shown([name, "--help"], capsys)
+    text = help_text([name, "--help"], capsys)
     assert text.startswith(f"usage: uniopd {name}")
     assert "--help" in text
 
 
 @pytest.mark.slow
-def test_completion_knows_verbs_and_flags(tmp_path):
+def test_completion_knows_commands_and_flags(tmp_path):
     """In a process of its own: every class that other tests have imported would be asked for its options too."""
     command = [sys.executable, "-m", "lit_uniopd", "--print_completion=shtab-bash"]
     script = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (verbs,) = [line for line in script.splitlines() if line.startswith("_shtab_uniopd_subparsers=")]
-    assert verbs == f"_shtab_uniopd_subparsers=({' '.join([*HELP, *COMMANDS])})"
+    (commands,) = [line for line in script.splitlines() if line.startswith("_shtab_uniopd_subparsers=")]
+    assert commands == f"_shtab_uniopd_subparsers=({' '.join([*TRAINER_COMMANDS, *COMMANDS])})"
     assert "--trainer.max_steps" in script
     (tmp_path / "completion.bash").write_text(script)
     subprocess.run(["bash", "-n", str(tmp_path / "completion.bash")], check=True)
 
 
 def test_the_help_of_a_run_begins_with_how_to_call_it(capsys):
-    lines = shown(["fit", "--help"], capsys).splitlines()
+    lines = help_text(["fit", "--help"], capsys).splitlines()
     assert lines[0].startswith("usage: uniopd fit -c CONFIG")
-    assert HELP["fit"] in "\n".join(lines[:5])
+    assert TRAINER_COMMANDS["fit"] in "\n".join(lines[:5])
     assert any("--trainer.max_steps" in line for line in lines)
 
 

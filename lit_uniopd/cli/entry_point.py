@@ -1,0 +1,82 @@
+"""Where every command line begins: nothing heavy is imported before it is known what is to be done."""
+
+import difflib
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS, help_parser
+from lit_uniopd.errors import UserError, failure_of_the_machine
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import ArgsType
+
+
+def main(args: "ArgsType" = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: arguments as on the command line, for notebooks and tests; None: those of the process.
+    """
+    argv: Any = sys.argv[1:] if args is None else args
+    debug = isinstance(argv, list) and "--debug" in argv
+    if isinstance(argv, list):
+        argv = spell_out([arg for arg in argv if arg != "--debug"])
+    try:
+        if isinstance(argv, list):
+            answer_without_trainer(argv)
+        show_our_log()
+        from lit_uniopd.cli.app import run_process
+
+        run_process(argv)
+    except Exception as error:
+        mistake = mistake_behind(error)
+        if debug or mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def answer_without_trainer(argv: list[str]) -> None:
+    """Help, our own commands and commands that do not exist; returns if the arguments are for `LightningCLI`.
+
+    Raises:
+        SystemExit: when a command is done.
+        UserError: if no command is given, or an unknown one.
+    """
+    if not argv:
+        help_parser().print_help()
+        raise UserError("There is no subcommand; give one of those that `uniopd --help` lists.")
+    if argv[0] in ("-h", "--help"):
+        help_parser().print_help()
+        raise SystemExit
+    if argv[0] in COMMANDS:
+        show_our_log()
+        raise SystemExit(COMMANDS[argv[0]].run(argv[1:]))
+    if not argv[0].startswith("-") and argv[0] not in TRAINER_COMMANDS:
+        near = difflib.get_close_matches(argv[0], [*TRAINER_COMMANDS, *COMMANDS], n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"There is no subcommand {argv[0]!r}{meant}; give one of those that `uniopd --help` lists.")
+
+
+def spell_out(argv: list[str]) -> list[str]:
+    """``--profile`` in full: an option this common should not need its prefix."""
+    return ["--data." + arg[2:] if arg == "--profile" or arg.startswith("--profile=") else arg for arg in argv]
+
+
+def show_our_log() -> None:
+    """Print what our packages log (counts of dropped rows, routes, paths), and leave other libraries as they are."""
+    for package in ("lit_uniopd", "callbacks", "datamodules"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        if not logger.handlers:
+            logger.addHandler(logging.StreamHandler())
+
+
+def mistake_behind(error: Exception) -> UserError | None:
+    """The one sentence to print for an error; None: the error is ours, and its traceback is needed."""
+    if isinstance(error, UserError):
+        return error
+    from lit_uniopd.cli.error_messages import user_error_in
+
+    return user_error_in(error) or failure_of_the_machine(error)

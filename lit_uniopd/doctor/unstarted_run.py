@@ -1,0 +1,67 @@
+"""The run that arguments of ``uniopd fit`` describe, built and examined, but not started."""
+
+from typing import Any
+
+from lightning import Trainer
+from rich.console import Console
+
+from lit_uniopd.cli.app import UniOPDCLI, run
+from lit_uniopd.cli.error_messages import user_error_in
+from lit_uniopd.doctor.all_checks import quiet, run_all_checks
+from lit_uniopd.doctor.dry_run import Stage
+from lit_uniopd.doctor.findings import Finding, complaint
+from lit_uniopd.errors import UserError
+
+CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+
+
+class UnstartedRun(UniOPDCLI):
+    """Module, datamodule and trainer of ``fit``, without fitting.
+
+    Attributes:
+        misfit: what is wrong with the trainer on this machine; then it is one for the CPU.
+    """
+
+    misfit: Finding | None = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as error:
+            mistake = user_error_in(error)
+            if mistake is None:
+                raise
+            self.misfit = complaint("device", "red", f"{mistake}")
+            return super().instantiate_trainer(**{**kwargs, **CPU})
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.misfit is None:
+            self._check_run()
+
+
+def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> list[Finding]:
+    """Build the run and look at it, with the name of the current check on the screen.
+
+    Args:
+        fit_arguments: what would stand behind ``uniopd fit``.
+        quick: leave out what loads weights.
+        stage: as in `run_all_checks`.
+
+    Raises:
+        UserError: if the arguments describe no run.
+    """
+    with quiet(), Console(stderr=True).status("reading") as status:
+        try:
+            unstarted: Any = run(["fit", *fit_arguments], UnstartedRun)
+        except UserError as error:
+            message = str(error).replace("`uniopd fit --help` lists", "`uniopd doctor --help` and `fit --help` list")
+            raise UserError(message) from error
+        return run_all_checks(
+            unstarted.model,
+            unstarted.datamodule,
+            unstarted.trainer,
+            quick=quick,
+            stage=stage,
+            misfit=unstarted.misfit,
+            on_check=status.update,
+        )
