@@ -7,6 +7,6 @@ from lit_uniopd.doctor import Finding
 ENDING = CHAT.replace("<end>", "<eos>")
 
 
-def of(found: list[Finding], name: str) -> list[Finding]:
+def of(findings: list[Finding], name: str) -> list[Finding]:
     """The findings of one name, the worst first."""
-    return sorted((f for f in found if f.name == name), key=lambda f: ["red", "yellow", "green"].index(f.status))
+    return sorted((f for f in findings if f.name == name), key=lambda f: ["red", "yellow", "green"].index(f.status))

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
+from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
 from lit_uniopd.errors import UserError
@@ -54,12 +55,13 @@ class UniOPDCLI(LightningCLI):
             subcommands.add_subcommand(name, ArgumentParser(description=command.help), help=command.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Look at the config files first."""
+        """Look at the config files first, and name classes that have moved where they are now."""
         if isinstance(args, list):
             subparsers = getattr(self, "_subcommand_parsers", {})  # there are none with run=False
             options = {action.dest for each in subparsers.values() or [parser] for action in each._actions}
             keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
             check_configs(args, keys | set(TRAINER_COMMANDS))  # a file before the command has its settings below it
+            args = with_current_class_paths(args)
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:

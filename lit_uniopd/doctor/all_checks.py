@@ -13,10 +13,10 @@ from lit_uniopd.doctor.data import check_data, check_graders
 from lit_uniopd.doctor.dry_run import Case, Stage
 from lit_uniopd.doctor.findings import Finding, complaint, red
 from lit_uniopd.doctor.hardware import check_device, check_disk, check_memory, check_sandbox, check_versions
-from lit_uniopd.doctor.hub_reachability import asked_once
+from lit_uniopd.doctor.hub_reachability import offline_if_unreachable
 from lit_uniopd.doctor.image_tokens import check_images
-from lit_uniopd.doctor.models import check_models, check_parts, check_servers
-from lit_uniopd.doctor.self_distillation import check_itself, check_reference
+from lit_uniopd.doctor.models import check_judges_and_detectors, check_models, check_servers
+from lit_uniopd.doctor.self_distillation import check_reference, check_self_distillation
 from lit_uniopd.doctor.settings import check_sampling, check_setup
 from lit_uniopd.doctor.teacher_routing import check_routes
 from lit_uniopd.doctor.token_disagreement import check_disagreement
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One family of questions; it finds nothing where they make no sense."""
+    """One family of questions; it yields nothing where they do not apply."""
 
     title: str
     run: Callable[[Case], Iterator[Finding]]
@@ -40,7 +40,7 @@ CHECKS = (
     Check("device", check_device),
     Check("models", check_models),
     Check("servers", check_servers),
-    Check("parts", check_parts),
+    Check("parts", check_judges_and_detectors),
     Check("data", check_data),
     Check("sandbox", check_sandbox),
     Check("golds", check_graders),
@@ -53,7 +53,7 @@ CHECKS = (
     Check("settings", check_setup),
     Check("memory", check_memory),
     Check("disk", check_disk),
-    Check("self-test", check_itself, loads_weights=True),
+    Check("self-test", check_self_distillation, loads_weights=True),
     Check("self-test", check_reference, loads_weights=True),
     Check("disagreement", check_disagreement, loads_weights=True),
 )
@@ -66,7 +66,7 @@ def run_all_checks(
     *,
     quick: bool = False,
     stage: Stage | None = None,
-    misfit: Finding | None = None,
+    trainer_problem: Finding | None = None,
     on_check: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
     """Look at a run before its first step.
@@ -74,41 +74,41 @@ def run_all_checks(
     Nothing is trained and nothing is written. In a notebook:
 
         for finding in run_all_checks(UniOPD(student=..., teachers=...), PromptDataModule(train=...)):
-            print(finding.status, finding.name, finding.found, finding.remedy)
+            print(finding.status, finding.name, finding.message, finding.remedy)
 
     Args:
         module: one of ours.
         data: its datamodule.
-        trainer: with which it would be fitted, and still can be. None: one for the CPU.
-        quick: leave out what loads weights.
-        stage: what is to be done. None: train what can be trained; else validate, or predict where the data are for
-            nothing but that.
-        misfit: what is wrong with the trainer that is wanted, and that ``trainer`` stands in for.
+        trainer: that would fit it, and still can afterwards. None: one for the CPU.
+        quick: leave out the checks that load weights.
+        stage: what is to be run. None: fit what can be trained; else validate, or predict where the data serve
+            nothing else.
+        trainer_problem: what is wrong with the trainer of the run, if ``trainer`` stands in for it.
         on_check: called with the title of each check before it begins.
 
     Returns:
-        What was found, in the order of the checks.
+        The findings, in the order of the checks.
     """
     with quiet():
         if trainer is None:
             trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-        case, found = Case(module, data, trainer, stage, misfit), list[Finding]()
+        case, findings = Case(module, data, trainer, stage, trainer_problem), list[Finding]()
         try:
-            with asked_once(case.paths):
+            with offline_if_unreachable(case.paths):
                 for check in CHECKS:
                     if not (quick and check.loads_weights):
                         on_check(check.title)
-                        found.extend(finding for finding in _findings(check, case) if not _is_told(finding, found))
+                        findings.extend(new for new in _findings(check, case) if not _is_repeated(new, findings))
         finally:
             case.release()
-    return found
+    return findings
 
 
-def _is_told(finding: Finding, found: list[Finding]) -> bool:
-    """Whether another check has said so: what cannot be had is found by several."""
+def _is_repeated(finding: Finding, earlier: list[Finding]) -> bool:
+    """Whether another check has said so: several stumble over the same missing file."""
     if finding.status == "red":
-        return any(finding.found in other.found for other in found if other.status == "red")
-    return any((finding.name, finding.found) == (other.name, other.found) for other in found)
+        return any(finding.message in other.message for other in earlier if other.status == "red")
+    return any((finding.name, finding.message) == (other.name, other.message) for other in earlier)
 
 
 def _findings(check: Check, case: Case) -> Iterator[Finding]:
@@ -127,7 +127,7 @@ def _findings(check: Check, case: Case) -> Iterator[Finding]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Log nothing below an error: what our code warns of on the way is among the findings."""
+    """Log nothing below an error: warnings of our own code are among the findings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

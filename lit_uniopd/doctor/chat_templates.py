@@ -24,21 +24,23 @@ def check_templates(case: Case) -> Iterator[Finding]:
     for name, teacher in case.teachers.items():
         prompt = next((p for p in case.train_prompts if case.teacher_of(p) == name), None)
         if prompt is not None:
-            yield _compared(case.student, teacher, name, prompt)
+            yield _compare(case.student, teacher, name, prompt)
 
 
-def _compared(student: Model, teacher: Model, name: str, prompt: Prompt) -> Finding:
-    ours, theirs = (chat_text(m.processor, prompt, m.args.chat_template_kwargs) for m in (student, teacher))
-    if ours == theirs:
+def _compare(student: Model, teacher: Model, name: str, prompt: Prompt) -> Finding:
+    student_text, teacher_text = (
+        chat_text(model.processor, prompt, model.args.chat_template_kwargs) for model in (student, teacher)
+    )
+    if student_text == teacher_text:
         return green(
-            f"template {name}", f"Student and teacher read {prompt.id!r} as the same {len(ours):,} characters."
+            f"template {name}", f"Student and teacher read {prompt.id!r} as the same {len(student_text):,} characters."
         )
     return yellow(
         f"template {name}",
         f"Student and teacher read {prompt.id!r} differently (see below).",
         "That is allowed, each reads prompts in its own template and only the answer is shared; make sure that system "
         "prompt and thinking switch are what you mean, by chat_template_kwargs.",
-        details=side_by_side(ours, theirs, ("student", f"teacher {name}")),
+        details=side_by_side(student_text, teacher_text, ("student", f"teacher {name}")),
     )
 
 
@@ -46,31 +48,32 @@ def side_by_side(left: str, right: str, titles: tuple[str, str]) -> str:
     """Two texts in two columns, line by line; ``|`` stands between lines that differ, ``<`` and ``>`` where one is
     missing. Long lines are folded, and the middle of long texts is left out.
     """
-    a, b = (_folded(text) for text in (left, right))
+    left_lines, right_lines = _fold(left), _fold(right)
     rows = [(titles[0], " ", titles[1])]
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, left_lines, right_lines, autojunk=False).get_opcodes():
         for n in range(max(j - i, m - k)):
-            one, other = (a[i + n] if i + n < j else None), (b[k + n] if k + n < m else None)
-            mark = " " if kind == "equal" else "<" if other is None else ">" if one is None else "|"
-            rows.append((one or "", mark, other or ""))
+            left_line = left_lines[i + n] if i + n < j else None
+            right_line = right_lines[k + n] if k + n < m else None
+            mark = " " if kind == "equal" else "<" if right_line is None else ">" if left_line is None else "|"
+            rows.append((left_line or "", mark, right_line or ""))
     if len(rows) > LINES:
-        left_out = len(rows) - LINES
-        rows = [*rows[: LINES // 2], (f"... {left_out} lines ...", " ", "..."), *rows[-LINES // 2 :]]
-    return "\n".join(f"{one:<{COLUMN}} {mark} {other}".rstrip() for one, mark, other in rows)
+        omitted = len(rows) - LINES
+        rows = [*rows[: LINES // 2], (f"... {omitted} lines ...", " ", "..."), *rows[-LINES // 2 :]]
+    return "\n".join(f"{left_line:<{COLUMN}} {mark} {right_line}".rstrip() for left_line, mark, right_line in rows)
 
 
-def _folded(text: str) -> list[str]:
+def _fold(text: str) -> list[str]:
     return [
         line[i : i + COLUMN] for line in text.expandtabs(4).split("\n") for i in range(0, max(1, len(line)), COLUMN)
     ]
 
 
 def _switches(model: Model) -> Iterator[Finding]:
-    """Options that the template reads, against those that are set."""
+    """Compare the options that the template reads with those that are set."""
     template: Any = model.tokenizer.chat_template or getattr(model.processor, "chat_template", None)
-    given = model.args.chat_template_kwargs
+    options = model.args.chat_template_kwargs
     text = "" if template is None else str(template)
-    unread = sorted(key for key in given if not re.search(rf"\b{re.escape(key)}\b", text))
+    unread = sorted(key for key in options if not re.search(rf"\b{re.escape(key)}\b", text))
     if unread:
         yield yellow(
             f"template {model.name}",
@@ -79,7 +82,7 @@ def _switches(model: Model) -> Iterator[Finding]:
         )
     code = " ".join(re.findall(r"{[%{].*?[%}]}", text, flags=re.DOTALL))
     switches = sorted(set(SWITCH.findall(code)))
-    unset = [name for name in switches if name not in given]
+    unset = [name for name in switches if name not in options]
     if unset:
         yield yellow(
             f"template {model.name}",
@@ -87,4 +90,4 @@ def _switches(model: Model) -> Iterator[Finding]:
             f"Write out what you mean by --{model.flag}.chat_template_kwargs.{unset[0]}, alike for all models.",
         )
     elif switches:
-        yield green(f"template {model.name}", ", ".join(f"{name}: {given[name]}" for name in switches) + ".")
+        yield green(f"template {model.name}", ", ".join(f"{name}: {options[name]}" for name in switches) + ".")

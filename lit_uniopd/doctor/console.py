@@ -13,7 +13,7 @@ WIDTH = 100
 
 
 def show(findings: list[Finding], console: Console | None = None) -> None:
-    """Print what was found, at most 100 columns wide.
+    """Print the findings, at most 100 columns wide.
 
     Args:
         findings: of `run_all_checks`.
@@ -24,19 +24,19 @@ def show(findings: list[Finding], console: Console | None = None) -> None:
 
 
 def screen(findings: list[Finding]) -> Group:
-    """What is printed. Texts of models and data are shown as they are, not as markup."""
+    """What `show` prints. Texts of models and data are shown as they are, not as markup."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, max_width=20)
     table.add_column(overflow="fold")
     for finding in findings:
-        told = Text(finding.found)
+        text = Text(finding.message)
         if finding.remedy:
-            told.append(f"\n-> {finding.remedy}", style="bold")
-        table.add_row(Text(finding.status, style=f"bold {finding.status}"), Text(finding.name), told)
-    parts: list[Text | Table | Rule] = [table]
+            text.append(f"\n-> {finding.remedy}", style="bold")
+        table.add_row(Text(finding.status, style=f"bold {finding.status}"), Text(finding.name), text)
+    blocks: list[Text | Table | Rule] = [table]
     for finding in findings:
         if finding.details:
-            parts += [Rule(Text(finding.name), align="left", style="dim"), Text(finding.details, overflow="fold")]
+            blocks += [Rule(Text(finding.name), align="left", style="dim"), Text(finding.details, overflow="fold")]
     counts = [f"{sum(f.status == status for f in findings)} {status}" for status in ("green", "yellow", "red")]
-    return Group(*parts, Rule(style="dim"), Text(", ".join(counts)))
+    return Group(*blocks, Rule(style="dim"), Text(", ".join(counts)))

@@ -8,7 +8,7 @@ from typing import Any
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
 from lit_uniopd.benchmarks.spec import Benchmark
-from lit_uniopd.doctor.dry_run import Case, complaints, counted
+from lit_uniopd.doctor.dry_run import Case, complaints, count_names
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.doctor.settings import calibrations
 from lit_uniopd.errors import UserError
@@ -34,23 +34,23 @@ def check_data(case: Case) -> Iterator[Finding]:
     splits = {"training": case.train_prompts, "validation": case.val_prompts, "prediction": case.predict_prompts}
     for split, prompts in splits.items():
         if prompts:
-            yield green("data", f"{len(prompts):,} {split} prompts ({counted([p.domain for p in prompts])}).")
-    for split, pairs in (("training", case.train_pairs), ("validation", getattr(case.data, "val_pairs", ()))):
+            yield green("data", f"{len(prompts):,} {split} prompts ({count_names([p.domain for p in prompts])}).")
+    for split, pairs in (("training", case.train_pairs), ("validation", case.trainer_data.val_pairs)):
         if pairs:
-            yield green("data", f"{len(pairs):,} {split} pairs ({counted([p.pair.prompt.domain for p in pairs])}).")
+            yield green("data", f"{len(pairs):,} {split} pairs ({count_names([p.pair.prompt.domain for p in pairs])}).")
     if case.benchmarks:
-        told = ", ".join(f"{benchmark.spec.id} {len(benchmark.examples):,}" for benchmark in case.benchmarks)
-        yield green("data", f"Rows of {len(case.benchmarks)} benchmarks: {told}.")
+        counts = ", ".join(f"{benchmark.spec.id} {len(benchmark.examples):,}" for benchmark in case.benchmarks)
+        yield green("data", f"Rows of {len(case.benchmarks)} benchmarks: {counts}.")
     if case.student.name in case.missing and (case.train_prompts or case.train_pairs or case.predict_prompts):
         remedy = f"Make --{case.student.flag}.path readable first; long rows are dropped or cut by its tokens."
         yield yellow("data", "Rows were read, but not measured.", remedy)
     else:
-        yield from _dropped(case.data)
+        yield from _lossy_sources(case.data)
 
 
 @contextmanager
 def lengths_unknown(case: Case) -> Iterator[None]:
-    """Without the student's tokenizer, let columns and rows be read all the same: nothing is too long then."""
+    """Without the student's tokenizer, still read columns and rows: nothing is too long then."""
     if case.student.name not in case.missing:
         yield
         return
@@ -64,45 +64,44 @@ def lengths_unknown(case: Case) -> Iterator[None]:
 
 
 def _unavailable_benchmarks(data: Any) -> Iterator[Finding]:
-    """Load each benchmark that can be had, and tell of the others together."""
-    wrong: dict[str, UserError] = {}
+    """Load each benchmark that is available, and report the others together."""
+    errors: dict[str, UserError] = {}
     data.benchmarks = []
     for spec in data.specs:
         try:
             data.benchmarks.append(load_benchmark(spec, data.profile, limit=data.limit))
         except UserError as error:
-            wrong[spec.key] = error
-    if wrong:
-        first = complaint("data", "red", str(next(iter(wrong.values()))))
-        count = f"{len(wrong)} of {len(data.specs)} benchmarks cannot be had ({', '.join(wrong)}). "
-        yield red("data", (count if len(wrong) > 1 else "") + first.found, first.remedy)
+            errors[spec.key] = error
+    if errors:
+        first = complaint("data", "red", str(next(iter(errors.values()))))
+        count = f"{len(errors)} of {len(data.specs)} benchmarks cannot be had ({', '.join(errors)}). "
+        yield red("data", (count if len(errors) > 1 else "") + first.message, first.remedy)
 
 
-def _dropped(data: Any) -> Iterator[Finding]:
-    """What the datamodule's report says was left out."""
+def _lossy_sources(data: Any) -> Iterator[Finding]:
+    """Sources of which the datamodule's report says that many rows were dropped."""
     report: Any = getattr(data, "report", {})
-    found = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
-    for flag, source in ((flag, source) for flag, sources in found.items() for source in sources):
-        lost = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
-        if lost > MANY * source.rows:
+    sources = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
+    for flag, source in ((flag, source) for flag, listed in sources.items() for source in listed):
+        dropped = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
+        if dropped > MANY * source.rows:
             yield yellow(
                 "data",
-                f"{flag.removeprefix('--data.')} loses {lost / source.rows:.0%} of its rows: {source}.",
+                f"{flag.removeprefix('--data.')} loses {dropped / source.rows:.0%} of its rows: {source}.",
                 "Raise --data.max_prompt_tokens (or max_length), or mend the rows, so that what is left is the data "
                 "you mean.",
             )
 
 
 def check_graders(case: Case) -> Iterator[Finding]:
-    """Let graders judge gold answers and empty ones. What is to be learned by heart is not graded."""
+    """Let graders judge gold answers and empty ones; off-policy objectives grade nothing while they train."""
     if (case.stage == "fit" and not case.on_policy) or case.detectors:
         return
     if case.scorers and not any(isinstance(scorer, GraderScore) for scorer in case.scorers):
         return  # something else judges
     module = case.module
-    # The same rows may serve for both.
-    every = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
-    prompts = list({id(prompt): prompt for prompt in every}.values())
+    splits = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
+    prompts = list({id(prompt): prompt for prompt in splits}.values())  # splits may share rows
     if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
         yield from _without_outcomes(case)
     if case.scorers and prompts and all(prompt.grader is None for prompt in prompts):
@@ -121,26 +120,26 @@ def check_graders(case: Case) -> Iterator[Finding]:
         )
         prompts = [p for p in prompts if p.gold is not None]
     benchmarks = list(heldout_benchmarks(prompts, module.val_sampling, "train").values()) + case.benchmarks
-    yield from _golds(case, benchmarks)
+    yield from _grade_golds(case, benchmarks)
 
 
 def _without_outcomes(case: Case) -> Iterator[Finding]:
-    needing = [type(plug).__name__ for plug in calibrations(case)]
-    needing += ["--data.online_balance"] if getattr(case.data, "online_balance", None) is not None else []
-    needing += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
-    found, remedy = "No training prompt has a grader: outcomes are unknown", "Name one by --data.train.grader"
-    if needing:
-        yield red("golds", f"{found}, and {', '.join(needing)} can do nothing.", f"{remedy}, or leave these out.")
+    users = [type(callback).__name__ for callback in calibrations(case)]
+    users += ["--data.online_balance"] if getattr(case.data, "online_balance", None) is not None else []
+    users += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
+    problem, remedy = "No training prompt has a grader: outcomes are unknown", "Name one by --data.train.grader"
+    if users:
+        yield red("golds", f"{problem}, and {', '.join(users)} can do nothing.", f"{remedy}, or leave these out.")
     else:
-        yield yellow("golds", f"{found}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
+        yield yellow("golds", f"{problem}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
 
 
-def _golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:
-    checked = tried = rows = 0
+def _grade_golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:
+    accepted = sampled = rows = 0
     graders: set[str] = set()
     for benchmark in benchmarks:
-        every = benchmark.examples
-        sample = replace(benchmark, examples=every[:: -(-len(every) // GOLDS)])
+        examples = benchmark.examples
+        sample = replace(benchmark, examples=examples[:: -(-len(examples) // GOLDS)])
         names = {str(name) for example in sample.examples if (name := sample.grader(example)) is not None}
         try:
             case.module.graders.prepare(names)
@@ -148,17 +147,17 @@ def _golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:
             yield complaint(f"golds {benchmark.spec.id}", "red", str(error))
             continue
         report = check_golds(sample, case.module.graders)
-        yield from _refused(f"golds {benchmark.spec.id}", report)
-        checked, tried, rows = checked + report.checked, tried + len(sample.examples), rows + len(every)
-        checked -= len(report.rejected)
+        yield from _rejected(f"golds {benchmark.spec.id}", report)
+        accepted += report.checked - len(report.rejected)
+        sampled, rows = sampled + len(sample.examples), rows + len(examples)
         graders |= names
     if graders:
-        how = f"{', '.join(sorted(graders))}; {tried:,} of {rows:,} rows tried"
-        tests = ", golds that are tests aside" if checked < tried else ""
-        yield green("golds", f"{checked:,} gold answers are accepted{tests}, and empty ones refused ({how}).")
+        how = f"{', '.join(sorted(graders))}; {sampled:,} of {rows:,} rows tried"
+        tests = ", golds that are tests aside" if accepted < sampled else ""
+        yield green("golds", f"{accepted:,} gold answers are accepted{tests}, and empty ones refused ({how}).")
 
 
-def _refused(name: str, report: GoldReport) -> Iterator[Finding]:
+def _rejected(name: str, report: GoldReport) -> Iterator[Finding]:
     if report.rejected:
         yield red(
             name,

@@ -1,4 +1,4 @@
-"""What is examined: a run's module, data and trainer, put together as ``fit`` would, but with nothing started."""
+"""What is examined: a run's module, data and trainer, put together as ``fit`` would, with nothing started."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerState
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -27,6 +27,7 @@ from lit_uniopd.teachers import RemoteTeacher
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import EncodedPair, Prompt
 from lit_uniopd.utils.paths import resolve_path
+from lit_uniopd.utils.trainer_data import TrainerData
 
 Stage = Literal["fit", "validate", "test", "predict"]
 STATES = {
@@ -35,7 +36,7 @@ STATES = {
     "test": TrainerFn.TESTING,
     "predict": TrainerFn.PREDICTING,
 }
-OURS = {"lit_uniopd", "datamodules", "callbacks"}
+OUR_PACKAGES = {"lit_uniopd", "datamodules", "callbacks"}
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Model:
     """A model of the run, of which only tokenizer and config are read."""
 
     name: str
-    """For people: `student`, `policy`, `teacher math`."""
+    """As findings call it: `student`, `policy`, `teacher math`."""
     args: PolicyArgs
     flag: str
     """The option that ``args`` came from."""
@@ -62,27 +63,40 @@ class Model:
 
     @cached_property
     def generation_config(self) -> GenerationConfig | None:
-        """Of its file; None if there is none."""
+        """What its generation_config.json says; None: it has none."""
         if self.args.config is not None:
             return None
         try:
-            where, revision = resolve_path(self.args.path), self.args.revision or "main"
-            return GenerationConfig.from_pretrained(where, revision=revision)
+            path, revision = resolve_path(self.args.path), self.args.revision or "main"
+            return GenerationConfig.from_pretrained(path, revision=revision)
         except OSError:
             return None
 
 
-class Alone:
-    """A mesh of one device in every dimension: who examines does not wait for other ranks."""
+class DryTrainer(Trainer):
+    """The settings of a trainer, as one process sees them that starts nothing: without loggers, with the data attached.
 
-    def __getitem__(self, _: str) -> "Alone":
-        return self
+    Args:
+        trainer: whose settings and strategy are shared; it is left as it is.
+        module: to connect.
+        data: its datamodule, or None.
+        stage: what is to be done.
+    """
 
-    def size(self) -> int:
-        return 1
+    def __init__(self, trainer: Trainer, module: LightningModule, data: Any, stage: Stage) -> None:
+        self.__dict__.update(vars(trainer))
+        self.loggers = []  # nothing of this belongs to a run
+        self.state = TrainerState(fn=STATES[stage])
+        self.datamodule = data
+        self.strategy.connect(module)
+        module.trainer = self
+        if data is not None:
+            data.trainer = self
 
-    def get_local_rank(self) -> int:
-        return 0
+    @property
+    def distributed_sampler_kwargs(self) -> None:
+        """FSDP would ask a mesh of devices that does not exist yet; one process reads all rows."""
+        return None
 
 
 @dataclass
@@ -92,85 +106,72 @@ class Case:
     Args:
         module: one of ours.
         data: its datamodule; None: there is none.
-        trainer: of which only the settings are used.
-        stage: what is to be done. None: train what can be trained; else validate; else, where the data are for nothing
-            but that, predict.
-        misfit: what is wrong with a trainer that ``trainer``, one for the CPU, stands in for.
+        trainer: of which only the settings are used; checks see a `DryTrainer` in its place.
+        stage: what is to be run. None: fit what can be trained; else validate, or predict where the data serve
+            nothing else.
+        trainer_problem: what is wrong with the trainer of the run, if ``trainer``, one for the CPU, stands in for it.
     """
 
     module: Any
     data: Any
     trainer: Trainer
     stage: Stage | None = None
-    misfit: Finding | None = None
+    trainer_problem: Finding | None = None
     directory: Path = field(init=False)
     """Where the run's files would go."""
-    loggers: Any = field(init=False)
     missing: set[str] = field(init=False, default_factory=set)
-    """Names of models of which there is no config or tokenizer to be had; filled in by the check of the models."""
-    silent: set[str] = field(init=False, default_factory=set)
-    """Teachers on servers that did not answer well, which are not asked again."""
+    """Names of models whose config or tokenizer cannot be read; filled in by the check of the models."""
+    unreachable: set[str] = field(init=False, default_factory=set)
+    """Teachers whose servers did not answer well; no other check asks them."""
 
     def __post_init__(self) -> None:
-        trainer, module = self.trainer, self.module
-        self.stage = self.stage or _stage_of(module, self.data)
-        self.directory = Path(trainer.log_dir or trainer.default_root_dir)
-        self.loggers = trainer.loggers
-        trainer.loggers = []  # nothing of this belongs to a run
-        trainer.state.fn = STATES[self.stage]
-        trainer.strategy.connect(module)
-        module.trainer = trainer
-        if self.data is not None:
-            self.data.trainer = trainer
-            trainer.datamodule = self.data  # type: ignore[attr-defined]
-        strategy: Any = trainer.strategy
-        self._alone = getattr(strategy, "_device_mesh", strategy) is None  # FSDP, before its ranks have met
-        if self._alone:
-            strategy._device_mesh = Alone()
-        self._sampling = getattr(module, "sampling", None)
+        self.stage = self.stage or _stage_of(self.module, self.data)
+        self.directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        self.trainer = DryTrainer(self.trainer, self.module, self.data, self.stage)
+        self._sampling = getattr(self.module, "sampling", None)
         server = getattr(self._sampling, "server", None)
-        if self._sampling is not None and server is not None:  # who examines does not wait for servers to come up
-            module.sampling = replace(self._sampling, server=replace(server, retries=0))
+        if self._sampling is not None and server is not None:  # the doctor does not wait for servers to come up
+            self.module.sampling = replace(self._sampling, server=replace(server, retries=0))
         for remote in self._remote_teachers:
             remote.servers.retries = 0
 
     def release(self) -> None:
-        """Leave module and trainer ready for the run itself."""
-        if self._alone:
-            self.trainer.strategy._device_mesh = None  # type: ignore[attr-defined]
+        """Leave the module ready for the run itself."""
         if self._sampling is not None:
             self.module.sampling = self._sampling
         for remote in self._remote_teachers:
             remote.servers.retries = remote.http.retries
-        self.trainer.loggers = self.loggers
-        self.trainer.state.fn = None
         self.module.graders.close()
 
-    # --- data: empty until the check of the data has read them ---
+    # --- data: empty until the check of the data has read it ---
+
+    @property
+    def trainer_data(self) -> TrainerData:
+        return TrainerData(self.trainer)
 
     @property
     def train_prompts(self) -> list[Prompt]:
-        return list(getattr(self.data, "train_prompts", ()))
+        return self.trainer_data.prompts("train")
 
     @property
     def val_prompts(self) -> list[Prompt]:
-        return list(getattr(self.data, "val_prompts", ()))
+        return self.trainer_data.prompts("val")
 
     @property
     def predict_prompts(self) -> list[Prompt]:
-        return list(getattr(self.data, "predict_prompts", ())) if self.stage == "predict" else []
+        return self.trainer_data.prompts("predict") if self.stage == "predict" else []
 
     @property
     def train_pairs(self) -> list[EncodedPair]:
-        return list(getattr(self.data, "train_pairs", ()))
+        return self.trainer_data.train_pairs
 
     @property
     def benchmarks(self) -> list[Benchmark]:
-        return list(getattr(self.data, "benchmarks", ()))
+        return self.trainer_data.benchmarks or []
 
     @property
-    def asked(self) -> list[Prompt]:
-        """The prompts that the policy trains on, else those that it is asked in validation."""
+    def prompts(self) -> list[Prompt]:
+        """The prompts that the policy trains on, else those of prediction, validation or benchmarks."""
         examples = [example for benchmark in self.benchmarks for example in benchmark.examples[:4]]
         return (
             self.train_prompts
@@ -189,18 +190,18 @@ class Case:
 
     @property
     def teachers(self) -> dict[str, Model]:
-        """Name -> teacher, of those that can be had; empty for objectives without."""
+        """Name -> teacher, of those that can be read; empty for objectives without teachers."""
         return {name: model for name, model in self._all_teachers.items() if model.name not in self.missing}
 
     @cached_property
     def _all_teachers(self) -> dict[str, Model]:
-        found = {}
+        teachers = {}
         for name, args in ({} if self.pool is None else self.pool.args).items():
             # A teacher on a server without a path of its own reads prompts as the student does.
-            reads = args if args.placement != "http" or args.path or args.tokenizer else None
-            given = (args, f"model.teachers.{name}") if reads else (self.student.args, self.student.flag)
-            found[name] = Model(f"teacher {name}", *given)
-        return found
+            has_tokenizer = args.placement != "http" or args.path or args.tokenizer
+            source = (args, f"model.teachers.{name}") if has_tokenizer else (self.student.args, self.student.flag)
+            teachers[name] = Model(f"teacher {name}", *source)
+        return teachers
 
     @property
     def pool(self) -> TeacherPool | None:
@@ -212,33 +213,33 @@ class Case:
 
     @property
     def on_policy(self) -> bool:
-        """Whether the student learns from answers that it writes itself."""
+        """Whether the student learns from answers that it writes."""
         return hasattr(self.module, "sampling")
 
     @property
     def detectors(self) -> list[Detector]:
-        """What looks at pictures, where sentences are checked."""
+        """What looks for objects in images, for objectives that check sentences."""
         return list(getattr(self.module, "detectors", ()))
 
     @property
     def scorers(self) -> list[Any]:
         """What judges answers, where a callback makes pairs of them."""
-        plugs: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [plug.scorer for plug in plugs if isinstance(getattr(plug, "scorer", None), Scorer)]
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback.scorer for callback in callbacks if isinstance(getattr(callback, "scorer", None), Scorer)]
 
     @property
     def paths(self) -> list[str]:
         """Every model and table that the settings name."""
         models = [path for model in self.named_models for path in (model.args.path, model.args.tokenizer or "")]
-        parts = [getattr(part, "path", "") for part in (*self.detectors, *self.scorers)]
+        judges = [getattr(judge, "path", "") for judge in (*self.detectors, *self.scorers)]
         sources: Any = getattr(self.data, "sources", {})
         tables = [source.path for split in sources.values() for source in split.values()]
         bundled = getattr(self.data, "profile", "") == "fixture"
         specs = [] if bundled else [spec.hub.id for spec in getattr(self.data, "specs", ())]
-        return [path for path in (*models, *parts, *tables, *specs) if isinstance(path, str)]
+        return [path for path in (*models, *judges, *tables, *specs) if isinstance(path, str)]
 
     def teacher_of(self, prompt: Prompt) -> str | None:
-        """Where a prompt is routed to; None if there is no such teacher, which the check of the routes tells."""
+        """The teacher that a prompt is routed to; None if there is none, which the check of the routes reports."""
         try:
             return None if self.pool is None else self.pool.route(prompt)
         except UserError:
@@ -246,16 +247,16 @@ class Case:
 
     @property
     def models(self) -> list[Model]:
-        """All that can be had."""
+        """Those whose config and tokenizer can be read."""
         return [model for model in self.named_models if model.name not in self.missing]
 
     @property
     def named_models(self) -> list[Model]:
         """All that the settings name."""
-        found = [self.student, *self._all_teachers.values()]
+        models = [self.student, *self._all_teachers.values()]
         if (vision := getattr(self.module, "vision_args", None)) is not None:
-            found.append(Model("vision policy", vision, "model.vision_policy"))
-        return found
+            models.append(Model("vision policy", vision, "model.vision_policy"))
+        return models
 
     @property
     def device(self) -> torch.device:
@@ -271,9 +272,9 @@ class Case:
         policy: Any = self.trainer.precision_plugin.convert_module(loaded)
         return policy if self.student.args.quantization != "none" else policy.to(self.device)
 
-    def first_prompts(self, count: int, wanted: Callable[[Prompt], bool] = lambda _: True) -> list[Prompt]:
-        """The first prompts of a kind."""
-        return [prompt for prompt in self.asked if wanted(prompt)][:count]
+    def first_prompts(self, count: int, condition: Callable[[Prompt], bool]) -> list[Prompt]:
+        """The first prompts that meet a condition."""
+        return [prompt for prompt in self.prompts if condition(prompt)][:count]
 
 
 def _stage_of(module: Any, data: Any) -> Stage:
@@ -288,18 +289,18 @@ def _stage_of(module: Any, data: Any) -> Stage:
 
 @contextmanager
 def complaints(name: str) -> Iterator[list[Finding]]:
-    """Collect what our code warns of, or refuses, as findings of that name."""
-    found: list[Finding] = []
+    """Collect the warnings and the `UserError` of our own code as findings of that name."""
+    findings: list[Finding] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            yield found
+            yield findings
         except UserError as error:
-            found.append(complaint(name, "red", str(error)))
-    ours = [str(w.message) for w in caught if not OURS.isdisjoint(Path(w.filename).parts)]
-    found.extend(complaint(name, "yellow", message) for message in dict.fromkeys(ours))
+            findings.append(complaint(name, "red", str(error)))
+    messages = [str(w.message) for w in caught if not OUR_PACKAGES.isdisjoint(Path(w.filename).parts)]
+    findings.extend(complaint(name, "yellow", message) for message in dict.fromkeys(messages))
 
 
-def counted(names: Sequence[str]) -> str:
+def count_names(names: Sequence[str]) -> str:
     """``code 3, math 5``."""
     return ", ".join(f"{name} {names.count(name):,}" for name in sorted(set(names)))

@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""What a check has found, and what to do about it."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Finding:
     """What was looked at."""
     status: Status
     """green: as it should be; yellow: allowed, but look; red: the run would fail, or not do what it says."""
-    found: str
+    message: str
     """What was found, with its numbers."""
     remedy: str = ""
     """One sentence that names the option to change; empty if, and only if, the finding is green."""
@@ -27,30 +27,28 @@ class Finding:
             raise ValueError(f"a finding has a remedy unless it is green: {self}")
 
 
-def green(name: str, found: str, details: str = "") -> Finding:
+def green(name: str, message: str, details: str = "") -> Finding:
     """As it should be."""
-    return Finding(name, "green", found, details=details)
+    return Finding(name, "green", message, details=details)
 
 
-def yellow(name: str, found: str, remedy: str, details: str = "") -> Finding:
+def yellow(name: str, message: str, remedy: str, details: str = "") -> Finding:
     """Allowed, but worth a look."""
-    return Finding(name, "yellow", found, remedy, details)
+    return Finding(name, "yellow", message, remedy, details)
 
 
-def red(name: str, found: str, remedy: str, details: str = "") -> Finding:
+def red(name: str, message: str, remedy: str, details: str = "") -> Finding:
     """The run would fail, or not do what it says."""
-    return Finding(name, "red", found, remedy, details)
+    return Finding(name, "red", message, remedy, details)
 
 
 def complaint(name: str, status: Literal["yellow", "red"], message: str) -> Finding:
-    """A finding from one of our own messages, which say what is wrong before their last semicolon, and the remedy
-    behind it.
-    """
-    found, _, remedy = message.strip().rstrip(".").rpartition("; ")
-    if not found:
-        found, flag = remedy, re.search(r"--[a-z_][\w.]*\w", remedy)
+    """A finding from one of our own error messages: what is wrong, then a semicolon and the remedy."""
+    problem, _, remedy = message.strip().rstrip(".").rpartition("; ")
+    if not problem:
+        problem, flag = remedy, re.search(r"--[a-z_][\w.]*\w", remedy)
         remedy = f"correct {flag[0]}" if flag else "mend what this names"
-    return Finding(name, status, found + ".", remedy[:1].upper() + remedy[1:] + ".")
+    return Finding(name, status, problem + ".", remedy[:1].upper() + remedy[1:] + ".")
 
 
 def exit_status(findings: list[Finding]) -> int:

@@ -1,4 +1,4 @@
-"""Is there room for the run, and can this machine run what it asks for?"""
+"""Does this machine have what the run needs: memory, disk, sandbox, accelerator, versions?"""
 
 import importlib.util
 import shutil
@@ -29,48 +29,46 @@ def check_memory(case: Case) -> Iterator[Finding]:
     with complaints("memory") as problems:
         setup = case.module.memory_setup()
         plan = plan_memory(setup)
-        told = f"About {readable(plan.total)} at the peak ({plan.peak}) on each device, {readable(free)} free there."
-        if case.misfit is not None:  # the device that is meant is not here
+        if case.trainer_problem is not None:  # this machine has no such device
             yield green("memory", f"About {readable(plan.total)} at the peak ({plan.peak}) on one device.")
             return
         warning = check_fits(setup, plan, free, str(case.device))
         if warning is not None:
-            found, _, remedy = warning.rstrip(".").rpartition("; ")
-            problems.append(yellow("memory", f"{found}.", f"{remedy[:1].upper()}{remedy[1:]}.", plan.table()))
+            problem, _, remedy = warning.rstrip(".").rpartition("; ")
+            problems.append(yellow("memory", f"{problem}.", f"{remedy[:1].upper()}{remedy[1:]}.", plan.table()))
         else:
-            problems.append(green("memory", told))
+            usage = f"About {readable(plan.total)} at the peak ({plan.peak}) on each device"
+            problems.append(green("memory", f"{usage}, {readable(free)} free there."))
     yield from problems
 
 
 def check_disk(case: Case) -> Iterator[Finding]:
     """Free space where the run writes, against the checkpoints that it keeps."""
-    there = next(
-        parent for parent in (case.directory.absolute(), *case.directory.absolute().parents) if parent.exists()
-    )
-    free = shutil.disk_usage(there).free
+    directory = case.directory.absolute()
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     model = build_meta_model(case.student.args, trainable=True, flag=case.student.flag)
-    each = STATES * model_size(model).trainable_bytes if case.stage == "fit" else 0
-    kept = sum(
-        _kept(callback) for callback in case.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)
-    )
-    # A new one is written before an old one goes.
-    needed = each * (kept + 1) if kept else 0
-    told = f"{readable(free)} free at {_shown(there)}; checkpoints take about {readable(needed)}"
+    checkpoint_bytes = STATES * model_size(model).trainable_bytes if case.stage == "fit" else 0
+    callbacks = [callback for callback in case.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    count = sum(_checkpoints_on_disk(callback) for callback in callbacks)
+    # A new one is written before an old one is removed.
+    needed = checkpoint_bytes * (count + 1) if count else 0
+    usage = f"{readable(free)} free at {_relative_to_cwd(existing)}; checkpoints take about {readable(needed)}"
     if needed > free:
         yield red(
-            "disk", f"{told}.", "Make room, choose another --trainer.logger.save_dir, or keep fewer by save_top_k."
+            "disk", f"{usage}.", "Make room, choose another --trainer.logger.save_dir, or keep fewer by save_top_k."
         )
     elif needed > 0.5 * free:
-        yield yellow("disk", f"{told}.", "Make room, or keep fewer checkpoints by save_top_k.")
+        yield yellow("disk", f"{usage}.", "Make room, or keep fewer checkpoints by save_top_k.")
     else:
-        yield green("disk", f"{told}.")
+        yield green("disk", f"{usage}.")
 
 
-def _kept(callback: ModelCheckpoint) -> int:
+def _checkpoints_on_disk(callback: ModelCheckpoint) -> int:
     return max(callback.save_top_k, 1 if callback.save_top_k else 0) + bool(callback.save_last)
 
 
-def _shown(path: Path) -> str:
+def _relative_to_cwd(path: Path) -> str:
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
@@ -78,7 +76,7 @@ def _shown(path: Path) -> str:
 
 
 def check_sandbox(case: Case) -> Iterator[Finding]:
-    """Which sandbox holds against a program that tries to get out."""
+    """Which sandbox holds a program that tries to get out."""
     if case.detectors:  # nothing is graded
         return
     names = {prompt.grader for prompt in (*case.train_prompts, *case.val_prompts, *case.predict_prompts)}
@@ -104,8 +102,8 @@ def check_sandbox(case: Case) -> Iterator[Finding]:
 
 def check_device(case: Case) -> Iterator[Finding]:
     """Accelerator, precision and attention kernel together."""
-    if case.misfit is not None:
-        yield case.misfit
+    if case.trainer_problem is not None:
+        yield case.trainer_problem
         return
     device, precision = case.device, str(case.trainer.precision)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -145,14 +143,14 @@ def _attention(case: Case, precision: str) -> Iterator[Finding]:
 
 def check_versions(case: Case) -> Iterator[Finding]:
     """What the numbers of the run depend on."""
-    found = versions()
-    bad = [f"{name} {found[name]}" for name, releases in COMPROMISED.items() if found.get(name) in releases]
+    installed = versions()
+    bad = [f"{name} {installed[name]}" for name, releases in COMPROMISED.items() if installed.get(name) in releases]
     if bad:
         yield red(
             "versions",
             f"{bad[0]} is a release that was tampered with.",
             "Install lightning>=2.6.5 and change your keys.",
         )
-    told = ", ".join(f"{name} {number}" for name, number in found.items() if number != "not installed")
-    missing = [name for name, number in found.items() if number == "not installed"]
-    yield green("versions", told + (f"; not installed: {', '.join(missing)}" if missing else "") + ".")
+    present = ", ".join(f"{name} {number}" for name, number in installed.items() if number != "not installed")
+    missing = [name for name, number in installed.items() if number == "not installed"]
+    yield green("versions", present + (f"; not installed: {', '.join(missing)}" if missing else "") + ".")

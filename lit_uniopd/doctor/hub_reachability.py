@@ -1,4 +1,4 @@
-"""The hub, asked once: where it is out of reach, a visit does not wait for it at every file that it would have."""
+"""Whether the Hugging Face hub answers, asked once: its client would wait for it at every file."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,26 +8,26 @@ from typing import Any
 
 from huggingface_hub import constants, get_session
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 def on_hub(path: str) -> bool:
-    """Whether a model's or a data set's path names neither a file here nor a part of the playground."""
+    """Whether a path of a model or a data set is neither a local file nor a part of the playground."""
     return bool(path) and not (path.startswith(("playground:", ".", "/", "~")) or Path(path).exists())
 
 
 def is_reachable() -> bool:
     """Whether the hub answers at all; what it answers does not matter."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE_S)
-    except Exception:  # of one of three HTTP clients, by release
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
+    except Exception:  # that of one of three HTTP clients, depending on the release
         return False
     return True
 
 
 @contextmanager
-def asked_once(paths: Iterable[str]) -> Iterator[None]:
-    """Read from the cache alone inside, if the hub is needed and out of reach; its client tries six times per file.
+def offline_if_unreachable(paths: Iterable[str]) -> Iterator[None]:
+    """Read from the cache alone, if the hub is needed and out of reach; its client tries six times per file.
 
     Args:
         paths: of all models and tables of a run.

@@ -1,4 +1,4 @@
-"""How many tokens does each model make of a picture?"""
+"""How many tokens does each model make of an image?"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ CROWDED = 0.75
 
 
 def check_images(case: Case) -> Iterator[Finding]:
-    """Encode some prompts with pictures for every model that is asked with them."""
+    """Encode some prompts with images for every model that reads them."""
     prompts = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
     if not prompts:
         return
     vision = [model for model in case.models if model.flag == "model.vision_policy"]
-    for model in vision or [case.student, *_teachers_asked(case, prompts)]:
+    for model in vision or [case.student, *_teachers_of(case, prompts)]:
         name = f"pictures {model.name}"
         if not reads_images(model.args, model.flag):
             yield red(
@@ -31,37 +31,37 @@ def check_images(case: Case) -> Iterator[Finding]:
                 "Choose an image-text model, or route these prompts elsewhere by their teacher column.",
             )
             continue
-        yield _measured(case, model, name, prompts)
+        yield _measure(case, model, name, prompts)
 
 
-def _teachers_asked(case: Case, prompts: list[Prompt]) -> list[Model]:
+def _teachers_of(case: Case, prompts: list[Prompt]) -> list[Model]:
     names = {case.teacher_of(prompt) for prompt in prompts}
     return [teacher for name, teacher in case.teachers.items() if name in names]
 
 
-def _measured(case: Case, model: Model, name: str, prompts: list[Prompt]) -> Finding:
-    ids = _picture_ids(model)
-    per_picture, whole = [], []
+def _measure(case: Case, model: Model, name: str, prompts: list[Prompt]) -> Finding:
+    ids = _image_token_ids(model)
+    per_image, lengths = [], []
     for prompt in prompts:
         tokens = encode(model.processor, prompt, model.args.chat_template_kwargs, model.args.max_pixels).tokens
         count = Counter(tokens)
-        per_picture.append(sum(count[i] for i in ids) / len(prompt.images))
-        whole.append(len(tokens))
-    mean = sum(per_picture) / len(per_picture)
-    told = (
-        f"{min(per_picture):.0f} / {mean:.0f} / {max(per_picture):.0f} tokens per picture (least, mean, most of "
-        f"{len(prompts)} prompts), prompts of up to {max(whole)}"
+        per_image.append(sum(count[i] for i in ids) / len(prompt.images))
+        lengths.append(len(tokens))
+    mean = sum(per_image) / len(per_image)
+    counts = (
+        f"{min(per_image):.0f} / {mean:.0f} / {max(per_image):.0f} tokens per picture (least, mean, most of "
+        f"{len(prompts)} prompts), prompts of up to {max(lengths)}"
     )
     limit: Any = getattr(case.data, "max_prompt_tokens", None)
-    if limit is not None and max(per_picture) > CROWDED * limit:
+    if limit is not None and max(per_image) > CROWDED * limit:
         return yellow(
             name,
-            f"{told}; --data.max_prompt_tokens is {limit}, and longer prompts are dropped.",
+            f"{counts}; --data.max_prompt_tokens is {limit}, and longer prompts are dropped.",
             f"Raise it, or shrink pictures by --{model.flag}.max_pixels.",
         )
-    return green(name, told + (f", of {limit} allowed." if limit is not None else "."))
+    return green(name, counts + (f", of {limit} allowed." if limit is not None else "."))
 
 
-def _picture_ids(model: Model) -> set[int]:
+def _image_token_ids(model: Model) -> set[int]:
     names = ("image_token_id", "image_token_index")
-    return {found for name in names if isinstance(found := getattr(model.config, name, None), int)}
+    return {token for name in names if isinstance(token := getattr(model.config, name, None), int)}

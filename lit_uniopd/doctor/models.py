@@ -1,4 +1,4 @@
-"""Can everything be had that the settings name: models, servers, detectors, judges?"""
+"""Can everything that the settings name be reached: models, servers, detectors, judges?"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,21 +16,21 @@ from lit_uniopd.utils.http import ServerError
 
 
 def check_models(case: Case) -> Iterator[Finding]:
-    """Read config and tokenizer of every model; those that cannot be had are left out of what follows."""
-    found = []
+    """Read config and tokenizer of every model; later checks leave out those that cannot be read."""
+    descriptions = []
     for model in case.named_models:
         try:
             assert model.processor is not None
-            found.append(_told(case, model))
+            descriptions.append(_describe(case, model))
         except UserError as error:
             case.missing.add(model.name)
             yield complaint("models", "red", str(error))
-    if found:
-        yield green("models", f"{'; '.join(found)}.")
+    if descriptions:
+        yield green("models", f"{'; '.join(descriptions)}.")
 
 
-def _told(case: Case, model: Model) -> str:
-    """Its class and size; without weights of its own here, its class alone."""
+def _describe(case: Case, model: Model) -> str:
+    """Its class and size; its class alone if its weights are on a server."""
     kind = (model.config.architectures or [type(model.config).__name__])[0]
     if model.name.removeprefix("teacher ") in ({} if case.pool is None else case.pool.remote):
         return f"{model.name}: the tokenizer of {kind}"
@@ -52,25 +52,29 @@ def check_servers(case: Case) -> Iterator[Finding]:
         return
     for name, teacher in ({} if case.pool is None else case.pool.remote).items():
         with complaints(f"server {name}") as problems:
-            told = _asked(case, name, teacher)
-            problems.append(green(f"server {name}", told))
+            problems.append(green(f"server {name}", _check_server(case, name, teacher)))
         if any(problem.status == "red" for problem in problems):
-            case.silent.add(name)
+            case.unreachable.add(name)
         yield from problems
-    asked: Any = getattr(case.module, "sampling", None)
-    if getattr(asked, "server", None) is not None:
+    server: Any = getattr(getattr(case.module, "sampling", None), "server", None)
+    if server is not None:
         with complaints("server") as problems:
-            engine_vllm.connect(asked.server)
-            problems.append(green("server", f"{', '.join(asked.server.urls)} serves {asked.server.model}."))
+            engine_vllm.connect(server)
+            problems.append(green("server", f"{', '.join(server.urls)} serves {server.model}."))
         yield from problems
 
 
-def _asked(case: Case, name: str, teacher: RemoteTeacher) -> str:
+def _check_server(case: Case, name: str, teacher: RemoteTeacher) -> str:
+    """What a teacher's servers offer.
+
+    Raises:
+        UserError: if one does not serve what is needed.
+    """
     count, protocol = len(teacher.servers.urls), teacher.http.protocol
-    where = f"{count} {protocol} server{'s' if count > 1 else ''}"
+    servers = f"{count} {protocol} server{'s' if count > 1 else ''}"
     if case.student.name not in case.missing and name in case.teachers:
         teacher.check(case.student.processor, case.student.args)
-        return f"{where}: {teacher.model} is served, scores answers and speaks the student's tokens."
+        return f"{servers}: {teacher.model} is served, scores answers and speaks the student's tokens."
     for url in teacher.servers.urls:  # without a tokenizer there is nothing to compare
         try:
             teacher.check_model(url)
@@ -78,32 +82,32 @@ def _asked(case: Case, name: str, teacher: RemoteTeacher) -> str:
             raise UserError(
                 f"--{teacher.flag}.http.urls {url} {error}; start a {protocol} server there, or mend the address."
             ) from error
-    return f"{where}: {teacher.model} is served; its tokens could not be compared."
+    return f"{servers}: {teacher.model} is served; its tokens could not be compared."
 
 
-def check_parts(case: Case) -> Iterator[Finding]:
-    """Detectors and judges: is there such a model, does the endpoint serve it?"""
-    for part in (*case.detectors, *case.scorers):
-        name = f"{type(part).__name__}"
-        title = "detectors" if part in case.detectors else "scorer"
-        if isinstance(part, Judge):
-            yield _judge(part)
-        elif path := getattr(part, "path", ""):
-            yield _config(title, name, path, bool(getattr(part, "trust_remote_code", False)))
+def check_judges_and_detectors(case: Case) -> Iterator[Finding]:
+    """Does the model exist, does the endpoint serve it?"""
+    for judge in (*case.detectors, *case.scorers):
+        name = type(judge).__name__
+        title = "detectors" if judge in case.detectors else "scorer"
+        if isinstance(judge, Judge):
+            yield _check_endpoint(judge)
+        elif path := getattr(judge, "path", ""):
+            yield _check_config(title, name, path, bool(getattr(judge, "trust_remote_code", False)))
         elif title == "detectors":
             with complaints(title) as problems:
-                part.prepare("cpu")
-                problems.append(green(title, f"{part.name} is ready."))
+                judge.prepare("cpu")
+                problems.append(green(title, f"{judge.name} is ready."))
             yield from problems
 
 
-def _judge(judge: Judge) -> Finding:
+def _check_endpoint(judge: Judge) -> Finding:
     try:
         served = [model["id"] for model in judge.server.get("/models", retries=0)["data"]]
     except (ServerError, KeyError, TypeError) as error:
         if not isinstance(error, ServerError) or error.status == 404:
-            found = f"Judge.url {judge.url} is there, but does not list its models."
-            return yellow("scorer", found, f"Make sure that it knows {judge.model}.")
+            problem = f"Judge.url {judge.url} is there, but does not list its models."
+            return yellow("scorer", problem, f"Make sure that it knows {judge.model}.")
         return red("scorer", f"Judge.url {judge.url} {error}.", "Start it, or mend url and its key.")
     if judge.model not in served:
         remedy = "Choose Judge.model among these."
@@ -111,7 +115,7 @@ def _judge(judge: Judge) -> Finding:
     return green("scorer", f"{judge.url} serves {judge.model}.")
 
 
-def _config(title: str, name: str, path: str, trust: bool) -> Finding:
+def _check_config(title: str, name: str, path: str, trust: bool) -> Finding:
     try:
         kind = type(AutoConfig.from_pretrained(path, trust_remote_code=trust)).__name__
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""The student as its own teacher: whatever is not zero then is an error, or rounding."""
+"""The student as its own teacher: its advantages, loss and gradient are zero, but for errors and rounding."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,6 @@ from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import LocalTeacher
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import PairBatch, Prompt, Rollouts
 
@@ -27,26 +26,18 @@ PROMPTS, ANSWERS, TOKENS = 2, 2, 32
 PAIRS = 4
 
 
-class Mirror(TeacherPool):
-    """The student under the name of every teacher."""
-
-    def __init__(self, names: list[str], student: Policy) -> None:
-        super().__init__(dict.fromkeys(names, replace(student.args, lora=None)))
-        self._teachers = {name: LocalTeacher(name, self.args[name], student) for name in names}
-
-
 @dataclass(frozen=True, slots=True)
-class Itself:
-    """What the student's answers are worth to the student, in nats."""
+class SelfDistillation:
+    """How far a step of self-distillation is from doing nothing, in nats."""
 
     advantage: float
-    """Mean over tokens of its absolute value."""
+    """Mean absolute value over tokens."""
     largest: float
     loss: float
     gradient: float
-    """Norm, as a share of that of the answers' mean log-prob: what an advantage of one nat would give."""
+    """Its norm, over that of the answers' mean log-prob, which an advantage of one nat would give."""
     drift: float
-    """Mean over tokens of what recomputed log-probs differ from those of the rollout."""
+    """Mean absolute difference, over tokens, of recomputed log-probs and those of the rollout."""
     drift_largest: float
     tokens: int
 
@@ -59,38 +50,37 @@ class Itself:
 
 def tolerance(policy: Policy, precision: str) -> float:
     """Nats per token that rounding explains: 1e-4 in float32, 0.05 in 16 and fewer bits."""
-    exact = next(policy.model.parameters()).dtype in (torch.float32, torch.float64)
-    return 1e-4 if exact and policy.args.quantization == "none" and "16" not in precision else 0.05
+    is_float32 = next(policy.model.parameters()).dtype in (torch.float32, torch.float64)
+    return 1e-4 if is_float32 and policy.args.quantization == "none" and "16" not in precision else 0.05
 
 
 def small_rollouts(case: Case, prompts: list[Prompt]) -> Rollouts:
     """A few short answers by the student, sampled like those of the run."""
     sampling: SamplingArgs = case.module.sampling
-    few = replace(sampling, n=ANSWERS, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
-    if few.server is not None:  # which would be given weights: a visit changes nothing
-        few = replace(few, engine="loop", server=None)
+    sampling = replace(sampling, n=ANSWERS, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+    if sampling.server is not None:  # it would be sent weights, and the doctor changes nothing
+        sampling = replace(sampling, engine="loop", server=None)
     with case.trainer.precision_plugin.forward_context():
-        return write_answers(case.policy, prompts, few, seed=case.module.seed)
+        return write_answers(case.policy, prompts, sampling, seed=case.module.seed)
 
 
-def few_prompts(case: Case) -> list[Prompt]:
-    """Some of every teacher's."""
-    return [p for name in case.teachers for p in prompts_of(case, name)]
+def prompts_of_all_teachers(case: Case) -> list[Prompt]:
+    return [prompt for name in case.teachers for prompt in prompts_of_teacher(case, name)]
 
 
-def prompts_of(case: Case, name: str) -> list[Prompt]:
+def prompts_of_teacher(case: Case, name: str) -> list[Prompt]:
     """The first prompts that one teacher scores."""
     return case.first_prompts(PROMPTS, lambda prompt: case.teacher_of(prompt) == name)
 
 
-def measure(case: Case) -> Itself:
-    """Let the student write, score itself by the road that teachers take, and learn from that."""
+def measure(case: Case) -> SelfDistillation:
+    """Let the student write, score itself as a teacher would, and learn from the scores."""
     module, policy = case.module, case.policy
-    rollouts = small_rollouts(case, few_prompts(case))
-    mirror = Mirror(list(case.teachers), policy)
+    rollouts = small_rollouts(case, prompts_of_all_teachers(case))
+    teachers = TeacherPool.of(dict.fromkeys(case.teachers, policy))
     common = {"temperature": module.temperature, "denominator": len(rollouts), "trained": WeightedMeans()}
     with case.trainer.precision_plugin.forward_context():
-        rollouts.teacher_logps_BT, rollouts.teacher_ok_B = mirror.score(
+        rollouts.teacher_logps_BT, rollouts.teacher_ok_B = teachers.score(
             rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens
         )
         rollouts.advantages_BT = rollout_advantages(rollouts, AdvantageArgs(), reference_logps_BT=None, seed=0)
@@ -110,7 +100,7 @@ def measure(case: Case) -> Itself:
     mask_BT = rollouts.mask_BT
     advantages = rollouts.advantages_BT[mask_BT].abs()
     drift = (logps_BT.detach() - rollouts.student_logps_BT)[mask_BT].abs()
-    return Itself(
+    return SelfDistillation(
         advantage=float(advantages.mean()),
         largest=float(advantages.max()),
         loss=float(loss.detach().abs()),
@@ -124,37 +114,37 @@ def measure(case: Case) -> Itself:
 def gradient_norm(policy: Policy, value: Tensor) -> float:
     """Norm of a scalar's gradient over the trained weights; the weights' own gradients are left alone."""
     trained = [p for p in policy.parameters() if p.requires_grad]
-    found = torch.autograd.grad(value, trained, allow_unused=True, retain_graph=False)
-    return math.sqrt(sum(float(g.float().pow(2).sum()) for g in found if g is not None))
+    gradients = torch.autograd.grad(value, trained, allow_unused=True, retain_graph=False)
+    return math.sqrt(sum(float(g.float().pow(2).sum()) for g in gradients if g is not None))
 
 
-def drops_out(policy: Policy) -> bool:
-    """Whether training is noisy where answering is not."""
+def has_dropout(policy: Policy) -> bool:
+    """Whether training has dropout, which answering has not."""
     layers = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules())
     options = unwrap(policy.model).config.get_text_config().to_dict()
     return layers or any("dropout" in name and isinstance(p, float) and p > 0 for name, p in options.items())
 
 
-def check_itself(case: Case) -> Iterator[Finding]:
-    """Advantage, loss and gradient of the student as its own teacher; its log-probs in rollout and update."""
-    if case.pool is None or not few_prompts(case):
+def check_self_distillation(case: Case) -> Iterator[Finding]:
+    """Advantage, loss and gradient with the student as its own teacher; its log-probs in rollout and update."""
+    if case.pool is None or not prompts_of_all_teachers(case):
         return
-    found, limit = measure(case), tolerance(case.policy, str(case.trainer.precision))
+    result, limit = measure(case), tolerance(case.policy, str(case.trainer.precision))
     kind = "in 32 bits" if limit < 0.01 else "in 16 or fewer bits"
-    told = f"{str(found)[:1].upper()}{str(found)[1:]} ({found.tokens} tokens)."
+    numbers = f"{str(result)[:1].upper()}{str(result)[1:]} ({result.tokens} tokens)."
     # A token's ratio multiplies its advantage, and gradients of tokens do not cancel, so these may be larger.
-    if not (found.advantage <= limit and found.loss <= limit and found.gradient <= 10 * limit):
+    if not (result.advantage <= limit and result.loss <= limit and result.gradient <= 10 * limit):
         yield red(
             "self-test",
-            f"As its own teacher the student should learn nothing, {kind} to {limit:g}: {told}",
+            f"As its own teacher the student should learn nothing, {kind} to {limit:g}: {numbers}",
             "Set --model.student.attn_implementation sdpa and share_prompts false, and see which of them mends it; "
             "then report it.",
         )
     else:
-        yield green("self-test", f"As its own teacher the student learns nothing. {told}")
-    drift = f"Log-probs of rollout and update differ by {found.drift:.1e} a token, {found.drift_largest:.1e} at most."
-    if found.drift > limit:
-        noisy = drops_out(case.policy)
+        yield green("self-test", f"As its own teacher the student learns nothing. {numbers}")
+    drift = f"Log-probs of rollout and update differ by {result.drift:.1e} a token, {result.drift_largest:.1e} at most."
+    if result.drift > limit:
+        noisy = has_dropout(case.policy)
         remedy = "Set the dropout of model and adapters to 0" if noisy else "Try another attention kernel"
         yield yellow("drift", drift, f"{remedy}, since what is learned from is this far from what was sampled.")
     else:
@@ -171,23 +161,23 @@ def check_reference(case: Case) -> Iterator[Finding]:
     try:
         policy.keep_reference()
         with case.trainer.precision_plugin.forward_context():
-            found, logps = module.compare(PairBatch(case.train_pairs[:PAIRS]))
+            loss, logps = module.compare(PairBatch(case.train_pairs[:PAIRS]))
     finally:
         module.policy = before
-    apart = ((logps.policy_P2.detach() - logps.reference_P2).abs() / logps.lengths_P2).max()
+    gap = ((logps.policy_P2.detach() - logps.reference_P2).abs() / logps.lengths_P2).max()
     limit = tolerance(policy, str(case.trainer.precision))
-    told = (
-        f"log-ratios of {len(logps.policy_P2)} pairs are {float(apart):.1e} nats a token at most, loss "
-        f"{float(found.loss.detach()):.6f}"
+    numbers = (
+        f"log-ratios of {len(logps.policy_P2)} pairs are {float(gap):.1e} nats a token at most, loss "
+        f"{float(loss.loss.detach()):.6f}"
     )
     if module.loss.kind == "dpo" and not module.loss.chosen_nll and not module.loss.label_smoothing:
-        told += f" (ln 2 is {math.log(2):.6f})"
-    if not apart <= limit:
+        numbers += f" (ln 2 is {math.log(2):.6f})"
+    if not gap <= limit:
         yield red(
             "self-test",
-            f"Before the first step the policy is its own reference, but {told}.",
+            f"Before the first step the policy is its own reference, but {numbers}.",
             f"Set --{module.policy_flag}.lora.dropout and the model's own dropout to 0, or try "
             f"--{module.policy_flag}.attn_implementation sdpa.",
         )
     else:
-        yield green("self-test", f"Before the first step the policy is its own reference: {told}.")
+        yield green("self-test", f"Before the first step the policy is its own reference: {numbers}.")

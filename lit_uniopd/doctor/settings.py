@@ -1,4 +1,4 @@
-"""Do the settings keep what the objective assumes?"""
+"""Do the settings fit the objective?"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from lit_uniopd.doctor.findings import Finding, green, red, yellow
 
 
 def check_setup(case: Case) -> Iterator[Finding]:
-    """What the module itself says when a run begins: everything that it would warn of or refuse."""
+    """What the module itself warns of or refuses when a run begins."""
     with complaints("settings") as problems:
         case.module.setup(case.stage)
     yield from problems
@@ -17,12 +17,12 @@ def check_setup(case: Case) -> Iterator[Finding]:
 
 
 def check_sampling(case: Case) -> Iterator[Finding]:
-    """How answers are drawn, against what the loss takes for granted."""
+    """How answers are sampled, against what the loss assumes."""
     if not case.on_policy:
         return
     module, sampling = case.module, case.module.sampling
     problems = [*_greedy(case), *_groups(case), *_positions(case)]
-    answers = getattr(case.data, "batch_size", 1) * sampling.n
+    answers = case.trainer_data.batch_size * sampling.n
     if module.updates_per_rollout > answers:
         problems.append(
             red(
@@ -60,10 +60,10 @@ def _greedy(case: Case) -> Iterator[Finding]:
 
 
 def _groups(case: Case) -> Iterator[Finding]:
-    """What compares right and wrong answers to one prompt needs more than one."""
+    """Whatever compares right and wrong answers to a prompt needs more than one."""
     if case.module.sampling.n > 1:
         return
-    grouped = [type(plug).__name__ for plug in calibrations(case) if plug.scope == "group"]
+    grouped = [type(callback).__name__ for callback in calibrations(case) if callback.scope == "group"]
     balance: Any = getattr(case.data, "online_balance", None)
     grouped += ["--data.online_balance"] if getattr(balance, "scope", None) == "group" else []
     grouped += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
@@ -76,9 +76,10 @@ def _groups(case: Case) -> Iterator[Finding]:
 
 
 def calibrations(case: Case) -> list[Any]:
-    """Callbacks that calibrate margins, told by what they have: this package does not know them."""
-    plugs: list[Any] = case.trainer.callbacks  # type: ignore[attr-defined]
-    return [p for p in plugs if hasattr(p, "on_rollouts_scored") and hasattr(p, "scope") and hasattr(p, "delta")]
+    """Callbacks that calibrate margins, recognised by their attributes: the core does not import callbacks."""
+    callbacks: list[Any] = case.trainer.callbacks  # type: ignore[attr-defined]
+    attributes = ("on_rollouts_scored", "scope", "delta")
+    return [callback for callback in callbacks if all(hasattr(callback, name) for name in attributes)]
 
 
 def _positions(case: Case) -> Iterator[Finding]:
@@ -89,12 +90,12 @@ def _positions(case: Case) -> Iterator[Finding]:
     longest, new = case.module.longest_prompt(case.train_prompts), case.module.sampling.max_new_tokens
     if longest + new <= positions:
         return
-    found = f"Prompts of {longest} tokens with answers of {new} exceed the student's {positions} positions"
+    problem = f"Prompts of {longest} tokens with answers of {new} exceed the student's {positions} positions"
     remedy = (
         f"Lower --model.sampling.max_new_tokens to {max(1, positions - longest)}, or drop long prompts by "
         "--data.max_prompt_tokens."
     )
     if getattr(config, "rope_parameters", None):
-        yield yellow("sampling", f"{found}; rotary positions reach further, but it was not trained there.", remedy)
+        yield yellow("sampling", f"{problem}; rotary positions reach further, but it was not trained there.", remedy)
     else:
-        yield red("sampling", f"{found}, and its table of positions ends there.", remedy)
+        yield red("sampling", f"{problem}, and its table of positions ends there.", remedy)

@@ -13,15 +13,15 @@ def check_routes(case: Case) -> Iterator[Finding]:
     if case.pool is None or not case.train_prompts:
         return
     counts: Counter[str] = Counter()
-    lost: list[str] = []
+    errors: list[str] = []
     for prompt in case.train_prompts:
         try:
             counts[case.pool.route(prompt)] += 1
         except UserError as error:
-            lost.append(str(error))
-    if lost:
-        first = complaint("teachers", "red", lost[0])
-        yield red("teachers", f"{len(lost):,} prompts have no teacher. {first.found}", first.remedy)
+            errors.append(str(error))
+    if errors:
+        first = complaint("teachers", "red", errors[0])
+        yield red("teachers", f"{len(errors):,} prompts have no teacher. {first.message}", first.remedy)
     if counts:
         yield green("teachers", ", ".join(f"{name}: {count:,} prompts" for name, count in sorted(counts.items())) + ".")
     for name in case.pool:

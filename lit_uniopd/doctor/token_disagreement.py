@@ -7,7 +7,7 @@ import torch
 
 from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
-from lit_uniopd.doctor.self_distillation import prompts_of, small_rollouts
+from lit_uniopd.doctor.self_distillation import prompts_of_teacher, small_rollouts
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Rollouts
 
@@ -18,11 +18,11 @@ ALIKE = 1e-6
 
 
 def check_disagreement(case: Case) -> Iterator[Finding]:
-    """Score a few answers by each real teacher; one teacher is held at a time."""
+    """Score a few answers by each real teacher, with one in memory at a time."""
     for name in case.teachers:
-        if name in case.silent:
+        if name in case.unreachable:
             continue
-        if prompts := prompts_of(case, name):
+        if prompts := prompts_of_teacher(case, name):
             yield _disagreement(case, name, small_rollouts(case, prompts))
 
 
@@ -40,14 +40,14 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
         return red(title, f"It scored none of {len(rollouts)} answers ({failures}).", "Mend or replace this teacher.")
     gaps = (teacher_BT - rollouts.student_logps_BT)[mask_BT]
     sizes = gaps.abs()
-    middle, most = torch.quantile(sizes.float(), torch.tensor([0.5, 0.9], device=sizes.device)).tolist()
+    median, p90 = torch.quantile(sizes.float(), torch.tensor([0.5, 0.9], device=sizes.device)).tolist()
     limit = module.loss.gap_threshold if module.loss.kind == "sampled" else None
     beyond = 0.0 if limit is None else float((sizes >= limit).float().mean())
-    told = (
-        f"|log p_T - log p_S| is {float(sizes.mean()):.3g} nats a token (median {middle:.2g}, 90 % {most:.2g}, most "
-        f"{float(sizes.max()):.3g}; {len(sizes)} tokens)"
+    numbers = (
+        f"|log p_T - log p_S| is {float(sizes.mean()):.3g} nats a token (median {median:.2g}, 90 % {p90:.2g}, "
+        f"most {float(sizes.max()):.3g}; {len(sizes)} tokens)"
     )
-    told += "" if limit is None else f", {beyond:.1%} at {limit:g} nats or more"
+    numbers += "" if limit is None else f", {beyond:.1%} at {limit:g} nats or more"
     details = _worst(case, name, rollouts, teacher_BT, mask_BT)
     share = 1 - float(ok_B.float().mean())
     if share > module.max_teacher_failures:
@@ -59,36 +59,36 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
         )
     if failures:
         remedy = "These answers train nothing; see the lines on tokens and templates above."
-        return yellow(title, f"{told}; not scored: {failures}.", remedy, details)
+        return yellow(title, f"{numbers}; not scored: {failures}.", remedy, details)
     if beyond > MASKED:
         return yellow(
             title,
-            f"{told}, which the loss masks.",
+            f"{numbers}, which the loss masks.",
             "Look at the two templates first, then at the tokens below; --model.loss.gap_threshold sets the limit.",
             details,
         )
     if float(sizes.mean()) < ALIKE:
         remedy = f"Check that --model.teachers.{name}.path is not the student's own."
-        return yellow(title, f"{told}: there is nothing to learn from it.", remedy)
-    return green(title, f"{told}.", details)
+        return yellow(title, f"{numbers}: there is nothing to learn from it.", remedy)
+    return green(title, f"{numbers}.", details)
 
 
 def _worst(case: Case, name: str, rollouts: Rollouts, teacher_BT: torch.Tensor, mask_BT: torch.Tensor) -> str:
-    """The tokens on which the two are furthest apart, with what stands before them."""
+    """The tokens on which student and teacher differ most, with the text before them."""
     sizes_BT = (teacher_BT - rollouts.student_logps_BT).abs().masked_fill(~mask_BT, -1)
     tokenizer = case.policy.tokenizer
     lines = [f"most disagreed tokens of teacher {name}:  student  teacher"]
-    shown: set[tuple[str, int]] = set()
+    listed: set[tuple[str, int]] = set()
     for flat in sizes_BT.flatten().argsort(descending=True)[: int(mask_BT.sum())].tolist():
         row, column = divmod(flat, sizes_BT.shape[1])
         ids = rollouts.tokens_BT[row].tolist()
         before = str(tokenizer.decode(ids[max(0, column - 6) : column]))[-24:]
-        if (before, ids[column]) in shown:  # in another answer
+        if (before, ids[column]) in listed:  # in another answer
             continue
-        shown.add((before, ids[column]))
+        listed.add((before, ids[column]))
         token = tokenizer.convert_ids_to_tokens(ids[column])
-        ours, theirs = float(rollouts.student_logps_BT[row, column]), float(teacher_BT[row, column])
-        lines.append(f"  {before!r:>28} then {str(token)[:20]!r:<22} {ours:8.2f} {theirs:8.2f}")
-        if len(shown) == WORST:
+        student_logp, teacher_logp = float(rollouts.student_logps_BT[row, column]), float(teacher_BT[row, column])
+        lines.append(f"  {before!r:>28} then {str(token)[:20]!r:<22} {student_logp:8.2f} {teacher_logp:8.2f}")
+        if len(listed) == WORST:
             break
     return "\n".join(lines)

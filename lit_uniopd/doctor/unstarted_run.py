@@ -19,10 +19,10 @@ class UnstartedRun(UniOPDCLI):
     """Module, datamodule and trainer of ``fit``, without fitting.
 
     Attributes:
-        misfit: what is wrong with the trainer on this machine; then it is one for the CPU.
+        trainer_problem: what is wrong with the trainer on this machine; then it is one for the CPU.
     """
 
-    misfit: Finding | None = None
+    trainer_problem: Finding | None = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
@@ -31,11 +31,11 @@ class UnstartedRun(UniOPDCLI):
             mistake = user_error_in(error)
             if mistake is None:
                 raise
-            self.misfit = complaint("device", "red", f"{mistake}")
+            self.trainer_problem = complaint("device", "red", f"{mistake}")
             return super().instantiate_trainer(**{**kwargs, **CPU})
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if self.misfit is None:
+        if self.trainer_problem is None:
             self._check_run()
 
 
@@ -62,6 +62,6 @@ def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> li
             unstarted.trainer,
             quick=quick,
             stage=stage,
-            misfit=unstarted.misfit,
+            trainer_problem=unstarted.trainer_problem,
             on_check=status.update,
         )

@@ -16,7 +16,7 @@ from lit_uniopd.utils.paths import resolve_path
 def build_meta_model(args: PolicyArgs, *, trainable: bool, flag: str, cast_to: torch.dtype | None = None) -> nn.Module:
     """The model that ``Policy.load`` would give, on the meta device.
 
-    Takes a fraction of a second and reads no weights. Outlines are kept, so do not change them.
+    Takes a fraction of a second and reads no weights. The models are cached, so do not change them.
 
     Args:
         args: what would be loaded.
@@ -27,11 +27,11 @@ def build_meta_model(args: PolicyArgs, *, trainable: bool, flag: str, cast_to: t
     Raises:
         UserError: as ``Policy.load`` would, if there is no config or the options contradict each other.
     """
-    return _outline(_Key(args), trainable, flag, cast_to)
+    return _cached_meta_model(_Key(args), trainable, flag, cast_to)
 
 
 class _Key:
-    """Arguments that are equal make one build_meta_model; dataclasses with dictionaries have no hash."""
+    """Equal arguments share one meta model; dataclasses with dictionaries have no hash."""
 
     def __init__(self, args: PolicyArgs) -> None:
         self.args, self.text = args, repr(args)
@@ -44,12 +44,12 @@ class _Key:
 
 
 @lru_cache(maxsize=16)
-def _outline(key: _Key, trainable: bool, flag: str, cast_to: torch.dtype | None) -> nn.Module:
+def _cached_meta_model(key: _Key, trainable: bool, flag: str, cast_to: torch.dtype | None) -> nn.Module:
     args = key.args
     if args.path:
-        resolve_path(args.path)  # what the playground has to build first is built of real tensors
+        resolve_path(args.path)  # what the playground has to build first needs real tensors
     with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say, loading says again
+        warnings.simplefilter("ignore")  # loading will warn again
         model: Any = outline_model(args, trainable=trainable, flag=flag)
         if args.lora is not None:
             model = with_adapters(model, args.lora, flag)

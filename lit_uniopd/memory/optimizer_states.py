@@ -1,4 +1,4 @@
-"""What an optimizer keeps for each trained parameter: found by asking the optimizer itself."""
+"""What an optimizer keeps for each trained parameter, asked of the optimizer itself."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,14 +37,14 @@ def optimizer_bytes(make: Callable[[Any], torch.optim.Optimizer], parameters: Se
         optimizer = make([shadow for pair in shadows.values() for shadow in pair])
     except RuntimeError:
         return _scaled(make, parameters), False
-    if not _begun(optimizer):
+    if not _has_made_states(optimizer):
         return _scaled(make, parameters), False
     users = Counter(id(tensor) for state in optimizer.state.values() for tensor in _tensors(state))
-    everything = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
-    size = sum(tensor.nbytes for key, tensor in everything.items() if users[key] > 1)
+    states = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
+    size = sum(tensor.nbytes for key, tensor in states.items() if users[key] > 1)
     for kind, (first, *_) in shadows.items():
-        own = sum(tensor.nbytes for tensor in _tensors(optimizer.state[first]) if users[id(tensor)] == 1)
-        size += kinds[kind] * own
+        unshared = sum(tensor.nbytes for tensor in _tensors(optimizer.state[first]) if users[id(tensor)] == 1)
+        size += kinds[kind] * unshared
     return size, True
 
 
@@ -55,22 +55,22 @@ def paged(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of the tensors in an optimizer's state; tables that parameters share count once."""
-    held = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
-    return sum(_local(tensor).nbytes for tensor in held.values())
+    tensors = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
+    return sum(_local(tensor).nbytes for tensor in tensors.values())
 
 
 def _tensors(state: Mapping[str, Any]) -> list[Tensor]:
     return [value for value in state.values() if isinstance(value, Tensor)]
 
 
-def _begun(optimizer: torch.optim.Optimizer) -> bool:
+def _has_made_states(optimizer: torch.optim.Optimizer) -> bool:
     """Let an optimizer make the states of all its parameters; False if it would not."""
-    begin = getattr(optimizer, "init_state", None)  # bitsandbytes' kernels know no meta device, its states do
-    if begin is not None:
+    init_state = getattr(optimizer, "init_state", None)  # bitsandbytes' kernels know no meta device, its states do
+    if init_state is not None:
         optimizer.is_paged = False  # type: ignore[attr-defined]  # else memory of a GPU would be asked for
         for i, group in enumerate(optimizer.param_groups):
             for j, parameter in enumerate(group["params"]):
-                begin(group, parameter, i, j)
+                init_state(group, parameter, i, j)
         return True
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:

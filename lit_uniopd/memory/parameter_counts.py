@@ -26,11 +26,11 @@ class ModelSize:
     quantised: int
     """Parameters held in 8 or 4 bits, as many as they stand for."""
     trainable_bytes: int
-    """Of this device, as are all bytes here."""
+    """On this device, like all bytes here."""
     frozen_bytes: int
     """Scales of quantised weights included."""
     quantised_bytes: int
-    """Of those, what is held in 8 or 4 bits."""
+    """Of those, bytes held in 8 or 4 bits."""
     buffer_bytes: int
     """Tables of rotary positions, say."""
     types: Counter[str] = field(default_factory=Counter)
@@ -81,11 +81,11 @@ def model_size(model: nn.Module, *, shards: int = 1) -> ModelSize:
 
 def unique_parameters(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """Every parameter once, with the module that owns it."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
+            if id(parameter) not in visited:
+                visited.add(id(parameter))
                 yield module, parameter
 
 
@@ -141,5 +141,5 @@ def share(parameter: Any, size: int, shards: int) -> int:
 def _state_bytes(state: Any) -> int:
     inner = state.state2
     tensors: Iterable[Tensor | None] = (state.absmax, state.code, state.offset)
-    found = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
-    return found + (0 if inner is None else _state_bytes(inner))
+    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    return size + (0 if inner is None else _state_bytes(inner))

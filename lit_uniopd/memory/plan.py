@@ -113,26 +113,26 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One thing that takes memory."""
+class Allocation:
+    """One entry of the plan: a part of the memory that a run takes."""
 
     name: str
     bytes: int
     phase: Phase
-    """While it is held; what is not held always is not held at the same time as other phases. host: elsewhere."""
+    """While it is held. No two phases but `always` are at the same time; `host` is not on the device."""
     exact: bool
-    """It will be there, to the byte. Else it is an estimate."""
+    """To the byte; else it is an estimate."""
     least: int = 0
-    """What it takes with a single row or token: the run cannot do with less."""
+    """Bytes with a single row or token, which no run can do without."""
     turn: str = ""
-    """Whose it is, of those that take turns in a phase: only one's parts are held at a time."""
+    """The model it belongs to, if models take turns in a phase: only one's allocations are held at a time."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes on one device."""
 
-    parts: tuple[Part, ...]
+    allocations: tuple[Allocation, ...]
 
     @property
     def total(self) -> int:
@@ -147,22 +147,24 @@ class MemoryPlan:
     @property
     def least(self) -> int:
         """Bytes that no setting of rows and tokens avoids; the run cannot start with less."""
-        least = {phase: sum(part.least for part in self.parts if part.phase == phase) for phase in PHASES}
-        return sum(part.bytes for part in self.parts if part.phase == "always" and part.exact) + max(least.values())
+        least = {phase: sum(a.least for a in self.allocations if a.phase == phase) for phase in PHASES}
+        return sum(each.bytes for each in self.allocations if each.phase == "always" and each.exact) + max(
+            least.values()
+        )
 
     def held(self, phase: Phase) -> int:
-        """Bytes of the parts of a phase, of those that take turns the most that one has."""
+        """Bytes allocated in a phase; of those that take turns, only the largest turn counts."""
         turns: Counter[str] = Counter()
-        for part in self.parts:
-            turns[part.turn] += part.bytes if part.phase == phase else 0
+        for a in self.allocations:
+            turns[a.turn] += a.bytes if a.phase == phase else 0
         return turns.pop("", 0) + max(turns.values(), default=0)
 
     def table(self) -> str:
         """A Markdown table, padded so that it reads well in a terminal."""
         rows = [
-            (p.name, readable(p.bytes), f"{p.phase}{', in turn' if p.turn else ''}", "exact" if p.exact else "estimate")
-            for p in self.parts
-            if p.bytes
+            (a.name, readable(a.bytes), f"{a.phase}{', in turn' if a.turn else ''}", "exact" if a.exact else "estimate")
+            for a in self.allocations
+            if a.bytes
         ]
         rows.append((f"total at the peak ({self.peak})", readable(self.total), "", ""))
         return padded(("on each device", "memory", "held", ""), rows)
@@ -199,23 +201,23 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     dims, types = dimensions(policy), numerics(policy, autocast=autocast)
     if setup.gathered_bytes is not None:
         types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
-    parts = _resident(setup, policy)
+    allocations = _resident(setup, policy)
     for name, teacher in setup.teachers.items():
-        parts += _teacher_parts(setup, name, teacher, autocast)
+        allocations += _teacher_parts(setup, name, teacher, autocast)
     if setup.reference_copy:
-        parts += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
-        parts.append(_scoring("reference", dims, replace(types, trained=False), setup))
-    parts += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
+        allocations += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
+        allocations.append(_scoring("reference", dims, replace(types, trained=False), setup))
+    allocations += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
     if setup.shards > 1:
-        parts += _gathered_parts(setup, policy, dims, types)
-    return MemoryPlan(tuple(parts))
+        allocations += _gathered_parts(setup, policy, dims, types)
+    return MemoryPlan(tuple(allocations))
 
 
 def _cast(precision: str) -> torch.dtype | None:
     return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision)
 
 
-def _resident(setup: Setup, policy: nn.Module) -> list[Part]:
+def _resident(setup: Setup, policy: nn.Module) -> list[Allocation]:
     """Weights, gradients and optimizer states: held from the first step to the last."""
     size = model_size(policy, shards=setup.shards)
     trained = [parameter for _, parameter in unique_parameters(policy) if parameter.requires_grad]
@@ -223,25 +225,30 @@ def _resident(setup: Setup, policy: nn.Module) -> list[Part]:
     spread = size.trainable_bytes / max(1, sum(p.numel() * p.element_size() for p in trained))
     movable = setup.cuda and paged(setup.optimizer)
     held: Phase = "host" if setup.offloaded else "always"
-    parts = [
+    allocations = [
         *_weights("policy: weights", size, setup),
-        Part("gradients", size.trainable_bytes, held, exact=True),
-        Part(f"optimizer states{' (paged)' if movable else ''}", int(states * spread), held, exact and not movable),
+        Allocation("gradients", size.trainable_bytes, held, exact=True),
+        Allocation(
+            f"optimizer states{' (paged)' if movable else ''}", int(states * spread), held, exact and not movable
+        ),
     ]
     if setup.buckets:
-        parts.append(Part("gradients: buckets of DDP", size.trainable_bytes, "always", exact=False))
-    return parts
+        allocations.append(Allocation("gradients: buckets of DDP", size.trainable_bytes, "always", exact=False))
+    return allocations
 
 
-def _weights(name: str, size: ModelSize, setup: Setup) -> list[Part]:
+def _weights(name: str, size: ModelSize, setup: Setup) -> list[Allocation]:
     """A model's weights; where shards are offloaded, what is not sharded stays."""
     if not setup.offloaded:
-        return [Part(name, size.bytes, "always", exact=True)]
+        return [Allocation(name, size.bytes, "always", exact=True)]
     stays = size.quantised_bytes + size.buffer_bytes
-    return [Part(name, stays, "always", exact=True), Part(f"{name}, shards", size.bytes - stays, "host", exact=True)]
+    return [
+        Allocation(name, stays, "always", exact=True),
+        Allocation(f"{name}, shards", size.bytes - stays, "host", exact=True),
+    ]
 
 
-def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) -> list[Part]:
+def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) -> list[Allocation]:
     """A teacher's weights, where its placement leaves them on the device, and its forward pass; teachers take turns."""
     placement = getattr(args, "placement", "resident")
     if placement == "http":
@@ -251,22 +258,24 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
     model, label = build_meta_model(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"
     scoring = _scoring(label, dimensions(model), numerics(model, autocast=autocast), setup)
     if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
-        return [Part(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
-    parts = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
+        return [Allocation(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
+    allocations = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
     if setup.shards > 1:
-        cut = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
-        whole = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in cut)
-        parts.append(Part(f"{label}: weights gathered to score", whole, "score", exact=False, turn=label))
-    return [*parts, scoring]
+        sharded = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
+        gathered = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in sharded)
+        allocations.append(
+            Allocation(f"{label}: weights gathered to score", gathered, "score", exact=False, turn=label)
+        )
+    return [*allocations, scoring]
 
 
-def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> Part:
+def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> Allocation:
     tokens = setup.workload.score_tokens
     size = working_bytes(dims, types, tokens) + head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=False)
-    return Part(f"{label}: scoring", size if tokens else 0, "score", exact=False, turn=label)
+    return Allocation(f"{label}: scoring", size if tokens else 0, "score", exact=False, turn=label)
 
 
-def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Part]:
+def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Allocation]:
     load = setup.workload
     if not load.rows:
         return []
@@ -275,12 +284,12 @@ def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Part
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
     return [
-        Part(f"KV cache of {load.rows} rows", cache, "rollout", exact=False, least=least),
-        Part("logits and prefill", logits_bytes(dims, types, load.rows) + prefill, "rollout", exact=False),
+        Allocation(f"KV cache of {load.rows} rows", cache, "rollout", exact=False, least=least),
+        Allocation("logits and prefill", logits_bytes(dims, types, load.rows) + prefill, "rollout", exact=False),
     ]
 
 
-def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
+def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Allocation]:
     tokens, row = setup.workload.train_tokens, setup.workload.longest_row
     checkpointing = setup.policy.gradient_checkpointing
 
@@ -288,19 +297,20 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
         saved = saved_bytes(dims, types, tokens=tokens, checkpointing=checkpointing, row_length=row)
         return saved + working_bytes(dims, types, tokens)
 
-    kept = activations(tokens, row)
     name = f"activations of {tokens} tokens{', checkpointed' if checkpointing else ''}"
-    parts = [
-        Part(name, kept, "update", exact=False, least=activations(2, 2)),
-        Part("log-prob head", head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=True), "update", False),
+    allocations = [
+        Allocation(name, activations(tokens, row), "update", exact=False, least=activations(2, 2)),
+        Allocation(
+            "log-prob head", head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=True), "update", False
+        ),
     ]
     if types.autocast:
         copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
-        parts.append(Part("16-bit copies of float32 weights", copies, "update", exact=False))
+        allocations.append(Allocation("16-bit copies of float32 weights", copies, "update", exact=False))
     if setup.cuda and not setup.offloaded and _takes_roots(setup.optimizer):
         trained = model_size(policy, shards=setup.shards).trainable_bytes
-        parts.append(Part("optimizer step: square roots", trained, "step", exact=False))
-    return parts
+        allocations.append(Allocation("optimizer step: square roots", trained, "step", exact=False))
+    return allocations
 
 
 def _takes_roots(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
@@ -310,21 +320,23 @@ def _takes_roots(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
     return isinstance(optimizer, torch.optim.Adam) and not options.get("fused") and options.get("foreach") is not False
 
 
-def _gathered_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Part]:
+def _gathered_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Allocation]:
     """FSDP: whole weights for the rollout; in the update what is outside the layers, and two layers at a time."""
-    cut = [p for _, p in unique_parameters(unwrap(policy)) if not quantised_bits(p)]
-    whole = sum(p.numel() for p in cut) * types.matmul
-    inside = sum(
+    sharded = [p for _, p in unique_parameters(unwrap(policy)) if not quantised_bits(p)]
+    gathered = sum(p.numel() for p in sharded) * types.matmul
+    in_layers = sum(
         p.numel() * types.matmul
         for name, p in body_of(policy).named_parameters()
         if ".layers." in f".{name}" and not quantised_bits(p)
     )
-    layer = inside // max(1, dims.layers)
-    parts = [
-        Part("weights gathered for the rollout", whole, "rollout", exact=False),
-        Part("weights and gradients gathered layer by layer", whole - inside + 3 * layer, "update", exact=False),
+    layer = in_layers // max(1, dims.layers)
+    allocations = [
+        Allocation("weights gathered for the rollout", gathered, "rollout", exact=False),
+        Allocation(
+            "weights and gradients gathered layer by layer", gathered - in_layers + 3 * layer, "update", exact=False
+        ),
     ]
     if setup.whole_gradients:
-        trained = 4 * sum(p.numel() for p in cut if p.requires_grad)
-        parts.append(Part("gradients kept whole between micro-batches", trained, "update", exact=False))
-    return parts
+        trained = 4 * sum(p.numel() for p in sharded if p.requires_grad)
+        allocations.append(Allocation("gradients kept whole between micro-batches", trained, "update", exact=False))
+    return allocations

@@ -1,4 +1,4 @@
-"""Showing the plan and the models of a run, and what its devices have."""
+"""Show the plan and the models of a run, and what its devices have."""
 
 import logging
 from collections.abc import Mapping

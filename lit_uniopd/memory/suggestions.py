@@ -1,4 +1,4 @@
-"""What would make a run fit: the settings to change, those first that save most here."""
+"""What would make a run fit: the settings to change, those first that save most."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory.plan import MemoryPlan, Setup, plan_memory, readable
-from lit_uniopd.policy.args import LoraArgs
+from lit_uniopd.policy.args import LoraArgs, PolicyArgs
 
 
 @dataclass(frozen=True)
@@ -17,28 +17,29 @@ class Suggestion:
     saves: int
 
 
-def suggest_savings(setup: Setup, capacity: int, wanted: Callable[[MemoryPlan], int]) -> tuple[list[Suggestion], int]:
+def suggest_savings(
+    setup: Setup, capacity: int, bytes_to_save: Callable[[MemoryPlan], int]
+) -> tuple[list[Suggestion], int]:
     """Changes to make one after the other until the run fits, each time the one that saves most.
 
     Args:
         setup: of the run as it is.
         capacity: bytes that are free on a device.
-        wanted: of a plan, the bytes that are to become fewer: all at the peak, or those that must be there.
+        bytes_to_save: of a plan, the bytes that must become fewer: all at the peak, or those that no setting avoids.
 
     Returns:
-        The changes, and the bytes that are left when all are made. Changes that save less than a hundredth are not
-        among them.
+        The changes, and the bytes that remain when all are made. Changes that save less than a hundredth are left out.
     """
-    path: list[Suggestion] = []
-    size = wanted(plan_memory(setup))
+    suggestions: list[Suggestion] = []
+    size = bytes_to_save(plan_memory(setup))
     while size > capacity:
-        tried = [(wanted(plan_memory(changed)), flags, changed) for flags, changed in _changes(setup, capacity)]
-        best = min(tried, key=lambda change: change[0], default=(size, "", setup))
-        if best[0] > 0.99 * size:
+        sizes = [(bytes_to_save(plan_memory(changed)), flags, changed) for flags, changed in _changes(setup, capacity)]
+        best_size, flags, changed = min(sizes, key=lambda change: change[0], default=(size, "", setup))
+        if best_size > 0.99 * size:
             break
-        path.append(Suggestion(best[1], size - best[0]))
-        size, _, setup = best
-    return path, size
+        suggestions.append(Suggestion(flags, size - best_size))
+        size, setup = best_size, changed
+    return suggestions, size
 
 
 def check_fits(setup: Setup, plan: MemoryPlan, capacity: int, device: str) -> str | None:
@@ -54,33 +55,35 @@ def check_fits(setup: Setup, plan: MemoryPlan, capacity: int, device: str) -> st
         None if it fits; a warning if the estimates say that it may not.
 
     Raises:
-        UserError: naming levers, if what is known exactly is more than the device has.
+        UserError: naming settings that save memory, if what is known exactly is more than the device has.
     """
     if plan.total <= capacity:
         return None
     if plan.least > capacity:
-        exact = sorted((p for p in plan.parts if p.phase == "always" and p.exact), key=lambda part: -part.bytes)
-        held = ", ".join(f"{part.name} {readable(part.bytes)}" for part in exact[:4])
+        exact = sorted((a for a in plan.allocations if a.phase == "always" and a.exact), key=lambda a: -a.bytes)
+        largest = ", ".join(f"{allocation.name} {readable(allocation.bytes)}" for allocation in exact[:4])
         raise UserError(
-            f"This run cannot fit: it holds at least {readable(plan.least)} on each device ({held}), and {device} has "
-            f"{readable(capacity)} free; {_told(*suggest_savings(setup, capacity, lambda plan: plan.least))}."
+            f"This run cannot fit: it holds at least {readable(plan.least)} on each device ({largest}), and {device} "
+            f"has {readable(capacity)} free; {_remedy(*suggest_savings(setup, capacity, lambda plan: plan.least))}."
         )
     return (
         f"This run may not fit: about {readable(plan.total)} at its peak ({plan.peak}), and {device} has "
-        f"{readable(capacity)} free; {_told(*suggest_savings(setup, capacity, lambda plan: plan.total))}."
+        f"{readable(capacity)} free; {_remedy(*suggest_savings(setup, capacity, lambda plan: plan.total))}."
     )
 
 
-def _told(path: list[Suggestion], left: int) -> str:
-    if not path:
+def _remedy(suggestions: list[Suggestion], remaining: int) -> str:
+    if not suggestions:
         return "take a smaller model or a larger device"
-    steps = ", then ".join(f"{lever.flags} (saves {readable(lever.saves)})" for lever in path)
-    return f"set {steps}, which leaves {readable(left)}"
+    steps = ", then ".join(f"{each.flags} (saves {readable(each.saves)})" for each in suggestions)
+    return f"set {steps}, which leaves {readable(remaining)}"
 
 
 def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
+    """Flags, and the setup that they make: every change that is possible here."""
     yield from _smaller_batches(setup, capacity)
     yield from _lighter_policy(setup)
+    yield "--model.optimizer bitsandbytes.optim.AdamW8bit", replace(setup, optimizer=_adamw_8bit)
     yield from _lighter_teachers(setup)
     if setup.shards == 1 and setup.devices > 1:
         # As that file says: weights gathered in bfloat16, gradients whole within a step.
@@ -96,50 +99,59 @@ def _smaller_batches(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]
     room = max(0, capacity - plan.held("always"))
     rows = max(1, int(load.rows * min(1.0, room / max(1, plan.held("rollout")))))
     if rows < load.rows:
-        fewer = replace(load, rows=rows, prompts=max(1, load.prompts * rows // load.rows))
-        yield f"--{load.rows_flag} {rows}", replace(setup, workload=fewer)
+        smaller = replace(load, rows=rows, prompts=max(1, load.prompts * rows // load.rows))
+        yield f"--{load.rows_flag} {rows}", replace(setup, workload=smaller)
     share = min(1.0, room / max(1, plan.held("update"), plan.held("score")))
     tokens = max(load.longest_row, int(load.train_tokens * share))
     if load.tokens_flag and tokens < load.train_tokens:
-        fewer = replace(load, train_tokens=tokens, score_tokens=min(load.score_tokens, tokens))
-        yield load.tokens_flag.format(tokens=tokens, rows=tokens // load.longest_row), replace(setup, workload=fewer)
+        smaller = replace(load, train_tokens=tokens, score_tokens=min(load.score_tokens, tokens))
+        yield load.tokens_flag.format(tokens=tokens, rows=tokens // load.longest_row), replace(setup, workload=smaller)
+
+
+LIGHTER: dict[str, tuple[str, Any]] = {
+    "gradient_checkpointing": ("gradient_checkpointing true", True),
+    "lora": ("lora.rank 64", LoraArgs()),
+    "quantization": ("quantization 4bit", "4bit"),
+    "placement": ("placement cpu_offload", "cpu_offload"),
+    "dtype": ("dtype bfloat16", "bfloat16"),
+}
+"""Option of a model -> how to write the setting that saves memory, and its value."""
+
+
+def _lighter(args: PolicyArgs, flag: str, *options: str) -> tuple[str, PolicyArgs]:
+    """The flags that set some options of a model so that it takes less memory, and its arguments with them."""
+    flags = " ".join(f"--{flag}.{LIGHTER[option][0]}" for option in options)
+    return flags, replace(args, **{option: LIGHTER[option][1] for option in options})
 
 
 def _lighter_policy(setup: Setup) -> Iterator[tuple[str, Setup]]:
-    policy, flag = setup.policy, setup.flag
-    if not policy.gradient_checkpointing:
-        yield (
-            f"--{flag}.gradient_checkpointing true",
-            replace(setup, policy=replace(policy, gradient_checkpointing=True)),
-        )
-    if policy.lora is None:
-        adapted = replace(policy, lora=LoraArgs())
-        yield f"--{flag}.lora.rank 64", replace(setup, policy=adapted, reference_copy=False)
-        if policy.config is None:
-            both = replace(adapted, quantization="4bit")
-            flags = f"--{flag}.lora.rank 64 --{flag}.quantization 4bit"
-            yield flags, replace(setup, policy=both, reference_copy=False)
-    elif policy.quantization == "none" and policy.config is None:
-        yield f"--{flag}.quantization 4bit", replace(setup, policy=replace(policy, quantization="4bit"))
-    yield "--model.optimizer bitsandbytes.optim.AdamW8bit", replace(setup, optimizer=_adamw_8bit)
+    policy, is_pretrained = setup.policy, setup.policy.config is None  # random weights are not quantised
+    for options, applies in (
+        (["gradient_checkpointing"], not policy.gradient_checkpointing),
+        (["lora"], policy.lora is None),
+        (["lora", "quantization"], policy.lora is None and is_pretrained),
+        (["quantization"], policy.lora is not None and policy.quantization == "none" and is_pretrained),
+    ):
+        if applies:
+            flags, lighter = _lighter(policy, setup.flag, *options)
+            # Without its adapters the policy is its own reference.
+            reference_copy = setup.reference_copy and "lora" not in options
+            yield flags, replace(setup, policy=lighter, reference_copy=reference_copy)
 
 
 def _lighter_teachers(setup: Setup) -> Iterator[tuple[str, Setup]]:
     for name, args in setup.teachers.items():
-        flag = f"--model.teachers.{name}"
-        placement = getattr(args, "placement", None)
+        placement, is_pretrained = getattr(args, "placement", None), args.config is None
         if args.quantization != "none" or placement not in (None, "resident"):
             continue
-        if placement is not None:
-            yield f"{flag}.placement cpu_offload", _with_teacher(setup, name, placement="cpu_offload")
-        if args.config is None:
-            yield f"{flag}.quantization 4bit", _with_teacher(setup, name, quantization="4bit")
-            if args.dtype in ("auto", "float32"):
-                yield f"{flag}.dtype bfloat16", _with_teacher(setup, name, dtype="bfloat16")
-
-
-def _with_teacher(setup: Setup, name: str, **changes: Any) -> Setup:
-    return replace(setup, teachers={**setup.teachers, name: replace(setup.teachers[name], **changes)})
+        for option, applies in (
+            ("placement", placement is not None),
+            ("quantization", is_pretrained),
+            ("dtype", is_pretrained and args.dtype in ("auto", "float32")),
+        ):
+            if applies:
+                flags, lighter = _lighter(args, f"model.teachers.{name}", option)
+                yield flags, replace(setup, teachers={**setup.teachers, name: lighter})
 
 
 def _adamw_8bit(parameters: Any) -> Any:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,17 @@ class TeacherPool:
         self._teachers = {name: _teacher(name, given) for name, given in self.args.items()}
         self._cached: Counter[bool] = Counter()
         self._checked = False
+
+    @classmethod
+    def of(cls, policies: Mapping[str, Policy]) -> "TeacherPool":
+        """A pool of models that are loaded already; several names may share one.
+
+        Args:
+            policies: name -> model, which stays where it is.
+        """
+        pool = cls({name: replace(policy.args, lora=None) for name, policy in policies.items()})
+        pool._teachers = {name: LocalTeacher(name, pool.args[name], policy) for name, policy in policies.items()}
+        return pool
 
     @property
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What can be found without weights: each check green, and not green for the right reason."""
+"""The checks that load no weights: each green, and not green for the right reason."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,12 +25,12 @@ SCENE = draw({"drawing": "scene", "objects": ["cat", "dog"]})
 
 def changed(**changes: Any) -> Prompts:
     """Prompts of which the first differs."""
-    first, *rest = prompts(8)
-    return Prompts([replace(first, **changes), *rest])
+    first, *following = prompts(8)
+    return Prompts([replace(first, **changes), *following])
 
 
 def test_a_healthy_run_is_green(examined):
-    found = examined()
+    findings = examined()
     names = [
         "versions",
         "device",
@@ -44,12 +44,13 @@ def test_a_healthy_run_is_green(examined):
         "memory",
         "disk",
     ]
-    names += [f"{what} {teacher}" for what in ("tokens", "template") for teacher in ("math", "code")]
-    assert {f.name: f.status for f in found} == dict.fromkeys(names, "green")
-    assert exit_status(found) == 0
-    assert of(found, "teachers")[0].found == "code: 4 prompts, math: 4 prompts."
+    names += [f"{check} {teacher}" for check in ("tokens", "template") for teacher in ("math", "code")]
+    assert {f.name: f.status for f in findings} == dict.fromkeys(names, "green")
+    assert exit_status(findings) == 0
+    assert of(findings, "teachers")[0].message == "code: 4 prompts, math: 4 prompts."
     assert (
-        of(found, "golds")[0].found == "8 gold answers are accepted, and empty ones refused (exact; 8 of 8 rows tried)."
+        of(findings, "golds")[0].message
+        == "8 gold answers are accepted, and empty ones refused (exact; 8 of 8 rows tried)."
     )
 
 
@@ -60,103 +61,107 @@ def test_what_is_not_green_has_a_remedy():
 
 
 def test_gold_answers_that_their_grader_refuses(examined):
-    found = of(examined(data=changed(grader="choice", gold="none of them")), "golds math")[0]
-    assert (found.status, "'p0'" in found.found) == ("red", True)
-    assert found.found.startswith("1 of 4 gold answers are refused")
+    finding = of(examined(data=changed(grader="choice", gold="none of them")), "golds math")[0]
+    assert (finding.status, "'p0'" in finding.message) == ("red", True)
+    assert finding.message.startswith("1 of 4 gold answers are refused")
 
 
 def test_graders_that_accept_an_empty_answer(examined, monkeypatch):
     monkeypatch.setattr(doctor_of_data, "check_golds", lambda *_: GoldReport(4, rejected=(), fooled=("p0",)))
-    found = of(examined(), "golds code")[0]
-    assert found.status == "red"
-    assert found.found.startswith("An empty answer is accepted for 1 rows, 'p0'")
+    finding = of(examined(), "golds code")[0]
+    assert finding.status == "red"
+    assert finding.message.startswith("An empty answer is accepted for 1 rows, 'p0'")
 
 
 def test_a_grader_without_a_gold_answer(examined):
-    found = of(examined(data=changed(gold=None)), "golds")[0]
-    assert (found.status, "'p0'" in found.found, "answer_column" in found.remedy) == ("red", True, True)
+    finding = of(examined(data=changed(gold=None)), "golds")[0]
+    assert (finding.status, "'p0'" in finding.message, "answer_column" in finding.remedy) == ("red", True, True)
 
 
 def test_prompts_without_graders(examined):
     ungraded = Prompts([replace(prompt, grader=None) for prompt in prompts(8)])
-    found = of(examined(data=ungraded), "golds")[0]
-    assert (found.status, "--data.train.grader" in found.remedy) == ("yellow", True)
-    found = of(examined(data=ungraded, callbacks=[MarginCalibration()]), "golds")[0]
-    assert (found.status, "MarginCalibration" in found.found) == ("red", True)
+    finding = of(examined(data=ungraded), "golds")[0]
+    assert (finding.status, "--data.train.grader" in finding.remedy) == ("yellow", True)
+    finding = of(examined(data=ungraded, callbacks=[MarginCalibration()]), "golds")[0]
+    assert (finding.status, "MarginCalibration" in finding.message) == ("red", True)
 
 
 def test_without_teachers_golds_and_sampling_still_matter(examined):
     options: Any = {"advantage": AdvantageArgs(teacher_weight=0.0, outcome_weight=1.0)}
     assert of(examined(**options), "golds")[0].status == "green"
-    found = of(examined(sampling=SamplingArgs(n=1, max_new_tokens=6), **options), "sampling")[0]
-    assert (found.status, "outcome_weight" in found.found) == ("red", True)
+    finding = of(examined(sampling=SamplingArgs(n=1, max_new_tokens=6), **options), "sampling")[0]
+    assert (finding.status, "outcome_weight" in finding.message) == ("red", True)
 
 
 def test_a_misspelt_teacher(examined):
-    found = examined(data=changed(teacher="mth"))
-    assert exit_status(found) == 1
-    first = of(found, "teachers")[0]
-    assert first.found.startswith("1 prompts have no teacher. Prompt 'p0' has teacher 'mth'")
+    findings = examined(data=changed(teacher="mth"))
+    assert exit_status(findings) == 1
+    first = of(findings, "teachers")[0]
+    assert first.message.startswith("1 prompts have no teacher. Prompt 'p0' has teacher 'mth'")
     assert first.remedy.startswith("Add a teacher of that name")
-    assert of(found, "teachers")[-1].found == "code: 4 prompts, math: 3 prompts."
+    assert of(findings, "teachers")[-1].message == "code: 4 prompts, math: 3 prompts."
 
 
 def test_a_teacher_that_nobody_is_sent_to(examined):
-    found = examined(data=Prompts([replace(prompt, domain="math") for prompt in prompts(8)]))
-    assert of(found, "teachers")[0].status == "yellow"
-    assert "--model.teachers.code" in of(found, "teachers")[0].remedy
-    assert exit_status(found) == 0
+    findings = examined(data=Prompts([replace(prompt, domain="math") for prompt in prompts(8)]))
+    assert of(findings, "teachers")[0].status == "yellow"
+    assert "--model.teachers.code" in of(findings, "teachers")[0].remedy
+    assert exit_status(findings) == 0
 
 
 def test_tokenizers(examined, new_model):
     other = new_model("other", tokenizer=make_tokenizer(ENDING, characters=CHARACTERS[::-1]))
-    found = of(examined({"math": other}), "tokens math")[0]
-    assert (found.status, "differ" in found.found, found.remedy) == ("red", True, "Choose models of one family.")
+    finding = of(examined({"math": other}), "tokens math")[0]
+    assert (finding.status, "differ" in finding.message, finding.remedy) == (
+        "red",
+        True,
+        "Choose models of one family.",
+    )
 
     wider = new_model("wider", tokenizer=make_tokenizer(ENDING, extra=("é",)))
-    found = of(examined({"student": wider}), "tokens math")[0]
-    assert (found.status, "'é'" in found.found) == ("yellow", True)
+    finding = of(examined({"student": wider}), "tokens math")[0]
+    assert (finding.status, "'é'" in finding.message) == ("yellow", True)
 
     padded = new_model("padded", tokenizer=make_tokenizer(ENDING), vocab_size=128)
-    found = of(examined({"math": padded}), "tokens math")[0]
-    assert (found.status, "128 rows, which is harmless" in found.found) == ("green", True)
+    finding = of(examined({"math": padded}), "tokens math")[0]
+    assert (finding.status, "128 rows, which is harmless" in finding.message) == ("green", True)
 
     speaks = make_tokenizer(ENDING)
     speaks.pad_token = "<end>"
-    found = of(examined({"math": new_model("pads", tokenizer=speaks)}), "tokens math")[0]
-    assert (found.status, "pad_token is <pad> here and <end> there" in found.found) == ("green", True)
+    finding = of(examined({"math": new_model("pads", tokenizer=speaks)}), "tokens math")[0]
+    assert (finding.status, "pad_token is <pad> here and <end> there" in finding.message) == ("green", True)
 
     short = new_model("short", tokenizer=make_tokenizer(ENDING), vocab_size=40)
-    found = of(examined({"student": short}), "tokens student")[0]
-    assert (found.status, "40 only" in found.found) == ("red", True)
+    finding = of(examined({"student": short}), "tokens student")[0]
+    assert (finding.status, "40 only" in finding.message) == ("red", True)
 
 
 def test_a_template_whose_end_of_turn_does_not_stop_sampling(examined, new_model):
     runs_on = new_model("runs_on", tokenizer=make_tokenizer(CHAT))
-    found = examined({"student": runs_on})
-    assert of(found, "ends")[0].status == "red"
-    assert "<end> (3), but sampling stops at tokenizer <eos> (2)" in of(found, "ends")[0].found
-    assert of(found, "ends")[0].remedy.startswith("Add 3 to eos_token_id")
+    findings = examined({"student": runs_on})
+    assert of(findings, "ends")[0].status == "red"
+    assert "<end> (3), but sampling stops at tokenizer <eos> (2)" in of(findings, "ends")[0].message
+    assert of(findings, "ends")[0].remedy.startswith("Add 3 to eos_token_id")
     # The healthy teachers end theirs with <eos>.
-    assert of(found, "ends math")[0].status == "yellow"
+    assert of(findings, "ends math")[0].status == "yellow"
 
 
 def test_templates_and_their_switches(examined, new_model):
     system = new_model("system", tokenizer=make_tokenizer("be brief\n" + ENDING))
-    found = of(examined({"math": system}), "template math")[0]
-    assert found.status == "yellow"
-    assert "that is allowed" in found.remedy.lower()
-    assert found.details.splitlines()[0].split() == ["student", "teacher", "math"]
-    assert any(line.strip().startswith("> be brief") for line in found.details.splitlines())
-    assert max(map(len, found.details.splitlines())) <= 100
+    finding = of(examined({"math": system}), "template math")[0]
+    assert finding.status == "yellow"
+    assert "that is allowed" in finding.remedy.lower()
+    assert finding.details.splitlines()[0].split() == ["student", "teacher", "math"]
+    assert any(line.strip().startswith("> be brief") for line in finding.details.splitlines())
+    assert max(map(len, finding.details.splitlines())) <= 100
 
     thinks = new_model("thinks", tokenizer=make_tokenizer(ENDING + "{% if enable_thinking %}<pad>{% endif %}"))
-    found = of(examined(student=PolicyArgs(path=thinks)), "template student")[0]
-    assert (found.status, "chat_template_kwargs.enable_thinking" in found.remedy) == ("yellow", True)
+    finding = of(examined(student=PolicyArgs(path=thinks)), "template student")[0]
+    assert (finding.status, "chat_template_kwargs.enable_thinking" in finding.remedy) == ("yellow", True)
     set_ = PolicyArgs(path=thinks, chat_template_kwargs={"enable_thinking": False})
     assert [f.status for f in of(examined(student=set_), "template student")] == ["green"]
     misspelt = PolicyArgs(path=thinks, chat_template_kwargs={"enable_thinking": False, "thinkin": True})
-    assert "never reads thinkin," in of(examined(student=misspelt), "template student")[0].found
+    assert "never reads thinkin," in of(examined(student=misspelt), "template student")[0].message
 
 
 def test_two_texts_side_by_side():
@@ -166,7 +171,7 @@ def test_two_texts_side_by_side():
 
 
 @pytest.mark.parametrize(
-    ("options", "name", "status", "said"),
+    ("options", "name", "status", "words"),
     [
         ({"sampling": SamplingArgs(n=2, max_new_tokens=6, top_p=0.9)}, "settings", "yellow", "top_p"),
         ({"sampling": SamplingArgs(n=2, max_new_tokens=6, temperature=0.0)}, "sampling", "red", "temperature 0"),
@@ -186,38 +191,38 @@ def test_two_texts_side_by_side():
         ),
     ],
 )
-def test_sampling_against_the_loss(examined, options, name, status, said):
-    found = of(examined(**options), name)[0]
-    assert (found.status, said in found.found) == (status, True), found
+def test_sampling_against_the_loss(examined, options, name, status, words):
+    finding = of(examined(**options), name)[0]
+    assert (finding.status, words in finding.message) == (status, True), finding
 
 
 def test_one_answer_is_enough_for_a_global_margin(examined):
     sampling = SamplingArgs(n=1, max_new_tokens=6)
-    found = of(examined(sampling=sampling, callbacks=[MarginCalibration(scope="global")]), "sampling")
-    assert [f.status for f in found] == ["green"]
+    findings = of(examined(sampling=sampling, callbacks=[MarginCalibration(scope="global")]), "sampling")
+    assert [f.status for f in findings] == ["green"]
 
 
 def test_pictures(examined, tmp_path, healthy):
-    parts = [{"type": "image"}, {"type": "text", "text": "what?"}]
-    seen = Prompt(
+    content = [{"type": "image"}, {"type": "text", "text": "what?"}]
+    with_image = Prompt(
         id="p0",
-        messages=({"role": "user", "content": parts},),
+        messages=({"role": "user", "content": content},),
         images=(SCENE,),
         gold="a",
         grader="exact",
         domain="math",
     )
-    blind = examined(data=Prompts([seen]))
+    blind = examined(data=Prompts([with_image]))
     assert of(blind, "pictures student")[0].status == "red"
-    assert "cannot read pictures" in of(blind, "pictures student")[0].found
+    assert "cannot read pictures" in of(blind, "pictures student")[0].message
 
     paths = {name: str(tmp_path / name) for name in healthy}
     for path in paths.values():
         write_tiny_vision(path, 0)  # type: ignore[arg-type]
-    data = Prompts([seen])
-    found = of(examined(paths, data), "pictures student")[0]
-    least, _, most = (float(x) for x in found.found.partition(" tokens")[0].split(" / "))
-    assert found.status == "green"
+    data = Prompts([with_image])
+    finding = of(examined(paths, data), "pictures student")[0]
+    least, _, most = (float(x) for x in finding.message.partition(" tokens")[0].split(" / "))
+    assert finding.status == "green"
     assert least == most > 1
     data.max_prompt_tokens = int(most)  # type: ignore[attr-defined]
     assert of(examined(paths, data), "pictures student")[0].status == "yellow"
@@ -225,23 +230,23 @@ def test_pictures(examined, tmp_path, healthy):
 
 def test_memory_and_disk_that_do_not_suffice(examined, monkeypatch):
     monkeypatch.setattr(hardware, "free_bytes", lambda *_: 20_000)
-    found = of(examined(), "memory")[0]
-    assert (found.status, "cannot fit" in found.found) == ("red", True)
+    finding = of(examined(), "memory")[0]
+    assert (finding.status, "cannot fit" in finding.message) == ("red", True)
     monkeypatch.setattr(hardware, "free_bytes", lambda *_: 400_000)
     assert of(examined(), "memory")[0].status == "yellow"
     full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(hardware.shutil, "disk_usage", lambda _: full)
-    found = of(examined(settings={"enable_checkpointing": True}), "disk")[0]
-    assert (found.status, "1000" in found.found or "KiB" in found.found) == ("red", True)
+    finding = of(examined(settings={"enable_checkpointing": True}), "disk")[0]
+    assert (finding.status, "1000" in finding.message or "KiB" in finding.message) == ("red", True)
 
 
 def test_the_sandbox_and_its_canary(examined, monkeypatch):
     data = changed(grader="code_stdio", gold={"inputs": ["1"], "outputs": ["1"]})
     monkeypatch.setattr(backends, "_failures", {})
     monkeypatch.setattr(backends, "probe", lambda _: "a program can read files")
-    found = of(examined(data=data), "sandbox")[0]
-    assert (found.status, "a program can read files" in found.found) == ("red", True)
-    assert found.remedy.startswith("Install bubblewrap")
+    finding = of(examined(data=data), "sandbox")[0]
+    assert (finding.status, "a program can read files" in finding.message) == ("red", True)
+    assert finding.remedy.startswith("Install bubblewrap")
     monkeypatch.setattr(backends, "_failures", {})
     monkeypatch.setattr(backends, "probe", lambda _: None)
     assert of(examined(data=data), "sandbox")[0].status == "green"
@@ -251,16 +256,16 @@ def test_the_sandbox_and_its_canary(examined, monkeypatch):
 
 def test_device_and_attention(examined, healthy):
     student = PolicyArgs(path=healthy["student"], attn_implementation="flash_attention_2")
-    found = of(examined(student=student), "device")[0]
-    assert (found.status, found.remedy) == ("red", "Set --model.student.attn_implementation sdpa.")
+    finding = of(examined(student=student), "device")[0]
+    assert (finding.status, finding.remedy) == ("red", "Set --model.student.attn_implementation sdpa.")
     assert of(examined(settings={"precision": "bf16-true"}), "device")[0].status == "yellow"
 
 
 def test_releases_that_were_tampered_with(examined, monkeypatch):
     monkeypatch.setattr(hardware, "versions", lambda: {"python": "3", "lightning": "2.6.3", "peft": "not installed"})
     bad, listed = of(examined(), "versions")
-    assert (bad.status, bad.found.startswith("lightning 2.6.3")) == ("red", True)
-    assert "not installed: peft" in listed.found
+    assert (bad.status, bad.message.startswith("lightning 2.6.3")) == ("red", True)
+    assert "not installed: peft" in listed.message
 
 
 def test_a_check_that_fails_itself_does_not_end_the_visit(examined, monkeypatch):
@@ -268,15 +273,15 @@ def test_a_check_that_fails_itself_does_not_end_the_visit(examined, monkeypatch)
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(hardware, "model_size", broken)
-    found = examined()
-    assert of(found, "disk")[0].status == "red"
-    assert "RuntimeError: no such thing" in of(found, "disk")[0].found
-    assert of(found, "settings")[0].status == "green"
+    findings = examined()
+    assert of(findings, "disk")[0].status == "red"
+    assert "RuntimeError: no such thing" in of(findings, "disk")[0].message
+    assert of(findings, "settings")[0].status == "green"
 
 
 def test_a_model_that_is_not_there(examined):
-    found = examined({"math": "./nowhere"})
-    assert exit_status(found) == 1
-    told = [f for f in found if "nowhere" in f.found]
-    assert all("--model.teachers.math.path" in f.found and "no such directory" in f.found for f in told)
-    assert [f.remedy for f in told] == ["Mend the path, or give a hub id."]
+    findings = examined({"math": "./nowhere"})
+    assert exit_status(findings) == 1
+    missing = [f for f in findings if "nowhere" in f.message]
+    assert all("--model.teachers.math.path" in f.message and "no such directory" in f.message for f in missing)
+    assert [f.remedy for f in missing] == ["Mend the path, or give a hub id."]

@@ -48,11 +48,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         {"images": "vg/1.jpg", "prompt": "Describe.", "context": "", "chosen": "A cat.", "rejected": "A dog."}
     ] * 64
     domains = ["chart", "shapes", "document", "code"]
-    asked = [{**row, "domain": ["math", "code"][i % 2], "grader": "math"} for i, row in enumerate(prompts)]
-    seen = [{**row, "domain": domains[i % 4], "images": ["vg/1.jpg"] * (i % 4 < 3)} for i, row in enumerate(asked)]
+    text_rows = [{**row, "domain": ["math", "code"][i % 2], "grader": "math"} for i, row in enumerate(prompts)]
+    image_rows = [
+        {**row, "domain": domains[i % 4], "images": ["vg/1.jpg"] * (i % 4 < 3)} for i, row in enumerate(text_rows)
+    ]
     tables = dict.fromkeys(re.findall(r"[\w/]+\.jsonl", " ".join(RUNS)), prompts)
     tables |= {name: pairs for name in tables if "pairs" in name}
-    tables |= {"asked.jsonl": asked, "seen.jsonl": seen, "pairs.jsonl": pairs, "scene_pairs.jsonl": captions}
+    tables |= {"text.jsonl": text_rows, "images.jsonl": image_rows, "pairs.jsonl": pairs, "scene_pairs.jsonl": captions}
     tables |= {"pictures.jsonl": pictures, "runs/sentence_pairs.jsonl": captions, "data/chair.jsonl": pictures}
     for folder in ("runs", "data"):  # pictures are looked for from the file's folder
         Path(folder).mkdir()
@@ -75,30 +77,30 @@ def unplugged(monkeypatch: pytest.MonkeyPatch, desk: Path) -> list[str]:
     """No network; and the playground is made, not trained.
 
     Returns:
-        An entry for each time that the hub was looked for.
+        An entry for each attempt to reach the hub.
     """
-    asked: list[str] = []
-    monkeypatch.setattr(hub_reachability, "is_reachable", lambda: bool(asked.append("hub")))
+    attempts: list[str] = []
+    monkeypatch.setattr(hub_reachability, "is_reachable", lambda: bool(attempts.append("hub")))
 
-    def made(name: str, *_: object) -> Path:
+    def locate(name: str, *_: object) -> Path:
         pictured = name.startswith(("vision", "caption", "scene", "tiny_vision"))
         if not name.endswith(".jsonl"):
             return desk / ("vision" if pictured else "text")
         return (
             desk
-            / f"{'scene_pairs' if 'scene_pairs' in name else 'pairs' if 'pairs' in name else 'seen' if pictured else 'asked'}.jsonl"
+            / f"{'scene_pairs' if 'scene_pairs' in name else 'pairs' if 'pairs' in name else 'images' if pictured else 'text'}.jsonl"
         )
 
-    monkeypatch.setattr(playground, "locate", made)
-    return asked
+    monkeypatch.setattr(playground, "locate", locate)
+    return attempts
 
 
 def screen_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, list[str]]:
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--quick", *arguments])
-    shown = capsys.readouterr()
-    assert "Traceback" not in shown.err
-    return stop.value.code, shown.out.splitlines()
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    return stop.value.code, output.out.splitlines()
 
 
 NOT_HAD = re.compile(
@@ -116,19 +118,19 @@ def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     began = time.perf_counter()
     status, rows = screen_of(arguments_of(line, desk), capsys)
     assert time.perf_counter() - began < 60  # nothing is asked again and again
-    told = " ".join(" ".join(rows).split())
+    text = " ".join(" ".join(rows).split())
     reds = sum(row.startswith("red ") for row in rows)
     assert rows[-1].endswith(f", {reds} red")
     assert status == int(reds > 0)
-    assert len(rows) <= 80, told
+    assert len(rows) <= 80, text
     assert max(map(len, rows)) <= 100
-    assert reds == len(NOT_HAD.findall(told)), told
+    assert reds == len(NOT_HAD.findall(text)), text
     assert len(unplugged) <= 1
     if re.search(r"data\.(train|predict)\.path", line):  # whatever became of the models
-        assert re.search(r"green data [\d,]+ (training|prediction) (prompts|pairs)", told), told
+        assert re.search(r"green data [\d,]+ (training|prediction) (prompts|pairs)", text), text
     if "-c configs/trainer/" in line and "cpu.yaml" not in line and not torch.cuda.is_available():
         assert status == 1
-        assert "-> Take -c configs/trainer/cpu.yaml." in told
+        assert "-> Take -c configs/trainer/cpu.yaml." in text
 
 
 def test_what_is_no_whole_config_is_answered_by_one_sentence(desk, capsys):

@@ -38,26 +38,26 @@ def unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_of_the_hub_without_a_network(examined, unplugged):
     began = time.perf_counter()
-    found = examined(quick=False, paths={"math": "owner/name"})
+    findings = examined(quick=False, paths={"math": "owner/name"})
     assert time.perf_counter() - began < 60  # the hub's own client takes 23 s for each of a dozen files
     assert not constants.HF_HUB_OFFLINE  # as it was
-    red = [f for f in found if f.status == "red"]
-    assert [f.found.partition(" (")[0] for f in red] == [
+    red = [f for f in findings if f.status == "red"]
+    assert [f.message.partition(" (")[0] for f in red] == [
         "--model.teachers.math.path owner/name: there is no such directory here and the hub did not give it"
     ]
     assert red[0].remedy == "Mend the name, or check the network."
     # What does not need that model is looked at all the same, with weights too.
-    done = {f.name for f in found if f.status == "green"}
-    assert {"data", "golds", "teachers", "tokens code", "ends", "sampling", "disk", "disagreement code"} <= done
-    assert "tokens math" not in {f.name for f in found}
+    green = {f.name for f in findings if f.status == "green"}
+    assert {"data", "golds", "teachers", "tokens code", "ends", "sampling", "disk", "disagreement code"} <= green
+    assert "tokens math" not in {f.name for f in findings}
 
 
 def test_a_student_that_is_not_there(examined, unplugged, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "1=", "answer": "1", "domain": "math", "grader": "exact"}\n' * 2)
     data = PromptDataModule(train=SourceArgs(path=str(tmp_path / "p.jsonl")), batch_size=1, max_prompt_tokens=1)
-    found = examined({"student": "owner/name"}, data=data)
-    assert [f.name for f in found if f.status == "red"] == ["models"]
-    assert [(f.status, f.found) for f in of(found, "data")] == [
+    findings = examined({"student": "owner/name"}, data=data)
+    assert [f.name for f in findings if f.status == "red"] == ["models"]
+    assert [(f.status, f.message) for f in of(findings, "data")] == [
         ("yellow", "Rows were read, but not measured."),
         ("green", "2 training prompts (math 2)."),
     ]
@@ -73,18 +73,18 @@ def test_the_hub_is_left_alone_where_nothing_is_of_it(examined, monkeypatch):
     assert not any(map(hub_reachability.on_hub, ["playground:student", "./there", "/there", "~/there", "", "tests"]))
 
 
-def test_models_are_told_with_their_sizes(examined, healthy):
+def test_models_are_listed_with_their_sizes(examined, healthy):
     student = PolicyArgs(path=healthy["student"], lora=LoraArgs(rank=4), quantization="4bit")
-    told = of(examined(student=student), "models")[0].found
-    assert told.startswith("student: Qwen3ForCausalLM, ")
-    assert "in 4bit, adapters of rank 4; teacher math: Qwen3ForCausalLM" in told
+    message = of(examined(student=student), "models")[0].message
+    assert message.startswith("student: Qwen3ForCausalLM, ")
+    assert "in 4bit, adapters of rank 4; teacher math: Qwen3ForCausalLM" in message
 
 
 def test_adapters_on_a_quantised_student_are_examined_with_weights(examined, healthy):
     student = PolicyArgs(path=healthy["student"], lora=LoraArgs(rank=4), quantization="4bit")
-    found = examined(quick=False, student=student)
-    assert exit_status(found) == 0
-    assert of(found, "self-test")[0].status == "green"
+    findings = examined(quick=False, student=student)
+    assert exit_status(findings) == 0
+    assert of(findings, "self-test")[0].status == "green"
 
 
 def served(url: str, **options: Any) -> dict[str, Any]:
@@ -94,26 +94,26 @@ def served(url: str, **options: Any) -> dict[str, Any]:
 def test_a_teacher_on_a_server(examined, healthy, model_dirs, model_servers):
     student = {"student": PolicyArgs(path=model_dirs["student"])}
     local = {"code": PolicyArgs(path=model_dirs["code"])}
-    found = examined(quick=False, teachers=served(model_servers.urls["math"][0]) | local, **student)
-    assert of(found, "server math")[0].found == (
+    findings = examined(quick=False, teachers=served(model_servers.urls["math"][0]) | local, **student)
+    assert of(findings, "server math")[0].message == (
         "1 vllm server: math is served, scores answers and speaks the student's tokens."
     )
-    assert of(found, "disagreement math")[0].status == "green"
+    assert of(findings, "disagreement math")[0].status == "green"
 
     began = time.perf_counter()
-    found = examined(quick=False, teachers=served(NOWHERE, retries=8) | local, **student)
+    findings = examined(quick=False, teachers=served(NOWHERE, retries=8) | local, **student)
     assert time.perf_counter() - began < 30
-    down = of(found, "server math")[0]
-    assert (down.status, down.found.startswith(f"--model.teachers.math.http.urls {NOWHERE} cannot be reached")) == (
+    down = of(findings, "server math")[0]
+    assert (down.status, down.message.startswith(f"--model.teachers.math.http.urls {NOWHERE} cannot be reached")) == (
         "red",
         True,
     )
     assert down.remedy.startswith("Start a vllm server there")
-    assert sum(f.status == "red" for f in found if f.name != "ends") == 1
-    assert of(found, "disagreement code")[0].status == "green"
+    assert sum(f.status == "red" for f in findings if f.name != "ends") == 1
+    assert of(findings, "disagreement code")[0].status == "green"
 
     other = examined(teachers=served(model_servers.urls["math"][0], model="law") | local, **student)
-    assert "serves math and not law" in of(other, "server math")[0].found
+    assert "serves math and not law" in of(other, "server math")[0].message
 
 
 def test_servers_that_write_the_rollouts(examined, healthy, model_dirs, rollout_servers, tmp_path):
@@ -127,11 +127,11 @@ def test_servers_that_write_the_rollouts(examined, healthy, model_dirs, rollout_
         return SamplingArgs(n=2, max_new_tokens=5, engine="vllm", server=server)
 
     up = examined(quick=False, sampling=sampling(rollout_servers.all), **models)
-    assert of(up, "server")[0].found.endswith(" serves student.")
+    assert of(up, "server")[0].message.endswith(" serves student.")
     assert of(up, "self-test")[0].status == "green"
     assert not (tmp_path / "weights").exists()  # nothing was sent to them
     down = of(examined(sampling=sampling([NOWHERE]), **models), "server")[0]
-    assert (down.status, "cannot be reached" in down.found, down.remedy) == (
+    assert (down.status, "cannot be reached" in down.message, down.remedy) == (
         "red",
         True,
         "Start it, or correct the address.",
@@ -161,21 +161,21 @@ def predicting(healthy: dict[str, str], tmp_path: Path, grader: str | None = "ex
 
 
 def test_a_run_that_only_predicts(healthy, tmp_path):
-    found = predicting(healthy, tmp_path)
-    assert exit_status(found) == 0
-    assert of(found, "data")[0].found == "4 prediction prompts (default 4)."
-    assert of(found, "golds")[0].found.startswith("4 gold answers are accepted")
-    assert of(found, "settings")[0].status == "green"
+    findings = predicting(healthy, tmp_path)
+    assert exit_status(findings) == 0
+    assert of(findings, "data")[0].message == "4 prediction prompts (default 4)."
+    assert of(findings, "golds")[0].message.startswith("4 gold answers are accepted")
+    assert of(findings, "settings")[0].status == "green"
     ungraded = of(predicting(healthy, tmp_path, grader=None), "golds")[0]
     assert (ungraded.status, "--data.predict.grader" in ungraded.remedy) == ("red", True)
 
 
 def test_what_judges_answers(healthy, tmp_path, monkeypatch, unplugged):
-    found = predicting(healthy, tmp_path, grader=None, scorer=RewardModel("owner/judge"))
-    assert not of(found, "golds")
-    assert "RewardModel.path owner/judge cannot be had" in of(found, "scorer")[0].found
+    findings = predicting(healthy, tmp_path, grader=None, scorer=RewardModel("owner/judge"))
+    assert not of(findings, "golds")
+    assert "RewardModel.path owner/judge cannot be had" in of(findings, "scorer")[0].message
     down = of(predicting(healthy, tmp_path, scorer=Judge(f"{NOWHERE}/v1", "big")), "scorer")[0]
-    assert (down.status, f"{NOWHERE}/v1 cannot be reached" in down.found) == ("red", True)
+    assert (down.status, f"{NOWHERE}/v1 cannot be reached" in down.message) == ("red", True)
     judge = Judge("http://judge/v1", "big")
     for served, status in (("big", "green"), ("small", "red")):
         monkeypatch.setattr(Servers, "get", lambda *_, served=served, **__: {"data": [{"id": served}]})
@@ -196,13 +196,13 @@ def test_bootstrapping_from_a_folder_of_pictures(tmp_path, unplugged):
     Image.new("RGB", (32, 32)).save(tmp_path / "pictures/a.png")
     detectors = [TableDetector({"a.png": ["cat"]}), Owlv2("owner/detector")]
     run = SentenceBootstrap(PolicyArgs(path=str(tmp_path / "sees")), detectors)
-    found = run_all_checks(run, PictureDataModule(str(tmp_path / "pictures")), trainer(tmp_path), quick=True)
-    assert of(found, "data")[0].found == "1 prediction prompts (pictures 1)."
-    assert not of(found, "golds")
-    assert of(found, "pictures policy")[0].status == "green"
-    missing, ready = of(found, "detectors")
-    assert (missing.status, "Owlv2.path owner/detector cannot be had" in missing.found) == ("red", True)
-    assert ready.found == "TableDetector is ready."
+    findings = run_all_checks(run, PictureDataModule(str(tmp_path / "pictures")), trainer(tmp_path), quick=True)
+    assert of(findings, "data")[0].message == "1 prediction prompts (pictures 1)."
+    assert not of(findings, "golds")
+    assert of(findings, "pictures policy")[0].status == "green"
+    missing, ready = of(findings, "detectors")
+    assert (missing.status, "Owlv2.path owner/detector cannot be had" in missing.message) == ("red", True)
+    assert ready.message == "TableDetector is ready."
 
 
 def test_the_stage_may_be_chosen(healthy, tmp_path):
@@ -250,7 +250,7 @@ def test_strategies_of_several_ranks_are_examined_by_one(machine, healthy, tmp_p
 
 
 def test_a_flag_of_nobody_is_answered_by_one_sentence(capsys):
-    for arguments, told in (
+    for arguments, words in (
         (["--quik", "-c", str(ROOT / "configs/quickstart.yaml")], "unrecognized arguments: --quik"),
         (["--stage", "train", "-c", "x.yaml"], "invalid choice: 'train'"),
         (["-c", "none.yaml"], "mend the path"),
@@ -258,4 +258,4 @@ def test_a_flag_of_nobody_is_answered_by_one_sentence(capsys):
         with pytest.raises(SystemExit) as stop:
             main(["doctor", *arguments])
         error = capsys.readouterr().err.splitlines()[-1]
-        assert (stop.value.code, error.startswith("error: "), told in error) == (2, True, True), error
+        assert (stop.value.code, error.startswith("error: "), words in error) == (2, True, True), error

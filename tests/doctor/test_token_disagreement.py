@@ -24,27 +24,27 @@ FAR = LossArgs(gap_threshold=1e9)
 
 @pytest.mark.parametrize("kind", ["sampled", "reverse_kl", "topk"])
 def test_the_student_has_nothing_to_learn_from_itself(examined, kind):
-    found = examined(quick=False, loss=LossArgs(kind=kind))
-    assert of(found, "self-test")[0].status == "green", of(found, "self-test")
-    assert of(found, "drift")[0].status == "green"
+    findings = examined(quick=False, loss=LossArgs(kind=kind))
+    assert of(findings, "self-test")[0].status == "green", of(findings, "self-test")
+    assert of(findings, "drift")[0].status == "green"
 
 
 def test_the_numbers_of_the_self_test_are_those_of_rounding(healthy, tmp_path):
     for args, limit in ((PolicyArgs(path=healthy["student"]), 1e-5), (None, 0.05)):
         student = args or PolicyArgs(path=healthy["student"], dtype="bfloat16")
         case = Case(module(healthy, student=student), Prompts(prompts(8)), trainer(tmp_path))
-        found = self_distillation.measure(case)
-        assert found.tokens > 8
-        assert max(found.advantage, found.drift, found.gradient / 10, abs(found.loss)) < limit
+        result = self_distillation.measure(case)
+        assert result.tokens > 8
+        assert max(result.advantage, result.drift, result.gradient / 10, abs(result.loss)) < limit
         assert self_distillation.tolerance(case.policy, "32-true") == (1e-4 if args else 0.05)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_the_self_test_computes_as_the_run_would(examined, precision):
-    found = examined(quick=False, settings={"precision": precision})
-    assert of(found, "self-test")[0].status == "green", of(found, "self-test")
-    assert "e-0" in of(found, "drift")[0].found
-    assert of(found, "drift")[0].status == "green"
+    findings = examined(quick=False, settings={"precision": precision})
+    assert of(findings, "self-test")[0].status == "green", of(findings, "self-test")
+    assert "e-0" in of(findings, "drift")[0].message
+    assert of(findings, "drift")[0].status == "green"
 
 
 def test_a_run_goes_on_as_if_nobody_had_looked(healthy, tmp_path):
@@ -70,11 +70,11 @@ def test_a_teacher_path_that_perturbs_its_log_probs(examined, monkeypatch):
             yield replace(scored, logps_BT=scored.logps_BT + 0.25)
 
     monkeypatch.setattr(LocalTeacher, "score", off)
-    found = of(examined(quick=False), "self-test")[0]
-    assert found.status == "red"
-    assert "mean |advantage| 2.5e-01" in found.found.lower()
+    finding = of(examined(quick=False), "self-test")[0]
+    assert finding.status == "red"
+    assert "mean |advantage| 2.5e-01" in finding.message.lower()
     # A constant of 0.25 nats is a quarter of one nat's gradient.
-    assert "|gradient| 2.5e-01 of one nat's" in found.found
+    assert "|gradient| 2.5e-01 of one nat's" in finding.message
 
 
 def test_log_probs_of_a_rollout_that_are_not_the_updates(examined, monkeypatch):
@@ -86,20 +86,20 @@ def test_log_probs_of_a_rollout_that_are_not_the_updates(examined, monkeypatch):
         return rollouts
 
     monkeypatch.setattr(self_distillation, "write_answers", off)
-    found = examined(quick=False)
-    assert of(found, "drift")[0].status == "yellow"
-    assert "differ by 2.5e-01 a token, 2.5e-01 at most" in of(found, "drift")[0].found
-    assert of(found, "self-test")[0].status == "red"
+    findings = examined(quick=False)
+    assert of(findings, "drift")[0].status == "yellow"
+    assert "differ by 2.5e-01 a token, 2.5e-01 at most" in of(findings, "drift")[0].message
+    assert of(findings, "self-test")[0].status == "red"
 
 
 def test_disagreement_with_real_teachers(examined, healthy, new_model):
-    found = of(examined(quick=False, loss=FAR), "disagreement math")[0]
-    assert found.status == "green"
-    assert 1 <= len(found.details.splitlines()) - 1 <= token_disagreement.WORST
+    finding = of(examined(quick=False, loss=FAR), "disagreement math")[0]
+    assert finding.status == "green"
+    assert 1 <= len(finding.details.splitlines()) - 1 <= token_disagreement.WORST
     masked = of(examined(quick=False, loss=LossArgs(gap_threshold=0.01)), "disagreement math")[0]
-    assert (masked.status, "which the loss masks" in masked.found) == ("yellow", True)
+    assert (masked.status, "which the loss masks" in masked.message) == ("yellow", True)
     same = of(examined({"math": healthy["student"]}, quick=False), "disagreement math")[0]
-    assert (same.status, "nothing to learn" in same.found) == ("yellow", True)
+    assert (same.status, "nothing to learn" in same.message) == ("yellow", True)
 
 
 def test_a_teacher_that_cannot_score(examined, new_model, monkeypatch):
@@ -107,8 +107,8 @@ def test_a_teacher_that_cannot_score(examined, new_model, monkeypatch):
         yield Scored(list(range(len(rollouts))), None, "no answer (TimeoutError)")
 
     monkeypatch.setattr(LocalTeacher, "score", silent)
-    found = of(examined(quick=False), "disagreement math")[0]
-    assert (found.status, "no answer (TimeoutError): 4" in found.found) == ("red", True)
+    finding = of(examined(quick=False), "disagreement math")[0]
+    assert (finding.status, "no answer (TimeoutError): 4" in finding.message) == ("red", True)
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def pairs(tmp_path) -> Any:
 
 def test_before_training_the_policy_is_its_own_reference(healthy, pairs, tmp_path):
     policy = omni(healthy["student"], loss=PairLossArgs(kind="dpo", beta=0.1))
-    found = run_all_checks(policy, pairs, trainer(tmp_path))
-    assert {f.status for f in found} == {"green"}
-    assert f"loss {math.log(2):.6f} (ln 2" in of(found, "self-test")[0].found
+    findings = run_all_checks(policy, pairs, trainer(tmp_path))
+    assert {f.status for f in findings} == {"green"}
+    assert f"loss {math.log(2):.6f} (ln 2" in of(findings, "self-test")[0].message
     assert policy.policy is None  # as it was
     captions = Sentinel(PolicyArgs(path=healthy["student"]), seed=3)
     assert of(run_all_checks(captions, pairs, trainer(tmp_path)), "self-test")[0].status == "green"
@@ -135,14 +135,14 @@ def test_dropout_is_what_moves_log_probs(healthy, pairs, tmp_path, new_model, ex
     config = json.loads((forgets / "config.json").read_text())
     (forgets / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
     policy = omni(str(forgets), loss=PairLossArgs(kind="dpo", beta=0.1))
-    found = of(run_all_checks(policy, pairs, trainer(tmp_path)), "self-test")[0]
-    assert (found.status, "dropout" in found.remedy) == ("red", True)
-    found = of(examined({"student": str(forgets)}, quick=False), "drift")[0]
-    assert (found.status, "dropout" in found.remedy) == ("yellow", True)
+    finding = of(run_all_checks(policy, pairs, trainer(tmp_path)), "self-test")[0]
+    assert (finding.status, "dropout" in finding.remedy) == ("red", True)
+    finding = of(examined({"student": str(forgets)}, quick=False), "drift")[0]
+    assert (finding.status, "dropout" in finding.remedy) == ("yellow", True)
 
 
 def test_preference_settings_are_the_modules_own(healthy, pairs, tmp_path):
     policy = omni(healthy["student"], loss=PairLossArgs(kind="dpo", beta=2.0))
-    found = of(run_all_checks(policy, pairs, trainer(tmp_path), quick=True), "settings")[0]
-    assert (found.status, "multiplies sums" in found.found) == ("yellow", True)
-    assert found.remedy.startswith("Lower it")
+    finding = of(run_all_checks(policy, pairs, trainer(tmp_path), quick=True), "settings")[0]
+    assert (finding.status, "multiplies sums" in finding.message) == ("yellow", True)
+    assert finding.remedy.startswith("Lower it")

@@ -56,8 +56,8 @@ def decoded(built: Any, prompts: list[list[int]], answers: int, new: int, autoca
 def test_the_formula_is_the_decoding_caches_bytes(prompt, new):
     built = model()
     decoder = decoded(built, [list(range(3, 3 + prompt))] * 2, 3, new)
-    found = kv_cache_bytes(dimensions(built), numerics(built, autocast=False), rows=6, prompt=prompt, new=new)
-    assert found == decoder.cache_bytes()
+    size = kv_cache_bytes(dimensions(built), numerics(built, autocast=False), rows=6, prompt=prompt, new=new)
+    assert size == decoder.cache_bytes()
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(70, 1), (70, 66), (70, 67), (70, 110)])
@@ -106,10 +106,10 @@ def test_positions_by_hand():
 def measured(built: Any, tokens: int, rows: int, autocast: bool) -> int:
     """Bytes of all that the graph of one forward pass holds, weights apart."""
     weights = {p.untyped_storage().data_ptr() for p in built.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     ids = torch.randint(0, 300, (rows, tokens // rows))
@@ -117,7 +117,7 @@ def measured(built: Any, tokens: int, rows: int, autocast: bool) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), casts:
         states = body_of(built)(input_ids=ids, use_cache=False).last_hidden_state
     assert states.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in weights)
 
 
 CASES = {
@@ -141,11 +141,11 @@ def test_a_layer_keeps_what_the_formula_says(case):
     autocast = bool(options.pop("autocast", False))
     tokens, rows = 512, 4
     four, two = (model(layers=layers, **options).train() for layers in (4, 2))
-    found = (measured(four, tokens, rows, autocast) - measured(two, tokens, rows, autocast)) / 2
+    per_layer = (measured(four, tokens, rows, autocast) - measured(two, tokens, rows, autocast)) / 2
     types = numerics(four, autocast=autocast)
     copies = autocast_copies_bytes(four, dimensions(four), checkpointing=True) if autocast else 0
     estimate = tokens * layer_units_bytes(dimensions(four), types, tokens // rows) + copies
-    assert estimate == pytest.approx(found, rel=0.015)
+    assert estimate == pytest.approx(per_layer, rel=0.015)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers():
@@ -153,10 +153,10 @@ def test_checkpointing_keeps_the_inputs_of_layers():
     enable: Any = getattr(built, "activation_checkpointing_enable", None) or built.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     types, dims = numerics(built, autocast=False), dimensions(built)
-    kept = measured(built, 512, 4, autocast=False)
+    saved = measured(built, 512, 4, autocast=False)
     layer = 512 * layer_units_bytes(dims, types)
     # The layer that is computed again is not among what the forward pass holds.
-    assert saved_bytes(dims, types, tokens=512, checkpointing=True) - layer == pytest.approx(kept, rel=0.015)
+    assert saved_bytes(dims, types, tokens=512, checkpointing=True) - layer == pytest.approx(saved, rel=0.015)
 
 
 def test_by_hand_for_real_models():

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import (
+    Allocation,
     MemoryPlan,
-    Part,
     Setup,
     Workload,
     build_meta_model,
@@ -77,10 +77,10 @@ def held(model: torch.nn.Module) -> int:
             # Packed weights and their scales; but not the columns that were outliers in the last forward pass.
             collect({key: item for key, item in vars(value).items() if key != "idx"})
 
-    for part in model.modules():
-        collect(part._parameters)
-        collect(part._buffers)
-        collect(vars(part).get("state"))  # of 8-bit layers
+    for layer in model.modules():
+        collect(layer._parameters)
+        collect(layer._buffers)
+        collect(vars(layer).get("state"))  # of 8-bit layers
     return sum(tensors.values())
 
 
@@ -95,13 +95,13 @@ def test_an_outline_weighs_what_the_loaded_model_does(stored, quantization, lora
     trainable = lora is not None or quantization == "none"
     planned = model_size(build_meta_model(args, trainable=trainable, flag="policy"))
     policy = Policy.load(args, trainable=trainable)
-    found = model_size(policy.model)
-    assert planned.bytes == found.bytes == held(policy.model)
-    assert replace(planned, devices=()) == replace(found, devices=())
-    assert found.devices == ("cpu",)
+    loaded = model_size(policy.model)
+    assert planned.bytes == loaded.bytes == held(policy.model)
+    assert replace(planned, devices=()) == replace(loaded, devices=())
+    assert loaded.devices == ("cpu",)
     exact = Policy.load(PolicyArgs(path=stored), trainable=False)
     adapters = sum(p.numel() for name, p in policy.named_parameters() if "lora_" in name)
-    assert found.parameters == sum(p.numel() for p in exact.model.parameters()) + adapters  # packed ones count in full
+    assert loaded.parameters == sum(p.numel() for p in exact.model.parameters()) + adapters  # packed ones count in full
 
 
 def test_tied_weights_count_once(tmp_path):
@@ -126,9 +126,9 @@ def test_real_shapes_by_hand():
     assert small.trainable_bytes == 4 * small.trainable  # float32, whatever the base is
     quantised = 36 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 3 * 2560 * 9728)
     assert small.quantised == quantised
-    left = BY_HAND_4B - quantised
+    unquantised = BY_HAND_4B - quantised
     # 4.127 bits: a nibble, 8 bits per 64, 32 bits per 64 x 256
-    assert small.frozen_bytes == pytest.approx(quantised * 4.127 / 8 + 2 * left, rel=1e-4)
+    assert small.frozen_bytes == pytest.approx(quantised * 4.127 / 8 + 2 * unquantised, rel=1e-4)
 
 
 SMALL = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -145,15 +145,15 @@ def test_other_architectures_have_a_plan(kind):
     policy = PolicyArgs(config={"model_type": kind, **ARCHITECTURES[kind]})
     built = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ARCHITECTURES[kind]))
     plan = plan_memory(setup(policy=policy))
-    assert part(plan, "policy: weights").bytes == held(built)
+    assert allocation(plan, "policy: weights").bytes == held(built)
     dims = dimensions(built)
     assert (dims.gated, dims.inner, dims.experts, dims.eager) == {
         "gpt2": (False, 256, 0, False),
         "gemma2": (True, 128, 0, True),  # it caps its attention
         "qwen3_moe": (True, 64, 2, False),
     }[kind]
-    assert part(plan, "KV cache").bytes > 0
-    assert part(plan, "activations").bytes > 0
+    assert allocation(plan, "KV cache").bytes > 0
+    assert allocation(plan, "activations").bytes > 0
 
 
 @pytest.mark.parametrize("quantization", ["none", "4bit"])
@@ -226,19 +226,21 @@ def setup(**changes: Any) -> Setup:
     return replace(Setup(policy, "model.student", adam, LOAD), **changes)
 
 
-def part(plan: MemoryPlan, name: str) -> Part:
-    return next(part for part in plan.parts if part.name.startswith(name))
+def allocation(plan: MemoryPlan, name: str) -> Allocation:
+    return next(each for each in plan.allocations if each.name.startswith(name))
 
 
 def test_a_plan_by_hand():
     plan = plan_memory(setup(teachers={"math": PolicyArgs(config=QWEN3_4B, dtype="bfloat16")}))
     tables = 4 * 64  # of rotary positions: 64 frequencies, kept twice
-    assert part(plan, "policy: weights").bytes == 4 * BY_HAND_06B + 2 * tables
-    assert part(plan, "gradients").bytes == 4 * BY_HAND_06B
-    assert part(plan, "optimizer states").bytes == 8 * BY_HAND_06B + 4 * 310  # a step count for each of 310 tensors
-    assert part(plan, "teacher math: weights").bytes == 2 * BY_HAND_4B + 2 * tables
+    assert allocation(plan, "policy: weights").bytes == 4 * BY_HAND_06B + 2 * tables
+    assert allocation(plan, "gradients").bytes == 4 * BY_HAND_06B
+    assert (
+        allocation(plan, "optimizer states").bytes == 8 * BY_HAND_06B + 4 * 310
+    )  # a step count for each of 310 tensors
+    assert allocation(plan, "teacher math: weights").bytes == 2 * BY_HAND_4B + 2 * tables
     # (4 prompts x 512 + 64 rows x 8 x 65) positions x 28 layers x 1024 x (4 + 4) bytes
-    assert part(plan, "KV cache").bytes == (4 * 512 + 64 * 8 * 65) * 28 * 1024 * 8
+    assert allocation(plan, "KV cache").bytes == (4 * 512 + 64 * 8 * 65) * 28 * 1024 * 8
     phases = [plan.held(phase) for phase in ("rollout", "score", "update", "step")]
     assert plan.total == plan.held("always") + max(phases)
     assert plan.peak == ("rollout", "score", "update", "step")[phases.index(max(phases))]
@@ -246,53 +248,55 @@ def test_a_plan_by_hand():
 
 
 def test_fsdp_shares_what_it_shards():
-    whole, shared = plan_memory(setup()), plan_memory(setup(shards=4))
+    single, sharded = plan_memory(setup()), plan_memory(setup(shards=4))
     for name in ("policy: weights", "gradients", "optimizer states"):
-        assert part(shared, name).bytes == pytest.approx(part(whole, name).bytes / 4, rel=0.001)
-    assert part(shared, "KV cache").bytes == part(whole, "KV cache").bytes  # each device writes its own answers
-    assert part(shared, "weights gathered for the rollout").bytes == 4 * BY_HAND_06B
+        assert allocation(sharded, name).bytes == pytest.approx(allocation(single, name).bytes / 4, rel=0.001)
+    assert (
+        allocation(sharded, "KV cache").bytes == allocation(single, "KV cache").bytes
+    )  # each device writes its own answers
+    assert allocation(sharded, "weights gathered for the rollout").bytes == 4 * BY_HAND_06B
 
 
 def test_quantised_weights_stay_whole_under_fsdp():
     policy = PolicyArgs(config=QWEN3_06B, quantization="4bit", lora=LORA, dtype="bfloat16")
-    whole, shared = (plan_memory(setup(policy=policy, shards=shards)) for shards in (1, 4))
+    single, sharded = (plan_memory(setup(policy=policy, shards=shards)) for shards in (1, 4))
     quantised = 28 * (2 * 1024 * 2048 + 2 * 1024 * 1024 + 3 * 1024 * 3072)
-    saved = part(whole, "policy: weights").bytes - part(shared, "policy: weights").bytes
-    adapters = part(whole, "gradients").bytes
+    saved = allocation(single, "policy: weights").bytes - allocation(sharded, "policy: weights").bytes
+    adapters = allocation(single, "gradients").bytes
     assert saved == pytest.approx(0.75 * (2 * (BY_HAND_06B - quantised) + adapters), rel=0.01)
 
 
 def test_gathered_weights_have_the_type_of_the_strategy():
     plan = plan_memory(setup(shards=4, gathered_bytes=2, whole_gradients=True))
-    assert part(plan, "weights gathered for the rollout").bytes == 2 * BY_HAND_06B
-    assert part(plan, "gradients kept whole").bytes == 4 * BY_HAND_06B
-    assert part(plan, "KV cache").bytes == part(plan_memory(setup()), "KV cache").bytes / 2
+    assert allocation(plan, "weights gathered for the rollout").bytes == 2 * BY_HAND_06B
+    assert allocation(plan, "gradients kept whole").bytes == 4 * BY_HAND_06B
+    assert allocation(plan, "KV cache").bytes == allocation(plan_memory(setup()), "KV cache").bytes / 2
 
 
 def test_ddp_holds_gradients_twice():
     plan = plan_memory(setup(buckets=True))
-    assert part(plan, "gradients: buckets").bytes == part(plan, "gradients").bytes
+    assert allocation(plan, "gradients: buckets").bytes == allocation(plan, "gradients").bytes
 
 
 def test_precision_casts_what_it_casts():
     true = plan_memory(setup(precision="bf16-true"))
-    assert part(true, "policy: weights").bytes == pytest.approx(2 * BY_HAND_06B, rel=1e-4)
+    assert allocation(true, "policy: weights").bytes == pytest.approx(2 * BY_HAND_06B, rel=1e-4)
     mixed = plan_memory(setup(precision="bf16-mixed"))
-    assert part(mixed, "policy: weights").bytes == part(plan_memory(setup()), "policy: weights").bytes
+    assert allocation(mixed, "policy: weights").bytes == allocation(plan_memory(setup()), "policy: weights").bytes
     # Every matrix but the embedding, to which the head is tied; of one layer, under checkpointing.
     matrices = BY_HAND_06B - 151936 * 1024 - 28 * (2 * 1024 + 256) - 1024
-    assert part(mixed, "16-bit copies").bytes == 2 * matrices / 28
-    kept = plan_memory(setup(precision="bf16-mixed", policy=PolicyArgs(config=QWEN3_06B)))
-    assert part(kept, "16-bit copies").bytes == 2 * matrices
+    assert allocation(mixed, "16-bit copies").bytes == 2 * matrices / 28
+    unchecked = plan_memory(setup(precision="bf16-mixed", policy=PolicyArgs(config=QWEN3_06B)))
+    assert allocation(unchecked, "16-bit copies").bytes == 2 * matrices
 
 
 def test_what_fits_says_nothing_and_what_may_not_fit_warns():
     plan = plan_memory(setup())
     assert check_fits(setup(), plan, plan.total, "cuda:0") is None
-    told = check_fits(setup(), plan, plan.total - 1, "cuda:0")
-    assert told is not None
-    assert told.startswith("This run may not fit: about")
-    assert "cuda:0" in told
+    warning = check_fits(setup(), plan, plan.total - 1, "cuda:0")
+    assert warning is not None
+    assert warning.startswith("This run may not fit: about")
+    assert "cuda:0" in warning
 
 
 def test_what_cannot_fit_is_refused_with_the_levers_that_help():
@@ -311,14 +315,14 @@ def test_levers_are_pulled_until_it_fits_the_strongest_first():
     policy = PolicyArgs(config=QWEN3_06B)
     heavy = setup(policy=policy, workload=replace(LOAD, rows=256, prompts=16))
     plan = plan_memory(heavy)
-    path, left = suggest_savings(heavy, 8 * 2**30, lambda plan: plan.total)
-    assert left <= 8 * 2**30
-    assert plan.total - sum(lever.saves for lever in path) == left
+    path, remaining = suggest_savings(heavy, 8 * 2**30, lambda plan: plan.total)
+    assert remaining <= 8 * 2**30
+    assert plan.total - sum(lever.saves for lever in path) == remaining
     flags = " ".join(lever.flags for lever in path)
     assert path[0].flags.startswith("--model.sampling.max_rows")  # 28 GB of cache
     assert "--model.student.gradient_checkpointing true" in flags
-    path, left = suggest_savings(heavy, 1, lambda plan: plan.total)
-    assert left > 1
+    path, remaining = suggest_savings(heavy, 1, lambda plan: plan.total)
+    assert remaining > 1
     assert all(lever.saves > 0 for lever in path)
 
 
@@ -334,12 +338,12 @@ def test_placements_take_their_teachers_off_the_device():
         placed = Placed(config=QWEN3_06B, dtype="bfloat16", placement=placement)
         return plan_memory(setup(teachers={"math": placed}))
 
-    resident = part(teacher("resident"), "teacher math: weights")
-    moved = part(teacher("cpu_offload"), "teacher math: weights")
+    resident = allocation(teacher("resident"), "teacher math: weights")
+    moved = allocation(teacher("cpu_offload"), "teacher math: weights")
     assert (resident.phase, moved.phase) == ("always", "score")
     assert resident.bytes == moved.bytes
-    assert part(teacher("quantized"), "teacher math: weights").bytes < 0.7 * resident.bytes
-    assert not [p for p in teacher("http").parts if p.name.startswith("teacher")]
+    assert allocation(teacher("quantized"), "teacher math: weights").bytes < 0.7 * resident.bytes
+    assert not [p for p in teacher("http").allocations if p.name.startswith("teacher")]
 
 
 def test_teachers_that_take_turns_are_not_added_up():
@@ -352,13 +356,20 @@ def test_teachers_that_take_turns_are_not_added_up():
     small, large = (of(config, placement="cpu_offload") for config in (QWEN3_06B, QWEN3_4B))
     both = of(QWEN3_06B, QWEN3_4B, placement="cpu_offload")
     assert both.held("score") == large.held("score") > small.held("score")
-    assert both.held("score") == part(both, "teacher t1: weights").bytes + part(both, "teacher t1: scoring").bytes
+    assert (
+        both.held("score")
+        == allocation(both, "teacher t1: weights").bytes + allocation(both, "teacher t1: scoring").bytes
+    )
     assert "score, in turn" in both.table()
-    assert of(QWEN3_06B, QWEN3_06B, placement="resident").held("score") == part(small, "teacher t0: scoring").bytes
+    assert (
+        of(QWEN3_06B, QWEN3_06B, placement="resident").held("score") == allocation(small, "teacher t0: scoring").bytes
+    )
     # An offloaded one is whole on every device; a resident one is sharded, and gathered when its turn comes.
-    assert part(of(QWEN3_06B, placement="cpu_offload", shards=4), "teacher t0: weights") == part(small, "teacher t0: w")
-    shared = of(QWEN3_06B, placement="resident", shards=4, gathered_bytes=2)
-    assert part(shared, "teacher t0: weights gathered").bytes == 2 * BY_HAND_06B
+    assert allocation(of(QWEN3_06B, placement="cpu_offload", shards=4), "teacher t0: weights") == allocation(
+        small, "teacher t0: w"
+    )
+    sharded = of(QWEN3_06B, placement="resident", shards=4, gathered_bytes=2)
+    assert allocation(sharded, "teacher t0: weights gathered").bytes == 2 * BY_HAND_06B
 
 
 def test_offloaded_shards_are_in_the_hosts_memory():
@@ -367,7 +378,9 @@ def test_offloaded_shards_are_in_the_hosts_memory():
     here, away = plan_memory(sharded), plan_memory(replace(sharded, offloaded=True))
     assert here.held("host") == 0
     assert away.held("always") == 2 * 2 * 4 * 64  # of each model two tables of rotary positions, which are not sharded
-    moved = [part(here, name).bytes for name in ("policy: weights", "gradients", "optimizer", "teacher math: weights")]
+    moved = [
+        allocation(here, name).bytes for name in ("policy: weights", "gradients", "optimizer", "teacher math: weights")
+    ]
     assert away.held("host") == sum(moved) - away.held("always")
     assert away.held("rollout") == here.held("rollout")
     assert away.held("update") == here.held("update")
@@ -392,11 +405,11 @@ def test_a_run_holds_what_its_plan_says(model_dirs, tmp_path, lora):
     plan = run.memory_plan
     assert plan is not None
     trained = [p for p in run.parameters() if p.requires_grad]
-    assert part(plan, "policy: weights").bytes == held(run.policy.model)
-    assert part(plan, "gradients").bytes == sum(p.grad.nbytes for p in trained if p.grad is not None)
-    assert part(plan, "optimizer states").bytes == state_bytes(fit.optimizers[0])
+    assert allocation(plan, "policy: weights").bytes == held(run.policy.model)
+    assert allocation(plan, "gradients").bytes == sum(p.grad.nbytes for p in trained if p.grad is not None)
+    assert allocation(plan, "optimizer states").bytes == state_bytes(fit.optimizers[0])
     for name in ("math", "code"):
-        assert part(plan, f"teacher {name}: weights").bytes == held(run.teachers[name].model)
+        assert allocation(plan, f"teacher {name}: weights").bytes == held(run.teachers[name].model)
 
 
 def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
@@ -462,8 +475,8 @@ def test_sampling_rows_are_those_of_a_batch(model_dirs, tmp_path):
 def test_what_the_playground_must_build_first_has_a_plan_too(tmp_path, monkeypatch):
     """The outline is made on the meta device; a model that is trained for it must not be."""
     monkeypatch.chdir(tmp_path)
-    found = build_meta_model(PolicyArgs(path="playground:tiny_text"), trainable=True, flag="model.policy")
-    assert all(parameter.is_meta for parameter in found.parameters())
+    meta = build_meta_model(PolicyArgs(path="playground:tiny_text"), trainable=True, flag="model.policy")
+    assert all(parameter.is_meta for parameter in meta.parameters())
     loaded = Policy.load(PolicyArgs(path="playground:tiny_text"), trainable=False)
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (loaded.model, found)]
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (loaded.model, meta)]
     assert sizes[0] == sizes[1] > 0
