@@ -3,14 +3,14 @@
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.preference.base import PreferenceModule
 from lit_uniopd.modules.preference.losses import PairLossArgs
-from lit_uniopd.modules.preference.omni_dpo import OmniDPO
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode_continuation
 from lit_uniopd.types import Prompt
 
 
-class Sentinel(OmniDPO):
+class Sentinel(PreferenceModule):
     """Context-aware DPO (C-DPO) on the sentence pairs of ``SentencePairDataModule``.
 
     The loss is DPO's on summed log-probs (SENTINEL, equation 2); picture, question and the sentences so far are the
@@ -26,6 +26,7 @@ class Sentinel(OmniDPO):
         seed: of dropout; null: that of `--seed_everything`, else 0.
         end_without_context: a sentence that nothing stands before is taught its end too, as in the released loaders.
             Pairs of our bootstrapping always have a context.
+        gradient_clip: largest norm of the gradient; null: no clipping.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Sentinel(OmniDPO):
         reference_cache: str | None = None,
         seed: int | None = None,
         end_without_context: bool = False,
+        gradient_clip: float | None = None,
     ) -> None:
-        super().__init__(policy, loss, optimizer, lr_scheduler, reference_cache, seed)
+        super().__init__(policy, loss, optimizer, lr_scheduler, reference_cache, seed, gradient_clip)
         self.end_without_context = end_without_context
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
