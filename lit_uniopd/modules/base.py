@@ -364,15 +364,16 @@ class PolicyModule(LightningModule):
         """
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
-        theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
-        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        saved_shapes = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
+        names = shapes.keys() | saved_shapes.keys()
+        differing = sorted(name for name in names if shapes.get(name) != saved_shapes.get(name))
         if differing:
             name = differing[0]
             raise UserError(
                 f"--ckpt_path holds another model than --{self.policy_flag}.path {self.policy_args.path}: {name} has "
-                f"shape {theirs.get(name, 'none')} there and {ours.get(name, 'none')} here ({len(differing)} tensors "
-                "differ); give the model and the lora settings with which it was made."
+                f"shape {saved_shapes.get(name, 'none')} there and {shapes.get(name, 'none')} here ({len(differing)} "
+                "tensors differ); give the model and the lora settings with which it was made."
             )
         if checkpoint["policy_path"] != self.policy_args.path:
             rank_zero_warn(

@@ -314,9 +314,9 @@ class UniOPD(PolicyModule):
             stop_if_requested(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = rollouts[batch or [0]], float(bool(batch))
-            seen, reached = WeightedMeans(), set(self.policy.reached)
-            loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
-            trained.expect(*seen.state())
+            filler, reached = WeightedMeans(), set(self.policy.reached)
+            loss = self.micro_loss(micro, teacher, denominator, trained if batch else filler)
+            trained.expect(*filler.state())
             self.policy.reached = self.policy.reached if batch else reached
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
                 # DDP and FSDP take the mean over ranks of what must be summed.
