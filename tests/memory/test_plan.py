@@ -404,7 +404,7 @@ def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr("lit_uniopd.policy.policy.load_model", refuse)
-    monkeypatch.setattr("lit_uniopd.modules.base.free_bytes", lambda *_: 1000)
+    monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
     run = module(model_dirs)
     with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.98 KiB free; set --model"):
         trainer(tmp_path, max_steps=1).fit(run, Prompts(prompts(4)))
