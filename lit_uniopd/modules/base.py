@@ -120,6 +120,12 @@ class PolicyModule(LightningModule):
         return TrainerData(self.trainer)
 
     def setup(self, stage: str) -> None:
+        limits = {self.gradient_clip, self.trainer.gradient_clip_val} - {None}
+        if len(limits) > 1:
+            raise UserError(
+                f"--trainer.gradient_clip_val {self.trainer.gradient_clip_val} and --model.gradient_clip "
+                f"{self.gradient_clip} differ; give --model.gradient_clip alone."
+            )
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             strategy.checkpoint_io = AtomicCheckpointIO()
@@ -196,7 +202,7 @@ class PolicyModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """``gradient_clip``, or what the trainer was given; Lightning refuses two limits that differ."""
+        """``gradient_clip``, or what the trainer was given."""
         limit = gradient_clip_val if self.gradient_clip is None else self.gradient_clip
         self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
 

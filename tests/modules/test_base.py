@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tiny import Prompts, prompts, sgd, trainer
 
+from lit_uniopd.errors import UserError
 from lit_uniopd.modules import SFT
 from lit_uniopd.policy import PolicyArgs
 
@@ -27,5 +27,5 @@ def test_gradient_clip_is_the_trainers_clipping_under_one_name(model_dirs, tmp_p
 
 
 def test_two_limits_that_differ_are_refused(model_dirs, tmp_path):
-    with pytest.raises(MisconfigurationException, match="gradient_clip_val"):
+    with pytest.raises(UserError, match=r"gradient_clip_val 0.2 and --model.gradient_clip 0.1 differ; give --model"):
         trained(model_dirs["student"], tmp_path, gradient_clip=0.1, gradient_clip_val=0.2)
