@@ -14,8 +14,8 @@ from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, r
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
-from lit_uniopd.benchmarks.report import Reporter
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
+from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError

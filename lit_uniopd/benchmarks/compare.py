@@ -1,8 +1,7 @@
-"""``uniopd compare RUN_A RUN_B``: two models on the same problems."""
+"""Two models on the same problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 
@@ -10,11 +9,8 @@ from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.intervals import paired_difference
 from lit_uniopd.benchmarks.metrics.scorecard import stats_of
-from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped, last_evaluation
-from lit_uniopd.benchmarks.report.console import wide_console
-from lit_uniopd.benchmarks.report.summary import run_records
+from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.command_parser import CommandParser
 
 Answer = tuple[str, int]
 """Row and number of the answer."""
@@ -130,20 +126,3 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Tab
             str(c.only_one),
         )
     return table
-
-
-def main(argv: list[str]) -> int:
-    """The command line of ``uniopd compare``."""
-    parser = CommandParser(prog="uniopd compare", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="directory of a run")
-    parser.add_argument("--rows", action="store_true", help="also list the rows that became right or wrong")
-    args = parser.parse_args(argv)
-    first, second = (last_evaluation(run_records(run)) for run in args.runs)
-    found = compare_records(first, second)
-    console = wide_console()
-    console.print(comparison_table(found, (str(args.runs[0]), str(args.runs[1]))))
-    for comparison in found if args.rows else ():
-        for title, answers in (("newly right", comparison.newly_right), ("newly wrong", comparison.newly_wrong)):
-            for row, number in answers:
-                console.print(f"{comparison.key} {title}: {row} (answer {number})", markup=False)
-    return 0

@@ -8,9 +8,10 @@ from pathlib import Path
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
-from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
-from lit_uniopd.benchmarks.records import PENDING, Record, grouped, read_records
+from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
+from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, grouped, read_records
 from lit_uniopd.benchmarks.shards import Request, eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.preemption import interruptible
@@ -19,9 +20,6 @@ from lit_uniopd.rewards import GraderPool
 from lit_uniopd.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
-
-RECORDS = "records"
-"""Directory of the JSON lines below that of the run."""
 
 
 @dataclass(slots=True)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_uniopd import __version__
-from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash, weights_fingerprint
+from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash
+from lit_uniopd.benchmarks.grading import grade_items, with_grades
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
+from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.sampling.args import LocalEngine, SamplingArgs
@@ -28,8 +29,6 @@ from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
-
-UNGRADED = Grade(correct=None, score=0.0, reason="no_grader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,32 +291,6 @@ def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
         top_k=generation.top_k,
         max_rows=args.max_rows,
         engine=args.engine,
-    )
-
-
-def grade_items(record: Record, request: Request) -> list[GradeItem]:
-    """What the graders are asked about one answer: the benchmark's own grader first."""
-    scoring, example = request.benchmark.spec.scoring, request.example
-    own = request.benchmark.grader(example)
-    options = {**scoring.options, **example.options}
-    first = [] if own is None else [GradeItem(own, example.gold, record.response, example.row, options)]
-    return first + [GradeItem(name, example.gold, record.response, example.row) for name in scoring.also]
-
-
-def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
-    """The record with its verdicts; the first is that of the benchmark's own grader."""
-    grade, *others = grades if record.grader else [UNGRADED, *grades]
-    # A cut answer without a result is a length problem, whatever the grader says of it.
-    truncated = grade.reason == "no_answer" and record.finish == "length"
-    return replace(
-        record,
-        correct=grade.correct,
-        score=grade.score,
-        extracted=grade.extracted,
-        reason="truncated" if truncated else grade.reason,
-        also={name: other.score for name, other in zip(record.also, others, strict=True)},
-        grader_version=__version__,
-        sandbox=sandbox if record.grader.startswith("code_") else None,
     )
 
 

@@ -13,6 +13,8 @@ from lit_uniopd.errors import full_disk_named
 
 log = logging.getLogger(__name__)
 
+RECORDS = "records"
+"""Directory of the JSON lines, below that of the run."""
 PENDING = "pending"
 """Reason of an answer that was written and not judged yet."""
 

@@ -1,4 +1,4 @@
-"""``uniopd regrade RUN``: judge recorded answers anew, without a model."""
+"""Judging the recorded answers of a run anew."""
 
 import json
 import logging
@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.table import Table
 
-from lit_uniopd.benchmarks.engine import with_grades
+from lit_uniopd.benchmarks.grading import with_grades
 from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.loading import load_benchmark
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16, score_benchmark
+from lit_uniopd.benchmarks.metrics.scorecard import score_benchmark
 from lit_uniopd.benchmarks.records import Record, by_benchmark, is_omitted, last_evaluation
 from lit_uniopd.benchmarks.registry import find_spec
-from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.report.summary import (
     PARQUET,
     SUMMARY,
@@ -28,9 +28,8 @@ from lit_uniopd.benchmarks.report.summary import (
 )
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards import GradeItem, GraderPool
-from lit_uniopd.types import Grade
-from lit_uniopd.utils.command_parser import CommandParser
 from lit_uniopd.utils.progress import follow, progress_bar
 
 log = logging.getLogger(__name__)
@@ -136,18 +135,3 @@ def changes_table(old: Sequence[Record], new: Sequence[Record]) -> Table:
         changed = sum(a.correct != b.correct or a.score != b.score for a, b in pairs)
         table.add_row(key, model, str(step), str(len(pairs)), f"{before:.1%}", f"{after:.1%}", str(changed))
     return table
-
-
-def main(argv: list[str]) -> int:
-    """The command line of ``uniopd regrade``."""
-    parser = CommandParser(prog="uniopd regrade", description=__doc__)
-    parser.add_argument("run", type=Path, help="directory of a run, runs/benchmarks/version_0 say")
-    parser.add_argument("--workers", type=int, default=2, help="grading processes")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that one answer may take")
-    args = parser.parse_args(argv)
-    if not args.run.is_dir():
-        raise UserError(f"{args.run} is no directory; give that of a run, runs/benchmarks/version_0 say.")
-    with GraderPool(workers=args.workers, time_limit=args.timeout) as graders:
-        old, new = regrade(args.run, graders)
-    wide_console().print(changes_table(old, new))
-    return 0

@@ -5,9 +5,10 @@ The same model moves by ten points between prompt variants, so the protocol is p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lit_uniopd.types import Message, Prompt
+if TYPE_CHECKING:  # its tensors; listing benchmarks needs none
+    from lit_uniopd.types import Message, Prompt
 
 ProfileName = Literal["fixture", "smoke", "curve", "paper"]
 
@@ -143,7 +144,7 @@ class Example:
 
     id: str
     """Unique in the benchmark and stable."""
-    messages: tuple[Message, ...]
+    messages: "tuple[Message, ...]"
     gold: Any
     images: tuple[Any, ...] = ()
     """References in the order of their placeholders: paths, or loaded pictures."""
@@ -196,8 +197,10 @@ class Benchmark:
         """Who judges the answers to a row."""
         return example.grader or self.spec.scoring.grader
 
-    def prompt(self, example: Example) -> Prompt:
+    def prompt(self, example: Example) -> "Prompt":
         """The example as the policy and the graders take it."""
+        from lit_uniopd.types import Prompt
+
         return Prompt(
             id=f"{self.key}/{example.id}",
             messages=example.messages,

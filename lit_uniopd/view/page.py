@@ -14,10 +14,13 @@ from PIL import Image
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.images import open_image
 from lit_uniopd.utils.jsonl import read_lines
-from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE
 
 log = logging.getLogger(__name__)
 
+GROUPS_FILE = "rollouts.jsonl"
+"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
+PAIRS_FILE = "weighed_pairs.jsonl"
+"""Preference pairs and their weights, in the directory of a run."""
 CAPTIONS = ".captions.jsonl"
 """Ending of the files that SENTINEL's bootstrapping writes."""
 PICTURE_SIDE = 384

@@ -13,11 +13,6 @@ from lit_uniopd.functional.margin import order_consistency, trajectory_returns
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.markdown import last_message_text
 
-GROUPS_FILE = "rollouts.jsonl"
-"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
-PAIRS_FILE = "weighed_pairs.jsonl"
-"""Preference pairs and their weights, in the directory of a run."""
-
 EVIDENCE = ("verdicts", "votes", "boxes", "detectors")
 """Columns of sentence pairs that say what became of their objects (``hallucination.records.pair_rows``)."""
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from lit_uniopd.benchmarks import engine as engine_module
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
-from lit_uniopd.benchmarks.fingerprint import weights_fingerprint
 from lit_uniopd.benchmarks.records import PENDING, RecordWriter, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.rewards import GraderPool
 

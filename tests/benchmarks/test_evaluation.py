@@ -15,9 +15,9 @@ from callbacks import BenchmarkEvaluation
 from datamodules import BenchmarkDataModule
 from lit_uniopd.benchmarks.cli import main as benchmarks_verb
 from lit_uniopd.benchmarks.compare import compare_records
-from lit_uniopd.benchmarks.compare import main as compare
+from lit_uniopd.benchmarks.compare_cli import main as compare
 from lit_uniopd.benchmarks.records import RecordWriter, last_evaluation
-from lit_uniopd.benchmarks.regrade import main as regrade
+from lit_uniopd.benchmarks.regrade_cli import main as regrade
 from lit_uniopd.benchmarks.report.summary import run_records, write_parquet
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError

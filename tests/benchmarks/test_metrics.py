@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.health import health_of, is_repetitive
 from lit_uniopd.benchmarks.metrics.intervals import interval, paired_difference, resampled_weights
-from lit_uniopd.benchmarks.metrics.scorecard import THE_16, domain_means, mean16, score_benchmark, stats_of
+from lit_uniopd.benchmarks.metrics.scorecard import score_benchmark, stats_of
+from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
 from lit_uniopd.benchmarks.records import Record, grouped
 from lit_uniopd.benchmarks.registry import expand, find_spec
+from lit_uniopd.benchmarks.report.means import THE_16, domain_means, mean16
 from lit_uniopd.errors import UserError
 
 

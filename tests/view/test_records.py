@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import EncodedPair, PreferencePair, Prompt
-from lit_uniopd.view import chosen_groups, group_record, pair_records, token_pieces
+from lit_uniopd.view.records import chosen_groups, group_record, pair_records, token_pieces
 
 RETURNS = [[0.5, 0.7], [-0.9], [0.1], [0.4], [-0.2, 0.0], [-0.3], [2.0], [0.0]]
 OUTCOMES = [1, 0, 0, 1, 1, 0, -1, 0]

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example, PromptFormat
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import Message
+
+if TYPE_CHECKING:
+    from lit_uniopd.types import Message
 
 Row = Mapping[str, Any]
 
@@ -117,7 +119,7 @@ def filled(template: str, texts: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda found: texts.get(found[1], found[0]), template)
 
 
-def chat(prompt: PromptFormat, text: str, pictures: int) -> tuple[Message, ...]:
+def chat(prompt: PromptFormat, text: str, pictures: int) -> "tuple[Message, ...]":
     """System and user turn; pictures stand where the text marks their places, else before it."""
     system: tuple[Message, ...] = ({"role": "system", "content": prompt.system},) if prompt.system else ()
     if not pictures:
@@ -135,7 +137,7 @@ def chat(prompt: PromptFormat, text: str, pictures: int) -> tuple[Message, ...]:
     return (*system, {"role": "user", "content": parts})
 
 
-def question_chat(prompt: PromptFormat, question: str) -> tuple[Message, ...]:
+def question_chat(prompt: PromptFormat, question: str) -> "tuple[Message, ...]":
     """The chat about one text; its braces stay as they are."""
     return chat(prompt, filled(prompt.template, {"question": question}), 0)
 

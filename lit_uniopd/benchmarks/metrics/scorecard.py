@@ -1,6 +1,6 @@
-"""All scores of one benchmark from its records, and means over benchmarks."""
+"""All scores of one benchmark from its records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,15 +11,6 @@ from lit_uniopd.benchmarks.metrics.health import health_of
 from lit_uniopd.benchmarks.metrics.intervals import Ends, interval
 from lit_uniopd.benchmarks.records import Record, grouped
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Generation
-
-THE_16 = (
-    *("aime24", "aime25", "hmmt_feb25", "hmmt_nov25"),
-    *("humaneval_plus", "mbpp_plus", "livecodebench"),
-    *("mathvision", "dynamath", "we_math"),
-    *("logicvista", "visulogic"),
-    *("ai2d", "chartqa", "docvqa", "infovqa"),
-)
-"""The benchmarks of Uni-OPD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +74,3 @@ def _split(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation
         scores = statistic.scores(stats_of(grouped(own), statistic).sum(dim=0))
         found[value] = float(next(iter(scores.values())))
     return found
-
-
-def domain_means(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]) -> dict[str, float | None]:
-    """Weighted mean of the benchmarks of each domain; None where one of those in ``specs`` has no score.
-
-    Args:
-        scores: ``BenchmarkSpec.key`` -> score.
-        specs: what the run evaluates.
-    """
-    means: dict[str, float | None] = {}
-    for domain in dict.fromkeys(spec.domain for spec in specs.values()):
-        own = [(scores.get(key), spec.report.weight) for key, spec in specs.items() if spec.domain == domain]
-        found = [(score, weight) for score, weight in own if score is not None]
-        total = sum(weight for _, weight in found)
-        means[domain] = sum(s * w for s, w in found) / total if len(found) == len(own) and total > 0 else None
-    return means
-
-
-def mean16(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]) -> float | None:
-    """Unweighted mean over the 16 benchmarks of Uni-OPD; None unless each of them has exactly one score."""
-    found: dict[str, list[float]] = {name: [] for name in THE_16}
-    for key, spec in specs.items():
-        if spec.id in found and key in scores:
-            found[spec.id].append(scores[key])
-    if any(len(values) != 1 for values in found.values()):
-        return None
-    return sum(values[0] for values in found.values()) / len(found)

@@ -1,13 +1,16 @@
 """The scores as a table by domain."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.spec import DOMAINS
+
+if TYPE_CHECKING:
+    from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 
 WIDTH = 130
 """Characters of a line where no terminal says how many there are."""
@@ -17,7 +20,7 @@ Scores = Mapping[str, float]
 
 
 def score_table(
-    result: EvalResult, title: str, columns: Mapping[str, Scores] | None = None, own: str = "score"
+    result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None, own: str = "score"
 ) -> Table:
     """One row per benchmark, the mean of each domain below its benchmarks.
 
@@ -54,7 +57,7 @@ def score_table(
     return table
 
 
-def _cells(result: EvalResult, key: str, columns: Mapping[str, Scores]) -> list[str]:
+def _cells(result: "EvalResult", key: str, columns: Mapping[str, Scores]) -> list[str]:
     benchmark, card = result.benchmarks[key], result.cards.get(key)
     name = benchmark.name + ("" if result.complete[key] else " (partial)")
     if benchmark.spec.scoring.judge is not None:
@@ -73,7 +76,7 @@ def _cells(result: EvalResult, key: str, columns: Mapping[str, Scores]) -> list[
     ]
 
 
-def _complete(result: EvalResult, scores: Scores) -> dict[str, float]:
+def _complete(result: "EvalResult", scores: Scores) -> dict[str, float]:
     return {key: score for key, score in scores.items() if result.complete.get(key, False)}
 
 
@@ -86,7 +89,7 @@ def _place(domain: str) -> tuple[int, str]:
     return (known.index(domain) if domain in known else len(known)), domain
 
 
-def print_scores(result: EvalResult, title: str, columns: Mapping[str, Scores] | None = None) -> None:
+def print_scores(result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None) -> None:
     """Show the table on the terminal."""
     wide_console().print(score_table(result, title, columns))
 

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_uniopd.benchmarks.distributed_evaluator import RECORDS, EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
-from lit_uniopd.benchmarks.records import PENDING, Record, read_records
+from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, read_records
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.versions import versions
+
+if TYPE_CHECKING:
+    from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _PLAIN = ("gold", "options", "also", "breakdown")
 """Fields without a fixed type, which a column holds as JSON."""
 
 
-def summary_of(result: EvalResult) -> dict[str, Any]:
+def summary_of(result: "EvalResult") -> dict[str, Any]:
     """Scores, intervals, health and origin of an evaluation; plain data."""
     specs = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
     primary = result.primary()
@@ -42,7 +44,7 @@ def summary_of(result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _benchmark_summary(result: EvalResult, key: str) -> dict[str, Any]:
+def _benchmark_summary(result: "EvalResult", key: str) -> dict[str, Any]:
     benchmark, card = result.benchmarks[key], result.cards.get(key)
     records = result.records[key]
     return {

@@ -8,8 +8,8 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.report.radar import radar_figure
 from lit_uniopd.benchmarks.report.samples import sample_images, sample_table
 from lit_uniopd.benchmarks.spec import section
