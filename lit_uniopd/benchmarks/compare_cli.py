@@ -17,10 +17,10 @@ def main(argv: list[str]) -> int:
     from lit_uniopd.benchmarks.compare import compare_records, comparison_table  # torch
 
     first, second = (last_evaluation(run_records(run)) for run in args.runs)
-    found = compare_records(first, second)
+    comparisons = compare_records(first, second)
     console = wide_console()
-    console.print(comparison_table(found, (str(args.runs[0]), str(args.runs[1]))))
-    for comparison in found if args.rows else ():
+    console.print(comparison_table(comparisons, (str(args.runs[0]), str(args.runs[1]))))
+    for comparison in comparisons if args.rows else ():
         for title, answers in (("newly right", comparison.newly_right), ("newly wrong", comparison.newly_wrong)):
             for row, number in answers:
                 console.print(f"{comparison.key} {title}: {row} (answer {number})", markup=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext, images
-from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, filled, picture
+from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, fill_template, picture
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import PromptFormat
@@ -82,7 +82,7 @@ def test_pictures_stand_at_their_marks_else_first():
 
 
 def test_templates_leave_other_braces_alone():
-    assert filled(r"{question} in \boxed{}, {unknown}", {"question": "{x}"}) == r"{x} in \boxed{}, {unknown}"
+    assert fill_template(r"{question} in \boxed{}, {unknown}", {"question": "{x}"}) == r"{x} in \boxed{}, {unknown}"
 
 
 def test_cells_of_pictures():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_uniopd.benchmarks.datasets import fixture_rows, read_rows
-from lit_uniopd.benchmarks.loading import check_golds, chosen, load_benchmark
+from lit_uniopd.benchmarks.loading import check_golds, load_benchmark, select_examples
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.registry import all_specs, expand, find_spec, groups
@@ -239,12 +239,12 @@ def test_a_repository_of_raw_files_is_read_by_the_json_builder(monkeypatch):
 
 def test_a_profile_takes_whole_groups_the_same_ones_in_any_order():
     rows = [Example(id=f"{g}.{i}", messages=(), gold=None, group=str(g)) for g in range(40) for i in range(3)]
-    taken = chosen(rows, "smoke", None)
+    taken = select_examples(rows, "smoke", None)
     assert len({e.group for e in taken}) == 16
     assert len(taken) == 48
-    assert {e.id for e in chosen(rows[::-1], "smoke", None)} == {e.id for e in taken}
-    assert len(chosen(rows, "paper", None)) == 120
-    assert len({e.group for e in chosen(rows, "paper", 2)}) == 2
+    assert {e.id for e in select_examples(rows[::-1], "smoke", None)} == {e.id for e in taken}
+    assert len(select_examples(rows, "paper", None)) == 120
+    assert len({e.group for e in select_examples(rows, "paper", 2)}) == 2
 
 
 def test_profiles_lower_and_never_raise():

@@ -1,4 +1,4 @@
-"""How the answers came about: a drop in accuracy with rising truncation is a length problem."""
+"""Health of the answers: a drop in accuracy with rising truncation is a length problem."""
 
 import statistics
 from collections.abc import Sequence

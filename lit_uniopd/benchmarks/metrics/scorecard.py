@@ -40,16 +40,16 @@ def score_benchmark(records: Sequence[Record], spec: BenchmarkSpec, generation: 
     statistics = build_metrics(spec.report.metrics, generation.n, spec_n=spec.generation.n)
     groups = grouped(records)
     scores: dict[str, float] = {}
-    ends: dict[str, Ends] = {}
+    intervals: dict[str, Ends] = {}
     for statistic in statistics:
         stats_GS = stats_of(groups, statistic)
         scores |= {name: float(value) for name, value in statistic.scores(stats_GS.sum(dim=0)).items()}
-        ends |= interval(stats_GS, statistic)
+        intervals |= interval(stats_GS, statistic)
     return BenchmarkScores(
         primary=next(iter(scores), ""),
         scores=scores,
-        interval=ends,
-        breakdown={name: _split(records, name, spec, generation) for name in spec.report.breakdown},
+        interval=intervals,
+        breakdown={name: _breakdown(records, name, spec, generation) for name in spec.report.breakdown},
         health=health_of(records),
         answers=len(records),
         groups=len(groups),
@@ -62,15 +62,15 @@ def stats_of(groups: Sequence[Sequence[Record]], statistic: Statistic) -> Tensor
     return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), statistic.size)
 
 
-def _split(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation: Generation) -> dict[str, float]:
-    parts: dict[str, list[Record]] = {}
+def _breakdown(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation: Generation) -> dict[str, float]:
+    records_by_value: dict[str, list[Record]] = {}
     for record in records:
         if name in record.breakdown:
-            parts.setdefault(record.breakdown[name], []).append(record)
+            records_by_value.setdefault(record.breakdown[name], []).append(record)
     (statistic,) = build_metrics(spec.report.metrics[:1], generation.n, spec_n=spec.generation.n)
-    found: dict[str, float] = {}
-    for value, own in sorted(parts.items()):
+    scores_by_value: dict[str, float] = {}
+    for value, subset in sorted(records_by_value.items()):
         # Not a torchmetrics metric: those add up over ranks, and only rank 0 is here.
-        scores = statistic.scores(stats_of(grouped(own), statistic).sum(dim=0))
-        found[value] = float(next(iter(scores.values())))
-    return found
+        scores = statistic.scores(stats_of(grouped(subset), statistic).sum(dim=0))
+        scores_by_value[value] = float(next(iter(scores.values())))
+    return scores_by_value

@@ -31,9 +31,9 @@ class Statistic(ABC):
         """Scores ``[...]`` by name from sums ``[..., size]``; the first stands for the benchmark. 0 where undefined."""
 
 
-def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole``, 0 where there is nothing."""
-    return torch.where(whole > 0, part / whole.clamp(min=1e-300), torch.zeros_like(part))
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, 0 where the denominator is 0."""
+    return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), torch.zeros_like(numerator))
 
 
 def by_row(group: Sequence[Record]) -> list[list[Record]]:

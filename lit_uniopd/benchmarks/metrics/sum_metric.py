@@ -35,8 +35,8 @@ class SumMetric(Metric):
 
     def compute(self) -> dict[str, float]:
         """Every score by name."""
-        found: dict[str, float] = {}
-        parts = self.sums.split([statistic.size for statistic in self.statistics])
-        for statistic, sums in zip(self.statistics, parts, strict=True):
-            found |= {name: float(value) for name, value in statistic.scores(sums).items()}
-        return found
+        scores: dict[str, float] = {}
+        sums_by_statistic = self.sums.split([statistic.size for statistic in self.statistics])
+        for statistic, sums in zip(self.statistics, sums_by_statistic, strict=True):
+            scores |= {name: float(value) for name, value in statistic.scores(sums).items()}
+        return scores

@@ -20,7 +20,7 @@ Scores = Mapping[str, float]
 
 
 def score_table(
-    result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None, own: str = "score"
+    result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None, heading: str = "score"
 ) -> Table:
     """One row per benchmark, the mean of each domain below its benchmarks.
 
@@ -28,30 +28,30 @@ def score_table(
         result: of the model.
         title: above the table.
         columns: other models' scores to show before and behind the model's own column, which is ``""``.
-        own: heading of that column.
+        heading: of that column.
     """
     columns = columns or {"": {}}
     table = Table(title=title)
     for name in ("domain", "benchmark", "metric"):
         table.add_column(name, no_wrap=name == "benchmark")
     for name in columns:
-        table.add_column(name or own, justify="right")
+        table.add_column(name or heading, justify="right")
     table.add_column("95 % interval", justify="right")
     for name in ("answers", "cut", "no answer"):
         table.add_column(name, justify="right")
     primary = result.primary()
-    filled = {name: primary if name == "" else scores for name, scores in columns.items()}
+    scores_by_column = {name: primary if name == "" else scores for name, scores in columns.items()}
     specs = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
-    for domain in sorted({spec.domain for spec in specs.values()}, key=_place):
+    for domain in sorted({spec.domain for spec in specs.values()}, key=_domain_order):
         keys = [key for key, spec in specs.items() if spec.domain == domain]
         for i, key in enumerate(keys):
-            table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, filled))
+            table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, scores_by_column))
         if len(keys) > 1:
-            means = [domain_means(_complete(result, scores), specs).get(domain) for scores in filled.values()]
+            means = [domain_means(_complete(result, scores), specs).get(domain) for scores in scores_by_column.values()]
             table.add_row("", "[bold]mean[/bold]", "", *map(_percent, means), end_section=True)
         else:
             table.add_section()
-    overall = [mean16(_complete(result, scores), specs) for scores in filled.values()]
+    overall = [mean16(_complete(result, scores), specs) for scores in scores_by_column.values()]
     if any(mean is not None for mean in overall):
         table.add_row("[bold]all 16[/bold]", "[bold]mean[/bold]", "", *map(_percent, overall))
     return table
@@ -84,9 +84,9 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _place(domain: str) -> tuple[int, str]:
-    known = list(DOMAINS)
-    return (known.index(domain) if domain in known else len(known)), domain
+def _domain_order(domain: str) -> tuple[int, str]:
+    domains = list(DOMAINS)
+    return (domains.index(domain) if domain in domains else len(domains)), domain
 
 
 def print_scores(result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None) -> None:

@@ -23,19 +23,19 @@ def domain_means(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]
     """
     means: dict[str, float | None] = {}
     for domain in dict.fromkeys(spec.domain for spec in specs.values()):
-        own = [(scores.get(key), spec.report.weight) for key, spec in specs.items() if spec.domain == domain]
-        found = [(score, weight) for score, weight in own if score is not None]
-        total = sum(weight for _, weight in found)
-        means[domain] = sum(s * w for s, w in found) / total if len(found) == len(own) and total > 0 else None
+        members = [(scores.get(key), spec.report.weight) for key, spec in specs.items() if spec.domain == domain]
+        scored = [(score, weight) for score, weight in members if score is not None]
+        total = sum(weight for _, weight in scored)
+        means[domain] = sum(s * w for s, w in scored) / total if len(scored) == len(members) and total > 0 else None
     return means
 
 
 def mean16(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]) -> float | None:
     """Unweighted mean over the 16 benchmarks of Uni-OPD; None unless each of them has exactly one score."""
-    found: dict[str, list[float]] = {name: [] for name in THE_16}
+    scores_by_id: dict[str, list[float]] = {name: [] for name in THE_16}
     for key, spec in specs.items():
-        if spec.id in found and key in scores:
-            found[spec.id].append(scores[key])
-    if any(len(values) != 1 for values in found.values()):
+        if spec.id in scores_by_id and key in scores:
+            scores_by_id[spec.id].append(scores[key])
+    if any(len(values) != 1 for values in scores_by_id.values()):
         return None
-    return sum(values[0] for values in found.values()) / len(found)
+    return sum(values[0] for values in scores_by_id.values()) / len(scores_by_id)

@@ -70,7 +70,7 @@ def graded_by() -> dict[str, str]:
 
 def _commit() -> str:
     try:
-        found = subprocess.run(
+        finished = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -79,11 +79,11 @@ def _commit() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return finished.stdout.strip() or "unknown"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def compact(directory: Path) -> Path | None:
-    """Move a run's JSON lines into ``records.parquet``; they stay until what was written has been read back.
+    """Move a run's JSON lines into ``records.parquet``; they are deleted once that file has been read back.
 
     Args:
         directory: of the run.
@@ -102,8 +102,8 @@ def compact(directory: Path) -> Path | None:
     lines = sorted((directory / RECORDS).glob("*.jsonl"))
     target = directory / PARQUET
     old = read_parquet(target) if target.exists() else []
-    known = {record.key for record in old}
-    records = old + [r for r in read_records(lines) if r.reason != PENDING and r.key not in known]
+    keys = {record.key for record in old}
+    records = old + [r for r in read_records(lines) if r.reason != PENDING and r.key not in keys]
     if not records:
         return None
     scratch = target.with_name(f".{PARQUET}.tmp")
@@ -135,14 +135,15 @@ def run_records(directory: Path) -> list[Record]:
     Raises:
         UserError: if the directory holds none.
     """
-    found = read_parquet(directory / PARQUET) if (directory / PARQUET).exists() else []
-    known = {record.key for record in found}
-    found += [r for r in read_records(sorted((directory / RECORDS).glob("*.jsonl"))) if r.key not in known]
-    if not found:
+    records = read_parquet(directory / PARQUET) if (directory / PARQUET).exists() else []
+    keys = {record.key for record in records}
+    records += [r for r in read_records(sorted((directory / RECORDS).glob("*.jsonl"))) if r.key not in keys]
+    if not records:
         raise UserError(
-            f"{directory} holds no records of an evaluation; give the directory of a run, as runs/benchmarks/version_0."
+            f"{directory} holds no records of an evaluation; give the directory of a run, e.g. "
+            "runs/benchmarks/version_0."
         )
-    return found
+    return records
 
 
 def _row(record: Record) -> dict[str, Any]:
