@@ -226,7 +226,7 @@ class EvalEngine:
         self._evaluated[benchmark.key].update((record.key, record) for record in records)
 
     def _blank_records(self, policy: Policy, request: Request) -> list[Record]:
-        """The records of a row's answers without the answers: they have their keys."""
+        """The records of a row before it is answered: all that their keys need."""
         benchmark, example = request.benchmark, request.example
         subject = self._subject
         if id(policy) not in subject.weights:

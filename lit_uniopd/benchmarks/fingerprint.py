@@ -1,4 +1,4 @@
-"""Telling prompts and decoding settings apart by their content."""
+"""Hashes of prompts and decoding settings."""
 
 import hashlib
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from lit_uniopd.utils.seeding import derive_seed
 
 
 def prompt_hash(example: Example, chat: Any) -> str:
-    """Hash of what the model is shown."""
+    """Hash of the messages, the images and the chat template's arguments."""
     return content_hash(list(example.messages), [image_hash(image) for image in example.images], chat)
 
 
@@ -22,7 +22,7 @@ def image_hash(image: Any) -> str:
 
 
 def generation_hash(generation: Generation, seed: int, engine: str) -> str:
-    """Hash of how answers are written; greedy answers depend neither on seed nor on engine."""
+    """Hash of the decoding settings; greedy answers depend neither on seed nor on engine."""
     return content_hash(asdict(generation), (seed, engine) if generation.temperature > 0 else None)
 
 

@@ -125,9 +125,8 @@ class RecordWriter:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with full_disk_named(self.path), self.path.open("ab") as file:
-            if file.tell() and not _ends_with_newline(
-                self.path
-            ):  # else the torn line of a killed run would swallow the next
+            # Else the torn line of a killed run would swallow the next one.
+            if file.tell() and not _ends_with_newline(self.path):
                 file.write(b"\n")
             file.write(lines.encode())
             file.flush()

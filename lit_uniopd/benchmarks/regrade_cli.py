@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds that one answer may take")
     args = parser.parse_args(argv)
     if not args.run.is_dir():
-        raise UserError(f"{args.run} is not a directory; give that of a run, e.g. runs/benchmarks/version_0.")
+        raise UserError(f"{args.run} is no directory; give that of a run, e.g. runs/benchmarks/version_0.")
     from lit_uniopd.benchmarks.regrade import changes_table, regrade  # torch
 
     with GraderPool(workers=args.workers, time_limit=args.timeout) as graders:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from lit_uniopd.benchmarks.spec import Benchmark, Example
 
 PICTURE_LENGTH = 2000
-"""A picture counts as so many characters when rows are sorted by length."""
+"""Characters that a picture counts for when rows are sorted by length."""
 
 
 class Request:
@@ -19,7 +19,7 @@ class Request:
 
 
 class EvalBatch:
-    """Rows that are answered together; empty where a rank only keeps step with the others.
+    """Rows that are answered together; empty where a rank runs out of rows before the others.
 
     Like ``PromptBatch`` neither a dataclass nor a ``Sequence``, so that Lightning does not walk through it.
     """

@@ -1,4 +1,4 @@
-"""Telling models apart by their weights."""
+"""Hash of a model's weights."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def weights_fingerprint(model: nn.Module) -> str:
         if not isinstance(tensor, Tensor) or tensor.numel() == 0:
             continue
         bits = tensor.detach().contiguous().view(-1).view(_INTEGER[tensor.element_size()])
-        # A copy: memory that numpy has seen can no longer be freed when sharded weights are let go of.
+        # A copy: memory shared with numpy could not be freed when sharded weights are released.
         some = bits[:: max(1, bits.numel() // _SAMPLED)].clone().cpu().numpy().tobytes()
         digest.update(f"{name}{tuple(tensor.shape)}{int(bits.sum(dtype=torch.int64))}".encode() + some)
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Looking at what a run kept: one HTML file, no server, no network. `view.records` writes what it shows."""
+"""A run's rollouts, pairs and captions in one HTML file; `view.records` makes the rows that it shows."""
 
 from lit_uniopd.view.page import GROUPS_FILE, PAIRS_FILE, page, write_page
 

@@ -1,4 +1,4 @@
-"""The page: what a run kept, inside one HTML file that needs no server and no network."""
+"""The page: a run's rollouts, pairs and captions in one HTML file that needs no server and no network."""
 
 import base64
 import html

@@ -32,7 +32,7 @@ from lit_uniopd.utils.progress import progress_bar
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Raised when checked rows would come out differently; older files of the cache are then left alone."""
+"""Raised when checked rows would come out differently; older cache files are then ignored."""
 LONGEST_RESULT = 1 << 20
 """Characters; calls whose computed result is longer are skipped."""
 _SOLUTION_S = 60.0

@@ -1,4 +1,4 @@
-"""A statistic: what the answers to one problem add to the sums, and what scores the sums make.
+"""A statistic: what the answers to one problem add to the sums, and the scores of the sums.
 
 Both halves are pure, so that sums over ranks, bootstrap intervals and paired comparisons are the same computation.
 """
