@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
@@ -169,7 +170,8 @@ class Evaluator:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
     def _evaluation_keys(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        # (key, weights, profile). Not from each benchmark's own records: of a small one rank 0 may have no row.
+        """Key, weights and profile of every benchmark of this evaluation."""
+        # The weights of all benchmarks together: of a small one rank 0 may have no row.
         weights = {record.weights for records in result.records.values() for record in records}
         return {
             (key, fingerprint, benchmark.profile)
@@ -180,8 +182,6 @@ class Evaluator:
     def _sum(self, value: int) -> int:
         if self.trainer.world_size == 1:
             return value
-        import torch
-
         tensor = torch.tensor(value, dtype=torch.int64, device=self.trainer.strategy.root_device)
         return int(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
