@@ -11,6 +11,7 @@ import pytest
 import torch
 from model_server import Served
 from serving import ModelServers
+from urllib3.connection import HTTPConnection
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.http import ServerError, Servers
@@ -38,22 +39,23 @@ def tokens(servers: Servers, **options: Any) -> int:
     return servers.post("/tokenize", HELLO, **options)["count"]
 
 
-def test_connections_are_kept_and_shared_by_threads(model_servers):
+def test_connections_are_kept_and_shared_by_threads(model_servers, monkeypatch):
     (url,) = model_servers.urls["student"]
     servers = Servers([url + "/"])
     opened = []
-    connected = servers._connected
-    servers._connected = lambda server: opened.append(server) or connected(server)
+    connect = HTTPConnection.connect
+    monkeypatch.setattr(HTTPConnection, "connect", lambda connection: opened.append(connection) or connect(connection))
     assert [tokens(servers) for _ in range(5)] == [5] * 5
     assert len(opened) == 1
+    assert tokens(servers, retries=0) == 5
+    assert len(opened) == 2  # what is sent once has a connection of its own
+    opened.clear()
     model_servers.misbehave(url, "slow", seconds=0.05)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: tokens(servers), range(32))) == {5}
     assert len(opened) <= 8
     assert 2 <= model_servers.asked(url)["most_at_once"] <= 8
-    servers.close()
     assert servers.get("/health") is None
-    servers.close()
 
 
 @pytest.mark.parametrize("fault", ["busy", "error", "drop"])
@@ -66,12 +68,10 @@ def test_a_failing_server_is_asked_again_after_longer_and_longer_pauses(model_se
     assert len(naps) == 3
     assert all(0.5 * base <= nap <= 1.5 * base for nap, base in zip(naps, (0.5, 1.0, 2.0), strict=True))
     assert random.getstate() == state  # jitter does not move the run's seeds
-    servers.close()  # one that was kept may have been closed by the server, which is no attempt
     model_servers.misbehave(url, fault)
     with pytest.raises(ServerError, match=r"answers 50|broke off"):
         tokens(servers)
     assert model_servers.asked(url)["asked"] == 4
-    servers.close()
     model_servers.misbehave(url, fault)
     with pytest.raises(ServerError):
         tokens(servers, retries=0)
