@@ -120,8 +120,8 @@ def test_requests_are_dealt_out_bounded_and_counted(rollout_servers, model, tmp_
     calls: list[tuple[int, int]] = []
     sample(model, PROMPTS * 2, sampling, eos_ids=[], pad_id=0, seed=0, on_progress=lambda *counts: calls.append(counts))
     assert calls == [(done, 16) for done in range(2, 17, 2)]
-    asked = [rollout_servers.asked(url) for url in rollout_servers.all]
-    assert [each["asked"] for each in asked] == [4, 4]
+    asked = [rollout_servers.counts(url) for url in rollout_servers.all]
+    assert [each["requests"] for each in asked] == [4, 4]
     assert sum(each["most_at_once"] for each in asked) <= 4
     assert max(each["most_at_once"] for each in asked) <= 2
 
@@ -161,10 +161,10 @@ def test_whole_weights_are_transferred_with_adapters_merged_and_old_prompts_forg
         shift(trained)
     rollout_servers.behave()
     run(trained, sampling)
-    moved = rollout_servers.asked(rollout_servers.all[0])["asked"]
+    moved = rollout_servers.counts(rollout_servers.all[0])["requests"]
     run(trained, sampling)
     assert (
-        rollout_servers.asked(rollout_servers.all[0])["asked"] == moved + 2
+        rollout_servers.counts(rollout_servers.all[0])["requests"] == moved + 2
     )  # its two prompts: equal weights are not sent twice
 
 
@@ -180,10 +180,10 @@ def test_ranks_meet_in_the_directory_and_only_the_first_brings_the_weights(rollo
     for thread in threads:
         thread.join()
     assert (
-        rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+        rollout_servers.counts(rollout_servers.all[0])["requests"] == 7
     )  # pause, init, start, update, finish, forget, resume: once
     assert all(rank.weights.publish(model) == "student" for rank in ranks)
-    assert rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+    assert rollout_servers.counts(rollout_servers.all[0])["requests"] == 7
 
 
 def test_half_written_and_older_weights_of_a_killed_run_are_cleared_away(rollout_servers, model, tmp_path) -> None:
@@ -284,7 +284,7 @@ def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, mo
         confirm, pool.weights.confirm = pool.weights.confirm, lambda *_: None  # type: ignore[method-assign]
         rollout_servers.misbehave(rollout_servers.all[0], fault, seconds=1.5)
         assert answers(run(model, sampling)) == expected
-        assert rollout_servers.asked(rollout_servers.all[1])["asked"] >= 4
+        assert rollout_servers.counts(rollout_servers.all[1])["requests"] >= 4
         rollout_servers.behave()
         pool.weights.publish, pool.weights.confirm = weights, confirm  # type: ignore[method-assign]
 
