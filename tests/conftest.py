@@ -59,7 +59,7 @@ def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
 @pytest.fixture
 def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
     """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
-    engine_vllm._connected.cache_clear()
+    engine_vllm._pool.cache_clear()
     trained.behave()
     for url in trained.all:
         trained.tell(url, "/restart", {})

@@ -106,10 +106,8 @@ class ProcessRewardModel(Scorer):
     def _load(self, device: torch.device) -> tuple[Any, Any]:
         if self._loaded is None:
             config = _config(self.path, self.trust_remote_code)
-            classes = getattr(config, "auto_map", None) or {}
-            plain = (
-                self.trust_remote_code and "AutoModel" in classes and "AutoModelForTokenClassification" not in classes
-            )
+            remote = (getattr(config, "auto_map", None) or {}) if self.trust_remote_code else {}
+            plain = "AutoModel" in remote and "AutoModelForTokenClassification" not in remote
             model, tokenizer = load_judge(
                 AutoModel if plain else AutoModelForTokenClassification,
                 self.path,

@@ -54,9 +54,8 @@ class RewardModel(Scorer):
         fitting = [i for i, ids in enumerate(tokens) if len(ids) <= self.max_length]
         fitting.sort(key=lambda i: len(tokens[i]))
         pad = model.config.pad_token_id
-        size = (
-            1 if pad is None else self.batch_size
-        )  # without a padding token the model cannot tell where an answer ends
+        # Without a padding token the model cannot tell where an answer ends.
+        size = 1 if pad is None else self.batch_size
         for start in range(0, len(fitting), size):
             rows = fitting[start : start + size]
             texts = [torch.tensor(tokens[row]) for row in rows]

@@ -174,7 +174,9 @@ class Servers:
                 return urllib3.ProxyManager(proxy if "//" in proxy else f"http://{proxy}", **options)
             return urllib3.PoolManager(**options)
         except ValueError as error:  # a timeout of 0, or a SOCKS proxy
-            raise UserError(f"The server {server} cannot be asked: {error}") from error
+            raise UserError(
+                f"The server {server} cannot be asked ({error}); check the timeouts and the environment's proxy."
+            ) from error
 
 
 def _excerpt(content: bytes) -> str:

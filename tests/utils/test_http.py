@@ -167,6 +167,14 @@ def test_a_proxy_is_used_where_the_environment_names_one(model_servers, monkeypa
         tokens(Servers([url], retries=0))
 
 
+def test_timeouts_and_proxies_that_cannot_be_used_are_refused_at_once(monkeypatch):
+    with pytest.raises(UserError, match=r"read timeout to 0.*; check the timeouts"):
+        Servers(["http://host"], timeout=0.0)
+    monkeypatch.setenv("http_proxy", "socks5://proxy:1080")
+    with pytest.raises(UserError, match=r"unsupported scheme socks5.*check the timeouts and the environment's proxy"):
+        Servers(["http://host"])
+
+
 def test_the_fixture_speaks_as_vllm_does(model_servers, model_dirs):
     """Shapes as in vLLM's protocol; numbers as by transformers."""
     (url,) = model_servers.urls["student"]
