@@ -1,0 +1,72 @@
+"""A `config.yaml` that commit 838f5a7 wrote, before its modules moved, and what a user may have typed then."""
+
+import importlib
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_uniopd.cli import main
+from lit_uniopd.cli.renamed import MOVED, with_current_class_paths
+
+# uniopd fit -c configs/uni_opd/multi_teacher.yaml -c configs/trainer/fsdp.yaml --print_config
+OLD = Path(__file__).parent / "config_of_838f5a7.yaml"
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--print_config"])
+    assert not stop.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_an_old_config_means_what_it_meant(capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="lit_uniopd"):
+        config = printed(["fit", "-c", str(OLD), f"--config={OLD}", "--trainer.max_steps=7"], capsys)
+    assert caplog.messages == [f"{OLD}: lit_uniopd.fsdp is now lit_uniopd.distributed.fsdp."] * 2
+    old = yaml.safe_load(OLD.read_text())
+    assert config["trainer"]["strategy"].pop("class_path") == "lit_uniopd.distributed.fsdp.FSDP"
+    assert old["trainer"]["strategy"].pop("class_path") == "lit_uniopd.fsdp.FSDP"
+    assert config == {**old, "trainer": {**old["trainer"], "max_steps": 7}, "ckpt_path": config["ckpt_path"]}
+
+
+@pytest.mark.parametrize("option", [["--model=OLD"], ["--model", "OLD"]])
+def test_an_old_class_path_on_the_command_line(option, capsys):
+    option = [word.replace("OLD", "lit_uniopd.modules.uni_opd.UniOPD") for word in option]
+    config = printed(["fit", "-c", str(OLD), *option], capsys)
+    assert config["model"]["class_path"] == "lit_uniopd.modules.opd.uni_opd.UniOPD"
+    assert config["model"]["init_args"]["sampling"]["n"] == 16  # as in the file
+
+
+def test_what_has_not_moved_stays(tmp_path):
+    current = tmp_path / "config.yaml"
+    current.write_text("model: {class_path: lit_uniopd.modules.evaluation_base.X}\n")
+    arguments = [
+        "fit",
+        "-c",
+        str(current),
+        "--a",
+        "my_lit_uniopd.fsdp.FSDP",
+        "--b=lit_uniopd.fsdp.shards",
+        "-c",
+        "none",
+    ]
+    assert with_current_class_paths(arguments) == arguments
+
+
+def test_a_mistake_in_an_old_config_is_answered_as_ever(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text(OLD.read_text().replace("num_nodes: 1", "num_nods: 1"))
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(tmp_path / "old.yaml")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "num_nods" in error
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_every_module_is_where_the_table_says(old):
+    package = old.rpartition(".")[0]
+    assert importlib.import_module(MOVED[old])
+    assert find_spec(package) is None or find_spec(old) is None
