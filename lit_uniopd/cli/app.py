@@ -13,11 +13,17 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.cli.renamed import with_current_class_paths
+from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "inference_mode": False,  # tensors of a validation must not poison the backward passes that follow
+    "callbacks": [SharedRowsWarning()],
+}
 
 
 class ConfigRecorder(SaveConfigCallback):
@@ -186,6 +192,7 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
+        trainer_defaults=TRAINER_DEFAULTS,
         save_config_callback=ConfigRecorder,
         parser_class=OneSentenceParser,
         parser_kwargs={"prog": "uniopd", "description": ABOUT},

@@ -4,8 +4,16 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnector
+from torch.utils.data import DataLoader
 
-__all__ = ["SignalConnector", "logged_step", "set_logged_step", "set_signal_connector", "signal_connector"]
+__all__ = [
+    "SignalConnector",
+    "logged_step",
+    "set_logged_step",
+    "set_signal_connector",
+    "signal_connector",
+    "unwrapped_batch_sampler",
+]
 
 
 def logged_step(trainer: Trainer) -> int:
@@ -26,3 +34,8 @@ def signal_connector(trainer: Trainer) -> Any:
 def set_signal_connector(trainer: Trainer, connector: SignalConnector) -> None:
     """Let another one handle signals, from the trainer's next start on."""
     trainer._signal_connector = connector
+
+
+def unwrapped_batch_sampler(loader: DataLoader) -> Any:
+    """A loader's batch sampler without the wrapper that notes the indices of predictions."""
+    return getattr(loader.batch_sampler, "_batch_sampler", loader.batch_sampler)

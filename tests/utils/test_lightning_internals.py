@@ -4,7 +4,7 @@ import signal
 
 import torch
 from lightning import LightningModule, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from lit_uniopd.utils.lightning_internals import (
     SignalConnector,
@@ -12,6 +12,7 @@ from lit_uniopd.utils.lightning_internals import (
     set_logged_step,
     set_signal_connector,
     signal_connector,
+    unwrapped_batch_sampler,
 )
 
 
@@ -72,3 +73,18 @@ def test_another_connector_handles_signals(tmp_path):
     fit(TwoUpdates(), tmp_path, trainer)
     assert registered == ["registered", "torn down"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_batch_sampler_of_a_prediction_is_unwrapped(tmp_path):
+    class Predicting(TwoUpdates):
+        def predict_step(self, batch, batch_idx):
+            return batch
+
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **options)
+    loader = DataLoader([0, 1, 2])  # type: ignore[arg-type]
+    trainer.predict(Predicting(), loader)
+    used = trainer.predict_dataloaders
+    assert used is not None
+    assert type(used.batch_sampler) is not BatchSampler
+    assert type(unwrapped_batch_sampler(used)) is type(unwrapped_batch_sampler(loader)) is BatchSampler
