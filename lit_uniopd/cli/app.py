@@ -30,8 +30,8 @@ class ConfigRecorder(SaveConfigCallback):
     """Write the resolved config to the run's directory and, as text, to TensorBoard."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Without a logger a run has no directory of its own: the file would land in the working directory, and stop
-        # the next run there (a killed `predict` that goes on, say).
+        # Without a logger a run has no directory of its own: the file would land in the working directory and stop the
+        # next run there, a resumed `predict` for one.
         if trainer.loggers:
             super().setup(trainer, pl_module, stage)
 
@@ -73,14 +73,14 @@ class UniOPDCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take nothing from the checkpoint: our record is the config.
 
-        Lightning would read the whole file here in search of hyper-parameters, and fail on a damaged one before it
-        could be told of.
+        Lightning would read the whole file here in search of hyper-parameters, and fail on a damaged one before we can
+        say so.
         """
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:  # a strategy or devices that there are not
+        except (ValueError, TypeError) as error:  # an unknown strategy, missing devices
             raise trainer_mistake(error) from error
 
     def before_fit(self) -> None:
@@ -98,11 +98,11 @@ class UniOPDCLI(LightningCLI):
         self._check_run()
 
     def _check_run(self) -> None:
-        """What can be known to fail should fail before models are loaded."""
+        """Let what is bound to fail do so before models are loaded."""
         config = self.config_init[str(self.subcommand)]
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # our table has what Lightning's has, by domain and with intervals
-        # Checkpoints are read without executing pickles; ours hold nothing that would need them.
+        # Checkpoints are read without executing pickles; ours need none.
         config.weights_only = True
         for logger in self.trainer.loggers:
             if logger.save_dir is not None:
@@ -134,20 +134,21 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     Lightning itself would look in the new, still empty version directory, and start from scratch.
 
     Raises:
-        UserError: if there is none, or it is not whole.
+        UserError: if there is none, or it is damaged.
     """
     flag = "--ckpt_path"
     if path == "last":
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
-        for cut_short in root.glob("**/*.ckpt.old"):
-            settle(cut_short.with_suffix(""))
-        found = newest_first(root, "last*.ckpt")
-        if not found:
-            others = newest_first(root, "*.ckpt")
-            remedy = f"the newest checkpoint is --ckpt_path {others[0]}" if others else "give the path of a checkpoint"
+        for interrupted in root.glob("**/*.ckpt.old"):
+            settle(interrupted.with_suffix(""))
+        last = newest_first(root, "last*.ckpt")
+        if not last:
+            checkpoints = newest_first(root, "*.ckpt")
+            newest = f"the newest checkpoint is --ckpt_path {checkpoints[0]}" if checkpoints else ""
+            remedy = newest or "give the path of a checkpoint"
             raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; {remedy}.")
-        flag, path = "--ckpt_path last:", str(found[0])
+        flag, path = "--ckpt_path last:", str(last[0])
     elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
     elif Path(path).is_dir() and not is_sharded_checkpoint(Path(path)):
@@ -179,7 +180,7 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
 
     Args:
         argv: the arguments.
-        cli: what to do with them.
+        cli: the class that parses and runs them.
     """
     torch.set_float32_matmul_precision("high")
     install_filters()

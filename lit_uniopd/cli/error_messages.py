@@ -1,6 +1,6 @@
 """Argument errors in one sentence.
 
-jsonargparse reports a misspelt key as two screens of usage and a tree of every type that the value might have had.
+jsonargparse answers a misspelt key with two screens of usage and a tree of every type that the value could have.
 """
 
 import difflib
@@ -38,7 +38,7 @@ def one_sentence(message: str) -> str:
     """The flag and the innermost complaints of an error tree, and how to see what is accepted.
 
     Args:
-        message: what jsonargparse says, over many lines.
+        message: of jsonargparse, over many lines.
     """
     keys = list(dict.fromkeys(_KEY.findall(message)))
     flag = f"--{'.'.join(keys)}: " if keys else ""
@@ -60,33 +60,33 @@ def one_sentence(message: str) -> str:
     classes = _CLASS.findall(message)
     lines = [_KEY.sub("", line).strip().removeprefix("- ") for line in message.splitlines()]
     complaints = dict.fromkeys(line.rstrip(".") for line in lines if line and not _NOISE.match(line))
-    given = re.search(r"Given value: (?!NestedArg|Namespace|\{)(.{1,60})", message)
-    what = (
+    value = re.search(r"Given value: (?!NestedArg|Namespace|\{)(.{1,60})", message)
+    problem = (
         " or ".join(complaints or {" ".join(message.split()).rstrip("."): None})
         .replace("typing.", "")
         .replace(". Got value:", ", not")
     )
-    if "File does not exist" in what:
-        return f"{flag}{what}; mend the path."
-    got = f" (got {given[1].partition('. Got value')[0].strip()})" if given else ""
+    if "File does not exist" in problem:
+        return f"{flag}{problem}; mend the path."
+    got = f" (got {value[1].partition('. Got value')[0].strip()})" if value else ""
     command = f"fit --{keys[0]}.help={classes[0]}" if classes and keys else "fit --help"
-    return f"{flag}{what}{got}; `uniopd {'--help' if 'subcommand' in what else command}` lists what there is."
+    return f"{flag}{problem}{got}; `uniopd {'--help' if 'subcommand' in problem else command}` lists what there is."
 
 
-def check_configs(argv: Sequence[str], known: Collection[str]) -> None:
-    """Refuse config files that are not YAML, or that have a key which there is not.
+def check_configs(argv: Sequence[str], allowed_keys: Collection[str]) -> None:
+    """Refuse config files that are not YAML, or that have an unknown key.
 
-    The parser would not say which file it is, and would not see a key with nothing in it.
+    The parser would not say which file it is, and would overlook an empty key.
 
     Args:
         argv: what stands behind `uniopd`.
-        known: keys that a config may have.
+        allowed_keys: that a config may have.
 
     Raises:
         UserError: naming the file, and the line or the key.
     """
     for path in _configs(argv):
-        if not path.is_file():  # which the parser tells of
+        if not path.is_file():  # the parser reports it
             continue
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -98,8 +98,8 @@ def check_configs(argv: Sequence[str], known: Collection[str]) -> None:
         if settings is not None and not isinstance(settings, dict):
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
         for key in map(str, settings or {}):
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+            if key not in allowed_keys:
+                near = difflib.get_close_matches(key, allowed_keys, n=1)
                 meant = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(
                     f"--config {path} has the key {key!r}, which there is not{meant}; `uniopd fit --help` lists what "
@@ -111,8 +111,8 @@ def _configs(argv: Sequence[str]) -> Iterator[Path]:
     for i, arg in enumerate(argv):
         name, equals, value = arg.partition("=")
         if name in ("-c", "--config"):
-            following = argv[i + 1 : i + 2]
-            yield from (Path(path) for path in ([value] if equals else following))
+            paths = [value] if equals else argv[i + 1 : i + 2]
+            yield from map(Path, paths)
 
 
 _REMEDIES = {
@@ -121,26 +121,28 @@ _REMEDIES = {
     "_dataloader` must be implemented": "there are no data for this verb; take another, `uniopd validate` say",
     "gradient accumulation is not supported": "use --data.batch_size and --model.micro_batch_tokens",
 }
-"""What Lightning's sentence does not say."""
+"""Words of Lightning's messages -> the remedy that they do not name."""
 
 
 def trainer_mistake(error: Exception) -> UserError:
     """Lightning's complaint about its trainer's options, in one sentence.
 
     Args:
-        error: what it raised.
+        error: that it raised.
     """
-    said = " ".join(str(error).split())
-    first = re.split(r"(?<=[.!]) (?=[A-Z])", said)[0].rstrip(".!")
-    remedy = next((told for part, told in _REMEDIES.items() if part in first), "change it, see `uniopd fit --help`")
+    message = " ".join(str(error).split())
+    first = re.split(r"(?<=[.!]) (?=[A-Z])", message)[0].rstrip(".!")
+    remedy = next(
+        (remedy for words, remedy in _REMEDIES.items() if words in first), "change it, see `uniopd fit --help`"
+    )
     return UserError(f"--trainer: {first}; {remedy}.")
 
 
 def user_error_in(error: BaseException) -> UserError | None:
     """The ``UserError`` that led to another error: jsonargparse wraps what a class raises while it is built."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, UserError):
-        seen = seen.__cause__ or seen.__context__
-    if seen is None and isinstance(error, MisconfigurationException):  # options that contradict each other
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None and isinstance(error, MisconfigurationException):  # options that contradict each other
         return trainer_mistake(error)
-    return seen
+    return cause

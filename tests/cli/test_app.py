@@ -130,16 +130,16 @@ def test_a_damaged_checkpoint_is_answered_by_one_sentence_that_names_a_whole_one
     older = r"the newest whole one is --ckpt_path \S*version_0/checkpoints/\S+\.ckpt\.$"
 
     newest.write_bytes(content[: len(content) // 2])
-    sentence = told(capsys, ["fit", *files, "--ckpt_path=last"])
+    sentence = error_of(capsys, ["fit", *files, "--ckpt_path=last"])
     assert re.match(rf"error: --ckpt_path last: \S*version_7/\S+ is damaged \(cut off\).*; {older}", sentence)
 
     content[len(content) // 2] ^= 4  # found when it is read as a whole
     newest.write_bytes(content)
-    sentence = told(capsys, ["validate", *files, f"--ckpt_path={newest}"])
+    sentence = error_of(capsys, ["validate", *files, f"--ckpt_path={newest}"])
     assert re.match(rf"error: --ckpt_path \S*version_7/\S+ is damaged \(wrong check sum of .*; {older}", sentence)
 
 
-def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """The last line of a command that fails."""
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -150,7 +150,7 @@ def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 def test_every_argument_of_the_module_has_a_sentence(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--model.help=lit_uniopd.modules.UniOPD"])
-    shown = capsys.readouterr().out
+    text = capsys.readouterr().out
     for flag, sentence in {
         "--model.init_args.student.path": "A Hugging Face hub id, a local model directory",
         "--model.init_args.sampling.temperature": "0",
@@ -158,5 +158,5 @@ def test_every_argument_of_the_module_has_a_sentence(capsys):
         "--model.init_args.updates_per_rollout": "optimizer steps per rollout",
         "--model.init_args.micro_batch_tokens": "memory lever",
     }.items():
-        assert flag.replace("init_args.", "") in shown or flag in shown
-        assert sentence in " ".join(shown.split())
+        assert flag.replace("init_args.", "") in text or flag in text
+        assert sentence in " ".join(text.split())

@@ -208,10 +208,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_answered_by_one_sentence(mistake, fit, capsys):
-    arguments, named, remedy = MISTAKES[mistake]
-    told = sentence_for([*fit, *arguments], capsys)
-    assert named in told
-    assert remedy in told
+    arguments, words, remedy = MISTAKES[mistake]
+    error = sentence_for([*fit, *arguments], capsys)
+    assert words in error
+    assert remedy in error
 
 
 def test_without_a_gpu_the_gpu_config_says_what_to_take(fit, capsys):
@@ -219,20 +219,20 @@ def test_without_a_gpu_the_gpu_config_says_what_to_take(fit, capsys):
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, for which the config is")
-    told = sentence_for([*fit, f"--config={GPU}"], capsys)
-    assert "--trainer" in told
-    assert "take -c configs/trainer/cpu.yaml" in told
+    error = sentence_for([*fit, f"--config={GPU}"], capsys)
+    assert "--trainer" in error
+    assert "take -c configs/trainer/cpu.yaml" in error
 
 
 def test_a_teacher_of_another_family(fit, capsys, new_model):
     other = new_model("other", tokenizer=make_tokenizer(characters=CHARACTERS[::-1]))
-    told = sentence_for([*fit, f"--model.teachers.code.path={other}"], capsys)
-    assert "--model.teachers.code has another tokenizer than --model.student" in told
-    assert "choose models of one family" in told
+    error = sentence_for([*fit, f"--model.teachers.code.path={other}"], capsys)
+    assert "--model.teachers.code has another tokenizer than --model.student" in error
+    assert "choose models of one family" in error
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named", "remedy"),
+    ("arguments", "words", "remedy"),
     [
         ([], "subcommand", "`uniopd --help` lists"),
         (["train"], "'train'", "`uniopd --help` lists"),
@@ -264,11 +264,11 @@ def test_a_teacher_of_another_family(fit, capsys, new_model):
         ),
     ],
 )
-def test_a_mistake_of_any_verb(arguments, named, remedy, desk, capsys, monkeypatch):
+def test_a_mistake_of_any_command(arguments, words, remedy, desk, capsys, monkeypatch):
     monkeypatch.chdir(desk)
-    told = sentence_for(arguments, capsys)
-    assert named in told
-    assert remedy in told
+    error = sentence_for(arguments, capsys)
+    assert words in error
+    assert remedy in error
 
 
 def test_debug_shows_where_it_happened(fit):
@@ -287,7 +287,7 @@ NAMES = re.compile(
     r"|uniopd \w+|Benchmark \{|Prompt \{|\b[Pp]icture \{|[Ss]erver(?:'s address)? \{|[Cc]heckpoint\}? |address of|grader named|playground:|\{[^}]*(?:path|file|ledger|source|directory|target)\b"
     r"|__name__\}\.[a-z_]+"
 )
-"""A flag, an option of a class, a column, a file, a prompt, a benchmark or a verb."""
+"""A flag, an option of a class, a column, a file, a prompt, a benchmark or a command."""
 REMEDY = re.compile(
     r"(?:^|[;:,(] |, so |; (?:or|and|in `uniopd fit`) |, then |[a-z], or )"
     r"(?:accept|add|change|check|choose|compare|delete|download|drop|evaluate|export|free|give|install|keep|leave|look"
@@ -319,10 +319,10 @@ def text_of(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        parts = [
+        texts = [
             f"{{{ast.unparse(p.value)}}}" if isinstance(p, ast.FormattedValue) else text_of(p) for p in node.values
         ]
-        return "".join(parts)
+        return "".join(texts)
     return f"{{{ast.unparse(node)}}}"
 
 
@@ -330,21 +330,21 @@ def faults_of(text: str) -> list[str]:
     filled = re.sub(r"\{[^{}]*\}", "x", text)
     return [
         fault
-        for fault, found in (
+        for fault, applies in (
             ("names no flag, column or file", not NAMES.search(text)),
             ("has no remedy", not REMEDY.search(text)),
             ("does not end", not text.endswith(".")),
             ("is more than one sentence", bool(re.search(r"[.!?] [A-Z]|\n", filled))),
         )
-        if found
+        if applies
     ]
 
 
 def test_every_message_names_where_and_what_to_do():
     every = list(messages())
     assert len(every) > 200
-    found = [(file, text, faults_of(text)) for file, text in every if file not in PUT_TOGETHER]
-    assert [fault for fault in found if fault[2]] == []
+    faults = [(file, text, faults_of(text)) for file, text in every if file not in PUT_TOGETHER]
+    assert [fault for fault in faults if fault[2]] == []
     for file in PUT_TOGETHER:
         assert any(where == file and faults_of(text) for where, text in every), f"{file} needs no exception any more"
 

@@ -98,7 +98,7 @@ def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, 
     ]
     for arguments, sentence in mistakes:
         assert export(*arguments) == 2
-        told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert told.startswith("error: ")
-        assert sentence in told
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert sentence in error
     assert not (tmp_path / "out").exists()

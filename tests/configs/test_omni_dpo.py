@@ -30,14 +30,14 @@ def test_every_file_is_listed():
 def test_presets_hold_the_released_numbers(name, capsys):
     files = [BASE] if name == BASE.stem else [BASE, CONFIGS / f"{name}.yaml"]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *(part for file in files for part in ("-c", str(file))), "--print_config"])
+        main(["fit", *(word for file in files for word in ("-c", str(file))), "--print_config"])
     assert stopped.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
     loss = model["loss"]
-    found = (loss["beta"], loss["tau_ref"], loss["lam"], loss["tau_good"], model["optimizer"]["init_args"]["lr"])
-    found += (model["lr_scheduler"]["init_args"]["warmup_ratio"],)
-    found += (data["batch_size"] * trainer["accumulate_grad_batches"], data["max_length"])
-    assert found == pytest.approx(RELEASED[name])
+    numbers = (loss["beta"], loss["tau_ref"], loss["lam"], loss["tau_good"], model["optimizer"]["init_args"]["lr"])
+    numbers += (model["lr_scheduler"]["init_args"]["warmup_ratio"],)
+    numbers += (data["batch_size"] * trainer["accumulate_grad_batches"], data["max_length"])
+    assert numbers == pytest.approx(RELEASED[name])
     assert (loss["gamma"], data["weighting"]["eta"], loss["kind"]) == (3.0, 0.7, "omni_dpo")
     assert model["optimizer"]["class_path"].endswith("RMSprop" if name == "math" else "AdamW")

@@ -23,29 +23,28 @@ SCIENCE = {
 VALIDATED = {"benchmarks": ["benchmarks.yaml"], "bootstrap": ["sentinel/bootstrap.yaml"]}
 
 
-def printed(capsys: pytest.CaptureFixture, verb: str, files: list[str]) -> dict[str, Any]:
+def printed(capsys: pytest.CaptureFixture, command: str, files: list[str]) -> dict[str, Any]:
     with pytest.raises(SystemExit) as stopped:
-        main([verb, *(part for file in files for part in ("-c", str(ROOT / file))), "--print_config"])
+        main([command, *(word for file in files for word in ("-c", str(ROOT / file))), "--print_config"])
     assert stopped.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", [*SCIENCE, *VALIDATED])
 def test_fsdp_fits_behind_every_science_config(name, capsys):
-    verb = {"benchmarks": "validate", "bootstrap": "predict"}.get(name, "fit")
+    command = {"benchmarks": "validate", "bootstrap": "predict"}.get(name, "fit")
     files = [*(SCIENCE | VALIDATED)[name], "trainer/fsdp.yaml"]
-    found = printed(capsys, verb, files)["trainer"]
-    assert found["accelerator"] == "gpu"
-    assert found["inference_mode"] is False  # else a validation's weights poison the backward passes that follow
-    assert found["use_distributed_sampler"] is False  # else rows are repeated
-    assert found["precision"] == "32-true"  # bf16-true casts the log-probs in a batch
-    strategy = found["strategy"]
-    assert strategy["class_path"] == "lit_uniopd.distributed.fsdp.FSDP"
-    options = strategy["init_args"]
+    settings = printed(capsys, command, files)["trainer"]
+    assert settings["accelerator"] == "gpu"
+    assert settings["inference_mode"] is False  # else a validation's weights poison the backward passes that follow
+    assert settings["use_distributed_sampler"] is False  # else rows are repeated
+    assert settings["precision"] == "32-true"  # bf16-true casts the log-probs in a batch
+    assert settings["strategy"]["class_path"] == "lit_uniopd.distributed.fsdp.FSDP"
+    options = settings["strategy"]["init_args"]
     assert options["data_parallel_size"] == "auto"
     assert options["tensor_parallel_size"] == 1
-    made = FSDP(**options)
-    assert made.sharding == ShardingArgs(param_dtype="bfloat16", reduce_dtype="float32")
+    strategy = FSDP(**options)
+    assert strategy.sharding == ShardingArgs(param_dtype="bfloat16", reduce_dtype="float32")
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "ddp", "fsdp"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from doctor_data import of
 from huggingface_hub import constants
+from lightning.pytorch.loggers import CSVLogger
 from tiny import Prompts, module, prompts, trainer
 
 from callbacks import PairWriter
@@ -19,11 +20,12 @@ from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.hallucination.detectors import Owlv2, TableDetector
 from lit_uniopd.modules import Evaluation, SentenceBootstrap
 from lit_uniopd.playground.untrained import write_tiny_vision
-from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.scorers import Judge, RewardModel
 from lit_uniopd.teachers import HttpArgs, TeacherArgs
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.utils.http import ServerError, Servers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -149,6 +151,24 @@ def test_patience_with_servers_is_what_it_was(healthy, tmp_path):
     case.release()
     assert run.sampling.server is not None
     assert (run.sampling.server.retries, teacher.retries) == (8, 7)
+
+
+def test_the_trainer_of_the_run_is_left_as_it_is(healthy, tmp_path):
+    runner = trainer(tmp_path, logger=CSVLogger(tmp_path))
+    before, loggers = dict(vars(runner)), list(runner.loggers)
+    data = Prompts(prompts(4))
+    case = Case(module(healthy), data, runner)
+    assert (case.trainer.loggers, case.trainer.state.fn, case.trainer_data.datamodule) == ([], "fit", data)
+    assert vars(runner) == before
+    assert (runner.loggers, runner.state.fn) == (loggers, None)
+    case.release()
+
+
+def test_a_pool_of_models_that_are_loaded(healthy):
+    student = Policy.load(PolicyArgs(path=healthy["student"], lora=LoraArgs(rank=4)), trainable=True)
+    pool = TeacherPool.of({"math": student, "code": student})
+    assert pool.load(student) == []
+    assert pool.loaded == {"math": student, "code": student}
 
 
 def predicting(healthy: dict[str, str], tmp_path: Path, grader: str | None = "exact", **writer: Any) -> list[Finding]:

@@ -13,28 +13,28 @@ from lit_uniopd.policy import PolicyArgs
 
 @pytest.fixture
 def run(model_dirs, tmp_path) -> tuple[Any, Setup]:
-    made = trainer(tmp_path)
+    runner = trainer(tmp_path)
     workload = Workload(train_tokens=64, longest_row=16)
-    return made, Setup(PolicyArgs(path=model_dirs["student"]), "policy", adam, workload, **trainer_facts(made))
+    return runner, Setup(PolicyArgs(path=model_dirs["student"]), "policy", adam, workload, **trainer_facts(runner))
 
 
 def test_the_plan_is_that_of_the_setup(run):
-    made, setup = run
+    runner, setup = run
     planner = MemoryPlanner()
     assert planner.plan is None
-    planner.check(made, lambda: setup)
+    planner.check(runner, lambda: setup)
     assert planner.plan == plan_memory(setup)
 
 
 def test_what_cannot_fit_is_refused(run, monkeypatch):
-    made, setup = run
+    runner, setup = run
     monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
     with pytest.raises(UserError, match=r"cannot fit"):
-        MemoryPlanner().check(made, lambda: setup)
+        MemoryPlanner().check(runner, lambda: setup)
 
 
 def test_a_users_mistake_passes_and_an_odd_model_is_logged(run, caplog):
-    made, _ = run
+    runner, _ = run
 
     def mistaken() -> Setup:
         raise UserError("--model.policy.path is empty; give one.")
@@ -43,8 +43,8 @@ def test_a_users_mistake_passes_and_an_odd_model_is_logged(run, caplog):
         raise KeyError("layers")
 
     with pytest.raises(UserError, match="is empty"):
-        MemoryPlanner().check(made, mistaken)
+        MemoryPlanner().check(runner, mistaken)
     planner = MemoryPlanner()
-    planner.check(made, odd)
+    planner.check(runner, odd)
     assert planner.plan is None
     assert "no memory plan for this model (KeyError: 'layers')" in caplog.text

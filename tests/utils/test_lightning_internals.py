@@ -1,6 +1,7 @@
 """Lightning's private parts still are what `lightning_internals` takes them for."""
 
 import signal
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -80,7 +81,7 @@ def test_the_batch_sampler_of_a_prediction_is_unwrapped(tmp_path):
         def predict_step(self, batch, batch_idx):
             return batch
 
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **options)
     loader = DataLoader([0, 1, 2])  # type: ignore[arg-type]
     trainer.predict(Predicting(), loader)
