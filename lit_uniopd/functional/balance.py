@@ -51,6 +51,12 @@ def balance_outcomes(
 
     Raises:
         ValueError: naming the argument that is out of range.
+
+    Example:
+        >>> outcome_B, group_B = torch.tensor([1, 1, 1, 0, 0]), torch.tensor([7, 7, 7, 7, 8])
+        >>> keep_B = balance_outcomes(outcome_B, group_B)
+        >>> int(keep_B[:3].sum()), keep_B[3:].tolist()  # one correct answer for the incorrect one; group 8 has one kind
+        (1, [True, True])
     """
     if outcome_B.shape != group_B.shape or outcome_B.dim() != 1:
         raise ValueError(f"outcome_B and group_B must be [B], not {tuple(outcome_B.shape)}, {tuple(group_B.shape)}")
@@ -124,6 +130,10 @@ def difficulty_repeats(
 
     Raises:
         ValueError: naming the argument that is out of range.
+
+    Example:
+        >>> difficulty_repeats(torch.tensor([0, 0, 0, 0, 1, 1, 2]), attempts=2).tolist()  # 4 prompts of each difficulty
+        [1, 1, 1, 1, 2, 2, 4]
     """
     if correct_P.dim() != 1 or correct_P.is_floating_point():
         raise ValueError(f"correct_P must be whole numbers [P], not {correct_P.dtype} {tuple(correct_P.shape)}")
@@ -154,6 +164,10 @@ def upsampled(sizes: list[int], shape: Shape) -> range:
     Args:
         sizes: number of prompts with 0, 1, .. N right answers.
         shape: as in `difficulty_repeats`.
+
+    Example:
+        >>> list(upsampled([4, 2, 1], "auto")), list(upsampled([4, 2, 1], "u"))
+        ([1, 2], [1])
     """
     attempts = len(sizes) - 1
     if shape == "auto":

@@ -98,6 +98,12 @@ def divergence(
 
     Raises:
         ValueError: if shapes do not fit or an option is out of range.
+
+    Example:
+        >>> hidden, mask_BT = torch.ones(1, 1, 1), torch.tensor([[True]])
+        >>> student, teacher = (torch.tensor(probs)[:, None].log() for probs in ([0.5, 0.5], [0.25, 0.75]))
+        >>> divergence(hidden, hidden, student, teacher, mask_BT)  # 0.5 log(0.5 / 0.25) + 0.5 log(0.5 / 0.75)
+        tensor([[0.1438]])
     """
     student = Projection(student_weight, student_bias, student_softcap, temperature)
     teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)
@@ -136,6 +142,12 @@ def topk_mass(
 
     Returns:
         ``[B, T]`` in [0, 1]; 0 outside the mask.
+
+    Example:
+        >>> hidden, mask_BT = torch.ones(1, 1, 1), torch.tensor([[True]])
+        >>> student, teacher = (torch.tensor(probs)[:, None].log() for probs in ([0.7, 0.2, 0.1], [0.1, 0.3, 0.6]))
+        >>> topk_mass(hidden, hidden, student, teacher, mask_BT, top_k=2)  # of the student
+        tensor([[0.9000]])
     """
     student = Projection(student_weight, student_bias, student_softcap, temperature)
     teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)

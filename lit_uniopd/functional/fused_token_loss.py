@@ -64,6 +64,12 @@ def linear_token_loss(
 
     Raises:
         ValueError: if shapes do not fit, a token id is outside the vocabulary, or a number is not positive.
+
+    Example:
+        >>> weight_VH = torch.tensor([[1.0, 2.0], [1.0, 6.0]]).log()
+        >>> loss, logps_N, _ = linear_token_loss(torch.eye(2), weight_VH, torch.tensor([0, 1]), lambda logps, _: -logps)
+        >>> loss, logps_N.exp()  # log(1 / 0.5) + log(1 / 0.75)
+        (tensor(0.9808), tensor([0.5000, 0.7500]))
     """
     head = Projection(weight_VH, bias_V, softcap, temperature)
     trained = weight_VH.requires_grad or (bias_V is not None and bias_V.requires_grad)

@@ -47,6 +47,11 @@ def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1
 
     Raises:
         ValueError: if the shapes do not fit, a token id is outside the vocabulary, or the temperature is not positive.
+
+    Example:
+        >>> logits_BTV = torch.tensor([[[1.0, 1.0, 2.0]]]).log()
+        >>> token_logps(logits_BTV, torch.tensor([[2]])).exp()
+        tensor([[0.5000]])
     """
     check_positive(temperature=temperature)
     check_tokens(tokens_BT, logits_BTV.shape[:-1], logits_BTV.shape[-1], "logits_BTV")
@@ -114,6 +119,11 @@ def linear_token_logps(
 
     Raises:
         ValueError: if shapes do not fit, a token id is outside the vocabulary, or a number is not positive.
+
+    Example:
+        >>> hidden_BTH, weight_VH = torch.eye(2)[None], torch.tensor([[1.0, 2.0], [1.0, 6.0]]).log()
+        >>> linear_token_logps(hidden_BTH, weight_VH, torch.tensor([[0, 1]])).exp()  # 1 / (1 + 1) and 6 / (2 + 6)
+        tensor([[0.5000, 0.7500]])
     """
     head = Projection(weight_VH, bias_V, softcap, temperature)
     head.check(hidden_BTH)
@@ -138,6 +148,11 @@ def sequence_logps(token_logps_BT: Tensor, mask_BT: Tensor, *, average: bool) ->
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> logps_BT, mask_BT = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[True, True, False]])
+        >>> sequence_logps(logps_BT, mask_BT, average=False), sequence_logps(logps_BT, mask_BT, average=True)
+        (tensor([-3.]), tensor([-1.5000]))
     """
     if token_logps_BT.shape != mask_BT.shape:
         raise ValueError(f"mask_BT has shape {tuple(mask_BT.shape)}, token_logps_BT {tuple(token_logps_BT.shape)}")

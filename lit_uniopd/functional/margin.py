@@ -91,6 +91,10 @@ def trajectory_returns(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> trajectory_returns(torch.tensor([[0.5, -1.5, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([-0.5000])
     """
     return _returns(advantages_BT, mask_BT).to(math_dtype(advantages_BT))
 
@@ -129,6 +133,12 @@ def margin_shift(
 
     Raises:
         ValueError: if shapes differ, an outcome is none of 1, 0, -1, or an option is unknown.
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[-1.0], [0.0]]), torch.ones(2, 1)
+        >>> result = margin_shift(advantages_BT, mask_BT, torch.tensor([1, 0]), torch.tensor([7, 7]), delta=0.4)
+        >>> result.margin_before.item(), result.shift_B  # half of the missing 1.4 for each set
+        (-1.0, tensor([ 0.7000, -0.7000]))
     """
     if direction not in ("correct_up", "incorrect_down", "both"):
         raise ValueError(f"direction must be 'correct_up', 'incorrect_down' or 'both', got {direction!r}")
@@ -174,6 +184,12 @@ def margin_mask(
     keep their place in the loss denominators.
 
     Args and errors as in ``margin_shift``; ``min_retain`` must lie in [0, 1].
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[-3.0], [1.0], [0.0]]), torch.ones(3, 1)
+        >>> result = margin_mask(advantages_BT, mask_BT, torch.tensor([1, 1, 0]), torch.tensor([7, 7, 7]), delta=0.4)
+        >>> result.masked_B.tolist(), result.margin_before.item(), result.margin_after.item()
+        ([True, False, False], -1.0, 1.0)
     """
     if not 0.0 <= min_retain <= 1.0:
         raise ValueError(f"min_retain must be in [0, 1], got {min_retain}")
@@ -212,6 +228,10 @@ def greedy_drops(
         statistic: See ``margin_shift``.
         delta: Required margin.
         min_retain: Share of each set that must stay.
+
+    Example:
+        >>> greedy_drops([-3.0, 1.0], [0.0], statistic="mean", delta=0.4, min_retain=0.25)
+        (1, 0)
     """
     # Exact arithmetic: "strictly larger" must not depend on how a sum was rounded, nor on the order of the ranks.
     sets = [[Fraction(value) for value in values] for values in (correct, incorrect)]
@@ -253,6 +273,11 @@ def order_consistency(returns_B: Tensor, outcome_B: Tensor, group_B: Tensor) -> 
 
     Raises:
         ValueError: if the shapes differ or an outcome is none of 1, 0, -1.
+
+    Example:
+        >>> report = order_consistency(torch.tensor([0.5, -0.5, 0.0]), torch.tensor([1, 1, 0]), torch.tensor([7, 7, 7]))
+        >>> report.consistent_share, report.inversion_rate  # one of the two correct answers is below the incorrect one
+        (0.0, 0.5)
     """
     _check_samples(returns_B, outcome_B=outcome_B, group_B=group_B)
     known = (outcome_B != IGNORED).cpu()

@@ -49,6 +49,11 @@ def opd_advantages(
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> teacher_logps_BT, student_logps_BT = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -1.0]])
+        >>> opd_advantages(teacher_logps_BT, student_logps_BT, torch.tensor([[True, True]]))
+        tensor([[ 1., -2.]])
     """
     return extrapolated_advantages(
         teacher_logps_BT, student_logps_BT, student_logps_BT, mask_BT, scale=1.0, teacher_ok_B=teacher_ok_B
@@ -79,6 +84,11 @@ def extrapolated_advantages(
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> teacher, student, reference = (torch.tensor([[logp]]) for logp in (-1.0, -2.0, -3.0))
+        >>> extrapolated_advantages(teacher, student, reference, torch.tensor([[True]]), scale=2.0)  # -2 + 3 + 2
+        tensor([[3.]])
     """
     _same_shape(teacher_logps_BT=teacher, student_logps_BT=student, reference_logps_BT=reference, mask_BT=mask)
     scored = _rows(mask.bool(), teacher_ok_B=teacher_ok_B)
@@ -106,6 +116,11 @@ def importance_weights(logps_BT: Tensor, sampler_logps_BT: Tensor, mask_BT: Tens
 
     Raises:
         ValueError: if shapes differ or the cap is not positive.
+
+    Example:
+        >>> logps_BT, sampler_logps_BT = torch.tensor([[-1.0, -1.0]]), torch.tensor([[-1.0, -3.0]])
+        >>> importance_weights(logps_BT, sampler_logps_BT, torch.tensor([[True, True]]))  # exp(0), and exp(2) capped
+        tensor([[1., 2.]])
     """
     _same_shape(logps_BT=logps_BT, sampler_logps_BT=sampler_logps_BT, mask_BT=mask_BT)
     check_positive(cap=cap)
@@ -151,6 +166,12 @@ def opd_loss(
 
     Raises:
         ValueError: if shapes differ or a number is out of range.
+
+    Example:
+        >>> logps_BT = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
+        >>> advantages_BT, mask_BT = torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[1, 1], [1, 0]])
+        >>> opd_loss(logps_BT, logps_BT, advantages_BT, mask_BT).loss  # (-(1 - 2) / 2 - 3) / 2
+        tensor(-1.2500)
     """
     _same_shape(
         logps_BT=logps_BT,
@@ -199,6 +220,13 @@ def opd_token_losses(
 
     Returns:
         The losses, 0 where ``kept`` is False; the log-ratios, likewise; and where the clip range holds a token back.
+
+    Example:
+        >>> logps, old_logps, kept = torch.full((2,), 2.0).log(), torch.zeros(2), torch.tensor([True, True])
+        >>> advantages = torch.tensor([1.0, -1.0])
+        >>> losses, _, clipped = opd_token_losses(logps, old_logps, advantages, kept, clip_low=0.2, clip_high=0.28)
+        >>> losses, clipped  # the ratio of both is 2
+        (tensor([-1.2800,  2.0000]), tensor([ True, False]))
     """
     dtype = math_dtype(logps)
     log_ratio = torch.where(kept, logps.to(dtype) - old_logps.detach().to(dtype), 0.0)
@@ -209,7 +237,12 @@ def opd_token_losses(
 
 
 def within_gap(logps: Tensor, teacher_logps: Tensor, gap_threshold: float) -> Tensor:
-    """Where student and teacher differ by less than ``gap_threshold`` nats."""
+    """Where student and teacher differ by less than ``gap_threshold`` nats.
+
+    Example:
+        >>> within_gap(torch.tensor([-1.0, -12.0]), torch.tensor([-2.0, -1.0]), gap_threshold=10.0)
+        tensor([ True, False])
+    """
     return (logps.detach() - teacher_logps).abs() < gap_threshold
 
 

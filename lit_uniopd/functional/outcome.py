@@ -24,6 +24,10 @@ def outcome_advantages(outcome_B: Tensor, group_B: Tensor, *, scale: OutcomeScal
 
     Raises:
         ValueError: if the shapes differ or ``scale`` is unknown.
+
+    Example:
+        >>> outcome_advantages(torch.tensor([1, 0, 0, 0, -1]), torch.tensor([7, 7, 7, 7, 7]))
+        tensor([ 0.7500, -0.2500, -0.2500, -0.2500,  0.0000])
     """
     if outcome_B.shape != group_B.shape:
         raise ValueError(f"group_B has shape {tuple(group_B.shape)}, outcome_B {tuple(outcome_B.shape)}")
@@ -57,6 +61,12 @@ def shuffled_advantages(advantages_BT: Tensor, mask_BT: Tensor, *, seed: int) ->
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[1.0, 2.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]])
+        >>> shuffled_BT = shuffled_advantages(advantages_BT, mask_BT, seed=0)
+        >>> sorted(shuffled_BT[0, :3].tolist()), shuffled_BT[0, 3].item()
+        ([1.0, 2.0, 3.0], 9.0)
     """
     _check(advantages_BT, mask_BT)
     mask = mask_BT.bool()
@@ -77,6 +87,10 @@ def constant_negative_advantages(advantages_BT: Tensor, mask_BT: Tensor) -> Tens
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> constant_negative_advantages(torch.tensor([[1.0, -3.0, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([[-2., -2.,  0.]])
     """
     _check(advantages_BT, mask_BT)
     mask = mask_BT.bool()
