@@ -204,7 +204,9 @@ def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tupl
 
 def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
-    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, seed=5)
+    # The reference is read in batches of this size: the same on any number of ranks, since products of matrices of another
+    # height are added up in another order.
+    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
     cache = files.cache(ranks) if cached else None
     return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 

@@ -153,16 +153,19 @@ def test_the_verb_exports_a_sharded_checkpoint(root, tmp_path):
 
 
 def test_ranks_share_the_reference_and_keep_what_one_process_keeps(root):
-    kept = {}
+    cached = {}
     for ranks in (1, 2):
         files = list(Path(Files(root).cache(ranks)).glob("*.jsonl"))
         assert len(files) == 2 * ranks  # of each rank, for the pairs and for the sentences
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        kept[ranks] = {line["pair"]: line["logps"] for line in lines}
-        assert len(kept[ranks]) == len(lines)
-    assert kept[2].keys() == kept[1].keys()
-    for pair, logps in kept[1].items():
-        assert kept[2][pair] == pytest.approx(logps, abs=1e-5)
+        cached[ranks] = {line["pair"]: line["logps"] for line in lines}
+        assert len(cached[ranks]) == len(lines)
+    assert cached[2].keys() == cached[1].keys()
+    # Sums of up to -152 nats, where one float32 step is 1.5e-5. Batches are the same on any number of ranks, so this
+    # allows only for kernels that round otherwise where FSDP has put the weights.
+    steps = 4 * torch.finfo(torch.float32).eps
+    for pair, logps in cached[1].items():
+        assert cached[2][pair] == pytest.approx(logps, rel=steps)
 
 
 def test_four_ranks(root):
