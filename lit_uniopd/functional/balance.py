@@ -39,7 +39,7 @@ def balance_outcomes(
     Args:
         outcome_B: 1 correct, 0 incorrect, -1 unknown.
         group_B: Answers to one prompt share a number.
-        ratio: Wanted number of correct answers for each incorrect one. 0 removes every correct answer, ``inf`` every
+        ratio: Number of correct answers to keep for each incorrect one. 0 removes every correct answer, ``inf`` every
             incorrect one.
         scope: Balance each group, or the batch as a whole.
         unknown: ``excluded``: answers of unknown outcome always stay and are not counted; ``incorrect``: they count as
@@ -121,7 +121,7 @@ def difficulty_repeats(
         shape: Which difficulties are upsampled. ``u``: 1 .. N-1, for data with many prompts at both ends;
             ``mirrored_j``: 1 .. N, for data with few easy prompts; ``auto``: ``mirrored_j`` if fewer than a third as
             many prompts are always right as are always wrong, else ``u``.
-        target: Wanted number of prompts of each upsampled difficulty. None: that of the most common difficulty.
+        target: Number of prompts to reach for each upsampled difficulty. None: that of the most common difficulty.
         cap: No prompt is seen more often than this.
         seed: Of the choice of prompts that are seen once more.
 
@@ -151,10 +151,10 @@ def difficulty_repeats(
         rows = (counts == difficulty).nonzero()[:, 0]
         if len(rows) == 0 or goal <= len(rows):
             continue
-        whole, rest = divmod(goal, len(rows))
+        base, remainder = divmod(goal, len(rows))
         generator = torch.Generator().manual_seed(derive_seed(seed, "difficulty", difficulty))
-        repeats_P[rows] = whole
-        repeats_P[rows[torch.randperm(len(rows), generator=generator)[:rest]]] += 1
+        repeats_P[rows] = base
+        repeats_P[rows[torch.randperm(len(rows), generator=generator)[:remainder]]] += 1
     return repeats_P.clamp(max=cap).to(correct_P.device)
 
 

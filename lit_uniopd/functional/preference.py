@@ -29,7 +29,7 @@ from lit_uniopd.functional.pair_checks import (
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLoss:
-    """A loss and what it was made of. Only `loss` and `per_pair` carry gradients."""
+    """A loss and its terms. Only `loss` and `per_pair` carry gradients."""
 
     per_pair: Tensor
     """``[P]``."""
@@ -127,12 +127,12 @@ def omni_dpo_loss(
         gamma: how sharply mastered pairs lose weight.
         tau_ref: the scaled margin at which a pair counts as half mastered.
         lam: weight of the calibrated NLL.
-        tau_good: least score of answers that the NLL holds on to.
+        tau_good: lowest score of a chosen answer that the NLL applies to.
         use_quality: False: every quality weight is 1.
         use_performance: False: every performance weight is 1.
         use_nll: False: no NLL.
         detach_performance: True: no gradient through the performance weight (neither paper nor code does so).
-        quality: the quality weights, ``[P]``, if somebody has computed them already; `eta` then has no part.
+        quality: the quality weights, ``[P]``, if they are computed already; `eta` is then unused.
         performance_logit: in place of ``beta m - tau_ref``, ``[P]``. The naive focal weight of the paper's Eq. 7 is the
             DPO logit on summed log-probs.
         nll_chosen: in place of `policy_chosen` in the NLL term, ``[P]``: the paper divides it by the answer's length
@@ -182,8 +182,8 @@ def omni_dpo_loss(
         check_finite(score_chosen=score_chosen)
         # In the scores' own precision: the threshold is inclusive, and 3.2 is another number in bfloat16.
         active = ((ref_w > chosen) & (score_chosen >= tau_good)).to(chosen.dtype)
-        held = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
-        nll = -lam * active * held
+        nll_logps = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
+        nll = -lam * active * nll_logps
         loss = loss + nll
     terms = {
         "w_quality": w_quality,
