@@ -289,7 +289,9 @@ def order_consistency(returns_B: Tensor, outcome_B: Tensor, group_B: Tensor) -> 
     same = group[right][:, None] == group[wrong][None]
     inverted = same & (returns[wrong][None] > returns[right][:, None])
     zeros = torch.zeros(len(numbers), dtype=torch.long)
-    pairs, inversions = (zeros.index_add(0, group[right], pair_mask.sum(dim=1))[mixed] for pair_mask in (same, inverted))
+    pairs, inversions = (
+        zeros.index_add(0, group[right], pair_mask.sum(dim=1))[mixed] for pair_mask in (same, inverted)
+    )
     has = [torch.zeros(len(numbers), dtype=torch.bool).index_fill(0, group[sets == s], True) for s in (0, 1)]
     return OrderReport(
         groups=numbers[mixed],
