@@ -16,7 +16,7 @@ from lit_uniopd.cli.commands import COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake, user_error_in
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
-from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.errors import UserError, explain_failure
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
 
@@ -192,7 +192,7 @@ def main(args: ArgsType = None) -> None:
             raise
         end_process_group()
     except Exception as error:
-        mistake = user_error_in(error) or failure_of_the_machine(error)
+        mistake = user_error_in(error) or explain_failure(error)
         if debug or mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)

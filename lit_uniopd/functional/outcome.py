@@ -20,7 +20,7 @@ def outcome_advantages(outcome_B: Tensor, group_B: Tensor, *, scale: OutcomeScal
     Args:
         outcome_B: 1 correct, 0 incorrect, -1 unknown (in no mean).
         group_B: Number of each sample's prompt.
-        scale: ``mean`` only centres, so prompts of mixed outcomes weigh more; ``std`` gives all prompts the same spread.
+        scale: ``mean`` only centres, so mixed outcomes weigh more; ``std`` gives all prompts the same spread.
 
     Raises:
         ValueError: if the shapes differ or ``scale`` is unknown.
