@@ -47,8 +47,8 @@ def full_disk_named(path: Path) -> Iterator[None]:
         if error.errno not in DISK_FULL:
             raise
         raise UserError(
-            f"Cannot write {path} any more: {DISK_FULL[error.errno]}; free some space and give the same command again: what "
-            "it holds is kept."
+            f"Cannot write {path} any more: {DISK_FULL[error.errno]}; free some space and give the same command again: "
+            "what it holds is kept."
         ) from error
 
 
@@ -66,8 +66,8 @@ def explain_failure(error: BaseException) -> UserError | None:
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             where = f" ({cause.filename})" if cause.filename else ""
             return UserError(
-                f"Cannot write any more{where}: {DISK_FULL[cause.errno]}; free some space and go on with the same command "
-                "and --ckpt_path last: the last checkpoint is whole."
+                f"Cannot write any more{where}: {DISK_FULL[cause.errno]}; free some space and go on with the same "
+                "command and --ckpt_path last: the last checkpoint is whole."
             )
         if isinstance(cause, RuntimeError) and LOST_RANK.search(str(cause)):
             return UserError(

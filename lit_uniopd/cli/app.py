@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_uniopd.cli.commands import COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake, user_error_in
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
-from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
+from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError, explain_failure
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
@@ -145,7 +145,7 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
         for cut_short in root.glob("**/*.ckpt.old"):
-            settle(cut_short.with_suffix(""))
+            finish_replacement(cut_short.with_suffix(""))
         found = newest_first(root, "last*.ckpt")
         if not found:
             others = newest_first(root, "*.ckpt")

@@ -30,7 +30,7 @@ from lit_uniopd.memory import (
 )
 from lit_uniopd.modules.evaluation_base import EvaluatingModule
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
-from lit_uniopd.monitoring.step_timer import REST, StepTimer
+from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode, encode_answer
@@ -249,7 +249,7 @@ class PolicyModule(EvaluatingModule):
         self.clock.between("wait")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.clock.between(REST)
+        self.clock.between(OVERHEAD)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
             set_logged_step(self.trainer, self._logged_steps)
             self._logged_steps = None

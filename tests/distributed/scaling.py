@@ -28,7 +28,7 @@ from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.distributed.fsdp import FSDP
-from lit_uniopd.distributed.sharding import trained_state, whole
+from lit_uniopd.distributed.sharding import full_tensor, trained_state
 from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
@@ -122,7 +122,7 @@ class Recorder(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
             named = [(name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad]
-            self.grads = {name: whole(grad).clone() for name, grad in named if grad is not None}
+            self.grads = {name: full_tensor(grad).clone() for name, grad in named if grad is not None}
 
 
 def _over_ranks(value: Any) -> list[Any]:

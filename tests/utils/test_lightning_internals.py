@@ -2,8 +2,10 @@
 
 import signal
 
+import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from lit_uniopd.utils.lightning_internals import (
@@ -72,3 +74,19 @@ def test_another_connector_handles_signals(tmp_path):
     fit(TwoUpdates(), tmp_path, trainer)
     assert registered == ["registered", "torn down"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("owner", "file", "names"),
+    [
+        (ModelParallelStrategy, "distributed/fsdp.py", ["_data_parallel_size", "_save_distributed_checkpoint"]),
+        (ModelParallelStrategy, "doctor/dry_run.py", ["_device_mesh"]),
+        (DDPStrategy, "memory/report.py", ["_ddp_kwargs"]),
+        (lambda: SignalConnector(Trainer(logger=False)), "distributed/preemption.py", ["_original_handlers"]),
+    ],
+)
+def test_attributes_that_other_files_use_still_exist(owner, file, names):
+    missing = [name for name in names if name not in vars(owner())]
+    assert not missing, (
+        f"Lightning no longer sets {', '.join(missing)}, which lit_uniopd/{file} uses; find its new name"
+    )
