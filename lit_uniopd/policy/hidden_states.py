@@ -142,7 +142,7 @@ class ResponseModel(nn.Module):
             mask_BT: True on response tokens.
             vision: of each sample, what the processor made of its pictures. None: there are none.
         """
-        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        rows = Rows.from_padded(prompt_tokens, tokens_BT, mask_BT, vision)
         hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
@@ -214,7 +214,7 @@ class ResponseModel(nn.Module):
             max_tokens: budget of a forward pass. A longer row is alone.
             vision: of each sample, what the processor made of its pictures. None: there are none.
         """
-        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        rows = Rows.from_padded(prompt_tokens, tokens_BT, mask_BT, vision)
         return rows.batches(max_tokens, packable=lambda: self._can_pack(rows))
 
     def _packs(self, rows: Rows) -> bool:
