@@ -44,17 +44,15 @@ def encode(
     pictures = [open_image(image, max_pixels) for image in prompt.images]
     text = chat_text(processor, prompt, chat_template_kwargs)
     try:
-        features = processor(
-            text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False}
-        )
+        inputs = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})
     except (ValueError, IndexError, StopIteration) as error:
         raise UserError(
             f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text "
             f"({first_line(error)}); mend the row."
         ) from error
-    tokens = features.pop("input_ids")[0].tolist()
+    tokens = inputs.pop("input_ids")[0].tolist()
     # Token types are not kept: `vision_inputs` derives them from the tokens.
-    vision = {name: value for name, value in features.items() if name not in ("attention_mask", "mm_token_type_ids")}
+    vision = {name: value for name, value in inputs.items() if name not in ("attention_mask", "mm_token_type_ids")}
     return EncodedPrompt(tokens, vision)
 
 
@@ -114,7 +112,7 @@ def encode_answer(
 
 
 def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
-    """The conversation with the answer as its last turn, or as the rest of an assistant turn that the prompt ends with."""
+    """The conversation with the answer as its last turn, or as the rest of the prompt's unfinished assistant turn."""
     tokenizer = tokenizer_of(processor)
     messages = [dict(message) for message in prompt.messages]
     in_parts = any(not isinstance(message["content"], str) for message in messages)

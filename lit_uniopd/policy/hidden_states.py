@@ -51,7 +51,7 @@ class HiddenStateModel(nn.Module):
         self.processor = processor
         self.args = args
         self.reached: set[str] = set()
-        """Parameters of the vision tower that pictures have reached in this step; recorded if ranks synchronise gradients."""
+        """Parameters of the vision tower that pictures have reached in this step; recorded in distributed runs."""
         self._packing_works: dict[bool, bool] = {}
 
     def forward(self, compute: Callable[[], T]) -> T:
@@ -224,7 +224,7 @@ class HiddenStateModel(nn.Module):
     def _can_pack(self, rows: Rows) -> bool:
         """Whether the model can read rows packed.
 
-        Beyond what its config says this is tried once, with and without pictures: the first rows are computed both ways.
+        What its config says is tried once, with and without pictures: the first rows are computed both ways.
         """
         if not self.args.share_prompts or not all(rows.answers):
             return False
@@ -247,12 +247,10 @@ class HiddenStateModel(nn.Module):
         content = [{"type": "image"}, {"type": "text", "text": "?"}]
         picture = Image.new("RGB", (64, 64))
         try:
-            encoded = self.encode(
-                Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,))
-            )
+            blank = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
         except UserError:  # a template of another kind: rows with pictures will be padded
             return
-        self._packs(Rows([encoded.tokens] * 2, [[token], [token] * 2], [encoded.vision] * 2))
+        self._packs(Rows([blank.tokens] * 2, [[token], [token] * 2], [blank.vision] * 2))
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():

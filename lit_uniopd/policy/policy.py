@@ -87,7 +87,7 @@ class Policy(HiddenStateModel):
         temperature: float = 1.0,
         return_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and the entropies ``[B, T]`` if asked for.
+        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and optionally entropies ``[B, T]``.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
@@ -143,7 +143,7 @@ class Policy(HiddenStateModel):
         mask_BT: Tensor,
         vision: Sequence[Vision] | None,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Hidden states, output weight, tokens and options, as the token log-probs and losses of `functional` take them.
+        """Hidden states, output weight, tokens and options, as the functions in `functional` take them.
 
         Of response positions only: the head's cost is per token, padding included.
         """
