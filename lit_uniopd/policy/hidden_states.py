@@ -224,7 +224,7 @@ class HiddenStateModel(nn.Module):
     def _can_pack(self, rows: Rows) -> bool:
         """Whether the model can read rows packed.
 
-        What its config says is tried once, with and without pictures: the first rows are computed both ways.
+        Its config is checked, then the first rows with and without pictures are computed both ways, once.
         """
         if not self.args.share_prompts or not all(rows.answers):
             return False
