@@ -1,4 +1,9 @@
-"""Grading many answers in processes that can be killed."""
+"""Grading many answers in processes that can be killed.
+
+A library (tried: pebble 5.2) would lose the JSON-only wire: it unpickles what workers send, so that a worker which text
+of a model has taken over executes code in the training process. It would also need a main guard in scripts, and leave
+a worker that is stuck in C code running after its parent was killed.
+"""
 
 import os
 import queue
