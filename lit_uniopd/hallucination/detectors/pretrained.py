@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -36,6 +36,9 @@ class PretrainedDetector(Detector):
         device: where it runs; null: where the policy is.
     """
 
+    model_class: ClassVar[Any] = AutoModelForZeroShotObjectDetection
+    processor_class: ClassVar[Any] = AutoProcessor
+
     def __init__(
         self,
         path: str,
@@ -53,18 +56,16 @@ class PretrainedDetector(Detector):
     def name(self) -> str:
         return f"{type(self).__name__}({self.path})"
 
-    @abstractmethod
     def load(self) -> tuple[Any, Any]:
         """Model and processor."""
+        model = self.model_class.from_pretrained(self.path, dtype=getattr(torch, self.dtype), use_safetensors=True)
+        return model, self.processor_class.from_pretrained(self.path)
 
     def prepare(self, device: torch.device | str) -> None:
         if self.model is None:
             with _explained(type(self).__name__, self.path):
                 self.model, self.processor = self.load()
             self.model.to(self.device or device).requires_grad_(False).eval()
-
-    def _options(self) -> dict[str, Any]:
-        return {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
 
     @torch.no_grad()
     def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
@@ -97,9 +98,7 @@ class GroundingDino(PretrainedDetector):
         text_threshold: least score of a word of the caption for it to be part of the box's label.
         label_match: ``exact``: a box shows an object if its label is the object; ``substring``: if it contains it, as
             in the released code ("woman" then shows a man, and "hot dog" a dog).
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
@@ -108,17 +107,11 @@ class GroundingDino(PretrainedDetector):
         box_threshold: float = 0.35,
         text_threshold: float = 0.25,
         label_match: LabelMatch = "exact",
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.box_threshold, self.text_threshold = box_threshold, text_threshold
         self.label_match: LabelMatch = label_match
-
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
 
     def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
         pictures = opened(images)
@@ -169,9 +162,7 @@ class Owlv2(PretrainedDetector):
         path: hub id or directory.
         threshold: least score.
         prompt: of an object.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
@@ -179,16 +170,10 @@ class Owlv2(PretrainedDetector):
         path: str = "google/owlv2-base-patch16-ensemble",
         threshold: float = 0.2,
         prompt: str = "a photo of a {}",
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold, self.prompt = threshold, prompt
-
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
 
     def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
         # Of equally many queries each: the processor's own filler would be one more object to find.
@@ -208,25 +193,17 @@ class OmDetTurbo(PretrainedDetector):
     Args:
         path: hub id or directory.
         threshold: least score.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
         self,
         path: str = "omlab/omdet-turbo-swin-tiny-hf",
         threshold: float = 0.3,
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold = threshold
-
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
 
     def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
         pictures = opened(images)
@@ -243,11 +220,11 @@ class ClosedSet(PretrainedDetector):
     Args:
         path: hub id or directory.
         threshold: least score.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
+    model_class = AutoModelForObjectDetection
+    processor_class = AutoImageProcessor
     REMEMBERED = 512
     """Pictures."""
 
@@ -255,17 +232,11 @@ class ClosedSet(PretrainedDetector):
         self,
         path: str = "PekingU/rtdetr_v2_r50vd",
         threshold: float = 0.25,
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold = threshold
         self._seen: OrderedDict[str, Seen] = OrderedDict()
-
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoImageProcessor.from_pretrained(self.path)
 
     @cached_property
     def labels(self) -> Mapping[int, str]:
