@@ -172,11 +172,11 @@ def test_one_detector_decides_alone_and_uncertainty_can_be_resolved():
     verdicts = {}
     for name, given in (("two", detectors()), ("one", detectors()[:1])):
         bootstrapper = Bootstrapper(always("A dog, a bowl, a book."), given, ObjectExtractor(), BootstrapArgs())
-        verdicts[name] = bootstrapper.run(PROMPTS[:1])[0].book.verdicts
+        verdicts[name] = bootstrapper.run(PROMPTS[:1])[0].verdict_cache.verdicts
     assert verdicts["one"] == {"dog": "factual", "bowl": "hallucinated", "book": "factual"}
     assert verdicts["two"] == {"dog": "factual", "bowl": "uncertain", "book": "uncertain"}
     for wanted in ("factual", "hallucinated"):
-        found = one(always("A dog, a bowl, a book."), uncertain=wanted).book.verdicts
+        found = one(always("A dog, a bowl, a book."), uncertain=wanted).verdict_cache.verdicts
         assert found == {"dog": "factual", "bowl": wanted, "book": wanted}
 
 

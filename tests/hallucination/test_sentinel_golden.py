@@ -88,7 +88,7 @@ def test_the_kitchen_step_by_step(mode, preset):
     ]
     assert made == [pair for step in expected for pair in step["pairs"]]
     for verdict in ("factual", "uncertain", "hallucinated"):
-        assert caption.book.of(verdict) == expected[-1]["caches"][verdict]
+        assert caption.verdict_cache.of(verdict) == expected[-1]["caches"][verdict]
     counted = [{label["label"] for label in step["labels"]} for step in expected]
     assert [set(step) for step in caption.steps] == counted
     if preset == "released_code":

@@ -153,7 +153,7 @@ def test_random_scenes_go_as_the_rules_say(preset):
         assert [s.text for s in caption.sentences] == context, seed
         assert [(p.context, p.chosen.text, p.rejected.text) for p in caption.pairs] == pairs, seed
         assert caption.stopped == stopped, seed
-        assert tuple(caption.book.of(v) for v in ("factual", "uncertain", "hallucinated")) == caches, seed
+        assert tuple(caption.verdict_cache.of(v) for v in ("factual", "uncertain", "hallucinated")) == caches, seed
         made += len(pairs)
         labels += len(context)
     assert made > 100
