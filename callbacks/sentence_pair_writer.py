@@ -12,7 +12,7 @@ from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
-from lit_uniopd.hallucination.report import bootstrap_report, told
+from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
@@ -110,7 +110,7 @@ class SentencePairWriter(ResumablePrediction):
             )
         if unreadable:
             log.warning("%d pictures were skipped, see %s; the first: %s", len(unreadable), self.ledger, unreadable[0])
-        log.info("%s", told(report))
+        log.info("%s", format_report(report))
         if not rows:
             raise UserError(
                 f"None of {len(lines)} captions has a pair; sample more candidates (--model.sampling.n), or look at "
