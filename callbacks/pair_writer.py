@@ -1,6 +1,5 @@
 """On-policy preference pairs: sampled answers, scored and paired."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.resumable_prediction import ResumablePrediction
+from callbacks.resumable_prediction import ResumablePairs
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
@@ -21,7 +20,7 @@ from lit_uniopd.utils.trainer_data import TrainerData
 log = logging.getLogger(__name__)
 
 
-class PairWriter(ResumablePrediction):
+class PairWriter(ResumablePairs):
     """Score every answer that `uniopd predict` samples, and write pairs of a better and a worse one.
 
     Scored answers are kept beside the pairs (`pairs.answers.jsonl` of `pairs.jsonl`) as soon as a batch is done, so a
@@ -36,10 +35,7 @@ class PairWriter(ResumablePrediction):
     """
 
     def __init__(self, path: str, scorer: Scorer | None = None, pairing: PairingArgs | None = None) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".jsonl":
-            raise UserError(f"PairWriter.path {path} must end in .jsonl.")
-        super().__init__(self.path.with_suffix(".answers.jsonl"))
+        super().__init__(path, "answers")
         self.scorer = GraderScore() if scorer is None else scorer
         self.pairing = pairing or PairingArgs()
 
@@ -69,33 +65,32 @@ class PairWriter(ResumablePrediction):
         return groups.values()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what nothing can come of, and to go on with somebody else's answers, before any is written."""
+        """Refuse prompts that cannot be scored, and to go on with another scorer's answers."""
         prompts = TrainerData(trainer).prompts("predict")
         if prompts and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in prompts):
             raise UserError(
                 "No prompt has a grader, by which PairWriter scores answers; name one by --data.predict.grader, or "
                 "another --trainer.callbacks.scorer."
             )
-        others = {line["scorer"] for line in read_lines(self.ledger)} - {self.scorer.name}
-        if others:
+        other_scorers = {line["scorer"] for line in read_lines(self.lines_file)} - {self.scorer.name}
+        if other_scorers:
             raise UserError(
-                f"{self.ledger} has answers that {sorted(others)[0]} scored, not {self.scorer.name}; move it away, or "
-                "give PairWriter another path."
+                f"{self.lines_file} has answers that {min(other_scorers)} scored, not {self.scorer.name}; move it "
+                "away, or give PairWriter another path."
             )
         super().on_predict_start(trainer, pl_module)
 
     def finish(self) -> None:
         left_out: Counter[str] = Counter()
-        known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
-        pairs = [row for line in known for row in self._rows(line, left_out)]
-        answers = sum(len(line["answers"]) for line in known)
-        report = pairing_report(len(known), answers, pairs, left_out)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        lines = self.written_lines()
+        pairs = [row for line in lines for row in self._rows(line, left_out)]
+        answers = sum(len(line["answers"]) for line in lines)
+        report = pairing_report(len(lines), answers, pairs, left_out)
+        self.write_report(report)
         dropped = ", ".join(f"{count} {reason}" for reason, count in report["left_out"].items())
         if not pairs:
             raise UserError(
-                f"None of {len(known)} prompts has a pair ({dropped}); sample more answers "
+                f"None of {len(lines)} prompts has a pair ({dropped}); sample more answers "
                 "(--model.val_sampling.n), or lower pairing.min_margin."
             )
         write_lines(self.path, pairs)
@@ -104,7 +99,7 @@ class PairWriter(ResumablePrediction):
             "characters. Left out: %s.",
             self.path,
             len(pairs),
-            len(known),
+            len(lines),
             report["score_gap"]["mean"],
             report["longer_by_characters"],
             dropped or "nothing",
