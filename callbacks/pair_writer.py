@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.resumable_prediction import ResumablePairs
+from callbacks.resumable_prediction import ResumablePrediction
+from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
@@ -20,7 +21,7 @@ from lit_uniopd.utils.trainer_data import TrainerData
 log = logging.getLogger(__name__)
 
 
-class PairWriter(ResumablePairs):
+class PairWriter(ResumablePrediction):
     """Score every answer that `uniopd predict` samples, and write pairs of a better and a worse one.
 
     Scored answers are kept beside the pairs (`pairs.answers.jsonl` of `pairs.jsonl`) as soon as a batch is done, so a
@@ -35,7 +36,10 @@ class PairWriter(ResumablePairs):
     """
 
     def __init__(self, path: str, scorer: Scorer | None = None, pairing: PairingArgs | None = None) -> None:
-        super().__init__(path, "answers")
+        self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            raise UserError(f"PairWriter.path {path} must end in .jsonl.")
+        super().__init__(self.path.with_suffix(".answers.jsonl"))
         self.scorer = GraderScore() if scorer is None else scorer
         self.pairing = pairing or PairingArgs()
 
@@ -86,7 +90,7 @@ class PairWriter(ResumablePairs):
         pairs = [row for line in lines for row in self._rows(line, left_out)]
         answers = sum(len(line["answers"]) for line in lines)
         report = pairing_report(len(lines), answers, pairs, left_out)
-        self.write_report(report)
+        write_json(self.path.with_suffix(".report.json"), report)
         dropped = ", ".join(f"{count} {reason}" for reason, count in report["left_out"].items())
         if not pairs:
             raise UserError(

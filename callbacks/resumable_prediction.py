@@ -1,6 +1,5 @@
 """Prediction that writes a line for each prompt as soon as it is known, and goes on where it was killed."""
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from lit_uniopd.errors import UserError
 from lit_uniopd.types import PromptBatch, Rollouts
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines
 
@@ -71,22 +69,3 @@ class ResumablePrediction(Callback):
             log.info("%d prompts were in %s already.", self._skipped, self.lines_file)
         if trainer.is_global_zero:
             self.finish()
-
-
-class ResumablePairs(ResumablePrediction):
-    """Base of callbacks that make a file of preference pairs, and a report beside it, when all lines are there.
-
-    Args:
-        path: the file of pairs.
-        lines: what the lines hold: `answers` puts those of `pairs.jsonl` into `pairs.answers.jsonl`.
-    """
-
-    def __init__(self, path: str, lines: str) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".jsonl":
-            raise UserError(f"{type(self).__name__}.path {path} must end in .jsonl.")
-        super().__init__(self.path.with_suffix(f".{lines}.jsonl"))
-
-    def write_report(self, report: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")

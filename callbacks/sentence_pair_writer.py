@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 
-from callbacks.resumable_prediction import ResumablePairs
+from callbacks.resumable_prediction import ResumablePrediction
+from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
@@ -19,7 +20,7 @@ from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_li
 log = logging.getLogger(__name__)
 
 
-class SentencePairWriter(ResumablePairs):
+class SentencePairWriter(ResumablePrediction):
     """Write the pairs that ``SentenceBootstrap`` makes, in the form that ``SentencePairDataModule`` reads.
 
     Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a
@@ -34,7 +35,10 @@ class SentencePairWriter(ResumablePairs):
     """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, "captions")
+        self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            raise UserError(f"SentencePairWriter.path {path} must end in .jsonl.")
+        super().__init__(self.path.with_suffix(".captions.jsonl"))
         self._settings = ""
         self._detectors: list[str] = []
         self._captions: list[Mapping[str, Any]] = []
@@ -95,7 +99,7 @@ class SentencePairWriter(ResumablePairs):
         unreadable = [line["unreadable"] for line in lines if "unreadable" in line]
         report = {**bootstrap_report(captions, self._detectors), "unreadable_pictures": len(unreadable)}
         rows = [row for caption in captions for row in pair_rows(caption)]
-        self.write_report(report)
+        write_json(self.path.with_suffix(".report.json"), report)
         if unreadable and not captions:
             raise UserError(
                 f"None of {len(unreadable)} pictures could be read; mend --data.predict.path (the first of them: "

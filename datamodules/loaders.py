@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from lit_uniopd.distributed.preemption import unfinished_batches
@@ -102,31 +102,14 @@ class StreamDataModule(LightningDataModule):
 
 
 class SourceDataModule(StreamDataModule):
-    """Base of the datamodules whose rows come from weighted sources; the arguments are those of the subclasses.
+    """Base of the datamodules that train on weighted sources."""
 
-    Attributes:
-        sources: split -> option -> source, as `flagged` makes them.
-    """
-
-    def __init__(
-        self,
-        sources: dict[str, dict[str, Any]],
-        *,
-        batch_size: int,
-        val_batch_size: int | None,
-        max_prompt_tokens: int | None,
-        shuffle: bool,
-        seed: int | None,
-    ) -> None:
-        super().__init__()
-        at_least_one(batch_size=batch_size, val_batch_size=val_batch_size, max_prompt_tokens=max_prompt_tokens)
-        self.sources = sources
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
-        self.max_prompt_tokens = max_prompt_tokens
-        self.shuffle = shuffle
-        self.seed = seed
-        self._order: ResumableBatchSampler | None = None
+    sources: dict[str, dict[str, Any]]
+    """Split -> option -> source, as `flagged` makes them."""
+    batch_size: int
+    shuffle: bool
+    seed: int | None
+    _order: ResumableBatchSampler | None = None
 
     def training_loader(
         self,
@@ -140,10 +123,14 @@ class SourceDataModule(StreamDataModule):
         Args:
             items: the rows of all sources.
             make: from the rows of a batch to the batch.
-            rows: the sampler's first argument, of each source.
+            rows: the sampler's first argument.
             sampler: the kind of order.
+
+        Raises:
+            UserError: under --trainer.overfit_batches, which a stream cannot obey.
         """
-        refuse_overfit(self.trainer)
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+            raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
         if self._order is None:
             rank, world_size = self.rank_and_world_size()
             self._order = sampler(
@@ -156,16 +143,6 @@ class SourceDataModule(StreamDataModule):
                 world_size=world_size,
             )
         return ResumableLoader(items, self._order, make, self.unfinished_batches)
-
-
-def refuse_overfit(trainer: Trainer | None) -> None:
-    """Refuse Lightning's option to train on the same batches again and again, which a stream does not obey.
-
-    Raises:
-        UserError: if it is switched on.
-    """
-    if trainer is not None and trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
-        raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
 
 
 def flagged(split: str, sources: Source | list[Source] | None) -> dict[str, Source]:

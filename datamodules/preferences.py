@@ -97,17 +97,21 @@ class PreferenceDataModule(SourceDataModule):
         shuffle: bool = True,
         seed: int | None = None,
     ) -> None:
-        super().__init__(
-            {"train": flagged("train", train), "val": flagged("val", val)},
+        super().__init__()
+        self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
+        at_least_one(
             batch_size=batch_size,
             val_batch_size=val_batch_size,
             max_prompt_tokens=max_prompt_tokens,
-            shuffle=shuffle,
-            seed=seed,
+            max_length=max_length,
         )
-        at_least_one(max_length=max_length)
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.max_prompt_tokens = max_prompt_tokens
         self.max_length = max_length
         self.weighting = weighting
+        self.shuffle = shuffle
+        self.seed = seed
         self.train_pairs: list[EncodedPair] = []
         self.val_pairs: list[EncodedPair] = []
         self.report: dict[str, PairReport] = {}

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, DifficultyReport, balance_difficulty
-from datamodules.loaders import BatchLoader, ResumableLoader, SourceDataModule, flagged
+from datamodules.loaders import BatchLoader, ResumableLoader, SourceDataModule, at_least_one, flagged
 from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
@@ -115,20 +115,19 @@ class PromptDataModule(SourceDataModule):
         online_balance: OnlineBalanceArgs | None = None,
         difficulty: DifficultyArgs | None = None,
     ) -> None:
-        sources = {"train": flagged("train", train), "val": flagged("val", val)}
-        sources["test"] = flagged("test", test) or sources["val"]
-        sources["predict"] = flagged("predict", predict) or sources["val"]
-        super().__init__(
-            sources,
-            batch_size=batch_size,
-            val_batch_size=val_batch_size,
-            max_prompt_tokens=max_prompt_tokens,
-            shuffle=shuffle,
-            seed=seed,
-        )
+        super().__init__()
         self.difficulty = difficulty
         self.difficulty_report: DifficultyReport | None = None
         self.online_balance = online_balance
+        self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
+        self.sources["test"] = flagged("test", test) or self.sources["val"]
+        self.sources["predict"] = flagged("predict", predict) or self.sources["val"]
+        at_least_one(batch_size=batch_size, val_batch_size=val_batch_size, max_prompt_tokens=max_prompt_tokens)
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.max_prompt_tokens = max_prompt_tokens
+        self.shuffle = shuffle
+        self.seed = seed
         self.prompt_length: Callable[[Prompt], int] | None = None
         self.train_prompts: Sequence[Prompt] = ()
         self.val_prompts: Sequence[Prompt] = ()
