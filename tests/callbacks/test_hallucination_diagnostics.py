@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from board_events import curves_of
 from lightning.pytorch.loggers import TensorBoardLogger
 from scenes_data import captioner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import curves_of
 from tiny import Prompts, module, prompts, sgd, trainer
 
 from callbacks import HallucinationDiagnostics, PreferenceDiagnostics
