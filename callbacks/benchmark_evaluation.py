@@ -19,7 +19,7 @@ from lit_uniopd.benchmarks.report.console import score_table, wide_console
 from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
-from lit_uniopd.modules.evaluation_base import EvaluatingModule
+from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy import Policy
 
 Scores = dict[str, float]
@@ -77,27 +77,27 @@ class BenchmarkEvaluation(Callback):
         self._last_step = -1
         self._finished: Path | None = None
 
-    def setup(self, trainer: Trainer, pl_module: EvaluatingModule, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if stage != "fit":
             return
         if self.specs is None:  # it takes the module's evaluator, which does not exist yet
             return
         directory = run_directory(trainer)
         benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
-        pl_module.check_benchmarks(benchmarks)
+        pl_module.validation.check(benchmarks)
         self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
         self.reporter = Reporter(trainer, directory)
 
     # --- when ---
 
-    def on_train_start(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if self.specs is None:
-            if pl_module.evaluator is None or pl_module.reporter is None:
+            if pl_module.validation.evaluator is None or pl_module.validation.reporter is None:
                 raise UserError(
                     "callbacks.BenchmarkEvaluation has nothing to evaluate; give held-out prompts by --data.val.path, "
                     "or name `benchmarks`."
                 )
-            self.evaluator, self.reporter = pl_module.evaluator, pl_module.reporter
+            self.evaluator, self.reporter = pl_module.validation.evaluator, pl_module.validation.reporter
         self._last_step = trainer.global_step
         if trainer.global_step > 0:  # resumed: the first scores are in the checkpoint
             return
@@ -107,19 +107,19 @@ class BenchmarkEvaluation(Callback):
             self.scores_before = self.evaluate(trainer, pl_module).primary()
 
     def on_train_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: EvaluatingModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: PolicyModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # A training step may be several optimizer steps and jump over the multiple itself.
         every, step = self.every_n_steps, trainer.global_step
         if every is not None and step // every > self._last_step // every:
             self.evaluate(trainer, pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if self.specs is None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.last = pl_module.last_evaluation
+            self.last = pl_module.validation.result
             self.reporter.draw_references(self.references())
 
-    def on_train_end(self, trainer: Trainer, pl_module: EvaluatingModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if self.after and (self.last is None or self.last.step != trainer.global_step):
             self.evaluate(trainer, pl_module)
         if self.last is not None and trainer.is_global_zero:
@@ -127,14 +127,14 @@ class BenchmarkEvaluation(Callback):
 
     # --- what ---
 
-    def evaluate(self, trainer: Trainer, pl_module: EvaluatingModule) -> EvalResult:
+    def evaluate(self, trainer: Trainer, pl_module: PolicyModule) -> EvalResult:
         """Evaluate the policy as it is now, and publish the result."""
         self._last_step = trainer.global_step
         self.last = self.evaluator.run(pl_module.policy_for, "student", trainer.global_step)
         self.reporter.publish(self.last, references=self.references())
         return self.last
 
-    def evaluate_teachers(self, pl_module: EvaluatingModule) -> None:
+    def evaluate_teachers(self, pl_module: PolicyModule) -> None:
         """Evaluate each teacher on the benchmarks that are routed to it."""
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
@@ -160,7 +160,7 @@ class BenchmarkEvaluation(Callback):
 
     # --- the end ---
 
-    def _write_summary(self, result: EvalResult, pl_module: EvaluatingModule) -> None:
+    def _write_summary(self, result: EvalResult, pl_module: PolicyModule) -> None:
         directory = self.evaluator.directory
         summary = {
             "before": result.named(self.scores_before),
@@ -172,7 +172,7 @@ class BenchmarkEvaluation(Callback):
         write_json(directory / SUMMARY, {**summary, **summary_of(result)})
         self._finished = directory
 
-    def teardown(self, trainer: Trainer, pl_module: EvaluatingModule, stage: str) -> None:  # type: ignore[override]
+    def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if self._finished is None or self.last is None:
             return
         if trainer.progress_bar_callback is not None:  # it would draw itself once more, below the table

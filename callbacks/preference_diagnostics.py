@@ -19,7 +19,7 @@ from lit_uniopd.diagnostics.preferences import (
 )
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
-from lit_uniopd.modules import OmniDPO
+from lit_uniopd.modules import PreferenceModule
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
 from lit_uniopd.utils.trainer_data import TrainerData
@@ -27,7 +27,7 @@ from lit_uniopd.view import PAIRS_FILE, pair_records
 
 
 class PreferenceDiagnostics(Callback):
-    """Of ``OmniDPO`` and ``Sentinel``: how the policy ranks its pairs, and the curves of the run.
+    """Of objectives that learn from pairs: how the policy ranks its pairs, and the curves of the run.
 
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
     weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
@@ -80,7 +80,7 @@ class PreferenceDiagnostics(Callback):
         """A collective call: every rank compares the same pairs, so that sharded weights are gathered in step."""
         data = TrainerData(trainer)
         pairs = data.train_pairs
-        if not pairs or not isinstance(pl_module, OmniDPO) or data.val_pairs:
+        if not pairs or not isinstance(pl_module, PreferenceModule) or data.val_pairs:
             return
         sample, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
         self._batches = []

@@ -1,6 +1,5 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -8,28 +7,22 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.tensor import DTensor
 
+from lit_uniopd.benchmarks.shards import EvalBatch
+from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
-from lit_uniopd.distributed.preemption import interruptible, rewind_unfinished, stop_if_requested
-from lit_uniopd.distributed.sharding import is_sharded
+from lit_uniopd.distributed.preemption import StopSignals, interruptible, rewind_unfinished, stop_if_requested
+from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.memory import (
-    MemoryPlan,
-    Setup,
-    Workload,
-    check_fits,
-    free_bytes,
-    parameter_table,
-    plan_memory,
-    publish,
-    trainer_facts,
-)
-from lit_uniopd.modules.evaluation_base import EvaluatingModule
+from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
+from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
+from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import REST, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
@@ -43,10 +36,10 @@ from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
-from lit_uniopd.utils.lightning_internals import logged_step, set_logged_step
+from lit_uniopd.utils.lightning_internals import logged_step, set_logged_step, set_signal_connector, signal_connector
 from lit_uniopd.utils.seeding import derive_seed, run_seed
-
-log = logging.getLogger(__name__)
+from lit_uniopd.utils.trainer_data import TrainerData
+from lit_uniopd.utils.warning_filters import install_filters
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -54,8 +47,8 @@ def default_optimizer(params: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
 
 
-class PolicyModule(EvaluatingModule):
-    """Base of the objectives; holds ``policy``, loaded in ``configure_model``.
+class PolicyModule(LightningModule):
+    """Base of the objectives: one policy that is trained, validated, saved and resumed.
 
     Args:
         policy: the model to train.
@@ -68,7 +61,18 @@ class PolicyModule(EvaluatingModule):
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
         sandbox: where programs that answers contain are run.
+        gradient_clip: largest norm of the gradient; null: no clipping but the trainer's own.
+        answers_heldout: whether validation answers held-out prompts; False: they are for a loss of the module's own.
+
+    Attributes:
+        policy: loaded in ``configure_model``, when Lightning is ready; None before.
+        validation: answers benchmarks and held-out prompts.
+        memory: plans what the run will hold on each device.
+        timer: where the time of a step goes.
+        loaded_step: optimizer steps of the checkpoint that was loaded; 0: none was.
     """
+
+    policy: Policy
 
     def __init__(
         self,
@@ -82,33 +86,56 @@ class PolicyModule(EvaluatingModule):
         grader_workers: int = 1,
         grader_timeout: float = 10.0,
         sandbox: SandboxArgs | None = None,
+        gradient_clip: float | None = None,
+        answers_heldout: bool = True,
     ) -> None:
-        super().__init__(
-            policy_args=policy,
-            policy_flag=flag,
-            val_sampling=val_sampling or SamplingArgs(n=1, temperature=0.0),
-            graders=GraderPool(workers=grader_workers, time_limit=grader_timeout, sandbox=sandbox),
-        )
+        super().__init__()
+        install_filters()  # here too: a notebook has no command line
         # Checkpoints hold the trained weights only; the rest comes from where it was loaded.
         self.strict_loading = False
+        self.policy = None  # type: ignore[assignment]
+        self.policy_args = policy
+        self.policy_flag = flag
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self.gradient_clip = gradient_clip
         self.seed = run_seed(seed)
-        self.memory_plan: MemoryPlan | None = None
+        self.val_sampling = val_sampling or SamplingArgs(n=1, temperature=0.0)
+        self.graders = GraderPool(workers=grader_workers, time_limit=grader_timeout, sandbox=sandbox)
+        self.validation = Validation(self, self.val_sampling, self.graders, answers_heldout=answers_heldout)
+        self.memory = MemoryPlanner()
+        self.timer = StepTimer(self._now)
+        self.loaded_step = 0
         self._logged_steps: int | None = None
-        self.clock = StepTimer(self._now)
+
+    # --- setting up: check what can be checked, then load, adapt and shard ---
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
         load_processor(self.policy_args, self.policy_flag)
 
+    @property
+    def trainer_data(self) -> TrainerData:
+        """What the trainer's datamodule has."""
+        return TrainerData(self.trainer)
+
     def setup(self, stage: str) -> None:
+        limits = {self.gradient_clip, self.trainer.gradient_clip_val} - {None}
+        if len(limits) > 1:
+            raise UserError(
+                f"--trainer.gradient_clip_val {self.trainer.gradient_clip_val} and --model.gradient_clip "
+                f"{self.gradient_clip} differ; give --model.gradient_clip alone."
+            )
         strategy = self.trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
             strategy.checkpoint_io = AtomicCheckpointIO()
-        super().setup(stage)
+        if not isinstance(signal_connector(self.trainer), StopSignals):
+            set_signal_connector(self.trainer, StopSignals(self.trainer))
+        if stage == "predict":
+            self.graders.prepare({prompt.grader for prompt in self.trainer_data.prompts("predict") if prompt.grader})
+        self.validation.setup(self.trainer, stage)
         if stage == "fit" and self.policy is None:
-            self.plan_memory()
+            self.memory.check(self.trainer, self.memory_setup)
 
     def configure_model(self) -> None:
         if self.policy is None:
@@ -117,6 +144,12 @@ class PolicyModule(EvaluatingModule):
         if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)
+
+    def shard(self, policy: Policy) -> None:
+        """Shard a policy if the strategy wants that; the only place that knows of a mesh."""
+        if self.device_mesh is not None:
+            args = getattr(self.trainer.strategy, "sharding", ShardingArgs())
+            policy.shard(self.device_mesh["data_parallel"], args)
 
     def on_policy_loaded(self) -> None:
         """For what needs the policy as it was before training, and whole: a reference to it, or its digest.
@@ -163,6 +196,16 @@ class PolicyModule(EvaluatingModule):
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""
         return encode_answer(self._processor, prompt, answer, self.policy_args.chat_template_kwargs)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """``gradient_clip``, or what the trainer was given."""
+        limit = gradient_clip_val if self.gradient_clip is None else self.gradient_clip
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         drop_unused_gradients(self, self.policy)
 
@@ -177,39 +220,17 @@ class PolicyModule(EvaluatingModule):
         facts = trainer_facts(self.trainer)
         return Setup(self.policy_args, self.policy_flag, self.make_optimizer, self.workload(), **facts)
 
-    def plan_memory(self) -> None:
-        """Print what the run will hold on each device, before any weights are loaded.
-
-        Raises:
-            UserError: naming the levers, if it cannot fit.
-        """
-        try:
-            setup = self.memory_setup()
-            self.memory_plan = plan_memory(setup)
-        except UserError:
-            raise
-        except Exception as error:  # a model that the plan cannot read may still be trained
-            log.warning("There is no memory plan for this model (%s: %s).", type(error).__name__, error)
-            return
-        publish(self.trainer, "memory/plan", "Memory plan:", self.memory_plan.table())
-        device = self.trainer.strategy.root_device
-        # All ranks decide alike, or those that go on would wait for those that stopped.
-        free = self.trainer.strategy.broadcast(free_bytes(device, self.trainer.num_devices))
-        warning = check_fits(setup, self.memory_plan, free, str(device))
-        if warning is not None:
-            rank_zero_warn(warning)
-
     def longest_prompt(self, prompts: Sequence[Prompt]) -> int:
         """Tokens of the longest prompt, as far as those of most characters tell."""
-        asked = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
-        return max((self.prompt_length(prompt) for prompt in asked), default=0)
+        candidates = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
+        return max((self.prompt_length(prompt) for prompt in candidates), default=0)
 
     def models(self) -> dict[str, Any]:
         """Name -> every model that is held, for the table of their parameters."""
-        found = {"policy": self.policy.model}
-        for copied in self.policy.references:
-            found["reference"] = copied.model
-        return found
+        models = {"policy": self.policy.model}
+        if self.policy.references:
+            models["reference"] = self.policy.references[0].model
+        return models
 
     def reseed(self, *keys: int | str) -> int:
         """Seed torch from the place in the run, not from what ran before, so that a resumed run equals an unbroken one.
@@ -226,7 +247,7 @@ class PolicyModule(EvaluatingModule):
 
     def timed(self, part: str) -> AbstractContextManager[None]:
         """Count what happens inside as this part of the step (see `StepTimer`)."""
-        return self.clock.part(part)
+        return self.timer.part(part)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -234,26 +255,76 @@ class PolicyModule(EvaluatingModule):
         return time.perf_counter()
 
     def on_train_start(self) -> None:
-        self.clock.restart()
-        self.clock.between("wait")
+        self.timer.restart()
+        self.timer.between("wait")
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.clock.between("wait")
+        self.timer.between("wait")
 
     def on_validation_model_eval(self) -> None:
         """Validation is not part of a step."""
-        self.clock.between(None)
+        self.timer.between(None)
         super().on_validation_model_eval()
 
     def on_validation_end(self) -> None:
-        self.clock.between("wait")
+        self.timer.between("wait")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.clock.between(REST)
+        self.timer.between(REST)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
             set_logged_step(self.trainer, self._logged_steps)
             self._logged_steps = None
         stop_if_requested(self.trainer)
+
+    # --- validation: benchmarks, or held-out prompts as benchmarks of their own ---
+
+    @property
+    def model_name(self) -> str:
+        return self.policy_args.path
+
+    @property
+    def evaluated_policies(self) -> list[Policy]:
+        return [self.policy]
+
+    def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
+        return self.policy_args, self.policy_flag
+
+    def policy_for(self, benchmark: Benchmark) -> Policy:
+        return self.policy
+
+    def on_validation_epoch_start(self) -> None:
+        # Outside of a fit Lightning counts no steps: the weights are of those that the checkpoint has taken.
+        self.validation.begin(self.global_step or self.loaded_step)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        stop_if_requested(self.trainer)
+
+    def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        with interruptible(self.trainer):
+            self.validation.answer(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every score, also for checkpoint monitors; the reporter adds intervals, health, figures and tables."""
+        result = self.validation.finish()
+        if result is None:
+            return
+        if not self.trainer.sanity_checking:
+            scores, headline = self.validation.scores(result)
+            self.log_dict(scores, sync_dist=True)
+            self.log_dict(headline, prog_bar=True, sync_dist=True)
+        self.validation.publish(result, final=self.trainer.state.fn != "fit")
+
+    # `uniopd test` is validation on the datamodule's test prompts, under its own tags.
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_predict_epoch_start(self) -> None:
+        self.validation.gather()
+
+    def on_predict_epoch_end(self) -> None:
+        self.validation.release()
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> Rollouts | None:
         """Answer and grade; callbacks write what comes out. A prompt's answers do not depend on batches or ranks."""
@@ -265,6 +336,24 @@ class PolicyModule(EvaluatingModule):
                 rollouts = write_answers(self.policy, batch.prompts, self.val_sampling, seed=seed, keys=keys)
                 grade_answers(rollouts, self.graders)
         return rollouts
+
+    # --- stopping, saving, resuming ---
+
+    def on_stop(self) -> None:
+        """Called on all ranks before a stopped run writes its checkpoint."""
+        self.graders.close()
+
+    def place_in_step(self) -> str:
+        """Where inside of a step a run stands, for people; empty between two steps."""
+        return ""
+
+    def on_fit_end(self) -> None:
+        if self.trainer.is_global_zero:
+            self.validation.compact_records()
+
+    def teardown(self, stage: str) -> None:
+        self.graders.close()
+        self.validation.show()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -281,15 +370,16 @@ class PolicyModule(EvaluatingModule):
         """
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        ours = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
-        theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
-        differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        saved_shapes = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
+        names = shapes.keys() | saved_shapes.keys()
+        differing = sorted(name for name in names if shapes.get(name) != saved_shapes.get(name))
         if differing:
             name = differing[0]
             raise UserError(
                 f"--ckpt_path holds another model than --{self.policy_flag}.path {self.policy_args.path}: {name} has "
-                f"shape {theirs.get(name, 'none')} there and {ours.get(name, 'none')} here ({len(differing)} tensors "
-                "differ); give the model and the lora settings with which it was made."
+                f"shape {saved_shapes.get(name, 'none')} there and {shapes.get(name, 'none')} here ({len(differing)} "
+                "tensors differ); give the model and the lora settings with which it was made."
             )
         if checkpoint["policy_path"] != self.policy_args.path:
             rank_zero_warn(

@@ -55,12 +55,11 @@ class SentenceBootstrap(PolicyModule):
         self.detectors = detectors
         self.bootstrap = bootstrap
         self.extract = ObjectExtractor(Lexicon.read(lexicon or "coco"), scene_graph)
-        self._told = {"lexicon": lexicon, "scene_graph": None if scene_graph is None else scene_graph.path}
+        self._extraction = {"lexicon": lexicon, "scene_graph": None if scene_graph is None else scene_graph.path}
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        prompts = getattr(getattr(self.trainer, "datamodule", None), "predict_prompts", ())
-        for prompt in prompts:
+        for prompt in self.trainer_data.prompts("predict"):
             if len(prompt.images) != 1 or not isinstance(prompt.images[0], str):
                 raise UserError(
                     f"Prompt {prompt.id!r} must have one picture in a file, not {len(prompt.images)}; name its path in "
@@ -70,8 +69,8 @@ class SentenceBootstrap(PolicyModule):
     def configure_model(self) -> None:
         if self.policy is None:
             # What is small is tried first.
-            for part in (*self.detectors, self.extract):
-                part.prepare(self.device)
+            for model in (*self.detectors, self.extract):
+                model.prepare(self.device)
             self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
             if self.policy.processor is self.policy.tokenizer:
                 raise UserError(
@@ -83,9 +82,10 @@ class SentenceBootstrap(PolicyModule):
     @property
     def settings(self) -> str:
         """Names what the captions depend on beside the picture and the question."""
-        parts: list[Any] = [self.policy_args, asdict(self.val_sampling), asdict(self.bootstrap), self._told, self.seed]
-        parts += [(type(detector).__name__, detector.settings) for detector in self.detectors]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        settings: list[Any] = [self.policy_args, asdict(self.val_sampling), asdict(self.bootstrap)]
+        settings += [self._extraction, self.seed]
+        settings += [(type(detector).__name__, detector.settings) for detector in self.detectors]
+        return hashlib.blake2b(repr(settings).encode(), digest_size=8).hexdigest()
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Bootstrap a batch of pictures; callbacks are told of each caption."""
@@ -102,7 +102,7 @@ class SentenceBootstrap(PolicyModule):
             self.bootstrap,
             seed=self.seed,
         )
-        return bootstrapper.run(readable, on_finished=self._tell)
+        return bootstrapper.run(readable, on_finished=self._on_caption)
 
     def _is_readable(self, prompt: Prompt) -> bool:
         try:
@@ -113,13 +113,13 @@ class SentenceBootstrap(PolicyModule):
             return False
         return True
 
-    def _tell(self, caption: Caption) -> None:
+    def _on_caption(self, caption: Caption) -> None:
         self._call("on_caption_finished", caption)
 
-    def _call(self, hook: str, *what: Any) -> None:
+    def _call(self, hook: str, *arguments: Any) -> None:
         for callback in getattr(self.trainer, "callbacks", ()):
-            if (called := getattr(callback, hook, None)) is not None:
-                called(self.trainer, self, *what)
+            if (method := getattr(callback, hook, None)) is not None:
+                method(self.trainer, self, *arguments)
 
 
 def released_sampling() -> SamplingArgs:

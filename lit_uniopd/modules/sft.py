@@ -1,12 +1,9 @@
 """Supervised fine-tuning: how experts and starting points are made."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
@@ -28,6 +25,7 @@ class SFT(PolicyModule):
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
         seed: of dropout; null: that of `--seed_everything`, else 0.
+        gradient_clip: largest norm of the gradient; null: no clipping.
     """
 
     def __init__(
@@ -37,25 +35,32 @@ class SFT(PolicyModule):
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
+        gradient_clip: float | None = None,
     ) -> None:
-        super().__init__(policy, flag="model.policy", optimizer=optimizer, lr_scheduler=lr_scheduler, seed=seed)
+        super().__init__(
+            policy,
+            flag="model.policy",
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            seed=seed,
+            gradient_clip=gradient_clip,
+            answers_heldout=False,
+        )
         self.max_answer_tokens = max_answer_tokens
         self.validated = WeightedMeans()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        source = getattr(self.trainer, "datamodule", None)
-        for prompt in [*getattr(source, "train_prompts", ()), *getattr(source, "val_prompts", ())]:
+        for prompt in self.trainer_data.prompts("train") + self.trainer_data.prompts("val"):
             if not isinstance(prompt.gold, str) or not prompt.gold:
                 raise UserError(
                     f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer`."
                 )
 
     def workload(self) -> Workload:
-        data: Any = getattr(self.trainer, "datamodule", None)
-        size, prompts = getattr(data, "batch_size", 1), list(getattr(data, "train_prompts", ()))
-        written = sorted(prompts, key=lambda prompt: -len(str(prompt.gold)))[:4]
-        answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in written]
+        size, prompts = self.trainer_data.batch_size, self.trainer_data.prompts("train")
+        candidates = sorted(prompts, key=lambda prompt: -len(str(prompt.gold)))[:4]
+        answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in candidates]
         longest = self.longest_prompt(prompts) + min(max(answers, default=0), self.max_answer_tokens)
         return Workload(train_tokens=size * longest, longest_row=longest, tokens_flag="--data.batch_size {rows}")
 
@@ -67,11 +72,6 @@ class SFT(PolicyModule):
         loss, cut = self.answer_loss(batch.prompts)
         self.log_dict({"train/loss": loss, "train/truncated": cut}, batch_size=len(batch), prog_bar=True)
         return loss
-
-    def make_evaluator(self, stage: str) -> Evaluator | None:
-        """Held-out prompts are for the loss; benchmarks are answered."""
-        has_benchmarks = getattr(getattr(self.trainer, "datamodule", None), "benchmarks", None) is not None
-        return super().make_evaluator(stage) if has_benchmarks else None
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if isinstance(batch, EvalBatch):

@@ -22,8 +22,9 @@ def drop_unused_gradients(module: LightningModule, policy: Policy) -> None:
     tower = tower_parameters(policy.model)
     if not tower:
         return
-    told = torch.tensor([float(name in policy.reached) for name in tower], device=module.device)
+    reached = torch.tensor([float(name in policy.reached) for name in tower], device=module.device)
     policy.reached.clear()
-    for parameter, reached in zip(tower.values(), module.trainer.strategy.reduce(told, reduce_op="max"), strict=True):
-        if not reached:
+    reached = module.trainer.strategy.reduce(reached, reduce_op="max")
+    for parameter, was_reached in zip(tower.values(), reached, strict=True):
+        if not was_reached:
             parameter.grad = None

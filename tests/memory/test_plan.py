@@ -389,7 +389,7 @@ def test_a_run_holds_what_its_plan_says(model_dirs, tmp_path, lora):
     run = module(model_dirs, student=PolicyArgs(path=model_dirs["student"], lora=lora), optimizer=adam)
     fit = trainer(tmp_path, max_steps=2, logger=Memory())
     fit.fit(run, Prompts(prompts(8)))
-    plan = run.memory_plan
+    plan = run.memory.plan
     assert plan is not None
     trained = [p for p in run.parameters() if p.requires_grad]
     assert part(plan, "policy: weights").bytes == held(run.policy.model)
@@ -404,7 +404,7 @@ def test_the_plan_comes_before_the_weights(model_dirs, tmp_path, monkeypatch):
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr("lit_uniopd.policy.policy.load_model", refuse)
-    monkeypatch.setattr("lit_uniopd.modules.base.free_bytes", lambda *_: 1000)
+    monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
     run = module(model_dirs)
     with pytest.raises(UserError, match=r"cannot fit: .* cpu has 0\.98 KiB free; set --model"):
         trainer(tmp_path, max_steps=1).fit(run, Prompts(prompts(4)))
@@ -414,7 +414,7 @@ def test_a_plan_that_cannot_be_made_stops_nothing(model_dirs, tmp_path, monkeypa
     def fail(*_: Any) -> None:
         raise NotImplementedError("no such layer")
 
-    monkeypatch.setattr("lit_uniopd.modules.base.plan_memory", fail)
+    monkeypatch.setattr("lit_uniopd.memory.planner.plan_memory", fail)
     trainer(tmp_path, max_steps=1, logger=Memory()).fit(module(model_dirs), Prompts(prompts(4)))
     assert "no memory plan for this model (NotImplementedError: no such layer)" in caplog.text
 

@@ -47,27 +47,27 @@ def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts
     costs = gather_over_ranks(module, [_tokens(rollouts, rows, policy.args.share_prompts) for rows in groups])
     plan = rebalance(costs)
     loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in plan]
-    wrote, trains = load_imbalance([sum(mine) for mine in costs]), load_imbalance(loads)
-    module.log_dict({"time/busiest_rank_wrote": wrote, "time/busiest_rank": trains})
-    if wrote == trains:
+    before, after = load_imbalance([sum(rank_costs) for rank_costs in costs]), load_imbalance(loads)
+    module.log_dict({"time/busiest_rank_wrote": before, "time/busiest_rank": after})
+    if before == after:
         return rollouts
     me = module.global_rank
-    given = [[row for rank, i in pieces if rank == me for row in groups[i]] for pieces in plan]
+    rows_for = [[row for rank, i in pieces if rank == me for row in groups[i]] for pieces in plan]
     parcels = [
-        _without_vision(rollouts[rows].to("cpu")) if rows and to != me else None for to, rows in enumerate(given)
+        _without_vision(rollouts[rows].to("cpu")) if rows and rank != me else None for rank, rows in enumerate(rows_for)
     ]
-    parts = [rollouts[given[me]]] if given[me] else []
-    for part in exchange(module, parcels):
-        if part is not None:
-            if any(prompt.images for prompt in part.prompts):
-                part.vision = [prompt.vision for prompt in encode_each(policy, part.prompts)]
-            parts.append(part.to(module.device))
-    mine = Rollouts.cat(parts)
-    return mine[mine.group_B.argsort(stable=True)]
+    chunks = [rollouts[rows_for[me]]] if rows_for[me] else []
+    for chunk in exchange(module, parcels):
+        if chunk is not None:
+            if any(prompt.images for prompt in chunk.prompts):
+                chunk.vision = [prompt.vision for prompt in encode_each(policy, chunk.prompts)]
+            chunks.append(chunk.to(module.device))
+    rebalanced = Rollouts.cat(chunks)
+    return rebalanced[rebalanced.group_B.argsort(stable=True)]
 
 
 def _tokens(rollouts: Rollouts, rows: Sequence[int], share_prompts: bool) -> int:
-    """Of a group in a forward pass."""
+    """Tokens of a group in a forward pass."""
     answers = rollouts.mask_BT[list(rows)].sum()
     return group_tokens(
         len(rollouts.prompt_tokens[rows[0]]),
@@ -88,8 +88,8 @@ def group_tokens(prompt: int, answers: int, count: int, *, shared: bool, picture
         shared: whether prompts may be shared at all.
         pictured: whether the prompt has pictures, which is always worth it.
     """
-    once, each = prompt + answers, count * prompt + answers
-    return once if shared and (once <= WORTH_PACKING * each or pictured) else each
+    packed, padded = prompt + answers, count * prompt + answers
+    return packed if shared and (packed <= WORTH_PACKING * padded or pictured) else padded
 
 
 def _without_vision(rollouts: Rollouts) -> Rollouts:
@@ -113,7 +113,9 @@ def split_updates(module: LightningModule, rollouts: Rollouts, count: int, *, se
         return [list(range(len(rollouts)))]
     groups = gather_over_ranks(module, rollouts.group_B.tolist())
     # In the order in which one process would have them.
-    every = sorted((group, rank, row) for rank, own in enumerate(groups) for row, group in enumerate(own))
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))
-    drawn = [[every[i] for i in part.tolist()] for part in order.tensor_split(count)]
-    return [[row for _, rank, row in part if rank == module.global_rank] for part in drawn]
+    answers = sorted(
+        (group, rank, row) for rank, rank_groups in enumerate(groups) for row, group in enumerate(rank_groups)
+    )
+    order = torch.randperm(len(answers), generator=torch.Generator().manual_seed(seed))
+    updates = [[answers[i] for i in indices.tolist()] for indices in order.tensor_split(count)]
+    return [[row for _, rank, row in update if rank == module.global_rank] for update in updates]

@@ -147,11 +147,11 @@ def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weight
     )
 
     def loss_of(logps_N: Tensor, which: slice) -> Tensor:
-        kept = trained[which]
+        mask_N = trained[which]
         if args.gap_threshold is not None:
-            kept = kept & within_gap(logps_N, teacher[which], args.gap_threshold)
+            mask_N = mask_N & within_gap(logps_N, teacher[which], args.gap_threshold)
         losses, *_ = opd_token_losses(
-            logps_N, old[which], advantages[which], kept, clip_low=args.clip_low, clip_high=args.clip_high
+            logps_N, old[which], advantages[which], mask_N, clip_low=args.clip_low, clip_high=args.clip_high
         )
         return losses * share[which]
 
@@ -195,19 +195,19 @@ def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: Loss
             [prompt.tokens for prompt in prompts], *answers, [prompt.vision for prompt in prompts]
         )
     student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
-    ours, theirs = head_of(policy.model), head_of(teacher.model)
+    student_head, teacher_head = head_of(policy.model), head_of(teacher.model)
     return divergence(
-        student_BTH * ours.scale,
-        teacher_BTH * theirs.scale,
-        ours.weight_VH,
-        theirs.weight_VH,
+        student_BTH * student_head.scale,
+        teacher_BTH * teacher_head.scale,
+        student_head.weight_VH,
+        teacher_head.weight_VH,
         rollouts.mask_BT,
         kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
         beta=args.jsd_beta,
         top_k=args.top_k if args.kind == "topk" else None,
         temperature=temperature,
-        student_bias=ours.bias_V,
-        teacher_bias=theirs.bias_V,
-        student_softcap=ours.softcap,
-        teacher_softcap=theirs.softcap,
+        student_bias=student_head.bias_V,
+        teacher_bias=teacher_head.bias_V,
+        student_softcap=student_head.softcap,
+        teacher_softcap=teacher_head.softcap,
     )

@@ -1,12 +1,16 @@
 """What is wrong with prompts, found before any model is loaded."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.opd.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
 from lit_uniopd.rewards import get_grader
-from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.teachers import TeacherArgs, Teachers
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt
 
@@ -44,11 +48,11 @@ def check_images(
     """
     readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
     readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
-    asked = [("", prompt) for prompt in prompts if prompt.images]
+    readings = [("", prompt) for prompt in prompts if prompt.images]
     if teachers:
-        asked += [(teachers.route(prompt), prompt) for prompt in trained if prompt.images]
+        readings += [(teachers.route(prompt), prompt) for prompt in trained if prompt.images]
     first: dict[str, Prompt] = {}
-    for name, prompt in asked:
+    for name, prompt in readings:
         first.setdefault(name, prompt)
     for name, prompt in first.items():
         args, flag = readers[name]
@@ -62,3 +66,31 @@ def check_images(
                 f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "
                 "image-text model, or route the prompt elsewhere by its teacher column."
             )
+
+
+def check_arguments(
+    sampling: SamplingArgs,
+    loss: LossArgs,
+    advantage: AdvantageArgs,
+    writer: Literal["student", "teacher"],
+    updates_per_rollout: int,
+    teachers: Teachers,
+) -> None:
+    """Refuse arguments of ``UniOPD`` that contradict each other.
+
+    Raises:
+        UserError: naming the options.
+    """
+    if updates_per_rollout < 1:
+        raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+    if writer == "teacher" and loss.kind == "sampled":
+        raise UserError(
+            "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
+            "wrote; set --model.loss.kind forward_kl."
+        )
+    if writer == "teacher" and sampling.engine == "vllm":
+        raise UserError("--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop.")
+    if loss.kind != "sampled" and advantage != AdvantageArgs():
+        raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
+    if advantage.needs_teachers and not teachers:
+        raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")

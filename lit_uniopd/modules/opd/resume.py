@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_uniopd.distributed.collectives import gather_over_ranks, max_over_ranks
-from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.dispatch import prompt_of
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
@@ -25,7 +25,7 @@ class ScoredRollout:
     """Answers that are scored, balanced and calibrated, and what has been made of them."""
 
     rollouts: Rollouts
-    parts: list[list[int]]
+    updates: list[list[int]]
     """Rows of each update."""
     done: int = 0
     """Updates that were made."""
@@ -45,7 +45,7 @@ class ScoredRollout:
         return {
             "prompts": [prompt.key for prompt in prompts],
             "rollouts": {**values, "grades": [asdict(grade) for grade in self.rollouts.grades]},
-            "parts": self.parts,
+            "parts": self.updates,
             "done": self.done,
             "trained": self.trained.state(),
             "random": self.random,
@@ -56,11 +56,11 @@ class ScoredRollout:
         cls, state: dict[str, Any], batches: Sequence[Sequence[Prompt]], policy: Policy, device: torch.device
     ) -> "ScoredRollout":
         """What ``state`` was made of, given the same batches of all ranks: groups may have moved between them."""
-        answered = [prompt_of(group, batches) for group in state["rollouts"]["group_B"].tolist()]
-        encoded = encode_each(policy, answered)
+        prompts = [prompt_of(group, batches) for group in state["rollouts"]["group_B"].tolist()]
+        encoded = encode_each(policy, prompts)
         values = {**state["rollouts"], "grades": [Grade(**grade) for grade in state["rollouts"]["grades"]]}
         rollouts = Rollouts(
-            prompts=answered,
+            prompts=prompts,
             prompt_tokens=[prompt.tokens for prompt in encoded],
             vision=[prompt.vision for prompt in encoded],
             **values,
@@ -81,62 +81,57 @@ def set_random_states(states: Sequence[Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
-class ResumingModule(PolicyModule):
-    """Base of what makes several updates of a rollout: a checkpoint written in between holds what is left of it."""
+class UnfinishedRollout:
+    """What a run keeps of a rollout whose updates it has not all made, should it be stopped between two of them.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.unfinished: tuple[ScoredRollout, Sequence[Prompt]] | None = None
-        self.rollouts: Rollouts | None = None
-        """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
-        self.left_over: list[dict[str, Any]] = []
+    Attributes:
+        states: of all ranks, as a checkpoint holds them; empty between two steps.
+    """
 
-    def keep_in_case(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
-        """An update begins; until ``unfinished`` is set to None, a stopped run saves this rollout.
+    def __init__(self) -> None:
+        self.states: list[dict[str, Any]] = []
+        self._current: tuple[ScoredRollout, Sequence[Prompt]] | None = None
+
+    def keep(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
+        """An update begins; until ``clear``, a stopped run saves this rollout.
 
         Args:
             scored: the rollout.
             prompts: the batch that was answered.
         """
-        scored.random = random_states(self.device)
-        self.unfinished = scored, prompts
-        self.rollouts = scored.rollouts
+        scored.random = random_states(scored.rollouts.tokens_BT.device)
+        self._current = scored, prompts
 
-    def resumed(self, batch: PromptBatch) -> ScoredRollout | None:
-        """The rollout of this batch, if the run was stopped when it was scored but not used up."""
-        self.rollouts = None  # that of the step before
-        states, self.left_over = self.left_over, []
+    def clear(self) -> None:
+        """All its updates are made."""
+        self._current = None
+
+    def freeze(self, module: LightningModule) -> None:
+        """The run stops here: bring together what all ranks keep. A collective call."""
+        if self._current is not None:
+            scored, prompts = self._current
+            self.states = gather_over_ranks(module, scored.state(prompts))
+
+    def place(self) -> str:
+        """Where inside of a step the run stands, for people; empty between two steps."""
+        if not self.states:
+            return ""
+        return f" ({self.states[0]['done']} of {len(self.states[0]['parts'])} updates of its rollout made)"
+
+    def take_up(self, module: LightningModule, batch: PromptBatch, policy: Policy) -> ScoredRollout | None:
+        """The rollout of this batch, if the run was stopped when it was scored but not used up. A collective call."""
+        states, self.states = self.states, []
         if not states:
             return None
-        state = states[self.global_rank] if len(states) == self.trainer.world_size else None
+        state = states[module.global_rank] if len(states) == module.trainer.world_size else None
         fits = state is not None and state["prompts"] == [prompt.key for prompt in batch]
-        if state is None or max_over_ranks(self, not fits):
+        if state is None or max_over_ranks(module, not fits):
             rank_zero_warn(
                 f"The run was stopped after {states[0]['done']} of {len(states[0]['parts'])} updates of a rollout, by "
                 f"{len(states)} rank(s) with other batches than now; the answers to this batch are written anew."
             )
             return None
-        batches = gather_over_ranks(self, batch.prompts)
-        scored = ScoredRollout.from_state(state, batches, self.policy, self.device)
-        set_random_states(scored.random, self.device)
+        batches = gather_over_ranks(module, batch.prompts)
+        scored = ScoredRollout.from_state(state, batches, policy, module.device)
+        set_random_states(scored.random, module.device)
         return scored
-
-    def on_stop(self) -> None:
-        super().on_stop()
-        if self.unfinished is not None:
-            scored, prompts = self.unfinished
-            self.left_over = gather_over_ranks(self, scored.state(prompts))
-
-    def place_in_step(self) -> str:
-        if not self.left_over:
-            return ""
-        return f" ({self.left_over[0]['done']} of {len(self.left_over[0]['parts'])} updates of its rollout made)"
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.left_over:
-            checkpoint["rollouts"] = self.left_over
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.left_over = checkpoint.get("rollouts", [])

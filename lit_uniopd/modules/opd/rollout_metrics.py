@@ -1,11 +1,56 @@
 """What one rollout says about the student, as averages to log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from lightning import LightningModule
 from torch import Tensor
 
+from lit_uniopd.distributed.collectives import max_over_ranks, sum_over_ranks
+from lit_uniopd.modules.opd.engine_drift import add_engine_drift
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
+
+
+def step_metrics(
+    module: LightningModule,
+    rollouts: Rollouts,
+    trained: WeightedMeans,
+    seconds: Mapping[str, float],
+    *,
+    teachers: TeacherPool,
+    domains: Iterable[str],
+    own_kernels: bool,
+) -> dict[str, float]:
+    """What a step's rollout and update were like, averaged over all ranks, and where this rank's time went.
+
+    A collective call.
+
+    Args:
+        module: being trained.
+        rollouts: of the step.
+        trained: statistics of its updates.
+        seconds: of each part of the step, and of the whole `step`.
+        teachers: who scored.
+        domains: every domain of the data.
+        own_kernels: whether the student's answers come from an engine with kernels of its own.
+    """
+    # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
+    trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
+    routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else None
+    means = rollout_statistics(rollouts, routes, domains, teachers)
+    if (counts := teachers.cache_counts()) is not None:
+        means.add("rollout/teacher_cached", counts[0], sum(counts))
+    drift = add_engine_drift(means, rollouts) if own_kernels else None
+    metrics = means.reduce(module) | trained.reduce(module)
+    if drift is not None:
+        metrics["rollout/engine_drift_max"] = max_over_ranks(module, drift)
+    metrics |= {f"time/{name}": duration for name, duration in seconds.items()}
+    tokens = sum_over_ranks(module, int(rollouts.mask_BT.sum()))
+    for name, tag in (("rollout", "rollout"), ("step", "time")):
+        if name in seconds:  # what a resumed run had written before is not
+            metrics[f"{tag}/tokens_per_second"] = tokens / max(seconds[name], 1e-9)
+    return metrics
 
 
 def rollout_statistics(

@@ -24,9 +24,9 @@ def check_failures(module: LightningModule, rollouts: Rollouts, reasons: Mapping
     failed = sum_over_ranks(module, int((~rollouts.teacher_ok_B).sum()))
     share = failed / sum_over_ranks(module, len(rollouts))
     if share > limit:
-        told = "; ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items()))
+        summary = "; ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items()))
         raise UserError(
             f"Teachers could not score {share:.0%} of the answers of step {module.global_step} "
-            f"({told or 'on other ranks'}), more than --model.max_teacher_failures {limit}; "
+            f"({summary or 'on other ranks'}), more than --model.max_teacher_failures {limit}; "
             "mend the teacher, or raise the limit."
         )

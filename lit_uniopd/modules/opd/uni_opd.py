@@ -13,24 +13,24 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lit_uniopd.distributed.collectives import gradient_sync, max_over_ranks, sum_over_ranks, wait_for_ranks
+from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wait_for_ranks
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
-from lit_uniopd.modules.opd.engine_drift import add_engine_drift, check_drift
+from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
-from lit_uniopd.modules.opd.preflight import check_images, check_prompts
-from lit_uniopd.modules.opd.resume import ResumingModule, ScoredRollout
-from lit_uniopd.modules.opd.rollout_metrics import rollout_statistics
+from lit_uniopd.modules.opd.preflight import check_arguments, check_images, check_prompts
+from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
+from lit_uniopd.modules.opd.rollout_metrics import step_metrics
+from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
-from lit_uniopd.policy.micro_batches import equal_count
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards.grading import Grading
 from lit_uniopd.sampling.args import OWN_KERNELS, SamplingArgs
@@ -45,7 +45,7 @@ from lit_uniopd.utils.seeding import derive_seed
 log = logging.getLogger(__name__)
 
 
-class UniOPD(ResumingModule):
+class UniOPD(PolicyModule):
     """Distil one or many teachers into a student, on answers that the student writes.
 
     One ``training_step`` is one rollout batch: sample, grade, score, let datamodule and callbacks look, update.
@@ -105,25 +105,12 @@ class UniOPD(ResumingModule):
             grader_workers=grader_workers,
             grader_timeout=grader_timeout,
             sandbox=sandbox,
+            gradient_clip=gradient_clip,
         )
-        if updates_per_rollout < 1:
-            raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
-        if writer == "teacher" and loss.kind == "sampled":
-            raise UserError(
-                "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
-                "wrote; set --model.loss.kind forward_kl."
-            )
-        if writer == "teacher" and sampling.engine == "vllm":
-            raise UserError(
-                "--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop."
-            )
-        if loss.kind != "sampled" and advantage != AdvantageArgs():
-            raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
+        check_arguments(sampling, loss, advantage, writer, updates_per_rollout, teachers)
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
-        if advantage.needs_teachers and not teachers:
-            raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")
         self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
         self.sampling = sampling
         self.loss = loss
@@ -132,27 +119,29 @@ class UniOPD(ResumingModule):
         self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
-        self.gradient_clip = gradient_clip
         self.domains: list[str] = []
+        self.unfinished = UnfinishedRollout()
+        self.rollouts: Rollouts | None = None
+        """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
 
     def setup(self, stage: str) -> None:
         """Check every prompt's route, grader and gold before any model is loaded."""
         # The state after the step is what we mean to save; Lightning 2.6 wonders on every checkpoint.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-        source = getattr(self.trainer, "datamodule", None)
-        splits = {part: list(getattr(source, f"{part}_prompts", ())) for part in ("train", "val", "test", "predict")}
-        every = [prompt for prompts in splits.values() for prompt in prompts]
-        check_prompts(every)
+        data = self.trainer_data
+        trained = data.prompts("train")
+        prompts = [*trained, *data.prompts("val"), *data.prompts("test"), *data.prompts("predict")]
+        check_prompts(prompts)
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_servers(sampling)
-        trained = splits["train"] if stage == "fit" else []
-        check_images(every, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
+        trained = trained if stage == "fit" else []
+        check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
                 log.info("Teacher %s scores the answers to %d prompts.", name, count)
             self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
-        self.domains = sorted({prompt.domain for prompt in every})
+        self.domains = sorted({prompt.domain for prompt in prompts})
         if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
             rank_zero_warn(
                 "sampling.top_p and top_k cut the distribution that answers are drawn from, but the loss treats them "
@@ -174,11 +163,11 @@ class UniOPD(ResumingModule):
         super().on_fit_start()
 
     def workload(self) -> Workload:
-        source = getattr(self.trainer, "datamodule", None)
+        data = self.trainer_data
         return Workload.of_rollouts(
             self.sampling,
-            answers=getattr(source, "batch_size", 1) * self.sampling.n,
-            longest_prompt=self.longest_prompt(getattr(source, "train_prompts", ())),
+            answers=data.batch_size * self.sampling.n,
+            longest_prompt=self.longest_prompt(data.prompts("train")),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
         )
@@ -191,16 +180,15 @@ class UniOPD(ResumingModule):
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
     def essential_charts(self) -> Charts:
-        data = getattr(self.trainer, "datamodule", None)
         return opd_charts(
             domains=self.domains,
-            heldout=list(self.heldout) if self.trainer.enable_validation else [],
+            heldout=list(self.validation.heldout) if self.trainer.enable_validation else [],
             teachers=list(self.teachers),
-            graded=any(prompt.grader for prompt in getattr(data, "train_prompts", ())),
+            graded=any(prompt.grader for prompt in self.trainer_data.prompts("train")),
             sampled=self.loss.kind == "sampled",
         )
 
-    # --- one step: sample, deal out, grade, score, calibrate, update ---
+    # --- one step: sample, rebalance, grade and score, balance and calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         answers = len(batch) * self.sampling.n
@@ -209,7 +197,8 @@ class UniOPD(ResumingModule):
                 f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
                 "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
             )
-        scored = self.resumed(batch)
+        self.rollouts = None  # those of the step before
+        scored = self.unfinished.take_up(self, batch, self.policy)
         if scored is None:
             with interruptible(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
@@ -218,10 +207,10 @@ class UniOPD(ResumingModule):
             self.score(rollouts)
             self.visit(rollouts)
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
-            parts = split_updates(self, rollouts, self.updates_per_rollout, seed=seed)
-            scored = ScoredRollout(rollouts, parts)
+            updates = split_updates(self, rollouts, self.updates_per_rollout, seed=seed)
+            scored = ScoredRollout(rollouts, updates)
         self.update(scored, batch.prompts)
-        self.log_step(scored.rollouts, scored.trained, self.clock.lap())
+        self.log_step(scored.rollouts, scored.trained, self.timer.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
@@ -267,11 +256,11 @@ class UniOPD(ResumingModule):
         reference_BT: Tensor | None = None
         with self.timed("score"):
             if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
-                rollouts.student_logps_BT = self.frozen_logps(self.policy, rollouts)
+                rollouts.student_logps_BT = self._frozen_logps(self.policy, rollouts)
                 check_drift(self, rollouts, self.sampling)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
-                    reference_BT = self.frozen_logps(reference, rollouts)
+                    reference_BT = self._frozen_logps(reference, rollouts)
             if self.teachers:
                 with interruptible(self.trainer, gathers=True):
                     rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
@@ -287,41 +276,29 @@ class UniOPD(ResumingModule):
             check_failures(self, rollouts, self.teachers.failures, limit=self.max_teacher_failures)
         return reference_BT
 
-    def frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
-        """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient."""
-        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
-        with policy.gathered(), policy.answering():
-            for rows in self.batches_of(policy, rollouts):
-                part = rollouts[rows]
-                found_BT, _ = policy.token_logps(
-                    part.prompt_tokens,
-                    part.tokens_BT,
-                    part.mask_BT,
-                    vision=part.vision,
-                    temperature=self.temperature,
-                )
-                logps_BT[rows, : found_BT.shape[1]] = found_BT.to(logps_BT)
-        return logps_BT
+    def _frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
+        return frozen_logps(policy, rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens)
 
     def visit(self, rollouts: Rollouts) -> None:
         """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
 
         They may change ``keep_B`` (balancing) and ``advantages_BT`` (calibration) in place.
         """
-        for plug in (getattr(self.trainer, "datamodule", None), *self.trainer.callbacks):  # type: ignore[attr-defined]
-            hook = getattr(plug, "on_rollouts_scored", None)
+        for plug_in in (self.trainer_data.datamodule, *self.trainer.callbacks):  # type: ignore[attr-defined]
+            hook = getattr(plug_in, "on_rollouts_scored", None)
             if hook is not None:
                 hook(self.trainer, self, rollouts)
 
     def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
         """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
         with self.timed("update"):
-            for rows in scored.parts[scored.done :]:
-                self.keep_in_case(scored, prompts)
+            for rows in scored.updates[scored.done :]:
+                self.unfinished.keep(scored, prompts)
+                self.rollouts = scored.rollouts
                 self.optimizer_step_on(scored.rollouts, rows, scored.trained)
                 scored.done += 1
             self.teachers.rest()
-        self.unfinished = None
+        self.unfinished.clear()
 
     def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: WeightedMeans) -> None:
         """One optimizer step on some of the answers, of which this rank may have none.
@@ -337,9 +314,9 @@ class UniOPD(ResumingModule):
             stop_if_requested(self.trainer)  # gradients that are in no checkpoint yet are made again
             # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
             micro, weight = rollouts[batch or [0]], float(bool(batch))
-            seen, reached = WeightedMeans(), set(self.policy.reached)
-            loss = self.micro_loss(micro, teacher, denominator, trained if batch else seen)
-            trained.expect(*seen.state())
+            filler, reached = WeightedMeans(), set(self.policy.reached)
+            loss = self.micro_loss(micro, teacher, denominator, trained if batch else filler)
+            trained.expect(*filler.state())
             self.policy.reached = self.policy.reached if batch else reached
             with gradient_sync(self, enabled=index == len(micro_batches) - 1):
                 # DDP and FSDP take the mean over ranks of what must be summed.
@@ -356,24 +333,8 @@ class UniOPD(ResumingModule):
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
-        sampled, batches = self.loss.kind == "sampled", []
-        # On every rank the same teachers in the same order: their weights may be sharded over all.
-        for name in [""] if sampled else self.teachers.names:
-            own = [row for row in rows if sampled or self.teachers.route(rollouts.prompts[row]) == name]
-            packed = self.batches_of(self.policy, rollouts[own]) if own else []
-            count, groups = int(max_over_ranks(self, len(packed))), rollouts.group_B[own].tolist()
-            batches += [(name, [own[i] for i in batch]) for batch in equal_count(packed, count, groups)]
-        return batches
-
-    def batches_of(self, policy: Policy, rollouts: Rollouts) -> list[list[int]]:
-        """Rows of each forward pass of a policy that reads what the student reads."""
-        return policy.micro_batches(
-            rollouts.prompt_tokens,
-            rollouts.tokens_BT,
-            rollouts.mask_BT,
-            self.micro_batch_tokens,
-            vision=rollouts.vision,
-        )
+        teachers = None if self.loss.kind == "sampled" else self.teachers
+        return update_batches(self, self.policy, rollouts, rows, self.micro_batch_tokens, teachers)
 
     def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: WeightedMeans) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
@@ -395,21 +356,32 @@ class UniOPD(ResumingModule):
 
     def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
-        # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
-        trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
-        routes = [self.teachers.route(prompt) for prompt in rollouts.prompts] if self.teachers else None
-        averages = rollout_statistics(rollouts, routes, self.domains, self.teachers)
-        if (counts := self.teachers.cache_counts()) is not None:
-            averages.add("rollout/teacher_cached", counts[0], sum(counts))
-        foreign = self.writer == "student" and self.sampling.engine in OWN_KERNELS
-        drift = add_engine_drift(averages, rollouts) if foreign else None
-        values = averages.reduce(self) | trained.reduce(self)
-        if drift is not None:
-            values["rollout/engine_drift_max"] = max_over_ranks(self, drift)
-        values |= {f"time/{part}": taken for part, taken in seconds.items()}
-        written = sum_over_ranks(self, int(rollouts.mask_BT.sum()))
-        for part, tag in (("rollout", "rollout"), ("step", "time")):
-            if part in seconds:  # what a resumed run had written before is not
-                values[f"{tag}/tokens_per_second"] = written / max(seconds[part], 1e-9)
-        values["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log_dict(values, batch_size=len(rollouts))
+        metrics = step_metrics(
+            self,
+            rollouts,
+            trained,
+            seconds,
+            teachers=self.teachers,
+            domains=self.domains,
+            own_kernels=self.writer == "student" and self.sampling.engine in OWN_KERNELS,
+        )
+        metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log_dict(metrics, batch_size=len(rollouts))
+
+    # --- stopping and resuming between two updates of a rollout ---
+
+    def on_stop(self) -> None:
+        super().on_stop()
+        self.unfinished.freeze(self)
+
+    def place_in_step(self) -> str:
+        return self.unfinished.place()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.unfinished.states:
+            checkpoint["rollouts"] = self.unfinished.states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.unfinished.states = checkpoint.get("rollouts", [])

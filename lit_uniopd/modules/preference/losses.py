@@ -99,12 +99,12 @@ def pair_loss(
         score_rejected: ``[P]``.
         quality: quality weights, ``[P]``.
     """
-    found = _compared(args, logps, score_chosen, score_rejected, quality)
+    result = _compared(args, logps, score_chosen, score_rejected, quality)
     if args.chosen_nll == 0:
-        return found
+        return result
     nll = -logps.policy_P2[:, 0] / logps.lengths_P2[:, 0]
-    terms = {**found.terms, "chosen_nll": nll.detach()}
-    return replace(found, per_pair=found.per_pair + args.chosen_nll * nll, terms=terms)
+    terms = {**result.terms, "chosen_nll": nll.detach()}
+    return replace(result, per_pair=result.per_pair + args.chosen_nll * nll, terms=terms)
 
 
 def _compared(

@@ -43,20 +43,20 @@ class ReferenceCache:
         """
         for line in read_lines(self.path):
             try:
-                good, bad = line["logps"]
-                self.known[line["pair"]] = (float(good), float(bad))
+                chosen, rejected = line["logps"]
+                self.known[line["pair"]] = (float(chosen), float(rejected))
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{self.path} has a line that is no reference log-prob; delete the file.") from error
 
     def missing(self, pairs: Iterable[EncodedPair]) -> list[EncodedPair]:
         """Pairs without an entry, each once."""
-        left = {self.key(pair): pair for pair in pairs}
-        return [pair for key, pair in left.items() if key not in self.known]
+        by_key = {self.key(pair): pair for pair in pairs}
+        return [pair for key, pair in by_key.items() if key not in self.known]
 
     def add(self, pairs: Sequence[EncodedPair], sums_P2: Tensor) -> None:
         """Keep the log-probs of some pairs; they are on disk when this returns."""
         values = sums_P2.double().tolist()
-        entries = {self.key(pair): (good, bad) for pair, (good, bad) in zip(pairs, values, strict=True)}
+        entries = {self.key(pair): (chosen, rejected) for pair, (chosen, rejected) in zip(pairs, values, strict=True)}
         append_lines(rank_file(self.path, self.rank), [{"pair": key, "logps": sums} for key, sums in entries.items()])
         self.known.update(entries)
 
@@ -70,11 +70,11 @@ class ReferenceCache:
 
     def key(self, pair: EncodedPair) -> str:
         """Digest of what the pair's numbers depend on."""
-        told: list[Any] = [self.reference, pair.prompt_tokens, pair.chosen_tokens, pair.rejected_tokens]
+        identity: list[Any] = [self.reference, pair.prompt_tokens, pair.chosen_tokens, pair.rejected_tokens]
         if pair.pair.prompt.images:
-            told += [[dict(message) for message in pair.pair.prompt.messages]]
-            told += [image_digest(image) for image in pair.pair.prompt.images]
-        return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+            identity += [[dict(message) for message in pair.pair.prompt.messages]]
+            identity += [image_digest(image) for image in pair.pair.prompt.images]
+        return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:

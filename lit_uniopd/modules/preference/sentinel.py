@@ -1,16 +1,15 @@
 """SENTINEL: fewer hallucinated objects, by preferring a factual to a hallucinated next sentence."""
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from typing import Any
 
-from lit_uniopd.modules.base import default_optimizer
+from lit_uniopd.modules.preference.base import PreferenceModule
 from lit_uniopd.modules.preference.losses import PairLossArgs
-from lit_uniopd.modules.preference.omni_dpo import OmniDPO
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode_continuation
 from lit_uniopd.types import Prompt
 
 
-class Sentinel(OmniDPO):
+class Sentinel(PreferenceModule):
     """Context-aware DPO (C-DPO) on the sentence pairs of ``SentencePairDataModule``.
 
     The loss is DPO's on summed log-probs (SENTINEL, equation 2); picture, question and the sentences so far are the
@@ -20,25 +19,19 @@ class Sentinel(OmniDPO):
     Args:
         policy: the model to train; as it is before training, it is the reference.
         loss: C-DPO; ``loss.chosen_nll`` keeps the winner likely, which the paper does without.
-        optimizer: from parameters to an optimizer; write out every argument.
-        lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
-        reference_cache: folder for the reference's log-probs; null: they are computed at every step.
-        seed: of dropout; null: that of `--seed_everything`, else 0.
         end_without_context: a sentence that nothing stands before is taught its end too, as in the released loaders.
             Pairs of our bootstrapping always have a context.
+        options: those of ``PreferenceModule``.
     """
 
     def __init__(
         self,
         policy: PolicyArgs,
         loss: PairLossArgs = PairLossArgs(kind="dpo", beta=0.1),  # noqa: B008  # never mutated
-        optimizer: OptimizerCallable = default_optimizer,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        reference_cache: str | None = None,
-        seed: int | None = None,
         end_without_context: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(policy, loss, optimizer, lr_scheduler, reference_cache, seed)
+        super().__init__(policy, loss, **options)
         self.end_without_context = end_without_context
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:

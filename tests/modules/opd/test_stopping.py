@@ -18,7 +18,7 @@ from datamodules import PairSourceArgs, PreferenceDataModule, PromptDataModule, 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
-from lit_uniopd.sampling import engines
+from lit_uniopd.sampling import engine_loop
 from lit_uniopd.teachers import HttpArgs, TeacherArgs
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.utils.stop_request import Stopped
@@ -205,7 +205,7 @@ def test_automatic_optimization_stops_where_no_gradient_is_lost(
 def test_a_signal_ends_sampling_at_the_next_token_and_prediction_without_a_checkpoint(
     model_dirs, tmp_path, monkeypatch, caplog
 ):
-    drawn = At(monkeypatch, engines, "draw", 3)
+    drawn = At(monkeypatch, engine_loop, "sample_token", 3)
     with pytest.raises(Stopped) as stop:
         trainer(tmp_path).predict(module(model_dirs), questions(tmp_path))
     assert stop.value.code == 143

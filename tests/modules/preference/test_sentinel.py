@@ -14,7 +14,7 @@ from tiny import sgd, trainer
 from datamodules import SentencePairDataModule
 from datamodules.sentence_pairs import SentencePairSourceArgs
 from lit_uniopd.functional.preference import dpo_loss
-from lit_uniopd.modules import OmniDPO, PairLossArgs, Sentinel
+from lit_uniopd.modules import PairLossArgs, PreferenceModule, Sentinel
 from lit_uniopd.modules.preference.losses import PairLogps, pair_loss
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
@@ -244,4 +244,4 @@ def test_omni_dpos_weights_apply_to_sentences(table, tmp_path):
     found, _ = module.compare(PairBatch(module.trainer.datamodule.train_pairs))  # type: ignore[attr-defined]
     weights = found.terms["w_quality"]
     assert weights[0] < weights[1] < weights[2]
-    assert isinstance(module, OmniDPO)
+    assert isinstance(module, PreferenceModule)

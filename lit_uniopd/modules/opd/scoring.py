@@ -1,0 +1,68 @@
+"""Forward passes over the answers of a rollout: which go together, and log-probs without gradient."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from lit_uniopd.distributed.collectives import max_over_ranks
+from lit_uniopd.policy.micro_batches import equal_count
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Rollouts
+
+
+def forward_batches(policy: Policy, rollouts: Rollouts, max_tokens: int) -> list[list[int]]:
+    """Rows of each forward pass of a policy that reads what the student reads."""
+    return policy.micro_batches(
+        rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=rollouts.vision
+    )
+
+
+def update_batches(
+    module: LightningModule,
+    policy: Policy,
+    rollouts: Rollouts,
+    rows: Sequence[int],
+    max_tokens: int,
+    teachers: TeacherPool | None,
+) -> list[tuple[str, list[int]]]:
+    """Teacher and rows of each micro-batch of an update, equally many on every rank. A collective call.
+
+    Args:
+        module: being trained.
+        policy: the student.
+        rollouts: this rank's answers.
+        rows: of the update.
+        max_tokens: of a forward pass.
+        teachers: where the loss needs the teacher itself, so that a micro-batch is of one; None: their names are empty.
+    """
+    batches: list[tuple[str, list[int]]] = []
+    # On every rank the same teachers in the same order: their weights may be sharded over all.
+    for name in [""] if teachers is None else teachers.names:
+        routed = [row for row in rows if teachers is None or teachers.route(rollouts.prompts[row]) == name]
+        passes = forward_batches(policy, rollouts[routed], max_tokens) if routed else []
+        count, groups = int(max_over_ranks(module, len(passes))), rollouts.group_B[routed].tolist()
+        batches += [(name, [routed[i] for i in batch]) for batch in equal_count(passes, count, groups)]
+    return batches
+
+
+def frozen_logps(policy: Policy, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Tensor:
+    """Log-probs ``[B, T]`` of the answers under a policy that reads what the student reads, without gradient.
+
+    Args:
+        policy: the student or its reference.
+        rollouts: the answers.
+        temperature: divides the logits.
+        max_tokens: of a forward pass.
+    """
+    logps_BT = torch.zeros_like(rollouts.student_logps_BT)
+    with policy.gathered(), policy.answering():
+        for rows in forward_batches(policy, rollouts, max_tokens):
+            batch = rollouts[rows]
+            batch_logps_BT, _ = policy.token_logps(
+                batch.prompt_tokens, batch.tokens_BT, batch.mask_BT, vision=batch.vision, temperature=temperature
+            )
+            logps_BT[rows, : batch_logps_BT.shape[1]] = batch_logps_BT.to(logps_BT)
+    return logps_BT

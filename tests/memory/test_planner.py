@@ -1,0 +1,50 @@
+"""`MemoryPlanner` alone: a setup by hand, no module."""
+
+from typing import Any
+
+import pytest
+from tiny import adam, trainer
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.memory import Setup, Workload, plan_memory, trainer_facts
+from lit_uniopd.memory.planner import MemoryPlanner
+from lit_uniopd.policy import PolicyArgs
+
+
+@pytest.fixture
+def run(model_dirs, tmp_path) -> tuple[Any, Setup]:
+    made = trainer(tmp_path)
+    workload = Workload(train_tokens=64, longest_row=16)
+    return made, Setup(PolicyArgs(path=model_dirs["student"]), "policy", adam, workload, **trainer_facts(made))
+
+
+def test_the_plan_is_that_of_the_setup(run):
+    made, setup = run
+    planner = MemoryPlanner()
+    assert planner.plan is None
+    planner.check(made, lambda: setup)
+    assert planner.plan == plan_memory(setup)
+
+
+def test_what_cannot_fit_is_refused(run, monkeypatch):
+    made, setup = run
+    monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
+    with pytest.raises(UserError, match=r"cannot fit"):
+        MemoryPlanner().check(made, lambda: setup)
+
+
+def test_a_users_mistake_passes_and_an_odd_model_is_logged(run, caplog):
+    made, _ = run
+
+    def mistaken() -> Setup:
+        raise UserError("--model.policy.path is empty; give one.")
+
+    def odd() -> Setup:
+        raise KeyError("layers")
+
+    with pytest.raises(UserError, match="is empty"):
+        MemoryPlanner().check(made, mistaken)
+    planner = MemoryPlanner()
+    planner.check(made, odd)
+    assert planner.plan is None
+    assert "no memory plan for this model (KeyError: 'layers')" in caplog.text
