@@ -14,8 +14,8 @@ from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, r
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
-from lit_uniopd.benchmarks.report import Reporter
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
+from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
@@ -163,9 +163,9 @@ class BenchmarkEvaluation(Callback):
     def _write_summary(self, result: EvalResult, pl_module: PolicyModule) -> None:
         directory = self.evaluator.directory
         summary = {
-            "before": result.named(self.scores_before),
-            "after": result.named(result.primary()),
-            "teachers": result.named(self.references().get("teachers", {})),
+            "before": result.by_name(self.scores_before),
+            "after": result.by_name(result.primary()),
+            "teachers": result.by_name(self.references().get("teachers", {})),
             "seconds": round(self.seconds, 1),
             "seed": getattr(pl_module, "seed", None),
         }
@@ -182,7 +182,9 @@ class BenchmarkEvaluation(Callback):
         data = "Held-out prompts" if self.specs is None else f"Benchmarks, profile {self.profile}"
         title = f"{data} (step {self.last.step}, {self.seconds:.0f} s)"
         console = wide_console()
-        console.print(score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, own="after"))
+        console.print(
+            score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, heading="after")
+        )
         if isinstance(trainer.logger, TensorBoardLogger):
             console.print(f"Curves:  tensorboard --logdir {os.path.relpath(self._finished)}", soft_wrap=True)
         self._finished = None

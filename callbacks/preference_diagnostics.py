@@ -23,7 +23,8 @@ from lit_uniopd.modules import PreferenceModule
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
 from lit_uniopd.utils.trainer_data import TrainerData
-from lit_uniopd.view import PAIRS_FILE, pair_records
+from lit_uniopd.view import PAIRS_FILE
+from lit_uniopd.view.records import pair_records
 
 
 class PreferenceDiagnostics(Callback):

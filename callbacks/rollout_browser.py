@@ -9,7 +9,7 @@ from lit_uniopd.modules import UniOPD
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.markdown import cell, last_message_text, table
-from lit_uniopd.view import token_pieces
+from lit_uniopd.view.records import token_pieces
 
 OUTCOMES = {1: "correct", 0: "incorrect", -1: "unknown"}
 

@@ -10,7 +10,8 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.utils.lightning_internals import logged_step
-from lit_uniopd.view import GROUPS_FILE, chosen_groups, group_record, token_pieces
+from lit_uniopd.view import GROUPS_FILE
+from lit_uniopd.view.records import chosen_groups, group_record, token_pieces
 
 
 class RolloutRecorder(Callback):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 from serving import ModelServers
 from tiny import make_model
 
@@ -58,7 +59,7 @@ def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
 @pytest.fixture
 def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
     """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
-    engine_vllm._connected.cache_clear()
+    engine_vllm._pool.cache_clear()
     trained.behave()
     for url in trained.all:
         trained.tell(url, "/restart", {})
@@ -67,6 +68,31 @@ def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(http, "PAUSE_S", 0.05)
     yield trained
     trained.behave()
+
+
+@pytest.fixture(scope="session")
+def odd_pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files that trip readers up: of 16 bits, with alpha or a palette with it, turned by EXIF, a pixel wide, animated."""
+    directory = tmp_path_factory.mktemp("odd")
+    noise = Image.effect_noise((40, 30), 90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    depth = Image.frombytes("I;16", (40, 30), bytes(range(256)) * 9 + bytes(96))
+    saved = {
+        "la.png": (noise.convert("LA"), {}),
+        "pa.png": (noise.convert("RGBA").quantize(16), {}),
+        "i16.png": (depth, {}),
+        "i16.tif": (depth, {}),
+        "cmyk.tif": (noise.convert("CMYK"), {}),
+        "turned.jpg": (noise.convert("RGB"), {"exif": turned}),
+        "moving.gif": (noise.convert("P"), {"save_all": True, "append_images": [noise.convert("P")]}),
+        "pixel.png": (noise.crop((0, 0, 1, 1)), {}),
+        "high.png": (noise.resize((1, 300)), {}),
+        "broad.webp": (noise.resize((400, 1)), {}),
+    }
+    for name, (picture, options) in saved.items():
+        picture.save(directory / name, **options)
+    return {name: str(directory / name) for name in saved}
 
 
 @pytest.fixture(autouse=True)

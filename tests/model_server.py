@@ -4,11 +4,11 @@
 
 Each NAME=DIRECTORY gets a port of its own, also if a directory comes twice; `{"ports": [...]}` is printed once all
 listen. The wire formats are those of vLLM 0.2x to 0.3x (`/v1/completions`, `/v1/models`, `/tokenize`, `/health`) and of
-SGLang 0.5 (`/generate`, `/model_info`, `/get_model_info`), as far as they are spoken here; what neither would take is
+SGLang 0.5 (`/generate`, `/model_info`, `/get_model_info`), as far as they are used here; what neither accepts is
 answered with their 400. Knows nothing of lit_uniopd: log-probs come from transformers' own forward pass over one row.
 
     POST /misbehave {"fault": ..., "times": n, "seconds": s}    the next n requests go wrong (-1: all)
-    GET /asked                                                  how many requests came, and how many at once
+    GET /counts                                                 how many requests came, and how many at once
 
 Faults: slow, error (500), busy (503), drop (no answer), html, refuse (400), short (a log-prob is missing), nan, ids
 (log-probs of other tokens), logits (no log-probs), tokens (another tokenizer's), model (another model's name).
@@ -36,7 +36,7 @@ class Refusal(Exception):
 
 
 class Served:
-    """A model, its tokenizer, and what a server reports of them."""
+    """A model, its tokenizer, and what a server reports about them."""
 
     def __init__(self, name: str, directory: str, logprobs_mode: str = "raw_logprobs") -> None:
         self.name, self.directory = name, directory
@@ -62,19 +62,19 @@ class Served:
     def write(self, ids: list[int], options: dict[str, Any], new_tokens: int, seed: int) -> tuple[list[int], Any, str]:
         """Sampled ids, the log-probs ``[V]`` that each was reported with, and why it ended."""
         noise = torch.Generator().manual_seed(seed)
-        heat = float(options.get("temperature", 1.0))
+        temperature = float(options.get("temperature", 1.0))
         ends = {self.tokenizer.eos_token_id, *(options.get("stop_token_ids") or [])}
         written: list[int] = []
-        told: list[torch.Tensor] = []
+        reported: list[torch.Tensor] = []
         for _ in range(new_tokens):
             logits = self.logits([*ids, *written])[-1]
-            scaled = (logits / heat if heat > 0 else logits).log_softmax(-1)
-            told.append(scaled if self.logprobs_mode == "processed_logprobs" else logits.log_softmax(-1))
-            best = scaled.argmax() if heat == 0 else torch.multinomial(scaled.exp(), 1, generator=noise)[0]
+            scaled = (logits / temperature if temperature > 0 else logits).log_softmax(-1)
+            reported.append(scaled if self.logprobs_mode == "processed_logprobs" else logits.log_softmax(-1))
+            best = scaled.argmax() if temperature == 0 else torch.multinomial(scaled.exp(), 1, generator=noise)[0]
             written.append(int(best))
             if int(best) in ends and not options.get("ignore_eos"):
-                return written, told, "stop"
-        return written, told, "length"
+                return written, reported, "stop"
+        return written, reported, "length"
 
     def name_of(self, token: int) -> str:
         return self.tokenizer.decode([token])
@@ -85,13 +85,13 @@ class Mischief:
     fault: str = ""
     times: int = 0
     seconds: float = 0.0
-    asked: int = 0
+    requests: int = 0
     now: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self) -> str:
-        """The fault of one request."""
+        """The fault of the next request."""
         with self.lock:
             if self.times == 0:
                 return ""
@@ -99,9 +99,9 @@ class Mischief:
             return self.fault
 
     @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
+    def counting(self) -> Iterator[None]:
         with self.lock:
-            self.asked += 1
+            self.requests += 1
             self.now += 1
             self.most_at_once = max(self.most_at_once, self.now)
         try:
@@ -131,14 +131,14 @@ def vllm_completion(served: Served, body: dict[str, Any], fault: str) -> dict[st
             scores = vllm_prompt_logprobs(served, ids, body["prompt_logprobs"], fault)
         for copy in range(body.get("n") or 1):
             seed = hash((body.get("seed") or 0, row, copy)) % 2**31
-            written, told, ended = served.write(ids, body, new_tokens, seed)
+            written, reported, reason = served.write(ids, body, new_tokens, seed)
             generated += len(written)
             choices.append(
                 {
                     "index": len(choices),
                     "text": served.tokenizer.decode(written, skip_special_tokens=True),
-                    "logprobs": vllm_logprobs(served, written, told, body),
-                    "finish_reason": ended,
+                    "logprobs": vllm_logprobs(served, written, reported, body),
+                    "finish_reason": reason,
                     "stop_reason": None,
                     "token_ids": written if body.get("return_token_ids") else None,
                     "prompt_logprobs": scores,
@@ -166,11 +166,11 @@ def vllm_prompt_logprobs(served: Served, ids: list[int], top: int, fault: str) -
         entry = {}
         for i in dict.fromkeys([token, *logps_V.topk(top).indices.tolist()]):
             rank = int((logps_V > logps_V[i]).sum()) + 1
-            shown = served.name_of(i + 1 if fault == "tokens" else i)
+            text = served.name_of(i + 1 if fault == "tokens" else i)
             entry[str(i + 1 if fault == "ids" else i)] = {
                 "logprob": max(float(logps_V[i]), -9999.0),
                 "rank": rank,
-                "decoded_token": shown,
+                "decoded_token": text,
             }
         entries.append(entry)
     if fault == "nan" and entries[-1]:
@@ -178,11 +178,11 @@ def vllm_prompt_logprobs(served: Served, ids: list[int], top: int, fault: str) -
     return entries[:-1] if fault == "short" else entries
 
 
-def vllm_logprobs(served: Served, written: list[int], told: list[torch.Tensor], body: dict[str, Any]) -> Any:
+def vllm_logprobs(served: Served, written: list[int], reported: list[torch.Tensor], body: dict[str, Any]) -> Any:
     if body.get("logprobs") is None:
         return None
     names = [f"token_id:{i}" if body.get("return_tokens_as_token_ids") else served.name_of(i) for i in written]
-    chosen = [float(logps_V[i]) for i, logps_V in zip(written, told, strict=True)]
+    chosen = [float(logps_V[i]) for i, logps_V in zip(written, reported, strict=True)]
     best = [{name: logp} for name, logp in zip(names, chosen, strict=True)]
     return {"text_offset": [0] * len(names), "token_logprobs": chosen, "tokens": names, "top_logprobs": best}
 
@@ -192,17 +192,17 @@ def sglang_generate(served: Served, body: dict[str, Any], fault: str) -> Any:
     ids: Any = body.get("input_ids")
     if isinstance(ids, list) and ids and isinstance(ids[0], list):
         rows = []
-        for row, one in enumerate(ids):
-            alone = {key: value[row] if isinstance(value, list) else value for key, value in body.items()}
-            rows.append(sglang_generate(served, {**alone, "input_ids": one}, fault if row == 0 else ""))
+        for row, row_ids in enumerate(ids):
+            row_body = {key: value[row] if isinstance(value, list) else value for key, value in body.items()}
+            rows.append(sglang_generate(served, {**row_body, "input_ids": row_ids}, fault if row == 0 else ""))
         return rows
     options = body.get("sampling_params") or {}
     new_tokens = options.get("max_new_tokens", 128)
     served.check(ids, new_tokens)
-    written, told, ended = served.write(ids, options, new_tokens, options.get("sampling_seed") or 0)
+    written, reported, reason = served.write(ids, options, new_tokens, options.get("sampling_seed") or 0)
     meta: dict[str, Any] = {
         "id": "1",
-        "finish_reason": {"type": ended, "length": new_tokens} if ended == "length" else {"type": ended},
+        "finish_reason": {"type": reason, "length": new_tokens} if reason == "length" else {"type": reason},
         "prompt_tokens": len(ids),
         "weight_version": "default",
         "completion_tokens": len(written),
@@ -210,7 +210,7 @@ def sglang_generate(served: Served, body: dict[str, Any], fault: str) -> Any:
         "e2e_latency": 0.01,
     }
     if body.get("return_logprob"):
-        shown = (
+        text_of = (
             (lambda i: served.name_of(i + 1 if fault == "tokens" else i))
             if body.get("return_text_in_logprobs")
             else None
@@ -224,9 +224,10 @@ def sglang_generate(served: Served, body: dict[str, Any], fault: str) -> Any:
         if fault == "nan":
             rows[-1][0] = None  # its JSON has no NaN
         rows = rows[:-1] if fault == "short" else rows
-        meta["input_token_logprobs"] = [[*row, shown(row[1]) if shown else None] for row in rows]
+        meta["input_token_logprobs"] = [[*row, text_of(row[1]) if text_of else None] for row in rows]
         meta["output_token_logprobs"] = [
-            [float(logps_V[i]), i, shown(i) if shown else None] for i, logps_V in zip(written, told, strict=True)
+            [float(logps_V[i]), i, text_of(i) if text_of else None]
+            for i, logps_V in zip(written, reported, strict=True)
         ]
     text = served.tokenizer.decode(written, skip_special_tokens=True)
     return {"text": text, "output_ids": written, "meta_info": meta}
@@ -237,7 +238,7 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"  # connections are kept
 
         def do_GET(self) -> None:
-            fault = mischief.next() if self.path != "/asked" else ""
+            fault = mischief.next() if self.path != "/counts" else ""
             if self.misbehaves(fault):
                 return
             name = "another-model" if fault == "model" else served.name
@@ -249,7 +250,7 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
                 "/v1/models": {"object": "list", "data": [{**card, "max_model_len": served.max_length}]},
                 "/model_info": info,
                 "/get_model_info": info,
-                "/asked": {"asked": mischief.asked, "most_at_once": mischief.most_at_once},
+                "/counts": {"requests": mischief.requests, "most_at_once": mischief.most_at_once},
             }
             self.reply(200, pages[self.path]) if self.path in pages else self.reply(404, {"detail": "Not Found"})
 
@@ -259,9 +260,9 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
                 with mischief.lock:
                     mischief.fault, mischief.times = body["fault"], body.get("times", -1)
                     mischief.seconds = body.get("seconds", 0.0)
-                    mischief.asked = mischief.most_at_once = 0
+                    mischief.requests = mischief.most_at_once = 0
                 return self.reply(200, {})
-            with mischief.counted():
+            with mischief.counting():
                 fault = mischief.next()
                 if self.misbehaves(fault):
                     return None
@@ -285,7 +286,7 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
             raise KeyError("Not Found")
 
         def misbehaves(self, fault: str) -> bool:
-            """Whether the request is dealt with by not answering it well."""
+            """Carry out a fault of the reply; whether the request is finished by it."""
             if fault == "slow":
                 time.sleep(mischief.seconds)
             if fault == "drop":
@@ -303,7 +304,7 @@ def handler(served: Served, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
-            with contextlib.suppress(ConnectionError):  # who asked has given up
+            with contextlib.suppress(ConnectionError):  # the client has given up
                 self.wfile.write(payload)
 
         def log_message(self, format: str, *args: Any) -> None:

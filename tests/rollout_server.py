@@ -4,7 +4,7 @@
 
 Adds top_p, top_k, stop_token_ids and logit_bias to `/v1/completions`; `/v1/load_lora_adapter` and its opposite;
 `/pause`, `/resume`, the weight transfer of backend `disk`, `/weight_info`, `/collective_rpc` with `reload_weights`, and
-`/reset_prefix_cache`. Prompts are cached by model name, and forgotten only when a request says so, as vLLM does it.
+`/reset_prefix_cache`. Prompts are cached by model name, and forgotten only when a request says so, as in vLLM.
 --raw: log-probs before temperature and cuts, its default, where this server's is --logprobs-mode processed_logprobs.
 --old: without weight transfer and versions.
 
@@ -36,7 +36,7 @@ class Broken(Exception):
 
 
 class Trained(Served):
-    """A model whose weights come and go."""
+    """A model whose weights can be replaced."""
 
     def __init__(self, name: str, directory: str, *, raw: bool = False, old: bool = False) -> None:
         super().__init__(name, directory, "raw_logprobs" if raw else "processed_logprobs")
@@ -53,11 +53,11 @@ class Trained(Served):
         self.running.set()
 
     def with_adapter(self, name: str, path: str, *, ignored: bool) -> "Trained":
-        found = object.__new__(Trained)
-        found.__dict__ |= self.__dict__ | {"name": name, "cached": {}}
+        adapted = object.__new__(Trained)
+        adapted.__dict__ |= self.__dict__ | {"name": name, "cached": {}}
         base = AutoModelForCausalLM.from_pretrained(self.directory)
-        found.model = base.eval() if ignored else PeftModel.from_pretrained(base, path).eval()
-        return found
+        adapted.model = base.eval() if ignored else PeftModel.from_pretrained(base, path).eval()
+        return adapted
 
     def forget_prompts(self) -> None:
         for served in (self, *self.adapters.values()):
@@ -65,37 +65,39 @@ class Trained(Served):
 
     def write(self, ids: list[int], options: dict[str, Any], new_tokens: int, seed: int) -> tuple[list[int], Any, str]:
         noise = torch.Generator().manual_seed(seed)
-        heat = float(options.get("temperature", 1.0))
+        temperature = float(options.get("temperature", 1.0))
         ends = set(options.get("stop_token_ids") or [])
         ends |= set() if options.get("ignore_eos") else {self.tokenizer.eos_token_id}
         written: list[int] = []
-        told: list[torch.Tensor] = []
+        reported: list[torch.Tensor] = []
         while len(written) < new_tokens:
             if not written:
                 self.cached.setdefault(tuple(ids), self.logits(ids)[-1])
             logits = self.logits([*ids, *written])[-1] if written else self.cached[tuple(ids)].clone()
-            scores = logits / heat if heat > 0 else logits.clone()
+            scores = logits / temperature if temperature > 0 else logits.clone()
             for token, bias in (options.get("logit_bias") or {}).items():
                 scores[int(token)] += bias
-            if heat > 0:
-                scores = cut(scores, int(options.get("top_k") or 0), float(options.get("top_p") or 1.0))
+            if temperature > 0:
+                scores = truncate(scores, int(options.get("top_k") or 0), float(options.get("top_p") or 1.0))
             processed = scores.log_softmax(-1)
-            told.append(processed if self.logprobs_mode == "processed_logprobs" else logits.log_softmax(-1))
-            token = processed.argmax() if heat == 0 else torch.multinomial(processed.exp(), 1, generator=noise)[0]
+            reported.append(processed if self.logprobs_mode == "processed_logprobs" else logits.log_softmax(-1))
+            token = (
+                processed.argmax() if temperature == 0 else torch.multinomial(processed.exp(), 1, generator=noise)[0]
+            )
             written.append(int(token))
             if written[-1] in ends:
-                return written, told, "stop"
-        return written, told, "length"
+                return written, reported, "stop"
+        return written, reported, "length"
 
 
-def cut(scores_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+def truncate(scores_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     ranked = scores_V.sort(descending=True)
-    out = torch.zeros_like(scores_V, dtype=torch.bool)
+    dropped_V = torch.zeros_like(scores_V, dtype=torch.bool)
     if top_k > 0:
-        out[ranked.indices[top_k:]] = True
-    probs = scores_V.masked_fill(out, -torch.inf).softmax(-1)[ranked.indices]
-    out[ranked.indices[probs.cumsum(0) - probs >= top_p]] = True
-    return scores_V.masked_fill(out, -torch.inf)
+        dropped_V[ranked.indices[top_k:]] = True
+    probs = scores_V.masked_fill(dropped_V, -torch.inf).softmax(-1)[ranked.indices]
+    dropped_V[ranked.indices[probs.cumsum(0) - probs >= top_p]] = True
+    return scores_V.masked_fill(dropped_V, -torch.inf)
 
 
 def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequestHandler]:
@@ -128,11 +130,11 @@ def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequest
                 if not served.running.wait(timeout=5):
                     raise Broken("paused")
                 answer = vllm_completion(served.adapters.get(body["model"], served), body, fault)
-                return spoiled(answer, fault)
-            found = getattr(self, f"post_{route[0].strip('/').replace('/', '_')}", None)
-            if found is None or (served.old and route[0] not in OLD):
+                return spoil(answer, fault)
+            post = getattr(self, f"post_{route[0].strip('/').replace('/', '_')}", None)
+            if post is None or (served.old and route[0] not in OLD):
                 raise KeyError("Not Found")
-            return found(body, fault, route[2])
+            return post(body, fault, route[2])
 
         def post_v1_load_lora_adapter(self, body: dict[str, Any], fault: str, query: str) -> Any:
             name, path = body["lora_name"], body["lora_path"]
@@ -210,10 +212,10 @@ def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequest
 
 
 OLD = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc", "/reset_prefix_cache", "/restart"}
-"""Routes that servers without weight transfer have, too."""
+"""Routes that servers without weight transfer have too."""
 
 
-def spoiled(answer: dict[str, Any], fault: str) -> dict[str, Any]:
+def spoil(answer: dict[str, Any], fault: str) -> dict[str, Any]:
     last = answer["choices"][-1]
     if fault == "half":
         answer["choices"].pop()

@@ -1,4 +1,4 @@
-"""Starting a model server in a process of its own, and telling it how to misbehave."""
+"""Start model servers in a process of their own, and make them misbehave."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ class ModelServers:
 
     Args:
         models: names and directories, each perhaps with `@PORT`.
-        script: another server with the same manners.
-        options: of that.
+        script: another server with the same interface.
+        options: of the script.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class ModelServers:
             self.urls.setdefault(name, []).append(url)
 
     def misbehave(self, url: str, fault: str, times: int = -1, seconds: float = 0.0) -> None:
-        """Let the next requests to a server go wrong (-1: all), and count them from now on."""
+        """Make the next requests to a server go wrong (-1: all), and count them from now on."""
         self.tell(url, "/misbehave", {"fault": fault, "times": times, "seconds": seconds})
 
     def tell(self, url: str, path: str, body: dict[str, Any]) -> None:
-        """Send a request and forget the answer."""
+        """Send a request and drop the answer."""
         with urlopen(Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}), timeout=60):
             pass
 
@@ -47,9 +47,9 @@ class ModelServers:
         for url in self.all:
             self.misbehave(url, "", times=0)
 
-    def asked(self, url: str) -> dict[str, Any]:
-        """How many requests came since it was told how to behave, and how many at once."""
-        with urlopen(f"{url}/asked", timeout=60) as reply:
+    def counts(self, url: str) -> dict[str, Any]:
+        """Requests since the last ``misbehave``: their number (``requests``), and how many came at once (``most_at_once``)."""
+        with urlopen(f"{url}/counts", timeout=60) as reply:
             return json.load(reply)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""``uniopd benchmarks``: what there is, and whether it loads and grades as it should."""
+"""``uniopd benchmarks``: list the benchmarks, or check that they load and grade."""
 
 import logging
 
@@ -47,27 +47,27 @@ def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:
 
     Args:
         names: benchmarks, groups or YAML files; empty: all.
-        online: look at one row of each from the hub, in place of the bundled rows.
+        online: load one row of each from the hub.
         console: where the table goes.
 
     Returns:
-        Whether all is well.
+        Whether every benchmark passes.
     """
     table = Table(title="Gold answers accepted, empty answers refused")
     for column in ("benchmark", "rows", "checked", "result"):
         table.add_column(column)
-    good = True
+    passed = True
     with GraderPool(workers=1) as graders:
         for spec in expand(names) if names else all_specs():
-            rows, checked, result = _checked(spec, online, graders)
-            good = good and result == "ok"
+            rows, checked, result = _check_spec(spec, online, graders)
+            passed = passed and result == "ok"
             table.add_row(spec.key, rows, checked, result)
     console.print(table)
-    return good
+    return passed
 
 
-def _checked(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[str, str, str]:
-    local = spec.hub.id.endswith(LOCAL)  # rows that are here anyway
+def _check_spec(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[str, str, str]:
+    local = spec.hub.id.endswith(LOCAL)  # rows on this machine
     try:
         if online and not local:
             hub_rows(spec, limit=1)
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
     """The command line of ``uniopd benchmarks``."""
     parser = CommandParser(prog="uniopd benchmarks", description=__doc__)
     actions = parser.add_subparsers(dest="action")
-    actions.add_parser("list", help="what there is (the default)")
-    check = actions.add_parser("check", help="do rows load, and do graders accept the gold answers?")
+    actions.add_parser("list", help="list them (the default)")
+    check = actions.add_parser("check", help="check that rows load and that graders accept the gold answers")
     check.add_argument("names", nargs="*", help="benchmarks, groups or YAML files; none: all")
     check.add_argument("--online", action="store_true", help="read rows from the hub, not the bundled ones")
     args = parser.parse_args(argv)

@@ -1,8 +1,7 @@
-"""``uniopd compare RUN_A RUN_B``: two models on the same problems."""
+"""Two models on the same problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 
@@ -10,11 +9,8 @@ from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.intervals import paired_difference
 from lit_uniopd.benchmarks.metrics.scorecard import stats_of
-from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped, last_evaluation
-from lit_uniopd.benchmarks.report.console import wide_console
-from lit_uniopd.benchmarks.report.summary import run_records
+from lit_uniopd.benchmarks.records import Record, by_benchmark, grouped
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.command_parser import CommandParser
 
 Answer = tuple[str, int]
 """Row and number of the answer."""
@@ -38,7 +34,7 @@ class Comparison:
     common: int
     """Answers that both have."""
     only_one: int
-    """Answers that one of them lacks; they are left out."""
+    """Answers that only one of them has; they are left out."""
 
 
 def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison]:
@@ -51,35 +47,35 @@ def compare_records(a: Sequence[Record], b: Sequence[Record]) -> list[Comparison
     Raises:
         UserError: if they have no benchmark in common, or one under different conditions.
     """
-    parts_a, parts_b = (by_benchmark([r for r in records if r.grader]) for records in (a, b))
-    common = [key for key in parts_a if key in parts_b]
+    benchmarks_a, benchmarks_b = (by_benchmark([r for r in records if r.grader]) for records in (a, b))
+    common = [key for key in benchmarks_a if key in benchmarks_b]
     if not common:
         raise UserError(
-            f"The two runs share no benchmark: one has {', '.join(parts_a)}, the other {', '.join(parts_b)}; "
+            f"The two runs share no benchmark: one has {', '.join(benchmarks_a)}, the other {', '.join(benchmarks_b)}; "
             "give `uniopd compare` two runs that do."
         )
-    return [_compared(key, parts_a[key], parts_b[key]) for key in common]
+    return [_compare_benchmark(key, benchmarks_a[key], benchmarks_b[key]) for key in common]
 
 
-def _compared(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
+def _compare_benchmark(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
     for name in ("profile", "version", "fingerprint", "generation_hash"):
-        one, other = {getattr(r, name) for r in a}, {getattr(r, name) for r in b}
-        if one != other:
+        values_a, values_b = {getattr(r, name) for r in a}, {getattr(r, name) for r in b}
+        if values_a != values_b:
             raise UserError(
-                f"{key} was run under another {name.replace('_', ' ')} in each run ({_listed(one)} and "
-                f"{_listed(other)}); compare runs with the same rows, profile and decoding settings."
+                f"{key} was run under another {name.replace('_', ' ')} in each run ({_join(values_a)} and "
+                f"{_join(values_b)}); compare runs with the same rows, profile and decoding settings."
             )
-    found_a, found_b = ({(r.sample_id, r.sample_idx): r for r in records} for records in (a, b))
-    both = [answer for answer in found_a if answer in found_b]
+    answers_a, answers_b = ({(r.sample_id, r.sample_idx): r for r in records} for records in (a, b))
+    common = [answer for answer in answers_a if answer in answers_b]
     n = 1 + max(r.sample_idx for r in a)
     statistic = build_metrics(recorded_spec(a[0]).report.metrics, n, spec_n=10**9)[0]
     stats_a, stats_b = (
-        stats_of(grouped([found[answer] for answer in both]), statistic) for found in (found_a, found_b)
+        stats_of(grouped([answers[answer] for answer in common]), statistic) for answers in (answers_a, answers_b)
     )
     scores_a, scores_b = statistic.scores(stats_a.sum(dim=0)), statistic.scores(stats_b.sum(dim=0))
     name = next(iter(scores_a))
     difference, low, high = paired_difference(stats_a, stats_b, statistic)[name]
-    right = {answer: (bool(found_a[answer].correct), bool(found_b[answer].correct)) for answer in both}
+    verdicts = {answer: (bool(answers_a[answer].correct), bool(answers_b[answer].correct)) for answer in common}
     return Comparison(
         key=key,
         score=name,
@@ -88,18 +84,18 @@ def _compared(key: str, a: Sequence[Record], b: Sequence[Record]) -> Comparison:
         difference=difference,
         low=low,
         high=high,
-        newly_right=tuple(answer for answer, was in right.items() if was == (False, True)),
-        newly_wrong=tuple(answer for answer, was in right.items() if was == (True, False)),
-        common=len(both),
-        only_one=len(found_a.keys() ^ found_b.keys()),
+        newly_right=tuple(answer for answer, verdict in verdicts.items() if verdict == (False, True)),
+        newly_wrong=tuple(answer for answer, verdict in verdicts.items() if verdict == (True, False)),
+        common=len(common),
+        only_one=len(answers_a.keys() ^ answers_b.keys()),
     )
 
 
-def _listed(values: set) -> str:
+def _join(values: set) -> str:
     return ", ".join(sorted(map(str, values)))
 
 
-def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Table:
+def comparison_table(comparisons: Sequence[Comparison], names: tuple[str, str]) -> Table:
     """One row per benchmark."""
     table = Table(title=f"{names[1]} against {names[0]}, on the answers that both have")
     for column in ("benchmark", "score"):
@@ -115,7 +111,7 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Tab
         "left out",
     ):
         table.add_column(column, justify="right")
-    for c in found:
+    for c in comparisons:
         interval = "-" if c.low != c.low else f"{c.low:+.1%} to {c.high:+.1%}"  # NaN: one problem has no interval
         table.add_row(
             c.key,
@@ -130,20 +126,3 @@ def comparison_table(found: Sequence[Comparison], names: tuple[str, str]) -> Tab
             str(c.only_one),
         )
     return table
-
-
-def main(argv: list[str]) -> int:
-    """The command line of ``uniopd compare``."""
-    parser = CommandParser(prog="uniopd compare", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="directory of a run")
-    parser.add_argument("--rows", action="store_true", help="also list the rows that became right or wrong")
-    args = parser.parse_args(argv)
-    first, second = (last_evaluation(run_records(run)) for run in args.runs)
-    found = compare_records(first, second)
-    console = wide_console()
-    console.print(comparison_table(found, (str(args.runs[0]), str(args.runs[1]))))
-    for comparison in found if args.rows else ():
-        for title, answers in (("newly right", comparison.newly_right), ("newly wrong", comparison.newly_wrong)):
-            for row, number in answers:
-                console.print(f"{comparison.key} {title}: {row} (answer {number})", markup=False)
-    return 0

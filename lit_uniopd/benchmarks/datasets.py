@@ -21,11 +21,11 @@ def read_rows(spec: BenchmarkSpec, profile: ProfileName) -> list[Row]:
     """All rows of a benchmark.
 
     Args:
-        spec: says where they lie.
+        spec: says where they are.
         profile: ``fixture`` reads the bundled rows.
 
     Raises:
-        UserError: if they cannot be had.
+        UserError: if they cannot be read.
     """
     if profile == "fixture":
         return fixture_rows(spec)
@@ -59,7 +59,7 @@ def fixture_rows(spec: BenchmarkSpec) -> list[Row]:
     """
     if spec.fixture is None:
         raise UserError(f"Benchmark {spec.key} has no bundled rows; choose another profile than fixture.")
-    return [_drawn(row) for row in _json_lines(Path(spec.fixture))]
+    return [_draw_cells(row) for row in _json_lines(Path(spec.fixture))]
 
 
 def hub_rows(spec: BenchmarkSpec, limit: int | None = None) -> list[Row]:
@@ -134,14 +134,14 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 raise UserError(f"{path}:{number} is not JSON ({error}); mend or remove the line.") from error
 
 
-def _drawn(value: Any) -> Any:
-    """Cells that describe a drawing become pictures."""
+def _draw_cells(value: Any) -> Any:
+    """Replace cells that describe a drawing by the picture."""
     if isinstance(value, list):
-        return [_drawn(item) for item in value]
+        return [_draw_cells(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "drawing" in value:
         from lit_uniopd.benchmarks.synthetic_images import draw
 
         return draw(value)
-    return {key: _drawn(item) for key, item in value.items()}
+    return {key: _draw_cells(item) for key, item in value.items()}

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
-from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
-from lit_uniopd.benchmarks.records import PENDING, Record, grouped, read_records
+from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
+from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, grouped, read_records
 from lit_uniopd.benchmarks.shards import Request, eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.preemption import interruptible
@@ -19,9 +21,6 @@ from lit_uniopd.rewards import GraderPool
 from lit_uniopd.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
-
-RECORDS = "records"
-"""Directory of the JSON lines below that of the run."""
 
 
 @dataclass(slots=True)
@@ -42,8 +41,8 @@ class EvalResult:
     cards: dict[str, BenchmarkScores] = field(default_factory=dict)
     """Rank 0: intervals, breakdowns and health."""
 
-    def named(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Scores by the names that people know: held-out prompts by their domain."""
+    def by_name(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Scores by the benchmark's name for people: held-out prompts by their domain."""
         return {self.benchmarks[key].name: score for key, score in scores.items() if key in self.benchmarks}
 
     def tagged(self) -> dict[str, float]:
@@ -60,10 +59,10 @@ class EvalResult:
 
 
 class Evaluator:
-    """Runs benchmarks for a trainer.
+    """Runs benchmarks under a trainer.
 
     Args:
-        trainer: tells rank, world size and directories.
+        trainer: gives rank, world size and directories.
         benchmarks: what to run.
         graders: where answers are judged.
         directory: of the run; records go below it.
@@ -108,13 +107,13 @@ class Evaluator:
         step: int,
         only: Sequence[Benchmark] | None = None,
     ) -> EvalResult:
-        """A whole evaluation, outside of Lightning's loops.
+        """Evaluate a model from beginning to end, outside of Lightning's loops.
 
         Args:
-            policy_of: who answers a benchmark.
+            policy_of: benchmark -> the policy that answers it.
             name: of the model, for people.
             step: of the training run.
-            only: some of the benchmarks. None: all.
+            only: these benchmarks. None: all.
         """
         self.begin(name, step)
         benchmarks = list(self.benchmarks.values()) if only is None else only
@@ -122,11 +121,11 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with policy_of(benchmark).gathered(), progress_bar(len(batches), benchmark.key, "batch") as shown:
+            with policy_of(benchmark).gathered(), progress_bar(len(batches), benchmark.key, "batch") as bar:
                 for batch in batches:
                     with interruptible(self.trainer):
                         self.answer(policy_of(benchmark), batch.requests)
-                    shown.update()
+                    bar.update()
         return self.finish(benchmarks)
 
     def finish(self, only: Sequence[Benchmark] | None = None) -> EvalResult:
@@ -136,50 +135,53 @@ class Evaluator:
             only: what was evaluated. None: all.
         """
         with interruptible(self.trainer):
-            records = self.engine.finish()
+            records_by_key = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})
         for key, benchmark in evaluated.items():
-            own = records.get(key, [])
+            records = records_by_key.get(key, [])
             metric = SumMetric(
                 build_metrics(benchmark.spec.report.metrics, benchmark.generation.n, spec_n=benchmark.spec.generation.n)
             )
             metric = metric.to(self.trainer.strategy.root_device)
-            for group in grouped(own):
+            for group in grouped(records):
                 metric.update(group)
             graded = any(benchmark.grader(example) for example in benchmark.examples)
-            answered = self._sum(len(own))
-            result.complete[key] = answered == len(benchmark.examples) * benchmark.generation.n
-            result.scores[key] = metric.compute() if graded and answered else {}
-            result.records[key] = own
+            answers = self._sum(len(records))
+            result.complete[key] = answers == len(benchmark.examples) * benchmark.generation.n
+            result.scores[key] = metric.compute() if graded and answers else {}
+            result.records[key] = records
         self.trainer.strategy.barrier("records are written")
         if self.trainer.is_global_zero:
             self._merge(result)
         return result
 
     def _merge(self, result: EvalResult) -> None:
-        """Rank 0: take in the other ranks' records."""
+        """Rank 0: add the other ranks' records."""
         if self.trainer.world_size > 1:
-            wanted = self._wanted(result)
+            evaluation_keys = self._evaluation_keys(result)
             for record in read_records(sorted((self.directory / RECORDS).glob("*.jsonl"))):
                 key = f"{record.benchmark}@{record.protocol}"
-                if record.reason != PENDING and (key, record.weights, record.profile) in wanted:
+                if record.reason != PENDING and (key, record.weights, record.profile) in evaluation_keys:
                     result.records[key].append(record)
             result.records = {key: list({r.key: r for r in rows}.values()) for key, rows in result.records.items()}
         for key, benchmark in result.benchmarks.items():
             if result.scores[key]:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
-    def _wanted(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        # Of a small benchmark rank 0 may have no row.
+    def _evaluation_keys(self, result: EvalResult) -> set[tuple[str, str, str]]:
+        """Key, weights and profile of every benchmark of this evaluation."""
+        # The weights of all benchmarks together: of a small one rank 0 may have no row.
         weights = {record.weights for records in result.records.values() for record in records}
-        return {(key, own, benchmark.profile) for key, benchmark in result.benchmarks.items() for own in weights}
+        return {
+            (key, fingerprint, benchmark.profile)
+            for key, benchmark in result.benchmarks.items()
+            for fingerprint in weights
+        }
 
     def _sum(self, value: int) -> int:
         if self.trainer.world_size == 1:
             return value
-        import torch
-
         tensor = torch.tensor(value, dtype=torch.int64, device=self.trainer.strategy.root_device)
         return int(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_uniopd import __version__
-from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash, weights_fingerprint
+from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash
+from lit_uniopd.benchmarks.grading import grade_items, with_grades
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
+from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.sampling.args import LocalEngine, SamplingArgs
@@ -28,8 +29,6 @@ from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
-
-UNGRADED = Grade(correct=None, score=0.0, reason="no_grader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +63,11 @@ class _Subject:
 
 
 class EvalEngine:
-    """Answers, grades and records; skips what earlier runs have done.
+    """Answers, grades and records; reuses the answers of earlier runs.
 
     Args:
-        graders: where answers are judged.
-        directory: where this run's records lie, one file per rank.
+        graders: judge the answers.
+        directory: of this run's records, one file per rank.
         adopt: directories of earlier runs. Their answers are taken over where weights, prompt, row, decoding and seed
             are the same.
         args: how to run.
@@ -91,9 +90,9 @@ class EvalEngine:
         self.writer = RecordWriter(directory / f"rank{rank}.jsonl")
         self.adopted = 0
         self._folders = [*dict.fromkeys([*adopt, directory])]
-        self._known: dict[tuple[Any, ...], Record] | None = None
-        self._written: set[tuple[Any, ...]] = set()
-        self._own: dict[str, dict[tuple[Any, ...], Record]] = {}
+        self._recorded: dict[tuple[Any, ...], Record] | None = None
+        self._written_keys: set[tuple[Any, ...]] = set()
+        self._evaluated: dict[str, dict[tuple[Any, ...], Record]] = {}
         self._pending: deque[_Batch] = deque()
         self._subject = _Subject("", 0)
 
@@ -106,25 +105,25 @@ class EvalEngine:
             name: of the model, for people.
             step: of the training run; 0 outside of one.
         """
-        if self._known is None:  # once: what this run writes later, it remembers itself
+        if self._recorded is None:  # once: what this run writes later is added in memory
             files = [file for folder in self._folders for file in sorted(folder.glob("*.jsonl"))]
-            self._known = {record.key: record for record in read_records(files)}
-            self._written = {record.key for record in read_records(sorted(self.directory.glob("*.jsonl")))}
+            self._recorded = {record.key: record for record in read_records(files)}
+            self._written_keys = {record.key for record in read_records(sorted(self.directory.glob("*.jsonl")))}
         self._subject = _Subject(name, step)
-        self._own = defaultdict(dict)
+        self._evaluated = defaultdict(dict)
         self._pending.clear()
         self.adopted = 0
 
     def answer(self, policy: Policy, requests: Sequence[Request]) -> None:
-        """Answer and grade one batch, but for what is recorded already. Its grading goes on while the next is written.
+        """Answer one batch, except what is recorded already; its grading goes on while the next batch is answered.
 
         Args:
-            policy: who answers.
+            policy: answers.
             requests: rows of benchmarks with the same decoding settings.
         """
         missing = [request for request in requests if not self._take_over(policy, request)]
         if missing:
-            self._submit(self._write(policy, missing), [r for r in missing for _ in range(_settings(r).n)])
+            self._submit(self._generate(policy, missing), [r for r in missing for _ in range(_settings(r).n)])
         while self._pending and all(f.done() for futures in self._pending[0].grades for f in futures):
             self._collect()
 
@@ -134,41 +133,39 @@ class EvalEngine:
         Returns:
             This rank's records of this evaluation by ``Benchmark.key``, adopted ones included.
         """
-        with progress_bar(
-            sum(len(batch.records) for batch in self._pending), "grading answers", unit="answer"
-        ) as shown:
+        with progress_bar(sum(len(batch.records) for batch in self._pending), "grading answers", unit="answer") as bar:
             while self._pending:
-                shown.update(self._collect())
+                bar.update(self._collect())
         if self.adopted:
             log.info("%d answers were taken over from earlier runs.", self.adopted)
-        return {key: list(records.values()) for key, records in self._own.items()}
+        return {key: list(records.values()) for key, records in self._evaluated.items()}
 
-    # --- its parts ---
+    # --- steps ---
 
     def _take_over(self, policy: Policy, request: Request) -> bool:
-        """Use recorded answers, if there are all n of them; answers that were never judged are judged now."""
-        assert self._known is not None, "begin() comes first"
+        """Use recorded answers if all n are there; those without a verdict are graded now."""
+        assert self._recorded is not None, "begin() comes first"
         blanks = self._blank_records(policy, request)
-        found = [self._known.get(blank.key) for blank in blanks]
-        records = [record for record in found if record is not None]
+        recorded = [self._recorded.get(blank.key) for blank in blanks]
+        records = [record for record in recorded if record is not None]
         if len(records) < len(blanks):
             return False
         self.adopted += len(records)
         judged = [record for record in records if record.reason != PENDING]
-        waiting = [record for record in records if record.reason == PENDING]
-        # The run's own files shall hold all that its scores are made of.
-        self._record([record for record in judged if record.key not in self._written])
+        ungraded = [record for record in records if record.reason == PENDING]
+        # The run's own files must hold every answer behind its scores.
+        self._write_records([record for record in judged if record.key not in self._written_keys])
         self._remember(request.benchmark, judged)
-        if waiting:
-            self._submit(waiting, [request] * len(waiting))
+        if ungraded:
+            self._submit(ungraded, [request] * len(ungraded))
         return True
 
-    def _record(self, records: Sequence[Record]) -> None:
+    def _write_records(self, records: Sequence[Record]) -> None:
         self.writer.append(records)
-        self._written.update(record.key for record in records)
+        self._written_keys.update(record.key for record in records)
 
-    def _write(self, policy: Policy, requests: Sequence[Request]) -> list[Record]:
-        """The policy's answers, not graded yet."""
+    def _generate(self, policy: Policy, requests: Sequence[Request]) -> list[Record]:
+        """Records with the policy's answers, not graded yet."""
         settings = _settings(requests[0])
         if any(_settings(request) != settings for request in requests):
             raise ValueError("requests of one batch must share their decoding settings")
@@ -202,34 +199,34 @@ class EvalEngine:
             items += grade_items(record, request)
         futures = iter(self.graders.submit(items))
         grades = [[next(futures) for _ in grade_items(*pair)] for pair in zip(records, requests, strict=True)]
-        # Slow verdicts must not hold back what is already written: a killed run has the answers, if not the grades.
+        # Answers are recorded before slow verdicts arrive, so that a killed run keeps them.
         self.writer.append(
-            record for record, own in zip(records, grades, strict=True) if not all(f.done() for f in own)
+            record for record, verdicts in zip(records, grades, strict=True) if not all(f.done() for f in verdicts)
         )
         self._pending.append(_Batch(records, grades))
 
     def _collect(self) -> int:
-        """Record the oldest batch's verdicts, waiting for them if need be."""
-        poll()  # what stops this process may have hit the programs that it judges, too
+        """Record the verdicts of the oldest batch, and wait for them if necessary."""
+        poll()  # a signal that stops this process may also have killed the programs that it judges
         batch = self._pending.popleft()
         judged = [
             self._judged(record, [f.result() for f in futures])
             for record, futures in zip(batch.records, batch.grades, strict=True)
         ]
-        self._record(judged)
+        self._write_records(judged)
         for record in judged:
-            self._own[f"{record.benchmark}@{record.protocol}"][record.key] = record
-            self._known[record.key] = record  # type: ignore[index]
+            self._evaluated[f"{record.benchmark}@{record.protocol}"][record.key] = record
+            self._recorded[record.key] = record  # type: ignore[index]
         return len(judged)
 
     def _judged(self, record: Record, grades: list[Grade]) -> Record:
         return with_grades(record, grades, sandbox=self.graders.sandbox_backend)
 
     def _remember(self, benchmark: Benchmark, records: Iterable[Record]) -> None:
-        self._own[benchmark.key].update((record.key, record) for record in records)
+        self._evaluated[benchmark.key].update((record.key, record) for record in records)
 
     def _blank_records(self, policy: Policy, request: Request) -> list[Record]:
-        """The records of a row's answers, without the answers: all that their keys are made of."""
+        """The records of a row before it is answered: all that their keys need."""
         benchmark, example = request.benchmark, request.example
         subject = self._subject
         if id(policy) not in subject.weights:
@@ -264,18 +261,18 @@ def chat_arguments(policy: Policy, benchmark: Benchmark) -> dict[str, Any]:
 
 @contextmanager
 def chatting(policy: Policy, benchmark: Benchmark) -> Iterator[None]:
-    """Let the policy render prompts and pictures as the benchmark's protocol says."""
-    own = policy.args
+    """Let the policy render prompts and pictures as the benchmark's protocol says, for the time of the context."""
+    original_args = policy.args
     pixels = benchmark.generation.max_pixels
     policy.args = replace(
-        own,
+        original_args,
         chat_template_kwargs=chat_arguments(policy, benchmark),
-        max_pixels=own.max_pixels if pixels is None else pixels,
+        max_pixels=original_args.max_pixels if pixels is None else pixels,
     )
     try:
         yield
     finally:
-        policy.args = own
+        policy.args = original_args
 
 
 def _settings(request: Request) -> Generation:
@@ -283,7 +280,7 @@ def _settings(request: Request) -> Generation:
 
 
 def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
-    """A benchmark's decoding settings in the words of ``sampling``."""
+    """A benchmark's decoding settings as ``SamplingArgs``."""
     return SamplingArgs(
         n=generation.n,
         max_new_tokens=generation.max_new_tokens,
@@ -292,32 +289,6 @@ def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
         top_k=generation.top_k,
         max_rows=args.max_rows,
         engine=args.engine,
-    )
-
-
-def grade_items(record: Record, request: Request) -> list[GradeItem]:
-    """What the graders are asked about one answer: the benchmark's own grader first."""
-    scoring, example = request.benchmark.spec.scoring, request.example
-    own = request.benchmark.grader(example)
-    options = {**scoring.options, **example.options}
-    first = [] if own is None else [GradeItem(own, example.gold, record.response, example.row, options)]
-    return first + [GradeItem(name, example.gold, record.response, example.row) for name in scoring.also]
-
-
-def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
-    """The record with its verdicts; the first is that of the benchmark's own grader."""
-    grade, *others = grades if record.grader else [UNGRADED, *grades]
-    # A cut answer without a result is a length problem, whatever the grader says of it.
-    truncated = grade.reason == "no_answer" and record.finish == "length"
-    return replace(
-        record,
-        correct=grade.correct,
-        score=grade.score,
-        extracted=grade.extracted,
-        reason="truncated" if truncated else grade.reason,
-        also={name: other.score for name, other in zip(record.also, others, strict=True)},
-        grader_version=__version__,
-        sandbox=sandbox if record.grader.startswith("code_") else None,
     )
 
 

@@ -35,12 +35,16 @@ def export(records: Sequence[Record], benchmark: Benchmark, directory: Path, mod
     Raises:
         UserError: if the format is unknown.
     """
-    form = benchmark.spec.scoring.export
-    if form not in FORMATS:
-        raise UserError(f"Benchmark {benchmark.key}: scoring.export must be one of {', '.join(FORMATS)}, not {form!r}.")
+    format_name = benchmark.spec.scoring.export
+    if format_name not in FORMATS:
+        raise UserError(
+            f"Benchmark {benchmark.key}: scoring.export must be one of {', '.join(FORMATS)}, not {format_name!r}."
+        )
     examples = {example.id: example for example in benchmark.examples}
-    first = sorted((r for r in records if r.sample_idx == 0 and r.sample_id in examples), key=lambda r: r.sample_id)
-    text, suffix = FORMATS[form]([(record, examples[record.sample_id]) for record in first], model)
+    first_answers = sorted(
+        (r for r in records if r.sample_idx == 0 and r.sample_id in examples), key=lambda r: r.sample_id
+    )
+    text, suffix = FORMATS[format_name]([(record, examples[record.sample_id]) for record in first_answers], model)
     path = directory / f"{benchmark.spec.id}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -48,7 +52,7 @@ def export(records: Sequence[Record], benchmark: Benchmark, directory: Path, mod
 
 
 def _alpaca_eval(rows: Rows, model: str) -> tuple[str, str]:
-    listed = [
+    entries = [
         {
             "dataset": example.row.get("dataset", ""),
             "instruction": example.row.get("question", ""),
@@ -57,11 +61,11 @@ def _alpaca_eval(rows: Rows, model: str) -> tuple[str, str]:
         }
         for record, example in rows
     ]
-    return json.dumps(listed, indent=2, ensure_ascii=False), "json"
+    return json.dumps(entries, indent=2, ensure_ascii=False), "json"
 
 
 def _arena_hard(rows: Rows, model: str) -> tuple[str, str]:
-    listed = [
+    entries = [
         {
             "question_id": record.sample_id,
             "answer_id": record.prompt_hash,
@@ -71,7 +75,7 @@ def _arena_hard(rows: Rows, model: str) -> tuple[str, str]:
         }
         for record, _ in rows
     ]
-    return _lines(listed), "jsonl"
+    return _lines(entries), "jsonl"
 
 
 def _mm_vet(rows: Rows, model: str) -> tuple[str, str]:
@@ -79,11 +83,11 @@ def _mm_vet(rows: Rows, model: str) -> tuple[str, str]:
 
 
 def _object_halbench(rows: Rows, model: str) -> tuple[str, str]:
-    listed = [
+    entries = [
         {"image_id": record.sample_id, "question": _question(example), "answer": record.response, "model": model}
         for record, example in rows
     ]
-    return _lines(listed), "jsonl"
+    return _lines(entries), "jsonl"
 
 
 def _question(example: Any) -> str:

@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lit_uniopd.benchmarks.records import Record, content_hash
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling.args import SamplingArgs
-from lit_uniopd.types import Prompt
+
+if TYPE_CHECKING:  # `uniopd compare` needs neither
+    from lit_uniopd.sampling.args import SamplingArgs
+    from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 
 
-def heldout_benchmarks(prompts: Sequence[Prompt], sampling: SamplingArgs, split: str) -> dict[str, Benchmark]:
+def heldout_benchmarks(prompts: "Sequence[Prompt]", sampling: "SamplingArgs", split: str) -> dict[str, Benchmark]:
     """One benchmark per domain.
 
     Args:
@@ -35,7 +38,7 @@ def heldout_benchmarks(prompts: Sequence[Prompt], sampling: SamplingArgs, split:
     return {name: _benchmark(name, [p for p in graded if p.domain == name], sampling, split) for name in domains}
 
 
-def _benchmark(domain: str, prompts: list[Prompt], sampling: SamplingArgs, split: str) -> Benchmark:
+def _benchmark(domain: str, prompts: "list[Prompt]", sampling: "SamplingArgs", split: str) -> Benchmark:
     spec = heldout_spec(domain, split, pictures=any(prompt.images for prompt in prompts))
     generation = Generation(
         n=sampling.n,
@@ -77,7 +80,7 @@ def recorded_spec(record: Record) -> BenchmarkSpec:
         return heldout_spec(record.benchmark, record.protocol)
 
 
-def example_of(prompt: Prompt) -> Example:
+def example_of(prompt: "Prompt") -> Example:
     """A prompt as a row of a benchmark."""
     return Example(
         id=prompt.id,

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
-    """Where what was computed from data sets is kept: ``LIT_UNIOPD_CACHE``, else ``~/.cache/lit_uniopd``."""
+    """Directory of what was computed from data sets: ``LIT_UNIOPD_CACHE``, else ``~/.cache/lit_uniopd``."""
     return Path(os.environ.get("LIT_UNIOPD_CACHE", "~/.cache/lit_uniopd")).expanduser()
 
 
@@ -34,7 +34,7 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
         limit: at most so many problems.
 
     Raises:
-        UserError: if the rows cannot be had, have other columns than expected, or none is left.
+        UserError: if the rows cannot be read, have other columns than expected, or none is left.
     """
     if profile not in PROFILES:
         raise UserError(f"--data.profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
@@ -45,20 +45,20 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     rows = read_rows(spec, profile)
     context = AdapterContext(profile=profile, fixture=profile == "fixture", cache_dir=cache_dir())
     adapted = ADAPTERS[spec.adapter](rows, spec, context)
-    examples = chosen(adapted.examples, profile, limit)
+    examples = select_examples(adapted.examples, profile, limit)
     if not examples:
         raise UserError(
             f"Benchmark {spec.key} has no row to answer; of {len(rows)} were left out {adapted.left_out}; "
             "choose another --data.profile, or leave it out."
         )
-    examples = [with_found_pictures(example, spec) for example in examples]
+    examples = [with_image_paths(example, spec) for example in examples]
     for reason, count in adapted.left_out.items():
         log.warning("%s: %d row(s) are not scored: %s.", spec.key, count, reason)
-    doubled = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
-    if doubled:
+    duplicates = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
+    if duplicates:
         raise UserError(
-            f"Benchmark {spec.key}: {len(doubled)} row names are not unique ({doubled[0]!r}); name another column by "
-            "columns.id."
+            f"Benchmark {spec.key}: {len(duplicates)} row names are not unique ({duplicates[0]!r}); name another "
+            "column by columns.id."
         )
     return Benchmark(
         spec=spec,
@@ -70,24 +70,26 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     )
 
 
-def chosen(examples: Sequence[Example], profile: ProfileName, limit: int | None) -> list[Example]:
-    """The rows of the profile: whole groups, the first by the hash of their names; in the order of the data set."""
+def select_examples(examples: Sequence[Example], profile: ProfileName, limit: int | None) -> list[Example]:
+    """The rows of a profile: all rows of the groups whose names hash lowest, in the order of the data set."""
     names = list(dict.fromkeys(example.group or example.id for example in examples))
-    rule = PROFILES[profile]
-    wanted = len(names) if rule.rows is None or len(names) <= rule.whole_below else rule.rows
-    wanted = min(wanted, limit or wanted)
-    kept = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:wanted])
-    return [example for example in examples if (example.group or example.id) in kept]
+    profile_limits = PROFILES[profile]
+    count = (
+        len(names) if profile_limits.rows is None or len(names) <= profile_limits.whole_below else profile_limits.rows
+    )
+    count = min(count, limit or count)
+    selected = set(sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:count])
+    return [example for example in examples if (example.group or example.id) in selected]
 
 
-def with_found_pictures(example: Example, spec: BenchmarkSpec) -> Example:
+def with_image_paths(example: Example, spec: BenchmarkSpec) -> Example:
     """The example with the paths of its pictures, which start from the folder of a local file of rows.
 
     Raises:
         UserError: naming the row, if a picture is missing.
     """
     folder = folder_of(spec)
-    found = []
+    images = []
     for image in example.images:
         path = folder / image if isinstance(image, str) else image
         if isinstance(path, Path) and not path.is_file():
@@ -95,21 +97,21 @@ def with_found_pictures(example: Example, spec: BenchmarkSpec) -> Example:
                 f"Benchmark {spec.key}: the picture {path} of row {example.id} does not exist; put it there or mend "
                 "the column of pictures."
             )
-        found.append(str(path) if isinstance(path, Path) else path)
-    return replace(example, images=tuple(found))
+        images.append(str(path) if isinstance(path, Path) else path)
+    return replace(example, images=tuple(images))
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """Hash of what is asked and expected."""
-    parts = [
+    """Hash of questions, gold answers and images."""
+    contents = [
         (e.id, list(e.messages), e.gold, dict(e.options), [image_hash(image) for image in e.images]) for e in examples
     ]
-    return content_hash(parts)
+    return content_hash(contents)
 
 
 @dataclass(frozen=True, slots=True)
 class GoldReport:
-    """Which rows' graders do not do what they must."""
+    """Rows whose graders judge their gold answer or an empty one wrongly."""
 
     checked: int
     """Rows with a grader whose gold answer is also a possible response."""
@@ -130,20 +132,20 @@ def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
 
     Args:
         benchmark: whose rows are checked.
-        graders: where they are judged.
+        graders: judge them.
     """
     rows = [e for e in benchmark.examples if benchmark.grader(e) is not None]
-    own = [(e, response) for e in rows if (response := gold_response(str(benchmark.grader(e)), e)) is not None]
+    answerable = [(e, response) for e in rows if (response := gold_response(str(benchmark.grader(e)), e)) is not None]
 
-    def item(example: Example, response: str) -> GradeItem:
+    def grade_item(example: Example, response: str) -> GradeItem:
         options = {**benchmark.spec.scoring.options, **example.options}
         return GradeItem(str(benchmark.grader(example)), example.gold, response, example.row, options)
 
-    golds = graders.grade([item(example, response) for example, response in own])
-    empty = graders.grade([item(example, "") for example in rows])
+    golds = graders.grade([grade_item(example, response) for example, response in answerable])
+    empty = graders.grade([grade_item(example, "") for example in rows])
     return GoldReport(
-        checked=len(own),
-        rejected=tuple(e.id for (e, _), grade in zip(own, golds, strict=True) if grade.correct is not True),
+        checked=len(answerable),
+        rejected=tuple(e.id for (e, _), grade in zip(answerable, golds, strict=True) if grade.correct is not True),
         fooled=tuple(e.id for e, grade in zip(rows, empty, strict=True) if grade.correct is True),
     )
 

@@ -10,9 +10,9 @@ class Profile:
     """Limits that a profile puts on a spec."""
 
     rows: int | None
-    """So many groups of rows, the first by the hash of their names. None: all."""
+    """Number of groups of rows, the first by the hash of their names. None: all."""
     whole_below: int
-    """Sets of no more groups than this are taken whole."""
+    """Sets of at most this many groups are used whole."""
     answers: int | None
     """Largest number of answers to a row. None: the spec's."""
     tokens: int | None

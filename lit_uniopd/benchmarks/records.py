@@ -13,6 +13,8 @@ from lit_uniopd.errors import full_disk_named
 
 log = logging.getLogger(__name__)
 
+RECORDS = "records"
+"""Directory of the JSON lines, below that of the run."""
 PENDING = "pending"
 """Reason of an answer that was written and not judged yet."""
 
@@ -84,9 +86,9 @@ class Record:
         )
 
 
-def content_hash(*parts: Any) -> str:
+def content_hash(*values: Any) -> str:
     """Short hash of plain data."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -110,7 +112,7 @@ def is_omitted(gold: Any) -> bool:
 class RecordWriter:
     """Appends records to one file, which belongs to one rank.
 
-    Every call writes its lines in one piece and flushes, so a killed run loses no answer that was handed in.
+    Every call writes its lines in one piece and flushes, so a killed run loses no answer that it was given.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +125,8 @@ class RecordWriter:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with full_disk_named(self.path), self.path.open("ab") as file:
-            if file.tell() and not _ends_line(self.path):  # a torn line of a killed run must not swallow the next
+            # Else the torn line of a killed run would swallow the next one.
+            if file.tell() and not _ends_with_newline(self.path):
                 file.write(b"\n")
             file.write(lines.encode())
             file.flush()
@@ -135,17 +138,17 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
 
     Broken lines (of a run that was killed while it wrote) are skipped and counted in the log.
     """
-    found: dict[tuple[Any, ...], Record] = {}
+    by_key: dict[tuple[Any, ...], Record] = {}
     for path in paths:
         broken = 0
         for line in path.read_bytes().splitlines():
             record = _parse(line)
             broken += record is None and bool(line.strip())
-            if record is not None and (record.key not in found or found[record.key].reason == PENDING):
-                found[record.key] = record
+            if record is not None and (record.key not in by_key or by_key[record.key].reason == PENDING):
+                by_key[record.key] = record
         if broken:
             log.warning("%s: %d broken line(s) skipped (a run was killed while it wrote).", path, broken)
-    return list(found.values())
+    return list(by_key.values())
 
 
 def _parse(line: bytes) -> Record | None:
@@ -160,10 +163,10 @@ _FIELDS = frozenset(f.name for f in fields(Record))
 
 def by_benchmark(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records by ``BenchmarkSpec.key``."""
-    parts: dict[str, list[Record]] = {}
+    records_by_key: dict[str, list[Record]] = {}
     for record in records:
-        parts.setdefault(f"{record.benchmark}@{record.protocol}", []).append(record)
-    return parts
+        records_by_key.setdefault(f"{record.benchmark}@{record.protocol}", []).append(record)
+    return records_by_key
 
 
 def grouped(records: Sequence[Record]) -> list[list[Record]]:
@@ -175,13 +178,13 @@ def grouped(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def last_evaluation(records: Sequence[Record]) -> list[Record]:
-    """Of a training run's records those of the model itself at its last step."""
-    own = [record for record in records if not record.model.startswith("teacher ")]
-    last = max(record.step for record in own)
-    return [record for record in own if record.step == last]
+    """A run's records of the model itself (not of teachers) at the last step."""
+    model_records = [record for record in records if not record.model.startswith("teacher ")]
+    last = max(record.step for record in model_records)
+    return [record for record in model_records if record.step == last]
 
 
-def _ends_line(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"

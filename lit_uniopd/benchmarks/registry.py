@@ -1,4 +1,4 @@
-"""Which benchmarks there are: one YAML file for each benchmark and protocol."""
+"""The registry of benchmarks: one YAML file for each benchmark and protocol."""
 
 import difflib
 from collections.abc import Sequence
@@ -52,10 +52,10 @@ def find_spec(name: str) -> BenchmarkSpec:
     by_key = {spec.key: spec for spec in all_specs()}
     if name in by_key:
         return by_key[name]
-    known = [*groups(), *_files(), *by_key]
-    near = difflib.get_close_matches(name, known, n=3)
-    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise UserError(f"`benchmarks` names {name!r}, which there is not{meant}; `uniopd benchmarks` lists what there is.")
+    names = [*groups(), *_files(), *by_key]
+    close_matches = difflib.get_close_matches(name, names, n=3)
+    hint = f" (did you mean {' or '.join(close_matches)}?)" if close_matches else ""
+    raise UserError(f"`benchmarks` names {name!r}, which does not exist{hint}; `uniopd benchmarks` lists all.")
 
 
 def expand(names: Sequence[str]) -> list[BenchmarkSpec]:
@@ -64,11 +64,11 @@ def expand(names: Sequence[str]) -> list[BenchmarkSpec]:
     Raises:
         UserError: if one is unknown, or there is none.
     """
-    found: dict[str, BenchmarkSpec] = {}
+    specs: dict[str, BenchmarkSpec] = {}
     for name in names:
         for member in groups().get(name, (name,)):
             spec = find_spec(member)
-            found.setdefault(spec.key, spec)
-    if not found:
+            specs.setdefault(spec.key, spec)
+    if not specs:
         raise UserError("No benchmark is named; give names to `benchmarks` (`uniopd benchmarks` lists them).")
-    return list(found.values())
+    return list(specs.values())

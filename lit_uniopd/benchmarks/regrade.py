@@ -1,4 +1,4 @@
-"""``uniopd regrade RUN``: judge recorded answers anew, without a model."""
+"""Judging the recorded answers of a run anew."""
 
 import json
 import logging
@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.table import Table
 
-from lit_uniopd.benchmarks.engine import with_grades
+from lit_uniopd.benchmarks.grading import with_grades
 from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.loading import load_benchmark
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16, score_benchmark
+from lit_uniopd.benchmarks.metrics.scorecard import score_benchmark
 from lit_uniopd.benchmarks.records import Record, by_benchmark, is_omitted, last_evaluation
 from lit_uniopd.benchmarks.registry import find_spec
-from lit_uniopd.benchmarks.report.console import wide_console
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.report.summary import (
     PARQUET,
     SUMMARY,
@@ -28,9 +28,8 @@ from lit_uniopd.benchmarks.report.summary import (
 )
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.grade import Grade
 from lit_uniopd.rewards import GradeItem, GraderPool
-from lit_uniopd.types import Grade
-from lit_uniopd.utils.command_parser import CommandParser
 from lit_uniopd.utils.progress import follow, progress_bar
 
 log = logging.getLogger(__name__)
@@ -49,17 +48,17 @@ def regrade(directory: Path, graders: GraderPool) -> tuple[list[Record], list[Re
         The records before and after, in the same order.
 
     Raises:
-        UserError: if there are no records, or the tests of their programs cannot be had.
+        UserError: if there are no records, or the tests of their programs cannot be loaded.
     """
     compact(directory)
     old = run_records(directory)
     golds = _omitted_golds(old)
     items: list[GradeItem] = []
     for record in old:
-        items += _items(record, golds)
-    with progress_bar(len(items), "grading answers", "answer") as shown:
-        grades = iter(graders.grade(items, on_progress=follow(shown)))
-    new = [_regraded(record, [next(grades) for _ in _items(record, golds)], graders) for record in old]
+        items += _grade_items(record, golds)
+    with progress_bar(len(items), "grading answers", "answer") as bar:
+        grades = iter(graders.grade(items, on_progress=follow(bar)))
+    new = [_regrade_record(record, [next(grades) for _ in _grade_items(record, golds)], graders) for record in old]
     number = len(list(directory.glob("records.before-*.parquet"))) + 1
     write_parquet(new, scratch := directory / f".{PARQUET}.tmp")
     os.replace(directory / PARQUET, directory / f"records.before-{number}.parquet")
@@ -74,12 +73,12 @@ def _update_summary(path: Path, records: Sequence[Record]) -> None:
         return
     summary = json.loads(path.read_text(encoding="utf-8"))
     specs: dict[str, BenchmarkSpec] = {}
-    for key, own in by_benchmark(last_evaluation(records)).items():
-        if key not in summary["benchmarks"] or not own[0].grader:
+    for key, benchmark_records in by_benchmark(last_evaluation(records)).items():
+        if key not in summary["benchmarks"] or not benchmark_records[0].grader:
             continue
-        specs[key] = recorded_spec(own[0])
-        generation = replace(specs[key].generation, n=1 + max(record.sample_idx for record in own))
-        card = score_benchmark(own, specs[key], generation)
+        specs[key] = recorded_spec(benchmark_records[0])
+        generation = replace(specs[key].generation, n=1 + max(record.sample_idx for record in benchmark_records))
+        card = score_benchmark(benchmark_records, specs[key], generation)
         summary["benchmarks"][key] |= {"scores": card.scores, "card": asdict(card)}
     complete = {
         key: next(iter(summary["benchmarks"][key]["scores"].values()))
@@ -90,28 +89,30 @@ def _update_summary(path: Path, records: Sequence[Record]) -> None:
     write_json(path, summary | regraded)
 
 
-def _items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list[GradeItem]:
+def _grade_items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list[GradeItem]:
     gold = record.gold
     if is_omitted(gold):
-        gold = golds[_place(record)]
-    own = [GradeItem(record.grader, gold, record.response, None, record.options)] if record.grader else []
-    return own + [GradeItem(name, gold, record.response) for name in record.also]
+        gold = golds[_example_key(record)]
+    items = [GradeItem(record.grader, gold, record.response, None, record.options)] if record.grader else []
+    return items + [GradeItem(name, gold, record.response) for name in record.also]
 
 
-def _regraded(record: Record, grades: list[Grade], graders: GraderPool) -> Record:
+def _regrade_record(record: Record, grades: list[Grade], graders: GraderPool) -> Record:
     return with_grades(record, grades, sandbox=graders.sandbox_backend) if grades else record
 
 
-def _place(record: Record) -> tuple[str, str, str]:
+def _example_key(record: Record) -> tuple[str, str, str]:
     return f"{record.benchmark}@{record.protocol}", record.profile, record.sample_id
 
 
 def _omitted_golds(records: Sequence[Record]) -> dict[tuple[str, str, str], Any]:
-    """Long gold answers, which records only name, from the data sets they came from."""
-    wanted = {(place[0], place[1]): r for r in records if is_omitted(r.gold) and (place := _place(r))}
+    """Long gold answers, which records hold as a hash only, read from their data sets."""
+    sources = {
+        (example_key[0], example_key[1]): r for r in records if is_omitted(r.gold) and (example_key := _example_key(r))
+    }
     golds: dict[tuple[str, str, str], Any] = {}
-    for (key, profile), record in wanted.items():
-        benchmark = load_benchmark(find_spec(key), profile)  # type: ignore[arg-type]  # it came from a profile
+    for (key, profile), record in sources.items():
+        benchmark = load_benchmark(find_spec(key), profile)  # type: ignore[arg-type]  # recorded from a ProfileName
         if benchmark.fingerprint != record.fingerprint:
             raise UserError(
                 f"The rows of {key} are not those that the run was graded on; pin hub.revision to theirs in a YAML "
@@ -128,26 +129,13 @@ def changes_table(old: Sequence[Record], new: Sequence[Record]) -> Table:
         table.add_column(column)
     for column in ("answers", "mean score before", "after", "changed"):
         table.add_column(column, justify="right")
-    parts: dict[tuple[str, str, int], list[tuple[Record, Record]]] = {}
+    evaluations: dict[tuple[str, str, int], list[tuple[Record, Record]]] = {}
     for pair in zip(old, new, strict=True):
-        parts.setdefault((f"{pair[0].benchmark}@{pair[0].protocol}", pair[0].model, pair[0].step), []).append(pair)
-    for (key, model, step), pairs in sorted(parts.items()):
+        evaluations.setdefault((f"{pair[0].benchmark}@{pair[0].protocol}", pair[0].model, pair[0].step), []).append(
+            pair
+        )
+    for (key, model, step), pairs in sorted(evaluations.items()):
         before, after = (sum(pair[i].score for pair in pairs) / len(pairs) for i in (0, 1))
         changed = sum(a.correct != b.correct or a.score != b.score for a, b in pairs)
         table.add_row(key, model, str(step), str(len(pairs)), f"{before:.1%}", f"{after:.1%}", str(changed))
     return table
-
-
-def main(argv: list[str]) -> int:
-    """The command line of ``uniopd regrade``."""
-    parser = CommandParser(prog="uniopd regrade", description=__doc__)
-    parser.add_argument("run", type=Path, help="directory of a run, runs/benchmarks/version_0 say")
-    parser.add_argument("--workers", type=int, default=2, help="grading processes")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that one answer may take")
-    args = parser.parse_args(argv)
-    if not args.run.is_dir():
-        raise UserError(f"{args.run} is no directory; give that of a run, runs/benchmarks/version_0 say.")
-    with GraderPool(workers=args.workers, time_limit=args.timeout) as graders:
-        old, new = regrade(args.run, graders)
-    wide_console().print(changes_table(old, new))
-    return 0

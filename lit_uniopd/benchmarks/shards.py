@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from lit_uniopd.benchmarks.spec import Benchmark, Example
 
 PICTURE_LENGTH = 2000
-"""A picture counts as so many characters when rows are sorted by length."""
+"""Characters that a picture counts for when rows are sorted by length."""
 
 
 class Request:
@@ -19,7 +19,7 @@ class Request:
 
 
 class EvalBatch:
-    """Rows that are answered together; empty where a rank only keeps step with the others.
+    """Rows that are answered together; empty where a rank runs out of rows before the others.
 
     Like ``PromptBatch`` neither a dataclass nor a ``Sequence``, so that Lightning does not walk through it.
     """
@@ -50,14 +50,16 @@ def eval_batches(benchmark: Benchmark, max_rows: int, *, rank: int = 0, world_si
     for example in benchmark.examples:
         groups[example.group or example.id].append(example)
     ordered = sorted(groups.values(), key=lambda rows: (-max(_length(row) for row in rows), rows[0].id))
-    together = max(1, max_rows // benchmark.generation.n)
-    shards = [sorted((row for rows in ordered[r::world_size] for row in rows), key=_order) for r in range(world_size)]
-    steps = -(-max(map(len, shards)) // together)
-    mine = [Request(benchmark, example) for example in shards[rank]]
-    return [EvalBatch(mine[i * together : (i + 1) * together]) for i in range(steps)]
+    rows_per_batch = max(1, max_rows // benchmark.generation.n)
+    shards = [
+        sorted((row for rows in ordered[r::world_size] for row in rows), key=_sort_key) for r in range(world_size)
+    ]
+    steps = -(-max(map(len, shards)) // rows_per_batch)
+    requests = [Request(benchmark, example) for example in shards[rank]]
+    return [EvalBatch(requests[i * rows_per_batch : (i + 1) * rows_per_batch]) for i in range(steps)]
 
 
-def _order(example: Example) -> tuple[int, str]:
+def _sort_key(example: Example) -> tuple[int, str]:
     return -_length(example), example.id
 
 

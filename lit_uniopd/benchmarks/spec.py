@@ -1,13 +1,14 @@
-"""What a benchmark is: data, prompt, decoding, scoring and report of one test set under one protocol.
+"""The spec of a benchmark: data, prompt, decoding, scoring and report of one test set under one protocol.
 
 The same model moves by ten points between prompt variants, so the protocol is part of a benchmark's identity.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lit_uniopd.types import Message, Prompt
+if TYPE_CHECKING:  # its tensors; listing benchmarks needs none
+    from lit_uniopd.types import Message, Prompt
 
 ProfileName = Literal["fixture", "smoke", "curve", "paper"]
 
@@ -18,12 +19,12 @@ DOMAINS: dict[str, str] = {
     "logic": "Logic",
     "document": "Documents and charts",
 }
-"""The five domains of Uni-OPD, in the order of its tables; other benchmarks may bring domains of their own."""
+"""The five domains of Uni-OPD, in the order of its tables; other benchmarks may have others."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubData:
-    """Where the rows lie."""
+    """Where the rows are."""
 
     id: str
     """Data set on the hub (owner/name), or ``playground:SPLIT``."""
@@ -61,7 +62,7 @@ class Generation:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
-    """An answer is cut before the first of these strings (after it was written: nothing is gained in time)."""
+    """An answer is cut before the first of these strings, after it is written: this saves no time."""
     max_pixels: int | None = None
     """Largest picture in pixels; larger ones are shrunk. None: the model's own limit."""
 
@@ -84,7 +85,7 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is shown."""
+    """Scores, and how they are split and averaged."""
 
     metrics: tuple[Mapping[str, Any], ...]
     """Each ``{name: key of METRICS, **arguments}``; the first score of the first one stands for the benchmark."""
@@ -113,7 +114,7 @@ class BenchmarkSpec:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role -> column. ``question``, ``answer``, ``id``, ``image`` (or ``images``) and ``options`` are understood."""
     adapter: str = "columns"
-    """Key of ``ADAPTERS``: what makes examples of rows."""
+    """Key of ``ADAPTERS``: turns rows into examples."""
     adapter_args: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
     """Role whose value names the problem that several rows belong to; None: every row is its own."""
@@ -125,7 +126,7 @@ class BenchmarkSpec:
     """JSON lines of a few rows in the schema of the hub, written by us. Relative to the YAML file."""
     licence: str = "not checked"
     source: str = ""
-    """Where protocol and numbers are from."""
+    """Origin of the protocol and of the published numbers."""
     verified: bool = False
     """Whether somebody has loaded it from the hub and run the gold self-check."""
     published: Mapping[str, float] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Example:
 
     id: str
     """Unique in the benchmark and stable."""
-    messages: tuple[Message, ...]
+    messages: "tuple[Message, ...]"
     gold: Any
     images: tuple[Any, ...] = ()
     """References in the order of their placeholders: paths, or loaded pictures."""
@@ -196,8 +197,10 @@ class Benchmark:
         """Who judges the answers to a row."""
         return example.grader or self.spec.scoring.grader
 
-    def prompt(self, example: Example) -> Prompt:
+    def prompt(self, example: Example) -> "Prompt":
         """The example as the policy and the graders take it."""
+        from lit_uniopd.types import Prompt
+
         return Prompt(
             id=f"{self.key}/{example.id}",
             messages=example.messages,

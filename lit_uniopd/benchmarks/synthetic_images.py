@@ -27,7 +27,7 @@ def draw(cell: Mapping[str, Any]) -> Image.Image:
     """The picture that a cell describes.
 
     Args:
-        cell: ``{"drawing": KIND, ...}``; what else a kind takes is in the function of its name.
+        cell: ``{"drawing": KIND, ...}``; the other keys are the arguments of the function of that name.
 
     Raises:
         UserError: an unknown kind, or a description that lacks something.
@@ -36,12 +36,12 @@ def draw(cell: Mapping[str, Any]) -> Image.Image:
     if kind not in DRAWINGS:
         raise UserError(f"A picture column asks for the drawing {kind!r}; use one of {', '.join(DRAWINGS)}.")
     picture = Image.new("RGB", (SIDE, SIDE), "white")
-    given = {key: value for key, value in cell.items() if key != "drawing"}
+    arguments = {key: value for key, value in cell.items() if key != "drawing"}
     try:
-        DRAWINGS[kind](ImageDraw.Draw(picture), **given)
+        DRAWINGS[kind](ImageDraw.Draw(picture), **arguments)
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"The drawing {kind!r} of a picture column cannot be made of {given} ({error}); mend the row."
+            f"The drawing {kind!r} of a picture column cannot be made of {arguments} ({error}); mend the row."
         ) from error
     return picture
 
@@ -131,7 +131,7 @@ def pattern(pen: ImageDraw.ImageDraw, grid: list[list[str]], choices: list[str])
 
 
 def scene(pen: ImageDraw.ImageDraw, objects: list[str]) -> None:
-    """Objects of everyday life as simple shapes with their names, on grass under a sky."""
+    """Everyday objects as simple shapes with their names, on grass under a sky."""
     pen.rectangle([0, 0, SIDE, 130], fill=(196, 224, 250))
     pen.rectangle([0, 130, SIDE, SIDE], fill=(150, 200, 120))
     for i, name in enumerate(objects):

@@ -20,8 +20,12 @@ class Command:
 COMMANDS = {
     "doctor": Command("lit_uniopd.doctor.cli", "Look at a run before its first step: what would fail, and what to do."),
     "benchmarks": Command("lit_uniopd.benchmarks.cli", "List the benchmarks, or check that they load and grade."),
-    "regrade": Command("lit_uniopd.benchmarks.regrade", "Judge the recorded answers of a run anew, without a model."),
-    "compare": Command("lit_uniopd.benchmarks.compare", "Compare the benchmark scores of two runs, with intervals."),
+    "regrade": Command(
+        "lit_uniopd.benchmarks.regrade_cli", "Judge the recorded answers of a run anew, without a model."
+    ),
+    "compare": Command(
+        "lit_uniopd.benchmarks.compare_cli", "Compare the benchmark scores of two runs, with intervals."
+    ),
     "export": Command(
         "lit_uniopd.cli.export", "Turn a checkpoint into a Hugging Face directory, or its adapter into PEFT's."
     ),

@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_uniopd.diagnostics.order import Judged
 from lit_uniopd.types import CORRECT, INCORRECT
 
-if TYPE_CHECKING:  # matplotlib takes a while, and most runs draw late or never
+if TYPE_CHECKING:  # slow to import, and most runs draw late or never
     from matplotlib.figure import Figure
 
 GOOD, BAD = "#2a7f62", "#c8553d"
@@ -24,28 +24,28 @@ def order_figure(rollouts: Sequence[Judged]) -> "Figure | None":
     Returns:
         The figure; None if no group has both correct and incorrect answers.
     """
-    reports = [[part.order(part.rows >= 0, after=after) for part in rollouts] for after in (False, True)]
+    reports = [[judged.order(judged.rows >= 0, after=after) for judged in rollouts] for after in (False, True)]
     margins = [torch.cat([report.margin_mean for report in row]) for row in reports]
     if not len(margins[0]):
         return None
     figure = new_figure(9, 6)
     grid: Any = figure.subplots(2, 2, sharex="col")
-    outcome_B = torch.cat([part.outcome_B for part in rollouts])
-    returns = [torch.cat([part.before_B for part in rollouts]), torch.cat([part.after_B for part in rollouts])]
+    outcome_B = torch.cat([judged.outcome_B for judged in rollouts])
+    returns = [torch.cat([judged.before_B for judged in rollouts]), torch.cat([judged.after_B for judged in rollouts])]
     inversions = [
         sum(int(r.inversions.sum()) for r in row) / max(1, sum(int(r.pairs.sum()) for r in row)) for row in reports
     ]
     for row, when in enumerate(("before", "after")):
-        left, right = grid[row]
+        returns_axes, margins_axes = grid[row]
         edges = _edges(torch.cat(returns))
         for name, outcome, colour in (("correct", CORRECT, GOOD), ("incorrect", INCORRECT, BAD)):
             values = returns[row][outcome_B == outcome]
-            left.hist(values.numpy(), bins=edges, density=True, alpha=0.55, color=colour, label=name)
-            left.axvline(float(values.mean()), color=colour, linewidth=1.5)
-        left.set_ylabel(f"{when} calibration\ndensity")
-        right.hist(margins[row].numpy(), bins=_edges(torch.cat(margins)), color="#44546a", alpha=0.8)
-        right.axvline(0, color="black", linewidth=1)
-        right.set_title(
+            returns_axes.hist(values.numpy(), bins=edges, density=True, alpha=0.55, color=colour, label=name)
+            returns_axes.axvline(float(values.mean()), color=colour, linewidth=1.5)
+        returns_axes.set_ylabel(f"{when} calibration\ndensity")
+        margins_axes.hist(margins[row].numpy(), bins=_edges(torch.cat(margins)), color="#44546a", alpha=0.8)
+        margins_axes.axvline(0, color="black", linewidth=1)
+        margins_axes.set_title(
             f"{(margins[row] < 0).double().mean():.0%} below 0, {inversions[row]:.0%} of pairs inverted", fontsize=9
         )
     grid[0][0].legend(fontsize=8)
@@ -84,7 +84,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def _edges(values: Tensor) -> list[float]:
-    """Forty bins over the values but the outermost per cent at either end, so that a stray one does not flatten all."""
+    """Edges of forty bins from the 1st to the 99th percentile, so that an outlier does not flatten the histogram."""
     low, high = torch.quantile(values.double(), torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
-    room = max(high - low, 1e-3) / 40
-    return [low - room + i * (high - low + 2 * room) / 40 for i in range(41)]
+    bin_width = max(high - low, 1e-3) / 40
+    return [low - bin_width + i * (high - low + 2 * bin_width) / 40 for i in range(41)]

@@ -21,25 +21,25 @@ def positions_figure(mentions: Mapping[str, Sequence[PlacedMention]]) -> "Figure
     """
     figure = new_figure(10, 3.2 * len(mentions))
     grid: Any = figure.subplots(len(mentions), 2, squeeze=False)
-    for (left, right), (name, placed) in zip(grid, mentions.items(), strict=True):
+    for (density_axes, count_axes), (name, placed) in zip(grid, mentions.items(), strict=True):
         for hallucinated, label, colour in ((False, "factual", GOOD), (True, "hallucinated", BAD)):
             values = [mention.relative for mention in placed if mention.hallucinated == hallucinated]
             if values:
-                told, bins = f"{label}, {len(values)}", [i / 10 for i in range(11)]
-                left.hist(values, bins=bins, density=True, histtype="step", color=colour, label=told)
-        left.set_title(name, fontsize=10)
-        left.set_xlabel("place in the caption")
-        left.set_ylabel("density of mentions")
-        left.legend(fontsize=8)
+                label_and_count, bins = f"{label}, {len(values)}", [i / 10 for i in range(11)]
+                density_axes.hist(values, bins=bins, density=True, histtype="step", color=colour, label=label_and_count)
+        density_axes.set_title(name, fontsize=10)
+        density_axes.set_xlabel("place in the caption")
+        density_axes.set_ylabel("density of mentions")
+        density_axes.legend(fontsize=8)
         factual, wrong = counts_by_sentence(placed)
         places = range(1, len(factual) + 1)
-        right.bar(places, factual, color=GOOD, alpha=0.7, label="factual")
-        right.bar(places, wrong, bottom=factual, color=BAD, alpha=0.8, label="hallucinated")
+        count_axes.bar(places, factual, color=GOOD, alpha=0.7, label="factual")
+        count_axes.bar(places, wrong, bottom=factual, color=BAD, alpha=0.8, label="hallucinated")
         for place, good, bad in zip(places, factual, wrong, strict=True):
             if good + bad:
-                right.text(place, good + bad, f"{bad / (good + bad):.0%}", ha="center", va="bottom", fontsize=8)
-        right.set_xticks(list(places), [*map(str, places[:-1]), f"{places[-1]}+"])
-        right.set_xlabel("sentence (share of hallucinated mentions above the bars)")
-        right.set_ylabel("mentions")
-        right.set_ylim(0, 1.15 * max(1, *map(sum, zip(factual, wrong, strict=True))))
+                count_axes.text(place, good + bad, f"{bad / (good + bad):.0%}", ha="center", va="bottom", fontsize=8)
+        count_axes.set_xticks(list(places), [*map(str, places[:-1]), f"{places[-1]}+"])
+        count_axes.set_xlabel("sentence (share of hallucinated mentions above the bars)")
+        count_axes.set_ylabel("mentions")
+        count_axes.set_ylim(0, 1.15 * max(1, *map(sum, zip(factual, wrong, strict=True))))
     return figure

@@ -1,4 +1,4 @@
-"""Answers about which teacher and outcome disagree most."""
+"""Answers on which teacher and outcome disagree most."""
 
 from lit_uniopd.diagnostics.order import Judged
 from lit_uniopd.types import CORRECT, Rollouts
@@ -20,21 +20,21 @@ def misjudged_table(rollouts: Rollouts, judged: Judged, *, count: int = 3, max_c
     Returns:
         The table; empty if every group is in order.
     """
-    found: list[tuple[float, str, int]] = []
+    misjudged: list[tuple[float, str, int]] = []
     for group in judged.group_B.unique().tolist():
-        here = judged.group_B == group
-        right, wrong = (judged.before_B[here & (judged.outcome_B == outcome)] for outcome in (1, 0))
+        in_group = judged.group_B == group
+        right, wrong = (judged.before_B[in_group & (judged.outcome_B == outcome)] for outcome in (1, 0))
         if not len(right) or not len(wrong):
             continue
-        for i in here.nonzero()[:, 0].tolist():
+        for i in in_group.nonzero()[:, 0].tolist():
             value = float(judged.before_B[i])
             if int(judged.outcome_B[i]) == CORRECT:
-                found.append((float(wrong.max()) - value, "underestimated", i))
+                misjudged.append((float(wrong.max()) - value, "underestimated", i))
             else:
-                found.append((value - float(right.min()), "overestimated", i))
+                misjudged.append((value - float(right.min()), "overestimated", i))
     rows = []
     for kind in ("overestimated", "underestimated"):
-        worst = sorted((item for item in found if item[1] == kind and item[0] > 0), reverse=True)
+        worst = sorted((item for item in misjudged if item[1] == kind and item[0] > 0), reverse=True)
         for distance, _, i in worst[:count]:
             row = int(judged.rows[i])
             prompt = rollouts.prompts[row]

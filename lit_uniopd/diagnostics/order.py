@@ -16,16 +16,16 @@ BINS = ("hard", "medium", "easy")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The answers of a rollout that have an outcome and a teacher's opinion; all tensors on the CPU."""
+    """The answers of a rollout that have an outcome and teacher scores; all tensors on the CPU."""
 
     rows: Tensor
     """Their places in the rollout."""
     before_B: Tensor
-    """Return, the mean of ``log p_T - log p_S``: what the teacher says."""
+    """Return before calibration: the mean of ``log p_T - log p_S``."""
     after_B: Tensor
-    """Return, the mean of the advantages that are trained on."""
+    """Return after calibration: the mean of the advantages that are trained on."""
     masked_B: Tensor
-    """Bool: the teacher's opinion was set aside; every advantage is 0."""
+    """Bool: calibration masked the answer; every advantage is 0."""
     outcome_B: Tensor
     group_B: Tensor
     bin: list[str]
@@ -38,12 +38,12 @@ class Judged:
 
 
 def judge(rollouts: Rollouts) -> Judged:
-    """Take the returns before and after calibration, of every answer that has an outcome and was scored."""
+    """The returns before and after calibration of every answer that has an outcome and was scored."""
     usable_B = rollouts.teacher_ok_B & (rollouts.outcome_B != UNKNOWN) & (rollouts.lengths_B > 0)
-    said_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
-    before_B = trajectory_returns(said_BT, rollouts.mask_BT)[usable_B].cpu()
+    log_ratio_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
+    before_B = trajectory_returns(log_ratio_BT, rollouts.mask_BT)[usable_B].cpu()
     after_B = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT)[usable_B].cpu()
-    masked_B = ((rollouts.advantages_BT == 0).all(dim=1) & (said_BT != 0).any(dim=1))[usable_B].cpu()
+    masked_B = ((rollouts.advantages_BT == 0).all(dim=1) & (log_ratio_BT != 0).any(dim=1))[usable_B].cpu()
     outcome_B, group_B = rollouts.outcome_B[usable_B].cpu(), rollouts.group_B[usable_B].cpu()
     numbers, index_B = group_B.unique(return_inverse=True)
     right_G = torch.zeros(len(numbers)).index_add(0, index_B, (outcome_B == CORRECT).float())
@@ -88,6 +88,6 @@ def _add(averages: WeightedMeans, tag: str, judged: Judged, which_B: Tensor, *, 
         for name, outcome in (("correct", CORRECT), ("incorrect", INCORRECT)):
             rows = which_B & (judged.outcome_B == outcome)
             averages.add(f"{tag}/return_{name}_{when}", returns_B[rows].sum(), rows.sum())
-    kept_B = which_B & ~judged.masked_B
-    averages.add(f"{tag}/shift", (judged.after_B - judged.before_B)[kept_B].abs().sum(), kept_B.sum())
+    unmasked_B = which_B & ~judged.masked_B
+    averages.add(f"{tag}/shift", (judged.after_B - judged.before_B)[unmasked_B].abs().sum(), unmasked_B.sum())
     averages.add(f"{tag}/masked", judged.masked_B[which_B].sum(), which_B.sum())

@@ -1,4 +1,4 @@
-"""What preference pairs are worth to a policy: quality against performance, and the two weights."""
+"""Preference pairs under a policy: quality against performance, and the two weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ Curve = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class WeighedPairs:
-    """Pairs and what a policy makes of them; tensors ``[P]`` on the CPU."""
+    """Pairs with their margins and weights under a policy; tensors ``[P]`` on the CPU."""
 
     pairs: tuple[EncodedPair, ...]
     gaps: Tensor
-    """Chosen minus rejected score; NaN where nobody judged."""
+    """Chosen minus rejected score; NaN where the pair has none."""
     margins: Tensor
     """Reward of the chosen minus that of the rejected answer."""
     w_quality: Tensor
     w_performance: Tensor
     further: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
-    """Other numbers of each pair, by name: rewards, and what the loss knows beside its weights."""
+    """Other numbers of each pair, by name: rewards, and the loss's other terms."""
 
     @property
     def weights(self) -> Tensor:
@@ -55,31 +55,33 @@ class WeighedPairs:
         return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
 
 
-def weighed(pairs: Sequence[EncodedPair], found: PreferenceLoss) -> WeighedPairs:
-    """Pairs and their loss. Losses without weights count every pair as one."""
-    ones = torch.ones_like(found.margins)
-    further = {name: values for name, values in found.terms.items() if name not in ("w_quality", "w_performance")}
-    further |= {"chosen_reward": found.chosen_rewards, "rejected_reward": found.rejected_rewards}
+def weighed(pairs: Sequence[EncodedPair], loss: PreferenceLoss) -> WeighedPairs:
+    """Pairs with the terms of their loss; weights are 1 for losses without weights."""
+    unit_weights = torch.ones_like(loss.margins)
+    further = {name: values for name, values in loss.terms.items() if name not in ("w_quality", "w_performance")}
+    further |= {"chosen_reward": loss.chosen_rewards, "rejected_reward": loss.rejected_rewards}
     return WeighedPairs(
         pairs=tuple(pairs),
         gaps=torch.tensor([pair.pair.score_chosen - pair.pair.score_rejected for pair in pairs]),
-        margins=found.margins.detach().float().cpu(),
-        w_quality=found.terms.get("w_quality", ones).detach().float().cpu(),
-        w_performance=found.terms.get("w_performance", ones).detach().float().cpu(),
+        margins=loss.margins.detach().float().cpu(),
+        w_quality=loss.terms.get("w_quality", unit_weights).detach().float().cpu(),
+        w_performance=loss.terms.get("w_performance", unit_weights).detach().float().cpu(),
         further={name: values.detach().float().cpu() for name, values in further.items()},
     )
 
 
-def joined(parts: Sequence[WeighedPairs]) -> WeighedPairs:
+def joined(batches: Sequence[WeighedPairs]) -> WeighedPairs:
     """Several batches as one."""
-    columns = zip(*((part.gaps, part.margins, part.w_quality, part.w_performance) for part in parts), strict=True)
-    further = {name: torch.cat([part.further[name] for part in parts]) for name in parts[0].further}
-    pairs = tuple(pair for part in parts for pair in part.pairs)
+    columns = zip(
+        *((batch.gaps, batch.margins, batch.w_quality, batch.w_performance) for batch in batches), strict=True
+    )
+    further = {name: torch.cat([batch.further[name] for batch in batches]) for name in batches[0].further}
+    pairs = tuple(pair for batch in batches for pair in batch.pairs)
     return WeighedPairs(pairs, *map(torch.cat, map(list, columns)), further=further)
 
 
 def pairs_figure(pairs: WeighedPairs) -> "Figure":
-    """Weights, or rewards where nobody judged and no loss weighs."""
+    """Weights; rewards where pairs have neither scores nor weights."""
     weighs = bool((pairs.weights != 1).any()) or bool((~pairs.gaps.isnan()).any())
     return weights_figure(pairs) if weighs else rewards_figure(pairs)
 
@@ -88,18 +90,22 @@ def rewards_figure(pairs: WeighedPairs) -> "Figure":
     """Histograms of the rewards of chosen and rejected answers, and of the margins between them."""
     figure = new_figure(10, 4)
     axes: Any = figure.subplots(1, 2)
-    left, right = axes
+    rewards_axes, margins_axes = axes
     for side, colour in (("chosen", GOOD), ("rejected", BAD)):
         values = pairs.further[f"{side}_reward"]
-        left.hist(values.tolist(), bins=30, histtype="step", color=colour, label=f"{side}, mean {values.mean():+.3f}")
-    left.set_xlabel("reward")
-    left.legend(fontsize=8)
-    right.hist(pairs.margins.tolist(), bins=30, color="#44546a", alpha=0.8)
-    right.set_xlabel("reward margin")
-    right.set_title(f"{(pairs.margins > 0).double().mean():.0%} of {len(pairs.pairs)} pairs ranked right", fontsize=10)
-    for room in axes:
-        room.axvline(0, color="black", linewidth=0.8)
-        room.set_ylabel("pairs")
+        rewards_axes.hist(
+            values.tolist(), bins=30, histtype="step", color=colour, label=f"{side}, mean {values.mean():+.3f}"
+        )
+    rewards_axes.set_xlabel("reward")
+    rewards_axes.legend(fontsize=8)
+    margins_axes.hist(pairs.margins.tolist(), bins=30, color="#44546a", alpha=0.8)
+    margins_axes.set_xlabel("reward margin")
+    margins_axes.set_title(
+        f"{(pairs.margins > 0).double().mean():.0%} of {len(pairs.pairs)} pairs ranked right", fontsize=10
+    )
+    for panel in axes:
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set_ylabel("pairs")
     return figure
 
 
@@ -107,28 +113,28 @@ def weights_figure(pairs: WeighedPairs) -> "Figure":
     """Density of score gaps and reward margins (the paper's figure 4b), and histograms of the weights."""
     figure = new_figure(10, 4)
     axes: Any = figure.subplots(1, 2)
-    left, right = axes
+    pairs_axes, weights_axes = axes
     judged = ~pairs.gaps.isnan()
     if bool(judged.any()):
-        drawn = left.hexbin(pairs.gaps[judged], pairs.margins[judged], gridsize=24, mincnt=1, cmap="Greens")
-        figure.colorbar(drawn, ax=left, label="pairs")
-    left.axhline(0, color="black", linewidth=0.8)
-    left.axvline(0, color="black", linewidth=0.8)
-    left.set_xlabel("quality: score gap")
-    left.set_ylabel("performance: reward margin")
+        hexagons = pairs_axes.hexbin(pairs.gaps[judged], pairs.margins[judged], gridsize=24, mincnt=1, cmap="Greens")
+        figure.colorbar(hexagons, ax=pairs_axes, label="pairs")
+    pairs_axes.axhline(0, color="black", linewidth=0.8)
+    pairs_axes.axvline(0, color="black", linewidth=0.8)
+    pairs_axes.set_xlabel("quality: score gap")
+    pairs_axes.set_ylabel("performance: reward margin")
     rho = pairs.rank_correlation
-    shown = f"Spearman's rho {rho:.2f}" if rho == rho else "all of one score gap or margin"
-    left.set_title(f"{shown}, {len(pairs.pairs)} pairs")
+    correlation = f"Spearman's rho {rho:.2f}" if rho == rho else "all of one score gap or margin"
+    pairs_axes.set_title(f"{correlation}, {len(pairs.pairs)} pairs")
     for values, label, colour in (
         (pairs.w_quality, "quality", "#8a94a6"),
         (pairs.w_performance, "performance", BAD),
         (pairs.weights, "both", GOOD),
     ):
-        right.hist(values.tolist(), bins=[i / 25 for i in range(26)], histtype="step", label=label, color=colour)
-    right.set_xlabel("weight")
-    right.set_ylabel("pairs")
-    right.set_title(f"effective sample size {pairs.effective_share:.0%}")
-    right.legend()
+        weights_axes.hist(values.tolist(), bins=[i / 25 for i in range(26)], histtype="step", label=label, color=colour)
+    weights_axes.set_xlabel("weight")
+    weights_axes.set_ylabel("pairs")
+    weights_axes.set_title(f"effective sample size {pairs.effective_share:.0%}")
+    weights_axes.legend()
     return figure
 
 
@@ -148,13 +154,13 @@ def curves_figure(train: Sequence[Curve], val: Sequence[Curve]) -> "Figure":
         val: the same of each validation.
     """
     figure = new_figure(14, 3.4)
-    rooms: Any = figure.subplots(1, len(CURVES))
-    for axes, (name, label) in zip(rooms, CURVES.items(), strict=True):
-        for points, told, style in ((train, "training", {"alpha": 0.6}), (val, "validation", {"marker": "o"})):
-            known = [point for point in points if name in point]
-            if known:
-                colour = "#8a94a6" if told == "training" else GOOD
-                axes.plot([p["step"] for p in known], [p[name] for p in known], color=colour, label=told, **style)
+    grid: Any = figure.subplots(1, len(CURVES))
+    for axes, (name, label) in zip(grid, CURVES.items(), strict=True):
+        for curve, split, style in ((train, "training", {"alpha": 0.6}), (val, "validation", {"marker": "o"})):
+            points = [point for point in curve if name in point]
+            if points:
+                colour = "#8a94a6" if split == "training" else GOOD
+                axes.plot([p["step"] for p in points], [p[name] for p in points], color=colour, label=split, **style)
         axes.set_xlabel("step")
         axes.set_ylabel(label)
     figure.axes[0].legend(fontsize=8)
@@ -170,9 +176,9 @@ def weights_table(pairs: WeighedPairs, *, count: int = 5, max_chars: int = 400) 
         max_chars: longer texts are cut.
     """
     order = pairs.weights.argsort(descending=True, stable=True).tolist()
-    shown = order if len(order) <= 2 * count else order[:count] + order[-count:]
+    indices = order if len(order) <= 2 * count else order[:count] + order[-count:]
     rows = []
-    for i in shown:
+    for i in indices:
         pair = pairs.pairs[i].pair
         rows.append(
             [

@@ -7,7 +7,7 @@ from lightning import Trainer
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, run_directory
 from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
-from lit_uniopd.benchmarks.report import Reporter
+from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
 from lit_uniopd.benchmarks.shards import EvalBatch, Request
 from lit_uniopd.benchmarks.spec import Benchmark

@@ -1,4 +1,4 @@
-"""Writing answers with the policy: ``sample`` hands a request to one engine, a file each."""
+"""Writing answers with the policy: ``sample`` passes a request to one of the engines, one file each."""
 
 from lit_uniopd.sampling.args import SamplingArgs, ServerArgs
 from lit_uniopd.sampling.engines import Completions, check_servers, sample

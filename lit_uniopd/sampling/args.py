@@ -1,4 +1,4 @@
-"""How answers are written: the options of sampling and of the servers that may do it."""
+"""The options of sampling, and of the servers that may do it."""
 
 import math
 from dataclasses import dataclass, field
@@ -48,19 +48,16 @@ class ServerArgs:
             "retries": (self.retries >= 0, "at least 0"),
             "max_drift": (self.max_drift is None or self.max_drift > 0, "above 0, or null"),
         }
-        for name, (good, rule) in rules.items():
-            if not good:
+        for name, (valid, rule) in rules.items():
+            if not valid:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
 
 
 LocalEngine = Literal["loop", "generate", "cb"]
-
-
 Engine = Literal["loop", "generate", "cb", "vllm"]
 
-
 OWN_KERNELS: frozenset[Engine] = frozenset({"cb", "vllm"})
-"""Engines that compute otherwise than training does: the trainer computes the log-probs of their answers again."""
+"""Engines whose kernels differ from those of training: the trainer computes the log-probs of their answers again."""
 
 
 @dataclass
@@ -95,8 +92,8 @@ class SamplingArgs:
             "max_rows": (self.max_rows >= 1, "at least 1"),
             "engine": (self.engine in get_args(Engine), "loop, generate, cb or vllm"),
         }
-        for name, (good, rule) in rules.items():
-            if not good:
+        for name, (valid, rule) in rules.items():
+            if not valid:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
         if (self.engine == "vllm") != (self.server is not None):
             raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")

@@ -1,8 +1,8 @@
 """Our own decoding loop, behind ``sampling.engine: loop``.
 
-Against ``generate`` it reads each prompt once per group, drops finished rows, appends to the KV cache in place, and has
-the log-prob of every sampled token from the pass that sampled it. Where that spares enough, a group decodes against one
-copy of its prompt's cache (``cascade``). Extra shape letters: R rows being decoded, P prompts of one pass, L cached
+Unlike ``generate`` it reads each prompt once per group, drops finished rows, appends to the KV cache in place, and
+takes log-probs from the pass that sampled the tokens. Where that saves enough, a group decodes against one copy of its
+prompt's cache (``cascade_attention``). Extra shape letters: R rows being decoded, P prompts of one pass, L cached
 positions.
 """
 
@@ -40,7 +40,7 @@ SELECTABLE = {
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer, appended in place: ``DynamicLayer`` copies all of them for every new token."""
+    """Keys and values of one layer, appended in place; ``DynamicLayer`` copies all of them for every new token."""
 
     ROOM = 64
     """Positions added when the buffers are full."""
@@ -58,33 +58,34 @@ class GrowingLayer(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if end > self.key_room.shape[-2]:
-            self.key_room = _grown(self.key_room, start, end + self.ROOM)
-            self.value_room = _grown(self.value_room, start, end + self.ROOM)
+            self.key_room = _enlarged(self.key_room, start, end + self.ROOM)
+            self.value_room = _enlarged(self.value_room, start, end + self.ROOM)
         self.key_room[:, :, start:end] = key_states
         self.value_room[:, :, start:end] = value_states
-        return self._show(end)
+        return self._expose(end)
 
     def trim(self, columns: int) -> None:
-        """Forget the first positions."""
+        """Drop the first positions."""
         end = self.get_seq_length() - columns
         self.key_room, self.value_room = self.key_room[:, :, columns:], self.value_room[:, :, columns:]
-        self._show(end)
+        self._expose(end)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take rows, in the given order; a row may be taken several times."""
         if not self.is_initialized:
             return
         end = self.get_seq_length()
-        self.key_room = _grown(self.key_room, end, end + self.ROOM, beam_idx)
-        self.value_room = _grown(self.value_room, end, end + self.ROOM, beam_idx)
-        self._show(end)
+        self.key_room = _enlarged(self.key_room, end, end + self.ROOM, beam_idx)
+        self.value_room = _enlarged(self.value_room, end, end + self.ROOM, beam_idx)
+        self._expose(end)
 
-    def _show(self, end: int) -> tuple[Tensor, Tensor]:
+    def _expose(self, end: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
         return self.keys, self.values
 
 
-def _grown(room: Tensor, used: int, capacity: int, rows: Tensor | None = None) -> Tensor:
+def _enlarged(room: Tensor, used: int, capacity: int, rows: Tensor | None = None) -> Tensor:
+    """A larger buffer with the used positions of the old one, of the given rows if any."""
     larger = room.new_empty(len(room if rows is None else rows), room.shape[1], capacity, room.shape[3])
     if rows is None:
         larger[:, :, :used] = room[:, :, :used]
@@ -98,14 +99,14 @@ def decodable(model: nn.Module) -> bool:
     base = unwrap(model)
     if "past_key_values" not in arguments(body_of(model)):
         return False
-    if not base._supports_default_dynamic_cache():  # type: ignore[operator]  # what generate asks; no public way
+    if not base._supports_default_dynamic_cache():  # type: ignore[operator]  # as generate does; not public
         return False
     layers = DynamicCache(config=base.config).layers
     return bool(layers) and all(type(layer) in SELECTABLE for layer in layers)
 
 
 def arguments(body: nn.Module) -> frozenset[str]:
-    """Names that the forward takes: some models know no ``position_ids``."""
+    """Names of the forward's arguments: some models take no ``position_ids``."""
     return frozenset(inspect.signature(body.forward).parameters)
 
 
@@ -142,9 +143,9 @@ class Decoder:
         Args:
             prompts: token ids.
             answers: rows of each prompt.
-            pad_id: stands before shorter prompts.
+            pad_id: put before shorter prompts.
             vision: of each prompt.
-            share: keep one cache of a prompt for all of its rows. None: where that is worth it and the model can.
+            share: keep one cache of a prompt for all of its rows. None: if it is worth it and the model can.
         """
         device = self.head.weight_VH.device
         ids_PL, mask_PL = left_pad(prompts, pad_id, device)
@@ -166,12 +167,12 @@ class Decoder:
             index_R = torch.arange(len(prompts), device=device).repeat_interleave(answers)
             if share:
                 self._share(index_R, mask_PL)
-            self._take(index_R)
+            self._select(index_R)
             hidden_PH = hidden_PH[index_R]
         return self.head.logits(hidden_PH)
 
     def _worth_sharing(self, prompts: int, answers: int) -> bool:
-        """Whether to keep each prompt's cache once: it spares enough, and the model can."""
+        """Whether to keep each prompt's cache once: it saves enough, and the model can."""
         weight = self.head.weight_VH
         worth = worth_sharing(
             prompts=prompts,
@@ -184,15 +185,15 @@ class Decoder:
         return worth and can_share(self.model, self.length + self.max_new_tokens)
 
     def _new_layers(self, kind: type[DynamicLayer]) -> None:
-        """Empty layers; of what windows hold they keep everything, since `can_share` knows that to be the same."""
+        """Empty layers without windows; `can_share` has checked that windows make no difference."""
         layers: list[Any] = [layer if isinstance(layer, DummyLayer) else kind() for layer in self.cache.layers]
         self.cache.layers = layers
 
     def _share(self, owners_R: Tensor, mask_PL: Tensor) -> None:
-        """Leave the prompts' caches to `SharedPrefixCache`, and begin those of the answers."""
+        """Move the prompts' caches to a `SharedPrefixCache`, and begin those of the answers."""
         layers: list[Any] = self.cache.layers
-        held = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
-        self.shared = SharedPrefixCache(held, None if self.mask_RL is None else ~mask_PL, owners_R)
+        states = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
+        self.shared = SharedPrefixCache(states, None if self.mask_RL is None else ~mask_PL, owners_R)
         self.mask_RL = None
         self._new_layers(GrowingLayer)
 
@@ -204,7 +205,7 @@ class Decoder:
         return self.head.logits(self._forward(tokens_R[:, None], positions))
 
     def keep(self, index_R: Tensor) -> None:
-        """Drop all other rows, and the columns that are padding in all that stay."""
+        """Drop all other rows, and the columns that are padding in every row that stays."""
         if self.shared is not None:
             self.shared.keep(index_R)
         lead = int(self.pads_R[index_R].min()) if self.trimmable and self.mask_RL is not None else 0
@@ -213,29 +214,29 @@ class Decoder:
                 if isinstance(layer, GrowingLayer):
                     layer.trim(lead)
             self.mask_RL, self.pads_R, self.length = self.mask_RL[:, lead:], self.pads_R - lead, self.length - lead
-        self._take(index_R)
+        self._select(index_R)
         if self.mask_RL is not None and not bool(self.pads_R.any()):
             self.mask_RL = None
 
-    def _take(self, index_R: Tensor) -> None:
+    def _select(self, index_R: Tensor) -> None:
         for layer in self.cache.layers:
-            layer.reorder_cache(index_R)  # type: ignore[arg-type]  # made for beam search; the count may change
+            layer.reorder_cache(index_R)  # type: ignore[arg-type]  # made for beam search, but the number of rows may change
         self.pads_R, self.offset_R = self.pads_R[index_R], self.offset_R[index_R]
         self.mask_RL = None if self.mask_RL is None else self.mask_RL[index_R]
 
     def cache_bytes(self) -> int:
-        """What keys and values take, room for further ones included."""
-        held: list[Tensor] = []
+        """Bytes of keys and values, free room in the buffers included."""
+        tensors: list[Tensor] = []
         layers: list[Any] = self.cache.layers
         for layer in layers:
             names = ("key_room", "value_room") if isinstance(layer, GrowingLayer) else ("keys", "values")
-            held += [getattr(layer, name) for name in names if layer.is_initialized]
+            tensors += [getattr(layer, name) for name in names if layer.is_initialized]
         if self.shared is not None:
-            held += [states for layer in self.shared.layers for states in layer or ()]
-        return sum(states.untyped_storage().nbytes() for states in held if states is not None)
+            tensors += [states for layer in self.shared.layers for states in layer or ()]
+        return sum(states.untyped_storage().nbytes() for states in tensors if states is not None)
 
     def _forward(self, ids_RT: Tensor, positions_RT: Tensor, pictures: Mapping[str, Tensor] = {}) -> Tensor:
-        # Without padding no mask is given: models then skip building one, and fast attention kernels can be used.
+        # Without padding no mask is given: models then build none, and fast attention kernels can be used.
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
         options: dict[str, Any] = {"position_ids": positions_RT} if self.takes_positions else {}
         if self.shared is not None:
@@ -252,7 +253,7 @@ class Decoder:
 
 
 def position_bytes(model: nn.Module, element_size: int) -> int:
-    """Of a key and a value in one layer."""
+    """Bytes of one position's key and value in one layer."""
     config: Any = unwrap(model).config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -265,7 +266,7 @@ _sharing_works: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def can_share(model: nn.Module, longest: int) -> bool:
     """Whether rows of this model can share the caches of prompts.
 
-    What its config tells is checked by trying, once.
+    What its config says is checked once by trying it.
 
     Args:
         model: in eval mode.
@@ -281,11 +282,11 @@ def can_share(model: nn.Module, longest: int) -> bool:
 
 @torch.no_grad()
 def _try_sharing(model: nn.Module) -> bool:
-    """Decode a few tokens behind prompts of differing length both ways, a row fewer at the end."""
+    """Decode a few tokens after prompts of different lengths both ways, dropping a row, and compare the logits."""
     base, weight_VH, banned = unwrap(model), head_of(model).weight_VH, image_token_ids(model)
     a, b, c = [token for token in range(len(banned) + 3) if token not in banned][:3]
-    found: list[Tensor] = []
-    # Under autocast rounding would hide what is to be seen.
+    logits: list[Tensor] = []
+    # Under autocast, rounding would hide a difference.
     with torch.autocast(weight_VH.device.type, enabled=False):
         for share in (False, True):
             decoder = Decoder(model, 3)
@@ -293,20 +294,20 @@ def _try_sharing(model: nn.Module) -> bool:
                 decoder.prefill([[a], [b, a, c]], answers=2, pad_id=a, share=share)
                 decoder.step(torch.tensor([b, c, c, a], device=weight_VH.device))
                 decoder.keep(torch.tensor([0, 2, 3], device=weight_VH.device))
-                found.append(decoder.step(torch.tensor([c, a, b], device=weight_VH.device)))
+                logits.append(decoder.step(torch.tensor([c, a, b], device=weight_VH.device)))
             except (TypeError, RuntimeError, ValueError, LookupError, AttributeError) as error:
                 rank_zero_info(
                     f"{type(unwrap(model)).__name__} cannot share prompts' caches ({error}); repeating them."
                 )
                 return False
-    if not reads_alike(found[1], found[0], weight_VH.dtype):
+    if not reads_alike(logits[1], logits[0], weight_VH.dtype):
         rank_zero_info(f"{type(base).__name__} reads shared caches of prompts differently; repeating them.")
         return False
     return True
 
 
 DROP_SHARE = 1 / 8
-"""Finished rows are dropped when they are this share of all: copying the others' cache costs less than decoding on."""
+"""Finished rows are dropped once they are this share of all: copying the cache of the others then costs less."""
 
 
 def decode(
@@ -319,18 +320,18 @@ def decode(
     logps_BT: Tensor,
     on_finished: Callable[[int], None],
 ) -> None:
-    """Decode until every row has ended or is full.
+    """Decode until every answer has ended or is full.
 
     Args:
         decoder: After ``prefill``.
         logits_RV: What ``prefill`` returned.
-        rows_R: The row of ``tokens_BT`` and ``logps_BT`` in which each answer is written. What stands behind the first
-            end-of-sequence token of a row is without meaning.
+        rows_R: The row of ``tokens_BT`` and ``logps_BT`` that each answer is written to. What follows the first
+            end-of-sequence token of a row has no meaning.
         choose: ``(step, rows, logits) -> tokens, log-probs``.
         eos_E: Token ids that end an answer.
         tokens_BT: Written in place.
         logps_BT: Written in place.
-        on_finished: Told after each step how many of these answers are finished.
+        on_finished: Called after each step with the number of these answers that are finished.
     """
     total, steps = len(rows_R), tokens_BT.shape[1]
     open_R = torch.ones_like(rows_R, dtype=torch.bool)

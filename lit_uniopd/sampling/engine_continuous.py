@@ -1,7 +1,7 @@
-"""transformers' continuous batching, behind ``sampling.engine: cb``: a paged cache, rows that come and go at any step.
+"""transformers' continuous batching, behind ``sampling.engine: cb``: a paged cache, and rows that change at any step.
 
 It shares the trained weights, reads text only and is made for CUDA; on the CPU it is correct and slow. Its attention
-kernels are others than those of training, so its log-probs are compared with the trainer's, not trusted.
+kernels differ from those of training, so its log-probs are compared with the trainer's, not trusted.
 """
 
 import math
@@ -38,10 +38,10 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     if not hasattr(base, "init_continuous_batching"):
         raise UserError("sampling.engine=cb needs transformers 5.17 or newer; upgrade it, or set sampling.engine=loop.")
     devices = [request.device] if request.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _attention_set_aside(request.model):
-        found = _generate(request, base)
+    with torch.random.fork_rng(devices=devices), _without_packed_attention(request.model):
+        answers = _generate(request, base)
     buffer = AnswerBuffer(request)
-    for row, (tokens, logps) in found.items():
+    for row, (tokens, logps) in answers.items():
         buffer.put(row, tokens, logps)
     return buffer
 
@@ -57,8 +57,7 @@ def _generate(request: GenerationRequest, base: Any) -> dict[int, tuple[Tensor, 
         raise UserError(
             f"sampling.engine=cb cannot run {type(base).__name__} ({error}); set sampling.engine=loop."
         ) from error
-    # All are in the queue before the thread starts: which answers meet in a batch, and so the noise, is then the same
-    # in every request.
+    # All are in the queue before the thread starts, so that equal requests get equal batches and equal noise.
     ids = manager.add_requests([list(prompt) for prompt in request.prompt_tokens])
     rows = {name: prompt * request.answers for prompt, name in enumerate(ids)}
     rows |= {
@@ -79,59 +78,59 @@ def _generate(request: GenerationRequest, base: Any) -> dict[int, tuple[Tensor, 
 
 
 def _collect(request: GenerationRequest, manager: Any, rows: dict[str, int]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Wait for every answer. What goes wrong in its thread is only logged there: whoever does not count gets fewer."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    """Wait for every answer, and count them: errors in the manager's thread are only logged there."""
+    answers: dict[int, tuple[Tensor, Tensor]] = {}
     progress = Progress(request)
-    while len(found) < len(rows):
+    while len(answers) < len(rows):
         output = manager.get_result(timeout=1)
         if output is None:
             if not manager.is_running():
                 raise UserError(
-                    f"transformers' continuous batching stopped after {len(found)} of {len(rows)} answers, for reasons "
-                    "in its log; lower sampling.max_rows, or set sampling.engine=loop."
+                    f"transformers' continuous batching stopped after {len(answers)} of {len(rows)} answers, for "
+                    "reasons in its log; lower sampling.max_rows, or set sampling.engine=loop."
                 )
         elif output.is_finished():
             if output.error is not None or len(output.logprobs) != len(output.generated_tokens):
-                why = output.error or "no log-probs"
+                reason = output.error or "no log-probs"
                 raise UserError(
-                    f"transformers' continuous batching failed on an answer ({why}); set sampling.engine=loop."
+                    f"transformers' continuous batching failed on an answer ({reason}); set sampling.engine=loop."
                 )
-            found[rows[output.request_id]] = torch.tensor(output.generated_tokens), torch.tensor(output.logprobs)
-            progress(len(found))
-    return found
+            answers[rows[output.request_id]] = torch.tensor(output.generated_tokens), torch.tensor(output.logprobs)
+            progress(len(answers))
+    return answers
 
 
 def _config(request: GenerationRequest) -> Any:
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     rows = min(request.rows, request.args.max_rows)
-    wanted: dict[str, Any] = {
+    options: dict[str, Any] = {
         "return_logprobs": True,
         "seed": derive_seed(request.seed, "cb") % 2**31,
         "max_requests_per_batch": rows,
-        # Whether to use flash attention is the policy's attn_implementation to say.
+        # The policy's attn_implementation decides on flash attention.
         "auto_switch_to_flash": False,
     }
-    if request.device.type == "cpu":  # it would take most of the machine's memory
+    if request.device.type == "cpu":  # by default it takes most of the machine's memory
         longest = max(map(len, request.prompt_tokens)) + request.args.max_new_tokens
-        wanted |= {"page_size": PAGE, "num_blocks": 4 + rows * math.ceil(longest / PAGE), "max_batch_tokens": 1024}
-    known = {field.name for field in fields(ContinuousBatchingConfig)}
-    return ContinuousBatchingConfig(**{name: value for name, value in wanted.items() if name in known})
+        options |= {"page_size": PAGE, "num_blocks": 4 + rows * math.ceil(longest / PAGE), "max_batch_tokens": 1024}
+    supported = {field.name for field in fields(ContinuousBatchingConfig)}
+    return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in supported})
 
 
 @contextmanager
-def _attention_set_aside(model: nn.Module) -> Iterator[None]:
-    """Without our packed attention, which it does not know; afterwards every layer's choice is as it was."""
+def _without_packed_attention(model: nn.Module) -> Iterator[None]:
+    """Set aside our packed attention, which it does not know; afterwards every layer has its own again."""
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     before = [(c, c._attn_implementation) for c in configs.values() if hasattr(c, "_attn_implementation")]
-    for config, chosen in before:
-        if chosen == ATTENTION:
+    for config, attention in before:
+        if attention == ATTENTION:
             config._attn_implementation = "sdpa"
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
-        for config, chosen in before:
-            config._attn_implementation = chosen
+        for config, attention in before:
+            config._attn_implementation = attention
         for module, mode in modes:
             module.training = mode

@@ -1,4 +1,4 @@
-"""transformers' ``generate``, behind ``sampling.engine: generate``: slower than the loop, and there to compare with."""
+"""transformers' ``generate``, behind ``sampling.engine: generate``: slower than the loop, for comparison."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from lit_uniopd.utils.seeding import derive_seed
 
 
 def write(request: GenerationRequest) -> AnswerBuffer:
-    """Answer a request; the log-probs are computed by a pass of their own over prompts and answers."""
+    """Answer a request; the log-probs are computed by a separate pass over prompts and answers."""
     buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
     with torch.random.fork_rng(devices=[request.device] if request.device.type == "cuda" else []):
         # One generator for the whole call: ranks differ by their prompts' keys.
@@ -40,14 +40,14 @@ def _generate(request: GenerationRequest, group: PromptGroup, ids_PL: Tensor, ma
     """Prompts and answers ``[R, L]``."""
     base, config = unwrap(request.model), request.generation_config(group.answers)
     pictures = vision_inputs(request.model, ids_PL, group.vision)
-    # What is left open is taken from the model's own config (repetition penalties, say), so that is set aside.
-    models_own, base.generation_config = base.generation_config, GenerationConfig()
+    # Options that ours leaves open would come from the model's own (repetition penalties, say), so that is set aside.
+    model_config, base.generation_config = base.generation_config, GenerationConfig()
     try:
         return base.generate(  # type: ignore[operator]
             ids_PL, attention_mask=mask_PL.long(), generation_config=config, **pictures
         )
     finally:
-        base.generation_config = models_own
+        base.generation_config = model_config
 
 
 def _response_logps(

@@ -1,4 +1,4 @@
-"""Our own decoding, behind ``sampling.engine: loop``: one prefill a prompt, and finished answers leave the batch."""
+"""Our own decoding, behind ``sampling.engine: loop``: one prefill per prompt, and finished answers leave the batch."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
 
     def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         if request.banned:
-            return _draw_allowed(logits_RV, uniforms(step, rows_R), args, request.banned)
+            return _sample_allowed(logits_RV, uniforms(step, rows_R), args, request.banned)
         return sample_token(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
 
     finished = 0
@@ -41,8 +41,10 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     return buffer
 
 
-def _draw_allowed(logits_RV: Tensor, uniform_R: Tensor, args: SamplingArgs, banned: list[int]) -> tuple[Tensor, Tensor]:
-    """Never a banned token; log-probs stay those over all tokens, as everywhere."""
+def _sample_allowed(
+    logits_RV: Tensor, uniform_R: Tensor, args: SamplingArgs, banned: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Sample no banned token; log-probs stay those over all tokens, as everywhere."""
     logps_RV = (logits_RV / (args.temperature or 1)).log_softmax(dim=-1)
     logits_RV[:, banned] = -torch.inf
     tokens_R, _ = sample_token(logits_RV, uniform_R, args.temperature, args.top_k, args.top_p)

@@ -1,7 +1,7 @@
-"""vLLM servers, behind ``sampling.engine: vllm``: they run in an environment of their own and are asked over HTTP.
+"""vLLM servers, behind ``sampling.engine: vllm``: they run in an environment of their own and answer over HTTP.
 
-The weights reach them before a rollout (``weights``). Their kernels, and often their precision, are others than the
-trainer's, so that it computes the log-probs of their answers again.
+They get the weights before a rollout (``weight_sync``). Their kernels, and often their precision, differ from the
+trainer's, so it computes the log-probs of their answers again.
 """
 
 import math
@@ -21,7 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.sampling.args import ServerArgs, Sync
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
-from lit_uniopd.sampling.weight_sync import Weights, served_names
+from lit_uniopd.sampling.weight_sync import WeightSync, served_names
 from lit_uniopd.utils.http import ServerError, Servers
 from lit_uniopd.utils.seeding import derive_seed
 
@@ -47,22 +47,22 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
     name = pool.weights.publish(request.model)
     buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
-    answers = _in_flight(
-        lambda prompt: pool.ask(_request(request, prompt, name), prompt, request.model),
+    answers = _concurrently(
+        lambda prompt: pool.complete(_completion_body(request, prompt, name), prompt, request.model),
         range(len(request.prompt_tokens)),
         request.args.server.requests,
         while_waiting=lambda: progress(finished),
     )
     for prompt, (url, answer) in answers:
-        _fill_in(buffer, request, prompt, answer, url)
+        _store(buffer, request, prompt, answer, url)
         finished += request.answers
         progress(finished)
     pool.weights.confirm(request.model)
     return buffer
 
 
-def connect(args: ServerArgs) -> "Pool":
-    """The servers, asked once for the model that they serve.
+def connect(args: ServerArgs) -> "ServerPool":
+    """The servers, checked once for the model that they serve.
 
     Raises:
         UserError: if one cannot be reached, or serves something else.
@@ -72,16 +72,16 @@ def connect(args: ServerArgs) -> "Pool":
         raise UserError(f"sampling.server.api_key_variable {variable} is not set in the environment; set it.")
     key = None if variable is None else os.environ[variable]
     directory = str(Path(args.directory).absolute())
-    return _connected(tuple(args.urls), args.model, directory, args.sync, args.timeout, args.retries, key)
+    return _pool(tuple(args.urls), args.model, directory, args.sync, args.timeout, args.retries, key)
 
 
 @cache
-def _connected(urls: tuple[str, ...], *args: Any) -> "Pool":
-    return Pool(urls, *args)
+def _pool(urls: tuple[str, ...], *args: Any) -> "ServerPool":
+    return ServerPool(urls, *args)
 
 
-class Pool:
-    """Servers that all have the same weights."""
+class ServerPool:
+    """Servers with the same weights, which share the requests."""
 
     def __init__(
         self,
@@ -95,8 +95,8 @@ class Pool:
     ) -> None:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.servers = Servers(urls, timeout=timeout, retries=retries, headers=headers)
-        self.weights = Weights(self.servers, model, directory, sync)
-        self.lost: set[str] = set()
+        self.weights = WeightSync(self.servers, model, directory, sync)
+        self.disconnected: set[str] = set()
         self._recovering = threading.Lock()
         self.limits: list[int] = []
         for url in self.servers.urls:
@@ -114,7 +114,7 @@ class Pool:
             self.limits += [limit for limit in [served[model]] if limit is not None]
 
     def check_length(self, prompt: int, answer: int) -> None:
-        """Refuse what would not fit.
+        """Refuse prompts and answers that would not fit.
 
         Raises:
             UserError: naming both lengths.
@@ -126,14 +126,14 @@ class Pool:
                 f"prompt has {prompt}; lower it to {limit - prompt}, or start them with a larger --max-model-len."
             )
 
-    def ask(self, body: dict[str, Any], number: int, model: nn.Module) -> tuple[str, Any]:
-        """The server that answered a request, and its answer; servers take turns by the request's number.
+    def complete(self, body: dict[str, Any], number: int, model: nn.Module) -> tuple[str, Any]:
+        """The server that answered a completion request, and its answer; servers take turns by the request's number.
 
         Raises:
             UserError: if a server refuses it, or none answers.
         """
         urls = self.servers.urls
-        url, problem = urls[0], ServerError("was not asked")
+        url, last_error = urls[0], ServerError("was not asked")
         for attempt in range((self.servers.retries + 1) * len(urls)):
             rounds = attempt // len(urls)
             if attempt and attempt % len(urls) == 0:
@@ -143,26 +143,26 @@ class Pool:
                 self._recover(url, model)
                 return url, self.servers.post("/v1/completions", body, url=url, retries=0)
             except ServerError as error:
-                problem = error
-                forgotten = error.status == 404 and body["model"] != self.weights.model  # the adapter
-                if forgotten or (error.status is None and not error.slow):
-                    self.lost.add(url)
+                last_error = error
+                adapter_missing = error.status == 404 and body["model"] != self.weights.model
+                if adapter_missing or (error.status is None and not error.slow):
+                    self.disconnected.add(url)
                 elif error.refused:
                     break
         raise UserError(
-            f"The server {url} {problem}; no answer could be had from any of sampling.server.urls, so start it again "
-            "and resume."
-        ) from problem
+            f"The server {url} {last_error}; no answer could be had from any of sampling.server.urls, so start it "
+            "again and resume."
+        ) from last_error
 
     def _recover(self, url: str, model: nn.Module) -> None:
-        """Bring the weights to a server that broke off: it may have been started again without them."""
+        """Give a server that broke off the weights again: it may have been restarted without them."""
         with self._recovering:
-            if url in self.lost:
+            if url in self.disconnected:
                 self.weights.restore(url, model)
-                self.lost.discard(url)
+                self.disconnected.discard(url)
 
 
-def _request(request: GenerationRequest, prompt: int, name: str) -> dict[str, Any]:
+def _completion_body(request: GenerationRequest, prompt: int, name: str) -> dict[str, Any]:
     args = request.args
     return {
         "model": name,
@@ -175,7 +175,7 @@ def _request(request: GenerationRequest, prompt: int, name: str) -> dict[str, An
         "seed": derive_seed(request.seed, "vllm", request.keys[prompt]) % 2**31,  # n answers count on from it
         "logprobs": 0,  # of the sampled tokens alone
         "return_token_ids": True,
-        # Ends are ours to say, and a model's own generation defaults must not leak in.
+        # The trainer decides what ends an answer; the model's own generation defaults must not leak in.
         "ignore_eos": True,
         "stop_token_ids": list(request.eos_ids),
         "min_p": 0.0,
@@ -186,28 +186,28 @@ def _request(request: GenerationRequest, prompt: int, name: str) -> dict[str, An
     }
 
 
-def _fill_in(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer: Any, url: str) -> None:
-    """Write the answers to one prompt into their rows, after checking that they are what was asked for."""
+def _store(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer: Any, url: str) -> None:
+    """Check the answers to one prompt, and write them into their rows."""
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         rows = [
             (choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"]) for choice in choices
         ]
-        wrong = _what_is_wrong(request, rows)
+        defect = _defect(request, rows)
     except (KeyError, TypeError) as error:
-        wrong = f"without {error}" if isinstance(error, KeyError) else "in another form"
+        defect = f"without {error}" if isinstance(error, KeyError) else "in another form"
         rows = []
-    if wrong:
+    if defect:
         raise UserError(
-            f"The server {url} answers {wrong}; use a vLLM that knows return_token_ids (0.10.2 or newer), started with "
-            "the student's model."
+            f"The server {url} answers {defect}; use a vLLM that knows return_token_ids (0.10.2 or newer), started "
+            "with the student's model."
         )
     for row, (tokens, logps, _) in enumerate(rows, start=prompt * request.answers):
         buffer.put(row, torch.tensor(tokens), torch.tensor(logps))
 
 
-def _what_is_wrong(request: GenerationRequest, rows: list[tuple[list[int], list[float], str]]) -> str:
-    """Empty if nothing is."""
+def _defect(request: GenerationRequest, rows: list[tuple[list[int], list[float], str]]) -> str:
+    """What is wrong with the answers to one prompt; empty if nothing is."""
     if len(rows) != request.answers:
         return f"{len(rows)} times instead of {request.answers} times"
     vocabulary, ends = head_of(request.model).weight_VH.shape[0], set(request.eos_ids)
@@ -218,35 +218,35 @@ def _what_is_wrong(request: GenerationRequest, rows: list[tuple[list[int], list[
             return "with tokens that the student does not have"
         if not all(isinstance(logp, int | float) and math.isfinite(logp) for logp in logps):
             return "with log-probs that are no numbers"
-        whole = (
+        ends_as_told = (
             tokens[-1] in ends
             if reason == "stop"
             else reason == "length" and len(tokens) == request.args.max_new_tokens
         )
-        if not whole:
+        if not ends_as_told:
             return f"with {len(tokens)} tokens that end in {tokens[-1]} for the reason {reason!r}"
     return ""
 
 
-def _in_flight(
-    ask: Callable[[int], Any], items: Sequence[int], count: int, while_waiting: Callable[[], None]
+def _concurrently(
+    call: Callable[[int], Any], items: Sequence[int], count: int, while_waiting: Callable[[], None]
 ) -> Iterator[tuple[int, Any]]:
-    """``(item, ask(item))`` as they come, at most ``count`` at a time.
+    """``(item, call(item))`` as they finish, at most ``count`` at a time.
 
-    In daemon threads: an interrupted run ends at once instead of waiting for answers that nobody wants any more.
+    In daemon threads: an interrupted run ends at once instead of waiting for answers that it no longer needs.
     """
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-    given_up = threading.Event()
+    stopped = threading.Event()
 
     def work() -> None:
-        while not given_up.is_set():
+        while not stopped.is_set():
             try:
                 item = todo.get_nowait()
             except queue.Empty:
                 return
             try:
-                done.put((item, ask(item), None))
+                done.put((item, call(item), None))
             except BaseException as error:
                 done.put((item, None, error))
 
@@ -266,4 +266,4 @@ def _in_flight(
                 raise error
             yield item, result
     finally:
-        given_up.set()
+        stopped.set()

@@ -1,4 +1,4 @@
-"""Writing answers with the policy: text prompts in, tokens and their log-probs out."""
+"""Writing answers with the policy: prompts in, tokens and their log-probs out."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,7 +39,7 @@ class Completions:
     """Bool; True on the answer's tokens."""
     logps_BT: Tensor
     """float32 log-probs under the full softmax at the sampling temperature (at 1 when greedy). Other engines than loop
-    and generate report those that they drew with: after top_p and top_k, and by kernels of their own."""
+    and generate report those that they sampled with: after top_p and top_k, and by kernels of their own."""
     finish: list[FinishReason]
 
 
@@ -64,12 +64,12 @@ def sample(
 
     Args:
         model: A transformers causal (or image-text) model, bare or PEFT-wrapped, in eval mode.
-        prompt_tokens: Token ids as the model shall see them; nothing is added.
+        prompt_tokens: Token ids as the model gets them; nothing is added.
         args: How to sample.
         eos_ids: Each of them ends an answer; may be empty.
-        pad_id: Stands in the padding of shorter prompts; may be one of ``eos_ids``.
+        pad_id: Pads shorter prompts; may be one of ``eos_ids``.
         seed: Of all randomness.
-        keys: Name each prompt's noise, so that its answers do not depend on its place. None: the prompts' numbers.
+        keys: A number for each prompt's noise, so that its answers do not depend on its place. None: 0, 1, ...
         vision: Of each prompt, what the processor made of its pictures. None: there are none.
         on_progress: Called with (finished answers, all answers) whenever more are finished.
 
@@ -96,7 +96,7 @@ def sample(
 
 
 def check_servers(args: SamplingArgs) -> None:
-    """Ask the servers, if there are any, whether they serve the student.
+    """Check that the servers, if there are any, serve the student.
 
     Raises:
         UserError: if one cannot be reached, or serves something else.
@@ -106,7 +106,7 @@ def check_servers(args: SamplingArgs) -> None:
 
 
 def _completions(tokens_BT: Tensor, logps_BT: Tensor, eos_E: Tensor, repeat: int) -> Completions:
-    """Cut each row behind its first end-of-sequence token, then repeat the rows."""
+    """Cut each row after its first end-of-sequence token, then repeat the rows."""
     ended_BT = torch.isin(tokens_BT, eos_E)
     stopped_B = ended_BT.any(dim=1)
     lengths_B = torch.where(stopped_B, ended_BT.int().argmax(dim=1) + 1, tokens_BT.shape[1])

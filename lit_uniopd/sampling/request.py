@@ -1,4 +1,4 @@
-"""What every engine is asked, and the rows that it fills in."""
+"""What every engine gets, the request, and what it fills in, the answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class GenerationRequest:
     eos_ids: Sequence[int]
     """Each of them ends an answer; ascending."""
     pad_id: int
-    """Stands in the padding of shorter prompts."""
+    """Pads shorter prompts."""
     seed: int
     """Of all randomness."""
     keys: Sequence[int]
@@ -37,7 +37,7 @@ class GenerationRequest:
     answers: int = field(init=False)
     """Different answers to each prompt."""
     banned: list[int] = field(init=False)
-    """Tokens that no answer may have: chosen by the model, a picture's token would be a picture without a picture."""
+    """Tokens that no answer may have: an image token in an answer would have no image behind it."""
 
     def __post_init__(self) -> None:
         if not len(self.keys) == len(self.vision) == len(self.prompt_tokens):
@@ -48,7 +48,7 @@ class GenerationRequest:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes, and the answers are left."""
+        """Where the model computes, and where the answers stay."""
         return head_of(self.model).weight_VH.device
 
     @property
@@ -61,7 +61,7 @@ class GenerationRequest:
         return torch.tensor(self.eos_ids, dtype=torch.long, device=self.device)
 
     def generation_config(self, answers: int) -> GenerationConfig:
-        """How to sample, in transformers' words.
+        """The sampling options as transformers takes them.
 
         Args:
             answers: to each prompt.
@@ -82,7 +82,7 @@ class GenerationRequest:
 
 
 class AnswerBuffer:
-    """Rows of a request, filled in by an engine. What stands behind an answer's first end token has no meaning.
+    """Rows of a request, filled in by an engine. What follows an answer's first end token has no meaning.
 
     Args:
         request: whose answers they are.
@@ -98,13 +98,13 @@ class AnswerBuffer:
         self.logps_BT = torch.zeros(shape, dtype=torch.float32, device=request.device)
 
     def put(self, row: int, tokens: Tensor, logps: Tensor) -> None:
-        """One whole answer."""
+        """Store one answer, with all of its tokens."""
         self.tokens_BT[row, : len(tokens)] = tokens.to(self.tokens_BT.device)
         self.logps_BT[row, : len(logps)] = logps.to(self.logps_BT.device)
 
 
 class Progress:
-    """Tells the caller of a request how many answers are finished; whoever reports may be stopped by a signal.
+    """Reports to the caller of a request how many answers are finished, and stops the engine after a signal.
 
     Args:
         request: whose ``on_progress`` is called.
@@ -116,7 +116,7 @@ class Progress:
         self.reported = 0
 
     def __call__(self, finished: int) -> None:
-        """So many rows of the whole request are finished.
+        """Report how many rows of the whole request are finished.
 
         Raises:
             Stopped: if a signal has come and the answers may be left.

@@ -1,4 +1,4 @@
-"""From prompts to graded answers: the policy writes, the graders judge."""
+"""From prompts to rollouts: the policy writes the answers."""
 
 from collections.abc import Sequence
 
@@ -23,11 +23,11 @@ def write_answers(
     """Let the policy write ``args.n`` answers to every prompt.
 
     Args:
-        policy: who writes.
+        policy: writes the answers.
         prompts: at least one.
         args: how to sample.
         seed: of the sampling noise; equal seeds give equal answers.
-        keys: number each prompt: its answers are the group of that number, and its sampling noise depends on it. None:
+        keys: a number for each prompt: its answers form the group of that number, and their noise depends on it. None:
             0, 1, ...
 
     Returns:
@@ -37,7 +37,7 @@ def write_answers(
     encoded = [policy.encode(prompt) for prompt in prompts]
     prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
-    with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as shown:
+    with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
         answers = sample(
             policy.model,
             prompt_tokens,
@@ -47,7 +47,7 @@ def write_answers(
             seed=seed,
             keys=keys,
             vision=[prompt.vision for prompt in encoded],
-            on_progress=follow(shown),
+            on_progress=follow(bar),
         )
     device = answers.tokens_BT.device
     ids = [row[mask].tolist() for row, mask in zip(answers.tokens_BT.cpu(), answers.mask_BT.cpu(), strict=True)]

@@ -1,6 +1,6 @@
-"""Drawing tokens: uniform numbers that do not depend on how rows are batched, and the inversion of a distribution.
+"""Sampling tokens: uniform numbers that do not depend on how rows are batched, and the inversion of a distribution.
 
-Extra shape letters: R rows being decoded, K kinds of things to pick from.
+Extra shape letters: R rows being decoded, K candidates.
 """
 
 import torch
@@ -11,10 +11,10 @@ from lit_uniopd.utils.seeding import derive_seed
 
 
 class CounterRNG:
-    """One number in [0, 1) per (answer, step), the same however the rows are batched and over whatever ranks.
+    """One number in [0, 1) per (answer, step), the same for any batching of the rows and any number of ranks.
 
-    A counter-based generator: the SplitMix64 finaliser (Steele et al. 2014) of seed, key, answer and step, so that no
-    state has to be kept or advanced.
+    A counter-based generator: the SplitMix64 finaliser (Steele et al. 2014) of seed, key, answer and step, with no
+    state to keep or advance.
 
     Args:
         seed: of the call.
@@ -23,14 +23,13 @@ class CounterRNG:
     """
 
     def __init__(self, seed: int, keys_B: Tensor, answer_B: Tensor) -> None:
-        start_B = _mixed(_mixed(keys_B + _signed(derive_seed(seed, "sampling"))) + answer_B * _GOLDEN)
-        self.start_B = start_B
+        self.start_B = _mix(_mix(keys_B + _signed(derive_seed(seed, "sampling"))) + answer_B * _GOLDEN)
 
     def __call__(self, step: int, rows_R: Tensor) -> Tensor:
-        bits_R = _mixed(self.start_B[rows_R] + _signed((step + 1) * _GOLDEN))
+        bits_R = _mix(self.start_B[rows_R] + _signed((step + 1) * _GOLDEN))
         dtype = torch.float32 if bits_R.device.type == "mps" else torch.float64
-        kept = 24 if dtype == torch.float32 else 53
-        return _shifted(bits_R, 64 - kept).to(dtype) / 2**kept
+        precision = 24 if dtype == torch.float32 else 53
+        return _shift_right(bits_R, 64 - precision).to(dtype) / 2**precision
 
 
 def _signed(value: int) -> int:
@@ -41,15 +40,15 @@ def _signed(value: int) -> int:
 _GOLDEN, _FIRST, _SECOND = (_signed(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Logical right shift: torch's keeps the sign."""
+def _shift_right(bits: Tensor, by: int) -> Tensor:
+    """Logical right shift; torch's ``>>`` keeps the sign."""
     return (bits >> by) & (2 ** (64 - by) - 1)
 
 
-def _mixed(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shifted(bits, 30)) * _FIRST
-    bits = (bits ^ _shifted(bits, 27)) * _SECOND
-    return bits ^ _shifted(bits, 31)
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift_right(bits, 30)) * _FIRST
+    bits = (bits ^ _shift_right(bits, 27)) * _SECOND
+    return bits ^ _shift_right(bits, 31)
 
 
 def sample_token(
@@ -61,8 +60,8 @@ def sample_token(
         logits_RV: float32; overwritten.
         uniform_R: Numbers in [0, 1); unused when greedy.
         temperature: 0 takes the most probable token.
-        top_k: Only the ``k`` most probable tokens, and those as probable as the last of them; 0 for all.
-        top_p: Of those, the fewest whose mass reaches ``top_p``, and those as probable as the last of them.
+        top_k: Only the ``k`` most probable tokens, ties with the last included; 0 for all.
+        top_p: Of those, the fewest whose mass reaches ``top_p``, ties with the last included.
 
     Returns:
         Token ids, and their log-probs under the whole softmax at the temperature (at 1 when greedy).
@@ -92,7 +91,7 @@ def _threshold(probs_RV: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 BUCKET = 128
-"""Tokens added up at once: sums are much faster than a cumulative sum over the vocabulary, and round less."""
+"""Tokens added up at once: sums are much faster than a cumulative sum over the vocabulary, and more exact."""
 
 
 def invert_cdf(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
@@ -102,18 +101,18 @@ def invert_cdf(weights_RV: Tensor, uniform_R: Tensor) -> Tensor:
         weights_RV: Not negative, not all zero; they need not sum to one.
         uniform_R: In [0, 1); its dtype is the precision of the sums.
     """
-    odd = -weights_RV.shape[1] % BUCKET
-    buckets_RKS = (F.pad(weights_RV, (0, odd)) if odd else weights_RV).unflatten(1, (-1, BUCKET))
+    padding = -weights_RV.shape[1] % BUCKET
+    buckets_RKS = (F.pad(weights_RV, (0, padding)) if padding else weights_RV).unflatten(1, (-1, BUCKET))
     sums_RK = buckets_RKS.sum(dim=-1).to(uniform_R.dtype)
-    bucket_R, rest_R = _pick(sums_RK, uniform_R * sums_RK.sum(dim=-1))
+    bucket_R, remainder_R = _first_above(sums_RK, uniform_R * sums_RK.sum(dim=-1))
     inside_RS = buckets_RKS[torch.arange(len(bucket_R), device=bucket_R.device), bucket_R].to(uniform_R.dtype)
-    return bucket_R * BUCKET + _pick(inside_RS, rest_R)[0]
+    return bucket_R * BUCKET + _first_above(inside_RS, remainder_R)[0]
 
 
-def _pick(weights_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
+def _first_above(weights_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
     """The first index whose cumulative weight exceeds the target, and how far into it the target lies.
 
-    Rounding may put the target beyond the last sum, or let sums of zeros rise: the weights themselves are asked too.
+    Rounding may put the target beyond the last sum, or let sums of zeros rise, so the weights are checked as well.
     """
     sums_RK = weights_RK.cumsum(dim=-1)
     positive_RK = weights_RK > 0

@@ -1,7 +1,7 @@
-"""The student's weights on their way to inference servers, through a directory that trainer and servers see.
+"""Sends the student's weights to inference servers, through a directory that trainer and servers see.
 
-Weights go by a name that is made from their values. Whoever wants to sample asks whether the servers have the weights
-of that name; a lock in the directory makes one process (of the ranks, say) bring them and the others wait.
+Weights are named by a fingerprint of their values. Before sampling, a process checks that the servers have the weights
+of that name; a lock in the directory lets one process (of all ranks) send them while the others wait.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from lit_uniopd.sampling.args import Sync
 from lit_uniopd.utils.http import ServerError, Servers
 
 STARTED = time.time()
-"""Of this process. What an earlier one noted down about servers may have become wrong meanwhile."""
+"""Of this process. What an earlier process recorded about the servers may no longer be true."""
 PREFIX = "uniopd-"
 
 
-class Weights:
-    """Brings a model's weights to servers, and knows which server has which.
+class WeightSync:
+    """Sends a model's weights to servers, and knows which server has which.
 
     Args:
         servers: vLLM servers.
@@ -52,13 +52,13 @@ class Weights:
         self.directory = Path(directory).absolute()
         self._name = ""
         self._lock = threading.Lock()
-        atexit.register(_sweep, self.directory)  # perhaps it is memory
+        atexit.register(_delete_weights, self.directory)  # it may be in memory
 
     def publish(self, model: nn.Module) -> str:
         """Make sure that every server has exactly these weights.
 
         Args:
-            model: whole, not sharded; adapters are sent alone, or merged.
+            model: not sharded; adapters are sent alone, or merged.
 
         Returns:
             The model name that requests must give.
@@ -67,13 +67,13 @@ class Weights:
             UserError: if they cannot be written, or a server did not take them.
         """
         adapter = self._is_adapter(model)
-        self._name = PREFIX + fingerprint(_adapter_state(model) if adapter else _whole_state(model))
+        self._name = PREFIX + fingerprint(_adapter_parameters(model) if adapter else _all_parameters(model))
         with self._lock, self._locked():
-            held = self._read_record()
+            record = self._read_record()
             missing = []
             for url in self.servers.urls:
                 try:
-                    missing += [] if self._holds(url, adapter, held) else [url]
+                    missing += [] if self._has_weights(url, adapter, record) else [url]
                 except ServerError as error:
                     raise UserError(
                         f"The server {url} of sampling.server.urls {error}; start it again, and resume."
@@ -81,26 +81,26 @@ class Weights:
             if missing:
                 self._write(model, adapter)
             for url in missing:
-                self._send(url, adapter, held)
+                self._send(url, adapter, record)
         return self._name if adapter else self.model
 
     def restore(self, url: str, model: nn.Module) -> None:
-        """Give the published weights again to a server that may have been restarted.
+        """Send the published weights again to a server that may have been restarted.
 
         Raises:
             ServerError: if it cannot be reached yet.
             UserError: if it did not take them.
         """
-        self.servers.get("/v1/models", url=url, retries=0)  # others may answer in its place meanwhile
+        self.servers.get("/v1/models", url=url, retries=0)  # other servers can answer in the meantime
         with self._lock, self._locked():
-            held = self._read_record()
-            held.pop(url, None)
-            if not self._holds(url, self._is_adapter(model), held):
+            record = self._read_record()
+            record.pop(url, None)
+            if not self._has_weights(url, self._is_adapter(model), record):
                 self._write(model, self._is_adapter(model))
-                self._send(url, self._is_adapter(model), held)
+                self._send(url, self._is_adapter(model), record)
 
     def confirm(self, model: nn.Module) -> None:
-        """After a rollout: that no server has lost or changed the weights meanwhile, where servers can tell.
+        """Check after a rollout that no server has lost or changed the weights, where servers report them.
 
         Raises:
             UserError: naming the server that has.
@@ -108,7 +108,7 @@ class Weights:
         for url in self.servers.urls if not self._is_adapter(model) else ():
             try:
                 version = self._version(url, retries=0)
-            except ServerError:  # gone by now; before the next rollout it is asked for its weights anyway
+            except ServerError:  # gone by now; its weights are checked before the next rollout anyway
                 continue
             if version not in (None, self._name):
                 raise UserError(
@@ -116,7 +116,7 @@ class Weights:
                     "restarted, or somebody else trains with it; give each run servers of its own, and resume."
                 )
 
-    # --- what servers have ---
+    # --- the servers ---
 
     def _is_adapter(self, model: nn.Module) -> bool:
         if self.sync == "adapter" and not isinstance(model, PeftModel):
@@ -125,17 +125,17 @@ class Weights:
             )
         return self.sync == "adapter" or (self.sync == "auto" and isinstance(model, PeftModel))
 
-    def _holds(self, url: str, adapter: bool, held: dict[str, Any]) -> bool:
+    def _has_weights(self, url: str, adapter: bool, record: dict[str, Any]) -> bool:
         if adapter:
             return self._name in served_names(self.servers, url)
         version = self._version(url)
         if version is not None:
             return version == self._name
-        note = held.get(url, {})
-        return note.get("name") == self._name and note.get("at", 0) >= STARTED
+        entry = record.get(url, {})
+        return entry.get("name") == self._name and entry.get("at", 0) >= STARTED
 
     def _version(self, url: str, retries: int | None = None) -> str | None:
-        """The version of its weights that a server reports; None: it cannot tell."""
+        """The version of its weights that a server reports; None: it reports none."""
         if self.sync == "reload":
             return None
         try:
@@ -145,10 +145,10 @@ class Weights:
                 raise
             return None
 
-    def _send(self, url: str, adapter: bool, held: dict[str, Any]) -> None:
+    def _send(self, url: str, adapter: bool, record: dict[str, Any]) -> None:
         path = str(self.directory / self._name)
-        old = held.pop(url, {}).get("name")
-        self._write_record(held)  # should this process die now, nobody will think that the server has something
+        old = record.pop(url, {}).get("name")
+        self._write_record(record)  # if this process dies now, no other one relies on what the server had
         try:
             if adapter:
                 self._load_adapter(url, path, old)
@@ -162,27 +162,27 @@ class Weights:
                 f"The server {url} did not take the student's new {kind} from {path} ({error}); going on would sample "
                 "from old ones, so check that it sees sampling.server.directory under that path and how it was started."
             ) from error
-        held[url] = {"name": self._name, "at": time.time()}
-        self._write_record(held)
+        record[url] = {"name": self._name, "at": time.time()}
+        self._write_record(record)
 
     def _load_adapter(self, url: str, path: str, old: str | None) -> None:
-        # A name of its own for every version: caches of prompts are kept by adapter name.
+        # Every version has a name of its own: servers cache prompts by adapter name.
         if old is not None and old != self._name:
             _post_text(self.servers, "/v1/unload_lora_adapter", {"lora_name": old}, url, accept=(400, 404))
-        problem: ServerError | None = None
+        load_error: ServerError | None = None
         try:
             _post_text(self.servers, "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": path}, url)
-        except ServerError as error:  # also if it was loaded and the answer got lost
-            problem = error
+        except ServerError as error:  # it may be loaded all the same, and only the answer lost
+            load_error = error
         if self._name not in served_names(self.servers, url):
-            raise problem or ServerError("does not list the adapter afterwards")
+            raise load_error or ServerError("does not list the adapter afterwards")
 
     def _transfer(self, url: str, path: str, old: str | None) -> None:
         def post(route: str, body: dict[str, Any]) -> None:
             self.servers.post(route, body, url=url, retries=0)
 
         post("/pause?mode=wait&clear_cache=true", {})
-        if old is None or self._version(url) != old:  # not the process any more that was given the last ones
+        if old is None or self._version(url) != old:  # not the process that got the last weights
             post("/init_weight_transfer_engine", {"init_info": {}})
         post("/start_weight_update", {})
         post("/update_weights", {"update_info": {"path": path}})
@@ -199,28 +199,28 @@ class Weights:
         self._forget_prompts(url)
 
     def _forget_prompts(self, url: str) -> None:
-        """Cached keys and values of prompts are those of the old weights."""
+        """Clear the cached keys and values of prompts, which are those of the old weights."""
         answer = self.servers.post("/reset_prefix_cache", {}, url=url)
         if isinstance(answer, dict) and answer.get("success") is False:
             raise ServerError("did not forget the prompts that it had read with the old weights")
 
-    # --- what is in the directory ---
+    # --- the directory ---
 
     def _write(self, model: nn.Module, adapter: bool) -> None:
-        """Write the weights beside their place and rename; then delete older ones."""
+        """Delete older weights; write these beside their place, then rename."""
         target = self.directory / self._name
-        _sweep(self.directory, but=target)
+        _delete_weights(self.directory, keep=target)
         if target.exists():
             return
         partial = tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
         try:
-            with _no_bars():
+            with _without_progress_bars():
                 if adapter:
                     state = dict(model.named_parameters())
                     model.save_pretrained(partial, state_dict=state, save_embedding_layers=False)  # type: ignore[operator]
                 else:
                     base = unwrap(model)
-                    with _written_here(base):
+                    with _writing_on_any_rank(base):
                         base.save_pretrained(partial, state_dict=merged_state(base))
             os.chmod(partial, 0o755)  # the server may run as another user
             os.replace(partial, target)
@@ -233,8 +233,8 @@ class Weights:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time; the system frees the lock of one that dies."""
-        import fcntl  # not on Windows, where no such server runs either
+        """One process at a time; the system releases the lock of a process that dies."""
+        import fcntl  # not on Windows, where vLLM does not run either
 
         with self._file(".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -252,27 +252,27 @@ class Weights:
         return path
 
     def _read_record(self) -> dict[str, Any]:
-        """Server -> the name of the weights that it was given last, and when."""
+        """Server -> the name of the weights that were sent to it last, and when."""
         text = self._file("published.json").read_text()
         try:
             return json.loads(text) if text else {}
-        except json.JSONDecodeError:  # written by a process that was killed
+        except json.JSONDecodeError:  # its writer was killed
             return {}
 
-    def _write_record(self, held: dict[str, Any]) -> None:
-        self._file("published.json").write_text(json.dumps(held))
+    def _write_record(self, record: dict[str, Any]) -> None:
+        self._file("published.json").write_text(json.dumps(record))
 
 
-def _sweep(directory: Path, but: Path | None = None) -> None:
-    """Delete the weights in a directory, those that a killed process has half written included."""
+def _delete_weights(directory: Path, keep: Path | None = None) -> None:
+    """Delete the weights in a directory, also those that a killed process left half written."""
     for path in [*directory.glob(".writing-*"), *directory.glob(f"{PREFIX}*")]:
-        if path != but:
+        if path != keep:
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def _written_here(model: Any) -> Iterator[None]:
-    """Let this process write, which holds the lock: transformers leaves that to the first of all ranks."""
+def _writing_on_any_rank(model: Any) -> Iterator[None]:
+    """Let this process write, since it holds the lock: transformers would only write on rank 0."""
     model.should_save_on_this_rank = lambda is_main_process: True
     try:
         yield
@@ -281,20 +281,20 @@ def _written_here(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars, one for every rollout."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def _without_progress_bars() -> Iterator[None]:
+    """Hide transformers' progress bars: there would be one for every rollout."""
+    enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             transformers_logging.enable_progress_bar()
 
 
 @torch.no_grad()
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """16 hexadecimal digits that change when any tensor does (told by its sum and its norm, in float64)."""
+    """16 hexadecimal digits that change when any tensor does (by its sum and its norm, in float64)."""
     names, values = [], []
     for name, tensor in tensors:
         names.append(name)
@@ -305,10 +305,10 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def served_names(servers: Servers, url: str) -> dict[str, int | None]:
-    """Model name -> the longest prompt with answer in tokens, of all that a server serves, adapters included.
+    """Names of all models that a server serves, adapters included -> longest prompt with answer, in tokens.
 
     Raises:
-        ServerError: if it does not answer, or with something else.
+        ServerError: if it does not answer, or not with its models.
     """
     answer = servers.get("/v1/models", url=url)
     try:
@@ -317,11 +317,11 @@ def served_names(servers: Servers, url: str) -> dict[str, int | None]:
         raise ServerError("does not answer with its models, as vLLM would") from error
 
 
-def _adapter_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad or "lora_" in name)
 
 
-def _whole_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _all_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
             raise UserError(

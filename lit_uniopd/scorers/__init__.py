@@ -1,4 +1,4 @@
-"""What says how good an answer is: its grader, a reward model, a process reward model, a judge behind an endpoint."""
+"""Scores of answers: by the grader, a reward model, a process reward model, or a judge behind an endpoint."""
 
 from lit_uniopd.scorers.base import GraderScore as GraderScore
 from lit_uniopd.scorers.base import Scorer as Scorer

@@ -1,4 +1,4 @@
-"""A judge: a language model behind an OpenAI-compatible endpoint is asked for a mark."""
+"""A judge: a language model behind an OpenAI-compatible endpoint that gives marks."""
 
 import os
 import re
@@ -36,7 +36,7 @@ class Judge(Scorer):
     Args:
         url: of the API, up to and with `/v1`.
         model: name of the model at the server.
-        api_key_variable: environment variable that has the key; unset: none is sent.
+        api_key_variable: environment variable with the key; if it is not set, none is sent.
         instruction: what the judge is asked, with `{conversation}` and `{answer}`.
         max_tokens: of its reply.
         requests: at the same time.
@@ -71,9 +71,11 @@ class Judge(Scorer):
 
     def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
         refuse_pictures(rollouts, f"The judge {self.model}")
-        talks = ["\n".join(f"{t['role']}: {t['content']}" for t in prompt.messages) for prompt in rollouts.prompts]
+        conversations = [
+            "\n".join(f"{m['role']}: {m['content']}" for m in prompt.messages) for prompt in rollouts.prompts
+        ]
         with ThreadPoolExecutor(self.requests) as pool:
-            return list(pool.map(self.mark, talks, rollouts.text))
+            return list(pool.map(self.mark, conversations, rollouts.text))
 
     def mark(self, conversation: str, answer: str) -> float:
         """The last mark in the judge's reply; NaN if there is none from 1 to 10.
@@ -81,12 +83,12 @@ class Judge(Scorer):
         Raises:
             UserError: if the server refuses, or cannot be reached.
         """
-        # Filled in one pass, so that braces in an answer stay what they are.
-        filled = {"conversation": conversation, "answer": answer}
-        asked = re.sub(r"\{(conversation|answer)\}", lambda found: filled[found[1]], self.instruction)
+        # Filled in one pass, so that braces in an answer are left alone.
+        values = {"conversation": conversation, "answer": answer}
+        question = re.sub(r"\{(conversation|answer)\}", lambda match: values[match[1]], self.instruction)
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": asked}],
+            "messages": [{"role": "user", "content": question}],
             "temperature": 0.0,
             "max_tokens": self.max_tokens,
         }

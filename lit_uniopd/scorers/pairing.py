@@ -17,7 +17,7 @@ from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """One answer, and what a judge and a grader think of it."""
+    """One answer, with its score and its outcome."""
 
     text: str
     score: float
@@ -60,21 +60,21 @@ def pair_answers(
     Args:
         answers: in any order; of equal scores the earlier one goes first.
         args: how to choose.
-        left_out: counts why answers, or the whole prompt, gave no pair: ``unscored``, ``unfinished``, ``repeated`` and
+        left_out: counts why answers, or the prompt, gave no pair: ``unscored``, ``unfinished``, ``repeated`` and
             (but with `extremes`) ``unknown`` answers; prompts with ``no_contrast`` (all alike), a ``small_margin`` or a
             ``poor_best`` (below ``min_chosen``).
     """
-    counted = Counter() if left_out is None else left_out
+    left_out = Counter() if left_out is None else left_out
     usable: dict[str, ScoredAnswer] = {}
     for answer in answers:
         if math.isnan(answer.score):
-            counted["unscored"] += 1
+            left_out["unscored"] += 1
         elif not answer.finished:
-            counted["unfinished"] += 1
+            left_out["unfinished"] += 1
         elif args.strategy != "extremes" and answer.outcome == UNKNOWN:
-            counted["unknown"] += 1
+            left_out["unknown"] += 1
         elif answer.text in usable:
-            counted["repeated"] += 1
+            left_out["repeated"] += 1
         else:
             usable[answer.text] = answer
     ranked = sorted(usable.values(), key=lambda answer: -answer.score)
@@ -89,7 +89,7 @@ def pair_answers(
         if len(pairs) == args.max_pairs:
             break
     if not pairs:
-        counted[_why_none(candidates, args)] += 1
+        left_out[_why_none(candidates, args)] += 1
     return pairs
 
 
@@ -105,19 +105,19 @@ def _candidates(ranked: list[ScoredAnswer], args: PairingArgs) -> Iterator[tuple
 
 def _positive(ranked: list[ScoredAnswer], args: PairingArgs) -> Iterator[tuple[ScoredAnswer, ScoredAnswer]]:
     """Disjoint pairs of a right answer and one drawn from those that score enough less, right ones preferred."""
-    draw = random.Random(repr([answer.text for answer in ranked]))  # the same answers, the same pairs
-    left = list(ranked)
+    rng = random.Random(repr([answer.text for answer in ranked]))  # the same answers give the same pairs
+    available = list(ranked)
     for chosen in [answer for answer in ranked if answer.outcome == CORRECT]:
-        if chosen not in left:  # somebody's rejected answer already
+        if chosen not in available:  # the rejected answer of another pair
             continue
-        left.remove(chosen)
-        lower = [answer for answer in left if answer.score < chosen.score]
-        enough = [answer for answer in lower if chosen.score - answer.score >= args.min_margin] or lower
-        pool = [answer for answer in enough if answer.outcome == CORRECT] or enough
+        available.remove(chosen)
+        lower = [answer for answer in available if answer.score < chosen.score]
+        eligible = [answer for answer in lower if chosen.score - answer.score >= args.min_margin] or lower
+        pool = [answer for answer in eligible if answer.outcome == CORRECT] or eligible
         if not pool:
             return
-        rejected = draw.choice(pool)
-        left.remove(rejected)
+        rejected = rng.choice(pool)
+        available.remove(rejected)
         yield chosen, rejected
 
 
@@ -128,16 +128,16 @@ def _why_none(candidates: list[tuple[ScoredAnswer, ScoredAnswer]], args: Pairing
 
 
 def pairing_report(prompts: int, answers: int, rows: Sequence[Mapping[str, Any]], left_out: Counter[str]) -> dict:
-    """What was made of sampled answers.
+    """Counts and scores of the pairs made of sampled answers.
 
     Args:
         prompts: how many were answered.
-        answers: to all of them.
+        answers: how many, to all of them.
         rows: the pairs, as rows of ``PreferenceDataModule``.
         left_out: as counted by `pair_answers`.
     """
     gaps = [row["score_chosen"] - row["score_rejected"] for row in rows]
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "prompts": prompts,
         "answers": answers,
         "pairs": len(rows),
@@ -145,7 +145,7 @@ def pairing_report(prompts: int, answers: int, rows: Sequence[Mapping[str, Any]]
         "left_out": dict(left_out.most_common()),
     }
     if rows:
-        told |= {
+        report |= {
             "score_gap": {"least": min(gaps), "mean": statistics.fmean(gaps), "greatest": max(gaps)},
             "score_chosen": statistics.fmean(row["score_chosen"] for row in rows),
             "score_rejected": statistics.fmean(row["score_rejected"] for row in rows),
@@ -153,4 +153,4 @@ def pairing_report(prompts: int, answers: int, rows: Sequence[Mapping[str, Any]]
             "chosen_correct": sum(row["correct_chosen"] == CORRECT for row in rows) / len(rows),
             "rejected_correct": sum(row["correct_rejected"] == CORRECT for row in rows) / len(rows),
         }
-    return told
+    return report

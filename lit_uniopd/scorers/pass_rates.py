@@ -10,19 +10,19 @@ from lit_uniopd.utils.jsonl import read_lines
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """What became of the answers to one prompt."""
+    """The outcomes of the answers to one prompt."""
 
     prompt: str
-    """Hash of the prompt's messages: it is the same in whatever file the prompt lies."""
+    """Hash of the prompt's messages, the same in every file that has the prompt."""
     id: str
-    """For people."""
+    """For people to read."""
     domain: str
     correct: int
     """Right answers."""
     attempts: int
-    """Answers with a verdict."""
+    """Graded answers."""
     unknown: int
-    """Answers without one; they count for nothing."""
+    """Answers without a verdict; they are not among the attempts."""
 
 
 def difficulties(rollouts: Rollouts) -> list[Difficulty]:
@@ -39,11 +39,11 @@ def difficulties(rollouts: Rollouts) -> list[Difficulty]:
             prompt=prompts[group].key,
             id=prompts[group].id,
             domain=prompts[group].domain,
-            correct=found.count(CORRECT),
-            attempts=len(found) - found.count(UNKNOWN),
-            unknown=found.count(UNKNOWN),
+            correct=group_outcomes.count(CORRECT),
+            attempts=len(group_outcomes) - group_outcomes.count(UNKNOWN),
+            unknown=group_outcomes.count(UNKNOWN),
         )
-        for group, found in outcomes.items()
+        for group, group_outcomes in outcomes.items()
     ]
 
 
@@ -53,15 +53,15 @@ def read_difficulties(path: Path) -> dict[str, Difficulty]:
     Raises:
         UserError: if there is no such file, or nothing in it.
     """
-    found: dict[str, Difficulty] = {}
+    result: dict[str, Difficulty] = {}
     for line in read_lines(path):
         try:
             entry = Difficulty(**line)
         except TypeError:
             continue
-        found.setdefault(entry.prompt, entry)
-    if not found:
+        result.setdefault(entry.prompt, entry)
+    if not result:
         raise UserError(
             f"{path} holds no pass counts; write them by `uniopd predict -c configs/uni_opd/difficulty.yaml`."
         )
-    return found
+    return result

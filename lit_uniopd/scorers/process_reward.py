@@ -15,8 +15,8 @@ class ProcessRewardModel(Scorer):
 
     It reads the question and the steps, each with the separator behind it, as text (what TRL's ``PRMTrainer`` trains)
     or as a conversation (Qwen2.5-Math-PRM: ``separator`` ``<extra_0>``, ``as_chat`` and ``trust_remote_code``). The
-    probability of the second label, at the last token of the separator, is the step's; the least one, times ``scale``,
-    the answer's.
+    probability of the second label at the last token of the separator is the step's score; the lowest one, times
+    ``scale``, is the answer's.
 
     Args:
         path: hub id or directory.
@@ -24,7 +24,7 @@ class ProcessRewardModel(Scorer):
         as_chat: question and steps are messages, in the model's own chat template.
         system: what the conversation begins with; null: nothing.
         split_on: what separates steps in answers; empty ones do not count.
-        scale: score of an answer without any doubt; the paper's data have 10.
+        scale: score of an answer with probability 1; the paper's data have 10.
         max_length: longer conversations have no score.
         dtype: of its weights.
         trust_remote_code: run Python code that comes with the model.
@@ -58,18 +58,18 @@ class ProcessRewardModel(Scorer):
     def __call__(self, rollouts: Rollouts, device: torch.device) -> list[float]:
         refuse_pictures(rollouts, f"The process reward model {self.path}")
         questions = ("\n".join(str(turn["content"]) for turn in prompt.messages) for prompt in rollouts.prompts)
-        return [self.score(asked, text, device) for asked, text in zip(questions, rollouts.text, strict=True)]
+        return [self.score(question, text, device) for question, text in zip(questions, rollouts.text, strict=True)]
 
     @torch.no_grad()
     def score(self, question: str, answer: str, device: torch.device) -> float:
         """Score of one answer; NaN if it has no step, or is too long."""
         model, tokenizer = self._load(device)
         steps = [step for step in answer.split(self.split_on) if step.strip()]
-        ids, ends = (self._talk if self.as_chat else self._text)(tokenizer, question, steps)
+        ids, ends = (self._chat if self.as_chat else self._text)(tokenizer, question, steps)
         if not ends or len(ends) != len(steps) or len(ids) > self.max_length:
             return float("nan")
-        said = model(input_ids=torch.tensor([ids], device=device))
-        logits = (said.logits if hasattr(said, "logits") else said[0])[0, ends].float()
+        outputs = model(input_ids=torch.tensor([ids], device=device))
+        logits = (outputs.logits if hasattr(outputs, "logits") else outputs[0])[0, ends].float()
         if logits.shape[-1] != 2:
             raise UserError(
                 f"The process reward model {self.path} has {logits.shape[-1]} labels; choose one with two, wrong and "
@@ -78,7 +78,7 @@ class ProcessRewardModel(Scorer):
         return self.scale * float(logits.softmax(dim=-1)[:, 1].min())
 
     def _text(self, tokenizer: Any, question: str, steps: list[str]) -> tuple[list[int], list[int]]:
-        """Token ids, and where steps end."""
+        """Token ids of question and steps as text, and where steps end."""
 
         def encode(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False).input_ids
@@ -91,22 +91,23 @@ class ProcessRewardModel(Scorer):
             ends.append(len(ids) - 1)
         return ids, ends
 
-    def _talk(self, tokenizer: Any, question: str, steps: list[str]) -> tuple[list[int], list[int]]:
-        """The same of a conversation."""
+    def _chat(self, tokenizer: Any, question: str, steps: list[str]) -> tuple[list[int], list[int]]:
+        """The same as a conversation."""
         turns = [] if self.system is None else [{"role": "system", "content": self.system}]
         turns += [{"role": "user", "content": question}]
         turns += [{"role": "assistant", "content": "".join(step + self.separator for step in steps)}]
-        said = tokenizer.apply_chat_template(turns, tokenize=False)
-        ids = tokenizer(said, add_special_tokens=False).input_ids
-        mark = tokenizer(self.separator, add_special_tokens=False).input_ids
-        found = [i for i in range(len(mark) - 1, len(ids)) if ids[i - len(mark) + 1 : i + 1] == mark]
-        return ids, found[-len(steps) :] if steps else []  # not those of the question
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        separator = tokenizer(self.separator, add_special_tokens=False).input_ids
+        size = len(separator)
+        ends = [i for i in range(size - 1, len(ids)) if ids[i - size + 1 : i + 1] == separator]
+        return ids, ends[-len(steps) :] if steps else []  # without those of the question
 
     def _load(self, device: torch.device) -> tuple[Any, Any]:
         if self._loaded is None:
             config = _config(self.path, self.trust_remote_code)
-            own = getattr(config, "auto_map", None) or {}
-            plain = self.trust_remote_code and "AutoModel" in own and "AutoModelForTokenClassification" not in own
+            remote = (getattr(config, "auto_map", None) or {}) if self.trust_remote_code else {}
+            plain = "AutoModel" in remote and "AutoModelForTokenClassification" not in remote
             model, tokenizer = load_judge(
                 AutoModel if plain else AutoModelForTokenClassification,
                 self.path,

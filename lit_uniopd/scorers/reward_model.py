@@ -12,10 +12,10 @@ from lit_uniopd.types import Rollouts
 
 
 class RewardModel(Scorer):
-    """A sequence classifier reads prompt and answer and says one number.
+    """A sequence classifier that reads prompt and answer and gives one number.
 
-    That is its only output (Skywork-Reward and its like), or what it names `score`: ArmoRM's own code weighs its
-    objectives into one.
+    That is its only output (Skywork-Reward and its like), or the one it names `score`: ArmoRM's own code adds up its
+    weighted objectives.
 
     Args:
         path: hub id or directory; with its own chat template.
@@ -47,27 +47,28 @@ class RewardModel(Scorer):
         tokens = []
         for prompt, text in zip(rollouts.prompts, rollouts.text, strict=True):
             turns = [*map(dict, prompt.messages), {"role": "assistant", "content": text}]
-            shown = tokenizer.apply_chat_template(turns, tokenize=False)
-            tokens.append(tokenizer(shown, add_special_tokens=False).input_ids)
+            conversation = tokenizer.apply_chat_template(turns, tokenize=False)
+            tokens.append(tokenizer(conversation, add_special_tokens=False).input_ids)
         scores = [float("nan")] * len(tokens)
-        # Of like length together: padding costs time.
+        # Similar lengths together: padding costs time.
         fitting = [i for i, ids in enumerate(tokens) if len(ids) <= self.max_length]
         fitting.sort(key=lambda i: len(tokens[i]))
         pad = model.config.pad_token_id
-        size = 1 if pad is None else self.batch_size  # where an answer ends is then not known
+        # Without a padding token the model cannot tell where an answer ends.
+        size = 1 if pad is None else self.batch_size
         for start in range(0, len(fitting), size):
             rows = fitting[start : start + size]
             texts = [torch.tensor(tokens[row]) for row in rows]
             ids_BT = pad_sequence(texts, batch_first=True, padding_value=pad or 0)
             mask_BT = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
-            said = model(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device))
-            found = said.logits if getattr(said, "score", None) is None else said.score
-            if found.numel() != len(rows):
+            outputs = model(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device))
+            rewards = outputs.logits if getattr(outputs, "score", None) is None else outputs.score
+            if rewards.numel() != len(rows):
                 raise UserError(
-                    f"The reward model {self.path} has {found.shape[-1]} outputs; choose one with a single one, or "
+                    f"The reward model {self.path} has {rewards.shape[-1]} outputs; choose one with a single one, or "
                     "that makes a `score` of them."
                 )
-            for row, score in zip(rows, found.flatten().float().tolist(), strict=True):
+            for row, score in zip(rows, rewards.flatten().float().tolist(), strict=True):
                 scores[row] = score
         return scores
 

@@ -1,4 +1,4 @@
-"""The places where a teacher can live: this process, its disk, a server."""
+"""Teachers, in each of the places where they can live: this process, a cache on disk, a server."""
 
 from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs, Teachers
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each

@@ -52,18 +52,18 @@ class TeacherArgs(PolicyArgs):
 
     @classmethod
     def of(cls, args: PolicyArgs, flag: str) -> "TeacherArgs":
-        """A teacher's arguments, checked; those of a policy become a resident teacher's.
+        """Checked arguments of a teacher; those of a policy become a resident teacher's.
 
         Raises:
             UserError: naming ``flag``, if the options contradict each other.
         """
-        given = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
-        settled = given._with_quantization_settled(flag)
-        settled._check(flag)
-        return settled
+        teacher = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
+        teacher = teacher._with_quantization(flag)
+        teacher._check(flag)
+        return teacher
 
-    def _with_quantization_settled(self, flag: str) -> "TeacherArgs":
-        """`placement: quantized` and `quantization` say the same, and either is enough."""
+    def _with_quantization(self, flag: str) -> "TeacherArgs":
+        """`placement: quantized` and `quantization` mean the same; either sets the other."""
         if self.placement == "quantized" and self.quantization == "none":
             return replace(self, quantization="4bit")
         if self.placement == "resident" and self.quantization != "none":

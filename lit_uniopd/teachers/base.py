@@ -1,4 +1,4 @@
-"""What a pool asks of a teacher, wherever it lives."""
+"""What a pool needs of a teacher, wherever it lives."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -19,10 +19,10 @@ from lit_uniopd.types import Prompt, Rollouts
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a teacher found out about some answers."""
+    """A teacher's log-probs of some answers."""
 
     rows: list[int]
-    """Numbers of the answers among those that it was asked for."""
+    """Indices of these answers among those it was given."""
     logps_BT: Tensor | None
     """float32, at least as wide as the longest of these answers, 0 in padding; None: it could not score them."""
     problem: str = ""
@@ -39,12 +39,12 @@ class Teacher(ABC):
         args: where it comes from.
 
     Attributes:
-        foreign_ids: the student's tokens that it does not know; filled in by ``check``.
-        device: where it is to compute; None: where it was loaded.
+        foreign_ids: the student's tokens that it does not know; set by ``check``.
+        device: where it computes; None: where it was loaded.
     """
 
     scores_distributions = True
-    """Whether whole next-token distributions can be had of it, not only the sampled tokens' log-probs."""
+    """Whether it has whole next-token distributions, not only the sampled tokens' log-probs."""
 
     def __init__(self, name: str, args: TeacherArgs) -> None:
         self.name = name
@@ -54,14 +54,14 @@ class Teacher(ABC):
         self.device: torch.device | None = None
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
-        """Find out, before any weights are loaded, that it is there and speaks the student's tokens.
+        """Check, before any weights are loaded, that it exists and uses the student's tokens.
 
         Args:
             student_processor: tokenizer or processor of the student.
             student_args: of the student.
 
         Raises:
-            UserError: naming the flag, if it cannot be had or speaks other tokens.
+            UserError: naming the flag, if it does not exist or uses other tokens.
         """
         tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
         self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
@@ -98,7 +98,7 @@ class Teacher(ABC):
         """The model, if it is loaded in this process."""
         return None
 
-    def load(self) -> None:  # noqa: B027  # what is elsewhere has nothing to do
+    def load(self) -> None:  # noqa: B027  # a teacher elsewhere has nothing to load
         """Get ready to score."""
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -109,21 +109,21 @@ class Teacher(ABC):
         """Bring the weights to the device."""
 
     def send_away(self) -> None:  # noqa: B027
-        """Free the device for others, where the weights do not live there."""
+        """Free the device for other teachers, if the weights do not stay there."""
 
 
 class Encoder(Protocol):
-    """Who reads prompts: a policy or a teacher."""
+    """Encodes prompts: a policy or a teacher."""
 
     def encode(self, prompt: Prompt, /) -> EncodedPrompt: ...
 
 
-def encode_each(reader: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
+def encode_each(encoder: Encoder, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
     """Prompts as a policy or a teacher takes them; the answers of a group share one prompt object, encoded once."""
     encoded: dict[int, EncodedPrompt] = {}
-    found = []
+    results = []
     for prompt in prompts:
         if id(prompt) not in encoded:
-            encoded[id(prompt)] = reader.encode(prompt)
-        found.append(encoded[id(prompt)])
-    return found
+            encoded[id(prompt)] = encoder.encode(prompt)
+        results.append(encoded[id(prompt)])
+    return results

@@ -23,68 +23,68 @@ log = logging.getLogger(__name__)
 
 
 class LogpCache:
-    """Log-probs of answers' tokens, each under a key of all that they depend on.
+    """Log-probs of answers' tokens, under keys of all that they depend on.
 
-    Only the places of the entries are held in memory. An entry carries a digest of itself, and one that does not fit it
-    is as good as none.
+    Only the entries' positions in the files are held in memory. An entry carries a digest of itself; one that does not
+    match it counts as missing.
 
     Args:
         path: of the file of rank 0; other ranks write beside it, and all are read.
         rank: of this process.
 
     Attributes:
-        corrupt: entries that were found to be damaged.
+        corrupt: how many entries were damaged.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
         self.path = path
         self.rank = rank
         self.corrupt = 0
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._positions: dict[str, tuple[Path, int]] = {}
         for file in rank_files(path):
             with file.open("rb") as lines:
-                place = 0
+                position = 0
                 for line in lines:
                     entry = parse_line(line)
                     if entry is None or not isinstance(entry.get("answer"), str):
                         self.corrupt += line.endswith(b"\n")  # the last line of a killed run is only torn
                     else:
-                        self._places[entry["answer"]] = (file, place)
-                    place += len(line)
+                        self._positions[entry["answer"]] = (file, position)
+                    position += len(line)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def get(self, key: str, length: int) -> Tensor | None:
         """The log-probs ``[length]`` of an answer; None if there are none, or they are damaged."""
-        if key not in self._places:
+        if key not in self._positions:
             return None
-        file, place = self._places[key]
+        file, position = self._positions[key]
         try:
             with file.open("rb") as lines:
-                lines.seek(place)
+                lines.seek(position)
                 entry = parse_line(lines.readline()) or {}
             content = b64decode(entry["logps"], validate=True)
-            told = (entry["answer"], entry["check"])
+            stored = (entry["answer"], entry["check"])
         except (OSError, KeyError, TypeError, ValueError):
-            content, told = b"", ()
-        if told != (key, _check(key, content)) or len(content) != 4 * length:
+            content, stored = b"", ()
+        if stored != (key, _check(key, content)) or len(content) != 4 * length:
             self.corrupt += 1
-            del self._places[key]
+            del self._positions[key]
             return None
         return torch.frombuffer(bytearray(content), dtype=torch.float32)
 
     def add(self, entries: Mapping[str, Tensor]) -> None:
-        """Keep the log-probs of some answers; they are on disk when this returns."""
+        """Store the log-probs of some answers; they are on disk when this returns."""
         file = rank_file(self.path, self.rank)
         lines = []
         for key, logps_T in entries.items():
             content = logps_T.to(device="cpu", dtype=torch.float32).numpy().tobytes()
             lines.append({"answer": key, "check": _check(key, content), "logps": b64encode(content).decode()})
-        place = append_lines(file, lines)
+        position = append_lines(file, lines)
         for line in lines:
-            self._places[line["answer"]] = (file, place)
-            place += len(as_line(line).encode())
+            self._positions[line["answer"]] = (file, position)
+            position += len(as_line(line).encode())
 
 
 class CachedTeacher(LocalTeacher):
@@ -104,13 +104,13 @@ class CachedTeacher(LocalTeacher):
     def cache(self) -> LogpCache:
         if self._cache is None:
             directory = Path(self.args.cache or "")
-            told = [
+            inputs = [
                 stored_weights(self.args, self.flag, directory / "weights.jsonl"),
                 self.args.dtype,
                 self.args.quantization,
                 self.args.max_pixels,
             ]
-            name = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+            name = hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest()
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
             self._cache = LogpCache(directory / f"{name}.jsonl", rank)
             log.info("Teacher %r: %d answers are in %s.", self.name, len(self._cache), self._cache.path)
@@ -118,25 +118,25 @@ class CachedTeacher(LocalTeacher):
         return self._cache
 
     def load(self) -> None:
-        """Read what is in the cache; the model waits until an answer is missing."""
+        """Open the cache; the model is loaded when an answer is missing."""
         _ = self.cache
 
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
         prompts = encode_each(self, rollouts.prompts)
         lengths = rollouts.lengths_B.tolist()
-        keys, found = [], {}
-        damaged = self.cache.corrupt
+        keys, cached = [], {}
+        corrupt_before = self.cache.corrupt
         for row, (prompt, tokens) in enumerate(zip(prompts, rollouts.tokens_BT.tolist(), strict=True)):
-            told = [prompt.tokens, tokens[: lengths[row]], temperature]
-            told += [image_digest(image) for image in rollouts.prompts[row].images]
-            keys.append(hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest())
+            inputs = [prompt.tokens, tokens[: lengths[row]], temperature]
+            inputs += [image_digest(image) for image in rollouts.prompts[row].images]
+            keys.append(hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest())
             logps_T = self.cache.get(keys[row], lengths[row])
             if logps_T is not None:
-                found[row] = logps_T
-        missing = [row for row in range(len(rollouts)) if row not in found]
-        self._warn(self.cache.corrupt - damaged)
-        if found:
-            yield Scored(list(found), pad_sequence(list(found.values()), batch_first=True), cached=True)
+                cached[row] = logps_T
+        missing = [row for row in range(len(rollouts)) if row not in cached]
+        self._warn(self.cache.corrupt - corrupt_before)
+        if cached:
+            yield Scored(list(cached), pad_sequence(list(cached.values()), batch_first=True), cached=True)
         if not missing:
             return
         for scored in super().score(rollouts[missing], temperature=temperature, max_tokens=max_tokens):
@@ -151,10 +151,10 @@ class CachedTeacher(LocalTeacher):
                 )
             yield Scored(rows, scored.logps_BT, scored.problem)
 
-    def _warn(self, damaged: int) -> None:
-        if damaged:
+    def _warn(self, corrupt: int) -> None:
+        if corrupt:
             path = self.cache.path
-            log.warning("Teacher %r: %d entries in %s are damaged and not used.", self.name, damaged, path)
+            log.warning("Teacher %r: %d entries in %s are damaged and not used.", self.name, corrupt, path)
 
 
 def _check(key: str, content: bytes) -> str:

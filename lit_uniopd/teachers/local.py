@@ -29,11 +29,11 @@ class LocalTeacher(Teacher):
         super().__init__(name, args)
         self._processor: Any = None if policy is None else policy.processor
         self._policy = policy
-        self._home: list[tuple[Tensor, Tensor]] = []
+        self._host_copies: list[tuple[Tensor, Tensor]] = []
 
     @property
     def visits(self) -> bool:
-        """Whether it leaves the device when it has nothing to do; quantised weights stay where they were made."""
+        """Whether it leaves the device when idle; quantised weights stay where they were made."""
         return self.args.placement in ("cpu_offload", "disk_cache") and self.args.quantization == "none"
 
     @property
@@ -69,15 +69,16 @@ class LocalTeacher(Teacher):
             if self.args.quantization == "none" and not is_sharded(policy):
                 policy.to(self.device)
             return
-        if not self._home:
-            self._home = [(tensor, _pinned(tensor.data)) for tensor in (*policy.parameters(), *policy.buffers())]
-        for tensor, at_home in self._home:
-            tensor.data = at_home.to(self.device, non_blocking=True)
+        if not self._host_copies:
+            tensors = (*policy.parameters(), *policy.buffers())
+            self._host_copies = [(tensor, _pinned(tensor.data)) for tensor in tensors]
+        for tensor, host_copy in self._host_copies:
+            tensor.data = host_copy.to(self.device, non_blocking=True)
 
     def send_away(self) -> None:
-        # Weights are frozen, so nothing is copied back: those in host memory have been there all the time.
-        for tensor, at_home in self._home:
-            tensor.data = at_home
+        # The weights are frozen, so the copies in host memory are still right.
+        for tensor, host_copy in self._host_copies:
+            tensor.data = host_copy
 
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
         self.fetch()
@@ -86,12 +87,12 @@ class LocalTeacher(Teacher):
         tokens, vision = [prompt.tokens for prompt in prompts], [prompt.vision for prompt in prompts]
         batches = teacher.micro_batches(tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=vision)
         for rows in batches:
-            part = rollouts[rows]
+            micro_batch = rollouts[rows]
             with teacher.answering():
                 logps_BT, _ = teacher.token_logps(
                     [tokens[row] for row in rows],
-                    part.tokens_BT,
-                    part.mask_BT,
+                    micro_batch.tokens_BT,
+                    micro_batch.mask_BT,
                     vision=[vision[row] for row in rows],
                     temperature=temperature,
                 )
@@ -99,6 +100,6 @@ class LocalTeacher(Teacher):
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """In host memory, from where it gets to the GPU fastest."""
+    """A copy in host memory, pinned for fast transfer to the GPU."""
     tensor = tensor.cpu()
     return tensor.pin_memory() if torch.cuda.is_available() else tensor

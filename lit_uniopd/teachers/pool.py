@@ -37,13 +37,13 @@ class TeacherPool:
         UserError: naming the flag, if a teacher's options contradict each other.
 
     Attributes:
-        failures: why answers of the last ``score`` were not scored -> how many.
+        failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
     def __init__(self, args: Mapping[str, PolicyArgs]) -> None:
-        self.args = {name: TeacherArgs.of(given, f"model.teachers.{name}") for name, given in args.items()}
+        self.args = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in args.items()}
         self.failures: Counter[str] = Counter()
-        self._teachers = {name: _teacher(name, given) for name, given in self.args.items()}
+        self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
         self._cached: Counter[bool] = Counter()
         self._checked = False
 
@@ -52,7 +52,7 @@ class TeacherPool:
         return list(self.args)
 
     def __getitem__(self, name: str) -> Policy:
-        """The teacher's model, on the device; others that only visit the device make room for it.
+        """The teacher's model, on the device; teachers that only visit the device make room for it.
 
         Raises:
             UserError: if it is not in this process.
@@ -93,9 +93,9 @@ class TeacherPool:
         for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
             if name in self.args:
                 return name
-        wanted = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
+        route = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
         raise UserError(
-            f"Prompt {prompt.id!r} has {wanted}, but --model.teachers has only {', '.join(self.args)}; add a teacher "
+            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.args)}; add a teacher "
             f"of that name, or one called '{DEFAULT}'."
         )
 
@@ -104,7 +104,7 @@ class TeacherPool:
         return Counter(self.route(prompt) for prompt in prompts)
 
     def refuse(self, *, temperature: float, loss: str) -> None:
-        """Stop what a teacher cannot do where it lives, before anything is loaded.
+        """Refuse what a teacher cannot do in its placement, before anything is loaded.
 
         Args:
             temperature: of both sides.
@@ -127,21 +127,21 @@ class TeacherPool:
                 )
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
-        """Find out, before any weights are loaded, that every teacher is there and speaks the student's tokens.
+        """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.
 
         Args:
             student_processor: tokenizer or processor of the student.
             student_args: of the student.
 
         Raises:
-            UserError: naming the teacher, if it cannot be had or speaks other tokens.
+            UserError: naming the teacher, if it does not exist or uses other tokens.
         """
         for teacher in self._teachers.values():
             teacher.check(student_processor, student_args)
         self._checked = True
 
     def load(self, student: Policy) -> list[str]:
-        """Load every teacher that is to be in this process and is not yet.
+        """Load every teacher that belongs in this process and is not there yet.
 
         Returns:
             Names of those that were loaded now and stay on the device, so that they may be sharded.
@@ -157,7 +157,7 @@ class TeacherPool:
         return [name for name in new if self.args[name].placement in ("resident", "quantized")]
 
     def to(self, device: torch.device) -> None:
-        """Say where teachers compute, and move there those that stay; quantised ones stay where they were made."""
+        """Set where teachers compute, and move resident ones there; quantised ones stay where they were made."""
         for teacher in self._teachers.values():
             teacher.device = device
             if self.args[teacher.name].placement == "resident":
@@ -171,8 +171,8 @@ class TeacherPool:
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> tuple[Tensor, Tensor]:
         """Log-prob of every sampled token under its prompt's teacher.
 
-        Each teacher reads the prompt in its own chat template; only the response tokens are shared. One teacher scores
-        all of its answers, then the next: so several can take turns on one device.
+        Each teacher reads the prompt in its own chat template; only the response tokens are shared. Teachers score one
+        after the other, so that several can take turns on one device.
 
         Args:
             rollouts: what the student wrote.
@@ -181,21 +181,21 @@ class TeacherPool:
 
         Returns:
             ``teacher_logps_BT`` (float32, 0 in padding and where scoring failed) and ``teacher_ok_B``, which is False
-            for answers that hold a token unknown to the teacher, or that got too many or too few log-probs, or one that
-            is not finite, or none in time. ``failures`` counts them by reason.
+            for answers that hold a token unknown to the teacher, and for those whose log-probs are too many, too few,
+            not finite, or did not come in time. ``failures`` counts them by reason.
         """
         self.failures, self._cached = Counter(), Counter()
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
         ok_B = torch.zeros(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         by_teacher = self._by_teacher(rollouts.prompts)
-        with progress_bar(len(rollouts), "scoring answers", unit="answer") as shown:
+        with progress_bar(len(rollouts), "scoring answers", unit="answer") as bar:
             for name, teacher in self._teachers.items():
                 rows = self._readable(teacher, rollouts, by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
-                    part = rollouts[rows]
-                    for scored in teacher.score(part, temperature=temperature, max_tokens=max_tokens) if rows else ():
-                        self._take(scored, rows, name, part.lengths_B, logps_BT, ok_B)
-                        shown.update(len(scored.rows))
+                    routed = rollouts[rows]
+                    for scored in teacher.score(routed, temperature=temperature, max_tokens=max_tokens) if rows else ():
+                        self._store(scored, rows, name, routed.lengths_B, logps_BT, ok_B)
+                        bar.update(len(scored.rows))
                         poll()
                         if self.args[name].placement == "disk_cache":
                             self._cached[scored.cached] += len(scored.rows)
@@ -206,7 +206,7 @@ class TeacherPool:
         return logps_BT, ok_B
 
     def cache_counts(self) -> tuple[int, int] | None:
-        """Answers of the last ``score`` that were read from disk, and those that were not; None: there is no cache."""
+        """How many answers of the last ``score`` were read from disk, and how many not; None: there is no cache."""
         cached = any(args.placement == "disk_cache" for args in self.args.values())
         return (self._cached[True], self._cached[False]) if cached else None
 
@@ -229,18 +229,18 @@ class TeacherPool:
             keys: number each prompt, as in ``write_answers``.
 
         Returns:
-            Rollouts of ``len(prompts) * args.n`` samples, in the order of the keys; ``student_logps_BT`` is to be
-            filled in.
+            Rollouts of ``len(prompts) * args.n`` samples, in the order of the keys; the caller fills in
+            ``student_logps_BT``.
         """
         keys = range(len(prompts)) if keys is None else keys
-        parts = []
+        results = []
         for name, rows in self._by_teacher(prompts).items():
             with self._teachers[name].gathered():
                 if rows:
-                    asked, numbers = [prompts[row] for row in rows], [keys[row] for row in rows]
-                    parts.append(write_answers(self[name], asked, args, seed=seed, keys=numbers))
+                    routed, routed_keys = [prompts[row] for row in rows], [keys[row] for row in rows]
+                    results.append(write_answers(self[name], routed, args, seed=seed, keys=routed_keys))
         self.rest()
-        rollouts = Rollouts.cat(parts)
+        rollouts = Rollouts.cat(results)
         rollouts = rollouts[rollouts.group_B.argsort(stable=True)]
         encoded = encode_each(student, rollouts.prompts)
         rollouts.prompt_tokens = [prompt.tokens for prompt in encoded]
@@ -248,7 +248,7 @@ class TeacherPool:
         return rollouts
 
     def _by_teacher(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        """Rows of each teacher's prompts; the same teachers in the same order on every rank."""
+        """Teacher -> the rows of its prompts; the same teachers in the same order on every rank."""
         rows: dict[str, list[int]] = {name: [] for name in self.args}
         for row, prompt in enumerate(prompts):
             rows[self.route(prompt)].append(row)
@@ -263,22 +263,22 @@ class TeacherPool:
         self._fail(teacher.name, "tokens it does not know", sum(foreign))
         return [row for row, is_foreign in zip(rows, foreign, strict=True) if not is_foreign]
 
-    def _take(
+    def _store(
         self, scored: Scored, rows: list[int], name: str, lengths_B: Tensor, logps_BT: Tensor, ok_B: Tensor
     ) -> None:
-        """Write what a teacher found where it belongs, or count why it is of no use."""
-        places = [rows[i] for i in scored.rows]
+        """Write a teacher's log-probs into their rows, or count why they cannot be used."""
+        target_rows = [rows[i] for i in scored.rows]
         width = int(lengths_B[scored.rows].max())
         if scored.logps_BT is None:
-            self._fail(name, scored.problem, len(places))
-        elif scored.logps_BT.shape != (len(places), width):
-            self._fail(name, "too many or too few log-probs", len(places))
+            self._fail(name, scored.problem, len(target_rows))
+        elif scored.logps_BT.shape != (len(target_rows), width):
+            self._fail(name, "too many or too few log-probs", len(target_rows))
         else:
-            found_BT = scored.logps_BT.to(logps_BT)
-            finite_B = found_BT.isfinite().all(dim=1)
+            teacher_logps_BT = scored.logps_BT.to(logps_BT)
+            finite_B = teacher_logps_BT.isfinite().all(dim=1)
             self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
-            logps_BT[places, :width] = found_BT.masked_fill(~finite_B[:, None], 0.0)
-            ok_B[places] = finite_B
+            logps_BT[target_rows, :width] = teacher_logps_BT.masked_fill(~finite_B[:, None], 0.0)
+            ok_B[target_rows] = finite_B
 
     def _fail(self, name: str, reason: str, count: int) -> None:
         if count:

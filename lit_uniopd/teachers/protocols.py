@@ -1,7 +1,7 @@
-"""What model servers are asked for log-probs, and what they answer: vLLM's and SGLang's interfaces.
+"""How model servers are asked for log-probs, and how they reply: vLLM's and SGLang's interfaces.
 
-Both get token ids, so that nothing is tokenised twice, and both give log-probs at temperature 1: neither divides the
-logits of given tokens by a request's temperature. It is sent all the same.
+Both get token ids, so that nothing is tokenised twice. Both reply with log-probs at temperature 1: neither divides the
+logits of prompt tokens by a request's temperature, which is sent all the same.
 """
 
 from abc import ABC, abstractmethod
@@ -14,28 +14,28 @@ Row = tuple[list[int], list[int]]
 """Token ids of a prompt and of the answer to it."""
 
 ROUNDING = 1e-3
-"""Log-probs are not above 0 by more than this."""
+"""How far above 0 rounding may put a log-prob."""
 
 
 class BadReply(Exception):
-    """A server has answered something else than it was asked for; the message says what."""
+    """A server's reply does not fit the request; the message says what it sent instead."""
 
 
 class Token(NamedTuple):
-    """What a server says about one token of an answer."""
+    """A server's reply on one token of an answer."""
 
     id: int
     logp: float
-    """NaN where it gives none."""
+    """NaN if the reply has none."""
     text: str | None
 
 
-class Wire(ABC):
-    """One kind of server."""
+class ServerProtocol(ABC):
+    """The log-prob interface of one kind of server."""
 
     @abstractmethod
     def models(self, servers: Servers, url: str) -> dict[str, str]:
-        """The models at one address: every name that they have -> the one to ask for them by.
+        """The models at one address: every name of theirs -> the name that requests must give.
 
         Raises:
             ServerError: if it cannot be reached, or is another kind of server.
@@ -47,31 +47,31 @@ class Wire(ABC):
 
     @abstractmethod
     def tokens(self, reply: Any, model: str, rows: Sequence[Row]) -> list[list[Token]]:
-        """The answers' tokens in the reply; whatever error a malformed one leads to."""
+        """The answers' tokens in the reply; on a malformed one any lookup or type error may be raised."""
 
     def read(self, reply: Any, model: str, rows: Sequence[Row]) -> list[list[Token]]:
-        """The answers' tokens in the reply, compared with what was asked.
+        """The answers' tokens in the reply, checked against the request.
 
         Raises:
             BadReply: if it is not about these tokens, one log-prob for each.
         """
         try:
-            found = self.tokens(reply, model, rows)
+            answers = self.tokens(reply, model, rows)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise BadReply("replies that cannot be read") from error
-        if len(found) != len(rows):
+        if len(answers) != len(rows):
             raise BadReply("too many or too few answers")
-        for tokens, (_, answer) in zip(found, rows, strict=True):
+        for tokens, (_, answer) in zip(answers, rows, strict=True):
             if len(tokens) != len(answer):
                 raise BadReply("too many or too few log-probs")
             if [token.id for token in tokens] != answer:
                 raise BadReply("log-probs of other tokens")
             if any(token.logp > ROUNDING for token in tokens):
                 raise BadReply("log-probs above 0")
-        return found
+        return answers
 
 
-class Vllm(Wire):
+class VllmProtocol(ServerProtocol):
     """``vllm serve``: OpenAI's completions with ``prompt_logprobs``.
 
     The reply has, for each token of prompt and answer, a mapping from token ids (as text) to log-prob, rank and text;
@@ -86,23 +86,23 @@ class Vllm(Wire):
         return names
 
     def request(self, model: str, rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
-        whole = [[*prompt, *answer] for prompt, answer in rows]
-        body = {"model": model, "prompt": whole, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
+        texts = [[*prompt, *answer] for prompt, answer in rows]
+        body = {"model": model, "prompt": texts, "max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
         return "/v1/completions", body
 
     def tokens(self, reply: Any, model: str, rows: Sequence[Row]) -> list[list[Token]]:
         if reply["model"] != model:
             raise BadReply("answers of another model")
-        found = []
+        answers = []
         for choice, (prompt, answer) in zip(_in_order(reply["choices"]), rows, strict=True):
-            places = choice["prompt_logprobs"]
-            if len(places) != len(prompt) + len(answer):
+            entries = choice["prompt_logprobs"]
+            if len(entries) != len(prompt) + len(answer):
                 raise BadReply("too many or too few log-probs")
-            found.append([_vllm_token(i, place) for i, place in zip(answer, places[len(prompt) :], strict=True)])
-        return found
+            answers.append([_vllm_token(i, entry) for i, entry in zip(answer, entries[len(prompt) :], strict=True)])
+        return answers
 
 
-class Sglang(Wire):
+class SglangProtocol(ServerProtocol):
     """``sglang.launch_server``: the native ``/generate`` with ``return_logprob``.
 
     The reply has ``[log-prob, token id, text]`` for each token from ``logprob_start_len`` on, the first without a
@@ -131,30 +131,30 @@ class Sglang(Wire):
         return "/generate", body
 
     def tokens(self, reply: Any, model: str, rows: Sequence[Row]) -> list[list[Token]]:
-        found = []
+        answers = []
         for row in reply:
-            before, *tokens = row["meta_info"]["input_token_logprobs"]
-            if before[0] is not None:
+            first, *tokens = row["meta_info"]["input_token_logprobs"]
+            if first[0] is not None:
                 raise BadReply("too many or too few log-probs")
-            found.append([Token(int(i), _number(logp), text) for logp, i, text in tokens])
-        return found
+            answers.append([Token(int(i), _number(logp), text) for logp, i, text in tokens])
+        return answers
 
 
-WIRES: dict[str, Wire] = {"vllm": Vllm(), "sglang": Sglang()}
+PROTOCOLS: dict[str, ServerProtocol] = {"vllm": VllmProtocol(), "sglang": SglangProtocol()}
 
 
 def _in_order(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(choices, key=lambda choice: choice["index"])
 
 
-def _vllm_token(i: int, place: dict[str, Any] | None) -> Token:
-    if place is None:
+def _vllm_token(i: int, candidates: dict[str, Any] | None) -> Token:
+    if candidates is None:
         return Token(i, float("nan"), None)
-    told = place.get(str(i))
-    if told is None:
+    entry = candidates.get(str(i))
+    if entry is None:
         raise BadReply("log-probs of other tokens")
-    logp = _number(told["logprob"])
-    return Token(i, float("-inf") if logp == -9999.0 else logp, told.get("decoded_token"))
+    logp = _number(entry["logprob"])
+    return Token(i, float("-inf") if logp == -9999.0 else logp, entry.get("decoded_token"))
 
 
 def _number(value: Any) -> float:

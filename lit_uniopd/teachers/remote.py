@@ -17,8 +17,8 @@ from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import HttpArgs, TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
-from lit_uniopd.teachers.protocols import WIRES, BadReply, Row
-from lit_uniopd.teachers.tokenizer_match import misread, probe_ids
+from lit_uniopd.teachers.protocols import PROTOCOLS, BadReply, Row
+from lit_uniopd.teachers.tokenizer_match import probe_ids, text_mismatches
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.http import ServerError, Servers
 from lit_uniopd.utils.paths import resolve_path
@@ -39,12 +39,12 @@ class RemoteTeacher(Teacher):
     def __init__(self, name: str, args: TeacherArgs) -> None:
         super().__init__(name, args)
         self.http: HttpArgs = args.http or HttpArgs()
-        self.wire = WIRES[self.http.protocol]
+        self.protocol = PROTOCOLS[self.http.protocol]
         self.model = ""
         self._processor: Any = None
         self._template: dict[str, Any] = {}
-        self._told: set[str] = set()
-        self._gone = False
+        self._logged: set[str] = set()
+        self._unreachable = False
         variable = self.http.api_key_variable
         if variable is not None and not os.environ.get(variable):
             raise UserError(f"--{self.flag}.http.api_key_variable {variable} is not set in the environment; set it.")
@@ -88,45 +88,46 @@ class RemoteTeacher(Teacher):
                 ) from error
 
     def check_model(self, url: str) -> None:
-        """Find the model that is asked for among those that a server has.
+        """Find the teacher's model among those that a server has.
 
         Raises:
             UserError: if it is not there.
             ServerError: if the server does not answer.
         """
         try:
-            served = self.wire.models(self.servers, url)
+            served = self.protocol.models(self.servers, url)
         except (KeyError, TypeError) as error:
             raise ServerError("does not name its model") from error
         if not served:
             raise ServerError("serves no model")
         path = self.args.path
-        wanted = [self.http.model] if self.http.model else [path, resolve_path(path)] if path else []
-        if not wanted:
-            wanted = [self.model] if self.model else list(served.values())[:1]
-        found = next((served[name] for name in wanted if name in served), None)
-        if found is None:
+        names = [self.http.model] if self.http.model else [path, resolve_path(path)] if path else []
+        if not names:
+            names = [self.model] if self.model else list(served.values())[:1]
+        model = next((served[name] for name in names if name in served), None)
+        if model is None:
             raise UserError(
-                f"--{self.flag}.http.urls {url} serves {', '.join(sorted(set(served)))} and not {wanted[0]}; mend the "
+                f"--{self.flag}.http.urls {url} serves {', '.join(sorted(set(served)))} and not {names[0]}; mend the "
                 f"address, or set --{self.flag}.http.model to the served name if that is the teacher."
             )
-        self.model = found
+        self.model = model
 
     def _check_tokens(self, url: str) -> None:
-        """Let a server score tokens from all over the vocabulary, and compare what it calls them."""
+        """Let a server score tokens from all over the vocabulary, and compare their texts with the tokenizer's."""
         tokenizer = tokenizer_of(self._processor)
-        first, *others = probe_ids(tokenizer)
-        path, body = self.wire.request(self.model, [([first], others)])
-        (tokens,) = self.wire.read(self.servers.post(path, body, url=url), self.model, [([first], others)])
+        first, *ids = probe_ids(tokenizer)
+        rows: list[Row] = [([first], ids)]
+        path, body = self.protocol.request(self.model, rows)
+        (tokens,) = self.protocol.read(self.servers.post(path, body, url=url), self.model, rows)
         texts = [token.text for token in tokens]
         if not any(texts):
             log.warning("The server %s does not tell its tokens' texts; its tokenizer is taken on trust.", url)
-        clash = misread(tokenizer, others, texts)
-        if 20 * len(clash) > len(others):
-            i, ours, theirs = clash[0]
+        mismatches = text_mismatches(tokenizer, ids, texts)
+        if 20 * len(mismatches) > len(ids):
+            i, local_text, server_text = mismatches[0]
             raise UserError(
-                f"--{self.flag}.http.urls {url} speaks other tokens: {i} is {ours!r} here and {theirs!r} there "
-                f"({len(clash)} of {len(others)} that were tried differ); choose models of one family."
+                f"--{self.flag}.http.urls {url} speaks other tokens: {i} is {local_text!r} here and {server_text!r} "
+                f"there ({len(mismatches)} of {len(ids)} that were tried differ); choose models of one family."
             )
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
@@ -142,49 +143,49 @@ class RemoteTeacher(Teacher):
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
         if temperature != 1.0:
             raise ValueError(f"servers score at temperature 1, got {temperature}")
-        asked = [
+        queries = [
             (prompt.tokens, tokens[mask].tolist())
             for prompt, tokens, mask in zip(
                 encode_each(self, rollouts.prompts), rollouts.tokens_BT.cpu(), rollouts.mask_BT.cpu(), strict=True
             )
         ]
-        longest_first = sorted(range(len(asked)), key=lambda row: -len(asked[row][0]) - len(asked[row][1]))
+        longest_first = sorted(range(len(queries)), key=lambda row: -len(queries[row][0]) - len(queries[row][1]))
         size = self.http.batch
-        self._told, self._gone = set(), False
+        self._logged, self._unreachable = set(), False
         threads = ThreadPoolExecutor(self.http.requests, thread_name_prefix="teacher")
         try:
-            work: list[Future[list[Scored]]] = []
-            for start in range(0, len(asked), size):
+            futures: list[Future[list[Scored]]] = []
+            for start in range(0, len(queries), size):
                 rows = longest_first[start : start + size]
-                work.append(threads.submit(self._ask, rows, [asked[row] for row in rows]))
-            for future in as_completed(work):
+                futures.append(threads.submit(self._request, rows, [queries[row] for row in rows]))
+            for future in as_completed(futures):
                 yield from future.result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)  # who is interrupted does not wait for slow servers
+            threads.shutdown(wait=False, cancel_futures=True)  # an interrupted run does not wait for slow servers
 
-    def _ask(self, numbers: list[int], rows: Sequence[Row]) -> list[Scored]:
-        """One request; where it fails by its own fault, its answers are asked for one by one."""
-        if self._gone:
+    def _request(self, numbers: list[int], rows: Sequence[Row]) -> list[Scored]:
+        """Send one request; if it fails by its own fault, its answers are sent one by one."""
+        if self._unreachable:
             return [Scored(numbers, None, NO_CONNECTION)]
-        path, body = self.wire.request(self.model, rows)
+        path, body = self.protocol.request(self.model, rows)
         try:
-            found = self.wire.read(self.servers.post(path, body), self.model, rows)
+            answers = self.protocol.read(self.servers.post(path, body), self.model, rows)
         except (ServerError, BadReply) as error:
             if len(rows) > 1 and (isinstance(error, BadReply) or error.refused):
-                return [one for i, row in zip(numbers, rows, strict=True) for one in self._ask([i], [row])]
+                return [scored for i, row in zip(numbers, rows, strict=True) for scored in self._request([i], [row])]
             return [Scored(numbers, None, self._reason(error))]
-        logps = [torch.tensor([token.logp for token in tokens], dtype=torch.float32) for tokens in found]
+        logps = [torch.tensor([token.logp for token in tokens], dtype=torch.float32) for tokens in answers]
         return [Scored(numbers, pad_sequence(logps, batch_first=True))]
 
     def _reason(self, error: ServerError | BadReply) -> str:
-        """Of few words and the same for all answers that fail alike, to be counted by; the rest is logged once."""
+        """A few words, the same for all answers that fail alike, to count them by; details are logged once."""
         if isinstance(error, BadReply):
             return str(error)
-        # All attempts at all servers were in vain, and would be for the rest of this rollout.
-        self._gone = self._gone or error.unreachable
+        # Every server was tried in vain; the rest of this rollout need not wait for them.
+        self._unreachable = self._unreachable or error.unreachable
         reason = NO_CONNECTION if error.status is None else f"no answer ({error.status})"
         reason = "no answer in time" if error.slow else reason
-        if reason not in self._told:
-            self._told.add(reason)
+        if reason not in self._logged:
+            self._logged.add(reason)
             log.warning("Teacher %r: the server %s.", self.name, error)
         return reason

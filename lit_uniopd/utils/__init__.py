@@ -1,1 +1,1 @@
-"""The ground floor: small things that know nothing of models."""
+"""Helpers that know nothing of models."""

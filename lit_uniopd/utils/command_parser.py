@@ -7,7 +7,7 @@ from lit_uniopd.errors import UserError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what is wrong with a verb's arguments in one sentence, where argparse would print its usage and exit."""
+    """Reports a wrong argument in one sentence, where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see `{self.prog} --help`.")

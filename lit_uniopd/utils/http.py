@@ -1,28 +1,27 @@
-"""Asking servers over HTTP: kept connections, time-outs, repeated attempts, several servers in turn.
+"""The HTTP client of judges, remote teachers and rollout servers: urllib3, and rounds of attempts over several servers.
 
-The one HTTP client of the project: judges, remote teachers and rollout servers are asked through it. It stands on the
-standard library: the blocking clients that our dependencies bring differ from version to version.
+urllib3's own `Retry` stays off: it repeats a request at one address, and its jitter would move the run's random state.
 """
 
-import http.client
 import json
 import random
 import threading
 import time
-import weakref
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError, SSLError
+
 from lit_uniopd.errors import UserError
 
 PAUSE_S = 0.5
-"""Before the second attempt; doubled for each further one."""
+"""Before the second round; doubled for each further one."""
 LONGEST_PAUSE_S = 30.0
 REST_S = 5.0
-"""How long a server that cannot be reached is left alone; doubled while it stays away."""
+"""How long a server that cannot be reached is skipped; doubled while it stays away."""
 LONGEST_REST_S = 60.0
 
 
@@ -30,9 +29,9 @@ class ServerError(ConnectionError):
     """No server answered a request, or one refused it.
 
     Args:
-        message: what happened, to go on with behind the server's address.
+        message: what happened, phrased to follow the server's address.
         status: HTTP status of its answer; None: there was none.
-        slow: the time was over before it answered.
+        slow: it did not answer in time.
         unreachable: there was not even a connection.
     """
 
@@ -46,25 +45,25 @@ class ServerError(ConnectionError):
 
     @property
     def refused(self) -> bool:
-        """Whether the request itself was at fault, so that asking again is no use."""
+        """Whether the request itself was at fault, so that repeating it is no use."""
         return self.status is not None and self.status < 500 and self.status not in (408, 429)
 
 
 class Servers:
     """One or several servers that answer alike. Safe to use from many threads.
 
-    A request goes to the next server in turn. If that is busy, fails or cannot be reached, the others are asked, and
-    after a pause all of them again. A server that cannot be reached is left alone for a while.
+    A request goes to the next server in turn; if that one is busy, fails or cannot be reached, to the others, and after
+    a pause to all of them again. A server that cannot be reached is skipped for a while.
 
     Args:
-        urls: where they are, `http://host:port`, each perhaps with a path that all requests begin with.
+        urls: their addresses, `http://host:port`; a path in one is put before the path of every request.
         timeout: seconds that a server may take to answer.
         connect_timeout: seconds until a connection must stand.
         retries: further rounds when all have failed, each after about twice as long a pause.
         headers: sent with every request.
 
     Raises:
-        UserError: if there is no address, or one is none.
+        UserError: if there is no address, or an address, a timeout or the environment's proxy is not valid.
     """
 
     def __init__(
@@ -86,149 +85,101 @@ class Servers:
         self.connect_timeout = connect_timeout
         self.retries = retries
         self.headers = {"Content-Type": "application/json", **(headers or {})}
-        self._idle: dict[str, deque[http.client.HTTPConnection]] = {url: deque() for url in self.urls}
-        self._rests: dict[str, tuple[float, float]] = {}  # until when, and how long the next rest is
-        self._turn = 0
+        self._managers = {url: self._new_manager(url) for url in self.urls}
+        self._rests: dict[str, tuple[float, float]] = {}  # server -> until when, and how long its next rest is
+        self._next = 0
         self._lock = threading.Lock()
         self._random = random.Random()  # of its own: jitter must not move the run's seeds
-        weakref.finalize(self, _close, self._idle)
 
     def get(self, path: str, *, url: str | None = None, retries: int | None = None) -> Any:
-        """What is at a path, parsed from JSON; an empty answer is None.
+        """The answer to a GET request, parsed from JSON; None if it is empty.
 
         Args:
             path: begins with a slash.
-            url: the one server to ask; None: any.
+            url: the one of the servers to ask; None: any.
             retries: in place of the servers' own.
 
         Raises:
             ServerError: if none answers, or one refuses.
         """
-        return self._ask("GET", path, None, url, retries)
+        return self._request("GET", path, None, url, retries)
 
     def post(self, path: str, body: Mapping[str, Any], *, url: str | None = None, retries: int | None = None) -> Any:
-        """The answer to a request. Arguments and errors as in `get`.
+        """The answer to a POST request. Result and errors as in `get`.
 
         Args:
             path: begins with a slash.
-            body: what to send, as JSON.
-            url: the one server to ask; None: any.
+            body: sent as JSON.
+            url: the one of the servers to ask; None: any.
             retries: in place of the servers' own; 0: the request is sent once only, for what must not be done twice.
         """
-        return self._ask("POST", path, json.dumps(body).encode(), url, retries)
+        return self._request("POST", path, json.dumps(body).encode(), url, retries)
 
-    def close(self) -> None:
-        """Close the connections that are kept; the next request opens new ones."""
-        _close(self._idle)
-
-    def _ask(self, method: str, path: str, payload: bytes | None, url: str | None, retries: int | None = None) -> Any:
-        rounds = 1 + (self.retries if retries is None else retries)
-        problem = ServerError("was not asked")
-        for attempt in range(rounds):
-            for server in [url.rstrip("/")] if url is not None else self._in_turn():
+    def _request(self, method: str, path: str, payload: bytes | None, url: str | None, retries: int | None) -> Any:
+        last_error = ServerError("was not asked")
+        for attempt in range(1 + (self.retries if retries is None else retries)):
+            if attempt:  # about as long as planned, so that many clients do not come back at once
+                time.sleep(min(PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S) * (0.5 + self._random.random()))
+            for server in self._in_turn() if url is None else [url.rstrip("/")]:
                 try:
                     return self._exchange(server, method, path, payload, once=retries == 0)
                 except ServerError as error:
-                    problem = error
+                    last_error = error
                     if error.refused:
                         raise
-            if attempt < rounds - 1:
-                time.sleep(self._pause(attempt))
-        raise problem
+        raise last_error
 
-    def _in_turn(self) -> Iterator[str]:
-        """The servers that are not left alone, beginning with the next; all if there are none."""
+    def _in_turn(self) -> list[str]:
+        """The servers that do not rest, beginning with the next; all if every one rests."""
         with self._lock:
-            first, self._turn = self._turn, (self._turn + 1) % len(self.urls)
-        order = self.urls[first:] + self.urls[:first]
-        now = time.monotonic()
-        awake = [server for server in order if self._rests.get(server, (0.0, 0.0))[0] <= now]
-        yield from awake or order
-
-    def _pause(self, attempt: int) -> float:
-        """Between half and one and a half times the nominal pause, so that many clients do not come back at once."""
-        return min(PAUSE_S * 2**attempt, LONGEST_PAUSE_S) * (0.5 + self._random.random())
+            start, self._next = self._next, (self._next + 1) % len(self.urls)
+        order, now = self.urls[start:] + self.urls[:start], time.monotonic()
+        return [server for server in order if self._rests.get(server, (0.0, 0.0))[0] <= now] or order
 
     def _exchange(self, server: str, method: str, path: str, payload: bytes | None, *, once: bool) -> Any:
-        """Ask one server once; a kept connection that it has closed meanwhile is no failure."""
-        while True:
-            kept = None if once else self._kept(server)
-            connection = kept or self._connected(server)
-            try:
-                status, reason, content = self._send(connection, urlsplit(server).path + path, method, payload)
-                break
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                if kept is not None and isinstance(error, ConnectionError | http.client.BadStatusLine):
-                    continue
-                if isinstance(error, TimeoutError):
-                    raise ServerError(f"did not answer within {self.timeout:g} s", slow=True) from error
-                self._leave_alone(server)
-                raise ServerError(f"broke off ({_told(error)})") from error
-        if connection.sock is not None:
-            self._idle.setdefault(server, deque()).append(connection)
+        # A new connection for what is sent once: the server may be closing an idle one at this moment.
+        manager = self._new_manager(server) if once else self._managers[server]
+        try:
+            response = manager.urlopen(method, server + path, body=payload, redirect=False)
+        except HTTPError as error:
+            cause = error.__cause__ or error.__context__ or error
+            unreachable = isinstance(error, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError)
+            if isinstance(cause, TimeoutError) and not unreachable:
+                raise ServerError(f"did not answer within {self.timeout:g} s", slow=True) from error
+            with self._lock:
+                now = time.monotonic()
+                until, seconds = self._rests.get(server, (0.0, REST_S))
+                if until <= now:  # many requests that fail together count once
+                    self._rests[server] = (now + seconds, min(2 * seconds, LONGEST_REST_S))
+            event = "cannot be reached" if unreachable else "broke off"
+            raise ServerError(f"{event} ({type(cause).__name__}: {cause})", unreachable=unreachable) from error
         self._rests.pop(server, None)
-        if not 200 <= status < 300:
-            raise ServerError(f"answers {status} {reason}{_excerpt(content)}", status=status)
+        if not 200 <= response.status < 300:
+            message = f"answers {response.status} {response.reason}{_excerpt(response.data)}"
+            raise ServerError(message, status=response.status)
         try:
-            return json.loads(content) if content else None
+            return json.loads(response.data) if response.data else None
         except ValueError as error:
-            raise ServerError(f"does not answer in JSON{_excerpt(content)}", status=status) from error
+            raise ServerError(f"does not answer in JSON{_excerpt(response.data)}", status=response.status) from error
 
-    def _kept(self, server: str) -> http.client.HTTPConnection | None:
+    def _new_manager(self, server: str) -> urllib3.PoolManager:
+        """Connections to a server, through the proxy that the environment names for it; urllib3 itself reads none."""
+        address = urlsplit(server)
+        proxy = "" if proxy_bypass(address.netloc) else getproxies().get(address.scheme, "")
         try:
-            return self._idle[server].pop()
-        except (KeyError, IndexError):  # another thread may have taken the last one
-            return None
-
-    def _connected(self, server: str) -> http.client.HTTPConnection:
-        parts = urlsplit(server)
-        host = parts.hostname or ""
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        proxy = "" if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme, "")
-        if proxy:
-            through = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-            connection = kind(through.hostname or "", through.port, timeout=self.connect_timeout)
-            connection.set_tunnel(host, parts.port)
-        else:
-            connection = kind(host, parts.port, timeout=self.connect_timeout)
-        try:
-            connection.connect()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            self._leave_alone(server)
-            raise ServerError(f"cannot be reached ({_told(error)})", unreachable=True) from error
-        connection.sock.settimeout(self.timeout)
-        return connection
-
-    def _send(
-        self, connection: http.client.HTTPConnection, path: str, method: str, payload: bytes | None
-    ) -> tuple[int, str, bytes]:
-        connection.request(method, path, body=payload, headers=self.headers)
-        reply = connection.getresponse()
-        return reply.status, reply.reason, reply.read()
-
-    def _leave_alone(self, server: str) -> None:
-        with self._lock:
-            now = time.monotonic()
-            until, rest = self._rests.get(server, (0.0, REST_S))
-            if until <= now:  # many requests that fail together count once
-                self._rests[server] = (now + rest, min(2 * rest, LONGEST_REST_S))
-        while (connection := self._kept(server)) is not None:
-            connection.close()
-
-
-def _close(idle: dict[str, deque[http.client.HTTPConnection]]) -> None:
-    for connections in idle.values():
-        while connections:
-            connections.pop().close()
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            timeout = urllib3.Timeout(connect=self.connect_timeout, read=self.timeout)
+            # maxsize: idle connections that are kept, one for every thread of a caller.
+            options: Any = {"headers": self.headers, "timeout": timeout, "retries": False, "maxsize": 256}
+            if proxy:
+                return urllib3.ProxyManager(proxy if "//" in proxy else f"http://{proxy}", **options)
+            return urllib3.PoolManager(**options)
+        except ValueError as error:  # a timeout of 0, or a SOCKS proxy
+            raise UserError(
+                f"The server {server} cannot be asked ({error}); check the timeouts and the environment's proxy."
+            ) from error
 
 
 def _excerpt(content: bytes) -> str:
-    """The beginning of what a server says, where it says anything."""
-    said = " ".join(content.decode("utf-8", "replace").split())
-    return f": {said[:200]}" if said else ""
+    """The beginning of what a server answered, if anything."""
+    text = " ".join(content.decode("utf-8", "replace").split())
+    return f": {text[:200]}" if text else ""

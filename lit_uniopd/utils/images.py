@@ -19,7 +19,7 @@ def open_image(reference: Any, max_pixels: int | None = None) -> Image.Image:
 
     Args:
         reference: a path, the bytes of a file, or a picture that is loaded already.
-        max_pixels: larger pictures are shrunk to so many pixels, keeping their shape.
+        max_pixels: larger pictures are shrunk to this many pixels, keeping their aspect ratio.
 
     Raises:
         UserError: if it is an address on the web, is missing, or is no picture.
@@ -47,7 +47,7 @@ def open_image(reference: Any, max_pixels: int | None = None) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """The picture as RGB; Pillow itself would cut the values of 16 bits off at 255, which leaves a white sheet."""
+    """The picture as RGB; Pillow itself would clip 16-bit values at 255, which leaves a white image."""
     if picture.mode.startswith("I"):
         extrema: Any = picture.getextrema()
         if extrema[1] > 255:

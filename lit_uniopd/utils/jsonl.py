@@ -10,7 +10,7 @@ from lit_uniopd.errors import full_disk_named
 
 
 def rank_file(path: Path, rank: int) -> Path:
-    """Where one rank appends; rank 0 has the plain name."""
+    """The file that one rank appends to; rank 0 has the plain name."""
     return path if rank == 0 else path.with_suffix(f".{rank}{path.suffix}")
 
 
@@ -18,13 +18,13 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     """Add lines to a file, all at once.
 
     Returns:
-        Where in the file, in bytes, the first of them begins.
+        The offset of the first of them in the file, in bytes.
 
     Raises:
-        UserError: naming the file, if there is no room for them.
+        UserError: naming the file, if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and not _ends_a_line(path)
+    torn = path.exists() and not _ends_with_newline(path)
     text = "".join(as_line(line) for line in lines).encode()
     with full_disk_named(path), path.open("ab") as out:
         out.write(b"\n" * torn + text)
@@ -37,7 +37,7 @@ def as_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(dict(entry), ensure_ascii=False) + "\n"
 
 
-def _ends_a_line(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
@@ -70,8 +70,8 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file anew; a reader sees the old one or the new one, never a part."""
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.unlink(missing_ok=True)
-    append_lines(scratch, lines)
-    os.replace(scratch, path)
+    """Replace a file; a reader sees the old one or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.unlink(missing_ok=True)
+    append_lines(temporary, lines)
+    os.replace(temporary, path)

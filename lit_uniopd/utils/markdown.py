@@ -7,7 +7,7 @@ from lit_uniopd.types import Prompt
 
 
 def cell(text: str, max_chars: int = 1500) -> str:
-    """Text that can neither break a table nor become markup; what is too long is cut in the middle."""
+    """Text that can neither break a table nor become markup; too long a text is cut in the middle."""
     if len(text) > max_chars:
         half = max_chars // 2
         text = f"{text[:half]} ... {len(text) - 2 * half} characters ... {text[-half:]}"
@@ -15,7 +15,7 @@ def cell(text: str, max_chars: int = 1500) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are safe already."""
+    """A table of cells that ``cell`` has made safe."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 

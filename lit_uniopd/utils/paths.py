@@ -3,7 +3,7 @@
 import pkgutil
 
 SCHEMES = {"playground": "lit_uniopd.playground.locate:locate"}
-"""Scheme of a path -> who turns what stands behind its colon into a path; imported when such a path is met."""
+"""Scheme -> the function that makes a path of the name behind the colon; imported when such a path is met."""
 
 
 def resolve_path(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Progress of the long parts inside a step, shown only when they really are long."""
+"""Progress bars of the long phases inside a step, shown only when they really are long."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -9,11 +9,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 PATIENCE_S = 5.0
-"""A bar appears once a part has run this long; short parts leave the screen alone."""
+"""A bar appears once a phase has run this long."""
 
 
 def progress_bar(total: int | None, description: str, unit: str = "row") -> tqdm:
-    """A bar to be moved by hand with ``update``; closes without a trace."""
+    """A bar to move with ``update``; it leaves nothing on the screen."""
     return tqdm(
         total=total,
         desc=description,
@@ -25,18 +25,18 @@ def progress_bar(total: int | None, description: str, unit: str = "row") -> tqdm
     )
 
 
-def follow(shown: tqdm) -> Callable[[int, int], None]:
+def follow(bar: tqdm) -> Callable[[int, int], None]:
     """An ``on_progress(done, total)`` that moves a bar."""
 
     def move(done: int, _total: int) -> None:
-        shown.update(done - shown.n)
+        bar.update(done - bar.n)
 
     return move
 
 
 def track(items: Iterable[T], description: str, unit: str = "row") -> Iterator[T]:
     """Iterate with a bar."""
-    with progress_bar(len(items) if isinstance(items, Sized) else None, description, unit) as shown:
+    with progress_bar(len(items) if isinstance(items, Sized) else None, description, unit) as bar:
         for item in items:
             yield item
-            shown.update()
+            bar.update()

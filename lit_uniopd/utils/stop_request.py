@@ -1,20 +1,20 @@
-"""A wish to stop, and the places that look for it: SIGTERM may come in the middle of ten minutes of sampling.
+"""The request to stop, and where long work looks for it: SIGTERM may come in the middle of ten minutes of sampling.
 
-Whoever works for long inside one part of a step calls ``poll`` now and then. It does nothing until a signal has come
-and the part may be left (see ``lit_uniopd.distributed.preemption.together``); then it raises ``Stopped``.
+Work that takes long inside one phase of a step calls ``poll`` now and then. That does nothing until a signal has come
+and the phase may be left (see ``lit_uniopd.distributed.preemption.together``); then it raises ``Stopped``.
 """
 
 
 class Stopped(SystemExit):
-    """A run leaves because it was asked to; ``code`` is the exit status, 128 and the signal's number."""
+    """The run ends on request; ``code`` is the exit status, 128 plus the signal's number."""
 
 
 class StopRequest:
-    """What the signal handlers tell the main thread.
+    """Passes a signal from its handler to the main thread.
 
     Attributes:
         signum: number of the first signal; 0: none has come.
-        interruptible: whether the part under way may be left by one rank alone.
+        interruptible: whether one rank alone may leave the current phase.
     """
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class StopRequest:
 
 
 request = StopRequest()
-"""The only one: signals belong to a process."""
+"""The only instance: signals belong to a process."""
 
 
 def poll() -> None:
-    """Leave a part of a step early.
+    """Leave a phase of a step early.
 
     Raises:
-        Stopped: if a signal has come and the part may be left.
+        Stopped: if a signal has come and the phase may be left.
     """
     if request.signum and request.interruptible:
         raise Stopped(128 + request.signum)

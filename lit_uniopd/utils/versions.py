@@ -21,13 +21,13 @@ STACK = (
 
 def versions(names: Sequence[str] = STACK) -> dict[str, str]:
     """Python's and the packages' versions; ``not installed`` where there is none."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def versions_text() -> str:

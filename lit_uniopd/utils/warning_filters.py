@@ -1,4 +1,4 @@
-"""What other libraries say that no user can act on; each with its reason. All else is shown."""
+"""Filters for the messages of other libraries that no user can act on, each with its reason. All others are shown."""
 
 import logging
 import warnings
@@ -13,29 +13,29 @@ UNHELPFUL: dict[str, type[Warning]] = {
     # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
     # the arguments that this process was started with.
     "LightningCLI's args parameter": UserWarning,
-    # tqdm in a notebook without ipywidgets: its bars are text then, and all else is the same.
+    # tqdm in a notebook without ipywidgets: its bars are text then, and nothing else changes.
     "IProgress not found": Warning,
 }
-"""What a warning begins with (a regular expression), and its kind."""
+"""Regular expression for the beginning of a warning -> its category."""
 
-UNASKED: dict[str, str] = {
+UNHELPFUL_LOG_LINES: dict[str, str] = {
     # Advertisements of Lightning's other products, with every trainer.
     "lightning.pytorch.utilities.rank_zero": "💡 Tip",
     # On CPUs with AVX-512 BF16 bitsandbytes looks for a kernel on the hub when it is imported, also by peft and
     # for runs without 4-bit weights. Ours do without it (`lit_uniopd.policy.loading`): it would repack them.
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
 }
-"""A logger, and what those of its lines begin with that are not about the run."""
+"""Logger -> how those of its lines begin that are not about the run."""
 
 
 def install_filters() -> None:
-    """Leave them out, from here on; twice is once."""
+    """Hide these messages from now on; a second call changes nothing."""
     for message, category in UNHELPFUL.items():
         warnings.filterwarnings("ignore", message=message, category=category)
-    for name in UNASKED:
+    for name in UNHELPFUL_LOG_LINES:
         logging.getLogger(name).addFilter(is_about_the_run)
 
 
 def is_about_the_run(record: logging.LogRecord) -> bool:
     """Whether a line of another library's log is about the run."""
-    return not record.getMessage().startswith(UNASKED[record.name])
+    return not record.getMessage().startswith(UNHELPFUL_LOG_LINES[record.name])

@@ -1,15 +1,5 @@
-"""Looking at what a run kept: one HTML file, no server, no network."""
+"""A run's rollouts, pairs and captions in one HTML file; `view.records` makes the rows that it shows."""
 
-from lit_uniopd.view.page import page, write_page
-from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE, chosen_groups, group_record, pair_records, token_pieces
+from lit_uniopd.view.page import GROUPS_FILE, PAIRS_FILE, page, write_page
 
-__all__ = [
-    "GROUPS_FILE",
-    "PAIRS_FILE",
-    "chosen_groups",
-    "group_record",
-    "page",
-    "pair_records",
-    "token_pieces",
-    "write_page",
-]
+__all__ = ["GROUPS_FILE", "PAIRS_FILE", "page", "write_page"]

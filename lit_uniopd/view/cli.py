@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the page.
 
     Args:
-        argv: what stands behind ``uniopd view``.
+        argv: the arguments behind ``uniopd view``.
 
     Returns:
         The exit status.
@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="directory of a run (runs/<name>/version_N), or a *.captions.jsonl file")
     parser.add_argument("--out", type=Path, help="the HTML file; default: view.html beside what is shown")
     args = parser.parse_args(argv)
-    beside = args.run if args.run.is_dir() else args.run.parent
-    out = args.out or beside / "view.html"
+    directory = args.run if args.run.is_dir() else args.run.parent
+    out = args.out or directory / "view.html"
     count = write_page(args.run, out)
     log.info(
         "%s: %d answers in %d groups, %d preference pairs, %d captions. Open it in a browser.",

@@ -1,4 +1,4 @@
-"""The page: what a run kept, inside one HTML file that needs no server and no network."""
+"""The page: a run's rollouts, pairs and captions in one HTML file that needs no server and no network."""
 
 import base64
 import html
@@ -14,10 +14,13 @@ from PIL import Image
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.images import open_image
 from lit_uniopd.utils.jsonl import read_lines
-from lit_uniopd.view.records import GROUPS_FILE, PAIRS_FILE
 
 log = logging.getLogger(__name__)
 
+GROUPS_FILE = "rollouts.jsonl"
+"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
+PAIRS_FILE = "weighed_pairs.jsonl"
+"""Preference pairs and their weights, in the directory of a run."""
 CAPTIONS = ".captions.jsonl"
 """Ending of the files that SENTINEL's bootstrapping writes."""
 PICTURE_SIDE = 384
@@ -41,23 +44,23 @@ def page(
         groups: of ``group_record``.
         pairs: preference pairs with their weights.
         captions: of SENTINEL's bootstrapping.
-        pictures: path -> data URI, of all of them; None where one cannot be read.
+        pictures: path -> data URI; None where it cannot be read.
     """
-    every = {"groups": groups, "pairs": pairs, "captions": captions, "pictures": dict(pictures or {})}
-    data = json.dumps(every, ensure_ascii=False)
-    parts = {
+    content = {"groups": groups, "pairs": pairs, "captions": captions, "pictures": dict(pictures or {})}
+    data = json.dumps(content, ensure_ascii=False)
+    replacements = {
         "{{title}}": html.escape(title),
         "{{style}}": (_ASSETS / "page.css").read_text(encoding="utf-8"),
-        # Inside a script element nothing but its end tag (or a comment's begin) has a meaning.
+        # Inside a script element only its end tag, or the start of a comment, has a meaning.
         "{{data}}": data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         "{{script}}": (_ASSETS / "page.js").read_text(encoding="utf-8"),
     }
     text = (_ASSETS / "page.html").read_text(encoding="utf-8")
-    pieces = []
-    for mark, value in parts.items():  # each once and in order, so that no value is searched for marks
-        head, text = text.split(mark, 1)
-        pieces += [head, value]
-    return "".join([*pieces, text])
+    sections = []
+    for placeholder, value in replacements.items():  # once each and in order: values are not searched for placeholders
+        head, text = text.split(placeholder, 1)
+        sections += [head, value]
+    return "".join([*sections, text])
 
 
 def write_page(source: Path, out: Path) -> dict[str, int]:
@@ -103,20 +106,20 @@ def write_page(source: Path, out: Path) -> dict[str, int]:
 
 
 def read_pictures(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    """The first picture of each record as a data URI, by its path; None where it cannot be read any more."""
-    found: dict[str, str | None] = {}
+    """The first picture of each record as a data URI, by its path; None where it can no longer be read."""
+    data_uris: dict[str, str | None] = {}
     for path in (record["images"][0] for record in records if record.get("images")):
-        if path not in found:
+        if path not in data_uris:
             try:
-                found[path] = _data_uri(open_image(path))
+                data_uris[path] = _data_uri(open_image(path))
             except UserError:
-                found[path] = None
-    return found
+                data_uris[path] = None
+    return data_uris
 
 
 def _data_uri(picture: Image.Image) -> str:
     small = picture.copy()
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    file, kind = io.BytesIO(), "png" if max(small.size) < 128 else "jpeg"  # of few pixels, JPEG's blocks would show
+    file, kind = io.BytesIO(), "png" if max(small.size) < 128 else "jpeg"  # JPEG's blocks would show in a small picture
     small.save(file, format=kind, quality=85)
     return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()

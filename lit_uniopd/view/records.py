@@ -1,4 +1,4 @@
-"""What a run keeps to be looked at: whole groups of answers, every token of them, as JSON lines."""
+"""What a run keeps for `uniopd view`: groups of answers with every token, and pairs, as JSON lines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,13 +13,8 @@ from lit_uniopd.functional.margin import order_consistency, trajectory_returns
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.markdown import last_message_text
 
-GROUPS_FILE = "rollouts.jsonl"
-"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
-PAIRS_FILE = "weighed_pairs.jsonl"
-"""Preference pairs and their weights, in the directory of a run."""
-
 EVIDENCE = ("verdicts", "votes", "boxes", "detectors")
-"""Columns of sentence pairs that say what became of their objects (``hallucination.records.pair_rows``)."""
+"""Columns of sentence pairs with the verdicts on their objects (``hallucination.records.pair_rows``)."""
 
 Why = Literal["best", "worst", "misordered"]
 """Why a group was chosen: it has the answer with the highest or the lowest return before calibration, or its teacher
@@ -36,28 +31,29 @@ def chosen_groups(rollouts: Rollouts, routes: Sequence[str]) -> dict[int, list[W
     Returns:
         Group -> reasons. Answers that no teacher scored choose no group; ``misordered`` needs right and wrong ones.
     """
-    said_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
-    returns = trajectory_returns(said_BT, rollouts.mask_BT).tolist()
+    log_ratio_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
+    returns = trajectory_returns(log_ratio_BT, rollouts.mask_BT).tolist()
     groups, scored = rollouts.group_B.tolist(), rollouts.teacher_ok_B.tolist()
-    found: dict[int, list[Why]] = {}
+    reasons: dict[int, list[Why]] = {}
 
-    def keep(group: int, why: Why) -> None:
-        if why not in found.setdefault(group, []):
-            found[group].append(why)
+    def add_reason(group: int, why: Why) -> None:
+        if why not in reasons.setdefault(group, []):
+            reasons[group].append(why)
 
-    for kind in sorted(set(zip(rollouts.domain, routes, strict=True))):
-        rows = [row for row, own in enumerate(zip(rollouts.domain, routes, strict=True)) if own == kind and scored[row]]
+    keys = list(zip(rollouts.domain, routes, strict=True))
+    for key in sorted(set(keys)):
+        rows = [row for row in range(len(keys)) if keys[row] == key and scored[row]]
         if not rows:
             continue
-        keep(groups[max(rows, key=returns.__getitem__)], "best")
-        keep(groups[min(rows, key=returns.__getitem__)], "worst")
-        picked = torch.tensor(rows)
+        add_reason(groups[max(rows, key=returns.__getitem__)], "best")
+        add_reason(groups[min(rows, key=returns.__getitem__)], "worst")
+        index = torch.tensor(rows)
         order = order_consistency(
-            torch.tensor(returns)[picked], rollouts.outcome_B.cpu()[picked], rollouts.group_B.cpu()[picked]
+            torch.tensor(returns)[index], rollouts.outcome_B.cpu()[index], rollouts.group_B.cpu()[index]
         )
         if len(order.groups) and float(order.margin_minmax.min()) < 0:
-            keep(int(order.groups[order.margin_minmax.argmin()]), "misordered")
-    return found
+            add_reason(int(order.groups[order.margin_minmax.argmin()]), "misordered")
+    return reasons
 
 
 def group_record(
@@ -77,11 +73,11 @@ def group_record(
         rollouts: after calibration.
         rows: the answers to one prompt.
         step: of training.
-        teacher: who scored them.
+        teacher: name of the one that scored them.
         why: reasons for keeping the group.
         pieces: token ids -> the text of each.
         gap_threshold: tokens on which student and teacher differ by this much or more train nothing; None: no limit.
-        max_tokens: so many tokens of each answer are kept; how many there were is told beside them.
+        max_tokens: tokens of each answer that are kept; ``length`` says how many it had.
     """
     prompt = rollouts.prompts[rows[0]]
     return {
@@ -134,9 +130,9 @@ def _answer(
 
 
 def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str, Any]]:
-    """Preference pairs and what a policy makes of them, as JSON: those of highest and of lowest weight.
+    """Preference pairs with the policy's margins and weights, as JSON: those of highest and of lowest weight.
 
-    Sentence pairs have their context apart from the question, and the evidence of their row: verdicts, votes, boxes.
+    Those of sentence pairs hold their context beside the question, and the evidence: verdicts, votes, boxes.
 
     Args:
         pairs: to choose from.
@@ -144,16 +140,16 @@ def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str
         count: pairs to keep, half of them from either end.
     """
     order = pairs.weights.argsort(descending=True, stable=True).tolist()
-    kept = order if len(order) <= count else order[: count - count // 2] + order[len(order) - count // 2 :]
+    indices = order if len(order) <= count else order[: count - count // 2] + order[len(order) - count // 2 :]
     lines = []
-    for i in kept:
+    for i in indices:
         pair = pairs.pairs[i].pair
         scores = {"score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected}
         lines.append(
             {
                 "step": step,
                 "domain": pair.prompt.domain,
-                **_asked_and_said(pair.prompt),
+                **_question_and_context(pair.prompt),
                 "images": _paths(pair.prompt),
                 **_evidence(pair.prompt),
                 "chosen": pair.chosen,
@@ -169,8 +165,8 @@ def pair_records(pairs: WeighedPairs, *, step: int, count: int) -> list[dict[str
     return lines
 
 
-def _asked_and_said(prompt: Prompt) -> dict[str, str]:
-    """The question, and the beginning of the answer where that is a part of the prompt."""
+def _question_and_context(prompt: Prompt) -> dict[str, str]:
+    """The question, and the beginning of the answer where the prompt contains one."""
     *before, last = prompt.messages
     if last["role"] != "assistant" or not before:
         return {"prompt": last_message_text(prompt)}
@@ -183,14 +179,14 @@ def _paths(prompt: Prompt) -> list[str]:
 
 
 def _evidence(prompt: Prompt) -> dict[str, Any]:
-    """What detectors said about the objects of a sentence pair; nothing for other pairs.
+    """What detectors said about the objects of a sentence pair; empty for other pairs.
 
     Tables that were stored by columns have null where an object is not the row's.
     """
     row = {name: prompt.row[name] for name in EVIDENCE if prompt.row.get(name)}
     for name in ("verdicts", "votes"):
         if isinstance(row.get(name), Mapping):
-            row[name] = {word: said for word, said in row[name].items() if said is not None}
+            row[name] = {word: value for word, value in row[name].items() if value is not None}
     return row
 
 
@@ -201,24 +197,24 @@ def _rounded(values: torch.Tensor) -> list[float]:
 def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], context: int = 8) -> list[str]:
     """The text that each token adds, special tokens included; the pieces of an answer join to its text.
 
-    Tokens may hold a part of a character only: the one that completes it has it whole, those before it have none.
+    A character may be split over several tokens: the last of them gets it, those before it get no text.
 
     Args:
-        tokenizer: who wrote them.
+        tokenizer: of the model that wrote them.
         ids: of one answer.
-        context: tokens that are decoded beside each, for decoders to which spaces depend on what comes before.
+        context: tokens before each that are decoded with it, since some decoders write spaces by what comes before.
     """
     pieces: list[str] = []
-    start = 0  # of the tokens whose text is not told yet
+    start = 0  # of the tokens whose text is not in any piece yet
     for end in range(1, len(ids) + 1):
         first = max(0, start - context)
-        told = _decoded(tokenizer, ids[first:start])
+        prefix = _decoded(tokenizer, ids[first:start])
         text = _decoded(tokenizer, ids[first:end])
-        new = text[len(told) :] if text.startswith(told) else _decoded(tokenizer, ids[start:end])
-        if new.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids) and end - start < 4:
+        piece = text[len(prefix) :] if text.startswith(prefix) else _decoded(tokenizer, ids[start:end])
+        if piece.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids) and end - start < 4:
             pieces.append("")
         else:
-            pieces.append(new)
+            pieces.append(piece)
             start = end
     return pieces
 

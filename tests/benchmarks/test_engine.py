@@ -11,10 +11,10 @@ from torch import nn
 
 from lit_uniopd.benchmarks import engine as engine_module
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
-from lit_uniopd.benchmarks.fingerprint import weights_fingerprint
 from lit_uniopd.benchmarks.records import PENDING, RecordWriter, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.rewards import GraderPool
 
@@ -22,7 +22,7 @@ RIGHT, WRONG, HEDGED, CUT = "4", "5", "4 or 5", "so 4"
 
 
 class Scripted:
-    """A policy that answers by a rule; counts what it was asked."""
+    """A policy that answers by a rule and notes its prompts."""
 
     def __init__(self, rule: Callable[[str, int], str]) -> None:
         self.model = nn.Linear(3, 3)
@@ -30,10 +30,10 @@ class Scripted:
         nn.init.zeros_(self.model.bias)
         self.rule = rule
         self.args = PolicyArgs()
-        self.asked: list[str] = []
+        self.prompt_ids: list[str] = []
 
     def write(self, _policy: Any, prompts: Any, args: Any, *, seed: int, keys: list[int]) -> Any:
-        self.asked += [prompt.id for prompt in prompts]
+        self.prompt_ids += [prompt.id for prompt in prompts]
         text = [self.rule(prompt.messages[0]["content"], k) for prompt in prompts for k in range(args.n)]
         finish = ["length" if answer == CUT else "stop" for answer in text]
         return SimpleNamespace(text=text, finish=finish, lengths_B=torch.tensor(list(map(len, text))))
@@ -87,19 +87,19 @@ def by_question(text: str, k: int) -> str:
 
 
 def test_every_answer_is_graded_and_recorded(run, tmp_path):
-    found = run(Scripted(by_question), benchmark(["right", "wrong", "hedged", "mixed"], n=2))
-    verdicts = {key: r.correct for key, r in found.items()}
+    records = run(Scripted(by_question), benchmark(["right", "wrong", "hedged", "mixed"], n=2))
+    verdicts = {key: r.correct for key, r in records.items()}
     assert verdicts == {
         **{("row0", k): True for k in (0, 1)},
         **{(row, k): False for row in ("row1", "row2") for k in (0, 1)},
         ("row3", 0): True,
         ("row3", 1): False,
     }
-    one = found["row3", 1]
-    assert (one.response, one.gold, one.extracted, one.reason, one.n_tokens) == (WRONG, "4", WRONG, "wrong", 1)
-    assert one.breakdown == {"half": "1"}
+    last = records["row3", 1]
+    assert (last.response, last.gold, last.extracted, last.reason, last.n_tokens) == (WRONG, "4", WRONG, "wrong", 1)
+    assert last.breakdown == {"half": "1"}
     on_disk = read_records([tmp_path / "run" / "rank0.jsonl"])
-    assert sorted(r.key for r in on_disk) == sorted(r.key for r in found.values())
+    assert sorted(r.key for r in on_disk) == sorted(r.key for r in records.values())
 
 
 def test_stop_strings_cut_the_answer(run):
@@ -132,15 +132,15 @@ def test_answers_for_a_judge_are_recorded_without_a_verdict(run):
 
 def test_a_killed_run_goes_on_where_it_stopped(run, tmp_path):
     tested = benchmark(["right", "wrong", "mixed", "right"], n=2)
-    whole = run(Scripted(by_question), tested, "whole")
+    unbroken = run(Scripted(by_question), tested, "whole")
     run(Scripted(by_question), tested, "killed", batches=2)
     path = tmp_path / "killed" / "rank0.jsonl"
     path.write_bytes(path.read_bytes()[:-30])  # killed while it wrote the last line
     later = Scripted(by_question)
     resumed = run(later, tested, "later", adopt=["killed"])
-    assert [name.split("/")[1] for name in later.asked] == ["row1", "row2", "row3"]
+    assert [name.split("/")[1] for name in later.prompt_ids] == ["row1", "row2", "row3"]
     assert {key: (r.correct, r.response) for key, r in resumed.items()} == {
-        key: (r.correct, r.response) for key, r in whole.items()
+        key: (r.correct, r.response) for key, r in unbroken.items()
     }
     assert len(read_records([tmp_path / "later" / "rank0.jsonl"])) == 8  # a run's own files hold all that it counts
 
@@ -153,7 +153,7 @@ def test_written_but_unjudged_answers_are_judged_not_written_again(run, tmp_path
     RecordWriter(path).append([unjudged])
     later = Scripted(by_question)
     (judged,) = run(later, tested, "later", adopt=["killed"]).values()
-    assert later.asked == []
+    assert later.prompt_ids == []
     assert judged.correct is True
 
 
@@ -180,17 +180,17 @@ def test_what_could_change_the_answer_is_answered_anew(run, change):
     run(Scripted(by_question), tested, "first")
     later = Scripted(by_question)
     run(later, CHANGES[change](later, tested), "later", adopt=["first"])
-    assert len(later.asked) == 1
+    assert len(later.prompt_ids) == 1
 
 
 def test_the_seed_matters_only_to_sampled_answers(run):
     greedy = benchmark(["right"])
     sampled = replace(greedy, generation=Generation(temperature=1.0))
-    for tested, asked in ((greedy, 0), (sampled, 1)):
+    for tested, new_prompts in ((greedy, 0), (sampled, 1)):
         run(Scripted(by_question), tested, "first", seed=1)
         later = Scripted(by_question)
         run(later, tested, "later", adopt=["first"], seed=2)
-        assert len(later.asked) == asked
+        assert len(later.prompt_ids) == new_prompts
 
 
 def test_fingerprints_see_one_changed_bit_and_moved_values_but_not_the_layout():

@@ -15,9 +15,9 @@ from callbacks import BenchmarkEvaluation
 from datamodules import BenchmarkDataModule
 from lit_uniopd.benchmarks.cli import main as benchmarks_verb
 from lit_uniopd.benchmarks.compare import compare_records
-from lit_uniopd.benchmarks.compare import main as compare
+from lit_uniopd.benchmarks.compare_cli import main as compare
 from lit_uniopd.benchmarks.records import RecordWriter, last_evaluation
-from lit_uniopd.benchmarks.regrade import main as regrade
+from lit_uniopd.benchmarks.regrade_cli import main as regrade
 from lit_uniopd.benchmarks.report.summary import run_records, write_parquet
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
@@ -99,17 +99,17 @@ def test_the_same_command_goes_on_after_a_kill(run, workplace, monkeypatch):
     RecordWriter(workplace / "runs/benchmarks/version_7/records/rank3.jsonl").append(
         records[:40]
     )  # one that was killed
-    written: list[int] = []
+    counts: list[int] = []
     original = engine.write_answers
 
-    def counted(policy: Any, asked: Any, *args: Any, **options: Any) -> Any:
-        written.append(len(asked))
-        return original(policy, asked, *args, **options)
+    def counting(policy: Any, prompts: Any, *args: Any, **options: Any) -> Any:
+        counts.append(len(prompts))
+        return original(policy, prompts, *args, **options)
 
-    monkeypatch.setattr(engine, "write_answers", counted)
+    monkeypatch.setattr(engine, "write_answers", counting)
     main(["validate", "-c", CONFIG, "--profile", "fixture", "--trainer.enable_progress_bar=false"])
     again = workplace / "runs/benchmarks/version_8"
-    assert sum(written) == len(records) - 40
+    assert sum(counts) == len(records) - 40
     before, after = (json.loads((d / "summary.json").read_text())["benchmarks"] for d in (run, again))
     assert {k: v["scores"] for k, v in before.items()} == {k: v["scores"] for k, v in after.items()}
     assert {r.key for r in run_records(again)} == {r.key for r in records}
@@ -132,8 +132,8 @@ def doctored(run, tmp_path) -> Path:
 
 def test_regrading_judges_anew_and_keeps_the_old_verdicts(doctored, capsys):
     assert regrade([str(doctored)]) == 0
-    found = {r.sample_id: r for r in run_records(doctored) if r.benchmark == "aime24"}
-    assert all(r.correct for r in found.values())
+    records = {r.sample_id: r for r in run_records(doctored) if r.benchmark == "aime24"}
+    assert all(r.correct for r in records.values())
     from lit_uniopd.benchmarks.report.summary import read_parquet
 
     old = read_parquet(doctored / "records.before-1.parquet")
@@ -146,13 +146,13 @@ def test_regrading_judges_anew_and_keeps_the_old_verdicts(doctored, capsys):
 def test_comparing_names_what_became_right(run, doctored, capsys):
     regrade([str(doctored)])
     assert compare([str(run), str(doctored), "--rows"]) == 0
-    shown = capsys.readouterr().out
-    assert "aime24@gopd newly right: fixture-0 (answer 0)" in shown
-    found = {c.key: c for c in compare_records(run_records(run), run_records(doctored))}
-    assert found["aime24@gopd"].difference == 1.0
-    assert len(found["aime24@gopd"].newly_right) == 5
-    assert found["chartqa@lmms"].difference == 0.0
-    assert found["chartqa@lmms"].newly_wrong == ()
+    output = capsys.readouterr().out
+    assert "aime24@gopd newly right: fixture-0 (answer 0)" in output
+    comparisons = {c.key: c for c in compare_records(run_records(run), run_records(doctored))}
+    assert comparisons["aime24@gopd"].difference == 1.0
+    assert len(comparisons["aime24@gopd"].newly_right) == 5
+    assert comparisons["chartqa@lmms"].difference == 0.0
+    assert comparisons["chartqa@lmms"].newly_wrong == ()
 
 
 def test_runs_under_other_conditions_are_not_compared(run):
@@ -185,9 +185,9 @@ def test_mistakes_are_answered_by_one_sentence(arguments, sentence, tmp_path, mo
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    shown = capsys.readouterr().err
-    assert sentence in shown
-    assert len([line for line in shown.splitlines() if line.startswith("error:")]) == 1
+    output = capsys.readouterr().err
+    assert sentence in output
+    assert len([line for line in output.splitlines() if line.startswith("error:")]) == 1
 
 
 def test_a_missing_picture_is_named_before_anything_is_written(tmp_path):
@@ -231,9 +231,9 @@ def test_answers_for_judges_are_exported(model_dirs, tmp_path, new_model):
 
 def test_the_list_names_every_benchmark(capsys):
     assert benchmarks_verb([]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("aime24@gopd", "infovqa@lmms", "CC-BY-NC-SA-4.0", "exported"):
-        assert name in shown
+        assert name in output
 
 
 def test_check_accepts_ours_and_reports_a_gold_that_fails(tmp_path, capsys):
@@ -293,12 +293,12 @@ def test_the_callback_evaluates_before_between_and_after(trained):
 def test_evaluating_changes_neither_weights_nor_the_run(model_dirs, tmp_path):
     from tiny import weights
 
-    found = []
+    final_weights = []
     for callbacks in ([], [BenchmarkEvaluation(["playground"], profile="fixture", every_n_steps=1)]):
         model = module(model_dirs)
-        trainer(tmp_path / str(len(found)), callbacks=callbacks, max_steps=2).fit(model, Prompts(prompts(8)))
-        found.append(weights(model))
-    assert all((found[0][name] == found[1][name]).all() for name in found[0])
+        trainer(tmp_path / str(len(final_weights)), callbacks=callbacks, max_steps=2).fit(model, Prompts(prompts(8)))
+        final_weights.append(weights(model))
+    assert all((final_weights[0][name] == final_weights[1][name]).all() for name in final_weights[0])
 
 
 def test_every_n_steps_is_for_benchmarks_only():

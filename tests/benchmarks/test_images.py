@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext, images
-from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, filled, picture
+from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, fill_template, picture
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import PromptFormat
@@ -32,11 +32,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", DRAWINGS)
 def test_every_drawing_is_small_coloured_and_the_same_each_time(kind):
-    one, two = (draw({"drawing": kind, **EXAMPLES[kind]}) for _ in range(2))
-    assert one.mode == "RGB"
-    assert max(one.size) <= 256
-    assert np.array_equal(np.asarray(one), np.asarray(two))
-    assert len(np.unique(np.asarray(one).reshape(-1, 3), axis=0)) > 1
+    first, second = (draw({"drawing": kind, **EXAMPLES[kind]}) for _ in range(2))
+    assert first.mode == "RGB"
+    assert max(first.size) <= 256
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+    assert len(np.unique(np.asarray(first).reshape(-1, 3), axis=0)) > 1
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_pictures_stand_at_their_marks_else_first():
     image, word = {"type": "image"}, {"type": "text", "text": "a b"}
     assert chat(PromptFormat(), "a b", 1)[0]["content"] == [image, word]
     assert chat(PromptFormat(image_first=False), "a b", 1)[0]["content"] == [word, image]
-    marked = chat(PromptFormat(), "a <image1> b <image> c", 2)[0]["content"]
-    assert [part["type"] for part in marked] == ["text", "image", "text", "image", "text"]
+    content = chat(PromptFormat(), "a <image1> b <image> c", 2)[0]["content"]
+    assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
     assert chat(PromptFormat(system="s"), "a", 0)[0] == {"role": "system", "content": "s"}
 
 
 def test_templates_leave_other_braces_alone():
-    assert filled(r"{question} in \boxed{}, {unknown}", {"question": "{x}"}) == r"{x} in \boxed{}, {unknown}"
+    assert fill_template(r"{question} in \boxed{}, {unknown}", {"question": "{x}"}) == r"{x} in \boxed{}, {unknown}"
 
 
 def test_cells_of_pictures():
@@ -101,8 +101,8 @@ def test_cells_of_pictures():
 
 
 def test_dynamath_groups_variants_and_grades_by_the_type_of_answer():
-    found = load_benchmark(find_spec("dynamath"), "fixture").examples
-    assert {e.grader for e in found} == {"numeric", "choice"}
+    examples = load_benchmark(find_spec("dynamath"), "fixture").examples
+    assert {e.grader for e in examples} == {"numeric", "choice"}
     rows = [
         {
             "question": "q",
@@ -120,15 +120,15 @@ def test_dynamath_groups_variants_and_grades_by_the_type_of_answer():
 
 
 def test_we_math_keeps_a_problem_together():
-    found = load_benchmark(find_spec("we_math"), "fixture").examples
-    assert {e.group for e in found} == {"1", "2"}
-    assert [e.breakdown["key"] for e in found if e.group == "1"] == ["2steps_1", "2steps_2", "2steps_multi"]
+    examples = load_benchmark(find_spec("we_math"), "fixture").examples
+    assert {e.group for e in examples} == {"1", "2"}
+    assert [e.breakdown["key"] for e in examples if e.group == "1"] == ["2steps_1", "2steps_2", "2steps_multi"]
 
 
 def test_mathvision_has_choices_only_where_there_are_options():
-    found = load_benchmark(find_spec("mathvision"), "fixture").examples
-    texts = ["".join(p.get("text", "") for p in e.messages[-1]["content"]) for e in found]
-    assert ["Choices:" in text for text in texts] == [bool(e.options) for e in found] == [False, True, False, True]
+    examples = load_benchmark(find_spec("mathvision"), "fixture").examples
+    texts = ["".join(p.get("text", "") for p in e.messages[-1]["content"]) for e in examples]
+    assert ["Choices:" in text for text in texts] == [bool(e.options) for e in examples] == [False, True, False, True]
 
 
 def test_scienceqa_counts_what_has_no_picture():

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from lit_uniopd.benchmarks.metrics import SumMetric, build_metrics
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.health import health_of, is_repetitive
 from lit_uniopd.benchmarks.metrics.intervals import interval, paired_difference, resampled_weights
-from lit_uniopd.benchmarks.metrics.scorecard import THE_16, domain_means, mean16, score_benchmark, stats_of
+from lit_uniopd.benchmarks.metrics.scorecard import score_benchmark, stats_of
+from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
 from lit_uniopd.benchmarks.records import Record, grouped
 from lit_uniopd.benchmarks.registry import expand, find_spec
+from lit_uniopd.benchmarks.report.means import THE_16, domain_means, mean16
 from lit_uniopd.errors import UserError
 
 
@@ -58,8 +60,8 @@ def answers(row: str, verdicts: str, **changes: Any) -> list[Record]:
 
 
 def test_avg_is_the_mean_over_rows_also_when_they_have_unequally_many_answers():
-    found = scores(answers("a", "10") + answers("b", "1110"), "avg", n=4)
-    assert found == {"avg@4": pytest.approx((0.5 + 0.75) / 2)}
+    results = scores(answers("a", "10") + answers("b", "1110"), "avg", n=4)
+    assert results == {"avg@4": pytest.approx((0.5 + 0.75) / 2)}
     assert scores([record("a"), record("b", right=None)], "avg") == {"accuracy": 0.5}  # no verdict counts as wrong
 
 
@@ -118,21 +120,21 @@ def test_yes_no_against_counting(positive):
     rng = random.Random(1)
     pairs = [(rng.choice(["yes", "no"]), rng.choice(["yes", "no", None])) for _ in range(200)]
     records = [record(str(i), right=g == p, gold=g, extracted=p) for i, (g, p) in enumerate(pairs)]
-    found = scores(records, "yes_no", positive=positive, primary="f1")
+    results = scores(records, "yes_no", positive=positive, primary="f1")
     hits = sum(g == p == positive for g, p in pairs)
     precision = hits / sum(p == positive for _, p in pairs)
     recall = hits / sum(g == positive for g, _ in pairs)
-    assert next(iter(found)) == "f1"
-    assert found["accuracy"] == pytest.approx(sum(g == p for g, p in pairs) / 200)
-    assert found["precision"] == pytest.approx(precision)
-    assert found["recall"] == pytest.approx(recall)
-    assert found["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
-    assert found["yes_ratio"] == pytest.approx(sum(p == "yes" for _, p in pairs) / 200)
+    assert next(iter(results)) == "f1"
+    assert results["accuracy"] == pytest.approx(sum(g == p for g, p in pairs) / 200)
+    assert results["precision"] == pytest.approx(precision)
+    assert results["recall"] == pytest.approx(recall)
+    assert results["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    assert results["yes_ratio"] == pytest.approx(sum(p == "yes" for _, p in pairs) / 200)
 
 
 def test_yes_no_without_any_positive_is_zero_not_nan():
-    found = scores([record("a", gold="no", extracted="no")], "yes_no", positive="yes")
-    assert (found["precision"], found["recall"], found["f1"], found["accuracy"]) == (0, 0, 0, 1)
+    results = scores([record("a", gold="no", extracted="no")], "yes_no", positive="yes")
+    assert (results["precision"], results["recall"], results["f1"], results["accuracy"]) == (0, 0, 0, 1)
 
 
 def test_hallusion_counts_questions_figures_and_pairs():
@@ -157,10 +159,10 @@ def test_dynamath_average_and_worst():
 
 
 def we_math_by_hand(problems: list[tuple[list[bool], bool]]) -> dict[str, float]:
-    """(steps, whole) of each problem, judged by the words of the paper."""
+    """(steps right, problem right) of each problem, judged by the words of the paper."""
     count = {"IK": 0, "IG": 0, "CM": 0, "RM": 0, "CM loose": 0, "RM loose": 0}
-    for steps, whole in problems:
-        if not whole:
+    for steps, problem_right in problems:
+        if not problem_right:
             count["IG" if all(steps) else "IK"] += 1
             continue
         count["CM" if all(steps) else "RM"] += 1
@@ -182,14 +184,14 @@ def test_we_math_against_the_words_of_the_paper():
     rng = random.Random(2)
     problems = [([rng.random() < 0.6 for _ in range(rng.choice([2, 3]))], rng.random() < 0.5) for _ in range(300)]
     records = []
-    for i, (steps, whole) in enumerate(problems):
-        parts = [(f"{len(steps)}steps_{j + 1}", right) for j, right in enumerate(steps)] + [
-            (f"{len(steps)}steps_multi", whole)
+    for i, (steps, problem_right) in enumerate(problems):
+        rows = [(f"{len(steps)}steps_{j + 1}", right) for j, right in enumerate(steps)] + [
+            (f"{len(steps)}steps_multi", problem_right)
         ]
-        records += [record(f"{i}{key}", right=right, group_id=str(i), breakdown={"key": key}) for key, right in parts]
-    found = scores(records, "we_math")
-    assert found.pop("accuracy") == pytest.approx(sum(bool(r.correct) for r in records) / len(records))
-    assert found == {name: pytest.approx(value) for name, value in we_math_by_hand(problems).items()}
+        records += [record(f"{i}{key}", right=right, group_id=str(i), breakdown={"key": key}) for key, right in rows]
+    results = scores(records, "we_math")
+    assert results.pop("accuracy") == pytest.approx(sum(bool(r.correct) for r in records) / len(records))
+    assert results == {name: pytest.approx(value) for name, value in we_math_by_hand(problems).items()}
 
 
 # --- captions --------------------------------------------------------------------------------------------------------
@@ -219,12 +221,12 @@ def test_sums_over_ranks_are_the_sums_over_all():
     records = [r for i in range(31) for r in answers(str(i), "".join(rng.choices("01", k=4)))]
     metrics: Any = [{"name": "avg"}, {"name": "pass_at", "k": 2}]
     groups = grouped(records)
-    whole, first, second = (SumMetric(build_metrics(metrics, 4)) for _ in range(3))
+    overall, first, second = (SumMetric(build_metrics(metrics, 4)) for _ in range(3))
     for i, group in enumerate(groups):
-        whole.update(group)
+        overall.update(group)
         (first if i < 11 else second).update(group)
     first.sums += second.sums
-    assert first.compute() == pytest.approx(whole.compute())
+    assert first.compute() == pytest.approx(overall.compute())
 
 
 def test_an_unknown_metric_or_argument_is_named():
@@ -308,13 +310,13 @@ def test_health():
 
 def test_means_only_of_what_is_complete():
     specs = {spec.key: spec for spec in expand(["uni_opd"])}
-    whole = {key: i / 100 for i, key in enumerate(specs)}
+    complete = {key: i / 100 for i, key in enumerate(specs)}
     assert sorted({spec.id for spec in specs.values()}) == sorted(THE_16)
-    assert mean16(whole, specs) == pytest.approx(sum(whole.values()) / 16)
-    assert domain_means(whole, specs)["math"] == pytest.approx(sum(list(whole.values())[:4]) / 4)
-    part = {key: value for key, value in whole.items() if key != "aime24@gopd"}
-    assert mean16(part, specs) is None
-    assert domain_means(part, specs)["math"] is None
-    assert domain_means(part, specs)["code"] is not None
+    assert mean16(complete, specs) == pytest.approx(sum(complete.values()) / 16)
+    assert domain_means(complete, specs)["math"] == pytest.approx(sum(list(complete.values())[:4]) / 4)
+    incomplete = {key: value for key, value in complete.items() if key != "aime24@gopd"}
+    assert mean16(incomplete, specs) is None
+    assert domain_means(incomplete, specs)["math"] is None
+    assert domain_means(incomplete, specs)["code"] is not None
     both = {**specs, "mathvision@lmms": find_spec("mathvision@lmms")}
-    assert mean16({**whole, "mathvision@lmms": 0.5}, both) is None  # two variants of one: which of them?
+    assert mean16({**complete, "mathvision@lmms": 0.5}, both) is None  # two variants of one: which of them?

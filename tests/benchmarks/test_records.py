@@ -67,9 +67,9 @@ def test_of_equal_keys_the_first_verdict_counts(written):
     RecordWriter(written).append(
         [record(score=0.0), record(sample_idx=3, reason=PENDING, score=0.0), record(sample_idx=3)]
     )
-    found = {r.sample_idx: r for r in read_records([written])}
-    assert found[0].score == 1.0
-    assert found[3].reason == "ok"
+    records = {r.sample_idx: r for r in read_records([written])}
+    assert records[0].score == 1.0
+    assert records[3].reason == "ok"
 
 
 @pytest.mark.parametrize("field", ["weights", "prompt_hash", "generation_hash", "sample_id", "profile", "protocol"])

@@ -33,8 +33,8 @@ def benchmark(groups: list[int], n: int = 1) -> Benchmark:
 @pytest.mark.parametrize(("groups", "n", "max_rows"), [([1] * 7, 1, 2), ([3, 1, 2, 2, 5], 2, 6), ([1], 32, 8)])
 def test_every_row_once_over_the_ranks_in_equal_steps(world_size, groups, n, max_rows):
     ranks = [eval_batches(benchmark(groups, n), max_rows, rank=r, world_size=world_size) for r in range(world_size)]
-    seen = Counter(request.example.id for batches in ranks for batch in batches for request in batch)
-    assert seen == Counter(f"{g}.{i}" for g, size in enumerate(groups) for i in range(size))
+    row_counts = Counter(request.example.id for batches in ranks for batch in batches for request in batch)
+    assert row_counts == Counter(f"{g}.{i}" for g, size in enumerate(groups) for i in range(size))
     assert len({len(batches) for batches in ranks}) == 1
     assert all(len(batch) * n <= max(max_rows, n) for batches in ranks for batch in batches)
 

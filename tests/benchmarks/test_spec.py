@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_uniopd.benchmarks.datasets import fixture_rows, read_rows
-from lit_uniopd.benchmarks.loading import check_golds, chosen, load_benchmark
+from lit_uniopd.benchmarks.loading import check_golds, load_benchmark, select_examples
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.registry import all_specs, expand, find_spec, groups
@@ -132,7 +132,7 @@ report: {metrics: [{name: avg}]}
 
 
 @pytest.fixture
-def own(tmp_path) -> Path:
+def own_file(tmp_path) -> Path:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(
         '{"name": "a", "question": "Of France?", "capital": "Paris"}\n{"name": "b", "question": "Of Peru?", "capital": "Lima"}\n'
@@ -142,13 +142,13 @@ def own(tmp_path) -> Path:
     return path
 
 
-def test_a_yaml_file_is_a_benchmark(own):
-    benchmark = load_benchmark(find_spec(str(own)), "paper")
+def test_a_yaml_file_is_a_benchmark(own_file):
+    benchmark = load_benchmark(find_spec(str(own_file)), "paper")
     assert [e.gold for e in benchmark.examples] == ["Paris", "Lima"]
     assert benchmark.examples[0].messages[-1]["content"] == "Of France?\nOne word, in \\boxed{}."
     assert benchmark.generation.n == 2
     assert benchmark.tag("avg@2") == "eval/geography/capitals@mine/avg@2"
-    assert load_benchmark(find_spec(str(own)), "smoke").tag("x").startswith("eval_smoke/")
+    assert load_benchmark(find_spec(str(own_file)), "smoke").tag("x").startswith("eval_smoke/")
 
 
 @pytest.mark.parametrize(
@@ -166,47 +166,47 @@ def test_a_yaml_file_is_a_benchmark(own):
         ("rows.jsonl", "none.jsonl", "does not exist"),
     ],
 )
-def test_mistakes_in_a_yaml_file_are_named(own, old, new, sentence):
-    own.write_text(own.read_text().replace(old, new))
+def test_mistakes_in_a_yaml_file_are_named(own_file, old, new, sentence):
+    own_file.write_text(own_file.read_text().replace(old, new))
     with pytest.raises(UserError, match=sentence):
-        load_benchmark(find_spec(str(own)), "paper")
+        load_benchmark(find_spec(str(own_file)), "paper")
 
 
-def test_inheriting_merges_keys_one_by_one(own):
-    child = own.with_name("child.yaml")
+def test_inheriting_merges_keys_one_by_one(own_file):
+    child = own_file.with_name("child.yaml")
     child.write_text("inherit: capitals\nid: child\ngeneration: {n: 5}\n")
     spec = find_spec(str(child))
     assert (spec.id, spec.generation.n, spec.generation.max_new_tokens) == ("child", 5, 16)
 
 
-def test_without_bundled_rows_the_fixture_profile_says_so(own):
+def test_without_bundled_rows_the_fixture_profile_says_so(own_file):
     with pytest.raises(UserError, match="no bundled rows"):
-        load_benchmark(find_spec(str(own)), "fixture")
+        load_benchmark(find_spec(str(own_file)), "fixture")
 
 
-def test_doubled_names_are_refused(own):
-    rows = own.with_name("rows.jsonl")
+def test_doubled_names_are_refused(own_file):
+    rows = own_file.with_name("rows.jsonl")
     rows.write_text(rows.read_text().replace('"b"', '"a"'))
     with pytest.raises(UserError, match="not unique"):
-        load_benchmark(find_spec(str(own)), "paper")
+        load_benchmark(find_spec(str(own_file)), "paper")
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
 def test_rows_come_from_the_first_id_that_answers(monkeypatch, caplog):
-    asked = []
+    requests = []
 
     def load(path, **options):
-        asked.append((path, options))
+        requests.append((path, options))
         if path == "lmms-lab-encoder/ChartQA":
             raise ConnectionError("no route to host")
         return [{"question": "q", "image": "p.png", "answer": "1", "type": "t"}]
 
     monkeypatch.setattr("datasets.load_dataset", load)
     rows = read_rows(find_spec("chartqa"), "paper")
-    assert [name for name, _ in asked] == ["lmms-lab-encoder/ChartQA", "lmms-lab/ChartQA"]
-    assert "trust_remote_code" not in asked[0][1]
+    assert [name for name, _ in requests] == ["lmms-lab-encoder/ChartQA", "lmms-lab/ChartQA"]
+    assert "trust_remote_code" not in requests[0][1]
     assert rows[0]["answer"] == "1"
     assert "has 1 rows, where its spec expects 2500" in caplog.text
 
@@ -227,11 +227,11 @@ def test_a_changed_column_is_named(monkeypatch):
 
 
 def test_a_repository_of_raw_files_is_read_by_the_json_builder(monkeypatch):
-    asked = {}
-    monkeypatch.setattr("datasets.load_dataset", lambda path, **options: asked.update(path=path, **options) or [])
+    request = {}
+    monkeypatch.setattr("datasets.load_dataset", lambda path, **options: request.update(path=path, **options) or [])
     read_rows(find_spec("livecodebench"), "paper")
-    assert asked["path"] == "json"
-    assert asked["data_files"].endswith("test6.jsonl")
+    assert request["path"] == "json"
+    assert request["data_files"].endswith("test6.jsonl")
 
 
 # --- profiles --------------------------------------------------------------------------------------------------------
@@ -239,12 +239,12 @@ def test_a_repository_of_raw_files_is_read_by_the_json_builder(monkeypatch):
 
 def test_a_profile_takes_whole_groups_the_same_ones_in_any_order():
     rows = [Example(id=f"{g}.{i}", messages=(), gold=None, group=str(g)) for g in range(40) for i in range(3)]
-    taken = chosen(rows, "smoke", None)
-    assert len({e.group for e in taken}) == 16
-    assert len(taken) == 48
-    assert {e.id for e in chosen(rows[::-1], "smoke", None)} == {e.id for e in taken}
-    assert len(chosen(rows, "paper", None)) == 120
-    assert len({e.group for e in chosen(rows, "paper", 2)}) == 2
+    selected = select_examples(rows, "smoke", None)
+    assert len({e.group for e in selected}) == 16
+    assert len(selected) == 48
+    assert {e.id for e in select_examples(rows[::-1], "smoke", None)} == {e.id for e in selected}
+    assert len(select_examples(rows, "paper", None)) == 120
+    assert len({e.group for e in select_examples(rows, "paper", 2)}) == 2
 
 
 def test_profiles_lower_and_never_raise():

@@ -46,18 +46,18 @@ def test_sampled_log_probs_are_those_of_the_whole_softmax_and_rows_stay_beside_e
 def test_pairs_of_tokens_are_drawn_with_their_probability_and_its_log_probs_are_those_drawn_with() -> None:
     model, prompt, n = tiny(vocab_size=8, spread=0.15), [3, 5, 1], 1500
     with torch.no_grad():
-        one = model(input_ids=torch.tensor([prompt])).logits[0, -1]
-        two = model(input_ids=torch.tensor([[*prompt, v] for v in range(8)])).logits[:, -1]
-    first = filtered((one / 1.5).softmax(-1).tolist(), 6, 0.8)
-    second = [filtered(row.tolist(), 6, 0.8) for row in (two / 1.5).softmax(-1)]
+        first_logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        second_logits = model(input_ids=torch.tensor([[*prompt, v] for v in range(8)])).logits[:, -1]
+    first = filtered((first_logits / 1.5).softmax(-1).tolist(), 6, 0.8)
+    second = [filtered(row.tolist(), 6, 0.8) for row in (second_logits / 1.5).softmax(-1)]
     expected = {(a, b): n * first[a] * second[a][b] for a in range(8) for b in range(8)}
     options: dict[str, Any] = {"temperature": 1.5, "top_k": 6, "top_p": 0.8, "engine": "cb"}
     done = run(model, [prompt], eos_ids=[], n=n, max_new_tokens=2, max_rows=n, **options)
-    seen = Counter(map(tuple, done.tokens_BT.tolist()))
-    assert all(expected[pair] > 0 for pair in seen)
-    assert sum((seen[pair] - e) ** 2 / e for pair, e in expected.items() if e > 0) < 66.6  # 36 cells, p = 0.001
-    mine = torch.tensor([[first[a], second[a][b]] for a, b in done.tokens_BT.tolist()]).log()
-    torch.testing.assert_close(done.logps_BT, mine, atol=1e-4, rtol=0)
+    counts = Counter(map(tuple, done.tokens_BT.tolist()))
+    assert all(expected[pair] > 0 for pair in counts)
+    assert sum((counts[pair] - e) ** 2 / e for pair, e in expected.items() if e > 0) < 66.6  # 36 cells, p = 0.001
+    logps_BT = torch.tensor([[first[a], second[a][b]] for a, b in done.tokens_BT.tolist()]).log()
+    torch.testing.assert_close(done.logps_BT, logps_BT, atol=1e-4, rtol=0)
 
 
 def test_adapters_take_part_and_attention_modes_and_randomness_are_left_as_they_were() -> None:
@@ -65,7 +65,7 @@ def test_adapters_take_part_and_attention_modes_and_randomness_are_left_as_they_
     adapted.eval().get_submodule("base_model.model.model.layers.0").training = True  # an odd flag that must survive
     adapted.base_model.training = adapted.training = False
     enable_packing(adapted)
-    own = adapted.get_base_model().generation_config
+    generation_config = adapted.get_base_model().generation_config
     modes = [module.training for module in adapted.modules()]
     options: dict[str, Any] = {"n": 1, "max_new_tokens": 8, "temperature": 0.0, "eos_ids": []}
     torch.manual_seed(5)
@@ -75,7 +75,7 @@ def test_adapters_take_part_and_attention_modes_and_randomness_are_left_as_they_
     assert torch.equal(after, torch.rand(3))
     assert [module.training for module in adapted.modules()] == modes
     assert adapted.get_base_model().config._attn_implementation == ATTENTION
-    assert adapted.get_base_model().generation_config is own
+    assert adapted.get_base_model().generation_config is generation_config
     assert got == answers(run(adapted, **options))
     with adapted.disable_adapter():
         assert answers(run(adapted, **options)) != got

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import SamplingArgs, check_servers, engine_vllm, sample
 from lit_uniopd.sampling.args import ServerArgs
-from lit_uniopd.sampling.weight_sync import Weights, fingerprint
+from lit_uniopd.sampling.weight_sync import WeightSync, fingerprint
 from lit_uniopd.utils import http as http
 
 PROMPTS = [[11, 12, 13], [4, 5, 6, 7, 8, 9, 10, 11, 12, 13], [10], [11, 12, 13, 14]]
@@ -72,7 +72,7 @@ def models_of(url: str) -> list[str]:
         return [card["id"] for card in json.load(reply)["data"]]
 
 
-def kept(tmp_path: Path) -> list[str]:
+def stored(tmp_path: Path) -> list[str]:
     """Weights in the directory."""
     return sorted(path.name for path in (tmp_path / "weights").iterdir() if path.is_dir())
 
@@ -87,8 +87,8 @@ def test_greedy_answers_are_the_loops_with_ends_and_log_probs(rollout_servers, m
     for answer, reason in zip(answers(done), done.finish, strict=True):
         assert (answer[-1] in EOS) == (reason == "stop")
         assert not set(answer[:-1]) & set(EOS)
-    own = model.generation_config.eos_token_id
-    assert own not in EOS  # the model's own end does not end an answer that the caller does not want ended
+    model_eos = model.generation_config.eos_token_id
+    assert model_eos not in EOS  # the model's own end does not end an answer that the caller does not want ended
     never = run(model, sampling, eos_ids=[])
     assert set(never.finish) == {"length"}
     assert never.mask_BT.all()
@@ -102,11 +102,11 @@ def test_sampled_answers_and_log_probs_are_those_that_were_drawn_with(
     done = run(model, sampling)
     for row, answer in enumerate(answers(done)):
         expected = teacher_forced(model, PROMPTS[row // 3], answer, 0.7)
-        found = done.logps_BT[row, : len(answer)]
+        logps_T = done.logps_BT[row, : len(answer)]
         if options:  # a cut distribution is larger where it is left
-            assert bool((found > expected - 1e-4).all())
+            assert bool((logps_T > expected - 1e-4).all())
         else:
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(logps_T, expected, atol=1e-4, rtol=0)
     assert len({tuple(answer) for answer in answers(done)[:3]}) == 3
     turned = run(model, sampling, PROMPTS[::-1], keys=[3, 2, 1, 0])
     assert answers(turned)[:3] == answers(done)[-3:]  # noise goes by the prompt's key, not by its place
@@ -118,12 +118,14 @@ def test_requests_are_dealt_out_bounded_and_counted(rollout_servers, model, tmp_
     run(model, sampling)
     rollout_servers.behave()  # counts from now on
     calls: list[tuple[int, int]] = []
-    sample(model, PROMPTS * 2, sampling, eos_ids=[], pad_id=0, seed=0, on_progress=lambda *counts: calls.append(counts))
+    sample(
+        model, PROMPTS * 2, sampling, eos_ids=[], pad_id=0, seed=0, on_progress=lambda *progress: calls.append(progress)
+    )
     assert calls == [(done, 16) for done in range(2, 17, 2)]
-    asked = [rollout_servers.asked(url) for url in rollout_servers.all]
-    assert [each["asked"] for each in asked] == [4, 4]
-    assert sum(each["most_at_once"] for each in asked) <= 4
-    assert max(each["most_at_once"] for each in asked) <= 2
+    counts = [rollout_servers.counts(url) for url in rollout_servers.all]
+    assert [server["requests"] for server in counts] == [4, 4]
+    assert sum(server["most_at_once"] for server in counts) <= 4
+    assert max(server["most_at_once"] for server in counts) <= 2
 
 
 # ------------------------------------------------------------------------------------------------------------ weights
@@ -135,7 +137,7 @@ def test_every_version_of_an_adapter_is_loaded_and_the_last_one_unloaded(rollout
     names = set()
     for _ in range(3):
         same_as_the_loop(adapted, sampling)
-        (name,) = kept(tmp_path)
+        (name,) = stored(tmp_path)
         assert [models_of(url) for url in rollout_servers.all] == [["student", name]] * 2
         assert (tmp_path / "weights" / name / "adapter_model.safetensors").exists()
         names.add(name)
@@ -154,17 +156,17 @@ def test_whole_weights_are_transferred_with_adapters_merged_and_old_prompts_forg
     )
     for _ in range(2):
         same_as_the_loop(trained, sampling)  # the first log-prob is that of a prompt that the server keeps
-        (name,) = kept(tmp_path)
+        (name,) = stored(tmp_path)
         for url in rollout_servers.all:
             with urlopen(f"{url}/weight_info", timeout=20) as reply:
                 assert json.load(reply) == {"weight_version": name}
         shift(trained)
     rollout_servers.behave()
     run(trained, sampling)
-    moved = rollout_servers.asked(rollout_servers.all[0])["asked"]
+    moved = rollout_servers.counts(rollout_servers.all[0])["requests"]
     run(trained, sampling)
     assert (
-        rollout_servers.asked(rollout_servers.all[0])["asked"] == moved + 2
+        rollout_servers.counts(rollout_servers.all[0])["requests"] == moved + 2
     )  # its two prompts: equal weights are not sent twice
 
 
@@ -172,7 +174,7 @@ def test_ranks_meet_in_the_directory_and_only_the_first_brings_the_weights(rollo
     sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "transfer"})
     assert sampling.server is not None
     arguments = (sampling.server.urls, "student", sampling.server.directory, "transfer", 20, 0)
-    ranks = [engine_vllm.Pool(*arguments) for _ in range(3)]
+    ranks = [engine_vllm.ServerPool(*arguments) for _ in range(3)]
     rollout_servers.behave()
     threads = [threading.Thread(target=rank.weights.publish, args=(model,)) for rank in ranks]
     for thread in threads:
@@ -180,10 +182,10 @@ def test_ranks_meet_in_the_directory_and_only_the_first_brings_the_weights(rollo
     for thread in threads:
         thread.join()
     assert (
-        rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+        rollout_servers.counts(rollout_servers.all[0])["requests"] == 7
     )  # pause, init, start, update, finish, forget, resume: once
     assert all(rank.weights.publish(model) == "student" for rank in ranks)
-    assert rollout_servers.asked(rollout_servers.all[0])["asked"] == 7
+    assert rollout_servers.counts(rollout_servers.all[0])["requests"] == 7
 
 
 def test_half_written_and_older_weights_of_a_killed_run_are_cleared_away(rollout_servers, model, tmp_path) -> None:
@@ -192,8 +194,8 @@ def test_half_written_and_older_weights_of_a_killed_run_are_cleared_away(rollout
     (tmp_path / "weights" / "mine").mkdir()
     (tmp_path / "weights" / "published.json").write_text('{"http://127')  # killed while it wrote
     same_as_the_loop(with_adapter(model), args(rollout_servers.all, tmp_path))
-    assert len(kept(tmp_path)) == 2
-    assert "mine" in kept(tmp_path)
+    assert len(stored(tmp_path)) == 2
+    assert "mine" in stored(tmp_path)
 
 
 @pytest.mark.slow
@@ -213,7 +215,7 @@ print(len(list(pathlib.Path(server.directory).glob("uniopd-*"))))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "1"
     assert "Writing model shards" not in done.stderr
-    assert kept(tmp_path) == []
+    assert stored(tmp_path) == []
 
 
 def test_a_fingerprint_tells_any_change_of_any_weight(model) -> None:
@@ -238,11 +240,11 @@ def test_a_server_that_takes_no_weights_stops_the_run(rollout_servers, model, tm
     rollout_servers.behave()
     same_as_the_loop(adapted, sampling)  # mended and resumed
 
-    missing = Weights(engine_vllm.connect(sampling.server).servers, "student", tmp_path / "weights", "auto")  # type: ignore[union-attr, arg-type]
-    missing._write = lambda *_: None  # type: ignore[method-assign]  # a directory that the server does not see
+    unseen = WeightSync(engine_vllm.connect(sampling.server).servers, "student", tmp_path / "weights", "auto")  # type: ignore[union-attr, arg-type]
+    unseen._write = lambda *_: None  # type: ignore[method-assign]  # a directory that the server does not see
     shift(adapted)
     with pytest.raises(UserError, match=r"did not take the student's new adapter from .*No adapter found.*old ones"):
-        missing.publish(adapted)
+        unseen.publish(adapted)
 
 
 def test_a_directory_that_cannot_be_written_is_named(rollout_servers, model, tmp_path) -> None:
@@ -260,7 +262,7 @@ def test_a_server_that_fails_once_is_asked_again(rollout_servers, model, tmp_pat
     run(adapted, sampling)
     pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
     rollout_servers.misbehave(rollout_servers.all[0], fault, times=2)
-    url, answer = pool.ask({**body(pool, adapted), "n": 1}, 0, adapted)
+    url, answer = pool.complete({**body(pool, adapted), "n": 1}, 0, adapted)
     assert url == rollout_servers.all[0]
     assert len(answer["choices"]) == 1
 
@@ -284,7 +286,7 @@ def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, mo
         confirm, pool.weights.confirm = pool.weights.confirm, lambda *_: None  # type: ignore[method-assign]
         rollout_servers.misbehave(rollout_servers.all[0], fault, seconds=1.5)
         assert answers(run(model, sampling)) == expected
-        assert rollout_servers.asked(rollout_servers.all[1])["asked"] >= 4
+        assert rollout_servers.counts(rollout_servers.all[1])["requests"] >= 4
         rollout_servers.behave()
         pool.weights.publish, pool.weights.confirm = weights, confirm  # type: ignore[method-assign]
 

@@ -200,12 +200,12 @@ def test_the_global_random_state_is_left_alone() -> None:
 def filtered(probs: list[float], top_k: int, top_p: float) -> list[float]:
     """Top-k, then top-p over what is left, by the definition."""
     ranked = sorted(range(len(probs)), key=lambda v: -probs[v])[: top_k or len(probs)]
-    total, mass, kept = sum(probs[v] for v in ranked), 0.0, []
+    total, mass, nucleus = sum(probs[v] for v in ranked), 0.0, []
     for v in ranked:
         if mass < top_p * total:
-            kept.append(v)
+            nucleus.append(v)
         mass += probs[v]
-    return [probs[v] / sum(probs[k] for k in kept) if v in kept else 0.0 for v in range(len(probs))]
+    return [probs[v] / sum(probs[k] for k in nucleus) if v in nucleus else 0.0 for v in range(len(probs))]
 
 
 @pytest.mark.parametrize("engine", ["loop", "generate"])
@@ -222,17 +222,17 @@ def filtered(probs: list[float], top_k: int, top_p: float) -> list[float]:
 def test_pairs_of_tokens_are_drawn_with_their_probability(temperature, top_k, top_p, critical, engine) -> None:
     model, prompt, n = tiny(vocab_size=8, spread=0.15), [3, 5, 1], 5000
     with torch.no_grad():
-        one = model(input_ids=torch.tensor([prompt])).logits[0, -1]
-        two = model(input_ids=torch.tensor([[*prompt, v] for v in range(8)])).logits[:, -1]
-    first = filtered((one / temperature).softmax(-1).tolist(), top_k, top_p)
-    second = [filtered(row.tolist(), top_k, top_p) for row in (two / temperature).softmax(-1)]
+        first_logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+        second_logits = model(input_ids=torch.tensor([[*prompt, v] for v in range(8)])).logits[:, -1]
+    first = filtered((first_logits / temperature).softmax(-1).tolist(), top_k, top_p)
+    second = [filtered(row.tolist(), top_k, top_p) for row in (second_logits / temperature).softmax(-1)]
     expected = {(a, b): n * first[a] * second[a][b] for a in range(8) for b in range(8)}
 
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "engine": engine}
     done = run(model, [prompt], eos_ids=[], n=n, max_new_tokens=2, max_rows=n, **options)
-    seen = Counter(map(tuple, done.tokens_BT.tolist()))
-    assert all(expected[pair] > 0 for pair in seen)
-    assert sum((seen[pair] - e) ** 2 / e for pair, e in expected.items() if e > 0) < critical
+    counts = Counter(map(tuple, done.tokens_BT.tolist()))
+    assert all(expected[pair] > 0 for pair in counts)
+    assert sum((counts[pair] - e) ** 2 / e for pair, e in expected.items() if e > 0) < critical
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 128, 300, 1000])
@@ -313,10 +313,10 @@ def test_the_padding_token_may_be_an_end_token_and_stand_in_prompts(engine: str)
 def test_the_models_own_generation_defaults_do_not_leak(engine: str) -> None:
     model, options = tiny(), {"n": 4, "max_new_tokens": 8, "engine": engine}
     plain = answers(run(model, **options))
-    own = GenerationConfig(do_sample=True, top_k=1, temperature=0.1, repetition_penalty=9.0, min_new_tokens=7)
-    model.generation_config = own
+    defaults = GenerationConfig(do_sample=True, top_k=1, temperature=0.1, repetition_penalty=9.0, min_new_tokens=7)
+    model.generation_config = defaults
     assert answers(run(model, **options)) == plain
-    assert model.generation_config is own
+    assert model.generation_config is defaults
 
 
 @pytest.mark.parametrize("engine", ["loop", "generate"])

@@ -42,18 +42,18 @@ ANSWERS = [
 
 
 def test_extremes_are_the_best_against_the_worst():
-    counted: Counter[str] = Counter()
-    assert texts(pair_answers(ANSWERS, PairingArgs(max_pairs=9), counted)) == [("c", "b"), ("g", "a")]
-    assert counted == {"unfinished": 1, "repeated": 1, "unscored": 1}
+    left_out: Counter[str] = Counter()
+    assert texts(pair_answers(ANSWERS, PairingArgs(max_pairs=9), left_out)) == [("c", "b"), ("g", "a")]
+    assert left_out == {"unfinished": 1, "repeated": 1, "unscored": 1}
     assert texts(pair_answers(ANSWERS, PairingArgs())) == [("c", "b")]
 
 
 def test_correctness_sets_right_against_wrong_answers():
-    counted: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     args = PairingArgs(strategy="correctness", max_pairs=9)
     # a (right, 3) is worse than d (wrong, 5): no pair teaches that.
-    assert texts(pair_answers(ANSWERS, args, counted)) == [("c", "b")]
-    assert counted["unknown"] == 1
+    assert texts(pair_answers(ANSWERS, args, left_out)) == [("c", "b")]
+    assert left_out["unknown"] == 1
 
 
 def test_positive_prefers_right_answers_that_score_less():
@@ -64,19 +64,19 @@ def test_positive_prefers_right_answers_that_score_less():
         ScoredAnswer("wrong", 1.0, 0),
         ScoredAnswer("unknown", 0.0, -1),
     ]
-    found = {texts(pair_answers(answers[:k], PairingArgs("positive", min_margin=2)))[0] for k in (3, 4, 5)}
-    assert found <= {("best", "fair"), ("best", "poor")}
+    pairs = {texts(pair_answers(answers[:k], PairingArgs("positive", min_margin=2)))[0] for k in (3, 4, 5)}
+    assert pairs <= {("best", "fair"), ("best", "poor")}
     wide = PairingArgs("positive", min_margin=5)
     assert texts(pair_answers(answers, wide)) == [("best", "wrong")]
     assert texts(pair_answers(answers, PairingArgs("positive", min_margin=8.5))) == []
     left_out: Counter[str] = Counter()
     pair_answers(answers, PairingArgs("positive", min_margin=8.5), left_out)
     assert left_out == {"unknown": 1, "small_margin": 1}
-    drawn = {
+    pairs = {
         texts(pair_answers([*answers, ScoredAnswer(f"w{i}", 0.5, 0)], PairingArgs("positive", min_margin=2)))[0]
         for i in range(30)
     }
-    assert drawn == {("best", "fair"), ("best", "poor")}  # drawn at random, by what the answers are
+    assert pairs == {("best", "fair"), ("best", "poor")}  # drawn at random, by what the answers are
     two = texts(pair_answers(answers, PairingArgs("positive", max_pairs=2)))
     assert len({text for pair in two for text in pair}) == 4
 
@@ -93,9 +93,9 @@ def test_positive_prefers_right_answers_that_score_less():
     ],
 )
 def test_prompts_without_a_pair_say_why(answers, args, reason):
-    counted: Counter[str] = Counter()
-    assert pair_answers(answers, args, counted) == []
-    assert counted == {reason: 1}
+    left_out: Counter[str] = Counter()
+    assert pair_answers(answers, args, left_out) == []
+    assert left_out == {reason: 1}
 
 
 answer = st.builds(
@@ -127,10 +127,10 @@ class Length(RewardModel):
 
     def __init__(self, name: str = "length") -> None:
         super().__init__(name)
-        self.asked = 0
+        self.scored = 0
 
     def __call__(self, rollouts: Any, device: torch.device) -> list[float]:
-        self.asked += len(rollouts.text)
+        self.scored += len(rollouts.text)
         return [float(len(text)) for text in rollouts.text]
 
 
@@ -150,7 +150,7 @@ def chatty(model_dirs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[
 
     monkeypatch.setattr(
         "callbacks.pair_writer.ScoredAnswer",
-        lambda *args, **named: pairing.ScoredAnswer(*args, **named) if named else pairing.ScoredAnswer(*args[:3]),
+        lambda *args, **options: pairing.ScoredAnswer(*args, **options) if options else pairing.ScoredAnswer(*args[:3]),
     )
     return model_dirs
 
@@ -185,16 +185,16 @@ def test_a_report_counts_what_became_of_all_answers(chatty, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_pairs_again_without_new_answers(chatty, tmp_path):
-    whole = write(chatty, tmp_path / "whole", Length()).read_text()
-    first, rest, again = Length(), Length(), Length()
+    unbroken = write(chatty, tmp_path / "whole", Length()).read_text()
+    first, second, again = Length(), Length(), Length()
     path = write(chatty, tmp_path / "killed", first, count=4)
     answers = path.with_suffix(".answers.jsonl")
     answers.write_text(answers.read_text()[:-20])  # died while it wrote its last line
-    assert write(chatty, tmp_path / "killed", rest).read_text() != ""
-    assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
-    assert (first.asked, rest.asked) == (24, 18)
+    assert write(chatty, tmp_path / "killed", second).read_text() != ""
+    assert sorted(path.read_text().splitlines()) == sorted(unbroken.splitlines())
+    assert (first.scored, second.scored) == (24, 18)
     write(chatty, tmp_path / "killed", again, min_margin=1.0)
-    assert again.asked == 0
+    assert again.scored == 0
 
 
 def test_answers_of_another_scorer_are_not_mixed_in(chatty, tmp_path):
@@ -202,7 +202,7 @@ def test_answers_of_another_scorer_are_not_mixed_in(chatty, tmp_path):
     other = Length("other")
     with pytest.raises(UserError, match="has answers that length scored, not other"):
         write(chatty, tmp_path, other, count=8)
-    assert other.asked == 0  # told before the two new prompts are answered
+    assert other.scored == 0  # refused before the two new prompts are answered
 
 
 def test_no_pair_at_all_is_an_error_that_says_why(chatty, tmp_path):
@@ -251,13 +251,13 @@ def reward_model(path: Path, labels: int = 1) -> tuple[Any, Any]:
 def test_a_reward_model_reads_prompt_and_answer_whatever_the_batch(model_dirs, tmp_path):
     model, tokenizer = reward_model(tmp_path / "judge")
     rollouts = answered(model_dirs, tmp_path, n=3)
-    found = [RewardModel(str(tmp_path / "judge"), batch_size=size)(rollouts, torch.device("cpu")) for size in (1, 4)]
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
-    said: Any = tokenizer.apply_chat_template(
+    scores = [RewardModel(str(tmp_path / "judge"), batch_size=size)(rollouts, torch.device("cpu")) for size in (1, 4)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    conversation: Any = tokenizer.apply_chat_template(
         [*map(dict, rollouts.prompts[0].messages), {"role": "assistant", "content": rollouts.text[0]}], tokenize=False
     )
-    ids = tokenizer(said, add_special_tokens=False, return_tensors="pt").input_ids
-    assert found[0][0] == pytest.approx(model(ids).logits.item(), abs=1e-5)
+    ids = tokenizer(conversation, add_special_tokens=False, return_tensors="pt").input_ids
+    assert scores[0][0] == pytest.approx(model(ids).logits.item(), abs=1e-5)
     short = RewardModel(str(tmp_path / "judge"), max_length=1)(rollouts, torch.device("cpu"))
     assert all(math.isnan(score) for score in short)
 

@@ -48,14 +48,14 @@ def test_an_answer_is_worth_its_worst_step(step_judge):
     model = Qwen3ForTokenClassification.from_pretrained(step_judge).eval()
     tokenizer = make_tokenizer()
     steps = ["1+1=2", "2+1=4", "so 4"]
-    ids, found = [tokenizer.bos_token_id, *tokenizer("what?").input_ids], []
+    ids, step_scores = [tokenizer.bos_token_id, *tokenizer("what?").input_ids], []
     for step in steps:  # one step more at a time, judged at its last token
         ids += tokenizer(step + "\n").input_ids
-        found.append(10 * float(model(torch.tensor([ids])).logits[0, -1].softmax(-1)[1].detach()))
-    assert max(found) - min(found) > 0.1
-    assert scorer.score("what?", "\n\n".join(steps), CPU) == pytest.approx(min(found), abs=1e-4)
+        step_scores.append(10 * float(model(torch.tensor([ids])).logits[0, -1].softmax(-1)[1].detach()))
+    assert max(step_scores) - min(step_scores) > 0.1
+    assert scorer.score("what?", "\n\n".join(steps), CPU) == pytest.approx(min(step_scores), abs=1e-4)
     # More blank lines do not make more steps.
-    assert scorer.score("what?", "\n\n\n\n".join(steps) + "\n\n", CPU) == pytest.approx(min(found), abs=1e-4)
+    assert scorer.score("what?", "\n\n\n\n".join(steps) + "\n\n", CPU) == pytest.approx(min(step_scores), abs=1e-4)
 
 
 def test_steps_of_a_conversation_are_judged_in_the_models_own_template(step_judge):
@@ -67,11 +67,11 @@ def test_steps_of_a_conversation_are_judged_in_the_models_own_template(step_judg
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what }?"}]
     turns += [{"role": "assistant", "content": "1+1=2}2+1=4}so 4}"}]
     ids = torch.tensor([tokenizer(tokenizer.apply_chat_template(turns, tokenize=False)).input_ids])
-    chances = model(ids).logits[0].softmax(-1)[:, 1]
+    probs = model(ids).logits[0].softmax(-1)[:, 1]
     ends = (ids[0] == tokenizer.convert_tokens_to_ids("}")).nonzero()[1:, 0]
     assert len(ends) == 3
-    found = scorer.score("what }?", "\n\n".join(steps), CPU)
-    assert found == pytest.approx(10 * float(chances[ends].min().detach()), abs=1e-4)
+    score = scorer.score("what }?", "\n\n".join(steps), CPU)
+    assert score == pytest.approx(10 * float(probs[ends].min().detach()), abs=1e-4)
     assert math.isnan(scorer.score("what?", " ", CPU))
 
 
@@ -98,16 +98,16 @@ def test_a_process_reward_model_needs_two_labels(tmp_path, step_judge):
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Marks an answer by its length; busy at first if told so."""
+    """Marks an answer by its length; too busy for the first ``busy`` requests."""
 
-    asked: ClassVar[list[dict[str, Any]]] = []
+    requests: ClassVar[list[dict[str, Any]]] = []
     busy: ClassVar[int] = 0
     reply: ClassVar[str | None] = None
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Endpoint.asked.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-        status = 503 if len(Endpoint.asked) <= Endpoint.busy else 401 if body["model"] == "forbidden" else 200
+        Endpoint.requests.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
+        status = 503 if len(Endpoint.requests) <= Endpoint.busy else 401 if body["model"] == "forbidden" else 200
         answer = body["messages"][0]["content"].split("<answer>\n")[1].split("\n</answer>")[0]
         text = Endpoint.reply or f"[[1]] would be harsh. [[{len(answer)}]]"
         self.send_response(status)
@@ -120,7 +120,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch) -> Iterator[str]:
-    monkeypatch.setattr(Endpoint, "asked", [])
+    monkeypatch.setattr(Endpoint, "requests", [])
     monkeypatch.setattr(Endpoint, "busy", 0)
     monkeypatch.setattr(Endpoint, "reply", None)
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
@@ -134,10 +134,10 @@ def test_a_judge_is_asked_for_a_mark(endpoint, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     judge = Judge(endpoint, "big", api_key_variable="MY_KEY")
     assert judge.mark("user: {answer} or {x}?", "{conversation}"[:7]) == 7.0
-    (asked,) = Endpoint.asked
-    assert (asked["path"], asked["key"], asked["model"]) == ("/v1/chat/completions", "Bearer secret", "big")
-    assert "user: {answer} or {x}?" in asked["messages"][0]["content"]
-    assert asked["temperature"] == 0.0
+    (request,) = Endpoint.requests
+    assert (request["path"], request["key"], request["model"]) == ("/v1/chat/completions", "Bearer secret", "big")
+    assert "user: {answer} or {x}?" in request["messages"][0]["content"]
+    assert request["temperature"] == 0.0
 
 
 @pytest.mark.parametrize("reply", ["I would rather not.", "[[11]]", "[[0]]", "8/10"])

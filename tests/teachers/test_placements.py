@@ -1,4 +1,4 @@
-"""Teachers that live elsewhere than beside the student say the same."""
+"""Teachers that do not live beside the student give the same log-probs."""
 
 import json
 from pathlib import Path
@@ -47,9 +47,9 @@ def pool_of(paths: dict[str, str], **options: Any) -> TeacherPool:
 
 def score(pool: TeacherPool, student: Policy, rollouts: Rollouts, temperature: float = 1.0) -> torch.Tensor:
     pool.load(student)
-    found, ok_B = pool.score(rollouts, temperature=temperature, max_tokens=60)
+    logps_BT, ok_B = pool.score(rollouts, temperature=temperature, max_tokens=60)
     assert ok_B.all()
-    return found
+    return logps_BT
 
 
 # --- taking turns ----------------------------------------------------------------------------------------------------
@@ -57,22 +57,22 @@ def score(pool: TeacherPool, student: Policy, rollouts: Rollouts, temperature: f
 
 @pytest.fixture
 def moves(monkeypatch) -> list[tuple[str, str]]:
-    """(what, teacher) of every move and of every forward pass."""
-    found: list[tuple[str, str]] = []
+    """(method, teacher) of every move and of every forward pass."""
+    calls: list[tuple[str, str]] = []
 
-    def watched(what: str) -> None:
-        real = getattr(LocalTeacher, what)
+    def watch(method: str) -> None:
+        real = getattr(LocalTeacher, method)
 
         def move(self: LocalTeacher, *args: Any, **options: Any) -> Any:
-            if what == "fetch" or self._home:  # who never came does not leave
-                found.append((what, self.name))
+            if method == "fetch" or self._host_copies:  # a teacher that never came does not leave
+                calls.append((method, self.name))
             return real(self, *args, **options)
 
-        monkeypatch.setattr(LocalTeacher, what, move)
+        monkeypatch.setattr(LocalTeacher, method, move)
 
-    watched("fetch")
-    watched("send_away")
-    return found
+    watch("fetch")
+    watch("send_away")
+    return calls
 
 
 def test_teachers_take_turns_on_the_device(model_dirs, student, rollouts, expected, moves):
@@ -82,9 +82,9 @@ def test_teachers_take_turns_on_the_device(model_dirs, student, rollouts, expect
     pool.to(torch.device("cpu"))
     assert moves == []
     moves.clear()
-    found, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=40)
+    logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=40)
     assert ok_B.all()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logps_BT, expected, atol=1e-5, rtol=1e-5)
     assert moves == [("fetch", "math"), ("send_away", "math"), ("fetch", "code"), ("send_away", "code")]
     moves.clear()
     assert pool["math"] is pool["math"]
@@ -123,12 +123,12 @@ def test_an_offloaded_teacher_leaves_the_gpu(model_dirs, student, rollouts, expe
     before = torch.cuda.memory_allocated()
     on_gpu = rollouts.to(device)
     empty = torch.cuda.memory_allocated()
-    found, ok_B = pool.score(on_gpu, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = pool.score(on_gpu, temperature=1.0, max_tokens=1000)
     assert ok_B.all()
-    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logps_BT.cpu(), expected, atol=1e-4, rtol=1e-4)
     assert pool.loaded["math"].device.type == "cpu"
     assert pool.loaded["math"].model.lm_head.weight.is_pinned()
-    del found, ok_B
+    del logps_BT, ok_B
     assert torch.cuda.memory_allocated() <= empty + (empty - before)
     assert pool["math"].device.type == "cuda"
 
@@ -137,7 +137,7 @@ def test_an_offloaded_teacher_leaves_the_gpu(model_dirs, student, rollouts, expe
 
 
 @pytest.mark.parametrize(
-    ("options", "settled"),
+    ("options", "expected"),
     [
         ({"placement": "quantized"}, ("quantized", "4bit")),
         ({"placement": "quantized", "quantization": "8bit"}, ("quantized", "8bit")),
@@ -145,21 +145,21 @@ def test_an_offloaded_teacher_leaves_the_gpu(model_dirs, student, rollouts, expe
         ({}, ("resident", "none")),
     ],
 )
-def test_placement_and_quantization_say_the_same(options, settled):
-    given = TeacherArgs(path="x", **options)
-    args = TeacherPool({"math": given}).args["math"]
-    assert (args.placement, args.quantization) == settled
-    assert given == TeacherArgs(path="x", **options)
+def test_placement_and_quantization_say_the_same(options, expected):
+    original = TeacherArgs(path="x", **options)
+    args = TeacherPool({"math": original}).args["math"]
+    assert (args.placement, args.quantization) == expected
+    assert original == TeacherArgs(path="x", **options)
 
 
 def test_a_quantised_teacher_scores(new_model, student, rollouts):
-    """The numbers are those of the quantised policy, near those of the whole one."""
+    """The numbers are those of the quantised policy, near those of the unquantised one."""
     path = new_model("wide", seed=1, width=64)
     pool = TeacherPool({"default": TeacherArgs(path=path, placement="quantized")})
-    found = score(pool, student, rollouts)
+    quantized_BT = score(pool, student, rollouts)
     assert "Linear4bit" in {type(module).__name__ for module in pool["default"].modules()}
-    whole = score(TeacherPool({"default": TeacherArgs(path=path)}), student, rollouts)
-    assert 1e-3 < float((found - whole).abs().mean()) < 1.5
+    exact_BT = score(TeacherPool({"default": TeacherArgs(path=path)}), student, rollouts)
+    assert 1e-3 < float((quantized_BT - exact_BT).abs().mean()) < 1.5
 
 
 def test_mixtures_of_experts_are_refused_as_they_would_not_be_quantised(tmp_path, student):
@@ -187,15 +187,15 @@ def test_mixtures_of_experts_are_refused_as_they_would_not_be_quantised(tmp_path
 @pytest.fixture
 def loads(monkeypatch) -> list[str]:
     """Paths of the models that are loaded."""
-    found: list[str] = []
+    paths: list[str] = []
     real = Policy.load
 
     def load(args: PolicyArgs, **options: Any) -> Policy:
-        found.append(args.path)
+        paths.append(args.path)
         return real(args, **options)
 
     monkeypatch.setattr(Policy, "load", load)
-    return found
+    return paths
 
 
 def files(cache: Path) -> list[Path]:
@@ -208,8 +208,8 @@ def test_answers_that_are_in_the_cache_need_no_teacher(model_dirs, tmp_path, stu
     torch.testing.assert_close(score(first, student, rollouts), expected, atol=1e-5, rtol=1e-5)
     assert first.cache_counts() == (0, 12)
     assert loads == [model_dirs["math"], model_dirs["code"]]
-    kept = score(second, student, rollouts)  # token by token, at the same places
-    assert torch.equal(kept, score(first, student, rollouts))
+    cached_BT = score(second, student, rollouts)  # token by token, at the same places
+    assert torch.equal(cached_BT, score(first, student, rollouts))
     assert second.cache_counts() == first.cache_counts() == (12, 0)
     assert len(loads) == 2
     assert second.loaded == {}
@@ -226,9 +226,9 @@ def test_a_teacher_is_loaded_for_what_is_missing_only(model_dirs, tmp_path, stud
     sizes: list[int] = []
     real = LocalTeacher.score
 
-    def counting(self: LocalTeacher, part: Rollouts, **options: Any) -> Any:
-        sizes.append(len(part))
-        return real(self, part, **options)
+    def counting(self: LocalTeacher, missing: Rollouts, **options: Any) -> Any:
+        sizes.append(len(missing))
+        return real(self, missing, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalTeacher, "score", counting)
@@ -241,9 +241,9 @@ def test_what_changes_the_numbers_changes_the_key(model_dirs, new_model, tmp_pat
     options: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path / "cache")}
     path = new_model("teacher", seed=1)
 
-    def misses(*, temperature: float = 1.0, asked: Rollouts = rollouts, **changes: Any) -> int:
+    def misses(*, temperature: float = 1.0, answers: Rollouts = rollouts, **changes: Any) -> int:
         pool = TeacherPool({"default": TeacherArgs(path=path, **options, **changes)})
-        score(pool, student, asked, temperature)
+        score(pool, student, answers, temperature)
         counts = pool.cache_counts()
         assert counts is not None
         return counts[1]
@@ -254,7 +254,7 @@ def test_what_changes_the_numbers_changes_the_key(model_dirs, new_model, tmp_pat
     assert misses(dtype="bfloat16") == 12
     changed = rollouts[range(12)]
     changed.tokens_BT[0, 0] = (changed.tokens_BT[0, 0] + 1) % 60 + 1
-    assert misses(asked=changed) == 1
+    assert misses(answers=changed) == 1
     new_model("teacher", seed=1, tokenizer=make_tokenizer("{{ messages[0]['content'] }}"))  # another chat template
     assert misses() == 12
     new_model("teacher", seed=2)  # other weights in the same place
@@ -301,7 +301,7 @@ def test_a_killed_run_loses_no_finished_batch(model_dirs, tmp_path, student, rol
     teacher = pool._teachers["math"]
     batches = teacher.score(rollouts[math], temperature=1.0, max_tokens=1)
     for _ in range(2):
-        next(batches)  # and then the power fails while a third is written
+        next(batches)  # then the power fails while a third is written
     (file,) = files(tmp_path)
     with file.open("ab") as out:
         out.write(b'{"answer": "0123')
@@ -314,10 +314,10 @@ def test_a_killed_run_loses_no_finished_batch(model_dirs, tmp_path, student, rol
 
 
 def test_ranks_write_beside_each_other_and_read_all(tmp_path):
-    one, two = (LogpCache(tmp_path / "x.jsonl", rank) for rank in range(2))
-    one.add({"a": torch.tensor([-1.0, -2.5])})
-    two.add({"b": torch.tensor([-3.0]), "c": torch.tensor([-0.1])})
-    one.add({"d": torch.tensor([-4.0])})
+    first, second = (LogpCache(tmp_path / "x.jsonl", rank) for rank in range(2))
+    first.add({"a": torch.tensor([-1.0, -2.5])})
+    second.add({"b": torch.tensor([-3.0]), "c": torch.tensor([-0.1])})
+    first.add({"d": torch.tensor([-4.0])})
     for cache in (LogpCache(tmp_path / "x.jsonl"), LogpCache(tmp_path / "x.jsonl", 1)):
         assert len(cache) == 4
         assert [cache.get(key, length) for key, length in (("a", 2), ("d", 1))] == [

@@ -45,9 +45,9 @@ def test_each_answer_is_scored_by_its_own_teacher(model_dirs):
 def test_scores_do_not_depend_on_the_token_budget(model_dirs, max_tokens):
     student, pool = loaded(model_dirs)
     rollouts = answers(student, prompt(1), prompt(22, "code"))
-    whole, _ = pool.score(rollouts, temperature=1.0, max_tokens=100_000)
-    parts, _ = pool.score(rollouts, temperature=1.0, max_tokens=max_tokens)
-    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    one_pass_BT, _ = pool.score(rollouts, temperature=1.0, max_tokens=100_000)
+    batched_BT, _ = pool.score(rollouts, temperature=1.0, max_tokens=max_tokens)
+    torch.testing.assert_close(batched_BT, one_pass_BT, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -96,7 +96,7 @@ def test_an_unknown_teacher_is_an_error_not_a_fallback(question):
 
 
 class Broken:
-    """A teacher of which something goes wrong on every call."""
+    """A teacher that fails on every call."""
 
     def __init__(self, teacher: Policy, fault: str) -> None:
         self.teacher, self.fault = teacher, fault
@@ -105,11 +105,11 @@ class Broken:
         return getattr(self.teacher, name)
 
     def token_logps(self, *args: Any, **kwargs: Any) -> Any:
-        found, _ = self.teacher.token_logps(*args, **kwargs)
+        logps_BT, _ = self.teacher.token_logps(*args, **kwargs)
         if self.fault == "length":
-            return found[:, 1:], None
-        found[0, 0] = float("nan")
-        return found, None
+            return logps_BT[:, 1:], None
+        logps_BT[0, 0] = float("nan")
+        return logps_BT, None
 
 
 def replace_model(pool: TeacherPool, name: str, model: Any) -> None:

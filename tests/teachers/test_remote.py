@@ -23,9 +23,9 @@ PROTOCOLS = ["vllm", "sglang"]
 @pytest.fixture(autouse=True)
 def naps(monkeypatch) -> list[float]:
     """Pauses, which take no time."""
-    found: list[float] = []
-    monkeypatch.setattr("lit_uniopd.utils.http.time.sleep", found.append)
-    return found
+    pauses: list[float] = []
+    monkeypatch.setattr("lit_uniopd.utils.http.time.sleep", pauses.append)
+    return pauses
 
 
 def prompts(count: int = 4) -> list[Prompt]:
@@ -55,9 +55,9 @@ def expected(model_dirs, student, rollouts) -> torch.Tensor:
     """What the same teacher says in this process."""
     pool = TeacherPool({"math": TeacherArgs(path=model_dirs["math"])})
     pool.load(student)
-    found, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
     assert ok_B.all()
-    return found
+    return logps_BT
 
 
 def score(pool: TeacherPool, student: Policy, rollouts: Rollouts) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,22 +72,22 @@ def test_numbers_are_those_of_the_local_teacher(
 ):
     pool = remote(model_servers.urls["math"], protocol=protocol, model="math", batch=batch, requests=4)
     model_servers.behave()
-    found, ok_B = score(pool, student, rollouts)
+    logps_BT, ok_B = score(pool, student, rollouts)
     assert ok_B.all()
     assert not pool.failures
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    asked = [model_servers.asked(url) for url in model_servers.urls["math"]]
-    assert sum(server["asked"] for server in asked) == -(-12 // batch) + 2  # and one probe of each
-    assert all(server["asked"] > 1 for server in asked)  # in turn
+    torch.testing.assert_close(logps_BT, expected, atol=1e-5, rtol=1e-5)
+    counts = [model_servers.counts(url) for url in model_servers.urls["math"]]
+    assert sum(server["requests"] for server in counts) == -(-12 // batch) + 2  # and one probe of each
+    assert all(server["requests"] > 1 for server in counts)  # in turn
     assert pool.loaded == {}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_student_that_is_its_own_teacher_has_no_advantage(model_servers, student, rollouts, protocol):
     pool = remote(model_servers.urls["student"], protocol=protocol)
-    found, ok_B = score(pool, student, rollouts)
+    logps_BT, ok_B = score(pool, student, rollouts)
     assert ok_B.all()
-    assert float((found - rollouts.student_logps_BT).abs().max()) < 1e-5
+    assert float((logps_BT - rollouts.student_logps_BT).abs().max()) < 1e-5
 
 
 def test_the_prompt_is_rendered_in_the_teachers_own_template(model_servers, new_model, student, rollouts):
@@ -95,9 +95,9 @@ def test_the_prompt_is_rendered_in_the_teachers_own_template(model_servers, new_
     template = "{% for m in messages %}{{ '<bos>' + m['content'] + '=' }}{% endfor %}"
     other = new_model("other", seed=1, tokenizer=make_tokenizer(template))
     pool = remote(model_servers.urls["math"], path=other, model="math")
-    found, _ = score(pool, student, rollouts)
+    logps_BT, _ = score(pool, student, rollouts)
     local = TeacherPool({"math": TeacherArgs(path=other)})  # the weights of "math" have the same seed
-    torch.testing.assert_close(found, score(local, student, rollouts)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logps_BT, score(local, student, rollouts)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -122,13 +122,13 @@ def test_answers_of_a_bad_server_are_marked_and_counted(
     pool.load(student)
     model_servers.misbehave(url, fault)
     with caplog.at_level(logging.WARNING):
-        found, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
+        logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
     assert not ok_B.any()
-    assert not found.any()
-    (counted,) = pool.failures
-    assert pool.failures[counted] == 12
-    assert counted == f"math, {reason}"
-    assert f"Teachers could not score 12 of 12 answers ({counted}: 12)" in caplog.text
+    assert not logps_BT.any()
+    (failure,) = pool.failures
+    assert pool.failures[failure] == 12
+    assert failure == f"math, {reason}"
+    assert f"Teachers could not score 12 of 12 answers ({failure}: 12)" in caplog.text
 
 
 def test_only_the_answers_that_failed_are_marked(model_servers, student, rollouts, expected):
@@ -136,10 +136,10 @@ def test_only_the_answers_that_failed_are_marked(model_servers, student, rollout
     pool = remote([url], model="math", requests=1, retries=0)
     pool.load(student)
     model_servers.misbehave(url, "short", times=2)
-    found, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
     assert int((~ok_B).sum()) == 2
-    torch.testing.assert_close(found[ok_B], expected[ok_B], atol=1e-5, rtol=1e-5)
-    assert not found[~ok_B].any()
+    torch.testing.assert_close(logps_BT[ok_B], expected[ok_B], atol=1e-5, rtol=1e-5)
+    assert not logps_BT[~ok_B].any()
     assert pool.score(rollouts, temperature=1.0, max_tokens=1000)[1].all()
     assert not pool.failures
 
@@ -155,11 +155,11 @@ def test_a_request_that_fails_by_its_own_fault_is_asked_for_answer_by_answer(
     long.prompts = [*long.prompts]
     long.prompts[5] = Prompt(id="long", messages=({"role": "user", "content": "1+" * 150},), domain="math")
     model_servers.behave()
-    found, ok_B = pool.score(long, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = pool.score(long, temperature=1.0, max_tokens=1000)
     assert [row for row, ok in enumerate(ok_B) if not ok] == [5]
     assert pool.failures == {"math, no answer (400)": 1}
-    torch.testing.assert_close(found[ok_B], expected[ok_B], atol=1e-5, rtol=1e-5)
-    assert model_servers.asked(url)["asked"] == 13
+    torch.testing.assert_close(logps_BT[ok_B], expected[ok_B], atol=1e-5, rtol=1e-5)
+    assert model_servers.counts(url)["requests"] == 13
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -170,9 +170,9 @@ def test_a_server_that_is_too_slow_costs_its_answers_and_no_more_time(
     patient = remote([slow, quick], protocol=protocol, model="math", timeout=30.0)
     patient.load(student)
     model_servers.misbehave(slow, "slow", seconds=0.2)
-    found, ok_B = patient.score(rollouts, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = patient.score(rollouts, temperature=1.0, max_tokens=1000)
     assert ok_B.all()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logps_BT, expected, atol=1e-5, rtol=1e-5)
     hasty = remote([slow], protocol=protocol, model="math", timeout=0.3, retries=0)
     model_servers.behave()
     hasty.load(student)
@@ -191,9 +191,9 @@ def test_a_server_that_goes_away_is_made_up_for_and_one_that_was_alone_given_up(
     both.load(student)
     alone.load(student)
     dying.close()
-    found, ok_B = both.score(rollouts, temperature=1.0, max_tokens=1000)
+    logps_BT, ok_B = both.score(rollouts, temperature=1.0, max_tokens=1000)
     assert ok_B.all()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logps_BT, expected, atol=1e-5, rtol=1e-5)
     naps.clear()
     assert not alone.score(rollouts, temperature=1.0, max_tokens=1000)[1].any()
     assert alone.failures == {"math, no answer (no connection)": 12}
@@ -206,7 +206,7 @@ def test_no_more_requests_are_on_their_way_than_asked_for(model_servers, student
     pool.load(student)
     model_servers.misbehave(url, "slow", seconds=0.1)
     pool.score(rollouts, temperature=1.0, max_tokens=1000)
-    assert model_servers.asked(url)["most_at_once"] == 3
+    assert model_servers.counts(url)["most_at_once"] == 3
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -250,12 +250,12 @@ def test_servers_that_are_not_there_or_of_another_kind_are_named(model_servers, 
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(UserError, match=rf"http\.urls {nowhere} cannot be reached .*start a vllm server there"):
         remote([url, nowhere], model="math", retries=0).load(student)
-    for fault, told in (
+    for fault, message in (
         ("error", "answers 500"),
         ("html", "does not answer in JSON"),
     ):
         model_servers.misbehave(url, fault)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             remote([url], model="math", retries=0).load(student)
 
 

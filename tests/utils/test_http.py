@@ -11,6 +11,7 @@ import pytest
 import torch
 from model_server import Served
 from serving import ModelServers
+from urllib3.connection import HTTPConnection
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.http import ServerError, Servers
@@ -21,9 +22,9 @@ HELLO = {"prompt": "hello", "add_special_tokens": False}
 @pytest.fixture
 def naps(monkeypatch) -> list[float]:
     """Pauses, which take no time."""
-    found: list[float] = []
-    monkeypatch.setattr("lit_uniopd.utils.http.time.sleep", found.append)
-    return found
+    pauses: list[float] = []
+    monkeypatch.setattr("lit_uniopd.utils.http.time.sleep", pauses.append)
+    return pauses
 
 
 @pytest.fixture
@@ -38,22 +39,23 @@ def tokens(servers: Servers, **options: Any) -> int:
     return servers.post("/tokenize", HELLO, **options)["count"]
 
 
-def test_connections_are_kept_and_shared_by_threads(model_servers):
+def test_connections_are_kept_and_shared_by_threads(model_servers, monkeypatch):
     (url,) = model_servers.urls["student"]
     servers = Servers([url + "/"])
     opened = []
-    connected = servers._connected
-    servers._connected = lambda server: opened.append(server) or connected(server)
+    connect = HTTPConnection.connect
+    monkeypatch.setattr(HTTPConnection, "connect", lambda connection: opened.append(connection) or connect(connection))
     assert [tokens(servers) for _ in range(5)] == [5] * 5
     assert len(opened) == 1
+    assert tokens(servers, retries=0) == 5
+    assert len(opened) == 2  # what is sent once has a connection of its own
+    opened.clear()
     model_servers.misbehave(url, "slow", seconds=0.05)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: tokens(servers), range(32))) == {5}
     assert len(opened) <= 8
-    assert 2 <= model_servers.asked(url)["most_at_once"] <= 8
-    servers.close()
+    assert 2 <= model_servers.counts(url)["most_at_once"] <= 8
     assert servers.get("/health") is None
-    servers.close()
 
 
 @pytest.mark.parametrize("fault", ["busy", "error", "drop"])
@@ -66,30 +68,28 @@ def test_a_failing_server_is_asked_again_after_longer_and_longer_pauses(model_se
     assert len(naps) == 3
     assert all(0.5 * base <= nap <= 1.5 * base for nap, base in zip(naps, (0.5, 1.0, 2.0), strict=True))
     assert random.getstate() == state  # jitter does not move the run's seeds
-    servers.close()  # one that was kept may have been closed by the server, which is no attempt
     model_servers.misbehave(url, fault)
     with pytest.raises(ServerError, match=r"answers 50|broke off"):
         tokens(servers)
-    assert model_servers.asked(url)["asked"] == 4
-    servers.close()
+    assert model_servers.counts(url)["requests"] == 4
     model_servers.misbehave(url, fault)
     with pytest.raises(ServerError):
         tokens(servers, retries=0)
-    assert model_servers.asked(url)["asked"] == 1
+    assert model_servers.counts(url)["requests"] == 1
 
 
 def test_refusals_and_answers_that_are_no_json_are_not_asked_again(model_servers, naps):
     (url,) = model_servers.urls["student"]
     servers = Servers([url])
-    for fault, told in (
+    for fault, message in (
         ("refuse", "answers 400 Bad Request: .*out of order"),
         ("html", "does not answer in JSON: <html>"),
     ):
         model_servers.misbehave(url, fault)
-        with pytest.raises(ServerError, match=told) as caught:
+        with pytest.raises(ServerError, match=message) as caught:
             tokens(servers)
         assert caught.value.refused
-        assert model_servers.asked(url)["asked"] == 1
+        assert model_servers.counts(url)["requests"] == 1
     assert naps == []
 
 
@@ -110,13 +110,13 @@ def test_servers_are_asked_in_turn_and_a_dead_one_is_left_alone(model_servers, n
     servers = Servers([first, nowhere, second], connect_timeout=1.0)
     model_servers.behave()
     assert [tokens(servers) for _ in range(20)] == [5] * 20
-    counts = [model_servers.asked(url)["asked"] for url in (first, second)]
+    counts = [model_servers.counts(url)["requests"] for url in (first, second)]
     assert sum(counts) == 20
     assert min(counts) >= 6
     assert set(servers._rests) == {nowhere}
     assert naps == []  # there was always another one to ask
     assert tokens(servers, url=first) == 5
-    assert model_servers.asked(first)["asked"] == counts[0] + 1
+    assert model_servers.counts(first)["requests"] == counts[0] + 1
     with pytest.raises(ServerError, match="cannot be reached"):
         tokens(servers, url=nowhere)
 
@@ -127,13 +127,13 @@ def test_a_server_that_comes_back_is_asked_again(model_servers, naps, monkeypatc
     model_servers.misbehave(first, "drop")
     for _ in range(4):
         tokens(servers)
-    assert model_servers.asked(first)["asked"] == 1  # then it rests
+    assert model_servers.counts(first)["requests"] == 1  # then it rests
     model_servers.behave()
     now = time.monotonic() + 6
     monkeypatch.setattr("lit_uniopd.utils.http.time.monotonic", lambda: now)
     for _ in range(4):
         tokens(servers)
-    assert model_servers.asked(first)["asked"] == 2
+    assert model_servers.counts(first)["requests"] == 2
 
 
 def test_a_server_that_dies_while_it_is_asked(model_dirs, naps):
@@ -167,6 +167,14 @@ def test_a_proxy_is_used_where_the_environment_names_one(model_servers, monkeypa
         tokens(Servers([url], retries=0))
 
 
+def test_timeouts_and_proxies_that_cannot_be_used_are_refused_at_once(monkeypatch):
+    with pytest.raises(UserError, match=r"read timeout to 0.*; check the timeouts"):
+        Servers(["http://host"], timeout=0.0)
+    monkeypatch.setenv("http_proxy", "socks5://proxy:1080")
+    with pytest.raises(UserError, match=r"unsupported scheme socks5.*check the timeouts and the environment's proxy"):
+        Servers(["http://host"])
+
+
 def test_the_fixture_speaks_as_vllm_does(model_servers, model_dirs):
     """Shapes as in vLLM's protocol; numbers as by transformers."""
     (url,) = model_servers.urls["student"]
@@ -174,14 +182,14 @@ def test_the_fixture_speaks_as_vllm_does(model_servers, model_dirs):
     body = {"model": "student", "prompt": [ids, ids[:2]], "max_tokens": 2, "prompt_logprobs": 1, "logprobs": 0}
     reply = Servers([url]).post("/v1/completions", {**body, "temperature": 0, "return_token_ids": True})
     assert [choice["index"] for choice in reply["choices"]] == [0, 1]
-    whole, short = (choice["prompt_logprobs"] for choice in reply["choices"])
-    assert whole[0] is None
-    assert (len(whole), len(short)) == (4, 2)
+    long, short = (choice["prompt_logprobs"] for choice in reply["choices"])
+    assert long[0] is None
+    assert (len(long), len(short)) == (4, 2)
     expected = student.logits(ids).log_softmax(-1)
-    for place, entry in enumerate(whole[1:]):
+    for place, entry in enumerate(long[1:]):
         assert 1 <= len(entry) <= 2  # the prompt's token and the best, which may be the same
         assert entry[str(ids[place + 1])]["logprob"] == pytest.approx(float(expected[place, ids[place + 1]]), abs=1e-5)
-        assert any(found["rank"] == 1 for found in entry.values())
+        assert any(token["rank"] == 1 for token in entry.values())
     first = reply["choices"][0]
     assert first["token_ids"][0] == int(expected[-1].argmax())
     assert first["logprobs"]["token_logprobs"][0] == pytest.approx(float(expected[-1].max()), abs=1e-5)
@@ -198,9 +206,9 @@ def test_the_fixture_speaks_as_sglang_does(model_servers, model_dirs):
     body = {"input_ids": ids, "return_logprob": True, "logprob_start_len": 1, "sampling_params": {"max_new_tokens": 0}}
     meta = Servers([url]).post("/generate", {**body, "return_text_in_logprobs": True})["meta_info"]
     expected = student.logits(ids).log_softmax(-1)
-    none, *rest = meta["input_token_logprobs"]
-    assert none == [None, 30, student.name_of(30)]
-    assert rest == [
+    first, *others = meta["input_token_logprobs"]
+    assert first == [None, 30, student.name_of(30)]
+    assert others == [
         [pytest.approx(float(expected[t - 1, ids[t]]), abs=1e-5), ids[t], student.name_of(ids[t])] for t in (2, 3)
     ]
     rows = Servers([url]).post("/generate", {**body, "input_ids": [ids, ids[:3]], "logprob_start_len": [0, 2]})

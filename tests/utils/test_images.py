@@ -29,10 +29,10 @@ def test_odd_pictures_are_read_as_they_look(odd_pictures):
 )
 @pytest.mark.parametrize("name", ["la.png", "i16.tif", "turned.jpg", "moving.gif", "broad.webp"])
 def test_damaged_files_are_always_a_users_error(odd_pictures, name):
-    """Whatever is damaged: a run of many pictures must go on."""
-    whole, draw, refused = Path(odd_pictures[name]).read_bytes(), random.Random(0), 0
+    """Wherever the damage is: a run over many pictures must go on."""
+    intact, draw, refused = Path(odd_pictures[name]).read_bytes(), random.Random(0), 0
     for trial in range(150):
-        damaged = bytearray(whole[: draw.randrange(len(whole))] if trial % 3 == 0 else whole)
+        damaged = bytearray(intact[: draw.randrange(len(intact))] if trial % 3 == 0 else intact)
         for _ in range(0 if trial % 3 == 0 else draw.choice((1, 4, 20))):
             damaged[draw.randrange(min(len(damaged), draw.choice((40, 300, 10**6))))] = draw.randrange(256)
         try:

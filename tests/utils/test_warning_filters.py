@@ -23,22 +23,22 @@ from lit_uniopd.utils.warning_filters import UNHELPFUL, install_filters, is_abou
     ],
 )
 def test_what_no_user_can_act_on_is_left_out(message, category):
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         install_filters()
         warnings.warn(message, category, stacklevel=1)
-        assert not told
+        assert not caught
         warnings.warn("See: " + message, category, stacklevel=1)  # all else is shown
         if category is not TqdmWarning:  # which is of no kind but Warning, so that any kind is left out
             warnings.warn(message, RuntimeWarning, stacklevel=1)
-    assert len(told) == 1 + (category is not TqdmWarning)
+    assert len(caught) == 1 + (category is not TqdmWarning)
     assert len(UNHELPFUL) == 5  # each has a case here
 
 
 def test_a_kernel_that_nobody_asked_for_is_not_missed(caplog):
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     install_filters()
-    install_filters()  # twice is once
+    install_filters()  # a second call changes nothing
     with caplog.at_level(logging.INFO):
         logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
         logger.warning("Something else failed to load.")
@@ -47,7 +47,7 @@ def test_a_kernel_that_nobody_asked_for_is_not_missed(caplog):
 
 
 def test_what_is_said_while_libraries_are_imported_is_left_out_too():
-    """Whoever imports anything of ours first, in a notebook say, sees none of it."""
+    """A notebook that imports anything of ours first sees none of it."""
     program = (
         "import lit_uniopd, logging, warnings\n"
         "warnings.warn('IProgress not found. Please update jupyter', Warning)\n"
@@ -66,7 +66,7 @@ def test_lightning_advertises_nothing_and_tells_what_the_run_is_on(tmp_path, cap
     with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
         logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         Trainer(**options, logger=True)
-    said = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("GPU available") for line in said)
-    assert not any("litlogger" in line or "LitLogger" in line for line in said)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("GPU available") for line in lines)
+    assert not any("litlogger" in line or "LitLogger" in line for line in lines)
     assert len(logger.filters) == 1

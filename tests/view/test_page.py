@@ -116,24 +116,24 @@ def main_status(arguments: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def tab(run):
-    """The page in a headless browser; what it asked the network for, and what went wrong in it."""
+    """The page in a headless browser, with the URLs it requests and the errors of its scripts."""
     if BROWSER is None:
         pytest.skip("no Chromium on this machine")
     sync = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
     with sync.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(viewport={"width": 1400, "height": 900})
-        tab.asked, tab.wrong = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
-        tab.on("console", lambda message: tab.wrong.append(message.text) if message.type == "error" else None)
+        tab.request_urls, tab.script_errors = [], []
+        tab.on("request", lambda request: tab.request_urls.append(request.url))
+        tab.on("pageerror", lambda error: tab.script_errors.append(str(error)))
+        tab.on("console", lambda message: tab.script_errors.append(message.text) if message.type == "error" else None)
         tab.goto((run / "view.html").as_uri())
         yield tab
         browser.close()
 
 
 @pytest.fixture
-def shown(tab):
+def opened_page(tab):
     """The page as it opens."""
     tab.reload()
     return tab
@@ -144,76 +144,76 @@ def choose(tab: Any, name: str, value: str) -> str:
     return tab.inner_text("#count")
 
 
-def test_five_thousand_answers_are_shown_a_page_at_a_time(shown):
-    assert shown.inner_text("#count") == "625 groups, 5000 answers"
-    assert shown.locator(".card").count() == 20
-    shown.click("#more")
-    assert shown.locator(".card").count() == 40
+def test_five_thousand_answers_are_shown_a_page_at_a_time(opened_page):
+    assert opened_page.inner_text("#count") == "625 groups, 5000 answers"
+    assert opened_page.locator(".card").count() == 20
+    opened_page.click("#more")
+    assert opened_page.locator(".card").count() == 40
 
 
-def test_nothing_is_asked_of_the_network_and_nothing_a_model_wrote_is_markup(shown, run):
-    assert [url for url in shown.asked if not url.startswith(("file:", "data:"))] == []
-    assert shown.wrong == []
-    assert shown.title() == str(run)
-    assert shown.locator(".prompt").first.inner_text() == f"question 0 {NASTY}"
-    assert shown.locator("#list img").count() == 0
+def test_nothing_is_asked_of_the_network_and_nothing_a_model_wrote_is_markup(opened_page, run):
+    assert [url for url in opened_page.request_urls if not url.startswith(("file:", "data:"))] == []
+    assert opened_page.script_errors == []
+    assert opened_page.title() == str(run)
+    assert opened_page.locator(".prompt").first.inner_text() == f"question 0 {NASTY}"
+    assert opened_page.locator("#list img").count() == 0
 
 
-def test_filters_narrow_by_step_domain_teacher_reason_and_outcome(shown):
-    assert choose(shown, "domain", "code") == "312 groups, 2496 answers"
-    assert choose(shown, "step", "620") == "2 groups, 16 answers"
-    assert choose(shown, "step", "") == "312 groups, 2496 answers"
-    assert choose(shown, "why", "misordered") == "104 groups, 832 answers"
-    choose(shown, "outcome", "correct")
-    assert set(shown.locator(".answer .outcome").all_inner_texts()) == {"correct"}
+def test_filters_narrow_by_step_domain_teacher_reason_and_outcome(opened_page):
+    assert choose(opened_page, "domain", "code") == "312 groups, 2496 answers"
+    assert choose(opened_page, "step", "620") == "2 groups, 16 answers"
+    assert choose(opened_page, "step", "") == "312 groups, 2496 answers"
+    assert choose(opened_page, "why", "misordered") == "104 groups, 832 answers"
+    choose(opened_page, "outcome", "correct")
+    assert set(opened_page.locator(".answer .outcome").all_inner_texts()) == {"correct"}
     for name in ("outcome", "why", "domain"):
-        count = choose(shown, name, "")
+        count = choose(opened_page, name, "")
     assert count == "625 groups, 5000 answers"
-    shown.fill("input[type=search]", "question 613 ")
-    shown.get_by_text("1 groups, 8 answers").wait_for()
-    shown.fill("input[type=search]", "")
-    shown.get_by_text("625 groups, 5000 answers").wait_for()
+    opened_page.fill("input[type=search]", "question 613 ")
+    opened_page.get_by_text("1 groups, 8 answers").wait_for()
+    opened_page.fill("input[type=search]", "")
+    opened_page.get_by_text("625 groups, 5000 answers").wait_for()
 
 
-def test_a_token_tells_its_log_probs_and_flags(shown, run):
+def test_a_token_tells_its_log_probs_and_flags(opened_page, run):
     first = json.loads((run / GROUPS_FILE).read_text().splitlines()[0])
     best = max(first["answers"], key=lambda answer: answer["return"][0])
     place = best["flags"].index("g")
-    token = shown.locator(".answer").first.locator(".tokens i").nth(place)
+    token = opened_page.locator(".answer").first.locator(".tokens i").nth(place)
     token.scroll_into_view_if_needed()
     token.hover()
-    told = shown.inner_text("#tip")
-    assert f"{best['student'][place]:.3f}" in told
-    assert f"{best['teacher'][place]:.3f}" in told
-    assert "masked: student and teacher too far apart" in told
+    tooltip = opened_page.inner_text("#tip")
+    assert f"{best['student'][place]:.3f}" in tooltip
+    assert f"{best['teacher'][place]:.3f}" in tooltip
+    assert "masked: student and teacher too far apart" in tooltip
     assert "g" in token.get_attribute("class").split()
 
 
-def test_colours_are_of_the_advantage_before_or_after_calibration(shown):
-    token = shown.locator(".answer").first.locator(".tokens i").first
+def test_colours_are_of_the_advantage_before_or_after_calibration(opened_page):
+    token = opened_page.locator(".answer").first.locator(".tokens i").first
     after = token.evaluate("element => element.style.backgroundColor")
-    choose(shown, "calibration", "before")
-    shown.locator(".answer").first.locator(".tokens i").first.wait_for()
-    before = shown.locator(".answer").first.locator(".tokens i").first.evaluate("e => e.style.backgroundColor")
+    choose(opened_page, "calibration", "before")
+    opened_page.locator(".answer").first.locator(".tokens i").first.wait_for()
+    before = opened_page.locator(".answer").first.locator(".tokens i").first.evaluate("e => e.style.backgroundColor")
     assert before != after
-    choose(shown, "calibration", "after")
+    choose(opened_page, "calibration", "after")
 
 
-def test_pairs_come_with_their_weights(shown):
-    shown.click("nav button:has-text('Preference pairs')")
-    assert shown.inner_text("#count") == "32 pairs"
-    assert choose(shown, "domain", "default") == "30 pairs"
-    assert "0.395" in shown.locator(".card").first.inner_text()  # (0.5 + 0.29) / 2
-    choose(shown, "order", "lowest margin")
-    assert "pair 0" in shown.locator(".card").first.inner_text()
-    words = shown.locator(".card").first.inner_text()
+def test_pairs_come_with_their_weights(opened_page):
+    opened_page.click("nav button:has-text('Preference pairs')")
+    assert opened_page.inner_text("#count") == "32 pairs"
+    assert choose(opened_page, "domain", "default") == "30 pairs"
+    assert "0.395" in opened_page.locator(".card").first.inner_text()  # (0.5 + 0.29) / 2
+    choose(opened_page, "order", "lowest margin")
+    assert "pair 0" in opened_page.locator(".card").first.inner_text()
+    words = opened_page.locator(".card").first.inner_text()
     assert all(word in words for word in ("score none", "mastery", "0.206", "reward \u22126.000"))
 
 
-def test_sentence_pairs_come_with_context_picture_boxes_and_verdicts(shown):
-    shown.click("nav button:has-text('Preference pairs')")
-    assert choose(shown, "domain", "scenes") == "2 pairs"
-    card = shown.locator(".card").first
+def test_sentence_pairs_come_with_context_picture_boxes_and_verdicts(opened_page):
+    opened_page.click("nav button:has-text('Preference pairs')")
+    assert choose(opened_page, "domain", "scenes") == "2 pairs"
+    card = opened_page.locator(".card").first
     assert "so far There is a dog." in card.inner_text()
     assert "score" not in card.locator(".two").inner_text(), "nobody judged these"
     card.locator("img").evaluate("image => image.decode()")
@@ -239,27 +239,27 @@ def test_sentence_pairs_come_with_context_picture_boxes_and_verdicts(shown):
     assert ["dim" in (box.get_attribute("class") or "") for box in boxes] == [True, True, True, False]
     assert card.locator(".named").all_inner_texts() == ["dogs", "cat"]
     assert card.locator(".answer.incorrect .text").inner_text() == f"A cat is there. {NASTY}"
-    assert "cannot be read any more" in shown.locator(".card").nth(1).inner_text()
-    assert shown.title() != "owned"
+    assert "cannot be read any more" in opened_page.locator(".card").nth(1).inner_text()
+    assert opened_page.title() != "owned"
 
 
-def test_a_narrow_window_scrolls_in_one_direction_only(shown):
-    shown.set_viewport_size({"width": 500, "height": 900})
+def test_a_narrow_window_scrolls_in_one_direction_only(opened_page):
+    opened_page.set_viewport_size({"width": 500, "height": 900})
     for name in ("Rollouts", "Preference pairs", "Captions"):
-        shown.click(f"nav button:has-text('{name}')")
-        assert shown.evaluate("document.documentElement.scrollWidth") <= 500, name
-    shown.set_viewport_size({"width": 1400, "height": 900})
+        opened_page.click(f"nav button:has-text('{name}')")
+        assert opened_page.evaluate("document.documentElement.scrollWidth") <= 500, name
+    opened_page.set_viewport_size({"width": 1400, "height": 900})
 
 
-def test_captions_come_with_picture_verdicts_and_votes(shown):
-    shown.click("nav button:has-text('Captions')")
-    card = shown.locator(".card").first
+def test_captions_come_with_picture_verdicts_and_votes(opened_page):
+    opened_page.click("nav button:has-text('Captions')")
+    card = opened_page.locator(".card").first
     assert card.locator("img").evaluate("image => image.naturalWidth") == 64
     rows = [row.inner_text().split("\t") for row in card.locator("tr").all()]
     assert rows[0] == ["object", "verdict", "GroundingDino", "Owlv2"]
     assert rows[2] == ["cat", "hallucinated", "does not see it", "does not see it"]
     assert rows[3] == ["tree", "uncertain", "sees it", "does not know it"]
-    assert "cannot be read any more" in shown.locator(".card").nth(1).inner_text()
+    assert "cannot be read any more" in opened_page.locator(".card").nth(1).inner_text()
 
 
 def test_the_file_is_one_piece(run):

@@ -12,22 +12,22 @@ from transformers import PreTrainedTokenizerFast
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.policy.chat_template import continued
 from lit_uniopd.types import EncodedPair, PreferencePair, Prompt
-from lit_uniopd.view import chosen_groups, group_record, pair_records, token_pieces
+from lit_uniopd.view.records import chosen_groups, group_record, pair_records, token_pieces
 
 RETURNS = [[0.5, 0.7], [-0.9], [0.1], [0.4], [-0.2, 0.0], [-0.3], [2.0], [0.0]]
 OUTCOMES = [1, 0, 0, 1, 1, 0, -1, 0]
 GROUPS = [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def record(given, rows, **options):
+def record(sample, rows, **options):
     settings = {"step": 4, "teacher": "math", "why": ["best"], "gap_threshold": None, "max_tokens": 10}
-    return group_record(given, rows, pieces=lambda ids: ["x"] * len(ids), **{**settings, **options})
+    return group_record(sample, rows, pieces=lambda ids: ["x"] * len(ids), **{**settings, **options})
 
 
 def test_the_best_the_worst_and_the_most_misordered_group_of_each_teacher():
-    given = rollouts(RETURNS, OUTCOMES, GROUPS)
+    sample = rollouts(RETURNS, OUTCOMES, GROUPS)
     # Groups 0 and 1 are in order, group 2 too (-0.1 over -0.3); nothing is misordered.
-    assert chosen_groups(given, ["a"] * 8) == {3: ["best"], 0: ["worst"]}
+    assert chosen_groups(sample, ["a"] * 8) == {3: ["best"], 0: ["worst"]}
     flipped = rollouts(RETURNS, [0, 1, 1, 0, 0, 1, -1, 0], GROUPS)  # worst inversion: 0.6 over -0.9 in group 0
     assert chosen_groups(flipped, ["a"] * 8) == {3: ["best"], 0: ["worst", "misordered"]}
     routes = ["a"] * 4 + ["b"] * 4
@@ -39,25 +39,25 @@ def test_the_best_the_worst_and_the_most_misordered_group_of_each_teacher():
 
 
 def test_domains_choose_for_themselves_and_unscored_answers_do_not_count():
-    given = rollouts(RETURNS, OUTCOMES, GROUPS)
-    given.prompts[6:] = [Prompt(id="3", messages=({"role": "user", "content": ""},), domain="code")] * 2
-    assert chosen_groups(given, ["a"] * 8) == {3: ["best", "worst"], 0: ["best", "worst"]}
-    given.teacher_ok_B[:2] = False
-    assert chosen_groups(given, ["a"] * 8)[1] == ["best"]
-    given.teacher_ok_B[:] = False
-    assert chosen_groups(given, ["a"] * 8) == {}
+    sample = rollouts(RETURNS, OUTCOMES, GROUPS)
+    sample.prompts[6:] = [Prompt(id="3", messages=({"role": "user", "content": ""},), domain="code")] * 2
+    assert chosen_groups(sample, ["a"] * 8) == {3: ["best", "worst"], 0: ["best", "worst"]}
+    sample.teacher_ok_B[:2] = False
+    assert chosen_groups(sample, ["a"] * 8)[1] == ["best"]
+    sample.teacher_ok_B[:] = False
+    assert chosen_groups(sample, ["a"] * 8) == {}
 
 
 def test_a_record_has_what_trains():
-    given = rollouts([[0.5, -0.5, 1.0], [-3.0]], [1, 0], [7, 7])
-    given.student_logps_BT = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 0, 0]])
-    given.teacher_logps_BT += given.student_logps_BT
-    given.advantages_BT = given.advantages_BT + 0.2 * given.mask_BT
-    given.clipped_BT[0, 1] = True
-    given.keep_B[1] = False
-    kept = record(given, [0, 1], gap_threshold=3.0)
-    assert json.loads(json.dumps(kept)) == kept
-    right, wrong = kept["answers"]
+    sample = rollouts([[0.5, -0.5, 1.0], [-3.0]], [1, 0], [7, 7])
+    sample.student_logps_BT = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 0, 0]])
+    sample.teacher_logps_BT += sample.student_logps_BT
+    sample.advantages_BT = sample.advantages_BT + 0.2 * sample.mask_BT
+    sample.clipped_BT[0, 1] = True
+    sample.keep_B[1] = False
+    group = record(sample, [0, 1], gap_threshold=3.0)
+    assert json.loads(json.dumps(group)) == group
+    right, wrong = group["answers"]
     assert right["student"] == [-1.0, -1.0, -1.0]
     assert right["teacher"] == [-0.5, -1.5, 0.0]
     assert right["advantage"] == pytest.approx([0.7, -0.3, 1.2])
@@ -68,10 +68,10 @@ def test_a_record_has_what_trains():
 
 
 def test_long_answers_are_cut_and_masked_and_unscored_ones_marked():
-    given = rollouts([[0.5] * 5, [0.1]], [1, 0], [0, 0])
-    given.advantages_BT = torch.zeros_like(given.advantages_BT)
-    given.teacher_ok_B[1] = False
-    long, unscored = record(given, [0, 1], max_tokens=2)["answers"]
+    sample = rollouts([[0.5] * 5, [0.1]], [1, 0], [0, 0])
+    sample.advantages_BT = torch.zeros_like(sample.advantages_BT)
+    sample.teacher_ok_B[1] = False
+    long, unscored = record(sample, [0, 1], max_tokens=2)["answers"]
     assert long["length"] == 5
     assert len(long["tokens"]) == len(long["student"]) == len(long["teacher"]) == len(long["flags"]) == 2
     assert long["masked"]
@@ -117,12 +117,12 @@ def test_special_tokens_are_shown():
 
 def test_sentence_pairs_keep_their_context_picture_and_evidence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe."}]},)
+    messages = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe."}]},)
     # As a table by columns has it: null where an object is not this row's.
     row = {"verdicts": {"dog": "factual", "cat": None}, "votes": {"dog": [True, None], "cat": None}, "boxes": []}
-    seen = Prompt("p", asked, images=("dog.png",), row={**row, "detectors": ["a", "b"], "context": "A dog."})
-    embedded = Prompt("q", asked, images=(b"bytes",))
-    prompts = [continued(seen, "A dog."), embedded]
+    described = Prompt("p", messages, images=("dog.png",), row={**row, "detectors": ["a", "b"], "context": "A dog."})
+    embedded = Prompt("q", messages, images=(b"bytes",))
+    prompts = [continued(described, "A dog."), embedded]
     pairs = tuple(EncodedPair(PreferencePair(prompt, "good", "bad"), (), (), ()) for prompt in prompts)
     ones = torch.ones(2)
     weights = WeighedPairs(

@@ -1,4 +1,4 @@
-"""What an adapter takes and gives."""
+"""Input and output of an adapter."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
 
 @dataclass(frozen=True, slots=True)
 class AdapterContext:
-    """What an adapter may know of the run."""
+    """The settings of the run that adapters read."""
 
     profile: str
     fixture: bool
@@ -19,7 +19,7 @@ class AdapterContext:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """What an adapter made of the rows."""
+    """The examples that an adapter made of the rows."""
 
     examples: list[Example]
     left_out: dict[str, int] = field(default_factory=dict)

@@ -1,14 +1,16 @@
-"""The adapter of most benchmarks: columns play roles."""
+"""The adapter of most benchmarks: each column has a role."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example, PromptFormat
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import Message
+
+if TYPE_CHECKING:
+    from lit_uniopd.types import Message
 
 Row = Mapping[str, Any]
 
@@ -30,13 +32,13 @@ def columns(rows: Sequence[Row], spec: BenchmarkSpec, context: AdapterContext) -
     Args:
         rows: of the data set.
         spec: what the columns mean.
-        context: not read.
+        context: not used.
     """
     where: Mapping[str, Any] = spec.adapter_args.get("where", {})
     examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
-        if all(str(values.get(role)) == str(wanted) for role, wanted in where.items()):
+        if all(str(values.get(role)) == str(required) for role, required in where.items()):
             examples.append(example_of(values, spec, number))
     return Adapted(examples)
 
@@ -70,7 +72,7 @@ def example_of(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> E
     images = pictures(value for role, value in values.items() if role.startswith("image"))
     return Example(
         id=row_id(values, spec, number),
-        messages=chat(spec.prompt, filled(spec.prompt.template, texts), len(images)),
+        messages=chat(spec.prompt, fill_template(spec.prompt.template, texts), len(images)),
         gold=gold_of(values.get("answer"), choices, spec),
         images=images,
         group="" if spec.group is None else str(values[spec.group]),
@@ -81,9 +83,9 @@ def example_of(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> E
 
 
 def row_id(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> str:
-    """Name of a row, the same however many rows are read before it where the data set has names."""
-    parts = spec.adapter_args.get("id_of", ["id"] if "id" in values else [])
-    return "/".join(str(values[part]) for part in parts) or str(number)
+    """Name of a row: from its columns where the data set has names, else its number."""
+    roles = spec.adapter_args.get("id_of", ["id"] if "id" in values else [])
+    return "/".join(str(values[role]) for role in roles) or str(number)
 
 
 def gold_of(answer: Any, choices: Mapping[str, str], spec: BenchmarkSpec) -> Any:
@@ -112,40 +114,40 @@ def lettered(choices: Mapping[str, str]) -> str:
     return "\n".join(f"{letter}. {text}" for letter, text in choices.items())
 
 
-def filled(template: str, texts: Mapping[str, str]) -> str:
-    """The template with its fields filled in; other braces (LaTeX) stay as they are."""
-    return _FIELD.sub(lambda found: texts.get(found[1], found[0]), template)
+def fill_template(template: str, texts: Mapping[str, str]) -> str:
+    """The template with its fields filled in; other braces (LaTeX) stay."""
+    return _FIELD.sub(lambda match: texts.get(match[1], match[0]), template)
 
 
-def chat(prompt: PromptFormat, text: str, pictures: int) -> tuple[Message, ...]:
-    """System and user turn; pictures stand where the text marks their places, else before it."""
+def chat(prompt: PromptFormat, text: str, pictures: int) -> "tuple[Message, ...]":
+    """System and user turn; pictures stand where the text marks their places, else before or behind it."""
     system: tuple[Message, ...] = ({"role": "system", "content": prompt.system},) if prompt.system else ()
     if not pictures:
         return (*system, {"role": "user", "content": text})
-    pieces = _PICTURE_MARK.split(text)
-    parts: list[dict[str, str]] = []
-    if len(pieces) == pictures + 1:
-        for i, piece in enumerate(pieces):
-            parts += [{"type": "image"}] if i else []
-            parts += [{"type": "text", "text": piece}] if piece.strip() else []
+    segments = _PICTURE_MARK.split(text)
+    content: list[dict[str, str]] = []
+    if len(segments) == pictures + 1:
+        for i, segment in enumerate(segments):
+            content += [{"type": "image"}] if i else []
+            content += [{"type": "text", "text": segment}] if segment.strip() else []
     else:
-        shown = [{"type": "image"}] * pictures
-        words = [{"type": "text", "text": "".join(pieces).strip()}]
-        parts = [*shown, *words] if prompt.image_first else [*words, *shown]
-    return (*system, {"role": "user", "content": parts})
+        image_parts = [{"type": "image"}] * pictures
+        text_parts = [{"type": "text", "text": "".join(segments).strip()}]
+        content = [*image_parts, *text_parts] if prompt.image_first else [*text_parts, *image_parts]
+    return (*system, {"role": "user", "content": content})
 
 
-def question_chat(prompt: PromptFormat, question: str) -> tuple[Message, ...]:
+def question_chat(prompt: PromptFormat, question: str) -> "tuple[Message, ...]":
     """The chat about one text; its braces stay as they are."""
-    return chat(prompt, filled(prompt.template, {"question": question}), 0)
+    return chat(prompt, fill_template(prompt.template, {"question": question}), 0)
 
 
 def pictures(cells: Iterable[Any]) -> tuple[Any, ...]:
     """The pictures of a row, in order; a cell holds one, a list of them, or none."""
-    found: list[Any] = []
+    images: list[Any] = []
     for cell in cells:
-        found += [picture(item) for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
-    return tuple(found)
+        images += [picture(item) for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+    return tuple(images)
 
 
 def picture(cell: Any) -> Any:

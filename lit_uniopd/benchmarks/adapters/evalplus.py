@@ -32,9 +32,9 @@ from lit_uniopd.utils.progress import progress_bar
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Raised when checked rows would come out differently; older files of the cache are then left alone."""
+"""Raised when checked rows would come out differently; older cache files are then ignored."""
 LONGEST_RESULT = 1 << 20
-"""Characters; calls whose computed result is longer are not made."""
+"""Characters; calls whose computed result is longer are skipped."""
 _SOLUTION_S = 60.0
 """Wall time of one call of a reference solution."""
 
@@ -46,7 +46,7 @@ class CheckedRow:
     question: str
     task: FunctionTask
     dropped: int
-    """Calls that are not made, because their results are too long."""
+    """Number of calls that are skipped, because their results are too long."""
 
     @property
     def time_limit(self) -> float:
@@ -60,26 +60,26 @@ def evalplus(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Ad
     stub passes (one that returns None, its first argument, or raises). Checked rows are cached by content.
 
     Raises:
-        UserError: if reference solutions cannot be run, since there is no sandbox.
+        UserError: if there is no sandbox to run reference solutions in.
     """
     sandbox = check_sandbox()
     cache = context.cache_dir / "evalplus"
 
-    def checked(row: Mapping[str, Any]) -> CheckedRow | RowError:
+    def check_row(row: Mapping[str, Any]) -> CheckedRow | RowError:
         try:
-            return _checked(row, sandbox, cache)
+            return _load_or_check(row, sandbox, cache)
         except RowError as error:
             return error
 
     with (
         integers_of_any_size(),
         ThreadPoolExecutor(program_slots()) as threads,
-        progress_bar(len(rows), f"checking the tests of {spec.id}") as shown,
+        progress_bar(len(rows), f"checking the tests of {spec.id}") as bar,
     ):
         outcomes: list[CheckedRow | RowError] = []
-        for outcome in threads.map(checked, rows):
+        for outcome in threads.map(check_row, rows):
             outcomes.append(outcome)
-            shown.update()
+            bar.update()
     examples: list[Example] = []
     reasons: dict[str, list[str]] = defaultdict(list)
     for row, outcome in zip(rows, outcomes, strict=True):
@@ -99,7 +99,7 @@ def evalplus(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Ad
 
 
 def _example(id: str, checked: CheckedRow, spec: BenchmarkSpec) -> Example:
-    # Times are of this machine: they are no part of the gold answer, whose hash must be the same everywhere.
+    # Without times: they depend on the machine, and the hash of a gold answer must not.
     gold = {f.name: getattr(checked.task, f.name) for f in fields(checked.task) if f.name != "reference_seconds"}
     return Example(
         id=id,
@@ -110,7 +110,7 @@ def _example(id: str, checked: CheckedRow, spec: BenchmarkSpec) -> Example:
     )
 
 
-def _checked(row: Mapping[str, Any], sandbox: Sandbox, cache: Path) -> CheckedRow:
+def _load_or_check(row: Mapping[str, Any], sandbox: Sandbox, cache: Path) -> CheckedRow:
     """A checked row, from the cache if its content was checked before.
 
     Raises:
@@ -138,20 +138,20 @@ def _write(path: Path, text: str) -> None:
 
 def _check(row: EvalPlusRow, sandbox: Sandbox) -> CheckedRow:
     results = _solve(row, sandbox)
-    kept = [i for i, result in enumerate(results) if row.results is not None or not _is_too_long(result)]
+    indices = [i for i, result in enumerate(results) if row.results is not None or not _is_too_long(result)]
     task = FunctionTask(
         entry_point=row.entry_point,
-        calls=[row.inputs[i] for i in kept],
-        expected=[results[i].value if row.results is None else row.results[i] for i in kept],
+        calls=[row.inputs[i] for i in indices],
+        expected=[results[i].value if row.results is None else row.results[i] for i in indices],
         atol=row.atol,
         oracle=row.oracle,
-        reference_seconds=max((results[i].seconds for i in kept), default=0.0),
+        reference_seconds=max((results[i].seconds for i in indices), default=0.0),
     )
-    if not all(accepts(task, number, results[i]) for number, i in enumerate(kept)):
+    if not all(accepts(task, number, results[i]) for number, i in enumerate(indices)):
         raise RowError("its reference solution fails")
     if any(_passes(task, stub) for stub in _STUBS):
         raise RowError("a stub passes")
-    return CheckedRow(row.question, task, len(results) - len(kept))
+    return CheckedRow(row.question, task, len(results) - len(indices))
 
 
 def _solve(row: EvalPlusRow, sandbox: Sandbox) -> list[CallResult]:

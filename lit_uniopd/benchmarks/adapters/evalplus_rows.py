@@ -110,21 +110,21 @@ def _mbpp_question(row: Mapping[str, Any]) -> str:
 
 
 def _lists(tree: ast.Module, source: str, sandbox: Sandbox) -> dict[str, Any]:
-    found = {
+    assignments = {
         node.targets[0].id: node
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         if node.targets[0].id in ("inputs", "results")
     }
-    if "inputs" not in found:
+    if "inputs" not in assignments:
         raise RowError("its test has no list of inputs")
     try:
-        return {name: ast.literal_eval(node.value) for name, node in found.items()}
+        return {name: ast.literal_eval(node.value) for name, node in assignments.items()}
     except (ValueError, TypeError):  # more than literals
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        program = "\n".join(_source(source, node) for node in (*imports, *found.values()))
+        program = "\n".join(_source(source, node) for node in (*imports, *assignments.values()))
         try:
-            return sandbox.export(program, list(found), timeout=_EXPORT_S)
+            return sandbox.export(program, list(assignments), timeout=_EXPORT_S)
         except ExportError as error:
             raise RowError("its lists are no plain data") from error
 

@@ -20,23 +20,23 @@ def mathvision(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adap
     """MathVision: free answers and letters in one column; letters are only options where a row has options."""
     examples = []
     for example in columns(rows, spec, context).examples:
-        if not example.options:  # the heading of the options stands in the template
-            example = _without(example, "Choices:")
+        if not example.options:  # the template has the heading of the options
+            example = _without_heading(example, "Choices:")
         examples.append(example)
     return Adapted(examples)
 
 
-def _without(example: Example, heading: str) -> Example:
-    def cleaned(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _without_heading(example: Example, heading: str) -> Example:
+    def clean(message: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(message["content"], str):
             return message
-        parts = [
+        content = [
             {**part, "text": part["text"].replace(heading, "").strip()} if part.get("type") == "text" else part
             for part in message["content"]
         ]
-        return {**message, "content": parts}
+        return {**message, "content": content}
 
-    return replace(example, messages=tuple(cleaned(message) for message in example.messages))
+    return replace(example, messages=tuple(clean(message) for message in example.messages))
 
 
 def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
@@ -46,7 +46,7 @@ def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapte
     variant, each of all seed questions (``adapter_args.seeds`` of them).
     """
     seeds = int(spec.adapter_args.get("seeds", 501))
-    found = []
+    examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
         example = example_of(values, spec, number)
@@ -56,8 +56,8 @@ def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapte
         if grader == "math":
             options = {"tags": True}
         group = str(values["group"]) if "group" in values else f"seed{number % seeds}"
-        found.append(replace(example, grader=grader, options=options, group=group))
-    return Adapted(found)
+        examples.append(replace(example, grader=grader, options=options, group=group))
+    return Adapted(examples)
 
 
 def we_math(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
@@ -66,23 +66,23 @@ def we_math(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted
     The group is the problem (role ``group``); ``breakdown["key"]`` says which part of it a row is (``2steps_1``,
     ``2steps_2``, ``2steps_multi`` ...).
     """
-    found = []
+    examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
         example = example_of(values, spec, number)
         choices = choices_of(values["options"])
-        found.append(replace(example, options={"choices": choices}, breakdown={"key": str(values["key"])}))
-    return Adapted(found)
+        examples.append(replace(example, options={"choices": choices}, breakdown={"key": str(values["key"])}))
+    return Adapted(examples)
 
 
 def visulogic(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
-    """VisuLogic: rows name pictures inside ``images.zip`` beside them; bundled rows have theirs drawn."""
+    """VisuLogic: rows name pictures in ``images.zip`` of the same repository; those of bundled rows are drawn."""
     examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
         cell = values.get("image")
         if isinstance(cell, str) and not context.fixture:
-            values = {**values, "image": {"bytes": _zipped(spec.hub.id, spec.hub.revision, cell)}}
+            values = {**values, "image": {"bytes": _read_zipped(spec.hub.id, spec.hub.revision, cell)}}
         examples.append(example_of(values, spec, number))
     return Adapted(examples)
 
@@ -93,12 +93,12 @@ def _archive(repository: str, revision: str | None) -> zipfile.ZipFile:
 
     try:
         path = hf_hub_download(repository, "images.zip", repo_type="dataset", revision=revision)
-    except Exception as error:  # network, authorisation, a missing file: all of them are for the user to mend
-        raise UserError(f"images.zip of {repository} cannot be had ({error}); check the network.") from error
+    except Exception as error:  # network, authorisation, a missing file: the user's to mend
+        raise UserError(f"images.zip of {repository} cannot be downloaded ({error}); check the network.") from error
     return zipfile.ZipFile(path)
 
 
-def _zipped(repository: str, revision: str | None, name: str) -> bytes:
+def _read_zipped(repository: str, revision: str | None, name: str) -> bytes:
     """A member of the archive, read in memory: its name never becomes a path."""
     archive = _archive(repository, revision)
     for candidate in (name, f"images/{name}", Path(name).name):
@@ -128,7 +128,7 @@ def hallusion(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapt
     Rows of one subcategory and set form a group, within which ``figure`` (same picture) and ``question_pair`` (same
     question) are whole.
     """
-    found = []
+    examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
         topic = f"{values['category']}/{values['subcategory']}/{values['set_id']}"
@@ -138,22 +138,22 @@ def hallusion(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapt
             "figure": f"{topic}/{values['figure_id']}",
         }
         example = example_of(values, spec, number)
-        found.append(
+        examples.append(
             replace(example, group=topic, breakdown=breakdown, id=f"{breakdown['figure']}/q{values['question_id']}")
         )
-    return Adapted(found)
+    return Adapted(examples)
 
 
 def annotated(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
     """Captions: the gold answer is a record of several columns (``adapter_args.gold``: name in the gold -> role)."""
     names: Mapping[str, str] = spec.adapter_args["gold"]
-    found = []
+    examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
-        gold = {name: _plain(values[role]) for name, role in names.items()}
-        found.append(replace(example_of(values, spec, number), gold=gold))
-    return Adapted(found)
+        gold = {name: _parse_json(values[role]) for name, role in names.items()}
+        examples.append(replace(example_of(values, spec, number), gold=gold))
+    return Adapted(examples)
 
 
-def _plain(value: Any) -> Any:
+def _parse_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value

@@ -18,8 +18,8 @@ def gsm8k(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Adapt
     """
     examples = []
     for example in columns(rows, spec, context).examples:
-        _, found, number = str(example.gold).rpartition("####")
-        if not found:
+        _, separator, number = str(example.gold).rpartition("####")
+        if not separator:
             raise UserError(
                 f"Benchmark {spec.key}: the answer of row {example.id} has no number behind '####'; mend the row."
             )
@@ -34,7 +34,7 @@ def ifeval(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Adap
         values = roles_of(row, spec)
         gold = {
             "instruction_id_list": list(values["instruction_id_list"]),
-            "kwargs": [{k: v for k, v in given.items() if v is not None} for given in values["kwargs"]],
+            "kwargs": [{k: v for k, v in arguments.items() if v is not None} for arguments in values["kwargs"]],
             "prompt": values["question"],
         }
         examples.append(replace(example_of(values, spec, number), gold=gold))

@@ -1,4 +1,4 @@
-"""Scores from records. A *statistic* says what a problem adds to the sums; `SumMetric` adds up over ranks."""
+"""Scores from records. A *statistic* says what a problem adds to the sums; `sum_metric` adds up over ranks."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,6 @@ from lit_uniopd.benchmarks.metrics.answers import Also, Avg, IFEval, Majority, M
 from lit_uniopd.benchmarks.metrics.captions import Amber, Chair
 from lit_uniopd.benchmarks.metrics.grouped import GroupWorst, WeMath
 from lit_uniopd.benchmarks.metrics.statistic import Statistic as Statistic
-from lit_uniopd.benchmarks.metrics.statistic import SumMetric as SumMetric
 from lit_uniopd.benchmarks.metrics.yes_no import Hallusion, YesNo
 from lit_uniopd.errors import UserError
 

@@ -61,7 +61,7 @@ class PassAt(RowMean):
 
 
 class Majority(RowMean):
-    """Share of rows whose most frequent answer is right. No answer does not vote; ties go to the first seen."""
+    """Share of rows whose most frequent answer is right. Missing answers do not vote; the earliest wins a tie."""
 
     def __init__(self, n: int) -> None:
         self.label = f"maj@{n}"
@@ -70,7 +70,7 @@ class Majority(RowMean):
         votes = Counter(answer.extracted for answer in answers if answer.extracted is not None)
         if not votes:
             return 0.0
-        winner = max(votes, key=lambda text: votes[text])  # the first of equals: Counter keeps the order of arrival
+        winner = max(votes, key=lambda text: votes[text])  # the first of equals: Counter keeps insertion order
         return float(any(answer.correct for answer in answers if answer.extracted == winner))
 
 
@@ -129,6 +129,6 @@ class IFEval(Statistic):
 
 
 def _instructions(record: Record) -> int:
-    """How many there are, for an answer that could not be judged."""
+    """Number of instructions, for an answer that could not be judged."""
     gold = record.gold if isinstance(record.gold, dict) else {}
     return len(gold.get("instruction_id_list", ()))

@@ -63,9 +63,9 @@ class Amber(Statistic):
         sums = [0.0] * self.size
         for record in group:
             counts = counts_of(record)
-            for i, (part, whole) in enumerate(self.PAIRS):
-                sums[2 * i] += counts.get(part, 0)
-                sums[2 * i + 1] += counts.get(whole, 0)
+            for i, (numerator, denominator) in enumerate(self.PAIRS):
+                sums[2 * i] += counts.get(numerator, 0)
+                sums[2 * i + 1] += counts.get(denominator, 0)
             sums[6] += counts.get("hallucinated", 0) > 0
             sums[7] += 1
         return sums
@@ -82,7 +82,7 @@ class Amber(Statistic):
 def counts_of(record: Record) -> dict[str, Any]:
     """The counts behind a caption's grade; none for a caption that could not be judged."""
     try:
-        found = json.loads(record.extracted or "{}")
+        counts = json.loads(record.extracted or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return counts if isinstance(counts, dict) else {}

@@ -47,17 +47,17 @@ class WeMath(Statistic):
     def stats(self, group: Sequence[Record]) -> list[float]:
         sums = [float(sum(bool(record.correct) for record in group)), float(len(group))] + [0.0] * 6
         rows = [(answers[0].breakdown.get("key", ""), bool(answers[0].correct)) for answers in by_row(group)]
-        whole = [right for key, right in rows if key.endswith("multi")]
-        steps = [right for key, right in rows if not key.endswith("multi")]
-        if not whole or not steps:
+        problems_right = [right for key, right in rows if key.endswith("multi")]
+        steps_right = [right for key, right in rows if not key.endswith("multi")]
+        if not problems_right or not steps_right:
             return sums
         sums[2] = 1.0
-        if not all(whole):
-            sums[4 if all(steps) else 3] = 1.0
+        if not all(problems_right):
+            sums[4 if all(steps_right) else 3] = 1.0
             return sums
-        sums[5] = float(all(steps))
-        sums[6] = float(any(steps))
-        sums[7] = float(not all(steps))
+        sums[5] = float(all(steps_right))
+        sums[6] = float(any(steps_right))
+        sums[7] = float(not all(steps_right))
         return sums
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How the answers came about: a drop in accuracy with rising truncation is a length problem."""
+"""Health of the answers: a drop in accuracy with rising truncation is a length problem."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ FAILED = ("error", "timeout", "unsafe")
 
 
 def health_of(records: Sequence[Record]) -> dict[str, float]:
-    """Shares of answers that went wrong for other reasons than being wrong, and lengths in tokens."""
+    """Shares of answers that were cut, missing, unjudged or repetitive, and lengths in tokens."""
     if not records:
         return {}
     count = len(records)

@@ -48,21 +48,24 @@ def paired_difference(
     """
     if a_GS.shape != b_GS.shape:
         raise ValueError(f"a_GS and b_GS must be of the same problems, not {tuple(a_GS.shape)} and {tuple(b_GS.shape)}")
-    whole_a, whole_b = statistic.scores(a_GS.double().sum(dim=0)), statistic.scores(b_GS.double().sum(dim=0))
-    found = {name: float(whole_b[name] - whole_a[name]) for name in whole_a}
+    scores_a, scores_b = statistic.scores(a_GS.double().sum(dim=0)), statistic.scores(b_GS.double().sum(dim=0))
+    differences = {name: float(scores_b[name] - scores_a[name]) for name in scores_a}
     if len(a_GS) < 2:
-        return {name: (value, float("nan"), float("nan")) for name, value in found.items()}
+        return {name: (value, float("nan"), float("nan")) for name, value in differences.items()}
     weights_RG = resampled_weights(len(a_GS), resamples, seed)
-    drawn_a, drawn_b = statistic.scores(weights_RG @ a_GS.double()), statistic.scores(weights_RG @ b_GS.double())
-    return {name: (value, *_ends(drawn_b[name] - drawn_a[name], level)) for name, value in found.items()}
+    resampled_a, resampled_b = (
+        statistic.scores(weights_RG @ a_GS.double()),
+        statistic.scores(weights_RG @ b_GS.double()),
+    )
+    return {name: (value, *_ends(resampled_b[name] - resampled_a[name], level)) for name, value in differences.items()}
 
 
 def resampled_weights(groups: int, resamples: int, seed: int) -> Tensor:
     """How often each problem is drawn: float64 ``[resamples, groups]``, each row summing to ``groups``."""
     generator = torch.Generator().manual_seed(seed)
-    drawn_RG = torch.randint(groups, (resamples, groups), generator=generator)
+    indices_RG = torch.randint(groups, (resamples, groups), generator=generator)
     return torch.zeros(resamples, groups, dtype=torch.float64).scatter_add_(
-        1, drawn_RG, torch.ones(resamples, groups, dtype=torch.float64)
+        1, indices_RG, torch.ones(resamples, groups, dtype=torch.float64)
     )
 
 

@@ -1,6 +1,6 @@
-"""All scores of one benchmark from its records, and means over benchmarks."""
+"""All scores of one benchmark from its records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,15 +11,6 @@ from lit_uniopd.benchmarks.metrics.health import health_of
 from lit_uniopd.benchmarks.metrics.intervals import Ends, interval
 from lit_uniopd.benchmarks.records import Record, grouped
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Generation
-
-THE_16 = (
-    *("aime24", "aime25", "hmmt_feb25", "hmmt_nov25"),
-    *("humaneval_plus", "mbpp_plus", "livecodebench"),
-    *("mathvision", "dynamath", "we_math"),
-    *("logicvista", "visulogic"),
-    *("ai2d", "chartqa", "docvqa", "infovqa"),
-)
-"""The benchmarks of Uni-OPD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +40,16 @@ def score_benchmark(records: Sequence[Record], spec: BenchmarkSpec, generation: 
     statistics = build_metrics(spec.report.metrics, generation.n, spec_n=spec.generation.n)
     groups = grouped(records)
     scores: dict[str, float] = {}
-    ends: dict[str, Ends] = {}
+    intervals: dict[str, Ends] = {}
     for statistic in statistics:
         stats_GS = stats_of(groups, statistic)
         scores |= {name: float(value) for name, value in statistic.scores(stats_GS.sum(dim=0)).items()}
-        ends |= interval(stats_GS, statistic)
+        intervals |= interval(stats_GS, statistic)
     return BenchmarkScores(
         primary=next(iter(scores), ""),
         scores=scores,
-        interval=ends,
-        breakdown={name: _split(records, name, spec, generation) for name in spec.report.breakdown},
+        interval=intervals,
+        breakdown={name: _breakdown(records, name, spec, generation) for name in spec.report.breakdown},
         health=health_of(records),
         answers=len(records),
         groups=len(groups),
@@ -71,42 +62,15 @@ def stats_of(groups: Sequence[Sequence[Record]], statistic: Statistic) -> Tensor
     return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), statistic.size)
 
 
-def _split(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation: Generation) -> dict[str, float]:
-    parts: dict[str, list[Record]] = {}
+def _breakdown(records: Sequence[Record], name: str, spec: BenchmarkSpec, generation: Generation) -> dict[str, float]:
+    records_by_value: dict[str, list[Record]] = {}
     for record in records:
         if name in record.breakdown:
-            parts.setdefault(record.breakdown[name], []).append(record)
+            records_by_value.setdefault(record.breakdown[name], []).append(record)
     (statistic,) = build_metrics(spec.report.metrics[:1], generation.n, spec_n=spec.generation.n)
-    found: dict[str, float] = {}
-    for value, own in sorted(parts.items()):
+    scores_by_value: dict[str, float] = {}
+    for value, subset in sorted(records_by_value.items()):
         # Not a torchmetrics metric: those add up over ranks, and only rank 0 is here.
-        scores = statistic.scores(stats_of(grouped(own), statistic).sum(dim=0))
-        found[value] = float(next(iter(scores.values())))
-    return found
-
-
-def domain_means(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]) -> dict[str, float | None]:
-    """Weighted mean of the benchmarks of each domain; None where one of those in ``specs`` has no score.
-
-    Args:
-        scores: ``BenchmarkSpec.key`` -> score.
-        specs: what the run evaluates.
-    """
-    means: dict[str, float | None] = {}
-    for domain in dict.fromkeys(spec.domain for spec in specs.values()):
-        own = [(scores.get(key), spec.report.weight) for key, spec in specs.items() if spec.domain == domain]
-        found = [(score, weight) for score, weight in own if score is not None]
-        total = sum(weight for _, weight in found)
-        means[domain] = sum(s * w for s, w in found) / total if len(found) == len(own) and total > 0 else None
-    return means
-
-
-def mean16(scores: Mapping[str, float], specs: Mapping[str, BenchmarkSpec]) -> float | None:
-    """Unweighted mean over the 16 benchmarks of Uni-OPD; None unless each of them has exactly one score."""
-    found: dict[str, list[float]] = {name: [] for name in THE_16}
-    for key, spec in specs.items():
-        if spec.id in found and key in scores:
-            found[spec.id].append(scores[key])
-    if any(len(values) != 1 for values in found.values()):
-        return None
-    return sum(values[0] for values in found.values()) / len(found)
+        scores = statistic.scores(stats_of(grouped(subset), statistic).sum(dim=0))
+        scores_by_value[value] = float(next(iter(scores.values())))
+    return scores_by_value

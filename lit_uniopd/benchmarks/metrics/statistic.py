@@ -1,15 +1,13 @@
-"""A statistic: what the answers to one problem add to the sums, and what scores the sums make.
+"""A statistic: what the answers to one problem add to the sums, and the scores of the sums.
 
 Both halves are pure, so that sums over ranks, bootstrap intervals and paired comparisons are the same computation.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_uniopd.benchmarks.records import Record
 
@@ -33,40 +31,9 @@ class Statistic(ABC):
         """Scores ``[...]`` by name from sums ``[..., size]``; the first stands for the benchmark. 0 where undefined."""
 
 
-def ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole``, 0 where there is nothing."""
-    return torch.where(whole > 0, part / whole.clamp(min=1e-300), torch.zeros_like(part))
-
-
-class SumMetric(Metric):
-    """Statistics as a torchmetrics metric: one sum state, exact over any number of ranks.
-
-    Args:
-        statistics: whose scores are computed.
-    """
-
-    full_state_update = False
-    sums: Tensor
-
-    def __init__(self, statistics: Sequence[Statistic], **options: Any) -> None:
-        super().__init__(**options)
-        self.statistics = list(statistics)
-        size = sum(statistic.size for statistic in self.statistics)
-        self.add_state("sums", default=torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
-
-    def update(self, group: Sequence[Record]) -> None:
-        """Add one group."""
-        values = [value for statistic in self.statistics for value in statistic.stats(group)]
-        self.sums += torch.tensor(values, dtype=torch.float64, device=self.sums.device)
-
-    def compute(self) -> dict[str, float]:
-        """Every score by name."""
-        found: dict[str, float] = {}
-        parts = self.sums.split([statistic.size for statistic in self.statistics])
-        for statistic, sums in zip(self.statistics, parts, strict=True):
-            found |= {name: float(value) for name, value in statistic.scores(sums).items()}
-        return found
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, 0 where the denominator is 0."""
+    return torch.where(denominator > 0, numerator / denominator.clamp(min=1e-300), torch.zeros_like(numerator))
 
 
 def by_row(group: Sequence[Record]) -> list[list[Record]]:

@@ -31,8 +31,8 @@ class YesNo(Statistic):
         sums = [0.0] * self.size
         for record in group:
             gold = is_yes(record.gold) if self.positive == "yes" else not is_yes(record.gold)
-            found = record.extracted == self.positive
-            sums[0 if gold and found else 1 if found else 2 if gold else 3] += 1
+            predicted = record.extracted == self.positive
+            sums[0 if gold and predicted else 1 if predicted else 2 if gold else 3] += 1
             sums[4] += record.extracted == "yes"
             sums[5] += bool(record.correct)
         return sums
@@ -40,14 +40,14 @@ class YesNo(Statistic):
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
         true_positive, false_positive, false_negative = sums[..., 0], sums[..., 1], sums[..., 2]
         total = sums[..., :4].sum(dim=-1)
-        found = {
+        scores = {
             "accuracy": ratio(sums[..., 5], total),
             "precision": ratio(true_positive, true_positive + false_positive),
             "recall": ratio(true_positive, true_positive + false_negative),
             "f1": ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative),
             "yes_ratio": ratio(sums[..., 4], total),
         }
-        return {self.primary: found[self.primary], **found}
+        return {self.primary: scores[self.primary], **scores}
 
 
 def is_yes(gold: object) -> bool:
@@ -70,11 +70,11 @@ class Hallusion(Statistic):
     def stats(self, group: Sequence[Record]) -> list[float]:
         sums = [float(sum(bool(record.correct) for record in group)), float(len(group))]
         for field in ("question_pair", "figure"):
-            parts: dict[str, bool] = {}
+            all_right: dict[str, bool] = {}
             for record in group:
                 name = record.breakdown.get(field, record.sample_id)
-                parts[name] = parts.get(name, True) and bool(record.correct)
-            sums += [float(sum(parts.values())), float(len(parts))]
+                all_right[name] = all_right.get(name, True) and bool(record.correct)
+            sums += [float(sum(all_right.values())), float(len(all_right))]
         return sums
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """The scores as a table by domain."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.spec import DOMAINS
+
+if TYPE_CHECKING:
+    from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 
 WIDTH = 130
 """Characters of a line where no terminal says how many there are."""
@@ -17,7 +20,7 @@ Scores = Mapping[str, float]
 
 
 def score_table(
-    result: EvalResult, title: str, columns: Mapping[str, Scores] | None = None, own: str = "score"
+    result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None, heading: str = "score"
 ) -> Table:
     """One row per benchmark, the mean of each domain below its benchmarks.
 
@@ -25,36 +28,36 @@ def score_table(
         result: of the model.
         title: above the table.
         columns: other models' scores to show before and behind the model's own column, which is ``""``.
-        own: heading of that column.
+        heading: of that column.
     """
     columns = columns or {"": {}}
     table = Table(title=title)
     for name in ("domain", "benchmark", "metric"):
         table.add_column(name, no_wrap=name == "benchmark")
     for name in columns:
-        table.add_column(name or own, justify="right")
+        table.add_column(name or heading, justify="right")
     table.add_column("95 % interval", justify="right")
     for name in ("answers", "cut", "no answer"):
         table.add_column(name, justify="right")
     primary = result.primary()
-    filled = {name: primary if name == "" else scores for name, scores in columns.items()}
+    scores_by_column = {name: primary if name == "" else scores for name, scores in columns.items()}
     specs = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
-    for domain in sorted({spec.domain for spec in specs.values()}, key=_place):
+    for domain in sorted({spec.domain for spec in specs.values()}, key=_domain_order):
         keys = [key for key, spec in specs.items() if spec.domain == domain]
         for i, key in enumerate(keys):
-            table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, filled))
+            table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, scores_by_column))
         if len(keys) > 1:
-            means = [domain_means(_complete(result, scores), specs).get(domain) for scores in filled.values()]
+            means = [domain_means(_complete(result, scores), specs).get(domain) for scores in scores_by_column.values()]
             table.add_row("", "[bold]mean[/bold]", "", *map(_percent, means), end_section=True)
         else:
             table.add_section()
-    overall = [mean16(_complete(result, scores), specs) for scores in filled.values()]
+    overall = [mean16(_complete(result, scores), specs) for scores in scores_by_column.values()]
     if any(mean is not None for mean in overall):
         table.add_row("[bold]all 16[/bold]", "[bold]mean[/bold]", "", *map(_percent, overall))
     return table
 
 
-def _cells(result: EvalResult, key: str, columns: Mapping[str, Scores]) -> list[str]:
+def _cells(result: "EvalResult", key: str, columns: Mapping[str, Scores]) -> list[str]:
     benchmark, card = result.benchmarks[key], result.cards.get(key)
     name = benchmark.name + ("" if result.complete[key] else " (partial)")
     if benchmark.spec.scoring.judge is not None:
@@ -73,7 +76,7 @@ def _cells(result: EvalResult, key: str, columns: Mapping[str, Scores]) -> list[
     ]
 
 
-def _complete(result: EvalResult, scores: Scores) -> dict[str, float]:
+def _complete(result: "EvalResult", scores: Scores) -> dict[str, float]:
     return {key: score for key, score in scores.items() if result.complete.get(key, False)}
 
 
@@ -81,12 +84,12 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _place(domain: str) -> tuple[int, str]:
-    known = list(DOMAINS)
-    return (known.index(domain) if domain in known else len(known)), domain
+def _domain_order(domain: str) -> tuple[int, str]:
+    domains = list(DOMAINS)
+    return (domains.index(domain) if domain in domains else len(domains)), domain
 
 
-def print_scores(result: EvalResult, title: str, columns: Mapping[str, Scores] | None = None) -> None:
+def print_scores(result: "EvalResult", title: str, columns: Mapping[str, Scores] | None = None) -> None:
     """Show the table on the terminal."""
     wide_console().print(score_table(result, title, columns))
 

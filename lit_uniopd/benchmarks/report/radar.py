@@ -43,7 +43,7 @@ def radar_figure(models: Mapping[str, Scores], specs: Mapping[str, BenchmarkSpec
     axes.set_xticks(angles, labels=labels, fontsize=8)
     axes.tick_params(axis="x", pad=22)  # the labels stand outside the arcs
     for name, scores in models.items():
-        radii = [_place(scores.get(key), spans[key]) for key in keys]
+        radii = [_radius(scores.get(key), spans[key]) for key in keys]
         axes.plot([*angles, angles[0]], [*radii, radii[0]], marker="o", markersize=3, label=name)
         axes.fill(angles, [0.0 if math.isnan(radius) else radius for radius in radii], alpha=0.08)
     _domain_arcs(axes, [specs[key].domain for key in keys], angles)
@@ -57,7 +57,7 @@ def _span(scores: list[float]) -> tuple[float, float]:
     return max(0.0, low - margin), min(1.0, max(high, low + margin))
 
 
-def _place(score: float | None, span: tuple[float, float]) -> float:
+def _radius(score: float | None, span: tuple[float, float]) -> float:
     low, high = span
     return math.nan if score is None else (score - low) / max(high - low, 1e-9)
 
@@ -65,9 +65,9 @@ def _place(score: float | None, span: tuple[float, float]) -> float:
 def _domain_arcs(axes: Any, domains: list[str], angles: list[float]) -> None:
     half = math.pi / len(domains)
     for number, domain in enumerate(dict.fromkeys(domains)):
-        own = [angle for angle, name in zip(angles, domains, strict=True) if name == domain]
-        width = own[-1] - own[0] + 2 * half
-        middle = (own[0] + own[-1]) / 2
+        domain_angles = [angle for angle, name in zip(angles, domains, strict=True) if name == domain]
+        width = domain_angles[-1] - domain_angles[0] + 2 * half
+        middle = (domain_angles[0] + domain_angles[-1]) / 2
         axes.bar(
             middle, 0.05, width=width, bottom=1.0, color=f"C{number}", alpha=0.5, label=DOMAINS.get(domain, domain)
         )

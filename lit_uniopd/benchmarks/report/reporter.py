@@ -1,4 +1,4 @@
-"""Publishing an evaluation where its user looks."""
+"""Publishing an evaluation: loggers, files and the terminal."""
 
 import logging
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Reporter:
         """Write one evaluation.
 
         Args:
-            result: what came out. A partial one (the trainer's sanity check) is not shown in TensorBoard.
+            result: the evaluation. A partial one (the trainer's sanity check) is not shown in TensorBoard.
             final: the run ends with it: write the summary, compact the records, export answers for judges.
             references: name -> scores of other models, drawn as lines and in the radar.
             scores_logged: the module has logged the scores themselves.
@@ -91,7 +91,7 @@ class Reporter:
         self._closed = result
 
     def show(self) -> None:
-        """Print the last final evaluation, once; to be called when no progress bar is in the way."""
+        """Print the last final evaluation, once. Call it when no progress bar is shown."""
         if self._closed is not None:
             print_scores(self._closed, f"{self._closed.name} (step {self._closed.step})")
             log.info("Records and summary: %s", self.directory)

@@ -25,29 +25,29 @@ def shown_examples(benchmark: Benchmark, count: int = SHOWN) -> list[Example]:
 
 
 def sample_table(benchmark: Benchmark, records: Sequence[Record], before: Mapping[tuple[str, int], Record]) -> str:
-    """Markdown: the shown rows, then what has become right or wrong since the evaluation before.
+    """Markdown: the shown rows, then what has become right or wrong since the previous evaluation.
 
     Args:
         benchmark: of the records.
         records: of this evaluation.
-        before: (row, number of the answer) -> record of the evaluation before; empty for the first.
+        before: (row, number of the answer) -> record of the previous evaluation; empty for the first.
     """
     examples = {example.id: example for example in benchmark.examples}
     first = {record.sample_id: record for record in records if record.sample_idx == 0}
     rows = [_cells(example, first[example.id]) for example in shown_examples(benchmark) if example.id in first]
-    parts = [table(["row", "verdict", "question", "gold", "found", "answer"], rows)]
+    sections = [table(["row", "verdict", "question", "gold", "found", "answer"], rows)]
     for title, became in (("Newly right", True), ("Newly wrong", False)):
-        changed = [r for r in records if bool(r.correct) is became and _was(before, r) is (not became)]
+        changed = [r for r in records if bool(r.correct) is became and _was_right(before, r) is (not became)]
         if changed:
-            listed = [_cells(examples[r.sample_id], r) for r in changed[:SHOWN] if r.sample_id in examples]
-            parts += [
+            changed_rows = [_cells(examples[r.sample_id], r) for r in changed[:SHOWN] if r.sample_id in examples]
+            sections += [
                 f"**{title}: {len(changed)}**",
-                table(["row", "verdict", "question", "gold", "found", "answer"], listed),
+                table(["row", "verdict", "question", "gold", "found", "answer"], changed_rows),
             ]
-    return "\n\n".join(parts)
+    return "\n\n".join(sections)
 
 
-def _was(before: Mapping[tuple[str, int], Record], record: Record) -> bool | None:
+def _was_right(before: Mapping[tuple[str, int], Record], record: Record) -> bool | None:
     old = before.get((record.sample_id, record.sample_idx))
     return None if old is None else bool(old.correct)
 
@@ -93,5 +93,5 @@ def _captioned(example: Example, record: Record) -> Any:
 
 
 def _wrapped(label: str, text: str) -> list[str]:
-    shown = text if len(text) <= 240 else f"{text[:120]} ... {text[-120:]}"
-    return textwrap.wrap(f"{label}: {shown}", 58)
+    excerpt = text if len(text) <= 240 else f"{text[:120]} ... {text[-120:]}"
+    return textwrap.wrap(f"{label}: {excerpt}", 58)

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_uniopd.benchmarks.distributed_evaluator import RECORDS, EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
-from lit_uniopd.benchmarks.records import PENDING, Record, read_records
+from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, read_records
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.versions import versions
+
+if TYPE_CHECKING:
+    from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _PLAIN = ("gold", "options", "also", "breakdown")
 """Fields without a fixed type, which a column holds as JSON."""
 
 
-def summary_of(result: EvalResult) -> dict[str, Any]:
+def summary_of(result: "EvalResult") -> dict[str, Any]:
     """Scores, intervals, health and origin of an evaluation; plain data."""
     specs = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
     primary = result.primary()
@@ -42,7 +44,7 @@ def summary_of(result: EvalResult) -> dict[str, Any]:
     }
 
 
-def _benchmark_summary(result: EvalResult, key: str) -> dict[str, Any]:
+def _benchmark_summary(result: "EvalResult", key: str) -> dict[str, Any]:
     benchmark, card = result.benchmarks[key], result.cards.get(key)
     records = result.records[key]
     return {
@@ -68,7 +70,7 @@ def graded_by() -> dict[str, str]:
 
 def _commit() -> str:
     try:
-        found = subprocess.run(
+        finished = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -77,11 +79,11 @@ def _commit() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return finished.stdout.strip() or "unknown"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
@@ -89,7 +91,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def compact(directory: Path) -> Path | None:
-    """Move a run's JSON lines into ``records.parquet``; they stay until what was written has been read back.
+    """Move a run's JSON lines into ``records.parquet``; they are deleted once that file has been read back.
 
     Args:
         directory: of the run.
@@ -100,8 +102,8 @@ def compact(directory: Path) -> Path | None:
     lines = sorted((directory / RECORDS).glob("*.jsonl"))
     target = directory / PARQUET
     old = read_parquet(target) if target.exists() else []
-    known = {record.key for record in old}
-    records = old + [r for r in read_records(lines) if r.reason != PENDING and r.key not in known]
+    keys = {record.key for record in old}
+    records = old + [r for r in read_records(lines) if r.reason != PENDING and r.key not in keys]
     if not records:
         return None
     scratch = target.with_name(f".{PARQUET}.tmp")
@@ -133,14 +135,15 @@ def run_records(directory: Path) -> list[Record]:
     Raises:
         UserError: if the directory holds none.
     """
-    found = read_parquet(directory / PARQUET) if (directory / PARQUET).exists() else []
-    known = {record.key for record in found}
-    found += [r for r in read_records(sorted((directory / RECORDS).glob("*.jsonl"))) if r.key not in known]
-    if not found:
+    records = read_parquet(directory / PARQUET) if (directory / PARQUET).exists() else []
+    keys = {record.key for record in records}
+    records += [r for r in read_records(sorted((directory / RECORDS).glob("*.jsonl"))) if r.key not in keys]
+    if not records:
         raise UserError(
-            f"{directory} holds no records of an evaluation; give the directory of a run, as runs/benchmarks/version_0."
+            f"{directory} holds no records of an evaluation; give the directory of a run, e.g. "
+            "runs/benchmarks/version_0."
         )
-    return found
+    return records
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
-from lit_uniopd.benchmarks.metrics.scorecard import domain_means, mean16
 from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.report.radar import radar_figure
 from lit_uniopd.benchmarks.report.samples import sample_images, sample_table
 from lit_uniopd.benchmarks.spec import section
@@ -19,28 +19,28 @@ Scores = Mapping[str, float]
 
 def scalars_of(result: EvalResult) -> dict[str, float]:
     """Tag -> value: scores, the ends of their intervals, means of complete domains, breakdowns and health."""
-    values = result.tagged()
+    scalars = result.tagged()
     for key, card in result.cards.items():
         benchmark = result.benchmarks[key]
         for name, ends in card.interval.items():
-            values |= {benchmark.tag(f"{name}_low"): ends[0], benchmark.tag(f"{name}_high"): ends[1]}
-        for field, parts in card.breakdown.items():
-            values |= {benchmark.tag(f"by_{field}/{part}"): score for part, score in parts.items()}
-        values |= {f"eval_health/{key}/{name}": value for name, value in card.health.items()}
-    return values | means_of(result)
+            scalars |= {benchmark.tag(f"{name}_low"): ends[0], benchmark.tag(f"{name}_high"): ends[1]}
+        for field, scores_by_value in card.breakdown.items():
+            scalars |= {benchmark.tag(f"by_{field}/{value}"): score for value, score in scores_by_value.items()}
+        scalars |= {f"eval_health/{key}/{name}": value for name, value in card.health.items()}
+    return scalars | means_of(result)
 
 
 def means_of(result: EvalResult) -> dict[str, float]:
-    """Means over domains and over the 16, where every member is there and complete."""
+    """Means over domains and over the 16, where every member was evaluated completely."""
     published = {k: b for k, b in result.benchmarks.items() if not b.is_heldout}
     complete = {k: v for k, v in result.primary().items() if k in published and result.complete[k]}
     specs = {key: benchmark.spec for key, benchmark in published.items()}
     if not published:
         return {}
-    first = section(next(iter(published.values())).profile)
-    values = {f"{first}/{d}/mean": mean for d, mean in domain_means(complete, specs).items() if mean is not None}
+    section_name = section(next(iter(published.values())).profile)
+    values = {f"{section_name}/{d}/mean": mean for d, mean in domain_means(complete, specs).items() if mean is not None}
     overall = mean16(complete, specs)
-    return values if overall is None else values | {f"{first}/mean16": overall}
+    return values if overall is None else values | {f"{section_name}/mean16": overall}
 
 
 def write_figures(
@@ -107,6 +107,6 @@ def draw_lines(directory: Path, references: Mapping[str, Scores], result: EvalRe
 
 
 def hparams_of(result: EvalResult) -> dict[str, Any]:
-    """What the final scores are of."""
+    """The final scores' hyper-parameters."""
     profiles = {benchmark.profile for benchmark in result.benchmarks.values()}
     return {"model": result.name, "profile": ",".join(sorted(profiles)), "step": result.step}

@@ -1,0 +1,37 @@
+"""What the graders are asked about an answer, and the record with their verdicts."""
+
+from dataclasses import replace
+
+from lit_uniopd import __version__
+from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.shards import Request
+from lit_uniopd.grade import Grade
+from lit_uniopd.rewards import GradeItem
+
+UNGRADED = Grade(correct=None, score=0.0, reason="no_grader")
+
+
+def grade_items(record: Record, request: Request) -> list[GradeItem]:
+    """What the graders are asked about one answer, by the benchmark's own grader first."""
+    scoring, example = request.benchmark.spec.scoring, request.example
+    grader = request.benchmark.grader(example)
+    options = {**scoring.options, **example.options}
+    items = [] if grader is None else [GradeItem(grader, example.gold, record.response, example.row, options)]
+    return items + [GradeItem(name, example.gold, record.response, example.row) for name in scoring.also]
+
+
+def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
+    """The record with its verdicts; the first is that of the benchmark's own grader."""
+    grade, *further_grades = grades if record.grader else [UNGRADED, *grades]
+    # A cut answer without a result is a length problem, whatever the grader says of it.
+    truncated = grade.reason == "no_answer" and record.finish == "length"
+    return replace(
+        record,
+        correct=grade.correct,
+        score=grade.score,
+        extracted=grade.extracted,
+        reason="truncated" if truncated else grade.reason,
+        also={name: further_grade.score for name, further_grade in zip(record.also, further_grades, strict=True)},
+        grader_version=__version__,
+        sandbox=sandbox if record.grader.startswith("code_") else None,
+    )
