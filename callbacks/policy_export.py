@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.cli.export import restored
 from lit_uniopd.distributed.sharding import is_sharded, trained_state
 from lit_uniopd.modules.base import PolicyModule
@@ -25,7 +26,7 @@ class PolicyExport(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         # On all ranks: the directory and the gathered weights are collective calls. Rank 0 writes.
-        root = Path(self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "export")
+        root = Path(self.directory or run_directory(trainer) / "export")
         policy = pl_module.policy
         gathered = trained_state(policy, keep=trainer.is_global_zero) if is_sharded(policy) else {}
         if not trainer.is_global_zero:

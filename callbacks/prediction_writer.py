@@ -10,6 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError, full_disk_named
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.jsonl import rank_file
@@ -39,7 +40,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def file(self, trainer: Trainer) -> Path:
         """This rank's file."""
-        path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
+        path = Path(self.path or run_directory(trainer) / "predictions.jsonl")
         return rank_file(path, trainer.global_rank)
 
     def write_on_batch_end(

@@ -1,11 +1,11 @@
 """Some rollouts of a run with all their tokens, for `uniopd view`."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
@@ -44,7 +44,7 @@ class RolloutRecorder(Callback):
         if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
             return
         rollouts = pl_module.rollouts
-        directory = trainer.log_dir  # on all ranks: it is broadcast
+        path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
         rows_of: dict[int, list[int]] = {}
@@ -63,5 +63,4 @@ class RolloutRecorder(Callback):
             )
             for group, why in chosen_groups(rollouts, routes).items()
         ]
-        path = Path(directory or trainer.default_root_dir) / GROUPS_FILE
         append_lines(rank_file(path, trainer.global_rank), lines)
