@@ -12,7 +12,7 @@ from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
-from lit_uniopd.hallucination.report import bootstrap_report, told
+from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
@@ -109,7 +109,7 @@ class SentencePairWriter(ResumablePrediction):
             log.warning(
                 "%d pictures were skipped, see %s; the first: %s", len(unreadable), self.lines_file, unreadable[0]
             )
-        log.info("%s", told(report))
+        log.info("%s", format_report(report))
         if not rows:
             raise UserError(
                 f"None of {len(captions)} captions has a pair; sample more candidates (--model.sampling.n), or look at "
