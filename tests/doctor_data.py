@@ -1,4 +1,4 @@
-"""A chat template whose turns end where sampling stops, and a way to read what a doctor found."""
+"""A chat template whose turns end where sampling stops, and a filter of the doctor's findings."""
 
 from tiny import CHAT
 
@@ -7,6 +7,6 @@ from lit_uniopd.doctor import Finding
 ENDING = CHAT.replace("<end>", "<eos>")
 
 
-def of(found: list[Finding], name: str) -> list[Finding]:
+def of(findings: list[Finding], name: str) -> list[Finding]:
     """The findings of one name, the worst first."""
-    return sorted((f for f in found if f.name == name), key=lambda f: ["red", "yellow", "green"].index(f.status))
+    return sorted((f for f in findings if f.name == name), key=lambda f: ["red", "yellow", "green"].index(f.status))

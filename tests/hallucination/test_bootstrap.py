@@ -236,7 +236,7 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
 
     def die(self, trainer, pl_module, caption):
         finished(self, trainer, pl_module, caption)
-        if len(self._found) == 6:
+        if len(self._captions) == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(SentencePairWriter, "on_caption_finished", die)

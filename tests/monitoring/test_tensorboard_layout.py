@@ -4,10 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from board_events import curves_of, layout_of
 from lightning import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import curves_of, layout_of
 from tiny import Prompts, adam, module, prompts, trainer
 
 from callbacks import HallucinationDiagnostics, MarginCalibration, OrderDiagnostics
