@@ -48,4 +48,4 @@ sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
 
 clean:  ## remove the environment; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache site
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache site

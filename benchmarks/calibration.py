@@ -32,20 +32,20 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=30)
     rollouts = parser.parse_args().rollouts
     thread_probe()
-    measured: dict[str, list[float]] = defaultdict(list)
+    seconds_of: dict[str, list[float]] = defaultdict(list)
 
     def timed(name: str, kind: type) -> type:
         def on_rollouts_scored(self: Any, *args: Any) -> None:
             start = time.perf_counter()
             kind.on_rollouts_scored(self, *args)  # type: ignore[attr-defined]
-            measured[name].append(time.perf_counter() - start)
+            seconds_of[name].append(time.perf_counter() - start)
 
         return type(kind.__name__, (kind,), {"on_rollouts_scored": on_rollouts_scored})
 
     class Step(UniOPD):
         def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
             super().log_step(rollouts, trained, seconds)
-            measured["step"].append(seconds["step"])
+            seconds_of["step"].append(seconds["step"])
 
     data = timed("balancing", PromptDataModule)(
         train=SourceArgs(path="playground:train"), batch_size=32, online_balance=OnlineBalanceArgs()
@@ -74,7 +74,7 @@ def main() -> None:
             use_distributed_sampler=False,
         )
         trainer.fit(model, data)
-    medians = {name: statistics.median(values[2:]) for name, values in measured.items()}
+    medians = {name: statistics.median(values[2:]) for name, values in seconds_of.items()}
     for name in ("balancing", "calibration", "diagnostics"):
         print(f"{name:12s} {1000 * medians[name]:7.2f} ms  {medians[name] / medians['step']:6.2%} of a step")
     both = medians["balancing"] + medians["calibration"]

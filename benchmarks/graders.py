@@ -36,19 +36,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     items = answers(args.answers)
-    with GraderPool(1) as one, GraderPool(args.workers) as many:
+    with GraderPool(1) as single, GraderPool(args.workers) as several:
         start = time.perf_counter()
-        one.grade(items[:1])
+        single.grade(items[:1])
         print(f"start of a process and first answer: {time.perf_counter() - start:.2f} s")
-        many.grade(items[: 8 * args.workers])
-        rates: dict[GraderPool, list[float]] = {one: [], many: []}
-        for pool in [one, many] * args.rounds:
+        several.grade(items[: 8 * args.workers])
+        rates: dict[GraderPool, list[float]] = {single: [], several: []}
+        for pool in [single, several] * args.rounds:
             start = time.perf_counter()
             pool.grade(items)
             rates[pool].append(len(items) / (time.perf_counter() - start))
     for pool, values in rates.items():
         print(f"{pool.workers} process(es): {statistics.median(values):.0f} answers/s")
-    ratios = [m / o for o, m in zip(rates[one], rates[many], strict=True)]
+    ratios = [m / s for s, m in zip(rates[single], rates[several], strict=True)]
     print(f"ratio: {statistics.median(ratios):.2f}")
 
 

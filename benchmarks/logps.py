@@ -88,7 +88,7 @@ def compare(trained: bool, args: argparse.Namespace) -> None:
             total[side].append(user[side][-1] + end.ru_stime - start.ru_stime)
     medians = {side: (statistics.median(total[side]), statistics.median(user[side])) for side in SIDES}
     peaks = {side: peak_growth(side, trained, args) for side in SIDES}
-    ratio = [ours / naive for ours, naive in zip(medians["ours"], medians["naive"], strict=True)]
+    ratio = [chunked / naive for chunked, naive in zip(medians["ours"], medians["naive"], strict=True)]
     print(
         f"{'trained' if trained else 'frozen'} head: time {ratio[0]:.2f}x (user {ratio[1]:.2f}x; naive "
         f"{medians['naive'][0]:.2f} s, user {medians['naive'][1]:.2f} s), peak {peaks['ours'] / peaks['naive']:.3f}x "

@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.preference --shapes 640:80 --spread 0.3 --checkpointing
     OMP_NUM_THREADS=1 python -m benchmarks.preference --shapes 640:20 --against padded   # sentences of SENTINEL
 
-A step is the forward pass of policy and reference, and the backward pass. TRL projects every position of a row onto
-the vocabulary where it has no Triton, but only answers on a GPU; here it is made to do the latter, through our own
-projection, so that what is compared is not its fallback. Time is CPU seconds, the median of the rounds; memory is the
-growth of the peak resident size (VmHWM) in a fresh process per side.
+A step is the forward pass of policy and reference, and the backward pass. Without Triton TRL projects every position
+of a row onto the vocabulary, on a GPU only those of the answer; here it does the latter, through our projection, so
+that we do not compare with its fallback. Time is CPU seconds, the median of the rounds; memory is the growth of the
+peak resident size (VmHWM) in a fresh process per side.
 """
 
 import argparse
@@ -38,17 +38,17 @@ from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
 
 SIDES = ("trl", "padded", "ours")
-"""TRL's step; ours with chosen and rejected as two padded rows, as TRL has them; ours."""
+"""TRL's step; ours with chosen and rejected as two padded rows, as in TRL; ours."""
 Pairs = list[tuple[list[int], list[int], list[int]]]
 
 
 def make_pairs(args: argparse.Namespace, prompt: int, answer: int) -> Pairs:
-    """Prompt, chosen and rejected tokens of each pair, their lengths spread about those asked for."""
-    draw = random.Random(0)
+    """Prompt, chosen and rejected tokens of each pair, their lengths spread about the given ones."""
+    rng = random.Random(0)
 
     def tokens(length: int) -> list[int]:
-        width = max(1, round(length * draw.uniform(1 - args.spread, 1 + args.spread)))
-        return [draw.randrange(10, args.vocabulary) for _ in range(width)]
+        width = max(1, round(length * rng.uniform(1 - args.spread, 1 + args.spread)))
+        return [rng.randrange(10, args.vocabulary) for _ in range(width)]
 
     return [(tokens(prompt), tokens(answer), tokens(answer)) for _ in range(args.pairs)]
 
@@ -72,14 +72,14 @@ def make_model(args: argparse.Namespace) -> PreTrainedModel:
 
 @torch.no_grad()
 def disturb(model: Any) -> None:
-    """Away from the reference, where the losses of both sides can differ."""
+    """Move the policy away from the reference, where the losses of both sides can differ."""
     torch.manual_seed(1)
     for parameter in model.parameters():
         parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0.0)
 
 
-class Known:
-    """Log-probs of a reference that nobody has to compute, in place of the cache on disk."""
+class ZeroReferences:
+    """A reference's log-probs that need no computation, in place of the cache on disk."""
 
     def sums(self, pairs: Any, device: torch.device) -> Tensor:
         return torch.zeros(len(pairs), 2, device=device)
@@ -94,9 +94,9 @@ def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> C
     module = OmniDPO(PolicyArgs(path="-"), PairLossArgs(kind="dpo", beta=0.1))
     module.policy = policy
     if args.reference == "known":
-        module.references = Known()  # type: ignore[assignment]
-    shown = PreferencePair(Prompt("-", ()), "", "")
-    batch = PairBatch([EncodedPair(shown, tuple(p), tuple(good), tuple(bad)) for p, good, bad in pairs])
+        module.references = ZeroReferences()  # type: ignore[assignment]
+    texts = PreferencePair(Prompt("-", ()), "", "")
+    batch = PairBatch([EncodedPair(texts, tuple(p), tuple(good), tuple(bad)) for p, good, bad in pairs])
 
     def step() -> float:
         policy.zero_grad()
@@ -109,7 +109,7 @@ def our_step(args: argparse.Namespace, pairs: Pairs, *, share: bool = True) -> C
 
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
-    """TRL's projection, of answers only, which is what it does where it has Triton; by our function."""
+    """Let TRL project answers only, as it does with Triton, but by our function."""
     trl_utils: Any = importlib.import_module("trl.trainer.utils")
     before = trl_utils._use_triton, trl_utils._ChunkedLogProbFunction
     trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = (lambda device: True), _OurProjection
@@ -125,7 +125,7 @@ def trl_step(args: argparse.Namespace, pairs: Pairs, *, shipped: bool = False) -
     Args:
         args: sizes.
         pairs: tokens.
-        shipped: with the projection that it has where there is no GPU.
+        shipped: with the projection that it uses without a GPU.
     """
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
@@ -153,11 +153,11 @@ def trl_step(args: argparse.Namespace, pairs: Pairs, *, shipped: bool = False) -
     trainer.current_gradient_accumulation_steps = 1  # set by train() otherwise
     trainer.precompute_ref_logps = args.reference == "known"
     rows = [(prompt, pair[side]) for side in (0, 1) for prompt, *pair in pairs]
-    whole = [torch.tensor([*prompt, *answer]) for prompt, answer in rows]
+    input_ids = [torch.tensor([*prompt, *answer]) for prompt, answer in rows]
     masks = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in rows]
     inputs = {
-        "input_ids": pad_sequence(whole, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in whole], batch_first=True),
+        "input_ids": pad_sequence(input_ids, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in input_ids], batch_first=True),
         "completion_mask": pad_sequence(masks, batch_first=True),
     }
     if args.reference == "known":
@@ -172,13 +172,13 @@ def trl_step(args: argparse.Namespace, pairs: Pairs, *, shipped: bool = False) -
 
 
 class _OurProjection:
-    """In place of TRL's projection: its arguments, our function. What TRL logs besides costs it nothing here."""
+    """In place of TRL's projection: its arguments, our function. TRL's other statistics are zeros and cost nothing."""
 
     @staticmethod
     def apply(hidden: Tensor, weight: Tensor, bias: Any, targets: Tensor, temperature: float, *_: Any) -> Any:
         logps = linear_token_logps(hidden, weight, targets, bias_V=bias, temperature=temperature)
-        nothing = torch.zeros_like(logps, requires_grad=False)
-        return logps, nothing, nothing, nothing, nothing.bool()
+        zeros = torch.zeros_like(logps, requires_grad=False)
+        return logps, zeros, zeros, zeros, zeros.bool()
 
 
 def _checkpointed(model: Any) -> None:
@@ -189,8 +189,8 @@ def _checkpointed(model: Any) -> None:
 def peak_growth(side: str, shape: str, argv: list[str]) -> float:
     """MiB by which a step raises the peak, in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.preference", *argv, "--shapes", shape, "--peak-of", side]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(found.stdout.split()[-1])
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(completed.stdout.split()[-1])
 
 
 def main() -> None:
@@ -211,7 +211,7 @@ def main() -> None:
     sides = [args.against, "ours"]
     if args.peak_of:
         step = makers[args.peak_of](args, make_pairs(args, 4, 4))
-        step()  # kernels loaded
+        step()  # loads the kernels
         prompt, answer = map(int, args.shapes[0].split(":"))
         step = makers[args.peak_of](args, make_pairs(args, prompt, answer))
         before = peak_kib()
@@ -231,11 +231,11 @@ def main() -> None:
                 start = time.process_time()
                 step()
                 times[side].append(time.process_time() - start)
-        theirs, ours = (statistics.median(times[side]) for side in sides)
+        baseline_s, our_s = (statistics.median(times[side]) for side in sides)
         memory = {side: peak_growth(side, shape, argv) for side in sides}
         print(
-            f"{shape:>13} {theirs:7.2f} {ours:7.2f} {ours / theirs:6.2f} {memory['ours'] / memory[args.against]:7.2f}"
-            f"  {abs(losses['ours'] - losses[args.against]):.1e}"
+            f"{shape:>13} {baseline_s:7.2f} {our_s:7.2f} {our_s / baseline_s:6.2f} "
+            f"{memory['ours'] / memory[args.against]:7.2f}  {abs(losses['ours'] - losses[args.against]):.1e}"
         )
 
 

@@ -22,11 +22,12 @@ ROOT = Path(__file__).parent.parent
 def run(seed: int, also: list[str], directory: Path) -> dict:
     """One quickstart; its summary."""
     command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/quickstart.yaml")]
-    command += [part for config in also for part in ("-c", str(Path(config).resolve()))]
+    for config in also:
+        command += ["-c", str(Path(config).resolve())]
     log = directory / "log.txt"
     with log.open("w") as out:
-        done = subprocess.run([*command, f"--seed_everything={seed}"], cwd=directory, stdout=out, stderr=out)
-    if done.returncode:
+        completed = subprocess.run([*command, f"--seed_everything={seed}"], cwd=directory, stdout=out, stderr=out)
+    if completed.returncode:
         raise SystemExit(f"seed {seed} failed:\n{log.read_text()[-3000:]}")
     (summary,) = directory.glob("runs/*/version_0/summary.json")
     return json.loads(summary.read_text())
@@ -41,11 +42,11 @@ def main() -> None:
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as directory:
             summary = run(seed, options.also, Path(directory))
-        columns = [(part, domain) for part in ("before", "after", "teachers") for domain in summary["before"]]
+        columns = [(model, domain) for model in ("before", "after", "teachers") for domain in summary["before"]]
         if not rows:
             print("| seed | " + " | ".join(map(" ".join, columns)) + " | seconds |")
             print("|---|" + "---:|" * (len(columns) + 1))
-        rows.append([summary[part][domain] for part, domain in columns])
+        rows.append([summary[model][domain] for model, domain in columns])
         rows[-1].append(summary["seconds"])
         print(f"| {seed} | " + " | ".join(f"{x:.3f}" for x in rows[-1][:-1]) + f" | {rows[-1][-1]:.0f} |", flush=True)
     if len(rows) > 1:

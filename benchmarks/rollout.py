@@ -6,7 +6,7 @@
 
 Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
 set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
-probability, in all engines alike. Loop and continuous batching return log-probs, ``generate`` is not asked for any.
+probability, in all engines alike. Loop and continuous batching return log-probs, ``generate`` does not.
 """
 
 import argparse
@@ -128,22 +128,22 @@ def run_generate(
         return_dict_in_generate=logps,
     )
     with torch.no_grad():
-        out: Any = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        outputs: Any = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+        tokens = outputs.sequences if logps else outputs
         if logps:
-            found, out = out, out.sequences
-            torch.stack(found.logits, dim=1).log_softmax(dim=-1).gather(2, out[:, width:, None])
-    ended = torch.isin(out[:, width:], torch.tensor(eos, dtype=torch.long))
+            torch.stack(outputs.logits, dim=1).log_softmax(dim=-1).gather(2, tokens[:, width:, None])
+    ended = torch.isin(tokens[:, width:], torch.tensor(eos, dtype=torch.long))
     lengths = torch.where(ended.any(dim=1), ended.int().argmax(dim=1) + 1, case.new_tokens)
     return lengths.tolist()
 
 
 @dataclass
 class Grouped:
-    """One way to keep the caches of prompts: CPU seconds of each round, and what is held in the end."""
+    """One way to keep the caches of prompts: CPU seconds of each round, and the size of the caches at the end."""
 
     decoding: list[float]
-    """Behind the pass over the prompts."""
-    whole: list[float]
+    """Without the pass over the prompts."""
+    total: list[float]
     bytes: int = 0
 
 
@@ -157,25 +157,25 @@ def run_grouped(case: Case, rounds: int) -> dict[str, Grouped]:
     def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         return sample_token(logits_RV, torch.full((len(rows_R),), 0.5, dtype=torch.float64), 1.0, 0, 1.0)
 
-    found = {side: Grouped([], []) for side in ("shared", "repeated")}
+    results = {side: Grouped([], []) for side in ("shared", "repeated")}
     for lap in range(rounds + 1):
-        for side, measured in found.items():
+        for side, result in results.items():
             tokens_BT, logps_BT = torch.zeros(rows, case.new_tokens).long(), torch.zeros(rows, case.new_tokens)
             decoder, start = Decoder(model, case.new_tokens), time.process_time()
             logits_RV = decoder.prefill(prompts, case.n, 0, share=side == "shared")
-            read, none = time.process_time(), torch.zeros(0).long()
-            decode(decoder, logits_RV, torch.arange(rows), choose, none, tokens_BT, logps_BT, lambda finished: None)
-            measured.bytes = decoder.cache_bytes()
+            prefilled, eos = time.process_time(), torch.zeros(0).long()
+            decode(decoder, logits_RV, torch.arange(rows), choose, eos, tokens_BT, logps_BT, lambda finished: None)
+            result.bytes = decoder.cache_bytes()
             if lap:
-                measured.decoding.append(time.process_time() - read)
-                measured.whole.append(time.process_time() - start)
-    return found
+                result.decoding.append(time.process_time() - prefilled)
+                result.total.append(time.process_time() - start)
+    return results
 
 
 def measure_grouped(case: Case, repeats: int) -> None:
-    """Print one line: the share of positions and the bytes that are spared, whether that is chosen, and ratios."""
-    found, spared = run_grouped(case, repeats), (case.n - 1) * case.prompts * case.prompt_length
-    share = spared / (case.n * case.prompts * (case.prompt_length + case.new_tokens))
+    """Print one line: the share of positions and the bytes that sharing saves, whether it is chosen, and ratios."""
+    results, saved = run_grouped(case, repeats), (case.n - 1) * case.prompts * case.prompt_length
+    share = saved / (case.n * case.prompts * (case.prompt_length + case.new_tokens))
     position = position_bytes(build(case), 4)
     chosen = worth_sharing(
         prompts=case.prompts,
@@ -185,14 +185,14 @@ def measure_grouped(case: Case, repeats: int) -> None:
         position_bytes=position,
         cpu=True,
     )
-    shared, repeated = found["shared"], found["repeated"]
-    decoding, whole = (
-        statistics.median(s / r for s, r in zip(ours, theirs, strict=True))
-        for ours, theirs in ((shared.decoding, repeated.decoding), (shared.whole, repeated.whole))
+    shared, repeated = results["shared"], results["repeated"]
+    decoding, total = (
+        statistics.median(s / r for s, r in zip(*seconds, strict=True))
+        for seconds in ((shared.decoding, repeated.decoding), (shared.total, repeated.total))
     )
     print(
-        f"{case.name:26s} spares {share:.2f} of positions, {spared * position / 2**20:5.1f} MiB a layer and step, "
-        f"{'' if chosen else 'not '}chosen; shared / repeated: decoding {decoding:.2f}, with prompts {whole:.2f}, "
+        f"{case.name:26s} spares {share:.2f} of positions, {saved * position / 2**20:5.1f} MiB a layer and step, "
+        f"{'' if chosen else 'not '}chosen; shared / repeated: decoding {decoding:.2f}, with prompts {total:.2f}, "
         f"bytes {shared.bytes / repeated.bytes:.2f}",
         flush=True,
     )
@@ -213,12 +213,12 @@ def measure(case: Case, repeats: int, cb: bool) -> None:
         for name, run in sides.items():
             start = time.process_time()
             lengths = run(model, case, prompts, eos, seed=repeat)
-            taken = time.process_time() - start
+            elapsed = time.process_time() - start
             if repeat == 0:
                 continue  # warm-up
-            seconds[name].append(taken)
+            seconds[name].append(elapsed)
             tokens[name].append(sum(lengths))
-            per_token[name].append(taken / sum(lengths))
+            per_token[name].append(elapsed / sum(lengths))
             share.append(statistics.mean(lengths) / max(lengths))
     median = {name: statistics.median(values) for name, values in per_token.items()}
     print(

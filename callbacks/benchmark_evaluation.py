@@ -40,7 +40,7 @@ class BenchmarkEvaluation(Callback):
         after: also after the last.
         teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches; not those on
             servers.
-        limit: at most so many problems of each benchmark; null: what the profile says.
+        limit: at most so many problems of each benchmark; null: as the profile says.
         max_rows: answers written at the same time.
     """
 
@@ -80,7 +80,7 @@ class BenchmarkEvaluation(Callback):
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if stage != "fit":
             return
-        if self.specs is None:  # the module's own evaluator will do, which is made after this
+        if self.specs is None:  # it takes the module's evaluator, which does not exist yet
             return
         directory = run_directory(trainer)
         benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
@@ -99,7 +99,7 @@ class BenchmarkEvaluation(Callback):
                 )
             self.evaluator, self.reporter = pl_module.validation.evaluator, pl_module.validation.reporter
         self._last_step = trainer.global_step
-        if trainer.global_step > 0:  # resumed; the checkpoint brought the first scores
+        if trainer.global_step > 0:  # resumed: the first scores are in the checkpoint
             return
         if self.with_teachers:
             self.evaluate_teachers(pl_module)
@@ -109,7 +109,7 @@ class BenchmarkEvaluation(Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: PolicyModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A training step may be several optimizer steps, so the multiple itself can be passed over.
+        # A training step may be several optimizer steps and jump over the multiple itself.
         every, step = self.every_n_steps, trainer.global_step
         if every is not None and step // every > self._last_step // every:
             self.evaluate(trainer, pl_module)
@@ -128,14 +128,14 @@ class BenchmarkEvaluation(Callback):
     # --- what ---
 
     def evaluate(self, trainer: Trainer, pl_module: PolicyModule) -> EvalResult:
-        """Evaluate the policy as it is now, and publish what came out."""
+        """Evaluate the policy as it is now, and publish the result."""
         self._last_step = trainer.global_step
         self.last = self.evaluator.run(pl_module.policy_for, "student", trainer.global_step)
         self.reporter.publish(self.last, references=self.references())
         return self.last
 
     def evaluate_teachers(self, pl_module: PolicyModule) -> None:
-        """Every teacher on what it teaches."""
+        """Evaluate each teacher on the benchmarks that are routed to it."""
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
@@ -147,9 +147,9 @@ class BenchmarkEvaluation(Callback):
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
 
-            taught = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
-            if taught:
-                self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=taught).primary()
+            routed = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
+            if routed:
+                self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
         pool.rest()
 
     def references(self) -> dict[str, Scores]:
@@ -179,8 +179,8 @@ class BenchmarkEvaluation(Callback):
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         references = self.references()
         columns = {"before": references.get("before"), "": {}, "teachers": references.get("teachers")}
-        what = "Held-out prompts" if self.specs is None else f"Benchmarks, profile {self.profile}"
-        title = f"{what} (step {self.last.step}, {self.seconds:.0f} s)"
+        data = "Held-out prompts" if self.specs is None else f"Benchmarks, profile {self.profile}"
+        title = f"{data} (step {self.last.step}, {self.seconds:.0f} s)"
         console = wide_console()
         console.print(
             score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, heading="after")
@@ -191,7 +191,7 @@ class BenchmarkEvaluation(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, with that of the runs it resumed."""
+        """Wall time of the run and of the runs that it resumed."""
         return self.earlier_seconds + time.time() - STARTED
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What offline balancing makes of the training prompts, as a figure."""
+"""How offline balancing changes the difficulty of the training prompts, as a figure."""
 
 from pathlib import Path
 
@@ -7,14 +7,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_uniopd.diagnostics import difficulty_figure
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.trainer_data import TrainerData
 
 
 class DifficultyHistogram(Callback):
     """Draw prompts by difficulty before and after balancing, in TensorBoard and as `difficulty.png` of the run."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        directory = trainer.log_dir  # asked on all ranks: it is broadcast
-        report = getattr(getattr(trainer, "datamodule", None), "difficulty_report", None)
+        directory = trainer.log_dir  # on all ranks: it is broadcast
+        report = TrainerData(trainer).difficulty_report
         if report is None:
             raise UserError("DifficultyHistogram has nothing to draw: set --data.difficulty.path, or leave it out.")
         if not trainer.is_global_zero:
@@ -24,11 +25,11 @@ class DifficultyHistogram(Callback):
             Path(directory).mkdir(parents=True, exist_ok=True)
             figure.savefig(Path(directory) / "difficulty.png", dpi=110)
         if isinstance(trainer.logger, TensorBoardLogger):
-            board = trainer.logger.experiment
-            board.add_figure("data/difficulty", figure, trainer.global_step)
+            writer = trainer.logger.experiment
+            writer.add_figure("data/difficulty", figure, trainer.global_step)
             for when, counts in (("before", report.before), ("after", report.after)):
-                # Already counted: one bucket for each number of right answers.
-                board.add_histogram_raw(
+                # One bucket for each number of right answers.
+                writer.add_histogram_raw(
                     f"data/difficulty_{when}",
                     min=0,
                     max=len(counts) - 1,

@@ -19,7 +19,7 @@ class DifficultyWriter(ResumablePrediction):
     """Write how many of the student's answers to each prompt are right; prompts that are in the file are skipped.
 
     A killed `uniopd predict` goes on with the same command, on any number of ranks. Each line has `prompt` (hash of its
-    messages), `id, domain, correct, attempts` and `unknown` (answers without a verdict, which count for nothing).
+    messages), `id, domain, correct, attempts` and `unknown` (answers without a verdict, which are not counted).
 
     Args:
         path: the file, which `--data.difficulty.path` takes; ranks beyond the first add their number.
@@ -32,7 +32,7 @@ class DifficultyWriter(ResumablePrediction):
         return map(asdict, difficulties(rollouts))
 
     def finish(self) -> None:
-        found = read_difficulties(self.ledger).values()
-        counts = Counter((entry.attempts, entry.correct) for entry in found)
-        shown = ", ".join(f"{correct}/{attempts}: {n}" for (attempts, correct), n in sorted(counts.items()))
-        log.info("%s has %d prompts. Right answers of those judged: %s.", self.ledger, len(found), shown)
+        entries = read_difficulties(self.lines_file).values()
+        prompts = Counter((entry.attempts, entry.correct) for entry in entries)
+        histogram = ", ".join(f"{correct}/{attempts}: {n}" for (attempts, correct), n in sorted(prompts.items()))
+        log.info("%s has %d prompts. Right answers of those judged: %s.", self.lines_file, len(entries), histogram)

@@ -1,4 +1,4 @@
-"""How often a policy names what is not there, and where in its captions: before and after training."""
+"""How often a policy hallucinates objects, and where in its captions: before and after training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,16 +38,16 @@ SCORES = {
 
 
 class HallucinationDiagnostics(Callback):
-    """Caption pictures whose objects are known, before training, after it, and every so many steps between.
+    """Caption pictures whose objects are known, before training, every so many steps, and after it.
 
     CHAIR's scores, object recall and length stand side by side, since saying less is the cheapest way to hallucinate
-    less. They are `hallucination/<decoding>/<score>` in TensorBoard, with the figure of mentions by their place in the
-    caption; the table is printed at the end, and kept as `hallucination.json` of the run.
+    less. They are `hallucination/<decoding>/<score>` in TensorBoard, with a figure of mentions by their place in the
+    caption; the table is printed at the end, and saved as `hallucination.json` of the run.
 
     Args:
-        benchmark: pictures with their objects, by the name of a benchmark with CHAIR's rows or its YAML file.
+        benchmark: the name or YAML file of a benchmark with CHAIR's rows: pictures with their objects.
         profile: how much of it (fixture, smoke, curve, paper).
-        limit: at most so many pictures; null: what the profile says.
+        limit: at most so many pictures; null: as the profile says.
         temperatures: one caption of each picture at each; 0 is greedy.
         max_new_tokens: longest caption.
         batch_size: captions written at the same time.
@@ -88,12 +88,12 @@ class HallucinationDiagnostics(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, PolicyModule):
-            raise UserError("HallucinationDiagnostics measures the policy of a module; set --model to Sentinel say.")
+            raise UserError("HallucinationDiagnostics measures the policy of a module; set --model, to Sentinel say.")
         examples = load_benchmark(self.spec, self.profile, limit=self.limit).examples
         self.prompts = [Prompt(e.id, e.messages, gold=e.gold["objects"], images=e.images) for e in examples]
 
     def essential_charts(self) -> Charts:
-        """The scores that matter, of every way of decoding."""
+        """The main scores for every way of decoding."""
         names = [decoding_name(temperature) for temperature in self.temperatures]
         return {
             title: [f"hallucination/{name}/{score}" for name in names]
@@ -121,8 +121,7 @@ class HallucinationDiagnostics(Callback):
             self.measure(trainer, pl_module, "after")
         path = run_directory(trainer) / "hallucination.json"
         if trainer.is_global_zero:
-            kept = {"step": trainer.global_step, "pictures": len(self.prompts), **self.scores}
-            write_json(path, kept)
+            write_json(path, {"step": trainer.global_step, "pictures": len(self.prompts), **self.scores})
 
     def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if trainer.is_global_zero and "after" in self.scores:
@@ -135,47 +134,29 @@ class HallucinationDiagnostics(Callback):
     def measure(self, trainer: Trainer, pl_module: PolicyModule, when: str) -> None:
         """Caption the pictures and log the scores. A collective call."""
         self._last_step = trainer.global_step
-        mine = self.prompts[trainer.global_rank :: trainer.world_size]
+        rank_prompts = self.prompts[trainer.global_rank :: trainer.world_size]
         self.scores[when] = {}
         for temperature in self.temperatures:
             name = decoding_name(temperature)
-            texts = self._captions(pl_module, mine, temperature)
-            counts = [chair_counts(self.lexicon.mentions(text), p.gold) for text, p in zip(texts, mine, strict=True)]
-            sums = (
-                torch.tensor(
-                    [
-                        [
-                            c.hallucinated,
-                            c.mentions,
-                            c.hallucinated > 0,
-                            c.mentions > 0,
-                            1,
-                            c.hit,
-                            c.truth,
-                            len(t.split()),
-                        ]
-                        for c, t in zip(counts, texts, strict=True)
-                    ],
-                    dtype=torch.float64,
-                ).sum(dim=0)
-                if counts
-                else torch.zeros(8, dtype=torch.float64)
-            )
+            texts = self._captions(pl_module, rank_prompts, temperature)
+            sums = torch.zeros(8, dtype=torch.float64)
+            for text, prompt in zip(texts, rank_prompts, strict=True):
+                sums += torch.tensor(_caption_counts(self.lexicon, text, prompt.gold), dtype=torch.float64)
             if trainer.world_size > 1:
                 sums = trainer.strategy.reduce(sums.to(pl_module.device), reduce_op="sum").cpu()
             self.scores[when][name] = _scores(sums.tolist())
             if name == "greedy" or len(self.temperatures) == 1:
                 self.mentions[when] = [
-                    place
-                    for text, prompt in zip(texts, mine, strict=True)
-                    for place in place_mentions(text, prompt.gold, self.lexicon)
+                    mention
+                    for text, prompt in zip(texts, rank_prompts, strict=True)
+                    for mention in place_mentions(text, prompt.gold, self.lexicon)
                 ]
             for logger in trainer.loggers:
                 tags = {f"hallucination/{name}/{key}": value for key, value in self.scores[when][name].items()}
                 logger.log_metrics(tags, step=trainer.global_step)
         if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self.mentions:
-            board: Any = trainer.logger.experiment
-            board.add_figure("hallucination/positions", positions_figure(self.mentions), trainer.global_step)
+            figure = positions_figure(self.mentions)
+            trainer.logger.experiment.add_figure("hallucination/positions", figure, trainer.global_step)
 
     def _captions(self, pl_module: PolicyModule, prompts: list[Prompt], temperature: float) -> list[str]:
         args = SamplingArgs(
@@ -188,11 +169,11 @@ class HallucinationDiagnostics(Callback):
         )
         texts: list[str] = []
         for start in range(0, len(prompts), self.batch_size):
-            part = prompts[start : start + self.batch_size]
-            # Named by their pictures, so that before and after draw the same noise.
-            keys = [derive_seed("caption", prompt.id) >> 1 for prompt in part]
+            batch = prompts[start : start + self.batch_size]
+            # Keyed by the picture, so that before and after sample with the same noise.
+            keys = [derive_seed("caption", prompt.id) >> 1 for prompt in batch]
             with pl_module.policy.gathered():
-                texts += write_answers(pl_module.policy, part, args, seed=pl_module.seed, keys=keys).text
+                texts += write_answers(pl_module.policy, batch, args, seed=pl_module.seed, keys=keys).text
         return texts
 
     def table(self) -> Table:
@@ -202,9 +183,9 @@ class HallucinationDiagnostics(Callback):
             table.add_column(column, justify="right" if column in ("before", "after") else "left")
         for name, after in self.scores["after"].items():
             before = self.scores.get("before", {}).get(name, {})
-            for place, (key, told) in enumerate(SCORES.items()):
+            for row, (key, label) in enumerate(SCORES.items()):
                 cells = [_cell(key, scores.get(key)) for scores in (before, after)]
-                table.add_row(name if place == 0 else "", told, *cells, end_section=key == "words")
+                table.add_row(name if row == 0 else "", label, *cells, end_section=key == "words")
         return table
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,12 +201,20 @@ def decoding_name(temperature: float) -> str:
     return "greedy" if temperature == 0 else f"temperature_{temperature:g}"
 
 
+def _caption_counts(lexicon: Lexicon, text: str, objects: Sequence[str]) -> list[float]:
+    """What `_scores` takes the sum of."""
+    counts = chair_counts(lexicon.mentions(text), objects)
+    with_hallucination, with_mention = counts.hallucinated > 0, counts.mentions > 0
+    words = len(text.split())
+    return [counts.hallucinated, counts.mentions, with_hallucination, with_mention, 1, counts.hit, counts.truth, words]
+
+
 def _scores(sums: Sequence[float]) -> Scores:
-    wrong, mentions, bad, naming, captions, hit, truth, words = sums
+    hallucinated, mentions, with_hallucination, with_mention, captions, hit, truth, words = sums
     return {
-        "chair_i": wrong / max(mentions, 1),
-        "chair_s": bad / max(captions, 1),
-        "chair_s_refined": bad / max(naming, 1),
+        "chair_i": hallucinated / max(mentions, 1),
+        "chair_s": with_hallucination / max(captions, 1),
+        "chair_s_refined": with_hallucination / max(with_mention, 1),
         "recall": hit / max(truth, 1),
         "mentions": mentions / max(captions, 1),
         "words": words / max(captions, 1),

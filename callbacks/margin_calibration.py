@@ -21,10 +21,10 @@ Samples = Literal["trained", "all"]
 class MarginCalibration(Callback):
     """Make the teachers' aggregated scores rank right answers above wrong ones before the student learns from them.
 
-    Where the correct answers to a prompt do not return ``delta`` more per token than the incorrect ones, either both
-    sets are shifted apart by a constant, or the worst offenders' scores are set to 0. Groups without correct or without
-    incorrect answers stay as they are. The defaults are those of the paper's text experiments; its multimodal ones
-    have `direction: correct_up, delta: 0.0`.
+    Where the correct answers to a prompt do not return ``delta`` more per token than the incorrect ones, either the two
+    sets are shifted apart by a constant, or the scores of the worst answers are set to 0. Groups without correct or
+    without incorrect answers stay as they are. The defaults are those of the paper's text experiments; its multimodal
+    ones have `direction: correct_up, delta: 0.0`.
 
     Logs, over all ranks: `calibration/{violated, mixed, margin_before, margin_after, shift, masked}`.
 
@@ -35,9 +35,9 @@ class MarginCalibration(Callback):
         scope: margins per prompt (group), or one over the whole rollout (global).
         statistic: mean: difference of mean returns (the paper's experiments); minmax: worst correct minus best
             incorrect (the paper's text).
-        min_retain: share of each set that a mask leaves at least.
+        min_retain: smallest share of each set that a mask leaves.
         samples: whose returns make the margins. trained: answers and tokens that the loss uses; all: also those that
-            balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as the released code.
+            balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as in the released code.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class MarginCalibration(Callback):
         self._log(trainer, pl_module, result)
 
     def calibrate(self, rollouts: Rollouts, *, gap_threshold: float | None = None) -> MarginResult:
-        """What the calibration makes of rollouts; they stay as they are.
+        """Calibrated advantages and margins of rollouts, which stay as they are.
 
         Args:
             rollouts: graded and scored.
@@ -93,24 +93,23 @@ class MarginCalibration(Callback):
         mask_BT = rollouts.mask_BT
         if gap_threshold is not None:
             mask_BT = mask_BT & ((rollouts.student_logps_BT - rollouts.teacher_logps_BT).abs() < gap_threshold)
-        # An answer that was cut down to nothing has a return of 0, which would be an opinion it does not have.
+        # An answer with no token left has no return; the 0 of an empty mean would count as one.
         return mask_BT, rollouts.keep_B & rollouts.teacher_ok_B & mask_BT.any(dim=1)
 
     def essential_charts(self) -> Charts:
-        """Margins before and after, and how often they were wrong."""
+        """Margins before and after, and how often they were violated."""
+        margins = ["calibration/margin_before", "calibration/margin_after"]
         return {
-            "Margin of mixed groups, before and after calibration": [
-                *("calibration/margin_before", "calibration/margin_after")
-            ],
+            "Margin of mixed groups, before and after calibration": margins,
             "Groups whose order the teachers violate (share of mixed ones)": ["calibration/violated"],
         }
 
     def _log(self, trainer: Trainer, module: UniOPD, result: MarginResult) -> None:
         mixed = len(result.groups)
-        counted = {"rollouts": 1, "groups": result.n_groups, "mixed": mixed, "violated": result.violations}
-        for name, value in counted.items():
-            self.totals[name] += value
-        self.totals["masked"] += int(result.masked_B.sum())
+        counts = {"rollouts": 1, "groups": result.n_groups, "mixed": mixed, "violated": result.violations}
+        counts["masked"] = int(result.masked_B.sum())
+        for name, count in counts.items():
+            self.totals[name] += count
         values = {"calibration/mixed": mixed / max(result.n_groups, 1)}
         if mixed:
             values |= {
@@ -119,10 +118,10 @@ class MarginCalibration(Callback):
                 "calibration/margin_after": float(result.margin_after.mean()),
             }
         # The margins are those of all ranks; shifts and masks are this rank's.
-        own = WeightedMeans()
-        own.add("calibration/shift", result.shift_B.abs().sum(), len(result.shift_B))
-        own.add("calibration/masked", result.masked_B.sum(), len(result.masked_B))
-        log_values(trainer, values | own.reduce(module))
+        means = WeightedMeans()
+        means.add("calibration/shift", result.shift_B.abs().sum(), len(result.shift_B))
+        means.add("calibration/masked", result.masked_B.sum(), len(result.masked_B))
+        log_values(trainer, values | means.reduce(module))
 
     def state_dict(self) -> dict[str, Any]:
         return {"totals": dict(self.totals)}

@@ -16,11 +16,11 @@ from lit_uniopd.utils.lightning_internals import logged_step
 
 
 class OrderDiagnostics(Callback):
-    """Log what Uni-OPD argues with: order consistency, inversions, margins and returns, and who is misjudged.
+    """Log the quantities of Uni-OPD's argument: order consistency, inversions, margins, returns, misjudged answers.
 
     Put it behind `MarginCalibration`: `before` is what the teachers say, `after` what is trained on. Every step logs,
     over all ranks, `order/{mixed, all_correct, all_incorrect}` (shares of groups), `consistent` (share of mixed groups
-    whose right answers all return at least as much as its wrong ones), `inversions` (share of pairs), `margin`,
+    whose right answers all return at least as much as their wrong ones), `inversions` (share of pairs), `margin`,
     `return_correct` and `return_incorrect`, each `_before` and `_after`, and `shift` and `masked`; also for each
     domain, teacher and difficulty. Figures, histograms and the table of misjudged answers show rank 0's answers.
 
@@ -32,7 +32,7 @@ class OrderDiagnostics(Callback):
     def __init__(self, every_n_steps: int = 10, examples: int = 3) -> None:
         self.every_n_steps = every_n_steps
         self.examples = examples
-        self._seen: list[Judged] = []
+        self._judged: list[Judged] = []
 
     def essential_charts(self) -> Charts:
         """Order and margins, before and after calibration."""
@@ -48,37 +48,38 @@ class OrderDiagnostics(Callback):
     def on_rollouts_scored(self, trainer: Trainer, pl_module: UniOPD, rollouts: Rollouts) -> None:
         """Log this rollout. A collective call."""
         judged = judge(rollouts)
-        picked = [rollouts.prompts[row] for row in judged.rows.tolist()]
-        labels = {"domain": [prompt.domain for prompt in picked]}
+        prompts = [rollouts.prompts[row] for row in judged.rows.tolist()]
+        labels = {"domain": [prompt.domain for prompt in prompts]}
         names: dict[str, Any] = {"domain": pl_module.domains}
         if pl_module.teachers:
-            labels["teacher"] = [pl_module.teachers.route(prompt) for prompt in picked]
+            labels["teacher"] = [pl_module.teachers.route(prompt) for prompt in prompts]
             names["teacher"] = pl_module.teachers.names
         log_values(trainer, order_statistics(judged, labels, names).reduce(pl_module))
         if not trainer.is_global_zero:
             return
-        self._seen.append(judged)
+        self._judged.append(judged)
         step = logged_step(trainer)
         if step % self.every_n_steps == 0:
             if isinstance(trainer.logger, TensorBoardLogger):
-                self._show(trainer.logger.experiment, rollouts, judged, step)
-            self._seen.clear()
+                self._write(trainer.logger.experiment, rollouts, judged, step)
+            self._judged.clear()
 
-    def _show(self, board: Any, rollouts: Rollouts, judged: Judged, step: int) -> None:
-        for when, returns in (("before", "before_B"), ("after", "after_B")):
+    def _write(self, writer: Any, rollouts: Rollouts, judged: Judged, step: int) -> None:
+        """Figures of all rollouts since the last time, and the table of the latest."""
+        for when in ("before", "after"):
             for name, outcome in (("correct", CORRECT), ("incorrect", INCORRECT)):
-                values = torch.cat([getattr(part, returns)[part.outcome_B == outcome] for part in self._seen])
-                _histogram(board, f"order/returns_{name}_{when}", values, step)
-            margins = [part.order(part.rows >= 0, after=when == "after").margin_mean for part in self._seen]
-            _histogram(board, f"order/margins_{when}", torch.cat(margins), step)
-        figure = order_figure(self._seen)
+                returns = [getattr(rollout, f"{when}_B")[rollout.outcome_B == outcome] for rollout in self._judged]
+                _histogram(writer, f"order/returns_{name}_{when}", torch.cat(returns), step)
+            margins = [r.order(r.rows >= 0, after=when == "after").margin_mean for r in self._judged]
+            _histogram(writer, f"order/margins_{when}", torch.cat(margins), step)
+        figure = order_figure(self._judged)
         if figure is not None:
-            board.add_figure("order/returns_and_margins", figure, step)
+            writer.add_figure("order/returns_and_margins", figure, step)
         text = misjudged_table(rollouts, judged, count=self.examples)
         if text:
-            board.add_text("order/misjudged", text, step)
+            writer.add_text("order/misjudged", text, step)
 
 
-def _histogram(board: Any, tag: str, values: Tensor, step: int) -> None:
+def _histogram(writer: Any, tag: str, values: Tensor, step: int) -> None:
     if len(values):
-        board.add_histogram(tag, values, step)
+        writer.add_histogram(tag, values, step)

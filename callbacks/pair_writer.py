@@ -1,6 +1,5 @@
 """On-policy preference pairs: sampled answers, scored and paired."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
+from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
@@ -69,33 +69,32 @@ class PairWriter(ResumablePrediction):
         return groups.values()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what nothing can come of, and to go on with somebody else's answers, before any is written."""
+        """Refuse prompts that cannot be scored, and to go on with another scorer's answers."""
         prompts = TrainerData(trainer).prompts("predict")
         if prompts and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in prompts):
             raise UserError(
                 "No prompt has a grader, by which PairWriter scores answers; name one by --data.predict.grader, or "
                 "another --trainer.callbacks.scorer."
             )
-        others = {line["scorer"] for line in read_lines(self.ledger)} - {self.scorer.name}
-        if others:
+        other_scorers = {line["scorer"] for line in read_lines(self.lines_file)} - {self.scorer.name}
+        if other_scorers:
             raise UserError(
-                f"{self.ledger} has answers that {sorted(others)[0]} scored, not {self.scorer.name}; move it away, or "
-                "give PairWriter another path."
+                f"{self.lines_file} has answers that {min(other_scorers)} scored, not {self.scorer.name}; move it "
+                "away, or give PairWriter another path."
             )
         super().on_predict_start(trainer, pl_module)
 
     def finish(self) -> None:
         left_out: Counter[str] = Counter()
-        known = list({line["prompt"]: line for line in read_lines(self.ledger)}.values())
-        pairs = [row for line in known for row in self._rows(line, left_out)]
-        answers = sum(len(line["answers"]) for line in known)
-        report = pairing_report(len(known), answers, pairs, left_out)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
+        lines = self.written_lines()
+        pairs = [row for line in lines for row in self._rows(line, left_out)]
+        answers = sum(len(line["answers"]) for line in lines)
+        report = pairing_report(len(lines), answers, pairs, left_out)
+        write_json(self.path.with_suffix(".report.json"), report)
         dropped = ", ".join(f"{count} {reason}" for reason, count in report["left_out"].items())
         if not pairs:
             raise UserError(
-                f"None of {len(known)} prompts has a pair ({dropped}); sample more answers "
+                f"None of {len(lines)} prompts has a pair ({dropped}); sample more answers "
                 "(--model.val_sampling.n), or lower pairing.min_margin."
             )
         write_lines(self.path, pairs)
@@ -104,7 +103,7 @@ class PairWriter(ResumablePrediction):
             "characters. Left out: %s.",
             self.path,
             len(pairs),
-            len(known),
+            len(lines),
             report["score_gap"]["mean"],
             report["longer_by_characters"],
             dropped or "nothing",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.cli.export import restored
 from lit_uniopd.distributed.sharding import is_sharded, trained_state
 from lit_uniopd.modules.base import PolicyModule
@@ -16,22 +17,22 @@ class PolicyExport(Callback):
     """Write the policy for `from_pretrained` and vLLM when training ends: merged, and the adapter beside it under LoRA.
 
     Args:
-        directory: where to; null: `export/` in the run's directory. The merged model goes to `policy/` in it, an
-            adapter to `adapter/`.
+        directory: null: `export/` in the run's directory. The merged model goes to `policy/` in it, an adapter to
+            `adapter/`.
     """
 
     def __init__(self, directory: str | None = None) -> None:
         self.directory = directory
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        # All ranks ask for the directory and for the shards, which are collective calls; rank 0 writes.
-        root = Path(self.directory or Path(trainer.log_dir or trainer.default_root_dir) / "export")
+        # On all ranks: the directory and the gathered weights are collective calls. Rank 0 writes.
+        root = Path(self.directory or run_directory(trainer) / "export")
         policy = pl_module.policy
-        trained = trained_state(policy, keep=trainer.is_global_zero) if is_sharded(policy) else {}
+        gathered = trained_state(policy, keep=trainer.is_global_zero) if is_sharded(policy) else {}
         if not trainer.is_global_zero:
             return
-        if trained:
-            policy = restored(policy.args, trained, pl_module.policy_flag)
+        if gathered:
+            policy = restored(policy.args, gathered, pl_module.policy_flag)
         if policy.args.lora is not None:
             policy.save_adapter(root / "adapter")
             log.info("The adapter is in %s.", root / "adapter")

@@ -10,14 +10,16 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError, full_disk_named
 from lit_uniopd.types import Rollouts
+from lit_uniopd.utils.jsonl import rank_file
 
 log = logging.getLogger(__name__)
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Append every batch of answers to a file as soon as it is there, so that a killed run keeps what it has done.
+    """Append every batch of answers to a file as soon as it is written, so that a killed run keeps its answers.
 
     Each line has `id, domain, prompt, answer, sample, text` (`answer` is the gold one), `images` if they are files, the
     verdict (`outcome, score, extracted, reason`; outcome 1 correct, 0 incorrect, -1 unknown), `tokens` and `finish`.
@@ -31,15 +33,15 @@ class PredictionWriter(BasePredictionWriter):
         self.path = path
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning offers row numbers to writers; ours names rows by their id and needs none.
+        # Lightning warns that it cannot give row numbers; rows are named by their id here.
         warnings.filterwarnings("ignore", message="Couldn't infer the batch indices")
         if stage == "predict" and (file := self.file(trainer)).exists():
             raise UserError(f"{file} exists; remove it or give PredictionWriter another `path`.")
 
     def file(self, trainer: Trainer) -> Path:
         """This rank's file."""
-        path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl")
-        return path if trainer.global_rank == 0 else path.with_suffix(f".{trainer.global_rank}{path.suffix}")
+        path = Path(self.path or run_directory(trainer) / "predictions.jsonl")
+        return rank_file(path, trainer.global_rank)
 
     def write_on_batch_end(
         self,
@@ -67,14 +69,13 @@ def records(rollouts: Rollouts) -> Iterator[dict[str, Any]]:
     """One JSON object per answer."""
     groups = rollouts.group_B.tolist()
     for row, (prompt, grade) in enumerate(zip(rollouts.prompts, rollouts.grades, strict=True)):
-        # Only files can be named; whoever reads them may stand elsewhere.
+        # Absolute paths: the reader may run in another directory. Embedded pictures have no name.
         files = [str(Path(image).resolve()) for image in prompt.images if isinstance(image, str)]
-        images = {"images": files} if files else {}
         yield {
             "id": prompt.id,
             "domain": prompt.domain,
             "prompt": [dict(message) for message in prompt.messages],
-            **images,
+            **({"images": files} if files else {}),
             "answer": prompt.gold,
             "sample": row - groups.index(groups[row]),
             "text": rollouts.text[row],

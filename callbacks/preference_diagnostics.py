@@ -1,4 +1,4 @@
-"""Which pairs count, and which the policy has mastered."""
+"""How pairs are weighted, and which the policy has mastered."""
 
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ from lit_uniopd.view.records import pair_records
 
 
 class PreferenceDiagnostics(Callback):
-    """Of objectives that learn from pairs: what the policy makes of its pairs, and the curves of the run.
+    """Of objectives that learn from pairs: how the policy ranks its pairs, and the curves of the run.
 
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
     weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
     the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
     margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
     pairs of the last validation, for `uniopd view`: both weights, the mastery, the rewards. A run without validation
-    pairs looks at pairs that it trains on instead, evenly taken from all of them, before the first step and after the
-    last. Sentence pairs are shown with their picture, and with what detectors saw in it.
+    pairs uses training pairs instead, spread evenly over all of them, before the first step and after the last.
+    Sentence pairs are shown with their picture and the detectors' boxes.
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
@@ -46,11 +46,11 @@ class PreferenceDiagnostics(Callback):
     def __init__(self, table_rows: int = 5, kept_pairs: int = 200) -> None:
         self.table_rows = table_rows
         self.kept_pairs = kept_pairs
-        self._seen: list[WeighedPairs] = []
+        self._batches: list[WeighedPairs] = []
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen = []
+        self._batches = []
 
     def on_validation_batch_end(
         self,
@@ -66,37 +66,37 @@ class PreferenceDiagnostics(Callback):
                 "PreferenceDiagnostics looks at preference pairs; take it out of trainer.callbacks, or train OmniDPO."
             )
         if isinstance(outputs, PreferenceLoss):
-            self._seen.append(weighed(batch.pairs, outputs))
+            self._batches.append(weighed(batch.pairs, outputs))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._tell(trainer)
+            self._report(trainer)
 
-    # --- training pairs, where there are no others ---
+    # --- training pairs, where there are no validation pairs ---
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look_at_training_pairs(trainer, pl_module)
+        self._report_training_pairs(trainer, pl_module)
 
-    def _look_at_training_pairs(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _report_training_pairs(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A collective call: every rank compares the same pairs, so that sharded weights are gathered in step."""
         data = TrainerData(trainer)
         pairs = data.train_pairs
         if not pairs or not isinstance(pl_module, PreferenceModule) or data.val_pairs:
             return
-        chosen, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
-        self._seen = []
+        sample, size = pairs[:: -(-len(pairs) // self.kept_pairs)], data.val_batch_size
+        self._batches = []
         with torch.no_grad(), pl_module.policy.gathered(), pl_module.policy.answering():
-            for start in range(0, len(chosen), size):
-                batch = PairBatch(chosen[start : start + size])
-                self._seen.append(weighed(batch.pairs, pl_module.compare(batch)[0]))
-        self._tell(trainer)
+            for start in range(0, len(sample), size):
+                batch = PairBatch(sample[start : start + size])
+                self._batches.append(weighed(batch.pairs, pl_module.compare(batch)[0]))
+        self._report(trainer)
 
-    def _tell(self, trainer: Trainer) -> None:
-        """Log, show and write the pairs that were seen."""
-        directory = trainer.log_dir  # asked on all ranks: it is broadcast
-        if not trainer.is_global_zero or not self._seen:
+    def _report(self, trainer: Trainer) -> None:
+        """Log, show and write the pairs of all batches."""
+        directory = trainer.log_dir  # on all ranks: it is broadcast
+        if not trainer.is_global_zero or not self._batches:
             return
-        pairs, step = joined(self._seen), trainer.global_step
+        pairs, step = joined(self._batches), trainer.global_step
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=step)
@@ -114,22 +114,22 @@ class PreferenceDiagnostics(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            self._note(trainer, "train")
+            self._add_point(trainer, "train")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._note(trainer, "val")
+            self._add_point(trainer, "val")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._look_at_training_pairs(trainer, pl_module)
-        directory = trainer.log_dir  # asked on all ranks: it is broadcast
+        self._report_training_pairs(trainer, pl_module)
+        directory = trainer.log_dir  # on all ranks: it is broadcast
         if trainer.is_global_zero and any(self.curves.values()):
             figure = curves_figure(self.curves["train"], self.curves["val"])
             self._show(trainer, figure, "pairs/curves", directory, "curves.png")
 
-    def _note(self, trainer: Trainer, split: str) -> None:
-        known = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in CURVES}
-        values = {name: float(value) for name, value in known.items() if value is not None}
+    def _add_point(self, trainer: Trainer, split: str) -> None:
+        metrics = {name: trainer.callback_metrics.get(f"{split}/{name}") for name in CURVES}
+        values = {name: float(value) for name, value in metrics.items() if value is not None}
         points = self.curves[split]
         if values and (not points or points[-1]["step"] != trainer.global_step):
             points.append({"step": trainer.global_step, **values})

@@ -1,4 +1,4 @@
-"""Prediction that writes something about each prompt as soon as it is known, and goes on where it was killed."""
+"""Prediction that writes a line for each prompt as soon as it is known, and goes on where it was killed."""
 
 import logging
 import warnings
@@ -22,7 +22,7 @@ class ResumablePrediction(Callback):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.ledger = Path(path)
+        self.lines_file = Path(path)
         self._done: set[str] = set()
         self._skipped = 0
 
@@ -33,19 +33,23 @@ class ResumablePrediction(Callback):
     def finish(self) -> None:
         """Called on rank 0 when all lines of all ranks are there."""
 
+    def written_lines(self) -> list[dict[str, Any]]:
+        """One line of each prompt, the last where a killed run has written several."""
+        return list({line["prompt"]: line for line in read_lines(self.lines_file)}.values())
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Of batches whose prompts are all known already.
+        # Lightning would warn of batches whose prompts all have their line.
         warnings.filterwarnings("ignore", message="predict returned None")
-        self._done = {line["prompt"] for line in read_lines(self.ledger) if "prompt" in line}
-        trainer.strategy.barrier("the ledger is read")
+        self._done = {line["prompt"] for line in read_lines(self.lines_file) if "prompt" in line}
+        trainer.strategy.barrier("the lines are read")
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         assert isinstance(batch, PromptBatch)
-        left = tuple(prompt for prompt in batch if prompt.key not in self._done)
-        self._skipped += len(batch) - len(left)
-        batch.prompts = left
+        new_prompts = tuple(prompt for prompt in batch if prompt.key not in self._done)
+        self._skipped += len(batch) - len(new_prompts)
+        batch.prompts = new_prompts
 
     def on_predict_batch_end(
         self,
@@ -57,11 +61,11 @@ class ResumablePrediction(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if outputs is not None:
-            append_lines(rank_file(self.ledger, trainer.global_rank), self.lines(pl_module, outputs))
+            append_lines(rank_file(self.lines_file, trainer.global_rank), self.lines(pl_module, outputs))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier("the ledger is written")
+        trainer.strategy.barrier("the lines are written")
         if self._skipped:
-            log.info("%d prompts were in %s already.", self._skipped, self.ledger)
+            log.info("%d prompts were in %s already.", self._skipped, self.lines_file)
         if trainer.is_global_zero:
             self.finish()

@@ -20,7 +20,7 @@ class RolloutBrowser(Callback):
     A second table has the tokens of these answers on which teacher and student differ most.
 
     Args:
-        every_n_steps: training steps between two looks.
+        every_n_steps: training steps between two tables.
         max_chars: longer prompts and answers are cut in the middle.
         tokens: of each answer in the second table; 0: no such table.
     """
@@ -40,16 +40,16 @@ class RolloutBrowser(Callback):
             text = self.table(rollouts, rows)
             trainer.logger.experiment.add_text(f"rollout/{domain}", text, step)
             if self.tokens and isinstance(pl_module, UniOPD):
-                told = self.token_table(rollouts, rows, pl_module.policy.tokenizer)
-                trainer.logger.experiment.add_text(f"rollout_tokens/{domain}", told, step)
+                text = self.token_table(rollouts, rows, pl_module.policy.tokenizer)
+                trainer.logger.experiment.add_text(f"rollout_tokens/{domain}", text, step)
 
     def table(self, rollouts: Rollouts, rows: list[int]) -> str:
         """Markdown table of the worst and the best of these rows."""
         returns = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT).tolist()
-        shown = []
+        lines = []
         for row in _best_and_worst(rows, returns):
             prompt = rollouts.prompts[row]
-            shown.append(
+            lines.append(
                 [
                     f"{returns[row]:+.3f}",
                     OUTCOMES[int(rollouts.outcome_B[row])],
@@ -59,12 +59,12 @@ class RolloutBrowser(Callback):
                     cell(str(prompt.gold), self.max_chars),
                 ]
             )
-        return table(["mean advantage", "outcome", "tokens", "prompt", "answer", "gold"], shown)
+        return table(["mean advantage", "outcome", "tokens", "prompt", "answer", "gold"], lines)
 
     def token_table(self, rollouts: Rollouts, rows: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-        """Markdown table of the tokens of the same answers that have the largest advantages, in their order."""
+        """Markdown table of the same answers' tokens with the largest advantages, in the order of the text."""
         returns = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT).tolist()
-        shown = []
+        lines = []
         for row in _best_and_worst(rows, returns):
             length = int(rollouts.lengths_B[row])
             pieces = token_pieces(tokenizer, rollouts.tokens_BT[row, :length].tolist())
@@ -72,21 +72,20 @@ class RolloutBrowser(Callback):
                 values_BT[row, :length].tolist()
                 for values_BT in (rollouts.student_logps_BT, rollouts.teacher_logps_BT, rollouts.advantages_BT)
             )
-            for place in sorted(sorted(range(length), key=lambda i: -abs(advantage[i]))[: self.tokens]):
-                before = "".join(pieces[max(0, place - 12) : place])
-                shown.append(
+            for t in sorted(sorted(range(length), key=lambda t: -abs(advantage[t]))[: self.tokens]):
+                lines.append(
                     [
                         f"{returns[row]:+.3f}",
-                        str(place + 1),
-                        cell(before),
-                        cell(repr(pieces[place])),
-                        f"{student[place]:.3f}",
-                        f"{teacher[place]:.3f}" if rollouts.teacher_ok_B[row] else "none",
-                        f"{advantage[place]:+.3f}",
+                        str(t + 1),
+                        cell("".join(pieces[max(0, t - 12) : t])),
+                        cell(repr(pieces[t])),
+                        f"{student[t]:.3f}",
+                        f"{teacher[t]:.3f}" if rollouts.teacher_ok_B[row] else "none",
+                        f"{advantage[t]:+.3f}",
                     ]
                 )
         header = ["answer (mean advantage)", "token", "behind", "text", "log p student", "log p teacher", "advantage"]
-        return table(header, shown)
+        return table(header, lines)
 
 
 def _best_and_worst(rows: list[int], returns: list[float]) -> list[int]:

@@ -1,11 +1,11 @@
-"""Chosen rollouts of a run, every token of them, for `uniopd view`."""
+"""Some rollouts of a run with all their tokens, for `uniopd view`."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
@@ -15,15 +15,15 @@ from lit_uniopd.view.records import chosen_groups, group_record, token_pieces
 
 
 class RolloutRecorder(Callback):
-    """Keep whole groups of answers that are worth a look, in `rollouts.jsonl` of the run's directory.
+    """Write groups of answers that are worth a look to `rollouts.jsonl` of the run's directory.
 
     Of every domain and teacher: the group with the answer that its teacher likes best, the one with the answer that it
     likes least, and the one in which it ranks a wrong answer furthest above a right one. `uniopd view RUN` shows them,
-    token by token, as the update saw them: balanced, calibrated, clipped. Each rank keeps groups of its own answers.
+    token by token, as the update saw them: balanced, calibrated, clipped. Each rank writes groups of its own answers.
 
     Args:
-        every_n_steps: training steps between two looks.
-        max_tokens: of each answer; longer ones are cut, and say so.
+        every_n_steps: training steps between two records.
+        max_tokens: of each answer; longer ones are cut, and marked so.
     """
 
     def __init__(self, every_n_steps: int = 10, max_tokens: int = 1024) -> None:
@@ -36,19 +36,20 @@ class RolloutRecorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what was chosen, now that the updates have told which tokens were clipped.
+        """Write the chosen groups after the updates, when it is known which tokens were clipped.
 
-        A rollout whose updates a killed run left for the resumed one is kept by that.
+        A rollout whose updates a killed run left for the resumed one is written by the resumed run.
         """
         step = logged_step(trainer)
         if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
             return
         rollouts = pl_module.rollouts
-        directory = trainer.log_dir  # asked on all ranks: it is broadcast
+        path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
-        groups = rollouts.group_B.tolist()
-        rows_of = {group: [i for i, own in enumerate(groups) if own == group] for group in set(groups)}
+        rows_of: dict[int, list[int]] = {}
+        for row, group in enumerate(rollouts.group_B.tolist()):
+            rows_of.setdefault(group, []).append(row)
         lines = [
             group_record(
                 rollouts,
@@ -62,5 +63,4 @@ class RolloutRecorder(Callback):
             )
             for group, why in chosen_groups(rollouts, routes).items()
         ]
-        path = Path(directory or trainer.default_root_dir) / GROUPS_FILE
         append_lines(rank_file(path, trainer.global_rank), lines)

@@ -1,6 +1,5 @@
 """Sentence pairs of SENTINEL's bootstrapping."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
+from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
-from lit_uniopd.hallucination.report import bootstrap_report, told
+from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class SentencePairWriter(ResumablePrediction):
-    """Write what ``SentenceBootstrap`` finds, in the form that ``SentencePairDataModule`` reads.
+    """Write the pairs that ``SentenceBootstrap`` makes, in the form that ``SentencePairDataModule`` reads.
 
     Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a
-    killed run goes on with the same command and comes to the same pairs. The batch in which it was killed grows anew as
-    a whole: with its finished pictures left out, logits might differ in the last bit, and a drawn token with them. When
-    all are there, the pairs and `pairs.report.json` are written; pairs stand in the order of their pictures' ids.
+    killed run goes on with the same command and comes to the same pairs. The batch in which it was killed is captioned
+    again as a whole: without its finished pictures, logits might differ in the last bit, and a sampled token with them.
+    When all captions are finished, the pairs (in the order of their pictures' ids) and `pairs.report.json` are written.
 
-    A picture that cannot be read has a line too, with the reason; take the line out to try the picture again.
+    A picture that cannot be read has a line with the reason; remove the line to try the picture again.
 
     Args:
         path: the file of pairs.
@@ -41,17 +41,17 @@ class SentencePairWriter(ResumablePrediction):
         super().__init__(self.path.with_suffix(".captions.jsonl"))
         self._settings = ""
         self._detectors: list[str] = []
-        self._found: list[Mapping[str, Any]] = []
+        self._captions: list[Mapping[str, Any]] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on with captions of other settings, before any is written."""
+        """Refuse to go on with captions of other settings."""
         if not isinstance(pl_module, SentenceBootstrap):
             raise UserError("SentencePairWriter writes what SentenceBootstrap finds; set --model to that module.")
         self._settings = pl_module.settings
         self._detectors = [detector.name for detector in pl_module.detectors]
-        if any(line.get("settings") != self._settings for line in read_lines(self.ledger)):
+        if any(line.get("settings") != self._settings for line in read_lines(self.lines_file)):
             raise UserError(
-                f"{self.ledger} has captions of another policy, seed or other settings; move it away, or give "
+                f"{self.lines_file} has captions of another policy, seed or other settings; move it away, or give "
                 "SentencePairWriter another path."
             )
         super().on_predict_start(trainer, pl_module)
@@ -59,25 +59,24 @@ class SentencePairWriter(ResumablePrediction):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leave out batches of which every picture is known, but no part of a batch."""
+        """Skip batches of which every picture has its line, but no part of a batch."""
         if all(prompt.key in self._done for prompt in batch):
             super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_caption_finished(self, trainer: Trainer, pl_module: SentenceBootstrap, caption: Caption) -> None:
         line = caption_line(caption, self._detectors)
         line["images"] = [str(Path(image).resolve()) for image in line["images"]]
-        self._keep(trainer, caption.prompt, line)
-        self._found.append(line)
+        self._append(trainer, caption.prompt, line)
+        self._captions.append(line)
 
     def on_picture_skipped(self, trainer: Trainer, pl_module: SentenceBootstrap, prompt: Prompt, reason: str) -> None:
-        self._keep(trainer, prompt, {"id": prompt.id, "images": list(prompt.images), "unreadable": reason})
+        self._append(trainer, prompt, {"id": prompt.id, "images": list(prompt.images), "unreadable": reason})
 
-    def _keep(self, trainer: Trainer, prompt: Prompt, line: Mapping[str, Any]) -> None:
-        """Append a line at once, unless the run that was killed has done so."""
-        key = prompt.key
-        if key not in self._done:
-            head = {"prompt": key, "settings": self._settings}
-            append_lines(rank_file(self.ledger, trainer.global_rank), [{**head, **line}])
+    def _append(self, trainer: Trainer, prompt: Prompt, line: Mapping[str, Any]) -> None:
+        """Write a line at once, unless a killed run has written it."""
+        if prompt.key not in self._done:
+            head = {"prompt": prompt.key, "settings": self._settings}
+            append_lines(rank_file(self.lines_file, trainer.global_rank), [{**head, **line}])
 
     def on_predict_batch_end(
         self,
@@ -88,32 +87,32 @@ class SentencePairWriter(ResumablePrediction):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Tell how far it is; the captions are written already."""
-        if self._found:
-            rates = bootstrap_report(self._found)
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in rates["verdicts"].items())
-            log.info("%d pictures, %d pairs; objects: %s", rates["pictures"], rates["pairs"], shares)
+        """Log the progress; the captions are written already."""
+        if self._captions:
+            report = bootstrap_report(self._captions)
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in report["verdicts"].items())
+            log.info("%d pictures, %d pairs; objects: %s", report["pictures"], report["pairs"], shares)
 
     def finish(self) -> None:
-        known = {line["prompt"]: line for line in read_lines(self.ledger)}
-        everything = sorted(known.values(), key=lambda line: (line["id"], line["prompt"]))
-        lines = [line for line in everything if "unreadable" not in line]
-        unreadable = [line["unreadable"] for line in everything if "unreadable" in line]
-        report = {**bootstrap_report(lines, self._detectors), "unreadable_pictures": len(unreadable)}
-        rows = [row for line in lines for row in pair_rows(line)]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".report.json").write_text(json.dumps(report, indent=2) + "\n")
-        if unreadable and not lines:
+        lines = sorted(self.written_lines(), key=lambda line: (line["id"], line["prompt"]))
+        captions = [line for line in lines if "unreadable" not in line]
+        unreadable = [line["unreadable"] for line in lines if "unreadable" in line]
+        report = {**bootstrap_report(captions, self._detectors), "unreadable_pictures": len(unreadable)}
+        rows = [row for caption in captions for row in pair_rows(caption)]
+        write_json(self.path.with_suffix(".report.json"), report)
+        if unreadable and not captions:
             raise UserError(
                 f"None of {len(unreadable)} pictures could be read; mend --data.predict.path (the first of them: "
                 f"{unreadable[0].rstrip('.')})."
             )
         if unreadable:
-            log.warning("%d pictures were skipped, see %s; the first: %s", len(unreadable), self.ledger, unreadable[0])
-        log.info("%s", told(report))
+            log.warning(
+                "%d pictures were skipped, see %s; the first: %s", len(unreadable), self.lines_file, unreadable[0]
+            )
+        log.info("%s", format_report(report))
         if not rows:
             raise UserError(
-                f"None of {len(lines)} captions has a pair; sample more candidates (--model.sampling.n), or look at "
+                f"None of {len(captions)} captions has a pair; sample more candidates (--model.sampling.n), or look at "
                 f"the verdicts beside {self.path}: detectors that see all or nothing make no pairs."
             )
         write_lines(self.path, rows)

@@ -1,4 +1,4 @@
-"""Use as many CPU threads as really help."""
+"""Use the number of CPU threads that is fastest."""
 
 import logging
 

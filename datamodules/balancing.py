@@ -21,8 +21,8 @@ class OnlineBalanceArgs:
     """
 
     ratio: float = 1.0
-    """Wanted correct answers for each incorrect one; .75 to 1.2 worked in the paper. 0 trains on no correct answer,
-    .inf (in YAML) on no incorrect one."""
+    """Correct answers for each incorrect one; .75 to 1.2 worked in the paper. 0 trains on no correct answer, .inf (in
+    YAML) on no incorrect one."""
     scope: Scope = "group"
     """group: the answers to each prompt; global: the rollout as a whole, over all ranks."""
     unknown: Literal["excluded", "incorrect"] = "excluded"
@@ -44,10 +44,9 @@ def balance_rollouts(rollouts: Rollouts, args: OnlineBalanceArgs, seed: int) -> 
     Returns:
         What to log: name -> (sum, count) over this rank's answers.
     """
-    outcome_B, group_B, own = _over_ranks(rollouts, args.scope)
-    keep_B = balance_outcomes(outcome_B, group_B, ratio=args.ratio, scope=args.scope, unknown=args.unknown, seed=seed)[
-        own
-    ].to(rollouts.keep_B.device)
+    outcome_B, group_B, local_rows = _over_ranks(rollouts, args.scope)
+    keep_B = balance_outcomes(outcome_B, group_B, ratio=args.ratio, scope=args.scope, unknown=args.unknown, seed=seed)
+    keep_B = keep_B[local_rows].to(rollouts.keep_B.device)
     rollouts.keep_B &= keep_B
     outcomes, answers = rollouts.outcome_B, len(rollouts)
     return {
@@ -62,15 +61,15 @@ def balance_rollouts(rollouts: Rollouts, args: OnlineBalanceArgs, seed: int) -> 
 
 
 def _over_ranks(rollouts: Rollouts, scope: Scope) -> tuple[Tensor, Tensor, slice | Tensor]:
-    """Outcomes and groups of all ranks, and which of them are ours. A group's answers are all on one rank."""
+    """Outcomes and groups of all ranks, and which rows are this rank's. A group's answers are all on one rank."""
     outcome_B, group_B = rollouts.outcome_B.cpu(), rollouts.group_B.cpu()
     if scope == "group" or not (dist.is_available() and dist.is_initialized()):
         return outcome_B, group_B, slice(None)
-    parts: list[Tensor] = [torch.empty(0)] * dist.get_world_size()
-    dist.all_gather_object(parts, torch.stack([outcome_B, group_B]))
-    start = sum(part.shape[1] for part in parts[: dist.get_rank()])
-    outcome_B, group_B = torch.cat(parts, dim=1)
-    # In the order that one process would have them in, so that the choice is the same.
+    rank, by_rank = dist.get_rank(), [torch.empty(0)] * dist.get_world_size()
+    dist.all_gather_object(by_rank, torch.stack([outcome_B, group_B]))
+    start = sum(rows.shape[1] for rows in by_rank[:rank])
+    outcome_B, group_B = torch.cat(by_rank, dim=1)
+    # In the order of a single process, so that the choice is the same.
     order_B = group_B.argsort(stable=True)
-    own_B = order_B.argsort()[start : start + parts[dist.get_rank()].shape[1]]
-    return outcome_B[order_B], group_B[order_B], own_B
+    local_B = order_B.argsort()[start : start + by_rank[rank].shape[1]]
+    return outcome_B[order_B], group_B[order_B], local_B

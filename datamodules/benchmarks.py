@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules.loaders import StreamDataModule, at_least_one
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.shards import EvalBatch, eval_batches
@@ -13,7 +13,7 @@ from lit_uniopd.errors import UserError
 
 
 class EvalLoader:
-    """Yields batches that are ready. Not a list: Lightning would take each batch for a dataloader."""
+    """Yields the given batches. Not a list: Lightning would take each batch for a dataloader."""
 
     def __init__(self, batches: Sequence[EvalBatch]) -> None:
         self.batches = batches
@@ -25,7 +25,7 @@ class EvalLoader:
         return iter(self.batches)
 
 
-class BenchmarkDataModule(LightningDataModule):
+class BenchmarkDataModule(StreamDataModule):
     """The rows of benchmarks, for `uniopd validate`.
 
     Args:
@@ -34,7 +34,7 @@ class BenchmarkDataModule(LightningDataModule):
         profile: How much of them: fixture (bundled rows, no network), smoke (16 rows), curve (up to 200, for curves),
             paper (all, as published).
         max_rows: Answers written at the same time: fewer need less memory.
-        limit: At most so many problems of each benchmark. Default: what the profile says.
+        limit: At most so many problems of each benchmark. Default: as the profile says.
     """
 
     def __init__(
@@ -45,9 +45,7 @@ class BenchmarkDataModule(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        for flag, value in (("max_rows", max_rows), ("limit", limit)):
-            if value is not None and value < 1:
-                raise UserError(f"--data.{flag} must be at least 1, not {value}.")
+        at_least_one(max_rows=max_rows, limit=limit)
         self.specs = expand(benchmarks)
         self.profile: ProfileName = profile
         self.max_rows = max_rows
@@ -77,8 +75,7 @@ class BenchmarkDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[EvalLoader]:
         """Each benchmark's batches of this rank; every row once over the ranks, groups of rows together."""
-        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        rank, world_size = (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
+        rank, world_size = self.rank_and_world_size()
         return [
             EvalLoader(eval_batches(benchmark, self.max_rows, rank=rank, world_size=world_size))
             for benchmark in self.benchmarks

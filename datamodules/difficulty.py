@@ -27,14 +27,14 @@ class DifficultyArgs:
     shape: Shape = "auto"
     """What is repeated: u: prompts with 1 .. N-1 right answers of N; mirrored_j: with 1 .. N; auto: by the data."""
     target: int | None = None
-    """Wanted number of prompts of each repeated difficulty. Default: that of the most common difficulty."""
+    """Number of prompts of each repeated difficulty. Default: that of the most common difficulty."""
     cap: int = 8
     """No prompt is seen more often than this in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class DifficultyReport:
-    """What balancing makes of the training prompts."""
+    """How balancing changes the training prompts."""
 
     repeats_P: Tensor
     """How often each prompt is seen in a pass."""
@@ -56,8 +56,8 @@ class DifficultyBalancedSampler(ResumableBatchSampler):
 
     def __init__(self, repeats: Sequence[Tensor], **options: Any) -> None:
         super().__init__([int(r.sum()) for r in repeats], **options)
-        every_P = torch.cat(list(repeats))
-        self.rows = torch.arange(len(every_P)).repeat_interleave(every_P).tolist()
+        repeats_P = torch.cat(list(repeats))
+        self.rows = torch.arange(len(repeats_P)).repeat_interleave(repeats_P).tolist()
 
     def _row(self, n: int) -> int:
         return self.rows[super()._row(n)]
@@ -69,31 +69,30 @@ def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: in
     Raises:
         UserError: if the pass counts are of other prompts or of different numbers of answers.
     """
-    measured = read_difficulties(Path(args.path))
-    found = [measured.get(prompt.key) for prompt in prompts]
-    known = [entry for entry in found if entry is not None and entry.attempts]
-    if not known:
+    difficulties = read_difficulties(Path(args.path))
+    entries = [difficulties.get(prompt.key) for prompt in prompts]
+    judged = [entry for entry in entries if entry is not None and entry.attempts]
+    if not judged:
         raise UserError(
             f"--data.difficulty.path {args.path} has pass counts of none of the training prompts; measure them by "
             "`uniopd predict -c configs/uni_opd/difficulty.yaml`."
         )
-    attempts = max(entry.attempts + entry.unknown for entry in known)
-    if any(entry.attempts + entry.unknown != attempts for entry in known):
+    attempts = max(entry.attempts + entry.unknown for entry in judged)
+    if any(entry.attempts + entry.unknown != attempts for entry in judged):
         raise UserError(
             f"--data.difficulty.path {args.path} mixes prompts with different numbers of answers; measure them anew "
             "in a file of its own."
         )
-    # A prompt with a missing verdict has no place on the scale of the others.
-    correct_P = torch.tensor([-1 if entry is None or entry.attempts < attempts else entry.correct for entry in found])
+    # A prompt with a missing verdict cannot be compared with the others.
+    correct_P = torch.tensor([-1 if entry is None or entry.attempts < attempts else entry.correct for entry in entries])
     repeats_P = difficulty_repeats(correct_P, attempts, shape=args.shape, target=args.target, cap=args.cap, seed=seed)
-    counted = correct_P >= 0
+    measured_P = correct_P >= 0
+    before, weights = correct_P[measured_P], repeats_P[measured_P].double()
     report = DifficultyReport(
         repeats_P=repeats_P,
-        before=torch.bincount(correct_P[counted], minlength=attempts + 1).tolist(),
-        after=torch.bincount(correct_P[counted], weights=repeats_P[counted].double(), minlength=attempts + 1)
-        .long()
-        .tolist(),
-        unmeasured=int((~counted).sum()),
+        before=torch.bincount(before, minlength=attempts + 1).tolist(),
+        after=torch.bincount(before, weights=weights, minlength=attempts + 1).long().tolist(),
+        unmeasured=int((~measured_P).sum()),
     )
     log.info("Right answers of %d: prompts %s become %s.", attempts, report.before, report.after)
     if report.unmeasured:

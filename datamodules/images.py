@@ -1,4 +1,4 @@
-"""A folder of pictures, each asked about: what SENTINEL's bootstrapping begins with."""
+"""A folder of pictures, each with a question: where SENTINEL's bootstrapping begins."""
 
 import random
 from pathlib import Path
@@ -19,11 +19,11 @@ class PictureDataModule(StreamDataModule):
     Pictures with questions of their own are rows of a table: use ``PromptDataModule`` then.
 
     Args:
-        folder: Looked through with its subfolders.
+        folder: Where the pictures are, subfolders included.
         questions: One is drawn for each picture. Default: "Describe this image in detail."
         limit: So many pictures, in the order of their paths. Default: all.
-        batch_size: Pictures that grow side by side.
-        seed: Of the questions. Default: that of --seed_everything.
+        batch_size: Pictures that are captioned side by side.
+        seed: Of the draw of questions. Default: that of --seed_everything.
 
     Attributes:
         predict_prompts: after ``setup``, one for each picture; its id is the path below the folder.
@@ -64,6 +64,6 @@ class PictureDataModule(StreamDataModule):
 
     def _prompt(self, path: Path) -> Prompt:
         name = path.relative_to(self.folder).as_posix()
-        asked = random.Random(f"{self.seed} {name}").choice(self.questions)
-        content = [{"type": "image"}, {"type": "text", "text": asked}]
+        question = random.Random(f"{self.seed} {name}").choice(self.questions)
+        content = [{"type": "image"}, {"type": "text", "text": question}]
         return Prompt(id=name, messages=({"role": "user", "content": content},), images=(str(path),), domain="pictures")

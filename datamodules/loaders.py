@@ -1,17 +1,19 @@
-"""Loaders of streams that resume, and what the datamodules that hand them out have in common."""
+"""Loaders of streams that resume, and the bases of the datamodules that hand them out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from lit_uniopd.distributed.preemption import unfinished_batches
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.progress import track
+from lit_uniopd.utils.seeding import run_seed
 
 
 class Weighted(Protocol):
-    """A source of rows that are seen so often in a pass."""
+    """A source of rows, and how often they are seen in a pass."""
 
     weight: float
 
@@ -81,7 +83,7 @@ class StreamDataModule(LightningDataModule):
     """Base of the datamodules that train on an endless order and evaluate every row once."""
 
     def rank_and_world_size(self) -> tuple[int, int]:
-        """Among the processes that see different data, which under tensor parallelism are not all."""
+        """Of the processes that see different data; under tensor parallelism these are not all."""
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
 
@@ -94,15 +96,53 @@ class StreamDataModule(LightningDataModule):
         rank, world_size = self.rank_and_world_size()
         return BatchLoader(items, shard_batches(len(items), batch_size, rank=rank, world_size=world_size), make)
 
+    def tracked(self, items: Sequence[Any], label: str) -> Iterable[Any]:
+        """The items, behind a progress bar on rank 0."""
+        return track(items, label) if self.rank_and_world_size()[0] == 0 else items
 
-def refuse_overfit(trainer: Trainer | None) -> None:
-    """Lightning's way to hold a data set still does not hold a stream still.
 
-    Raises:
-        UserError: if it is switched on.
-    """
-    if trainer is not None and trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
-        raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+class SourceDataModule(StreamDataModule):
+    """Base of the datamodules that train on weighted sources."""
+
+    sources: dict[str, dict[str, Any]]
+    """Split -> option -> source, as `flagged` makes them."""
+    batch_size: int
+    shuffle: bool
+    seed: int | None
+    _order: ResumableBatchSampler | None = None
+
+    def training_loader(
+        self,
+        items: Sequence[Any],
+        make: Callable[[list[Any]], Any],
+        rows: Sequence[Any],
+        sampler: Callable[..., ResumableBatchSampler] = ResumableBatchSampler,
+    ) -> ResumableLoader:
+        """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders.
+
+        Args:
+            items: the rows of all sources.
+            make: from the rows of a batch to the batch.
+            rows: the sampler's first argument.
+            sampler: the kind of order.
+
+        Raises:
+            UserError: under --trainer.overfit_batches, which a stream cannot obey.
+        """
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # pyright: ignore[reportAttributeAccessIssue] (set by a connector)
+            raise UserError("--trainer.overfit_batches does not hold a stream still; use --data.train.limit instead.")
+        if self._order is None:
+            rank, world_size = self.rank_and_world_size()
+            self._order = sampler(
+                rows,
+                weights=[source.weight for source in self.sources["train"].values()],
+                batch_size=self.batch_size,
+                shuffle=self.shuffle,
+                seed=run_seed(self.seed),
+                rank=rank,
+                world_size=world_size,
+            )
+        return ResumableLoader(items, self._order, make, self.unfinished_batches)
 
 
 def flagged(split: str, sources: Source | list[Source] | None) -> dict[str, Source]:
@@ -111,16 +151,17 @@ def flagged(split: str, sources: Source | list[Source] | None) -> dict[str, Sour
     Raises:
         UserError: a weight that is not positive.
     """
-    listed = sources if isinstance(sources, list) else [] if sources is None else [sources]
-    flags = {f"--data.{split}" + (f"[{i}]" if len(listed) > 1 else ""): source for i, source in enumerate(listed)}
-    for flag, source in flags.items():
+    source_list = sources if isinstance(sources, list) else [] if sources is None else [sources]
+    numbered = len(source_list) > 1
+    by_flag = {f"--data.{split}" + f"[{i}]" * numbered: source for i, source in enumerate(source_list)}
+    for flag, source in by_flag.items():
         if not source.weight > 0:
             raise UserError(f"{flag}.weight must be positive, not {source.weight}; remove a source to leave it out.")
-    return flags
+    return by_flag
 
 
 def at_least_one(**numbers: int | None) -> None:
-    """Refuse counts below one; None is no limit.
+    """Refuse numbers below one; None is no limit.
 
     Raises:
         UserError: naming the option of the datamodule.

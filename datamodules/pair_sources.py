@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from datamodules.sources import images_of, messages_of, place_images
+from datamodules.sources import columns_of, images_of, messages_of, place_images
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message, PreferencePair, Prompt
@@ -37,7 +37,7 @@ class PairSourceArgs(TableArgs):
     domain_column: str = "domain"
     """Column of the domain."""
     images_column: str = "images"
-    """Column of a picture or a list of them, which the prompt is about; `image` is found too."""
+    """Column of a picture or a list of them, which the prompt is about. Under its default name, `image` will do too."""
     domain: str | None = None
     """Domain of the rows whose domain column is missing, unread or empty."""
     weight: float = 1.0
@@ -60,19 +60,10 @@ def read_pairs(source: PairSourceArgs, flag: str) -> list[PreferencePair]:
 
 
 def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str, str]:
-    """What is read -> the column that holds it, for the columns that are there."""
-    present = list(dict.fromkeys(name for row in rows for name in row.values))
-    columns: dict[str, str] = {}
-    for role in _ROLES:
-        name = getattr(source, f"{role}_column")
-        if role == name == "images" and name not in present:
-            name = "image" if "image" in present else name
-        if name in present:
-            columns[role] = name
-        elif role in _REQUIRED or (name and name != role):
-            raise UserError(
-                f"{source.path} has no column {name!r}; choose {flag}.{role}_column from {', '.join(present)}."
-            )
+    """As `columns_of`; `image` does for `images`, and scores are of both sides or of none."""
+    columns = columns_of(source, rows, flag, roles=_ROLES, required=_REQUIRED)
+    if "images" not in columns and source.images_column and any("image" in row.values for row in rows):
+        columns["images"] = "image"
     if ("score_chosen" in columns) != ("score_rejected" in columns):
         missing = "score_chosen" if "score_rejected" in columns else "score_rejected"
         raise UserError(f"{source.path} has scores of one side only; name the other by {flag}.{missing}_column.")
@@ -89,7 +80,7 @@ def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> Prefe
     identity = cells.get("id")
     prompt = Prompt(
         id=row.name if identity in (None, "") else str(identity),
-        messages=place_images(messages, len(images), row.where) if images or _has_places(messages) else messages,
+        messages=place_images(messages, len(images), row.where) if images or _has_images(messages) else messages,
         domain=cells.get("domain") or source.domain or "default",
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
@@ -113,7 +104,7 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
             return ({"role": "user", "content": chosen[:length]},), chosen[length:], rejected[length:]
         return messages_of(cells["prompt"], row, columns["prompt"]), chosen, rejected
     turns = {side: messages_of(cells[side], row, columns[side]) for side in _REQUIRED}
-    texts = {side: _answer(said) for side, said in turns.items()}
+    texts = {side: _answer(messages) for side, messages in turns.items()}
     for side, text in texts.items():
         if text is None:
             raise UserError(
@@ -125,7 +116,7 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
         raise UserError(
             f"{row.where}: chosen and rejected answer different conversations; both must begin with the same messages."
         )
-    if not before or before[0]["role"] == "assistant":  # not whole conversations, but what follows the prompt
+    if not before or before[0]["role"] == "assistant":  # the columns have only what follows the prompt
         if cells.get("prompt") is None:
             raise UserError(
                 f"{row.where} has no prompt, neither as a column nor as what both answers begin with; add one."
@@ -135,17 +126,17 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
 
 
 def _answer(turns: Sequence[Message]) -> str | None:
-    """Text of the last message if it is the assistant's; data sets with pictures have it in parts."""
+    """Text of the last message if it is the assistant's; data sets with pictures split it into parts."""
     content: Any = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(part.get("text") or "" for part in content)
     return content if isinstance(content, str) else None
 
 
-def _has_places(messages: Sequence[Message]) -> bool:
-    """Whether a message has a part for a picture."""
-    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    return any(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
+def _has_images(messages: Sequence[Message]) -> bool:
+    """Whether a message has an image part."""
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return any(isinstance(part, Mapping) and part.get("type") == "image" for parts in contents for part in parts)
 
 
 def _score(cell: Any, column: str | None, row: Row) -> float:

@@ -1,4 +1,4 @@
-"""Quality weights of preference pairs: scores on a common scale, and what a weight makes of their difference."""
+"""Quality weights of preference pairs: scores on a common scale, and weights of their differences."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class PairWeightArgs:
     eta: float = 0.7
     """Slope of the quality weight sigmoid(eta (score_chosen - score_rejected)), per unit of (normalised) score."""
     normalization: Literal["none", "zscore", "minmax", "rank"] = "none"
-    """What is done to scores first, over both sides of all training pairs: `none`: nothing, as in the released code;
+    """How scores are normalised first, over both sides of all training pairs: `none`: not, as in the released code;
     `zscore`: mean 0, standard deviation 1; `minmax`: 0 to 1; `rank`: share of scores below. The loss's tau_good is in
     the same unit."""
     min_gap: float | None = None
@@ -37,14 +37,14 @@ class PairWeightArgs:
 
 
 class ScoreScale:
-    """What was learnt from the training pairs' scores, to be applied to others.
+    """A normalisation, fitted to the training pairs' scores and applied to any.
 
     Args:
         pairs: the training pairs.
         kind: as in `PairWeightArgs.normalization`.
 
     Raises:
-        UserError: if there is nothing to normalise by.
+        UserError: if all scores are the same and the kind divides by their spread.
     """
 
     def __init__(self, pairs: Sequence[PreferencePair], kind: str) -> None:
@@ -59,21 +59,21 @@ class ScoreScale:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Scores on the scale, in float64."""
-        scores, known = scores.double(), self.sorted
+        scores, fitted = scores.double(), self.sorted
         if self.kind == "zscore":
-            return (scores - known.mean()) / known.std(correction=0)
+            return (scores - fitted.mean()) / fitted.std(correction=0)
         if self.kind == "minmax":
-            return (scores - known[0]) / (known[-1] - known[0])
-        if self.kind == "rank":  # ties get the middle of their places
-            below = torch.searchsorted(known, scores.contiguous())
-            upto = torch.searchsorted(known, scores.contiguous(), right=True)
-            return (below + upto).double() / (2 * len(known))
+            return (scores - fitted[0]) / (fitted[-1] - fitted[0])
+        if self.kind == "rank":  # ties get the middle of their ranks
+            below = torch.searchsorted(fitted, scores.contiguous())
+            not_above = torch.searchsorted(fitted, scores.contiguous(), right=True)
+            return (below + not_above).double() / (2 * len(fitted))
         return scores
 
 
 @dataclass(frozen=True, slots=True)
 class WeightReport:
-    """What the weights of a split are like."""
+    """Statistics of a source's weights."""
 
     pairs: int
     dropped: int
@@ -86,7 +86,7 @@ class WeightReport:
     spread: float
     """Their standard deviation."""
     only_gap: float | None
-    """Difference of the (normalised) scores, where all pairs have the same."""
+    """Difference of the (normalised) scores if it is the same for all pairs."""
 
     def __str__(self) -> str:
         notes = [f"quality weights {self.mean:.3f} (sd {self.spread:.3f})"]
@@ -108,17 +108,17 @@ def weigh(
         drop: whether ``min_gap`` applies; validation pairs are all kept.
 
     Raises:
-        UserError: if nothing is kept.
+        UserError: if ``min_gap`` drops all pairs.
     """
     chosen = scale(torch.tensor([pair.score_chosen for pair in pairs]))
     rejected = scale(torch.tensor([pair.score_rejected for pair in pairs]))
     quality = quality_weights(chosen, rejected, eta=args.eta)
     gap = chosen - rejected
-    kept = gap >= args.min_gap if drop and args.min_gap is not None else torch.ones(len(pairs), dtype=torch.bool)
+    keep_P = gap >= args.min_gap if drop and args.min_gap is not None else torch.ones(len(pairs), dtype=torch.bool)
     weighed = [
         replace(pair, score_chosen=float(chosen[i]), score_rejected=float(rejected[i]), quality=float(quality[i]))
         for i, pair in enumerate(pairs)
-        if kept[i]
+        if keep_P[i]
     ]
     if not weighed:
         raise UserError(
@@ -130,8 +130,8 @@ def weigh(
         dropped=len(pairs) - len(weighed),
         tied=int((gap == 0).sum()),
         reversed=int((gap < 0).sum()),
-        mean=float(quality[kept].mean()),
-        spread=float(quality[kept].std(correction=0)),
-        only_gap=float(gap[kept][0]) if bool((gap[kept] == gap[kept][0]).all()) else None,
+        mean=float(quality[keep_P].mean()),
+        spread=float(quality[keep_P].std(correction=0)),
+        only_gap=float(gap[keep_P][0]) if bool((gap[keep_P] == gap[keep_P][0]).all()) else None,
     )
     return weighed, report

@@ -8,22 +8,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.loaders import ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
+from datamodules.loaders import ResumableLoader, SourceDataModule, at_least_one, flagged
 from datamodules.pair_sources import PairSourceArgs, read_pairs
 from datamodules.pair_weights import FLAT, PairWeightArgs, ScoreScale, WeightReport, weigh
-from datamodules.samplers import ResumableBatchSampler
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
-from lit_uniopd.utils.progress import track
-from lit_uniopd.utils.seeding import run_seed
 
 PairSources = PairSourceArgs | list[PairSourceArgs] | None
 
 
 @runtime_checkable
 class EncodesAnswers(Protocol):
-    """A module that can say, before its model is loaded, how its policy reads a prompt and an answer."""
+    """A module that can tokenise, before its model is loaded, a prompt and an answer as its policy reads them."""
 
     def prompt_length(self, prompt: Prompt) -> int:
         """Tokens of the prompt, its pictures' included."""
@@ -42,7 +39,7 @@ class PairReport:
     long_prompts: int
     """Dropped: the prompt is longer than ``max_prompt_tokens``, or leaves no room for an answer in ``max_length``."""
     identical: int
-    """Dropped: both answers are the same, or the same once cut."""
+    """Dropped: both answers are the same, or are so after the cut to ``max_length``."""
     empty: int
     """Dropped: an answer has no token."""
     cut: int
@@ -60,11 +57,11 @@ class PairReport:
         return ", ".join(notes)
 
 
-class PreferenceDataModule(StreamDataModule):
+class PreferenceDataModule(SourceDataModule):
     """Preference pairs from JSONL, JSON and parquet files and the hub, weighted by their scores.
 
     Tables are in TRL's conventions: ``chosen`` and ``rejected`` as texts or chat messages, ``prompt`` as a column or as
-    what both begin with, ``images`` where wanted; and, for quality weights, ``score_chosen`` and ``score_rejected``.
+    what both begin with, ``images`` if any; and, for quality weights, ``score_chosen`` and ``score_rejected``.
 
     Every answer is tokenised once, behind its prompt. Prompts are never cut. Training order and resuming are those of
     ``PromptDataModule``.
@@ -85,7 +82,7 @@ class PreferenceDataModule(StreamDataModule):
         train_pairs: after ``setup``, all training pairs, source after source.
         val_pairs: the same for validation.
         report: by the option that a source came from, what became of its rows.
-        answers: what tokenises, for use without a trainer; with one, its module is taken.
+        answers: the tokeniser of answers, for use without a trainer; with one, its module is taken.
     """
 
     def __init__(
@@ -120,7 +117,6 @@ class PreferenceDataModule(StreamDataModule):
         self.report: dict[str, PairReport] = {}
         self.answers: EncodesAnswers | None = None
         self._sizes: list[int] = []
-        self._order: ResumableBatchSampler | None = None
 
     def prepare_data(self) -> None:
         """Download hub data sets, once for all processes."""
@@ -137,20 +133,20 @@ class PreferenceDataModule(StreamDataModule):
         if not self.sources["train"]:
             raise UserError("There are no pairs; name a file or data set by --data.train.path.")
         self._order = None
-        read = {
+        pairs_of = {
             split: [self.read(source, flag) for flag, source in sources.items()]
             for split, sources in self.sources.items()
         }
-        scored = [_scored(pairs) for pairs in (*read["train"], *read["val"])]
+        scored = [_scored(pairs) for pairs in (*pairs_of["train"], *pairs_of["val"])]
         if any(scored) != all(scored):
             raise UserError(
                 "Only some sources of pairs have scores; give all of --data.train and val columns of scores."
             )
-        every = [pair for pairs in read["train"] for pair in pairs]
-        scale = ScoreScale(every, self.weighting.normalization) if all(scored) else None
-        self.train_pairs, self._sizes = self._made_ready("train", read["train"], scale)
-        self.val_pairs, _ = self._made_ready("val", read["val"], scale) if read["val"] else ([], [])
-        if not self.sources["val"]:
+        train_pairs = [pair for pairs in pairs_of["train"] for pair in pairs]
+        scale = ScoreScale(train_pairs, self.weighting.normalization) if all(scored) else None
+        self.train_pairs, self._sizes = self._prepared("train", pairs_of["train"], scale)
+        self.val_pairs, _ = self._prepared("val", pairs_of["val"], scale)
+        if not self.sources["val"]:  # without the method Lightning skips validation
             self.val_dataloader = super().val_dataloader
 
     def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:
@@ -158,38 +154,26 @@ class PreferenceDataModule(StreamDataModule):
         return read_pairs(source, flag)
 
     def train_dataloader(self) -> ResumableLoader:
-        """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""
-        refuse_overfit(self.trainer)
-        if self._order is None:
-            rank, world_size = self.rank_and_world_size()
-            self._order = ResumableBatchSampler(
-                self._sizes,
-                weights=[source.weight for source in self.sources["train"].values()],
-                batch_size=self.batch_size,
-                shuffle=self.shuffle,
-                seed=run_seed(self.seed),
-                rank=rank,
-                world_size=world_size,
-            )
-        return ResumableLoader(self.train_pairs, self._order, PairBatch, self.unfinished_batches)
+        """The training order; a resumed run goes on in it."""
+        return self.training_loader(self.train_pairs, PairBatch, self._sizes)
 
     def val_dataloader(self) -> Any:
         """Each validation pair once."""
         return self.evaluation_loader(self.val_pairs, self.val_batch_size, PairBatch)
 
-    def _made_ready(
+    def _prepared(
         self, split: str, sources: Sequence[list[PreferencePair]], scale: ScoreScale | None
     ) -> tuple[list[EncodedPair], list[int]]:
-        """The pairs of all sources of a split, and how many each has left."""
-        ready: list[EncodedPair] = []
+        """The weighted and tokenised pairs of a split, and how many of them are of each source."""
+        prepared: list[EncodedPair] = []
         sizes: list[int] = []
-        encode = self._encoder()
+        encoder = self._encoder()
         for (flag, source), pairs in zip(self.sources[split].items(), sources, strict=True):
             rows, weights = len(pairs), None
             if scale is not None:
                 pairs, weights = weigh(pairs, self.weighting, scale, drop=split == "train")
-            encoded, counted = self._encoded(pairs, encode, source.path)
-            report = PairReport(rows, *counted, weights)
+            encoded, counts = self._encoded(pairs, encoder, source.path)
+            report = PairReport(rows, *counts, weights)
             self.report[flag] = report
             rank_zero_info(f"{flag} {source.path}: {report}; {len(encoded)} pairs")
             if not encoded:
@@ -198,36 +182,35 @@ class PreferenceDataModule(StreamDataModule):
                     "max_prompt_tokens."
                 )
             if weights is not None and split == "train" and self.weighting.eta > 0 and weights.pairs > 1:
-                _tell_flat_weights(weights, flag, self.weighting.eta)
-            ready += encoded
+                _warn_of_flat_weights(weights, flag, self.weighting.eta)
+            prepared += encoded
             sizes.append(len(encoded))
-        return ready, sizes
+        return prepared, sizes
 
     def _encoded(
-        self, pairs: Sequence[PreferencePair], encode: EncodesAnswers, path: str
+        self, pairs: Sequence[PreferencePair], encoder: EncodesAnswers, path: str
     ) -> tuple[list[EncodedPair], tuple[int, int, int, int]]:
         """Pairs that fit, and how many had too long prompts, identical or empty answers, and answers that were cut."""
         long_prompts = identical = empty = cut = 0
-        kept: list[EncodedPair] = []
-        shown = track(pairs, f"Tokenising {path}") if self.rank_and_world_size()[0] == 0 else pairs
-        for pair in shown:
-            # With its pictures first: a model that cannot read them says so here.
-            length = encode.prompt_length(pair.prompt)
+        encoded: list[EncodedPair] = []
+        for pair in self.tracked(pairs, f"Tokenising {path}"):
+            # The length first: it reads the pictures, and a model that cannot do so says so here.
+            length = encoder.prompt_length(pair.prompt)
             (prompt_tokens, chosen), (_, rejected) = (
-                encode.encode_answer(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
+                encoder.encode_answer(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
             )
             room = sys.maxsize if self.max_length is None else self.max_length - length
             if room < 1 or (self.max_prompt_tokens is not None and length > self.max_prompt_tokens):
                 long_prompts += 1
             elif chosen[:room] == rejected[:room]:
                 identical += 1
-            elif not chosen or not rejected:  # nothing to take a mean of
+            elif not chosen or not rejected:  # its mean log-prob would be 0 / 0
                 empty += 1
             else:
                 cut += (len(chosen) > room) + (len(rejected) > room)
-                shown_prompt = () if pair.prompt.images else tuple(prompt_tokens)
-                kept.append(EncodedPair(pair, shown_prompt, tuple(chosen[:room]), tuple(rejected[:room])))
-        return kept, (long_prompts, identical, empty, cut)
+                text_tokens = () if pair.prompt.images else tuple(prompt_tokens)
+                encoded.append(EncodedPair(pair, text_tokens, tuple(chosen[:room]), tuple(rejected[:room])))
+        return encoded, (long_prompts, identical, empty, cut)
 
     def _encoder(self) -> EncodesAnswers:
         if self.answers is not None:
@@ -246,8 +229,8 @@ def _scored(pairs: Sequence[PreferencePair]) -> bool:
     return not math.isnan(pairs[0].score_chosen)
 
 
-def _tell_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:
-    """Warn where the quality weights treat all pairs alike."""
+def _warn_of_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:
+    """Warn if the quality weights treat all pairs alike."""
     alike = f"All quality weights of {flag} are about {weights.mean:.3f}: "
     if weights.only_gap is not None:
         rank_zero_warn(

@@ -10,15 +10,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, DifficultyReport, balance_difficulty
-from datamodules.loaders import BatchLoader, ResumableLoader, StreamDataModule, at_least_one, flagged, refuse_overfit
-from datamodules.samplers import ResumableBatchSampler
+from datamodules.loaders import BatchLoader, ResumableLoader, SourceDataModule, at_least_one, flagged
 from datamodules.sources import SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
-from lit_uniopd.utils.progress import track
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 
 Sources = SourceArgs | list[SourceArgs] | None
@@ -30,15 +28,15 @@ _SPLITS: dict[str | None, tuple[str, ...]] = {
     "predict": ("predict",),
     None: ("train", "val", "test", "predict"),
 }
-"""Stage of the trainer (None: all, in a notebook) -> what it reads; the first must be given."""
+"""Stage of the trainer (None: all, in a notebook) -> the splits that it reads; the first is required."""
 
 
 @runtime_checkable
 class MeasuresPrompts(Protocol):
-    """A module that can tell, before its model is loaded, how long a prompt is to its student."""
+    """A module that can measure, before its model is loaded, how long a prompt is for its student."""
 
     def prompt_length(self, prompt: Prompt) -> int:
-        """Tokens of the prompt as the student sees it."""
+        """Tokens of the prompt as the student reads it."""
         ...
 
 
@@ -51,7 +49,7 @@ class SourceReport:
     too_long: int
     """Dropped: more than ``max_prompt_tokens`` tokens."""
     longest: int | None
-    """Tokens of the longest row, dropped or not. None: nothing was measured."""
+    """Tokens of the longest row, dropped or not. None: not measured."""
     without_answer: int
     """Kept, but there is no gold answer to grade with."""
 
@@ -68,10 +66,10 @@ class SourceReport:
         return f"{self.path}: {', '.join(notes)}; {self.kept} prompts"
 
 
-class PromptDataModule(StreamDataModule):
+class PromptDataModule(SourceDataModule):
     """Prompts from JSONL, JSON and parquet files, the hub, or the playground.
 
-    A file with the columns ``prompt`` and ``answer`` (and, where wanted, ``id``, ``domain``, ``teacher``, ``grader``,
+    A file with the columns ``prompt`` and ``answer`` (and optionally ``id``, ``domain``, ``teacher``, ``grader``,
     ``images``) needs nothing but its path; other names are given by ``prompt_column`` and so on. All other columns
     reach the grader as ``Prompt.row``.
 
@@ -87,7 +85,7 @@ class PromptDataModule(StreamDataModule):
         predict: The same for prediction. Default: those of val.
         batch_size: Prompts per rollout and rank, as everywhere in Lightning; a step takes batch_size * ranks prompts.
         val_batch_size: Prompts per validation or prediction batch and rank. Default: batch_size.
-        max_prompt_tokens: Prompts that are longer to the student are dropped, counted and logged. Default: none are.
+        max_prompt_tokens: Longer prompts, in the student's tokens, are dropped, counted and logged. Default: none are.
         shuffle: Draw the training order anew for every pass; false takes the sources one after the other.
         seed: Seed of the training order and of balancing. Default: that of --seed_everything.
         online_balance: Leave answers out of each update so that correct and incorrect ones are balanced. Default: all
@@ -136,7 +134,6 @@ class PromptDataModule(StreamDataModule):
         self.test_prompts: Sequence[Prompt] = ()
         self.predict_prompts: Sequence[Prompt] = ()
         self.report: dict[str, list[SourceReport]] = {}
-        self._order: ResumableBatchSampler | None = None
 
     def prepare_data(self) -> None:
         """Download hub data sets and build the playground, once for all processes."""
@@ -152,10 +149,10 @@ class PromptDataModule(StreamDataModule):
             UserError: naming the flag, the file, the row or the column that is wrong.
         """
         splits = _SPLITS[stage]
-        if stage is not None and not self.sources[needed := splits[0]]:
+        if stage is not None and not self.sources[required := splits[0]]:
             raise UserError(
                 f"There are no prompts to {TrainerFn(stage).value} with; name a file or data set by "
-                f"--data.{needed}.path."
+                f"--data.{required}.path."
             )
         self._order = None
         for split in splits:
@@ -167,24 +164,12 @@ class PromptDataModule(StreamDataModule):
             self.val_dataloader = super().val_dataloader
 
     def train_dataloader(self) -> ResumableLoader:
-        """A loader of the training order, which begins with ``setup`` and goes on where a trainer reloads loaders."""
-        refuse_overfit(self.trainer)
-        if self._order is None:
-            rank, world_size = self.rank_and_world_size()
-            options: dict[str, Any] = {
-                "weights": [source.weight for source in self.sources["train"].values()],
-                "batch_size": self.batch_size,
-                "shuffle": self.shuffle,
-                "seed": run_seed(self.seed),
-                "rank": rank,
-                "world_size": world_size,
-            }
-            sizes = [report.kept for report in self.report["train"]]
-            if self.difficulty_report is None:
-                self._order = ResumableBatchSampler(sizes, **options)
-            else:
-                self._order = DifficultyBalancedSampler(self.difficulty_report.repeats_P.split(sizes), **options)
-        return ResumableLoader(self.train_prompts, self._order, PromptBatch, self.unfinished_batches)
+        """The training order; a resumed run goes on in it."""
+        sizes = [report.kept for report in self.report["train"]]
+        if self.difficulty_report is None:
+            return self.training_loader(self.train_prompts, PromptBatch, sizes)
+        repeats = self.difficulty_report.repeats_P.split(sizes)
+        return self.training_loader(self.train_prompts, PromptBatch, repeats, DifficultyBalancedSampler)
 
     def val_dataloader(self) -> Any:
         """Each validation prompt once."""
@@ -203,11 +188,10 @@ class PromptDataModule(StreamDataModule):
         if self.online_balance is None:
             return
         seed = derive_seed(run_seed(self.seed), "online_balance", trainer.global_step)
-        counted = balance_rollouts(rollouts, self.online_balance, seed)
-        averages = WeightedMeans()
-        for name, (total, count) in counted.items():
-            averages.add(name, total, count)
-        log_values(trainer, averages.reduce(pl_module))
+        means = WeightedMeans()
+        for name, (total, count) in balance_rollouts(rollouts, self.online_balance, seed).items():
+            means.add(name, total, count)
+        log_values(trainer, means.reduce(pl_module))
 
     def _evaluation_loader(self, prompts: Sequence[Prompt]) -> BatchLoader:
         return self.evaluation_loader(prompts, self.val_batch_size, PromptBatch)
@@ -216,22 +200,22 @@ class PromptDataModule(StreamDataModule):
         prompts: list[Prompt] = []
         self.report[split] = []
         for flag, source in self.sources[split].items():
-            read = read_prompts(source, flag)
-            kept, longest = self._fitting(read, source.path)
+            rows = read_prompts(source, flag)
+            fitting, longest = self._fitting(rows, source.path)
             report = SourceReport(
                 path=source.path,
-                rows=len(read),
-                too_long=len(read) - len(kept),
+                rows=len(rows),
+                too_long=len(rows) - len(fitting),
                 longest=longest,
-                without_answer=sum(prompt.gold is None for prompt in kept),
+                without_answer=sum(prompt.gold is None for prompt in fitting),
             )
             rank_zero_info(f"{flag} {report}")
-            if not kept:
+            if not fitting:
                 raise UserError(
-                    f"--data.max_prompt_tokens {self.max_prompt_tokens} drops all {len(read)} prompts of {flag}.path "
+                    f"--data.max_prompt_tokens {self.max_prompt_tokens} drops all {len(rows)} prompts of {flag}.path "
                     f"{source.path}, of up to {longest} tokens; raise it."
                 )
-            prompts += kept
+            prompts += fitting
             self.report[split].append(report)
         return prompts
 
@@ -240,8 +224,7 @@ class PromptDataModule(StreamDataModule):
         if self.max_prompt_tokens is None:
             return prompts, None
         measure = self._measure()
-        shown = track(prompts, f"Measuring {path}") if self.rank_and_world_size()[0] == 0 else prompts
-        lengths = [measure(prompt) for prompt in shown]
+        lengths = [measure(prompt) for prompt in self.tracked(prompts, f"Measuring {path}")]
         fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
         return fitting, max(lengths)
 

@@ -11,17 +11,17 @@ from lit_uniopd.utils.seeding import derive_seed
 
 
 class ResumableBatchSampler(Sampler[list[int]]):
-    """Batches of row numbers from several weighted sources, as one endless stream that can be left and resumed.
+    """Batches of row numbers from several weighted sources, as one endless stream that can be interrupted and resumed.
 
     The stream is pass after pass over the data. A pass takes ``round(weight * size)`` rows of each source, in an order
-    that depends only on the seed and the number of the pass. What a source's rows wait for in one pass they get in the
-    next: with weight 0.5 every row comes once in two passes, with weight 2 twice in each.
+    that depends only on the seed and the number of the pass. Rows that one pass leaves out come in the next: with
+    weight 0.5 every row comes once in two passes, with weight 2 twice in each.
 
-    An epoch is the whole batches that fit into one pass, and iterating yields one epoch. The rows left over open the
+    An epoch is the full batches that fit into one pass, and iterating yields one epoch. The rows left over open the
     next epoch, so every batch is full, every rank has equally many, and no row is lost.
 
-    Where the stream stands is counted in rows over all ranks. The state is therefore the same on every rank, and a run
-    may be resumed with another batch size or number of ranks: the rows go on where they stopped.
+    The position in the stream is counted in rows over all ranks. The state is therefore the same on every rank, and a
+    run may be resumed with another batch size or number of ranks: the rows go on where they stopped.
 
     Args:
         sizes: rows of each source; row numbers run over the concatenated sources.
@@ -78,15 +78,15 @@ class ResumableBatchSampler(Sampler[list[int]]):
         return self.rows_per_pass // self.rows_per_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Lightning stops asking once it has had len(self) batches: code after the last yield would never run. So the
-        # stream has no end of epoch to clean up after, and is moved on before each yield.
+        # Lightning takes len(self) batches and no more, so code after the last yield would never run: the position
+        # moves before each yield.
         for _ in range(len(self)):
             start = self._consumed
             self._consumed += self.rows_per_step
             yield [self._row(n) for n in range(start + self.rank, self._consumed, self.world_size)]
 
     def state_dict(self, unfinished: int = 0) -> dict[str, Any]:
-        """Where the stream stands.
+        """Position in the stream, and what its order depends on.
 
         Args:
             unfinished: steps whose batch was handed out but not trained on; they come again after resuming.
@@ -96,14 +96,15 @@ class ResumableBatchSampler(Sampler[list[int]]):
         return {"pass": number, "position": position, "order": self._order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Go on from a state.
 
         Raises:
-            UserError: if it was taken from other data or another order, which could not be continued exactly.
+            UserError: if it is of other data or another order, which could not be continued exactly.
         """
-        ours = self._order()
         changed = [
-            f"{key} was {state['order'][key]}, is {ours[key]}" for key in ours if ours[key] != state["order"][key]
+            f"{key} was {state['order'][key]}, is {value}"
+            for key, value in self._order().items()
+            if value != state["order"][key]
         ]
         if changed:
             raise UserError(
@@ -146,6 +147,6 @@ def shard_batches(size: int, batch_size: int, *, rank: int = 0, world_size: int 
     Rank r takes rows r, r + world_size, ... in batches of ``batch_size``. A rank that runs out early gets empty
     batches, so that all ranks take equally many steps and collective calls stay in step.
     """
-    mine = list(range(rank, size, world_size))
+    rows = list(range(rank, size, world_size))
     longest = -(-size // world_size)
-    return [mine[start : start + batch_size] for start in range(0, longest, batch_size)]
+    return [rows[start : start + batch_size] for start in range(0, longest, batch_size)]

@@ -20,7 +20,7 @@ class SentencePairSourceArgs(PairSourceArgs):
     """
 
     context_column: str = "context"
-    """Column of the sentences so far, which the answers go on with; they may be empty."""
+    """Column of the caption so far, which both answers continue; it may be empty."""
 
 
 SentencePairSources = SentencePairSourceArgs | list[SentencePairSourceArgs] | None
@@ -79,14 +79,14 @@ class SentencePairDataModule(PreferenceDataModule):
 
 def _with_contexts(pairs: Sequence[PreferencePair], source: SentencePairSourceArgs, flag: str) -> list[PreferencePair]:
     name = source.context_column
-    found: list[PreferencePair] = []
+    with_contexts: list[PreferencePair] = []
     for pair in pairs:
         context = pair.prompt.row.get(name)
         if not isinstance(context, str):
-            known = ", ".join(pair.prompt.row) or "none"
+            columns = ", ".join(pair.prompt.row) or "none"
             raise UserError(
                 f"{source.path}, row {pair.prompt.id!r}: column {name!r} must hold the caption so far, a text that may "
-                f"be empty; name it by {flag}.context_column (other columns: {known})."
+                f"be empty; name it by {flag}.context_column (other columns: {columns})."
             )
-        found.append(replace(pair, prompt=continued(pair.prompt, context.strip())))
-    return found
+        with_contexts.append(replace(pair, prompt=continued(pair.prompt, context.strip())))
+    return with_contexts

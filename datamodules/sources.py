@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 IMAGE_MARK = "<image>"
 
 _ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
-"""What columns are read for. It is also the default name of the column."""
+"""What the columns hold; also their default names."""
 
 
 @dataclass
@@ -64,41 +64,53 @@ def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
         UserError: naming the file, the row or the column that is wrong.
     """
     rows = read_rows(source, flag)
-    columns = _columns(source, rows, flag)
+    columns = columns_of(source, rows, flag, roles=_ROLES, required=("prompt",))
     prompts = [_prompt(source, columns, row) for row in rows]
     if source.only_domains is not None:
         chosen = [i for i, prompt in enumerate(prompts) if prompt.domain in source.only_domains]
         log.info("%s: %d of %d rows are of %s.", source.path, len(chosen), len(rows), ", ".join(source.only_domains))
-        missing = sorted(set(source.only_domains) - {prompt.domain for prompt in prompts})
-        if missing:
-            there = ", ".join(sorted({prompt.domain for prompt in prompts}))
+        domains = {prompt.domain for prompt in prompts}
+        if missing := set(source.only_domains) - domains:
             raise UserError(
-                f"{flag}.only_domains has {missing[0]!r}, but {source.path} has {there}; choose among these."
+                f"{flag}.only_domains has {min(missing)!r}, but {source.path} has {', '.join(sorted(domains))}; choose "
+                "among these."
             )
         prompts, rows = [prompts[i] for i in chosen], [rows[i] for i in chosen]
-    seen: dict[str, Row] = {}
+    row_of_id: dict[str, Row] = {}
     for prompt, row in zip(prompts, rows, strict=True):
-        if (other := seen.setdefault(prompt.id, row)) is not row:
+        if (first := row_of_id.setdefault(prompt.id, row)) is not row:
             raise UserError(
-                f"{row.where} has the same id {prompt.id!r} as {other.where}; name a column of unique ids by "
+                f"{row.where} has the same id {prompt.id!r} as {first.where}; name a column of unique ids by "
                 f'{flag}.id_column, or set it to "" to name rows by file and line.'
             )
     return prompts
 
 
-def _columns(source: SourceArgs, rows: Sequence[Row], flag: str) -> dict[str, str]:
-    """What is read (``answer``) -> the column that holds it, for the columns that are there."""
+def columns_of(
+    source: TableArgs, rows: Sequence[Row], flag: str, *, roles: Sequence[str], required: Sequence[str]
+) -> dict[str, str]:
+    """Role (``answer``) -> the column that holds it, for the roles whose column exists.
+
+    Args:
+        source: has a ``<role>_column`` for each role.
+        rows: of the table.
+        flag: the option that ``source`` came from, for messages.
+        roles: what columns can hold.
+        required: those of them that must exist; another may be missing under its default name, and null or "" leaves
+            it unread ("", since jsonargparse 4.53 takes null on the command line for a word).
+
+    Raises:
+        UserError: naming the column that is missing.
+    """
     present = list(dict.fromkeys(name for row in rows for name in row.values))
     columns: dict[str, str] = {}
-    for role in _ROLES:
+    for role in roles:
         name = getattr(source, f"{role}_column")
-        if (
-            not name and role != "prompt"
-        ):  # "" as well: jsonargparse 4.53 takes the null of `--data.train.id_column null` for a word
+        if not name and role not in required:
             continue
         if name in present:
             columns[role] = name
-        elif name != role or role == "prompt":
+        elif name != role or role in required:
             raise UserError(
                 f"{source.path} has no column {name!r}; choose {flag}.{role}_column from {', '.join(present)}."
             )
@@ -165,7 +177,7 @@ def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
 
 
 def _image(item: Any, row: Row, column: str | None) -> Any:
-    """A picture as its path, its address, or lazily opened from its bytes."""
+    """A picture as its path, its URL, or lazily opened from its bytes."""
     if isinstance(item, dict) and isinstance(item.get("bytes"), bytes):
         from PIL import Image, UnidentifiedImageError
 
@@ -186,8 +198,8 @@ def _image(item: Any, row: Row, column: str | None) -> Any:
 
 def place_images(messages: tuple[Message, ...], number: int, where: str) -> tuple[Message, ...]:
     """Turn the ``<image>`` marks of the texts into image parts; without any, the images open the first user turn."""
-    contents = [_parts(message["content"]) for message in messages]
-    placed = sum(part.get("type") == "image" for parts in contents for part in parts)
+    contents = [_content_parts(message["content"]) for message in messages]
+    placed = sum(part.get("type") == "image" for content in contents for part in content)
     if placed == 0:
         first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
         contents[first] = [{"type": "image"}] * number + contents[first]
@@ -195,10 +207,11 @@ def place_images(messages: tuple[Message, ...], number: int, where: str) -> tupl
         raise UserError(
             f"{where} has {number} images for {placed} places in its prompt; give one {IMAGE_MARK} for each."
         )
-    return tuple({**message, "content": parts} for message, parts in zip(messages, contents, strict=True))
+    return tuple({**message, "content": content} for message, content in zip(messages, contents, strict=True))
 
 
-def _parts(content: str | list[Any]) -> list[Any]:
+def _content_parts(content: str | list[Any]) -> list[Any]:
+    """Content as a list of text and image parts, in the form of chat templates."""
     if not isinstance(content, str):
         return content
     parts: list[Any] = []

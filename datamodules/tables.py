@@ -1,4 +1,4 @@
-"""Rows from files, the hub and the playground, each with the place it stands at."""
+"""Rows from files, the hub and the playground, each with its place for messages."""
 
 import json
 import os
@@ -39,22 +39,22 @@ class TableArgs:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row and where it stands."""
+    """One row and its place."""
 
     where: str
     """For messages: file and line, or data set and number."""
     name: str
-    """Unique in its table, and the same wherever the file lies."""
+    """Unique in its table, and the same wherever the file is."""
     values: dict[str, Any]
     folder: Path | None = None
-    """What relative paths in the row start from."""
+    """Where relative paths in the row start."""
 
 
 def prepare_table(table: TableArgs, flag: str) -> None:
-    """Download or build what ``read_rows`` is going to read. For one process only.
+    """Download or build the table for ``read_rows``. For one process only.
 
     Raises:
-        UserError: if it cannot be had.
+        UserError: if that fails.
     """
     if table.path.startswith(PLAYGROUND):
         _playground_file(table.path, flag)
@@ -82,13 +82,13 @@ def read_rows(table: TableArgs, flag: str) -> list[Row]:
         if misplaced := [key for key in ("split", "name", "revision") if getattr(table, key) is not None]:
             raise UserError(f"{flag}.{misplaced[0]} is for data sets on the hub, not for {table.path}; remove it.")
         rows = _file_rows(table.path, flag)
-    if not (read := list(islice(rows, table.limit))):
+    if not (limited := list(islice(rows, table.limit))):
         raise UserError(f"{flag}.path {table.path} holds no rows; give a table with at least one.")
-    return read
+    return limited
 
 
 def _is_hub(path: str) -> bool:
-    """Whether a path names a data set on the hub: it is no file and does not look like one."""
+    """Whether a path names a data set on the hub: it is not a file and does not look like one."""
     looks_like_file = path.endswith(SUFFIXES) or path.startswith((".", "/", "~")) or any(c in path for c in "*?[")
     return not (path.startswith(PLAYGROUND) or looks_like_file or Path(path).exists())
 
@@ -109,7 +109,7 @@ def _files(path: str, flag: str) -> list[Path]:
     if path.startswith(PLAYGROUND):
         return [_playground_file(path, flag)]
     expanded = os.path.expanduser(path)
-    # Looked up as a file first: a name may contain brackets without being a pattern.
+    # First as a file: a name may contain brackets without being a pattern.
     names = [expanded] if Path(expanded).exists() else sorted(glob(expanded, recursive=True))
     files = [Path(name) for name in names]
     if not files:
@@ -168,7 +168,7 @@ def _hub_rows(table: TableArgs, flag: str) -> Iterator[Row]:
     if table.limit is not None:
         dataset = dataset.select(range(min(table.limit, len(dataset))))
     label = f"{table.path}/{table.split or 'train'}"
-    # As Arrow, pictures stay the compressed bytes that are stored.
+    # As Arrow: pictures stay compressed.
     for number, values in enumerate(dataset.with_format("arrow")[:].to_pylist(), start=1):
         yield Row(f"{label}:{number}", f"{label}:{number}", values)
 
@@ -190,6 +190,6 @@ def _hub_dataset(table: TableArgs, flag: str) -> Any:
 def _playground_file(path: str, flag: str) -> Path:
     split = path.removeprefix(PLAYGROUND)
     if split not in PLAYGROUND_SPLITS:
-        known = " and ".join(PLAYGROUND + name for name in PLAYGROUND_SPLITS)
-        raise UserError(f"{flag}.path {path} is unknown; the playground has {known}; name one of these.")
+        splits = " and ".join(PLAYGROUND + name for name in PLAYGROUND_SPLITS)
+        raise UserError(f"{flag}.path {path} is unknown; the playground has {splits}; name one of these.")
     return Path(resolve_path(f"{path}.jsonl"))

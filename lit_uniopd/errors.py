@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this, and the message says how."""
+"""The one exception that a user can act on: its message says how."""
 
 import errno
 import re
@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "the file is too big"}
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is too big",
+}
 LOST_RANK = re.compile(
     r"gloo.*(Connection (closed|reset) by peer|Broken pipe|Connection refused|[Tt]imed out|Timed out)"
     r"|Connection (closed|reset) by peer \[|NCCL.*(timeout|remote process exited)|Watchdog caught collective|"
@@ -17,7 +21,7 @@ LOST_RANK = re.compile(
 
 
 def first_line(error: BaseException) -> str:
-    """What another library complains about, as a part of one of our sentences: its first line, without a full stop."""
+    """The first line of another library's message, without a full stop, to be quoted in one of our sentences."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__
 
@@ -32,45 +36,48 @@ class UserError(Exception):
 
 @contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """While a file is appended to.
+    """Around appending to a file: a full disk becomes a `UserError` that names the file.
 
     Raises:
-        UserError: if there is no room for what is written.
+        UserError: if the disk is full.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise UserError(
-            f"Cannot write {path} any more: {FULL[error.errno]}; free some space and give the same command again: what "
-            "it holds is kept."
+            f"Cannot write {path} any more: {DISK_FULL[error.errno]}; free some space and give the same command again: "
+            "what it holds is kept."
         ) from error
 
 
-def failure_of_the_machine(error: BaseException) -> UserError | None:
-    """What a full disk, a dead process or numbers that are none mean for the user, where it was no mistake of a flag.
+def explain_failure(error: BaseException) -> UserError | None:
+    """What to do after a failure that no flag has caused: a full disk, a dead process, a loss that is not a number.
 
     Args:
-        error: what ended the run, with what led to it.
+        error: what ended the run; its causes are searched too.
+
+    Returns:
+        None for any other error.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in FULL:
-            where = f" ({seen.filename})" if seen.filename else ""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            where = f" ({cause.filename})" if cause.filename else ""
             return UserError(
-                f"Cannot write any more{where}: {FULL[seen.errno]}; free some space and go on with the same command "
-                "and --ckpt_path last: the last checkpoint is whole."
+                f"Cannot write any more{where}: {DISK_FULL[cause.errno]}; free some space and go on with the same "
+                "command and --ckpt_path last: the last checkpoint is whole."
             )
-        if isinstance(seen, RuntimeError) and LOST_RANK.search(str(seen)):
+        if isinstance(cause, RuntimeError) and LOST_RANK.search(str(cause)):
             return UserError(
                 "Another process of this run has died or did not answer in time (its own output says why); start all "
                 "of them again with the same command and --ckpt_path last."
             )
-        if isinstance(seen, FloatingPointError):
+        if isinstance(cause, FloatingPointError):
             return UserError(
-                f"{first_line(seen)}; lower the learning rate (--model.optimizer.lr), and go on from a checkpoint of "
+                f"{first_line(cause)}; lower the learning rate (--model.optimizer.lr), and go on from a checkpoint of "
                 "before, or start anew."
             )
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None

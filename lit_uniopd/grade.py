@@ -16,7 +16,7 @@ class Grade:
     correct: bool | None
     """None: the grader could not decide (``reason`` says why); such an answer counts as unknown."""
     score: float
-    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader has finer marks."""
+    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader gives partial credit."""
     extracted: str | None = None
     """The final answer that was found in the response."""
     reason: str = "ok"

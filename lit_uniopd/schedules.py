@@ -1,4 +1,4 @@
-"""The learning-rate schedule of the preference papers, over a length that the trainer knows."""
+"""The learning-rate schedule of the preference papers; the trainer sets its length."""
 
 import math
 
@@ -10,7 +10,7 @@ class WarmupCosine(LambdaLR):
     """Linear warm-up from 0, then half a cosine to 0.
 
     Args:
-        optimizer: whose learning rate is the peak.
+        optimizer: its learning rate is the peak.
         warmup_ratio: share of the steps that warm up.
         total_steps: length in optimizer steps. Default: what the trainer is going to take.
 
@@ -26,13 +26,13 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
-        """What the peak is multiplied by; the first step is the same whatever the length."""
+        """Multiplier of the peak learning rate; that of step 0 does not need the length."""
         if step == 0:
             return 0.0 if self.warmup_ratio > 0 else 1.0
         if self.total_steps is None:
-            raise RuntimeError("WarmupCosine was stepped before anybody set its total_steps.")
+            raise RuntimeError("WarmupCosine was stepped before its total_steps was set.")
         warmup = math.ceil(self.warmup_ratio * self.total_steps)
         if step < warmup:
             return step / warmup
-        done = (step - warmup) / max(1, self.total_steps - warmup)
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+        progress = (step - warmup) / max(1, self.total_steps - warmup)
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))

@@ -38,9 +38,9 @@ class Prompt:
     messages: tuple[Message, ...]
     """The conversation so far; a plain text prompt is one user message."""
     gold: Any = None
-    """What the grader compares with; its form is the grader's affair. None: the answer cannot be graded."""
+    """What the grader compares with, in the form that it expects. None: the answer cannot be graded."""
     domain: str = "default"
-    """Curves and tables are split by it, and it routes to the teacher of the same name if ``teacher`` is None."""
+    """Curves and tables are split by it; if ``teacher`` is None, the teacher of this name scores the answers."""
     teacher: str | None = None
     """Name of the teacher that scores the answers."""
     grader: str | None = None
@@ -52,7 +52,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """Name of the prompt by its content: the same in whatever file it stands."""
+        """Digest of the prompt's content: the same in any file."""
         images = [
             hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).hexdigest()
             if not isinstance(image, str)
@@ -85,13 +85,13 @@ class PromptBatch:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Two answers to one prompt, and how good a judge found them."""
+    """Two answers to one prompt, and their quality scores."""
 
     prompt: Prompt
     chosen: str
     rejected: str
     score_chosen: float = float("nan")
-    """In the unit that the data set gives or that was normalised to; NaN: nobody judged."""
+    """In the data set's unit, or normalised; NaN: not judged."""
     score_rejected: float = float("nan")
     quality: float = 1.0
     """Weight of the pair, from its scores."""
@@ -154,11 +154,11 @@ class Rollouts:
     vision: list[Mapping[str, Tensor]] = field(default_factory=list)
     """What the student's processor made of each prompt's pictures, shared by the answers to it; empty for text."""
     sampler_logps_BT: Tensor = None  # type: ignore[assignment]  # never None once made
-    """float32 log-probs that whoever sampled the tokens drew with; not given: ``student_logps_BT``. An engine with
-    kernels of its own has slightly others than the trainer, a teacher that writes has its own."""
+    """float32 log-probs of the distribution that the tokens were sampled from; None: ``student_logps_BT``. Those of an
+    engine with its own kernels differ slightly from the trainer's, and a teacher that writes answers has its own."""
     clipped_BT: Tensor = None  # type: ignore[assignment]  # never None once made
-    """Bool; True where the update's policy ratio was out of its clip range, so that the token pulled no further. Not
-    given: nowhere."""
+    """Bool; True where the update's policy ratio left its clip range, so that the token has no gradient; None:
+    nowhere."""
 
     def __post_init__(self) -> None:
         self.vision = self.vision or [{}] * len(self.prompts)
@@ -185,8 +185,8 @@ class Rollouts:
             index = torch.arange(len(self))[index]
         rows = index if isinstance(index, Tensor) else torch.tensor(list(index), dtype=torch.long)
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
-        picked = rows.tolist()
-        width = int(self.lengths_B[rows.to(self.mask_BT.device)].max()) if picked else 0
+        indices = rows.tolist()
+        width = int(self.lengths_B[rows.to(self.mask_BT.device)].max()) if indices else 0
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -194,24 +194,24 @@ class Rollouts:
                 value = value[rows.to(value.device)]
                 values[f.name] = value[:, :width] if f.name.endswith("_BT") else value
             else:
-                values[f.name] = [value[i] for i in picked]
+                values[f.name] = [value[i] for i in indices]
         return Rollouts(**values)
 
     @classmethod
-    def cat(cls, parts: Sequence["Rollouts"]) -> "Rollouts":
+    def cat(cls, batches: Sequence["Rollouts"]) -> "Rollouts":
         """Concatenate along the samples, padding to the longest response."""
-        if not parts:
+        if not batches:
             raise ValueError("Rollouts.cat needs at least one part")
-        width = max(part.tokens_BT.shape[1] for part in parts)
+        width = max(batch.tokens_BT.shape[1] for batch in batches)
         values: dict[str, Any] = {}
         for f in fields(cls):
-            pieces = [getattr(part, f.name) for part in parts]
-            if isinstance(pieces[0], Tensor):
+            columns = [getattr(batch, f.name) for batch in batches]
+            if isinstance(columns[0], Tensor):
                 if f.name.endswith("_BT"):
-                    pieces = [torch.nn.functional.pad(piece, (0, width - piece.shape[1])) for piece in pieces]
-                values[f.name] = torch.cat(pieces)
+                    columns = [torch.nn.functional.pad(column, (0, width - column.shape[1])) for column in columns]
+                values[f.name] = torch.cat(columns)
             else:
-                values[f.name] = [item for piece in pieces for item in piece]
+                values[f.name] = [item for column in columns for item in column]
         return cls(**values)
 
     def to(self, device: torch.device | str) -> "Rollouts":

@@ -1,4 +1,4 @@
-"""A chat template whose turns end where sampling stops, and a way to read what a doctor found."""
+"""A chat template whose turns end where sampling stops, and a filter of the doctor's findings."""
 
 from tiny import CHAT
 

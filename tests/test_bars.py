@@ -12,23 +12,23 @@ from benchmarks.bars.steps import PARTS
 
 
 def test_ratios_are_taken_round_by_round():
-    taken = {"ours": [1.0, 4.0, 3.0], "theirs": [2.0, 4.0, 4.0]}
-    bar = time_bar("6", "a step", taken, "ours", "theirs", 0.7)
+    seconds = {"ours": [1.0, 4.0, 3.0], "theirs": [2.0, 4.0, 4.0]}
+    bar = time_bar("6", "a step", seconds, "ours", "theirs", 0.7)
     assert (bar.low, bar.value, bar.high, bar.passed) == (0.5, 0.75, 1.0, False)
     assert spread("20", "rest", "share", [0.01, 0.05, 0.2], 0.05).passed
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count():
     order: list[str] = []
-    taken = cpu_seconds({side: lambda side=side: order.append(side) for side in "ab"}, rounds=2)
+    seconds = cpu_seconds({side: lambda side=side: order.append(side) for side in "ab"}, rounds=2)
     assert order == list("ababab")
-    assert [len(values) for values in taken.values()] == [2, 2]
+    assert [len(values) for values in seconds.values()] == [2, 2]
 
 
 def test_the_peak_is_that_of_the_step_alone():
     def build(side: str, small: bool) -> Any:
-        kept = torch.ones(2**24)  # 64 MiB that are there before
-        return lambda: torch.ones(2**14 if small else 2**25).add_(kept[0])  # 128 MiB
+        before = torch.ones(2**24)  # 64 MiB
+        return lambda: torch.ones(2**14 if small else 2**25).add_(before[0])  # 128 MiB
 
     assert peak_mib(build, "any") == pytest.approx(128, abs=16)
 

@@ -308,7 +308,9 @@ def test_links_and_names_resolve(page: Path):
         ):
             file = ROOT / path
             assert file.exists() or list(ROOT.glob(f"{path}.*")), code
-            assert not name or f"def {name}(" in file.read_text(), code
+            assert not name or re.search(
+                rf"^\s*(def|class) {name.rpartition('.')[2]}\b", file.read_text(), re.MULTILINE
+            ), code
         elif re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", code):
             assert resolved(code), code
     for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE):

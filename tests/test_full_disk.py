@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tiny import Prompts, adam, module, prompts, trainer
 
 from callbacks.prediction_writer import PredictionWriter
-from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.errors import UserError, explain_failure
 from lit_uniopd.utils.jsonl import append_lines, read_lines
 
 
@@ -81,7 +81,7 @@ def test_predictions_and_records_end_in_one_sentence(model_dirs, disk, tmp_path)
     run = trainer(disk, limit_val_batches=1.0)
     with pytest.raises((UserError, OSError)) as stop:
         run.validate(module(model_dirs), Prompts(prompts(4)), verbose=False)
-    assert "disk is full" in str(failure_of_the_machine(stop.value) or stop.value)
+    assert "disk is full" in str(explain_failure(stop.value) or stop.value)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -96,5 +96,5 @@ def test_events_of_tensorboard_end_in_one_sentence(disk):
 
     with pytest.raises(OSError, match="No space left") as stop:
         log_on()
-    told = str(failure_of_the_machine(stop.value))
+    told = str(explain_failure(stop.value))
     assert "Cannot write any more: the disk is full; free some space and go on with the same command and" in told

@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the kernels stand, all in the same place, so that the playground is built once."""
+    """The working directory of the kernels, one for all, so that the playground is built once."""
     return tmp_path_factory.mktemp("elsewhere")
 
 
@@ -45,7 +45,7 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "shown", "drawn"),
+    ("name", "outputs", "figures"),
     [
         ("swap", ["answers train", "exit status 2", "error: playground:train has no column 'question'"], 0),
         ("margin_calibration", ["pairs inverted", "margins were below 0.4", "overestimated"], 1),
@@ -58,13 +58,13 @@ def pictures(notebook: nbformat.NotebookNode) -> int:
         ),
     ],
 )
-def test_a_notebook_runs_anywhere_from_start_to_end(name, shown, drawn, elsewhere, monkeypatch):
+def test_a_notebook_runs_anywhere_from_start_to_end(name, outputs, figures, elsewhere, monkeypatch):
     notebook = executed(ROOT / f"notebooks/{name}.ipynb", elsewhere, monkeypatch)
     text = printed(notebook)
-    for sentence in shown:
-        assert sentence in text
-    assert "IProgress" not in text  # nor anything else that nobody can act on
-    assert pictures(notebook) == drawn
+    for output in outputs:
+        assert output in text
+    assert "IProgress" not in text  # no warning of Jupyter's that its reader cannot act on
+    assert pictures(notebook) == figures
     if name == "reading_a_run":
         page = (elsewhere / "runs/notebook/version_0/view.html").read_text(encoding="utf-8")
         assert '"why": ["best"' in page  # groups of answers are in it

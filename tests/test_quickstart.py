@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from board_events import curves_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import curves_of
 
 from lit_uniopd.cli import main
 from lit_uniopd.utils.jsonl import read_lines
@@ -34,7 +34,7 @@ def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
 
     run = tmp_path / "runs/quickstart/version_0"
     summary = json.loads((run / "summary.json").read_text())
-    before, after, teachers = (summary[part] for part in ("before", "after", "teachers"))
+    before, after, teachers = (summary[model] for model in ("before", "after", "teachers"))
     assert set(before) == set(after) == set(teachers) == {"math", "code"}
     assert sum(before.values()) / 2 <= 0.4
     assert sum(after.values()) / 2 >= 0.8
@@ -86,16 +86,18 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Captions of 256 pictures" in done.stdout
     run = tmp_path / "runs/sentinel_quickstart/version_0"
-    kept = json.loads((run / "hallucination.json").read_text())
+    saved = json.loads((run / "hallucination.json").read_text())
     for decoding, reduction in (("greedy", 0.9), ("temperature_1", 0.75)):
-        before, after = (kept[when][decoding] for when in ("before", "after"))
+        before, after = (saved[when][decoding] for when in ("before", "after"))
         imagined = [scores["chair_i"] * scores["mentions"] for scores in (before, after)]
         assert imagined[0] > 0.5, "it has something to unlearn"
         assert imagined[1] < (1 - reduction) * imagined[0]
         assert after["recall"] > 0.93 * before["recall"], "and does not do so by saying less"
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     assert len(events.Images("hallucination/positions")) == 2
-    assert events.Scalars("hallucination/greedy/chair_i")[0].value == pytest.approx(kept["before"]["greedy"]["chair_i"])
+    assert events.Scalars("hallucination/greedy/chair_i")[0].value == pytest.approx(
+        saved["before"]["greedy"]["chair_i"]
+    )
     assert (run / "export/policy/model.safetensors").exists()
 
     (charts,) = curves_of(run).values()
@@ -105,7 +107,7 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     truth = {}
     for row in read_lines(tmp_path / "runs/playground/scenes_seed0/scenes.jsonl"):
         truth[row["images"][0]] = row["boxes"]
-    seen = imagined = disagreed = 0
+    true_boxes = imagined = disagreed = 0
     for pair in pairs:
         assert pair["context"]
         assert len(pair["detectors"]) == 2
@@ -113,12 +115,12 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
         for box in pair["boxes"]:
             if box["object"] in places:
                 assert box["place"] == places[box["object"]]
-                seen += 1
+                true_boxes += 1
             else:  # an oracle's false alarm, which takes something else for it
                 assert box["place"] in places.values()
                 imagined += 1
         disagreed += "uncertain" in pair["verdicts"].values()
-    assert seen > imagined > 0
+    assert true_boxes > imagined > 0
     assert disagreed
     captions = next((tmp_path / "runs/playground").glob("scenes_seed0-pairs*/scene_pairs.jsonl"))
     assert write_page(captions, tmp_path / "captions.html")["captions"] == 1024

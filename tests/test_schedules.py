@@ -8,23 +8,23 @@ from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.schedules import WarmupCosine
 
 
-def rates(make, steps: int) -> list[float]:
+def learning_rates(make, steps: int) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = make(optimizer)
-    found = []
+    rates = []
     for _ in range(steps + 1):
-        found.append(schedule.get_last_lr()[0])
+        rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    return found
+    return rates
 
 
 @pytest.mark.parametrize(("ratio", "steps"), [(0.1, 50), (0.1, 7), (0.0, 9), (0.5, 4)])
 def test_it_is_the_schedule_of_transformers(ratio, steps):
     warmup = -(-int(1000 * ratio) * steps // 1000)
-    ours = rates(lambda optimizer: WarmupCosine(optimizer, ratio, steps), steps)
-    theirs = rates(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), steps)
-    assert ours == pytest.approx(theirs, abs=1e-12)
+    actual = learning_rates(lambda optimizer: WarmupCosine(optimizer, ratio, steps), steps)
+    expected = learning_rates(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), steps)
+    assert actual == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_trainer_gives_the_length(model_dirs, tmp_path):
@@ -42,9 +42,9 @@ def test_the_trainer_gives_the_length(model_dirs, tmp_path):
 
 def test_a_ratio_out_of_range_is_named():
     with pytest.raises(ValueError, match="warmup_ratio is 1"):
-        rates(lambda optimizer: WarmupCosine(optimizer, 1.0, 5), 1)
+        learning_rates(lambda optimizer: WarmupCosine(optimizer, 1.0, 5), 1)
 
 
-def test_an_unknown_length_is_told():
+def test_an_unknown_length_is_an_error():
     with pytest.raises(RuntimeError, match="total_steps"):
-        rates(lambda optimizer: WarmupCosine(optimizer, 0.1), 1)
+        learning_rates(lambda optimizer: WarmupCosine(optimizer, 0.1), 1)

@@ -27,50 +27,52 @@ def rollouts() -> Rollouts:
 
 @pytest.mark.parametrize("index", [[0, 2], torch.tensor([0, 2]), torch.tensor([True, False, True]), slice(0, 3, 2)])
 def test_indexing_takes_rows_and_drops_columns_of_padding(index):
-    part = rollouts()[index]
-    assert part.tokens_BT.tolist() == [[5, 0], [9, 4]]
-    assert part.text == ["a", "ef"]
-    assert [prompt.id for prompt in part.prompts] == ["p0", "p1"]
-    assert part.outcome_B.tolist() == [1, -1]
+    subset = rollouts()[index]
+    assert subset.tokens_BT.tolist() == [[5, 0], [9, 4]]
+    assert subset.text == ["a", "ef"]
+    assert [prompt.id for prompt in subset.prompts] == ["p0", "p1"]
+    assert subset.outcome_B.tolist() == [1, -1]
 
 
 def test_no_rows():
-    part = rollouts()[[]]
-    assert len(part) == 0
-    assert part.tokens_BT.shape == (0, 0)
+    subset = rollouts()[[]]
+    assert len(subset) == 0
+    assert subset.tokens_BT.shape == (0, 0)
 
 
 def test_cat_pads_to_the_longest_response():
-    whole = rollouts()
-    again = Rollouts.cat([whole[[0]], whole[[1, 2]]])
-    assert again.tokens_BT.tolist() == whole.tokens_BT.tolist()
-    assert again.mask_BT.tolist() == whole.mask_BT.tolist()
-    assert again.finish == whole.finish
+    original = rollouts()
+    again = Rollouts.cat([original[[0]], original[[1, 2]]])
+    assert again.tokens_BT.tolist() == original.tokens_BT.tolist()
+    assert again.mask_BT.tolist() == original.mask_BT.tolist()
+    assert again.finish == original.finish
     with pytest.raises(ValueError, match="at least one"):
         Rollouts.cat([])
 
 
 def test_saved_rollouts_come_back_whole(tmp_path):
-    whole = rollouts()
-    whole.save(tmp_path / "r.pt")
+    original = rollouts()
+    original.save(tmp_path / "r.pt")
     again = Rollouts.load(tmp_path / "r.pt")
-    assert again.prompts == whole.prompts
-    assert again.grades == whole.grades
-    assert torch.equal(again.student_logps_BT, whole.student_logps_BT)
-    assert torch.equal(again.sampler_logps_BT, whole.sampler_logps_BT)
+    assert again.prompts == original.prompts
+    assert again.grades == original.grades
+    assert torch.equal(again.student_logps_BT, original.student_logps_BT)
+    assert torch.equal(again.sampler_logps_BT, original.sampler_logps_BT)
 
 
 def test_a_samplers_own_log_probs_travel_with_the_answers(tmp_path):
-    whole = rollouts()
-    assert torch.equal(whole.sampler_logps_BT, whole.student_logps_BT)  # the student's own engine: the same
-    whole.student_logps_BT = whole.student_logps_BT - 0.5 * whole.mask_BT
-    assert whole[[2, 0]].sampler_logps_BT.tolist() == [[-5, -6], [-1, 0]]
-    assert Rollouts.cat([whole[[0]], whole[[1, 2]]]).sampler_logps_BT.tolist() == whole.sampler_logps_BT.tolist()
-    whole.save(tmp_path / "r.pt")
+    original = rollouts()
+    assert torch.equal(original.sampler_logps_BT, original.student_logps_BT)  # the student's own engine: the same
+    original.student_logps_BT = original.student_logps_BT - 0.5 * original.mask_BT
+    assert original[[2, 0]].sampler_logps_BT.tolist() == [[-5, -6], [-1, 0]]
+    assert (
+        Rollouts.cat([original[[0]], original[[1, 2]]]).sampler_logps_BT.tolist() == original.sampler_logps_BT.tolist()
+    )
+    original.save(tmp_path / "r.pt")
     again = Rollouts.load(tmp_path / "r.pt")
     assert again.sampler_logps_BT.tolist() == [[-1, 0, 0], [-2, -3, -4], [-5, -6, 0]]
-    assert again.student_logps_BT.tolist() == whole.student_logps_BT.tolist()
-    assert whole.to("cpu").sampler_logps_BT.tolist() == again.sampler_logps_BT.tolist()
+    assert again.student_logps_BT.tolist() == original.student_logps_BT.tolist()
+    assert original.to("cpu").sampler_logps_BT.tolist() == again.sampler_logps_BT.tolist()
 
 
 def test_another_file_is_refused_in_one_sentence(tmp_path):

@@ -57,8 +57,8 @@ def spread(model):
 
 
 def grounding(directory, config_class, model_class):
-    given = {**SWIN}
-    backbone = AutoConfig.for_model(given.pop("model_type"), **given)
+    swin = {**SWIN}
+    backbone = AutoConfig.for_model(swin.pop("model_type"), **swin)
     config = config_class(
         backbone_config=backbone,
         text_config=AutoConfig.for_model("bert", **{k: v for k, v in BERT.items() if k != "model_type"}),
@@ -163,12 +163,12 @@ def omdet(owl):
     from transformers.models.omdet_turbo.processing_omdet_turbo import OmDetTurboProcessor
 
     tokenizer = CLIPTokenizer.from_pretrained(str(owl))
-    given = {**SWIN}
+    swin = {**SWIN}
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 0}
     config = OmDetTurboConfig(
         text_config={"model_type": "clip_text_model", **text, **ends, "vocab_size": len(tokenizer)},
-        backbone_config=AutoConfig.for_model(given.pop("model_type"), **given),
+        backbone_config=AutoConfig.for_model(swin.pop("model_type"), **swin),
         **dict.fromkeys(("text_projection_in_dim", "text_projection_out_dim"), 16),
         **dict.fromkeys(("task_encoder_hidden_dim", "class_embed_dim", "encoder_dim_feedforward"), 16),
         **dict.fromkeys(("encoder_hidden_dim", "decoder_hidden_dim", "decoder_dim_feedforward"), 32),

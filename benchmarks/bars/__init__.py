@@ -1,11 +1,11 @@
-"""The bars of performance: what a step of ours may cost, as a ratio to what others or we ourselves would need without.
+"""The bars of performance: the cost of a step beside TRL's, transformers', or our own without an optimisation.
 
     python -m benchmarks.bars                 # all, and the table of docs/performance.md; `make bench`
-    python -m benchmarks.bars heads pairs     # some; the others' rows stay as they were last measured
+    python -m benchmarks.bars heads pairs     # some; the other rows stay as they were last measured
 
-Both sides of a ratio run in one process, in turn, on one thread; time is CPU seconds. What is written is the median of
-the rounds' ratios and their range. Memory is the growth of the peak resident size (VmHWM) in a fresh child for each
-side. Bar by bar the sizes and thresholds are constants of the files here.
+Both sides of a ratio run in one process, in turn, on one thread; time is CPU seconds. The table has the median of the
+rounds' ratios and their range. Memory is the growth of the peak resident size (VmHWM) in a fresh child for each side.
+The sizes and thresholds of each bar are constants in the files here.
 """
 
 GROUPS = {

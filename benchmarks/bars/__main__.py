@@ -18,29 +18,29 @@ MEASURED = Path("runs/bars")
 
 
 def measure(group: str) -> None:
-    """In this process; what was measured is kept bar by bar."""
+    """In this process; the results are saved bar by bar."""
     import torch
     from transformers.utils import logging
 
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
-    found: list[dict] = []
+    bars: list[dict] = []
     load = os.getloadavg()[0]
     for bar in importlib.import_module(f"benchmarks.bars.{group}").bars():
-        found.append(asdict(bar))
+        bars.append(asdict(bar))
         verdict = "pass" if bar.passed else "MISS"
         print(
             f"{bar.number:>3} {bar.what}, {bar.measure}: {bar.value:.3g} (at most {bar.limit:g}) {verdict}", flush=True
         )
-        record = {"bars": found, "load": max(load, os.getloadavg()[0])}
+        record = {"bars": bars, "load": max(load, os.getloadavg()[0])}
         (MEASURED / f"{group}.json").write_text(json.dumps(record, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", metavar="group", help=f"of {', '.join(GROUPS)}; default: all")
-    parser.add_argument("--table", action="store_true", help="only write the table of what was measured before")
+    parser.add_argument("--table", action="store_true", help="only write the table of the last measurements")
     parser.add_argument("--measure", choices=GROUPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.groups) - set(GROUPS)
@@ -57,8 +57,8 @@ def main() -> None:
             failed.append(group)
     records = {g: json.loads(p.read_text()) for g in GROUPS if (p := MEASURED / f"{g}.json").exists()}
     bars = [Bar(**bar) for record in records.values() for bar in record["bars"]]
-    busy = max((record["load"] for record in records.values()), default=0.0)
-    write_table(bars, busy, MEASURED / "split.json")
+    load = max((record["load"] for record in records.values()), default=0.0)
+    write_table(bars, load, MEASURED / "split.json")
     if failed:
         raise SystemExit(f"not measured to the end: {', '.join(failed)}")
     return None

@@ -44,8 +44,8 @@ CASES = [
 
 
 def bars() -> Iterator[Bar]:
-    for number, what, group, _, memory in CASES:
-        yield memory_bar(number, f"{what}, against padded rows", group, "ours", "padded", memory)
-    for number, what, group, time, _ in CASES:
-        taken = cpu_seconds({side: group(side, False) for side in ("ours", "padded")})
-        yield time_bar(number, f"{what}, against padded rows", taken, "ours", "padded", time)
+    for number, label, group, _, memory in CASES:
+        yield memory_bar(number, f"{label}, against padded rows", group, "ours", "padded", memory)
+    for number, label, group, time, _ in CASES:
+        seconds = cpu_seconds({side: group(side, False) for side in ("ours", "padded")})
+        yield time_bar(number, f"{label}, against padded rows", seconds, "ours", "padded", time)

@@ -38,8 +38,8 @@ class Head:
             if side == "naive":
                 return torch.log_softmax(hidden @ weight.T, dim=-1).gather(1, tokens[:, None])[:, 0]
             if side == "trl":
-                found: Any = ChunkedLogProbFunction.apply(hidden, weight, None, tokens, 1.0, 4096, None, 1.0, ())
-                return found[0]
+                outputs: Any = ChunkedLogProbFunction.apply(hidden, weight, None, tokens, 1.0, 4096, None, 1.0, ())
+                return outputs[0]
             return linear_token_logps(hidden, weight, tokens)
 
         def step() -> None:
@@ -70,14 +70,14 @@ def bars() -> Iterator[Bar]:
     yield memory_bar("4", "log-probs, trained head, against TRL's kernel, H 256", WIDE, "ours", "trl", 0.45)
     yield memory_bar("4", "the same, H 1024", DEEP, "ours", "trl", 0.85)
     yield from scoring()
-    taken = cpu_seconds({side: WIDE(side, False) for side in ("naive", "ours", "in forward", "trl")})
-    yield time_bar("1", trained, taken, "ours", "naive", 1.20)
-    yield time_bar("2", forward, taken, "in forward", "naive", 0.95)
-    yield time_bar("4", "log-probs, trained head, against TRL's kernel, H 256", taken, "ours", "trl", 0.70)
-    taken = cpu_seconds({side: FROZEN(side, False) for side in ("naive", "ours")})
-    yield time_bar("3", frozen, taken, "ours", "naive", 0.90)
-    taken = cpu_seconds({side: DEEP(side, False) for side in ("ours", "trl")})
-    yield time_bar("4", "the same, H 1024", taken, "ours", "trl", 0.95)
+    seconds = cpu_seconds({side: WIDE(side, False) for side in ("naive", "ours", "in forward", "trl")})
+    yield time_bar("1", trained, seconds, "ours", "naive", 1.20)
+    yield time_bar("2", forward, seconds, "in forward", "naive", 0.95)
+    yield time_bar("4", "log-probs, trained head, against TRL's kernel, H 256", seconds, "ours", "trl", 0.70)
+    seconds = cpu_seconds({side: FROZEN(side, False) for side in ("naive", "ours")})
+    yield time_bar("3", frozen, seconds, "ours", "naive", 0.90)
+    seconds = cpu_seconds({side: DEEP(side, False) for side in ("ours", "trl")})
+    yield time_bar("4", "the same, H 1024", seconds, "ours", "trl", 0.95)
 
 
 def scoring() -> Iterator[Bar]:

@@ -45,15 +45,15 @@ def bars() -> Iterator[Bar]:
     step, against = "C-DPO step, prefix 700, answers 20", "against ours, concatenated"
     yield memory_bar("6", f"{step}, {against}", sentence, "ours", "padded", 0.55)
     sides = ("ours", "trl", "trl as shipped")
-    taken = cpu_seconds({side: sentence(side, False) for side in sides})
-    yield time_bar("6", f"{step}, against TRL with its head on answers only", taken, "ours", "trl", 0.55)
-    yield time_bar("7", f"{step}, against TRL as it runs on a CPU", taken, "ours", "trl as shipped", 0.15)
+    seconds = cpu_seconds({side: sentence(side, False) for side in sides})
+    yield time_bar("6", f"{step}, against TRL with its head on answers only", seconds, "ours", "trl", 0.55)
+    yield time_bar("7", f"{step}, against TRL as it runs on a CPU", seconds, "ours", "trl as shipped", 0.15)
     checkpointed = Pairs(700, 20, checkpointing=True)
-    taken = cpu_seconds({side: checkpointed(side, False) for side in ("ours", "padded")})
-    yield time_bar("8", f"{step}, gradient checkpointing, {against}", taken, "ours", "padded", 0.60)
+    seconds = cpu_seconds({side: checkpointed(side, False) for side in ("ours", "padded")})
+    yield time_bar("8", f"{step}, gradient checkpointing, {against}", seconds, "ours", "padded", 0.60)
     chat = Pairs(20, 400)
-    taken = cpu_seconds({side: chat(side, False) for side in ("ours", "padded")}, rounds=5)
-    yield time_bar("11", f"pairs, prompt 20, answers 400, {against}", taken, "ours", "padded", 1.03)
+    seconds = cpu_seconds({side: chat(side, False) for side in ("ours", "padded")}, rounds=5)
+    yield time_bar("11", f"pairs, prompt 20, answers 400, {against}", seconds, "ours", "padded", 1.03)
     yield from parity()
     yield tower()
 
@@ -61,25 +61,24 @@ def bars() -> Iterator[Bar]:
 def parity() -> Iterator[Bar]:
     """Shared prompts against padded rows: largest difference of log-probs, relative difference of gradients."""
     limits = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-10, None)}
-    draw_tokens = make_pairs(Namespace(**SIZES), 200, 30)
-    prompts = [prompt for prompt, *_ in draw_tokens for _ in range(2)]
-    tokens_BT = torch.tensor([answer for _, *answers in draw_tokens for answer in answers])
+    pairs = make_pairs(Namespace(**SIZES), 200, 30)
+    prompts = [prompt for prompt, *_ in pairs for _ in range(2)]
+    tokens_BT = torch.tensor([answer for _, *answers in pairs for answer in answers])
     for dtype, (logp_limit, gradient_limit) in limits.items():
-        found = []
+        results = []
         for share in (True, False):
             policy = Policy(make_model(Namespace(**SIZES)), make_tokenizer(), PolicyArgs(share_prompts=share)).to(dtype)
             logps_BT, _ = policy.token_logps(prompts, tokens_BT, torch.ones_like(tokens_BT).bool())
             logps_BT.sigmoid().sum().backward()
             gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
-            found.append((logps_BT.detach(), gradient))
-        (ours, our_gradient), (theirs, their_gradient) = found
-        name = str(dtype).removeprefix("torch.")
-        off = float((ours - theirs).abs().max())
-        yield Bar("12", f"shared against padded rows, {name}", "log-prob difference", off, off, off, logp_limit)
+            results.append((logps_BT.detach(), gradient))
+        (shared_logps, shared_gradient), (padded_logps, padded_gradient) = results
+        label = f"shared against padded rows, {str(dtype).removeprefix('torch.')}"
+        error = float((shared_logps - padded_logps).abs().max())
+        yield Bar("12", label, "log-prob difference", error, error, error, logp_limit)
         if gradient_limit is not None:
-            off = float((our_gradient - their_gradient).norm() / their_gradient.norm())
-            what = f"shared against padded rows, {name}"
-            yield Bar("12", what, "gradient difference, relative", off, off, off, gradient_limit)
+            error = float((shared_gradient - padded_gradient).norm() / padded_gradient.norm())
+            yield Bar("12", label, "gradient difference, relative", error, error, error, gradient_limit)
 
 
 def tower() -> Bar:
@@ -93,7 +92,7 @@ def tower() -> Bar:
     pictures: list[int] = []
 
     def count(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():  # which leaves out the trial of packing, once in a run
+        if torch.is_grad_enabled():  # not in the trial of packing, once in a run
             pictures.append(len(kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]))
 
     tower: Any = next(m for name, m in policy.model.named_modules() if name.endswith("vision_tower"))

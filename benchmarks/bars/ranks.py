@@ -1,4 +1,4 @@
-"""Bar 19: two processes write answers with weights that FSDP2 shards, against the same two with whole ones."""
+"""Bar 19: two processes write answers with weights that FSDP2 shards, against the same two with full weights."""
 
 import multiprocessing
 import tempfile
@@ -25,9 +25,9 @@ MEASURED = [
 
 
 def bars() -> Iterator[Bar]:
-    for name, what in MEASURED:
+    for name, label in MEASURED:
         ratios = measure(name)
-        yield spread("19", f"{what}, gathering included, against whole weights", "wall time", ratios, 2.0)
+        yield spread("19", f"{label}, gathering included, against whole weights", "wall time", ratios, 2.0)
 
 
 def measure(name: str) -> list[float]:
@@ -55,9 +55,9 @@ def _rank(rank: int, directory: str, name: str, send: Any) -> None:
     policies["sharded"].shard(init_device_mesh("cpu", (RANKS,)), ShardingArgs())
     ratios = []
     for lap in range(ROUNDS + 1):
-        taken = {side: _seconds(policy, case, rank, lap) for side, policy in policies.items()}
+        seconds = {side: _seconds(policy, case, rank, lap) for side, policy in policies.items()}
         if lap:  # the first does not count
-            ratios.append(taken["sharded"] / taken["whole"])
+            ratios.append(seconds["sharded"] / seconds["whole"])
     if rank == 0:
         send.send(ratios)
     torch.distributed.destroy_process_group()
@@ -66,12 +66,12 @@ def _rank(rank: int, directory: str, name: str, send: Any) -> None:
 def _seconds(policy: Policy, case: Case, rank: int, seed: int) -> float:
     """Wall time of a rollout until the slower rank is done."""
     prompts = prompts_of(case)
-    mine = prompts if case.stop == 0 or rank == 0 else prompts[::2]
+    rank_prompts = prompts if case.stop == 0 or rank == 0 else prompts[::2]
     eos = list(range(1, 1 + round(case.stop * case.vocabulary)))
     torch.distributed.barrier()
     start = time.perf_counter()
     with policy.gathered(), policy.answering():
         args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens)
-        sample(policy.model, mine, args, eos_ids=eos, pad_id=0, seed=seed)
+        sample(policy.model, rank_prompts, args, eos_ids=eos, pad_id=0, seed=seed)
     torch.distributed.barrier()
     return time.perf_counter() - start

@@ -21,20 +21,20 @@ from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
 
 
 def encoded(count: int) -> list[EncodedPair]:
-    shown = PreferencePair(Prompt("-", ()), "", "")
-    pairs = make_pairs(Namespace(**SIZES | {"pairs": count}), 160, 160)
-    return [EncodedPair(shown, tuple(p), tuple(good), tuple(bad)) for p, good, bad in pairs]
+    pair = PreferencePair(Prompt("-", ()), "", "")
+    tokens = make_pairs(Namespace(**SIZES | {"pairs": count}), 160, 160)
+    return [EncodedPair(pair, tuple(prompt), tuple(chosen), tuple(rejected)) for prompt, chosen, rejected in tokens]
 
 
 def module(lora: LoraArgs | None) -> OmniDPO:
     args, model = PolicyArgs(path="-", lora=lora), make_model(Namespace(**SIZES))
-    found = OmniDPO(args, PairLossArgs(kind="dpo", beta=0.1))
-    found.policy = Policy(model if lora is None else with_adapters(model, lora, "policy"), make_tokenizer(), args)
-    found.policy.keep_reference()
-    return found
+    omni_dpo = OmniDPO(args, PairLossArgs(kind="dpo", beta=0.1))
+    omni_dpo.policy = Policy(model if lora is None else with_adapters(model, lora, "policy"), make_tokenizer(), args)
+    omni_dpo.policy.keep_reference()
+    return omni_dpo
 
 
-class Counted:
+class ReferencePasses:
     """Counts the forward passes without gradient of a module: those of its reference."""
 
     def __init__(self, model: OmniDPO) -> None:
@@ -60,20 +60,21 @@ def bars() -> Iterator[Bar]:
             cached.references = ReferenceCache(directory, "reference")
             with torch.no_grad(), cached.policy.reference() as reference:
                 cached.references.add(batch.pairs, cached._scored(reference, batch))
-            again = ReferenceCache(directory, "reference")
-            again.load()
-        cached.references = again
-        counts = {side: Counted(model) for side, model in (("live", live), ("cached", cached))}
-        taken = cpu_seconds({side: partial(step, model, batch) for side, model in (("live", live), ("cached", cached))})
+            reloaded = ReferenceCache(directory, "reference")
+            reloaded.load()
+        cached.references = reloaded
+        models = {"live": live, "cached": cached}
+        passes = {side: ReferencePasses(model) for side, model in models.items()}
+        seconds = cpu_seconds({side: partial(step, model, batch) for side, model in models.items()})
         kind = "full" if lora is None else "LoRA"
-        what = f"DPO step, {kind}, reference on disk, against a live reference"
-        yield time_bar("22", what, taken, "cached", "live", limit)
+        label = f"DPO step, {kind}, reference on disk, against a live reference"
+        yield time_bar("22", label, seconds, "cached", "live", limit)
         if lora is None:
-            if not counts["live"].forwards:
+            if not passes["live"].forwards:
                 raise RuntimeError("the live side was not counted")
-            count = float(counts["cached"].forwards)
+            count = float(passes["cached"].forwards)
             yield Bar("22", "forward passes of the reference in that epoch", "count", count, count, count, 0)
-            missing = float(len(again.missing(pairs)))
+            missing = float(len(reloaded.missing(pairs)))
             yield Bar(
                 "23", "reference pairs computed for one that was added to 4", "count", missing, missing, missing, 1
             )

@@ -25,7 +25,7 @@ from lit_uniopd.policy.micro_batches import token_budget_batches
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Rollouts
 
-ROLLOUTS, LEFT_OUT = 14, 2
+ROLLOUTS, WARM_UP = 14, 2
 PARTS = ("rollout", "score", "grade", "update", "wait", "overhead")
 SPLIT = Path("runs/bars/split.json")
 
@@ -39,14 +39,14 @@ class Measured(UniOPD):
 
     def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         super().log_step(rollouts, trained, seconds)
-        self.laps.append({part: seconds.get(part, 0.0) for part in (*PARTS, "step")} | {"encode": self.encoding})
+        self.laps.append({name: seconds.get(name, 0.0) for name in (*PARTS, "step")} | {"encode": self.encoding})
         self.encoding = 0.0
 
     encoding = 0.0
 
 
 def quickstart_laps() -> list[dict[str, float]]:
-    """Seconds by part of each step of the quickstart: its models, settings and what it logs at each step."""
+    """Seconds by part of each step of the quickstart, with its models, settings and logging."""
     model = Measured(
         student=PolicyArgs(path="playground:student"),
         teachers={name: PolicyArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},
@@ -59,9 +59,9 @@ def quickstart_laps() -> list[dict[str, float]]:
 
     def timed_encode(self: Policy, prompt: Any) -> Any:
         start = time.perf_counter()
-        found = encode(self, prompt)
+        encoded = encode(self, prompt)
         model.encoding += time.perf_counter() - start
-        return found
+        return encoded
 
     Policy.encode = timed_encode  # type: ignore[method-assign]
     data = PromptDataModule(train=SourceArgs(path="playground:train"), batch_size=32)
@@ -82,13 +82,13 @@ def quickstart_laps() -> list[dict[str, float]]:
         trainer.fit(model, data)
     model.graders.close()
     Policy.encode = encode  # type: ignore[method-assign]
-    return model.laps[LEFT_OUT:]
+    return model.laps[WARM_UP:]
 
 
 def skewed_lengths(rows: int) -> list[int]:
-    """Prompt and answer of rows whose mean is about half of the longest, as of answers to hard questions."""
-    draw = random.Random(0)
-    return [300 + min(4096, round(draw.lognormvariate(7.3, 0.6))) for _ in range(rows)]
+    """Tokens of prompt and answer, on average about half of the longest, as in answers to hard questions."""
+    rng = random.Random(0)
+    return [300 + min(4096, round(rng.lognormvariate(7.3, 0.6))) for _ in range(rows)]
 
 
 def busiest_of_eight(answers: int) -> tuple[float, float]:
@@ -102,7 +102,7 @@ def busiest_of_eight(answers: int) -> tuple[float, float]:
     tokens = [group_tokens(300, group, answers, shared=True) for group in groups]
     costs = [tokens[i : i + 32 // answers] for i in range(0, len(tokens), 32 // answers)]
     loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in rebalance(costs)]
-    return load_imbalance([sum(mine) for mine in costs]), load_imbalance(loads)
+    return load_imbalance([sum(rank_costs) for rank_costs in costs]), load_imbalance(loads)
 
 
 def bars() -> Iterator[Bar]:
@@ -111,15 +111,15 @@ def bars() -> Iterator[Bar]:
     SPLIT.parent.mkdir(parents=True, exist_ok=True)
     shares = {p: statistics.median(lap[p] / lap["step"] for lap in laps) for p in (*PARTS, "encode")}
     SPLIT.write_text(json.dumps({"step": statistics.median(lap["step"] for lap in laps), "shares": shares}))
-    rest = [1 - sum(lap[part] for part in ("rollout", "score", "update")) / lap["step"] for lap in laps]
-    yield spread("20", "quickstart step without rollout, scoring and update", "share of the step", rest, 0.05)
+    overhead = [1 - (lap["rollout"] + lap["score"] + lap["update"]) / lap["step"] for lap in laps]
+    yield spread("20", "quickstart step without rollout, scoring and update", "share of the step", overhead, 0.05)
     lengths = skewed_lengths(256)
     batches = token_budget_batches(lengths, 32_768)
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches) / sum(lengths)
     unsorted = sum(8 * max(lengths[i : i + 8]) for i in range(0, 256, 8)) / sum(lengths)
-    what = f"tokens of micro-batches, padding included (in data order {unsorted:.2f})"
-    yield Bar("21", what, "share of real tokens", padded, padded, padded, 1.10)
+    label = f"tokens of micro-batches, padding included (in data order {unsorted:.2f})"
+    yield Bar("21", label, "share of real tokens", padded, padded, padded, 1.10)
     for answers in (8, 16):
-        wrote, trains = busiest_of_eight(answers)
-        what = f"busiest of 8 ranks with {32 // answers} groups of {answers} answers each (as written {wrote:.2f})"
-        yield Bar("21", what, "share of the mean rank", trains, trains, trains, 1.05)
+        before, after = busiest_of_eight(answers)
+        label = f"busiest of 8 ranks with {32 // answers} groups of {answers} answers each (as written {before:.2f})"
+        yield Bar("21", label, "share of the mean rank", after, after, after, 1.05)

@@ -1,4 +1,4 @@
-"""Reading the grid: which runs there are, and with which arguments."""
+"""The grid of runs and their arguments."""
 
 import hashlib
 import json
@@ -26,12 +26,11 @@ class Cell:
     @property
     def needs(self) -> str | None:
         """The arm whose calibration this one is matched to."""
-        found = [match[1] for arg in self.args if (match := MATCH.match(arg))]
-        return found[0] if found else None
+        return next((match[1] for arg in self.args if (match := MATCH.match(arg))), None)
 
     @property
     def key(self) -> str:
-        """Changes with anything that changes the run, so that results of other configs are not taken for its own."""
+        """Changes with anything that changes the run, so that no result of another config is taken for this one's."""
         files = [arg for arg in self.args if arg.endswith(".yaml")]
         texts = [Path(file).read_text() for file in ("configs/lab/base.yaml", *files)]
         return hashlib.sha256(json.dumps([self.setting, self.arm, self.seed, self.args, texts]).encode()).hexdigest()[

@@ -3,9 +3,9 @@
     python -m benchmarks.lab.pairs                # everything that has no result yet, two runs at a time
     python -m benchmarks.lab.pairs --report       # fill the tables of docs/preference_laboratory.md
 
-Each arm's learning rate is chosen on seeds of its own, by the accuracy that it reaches there with the noisy judge.
-Results go to runs/lab/pairs/results.jsonl, one line a run, as soon as it is done; a killed laboratory goes on from
-there.
+Each arm's learning rate is chosen on separate seeds, by the accuracy that it reaches there with the noisy judge.
+Each run's result is a line in runs/lab/pairs/results.jsonl as soon as the run is done; a killed laboratory goes on
+from there.
 """
 
 import argparse
@@ -45,7 +45,7 @@ TUNING_SEEDS, SEEDS = (42, 0), (11, 12, 13, 14, 15)
 RATES = (1e-4, 3e-4, 1e-3)
 STEPS, BATCH, PROMPTS, ANSWERS = 60, 64, 1024, 8
 RIGHT, WRONG = 8.0, 5.0
-"""Quality of answers, which judges see with noise."""
+"""Quality of answers, which judges score with noise."""
 BASE = "ln_dpo"
 
 SETTINGS = {
@@ -84,8 +84,8 @@ class Run:
 
     @property
     def key(self) -> str:
-        told = [asdict(self), ARMS[self.arm], SETTINGS[self.setting], TIED, STEPS, BATCH, PROMPTS, ANSWERS]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        identity = [asdict(self), ARMS[self.arm], SETTINGS[self.setting], TIED, STEPS, BATCH, PROMPTS, ANSWERS]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def sample(policy: Policy, prompts: list[Prompt], n: int, seed: int) -> list[list[tuple[str, bool]]]:
@@ -100,7 +100,7 @@ def sample(policy: Policy, prompts: list[Prompt], n: int, seed: int) -> list[lis
 
 
 def prepare(seed: int) -> int:
-    """Let a seed's student answer, and write the pairs of every setting and the clean ones to hold out."""
+    """Let a seed's student answer, and write the pairs of every setting and the clean held-out ones."""
     torch.set_num_threads(1)
     with quiet(ROOT / f"prepare-seed{seed}.log"):
         policy = Policy.load(PolicyArgs(path=str(locate("student", seed=seed))), trainable=False)
@@ -108,9 +108,10 @@ def prepare(seed: int) -> int:
             prompts = read_prompts(SourceArgs(path=str(locate(f"{split}.jsonl", seed=seed))), "lab")
             random.Random(seed).shuffle(prompts)
             answers = sample(policy, prompts[:count], ANSWERS, seed)
-            for setting, how in SETTINGS.items() if split == "train" else [("heldout", {"noise": 0.0, "flipped": 0.0})]:
+            judges = SETTINGS if split == "train" else {"heldout": {"noise": 0.0, "flipped": 0.0}}
+            for setting, judge in judges.items():
                 tied = TIED if split == "train" else 0.0
-                rows = make_pairs(prompts[:count], answers, seed=seed, tied=tied, **how)
+                rows = make_pairs(prompts[:count], answers, seed=seed, tied=tied, **judge)
                 write_lines(ROOT / f"{setting}-seed{seed}.jsonl", list(rows))
     return seed
 
@@ -125,33 +126,35 @@ def make_pairs(
     tied: float,
 ) -> Iterator[dict[str, Any]]:
     """A right against a wrong answer of each prompt that has both, and pairs of two wrong ones."""
-    draw = random.Random(seed)
-    for prompt, found in zip(prompts, answers, strict=True):
-        right = list(dict.fromkeys(text for text, correct in found if correct))
-        wrong = list(dict.fromkeys(text for text, correct in found if not correct))
-        draw.shuffle(right)
-        draw.shuffle(wrong)
+    rng = random.Random(seed)
+    for prompt, group in zip(prompts, answers, strict=True):
+        right = list(dict.fromkeys(text for text, correct in group if correct))
+        wrong = list(dict.fromkeys(text for text, correct in group if not correct))
+        rng.shuffle(right)
+        rng.shuffle(wrong)
         pairs = [((right[0], RIGHT), (wrong[0], WRONG))] if right and wrong else []
-        if len(wrong) > 2 and draw.random() < 2 * tied:
+        if len(wrong) > 2 and rng.random() < 2 * tied:
             pairs.append(((wrong[1], WRONG), (wrong[2], WRONG)))
         for pair in pairs:
-            judged = [(text, quality + draw.gauss(0, noise), quality) for text, quality in pair]
-            (good, high, better), (bad, low, worse) = sorted(judged, key=lambda answer: -answer[1])
-            if draw.random() < flipped:
-                good, bad, better, worse = bad, good, worse, better
+            judged = [(text, quality + rng.gauss(0, noise), quality) for text, quality in pair]
+            (chosen, high, chosen_quality), (rejected, low, rejected_quality) = sorted(judged, key=lambda a: -a[1])
+            if rng.random() < flipped:
+                chosen, rejected = rejected, chosen
+                chosen_quality, rejected_quality = rejected_quality, chosen_quality
+            order = chosen_quality - rejected_quality
             yield {
                 "prompt": [dict(message) for message in prompt.messages],
-                "chosen": good,
-                "rejected": bad,
+                "chosen": chosen,
+                "rejected": rejected,
                 "score_chosen": high,
                 "score_rejected": low,
                 "domain": prompt.domain,
-                "kind": "tied" if better == worse else "true" if better > worse else "wrong",
+                "kind": "tied" if order == 0 else "true" if order > 0 else "wrong",
             }
 
 
 def train(run: Run) -> dict[str, Any]:
-    """One run: accuracy of greedy answers to held-out prompts, and of the ranking of held-out clean pairs."""
+    """One run: accuracy of greedy answers to held-out prompts, and of the ranking of held-out pairs."""
     from lightning import Trainer, seed_everything
 
     torch.set_num_threads(1)
@@ -185,8 +188,8 @@ def train(run: Run) -> dict[str, Any]:
             **off,
         )
         trainer.fit(module, data)
-        judge = Trainer(accelerator="cpu", use_distributed_sampler=False, **off)
-        (scores,) = judge.validate(module, data, verbose=False)
+        validator = Trainer(accelerator="cpu", use_distributed_sampler=False, **off)
+        (scores,) = validator.validate(module, data, verbose=False)
         prompts = read_prompts(SourceArgs(path=str(locate("heldout.jsonl", seed=run.seed))), "lab")
         right = [answers[0][1] for answers in sample(module.policy, prompts, 1, run.seed)]
     domains = {
@@ -205,19 +208,19 @@ def train(run: Run) -> dict[str, Any]:
 
 def run_all(runs: list[Run], results: dict[str, dict[str, Any]], workers: int) -> None:
     """Run what has no result yet."""
-    left = [run for run in runs if run.key not in results]
-    missing = sorted({run.seed for run in left if not (ROOT / f"heldout-seed{run.seed}.jsonl").exists()})
+    waiting = [run for run in runs if run.key not in results]
+    missing = sorted({run.seed for run in waiting if not (ROOT / f"heldout-seed{run.seed}.jsonl").exists()})
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for seed in pool.map(prepare, missing):
             print(f"seed {seed}: pairs are there", flush=True)
         start = time.monotonic()
-        for done, future in enumerate(as_completed([pool.submit(train, run) for run in left]), start=1):
+        for done, future in enumerate(as_completed([pool.submit(train, run) for run in waiting]), start=1):
             result = future.result()
             results[result["key"]] = result
             append_lines(ROOT / "results.jsonl", [result])
             minutes = (time.monotonic() - start) / 60
             print(
-                f"{done} of {len(left)}, {minutes:.1f} min: {result['setting']} {result['arm']} {result['seed']} "
+                f"{done} of {len(waiting)}, {minutes:.1f} min: {result['setting']} {result['arm']} {result['seed']} "
                 f"{result['rate']} -> {result['accuracy']:.3f}, pairs {result['pairs']:.3f}",
                 flush=True,
             )
@@ -244,23 +247,23 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     rates = best_rates(results)
     page = PAGE.read_text()
     for setting in SETTINGS:
-        found = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}
+        runs_of = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}
         lines = [
             "| arm | lr | math | code | accuracy | minus `ln_dpo` (95 %) | `omni_dpo` minus it (95 %) | "
             "pair accuracy | minus `ln_dpo` (95 %) |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
-        for arm, runs in found.items():
+        for arm, runs in runs_of.items():
             cells = [f"`{arm}`", f"{rates[arm]:.0e}"]
             cells += [f"{statistics.fmean(run[domain] for run in runs):.3f}" for domain in ("math", "code")]
-            for what in ("accuracy", "pairs"):
-                values = [run[what] for run in runs]
-                apart = [ours - theirs[what] for ours, theirs in zip(values, found[BASE], strict=True)]
+            for metric in ("accuracy", "pairs"):
+                values = [run[metric] for run in runs]
+                above_base = [value - base[metric] for value, base in zip(values, runs_of[BASE], strict=True)]
                 cells += [f"{statistics.fmean(values):.3f} (sd {statistics.stdev(values):.3f})"]
-                cells += ["" if arm == BASE else signed(*interval(apart))]
-                if what == "accuracy":
-                    behind = [theirs[what] - ours for ours, theirs in zip(values, found["omni_dpo"], strict=True)]
-                    cells += ["" if arm == "omni_dpo" else signed(*interval(behind))]
+                cells += ["" if arm == BASE else signed(*interval(above_base))]
+                if metric == "accuracy":
+                    below_omni = [omni[metric] - value for value, omni in zip(values, runs_of["omni_dpo"], strict=True)]
+                    cells += ["" if arm == "omni_dpo" else signed(*interval(below_omni))]
             lines.append("| " + " | ".join(cells) + " |")
         page = fill(page, setting, "\n".join(lines))
     PAGE.write_text(page)

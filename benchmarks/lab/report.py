@@ -5,6 +5,7 @@
 The text between the tables is written by hand and stays; each table stands between two comments that name it.
 """
 
+import argparse
 import math
 import re
 import statistics
@@ -28,7 +29,7 @@ CONTRASTS = (
     ("shift_n4", "bonus_n4"),
     ("shift_n32", "bonus_n32"),
 )
-"""Arms that differ in one part, beside their distance from plain distillation."""
+"""Pairs of arms that differ in one component, compared besides each arm with plain distillation."""
 
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(setting, arm) -> seed -> result."""
@@ -36,6 +37,9 @@ Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 
 def main() -> None:
     """Fill in the tables and draw the figures."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()  # so that --help writes nothing
     grid, results = Grid.read(), collect(Grid.read())
     page = PAGE.read_text()
     FIGURES.mkdir(exist_ok=True)
@@ -53,15 +57,15 @@ def main() -> None:
 def collect(grid: Grid) -> Results:
     """The results of the grid as it is now; those of other configs are left out."""
     keys = {cell.key for setting in grid.settings for cell in grid.cells(setting)}
-    found: Results = {}
+    results: Results = {}
     for key, result in read_results().items():
         if key in keys:
-            found.setdefault((result["setting"], result["arm"]), {})[result["seed"]] = result
-    return found
+            results.setdefault((result["setting"], result["arm"]), {})[result["seed"]] = result
+    return results
 
 
 def base_of(arm: str) -> str:
-    """What an arm is compared with: plain distillation with as many answers per prompt, or as many rollouts."""
+    """The arm that another is compared with: plain distillation with as many answers per prompt, or rollouts."""
     size = re.search(r"_(n\d+|long)$", arm)
     return "opd" + (size[0] if size else "")
 
@@ -73,14 +77,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), T975[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def paired(results: Results, setting: str, arm: str, base: str, what: str) -> list[float]:
+def paired(results: Results, setting: str, arm: str, base: str, metric: str) -> list[float]:
     """Differences by seed."""
-    ours, theirs = results[setting, arm], results.get((setting, base), {})
-    return [ours[seed][what] - theirs[seed][what] for seed in sorted(ours) if seed in theirs]
+    arm_runs, base_runs = results[setting, arm], results.get((setting, base), {})
+    return [arm_runs[seed][metric] - base_runs[seed][metric] for seed in sorted(arm_runs) if seed in base_runs]
 
 
 def table(setting: str, arms: Sequence[str], results: Results) -> str:
-    """Markdown: what each arm reached, and its paired distance from plain distillation."""
+    """Markdown: the accuracies of each arm, and its paired difference from plain distillation."""
     lines = [
         "| arm | seeds | final accuracy | minus plain (95 %) | mean over the run | minus plain (95 %) | "
         "inversions | margins moved by |",
@@ -89,12 +93,12 @@ def table(setting: str, arms: Sequence[str], results: Results) -> str:
     for arm in arms:
         runs = results[setting, arm].values()
         cells = [f"`{arm}`", str(len(runs))]
-        for what in ("final", "curve"):
-            values = [run[what] for run in runs]
+        for metric in ("final", "curve"):
+            values = [run[metric] for run in runs]
             spread = f" (sd {statistics.stdev(values):.3f})" if len(values) > 1 else ""
-            mean, half = interval(paired(results, setting, arm, base_of(arm), what) or [math.nan])
-            versus = "" if arm == base_of(arm) or math.isnan(mean) else signed(mean, half)
-            cells += [f"{statistics.fmean(values):.3f}{spread}", versus]
+            mean, half = interval(paired(results, setting, arm, base_of(arm), metric) or [math.nan])
+            difference = "" if arm == base_of(arm) or math.isnan(mean) else signed(mean, half)
+            cells += [f"{statistics.fmean(values):.3f}{spread}", difference]
         inversions = [statistics.fmean(run["curves"].get("order/inversions_before", [math.nan])) for run in runs]
         moved = [run["moved"] or run["matched"] or 0.0 for run in runs]
         cells += [f"{statistics.fmean(inversions):.0%}", f"{statistics.fmean(moved):.2f}" if any(moved) else ""]
@@ -106,24 +110,24 @@ def table(setting: str, arms: Sequence[str], results: Results) -> str:
 def contrasts(grid: Grid, results: Results) -> str:
     """Markdown: paired differences of final accuracies between arms other than plain distillation."""
     lines = ["| setting | arm | minus | final accuracy (95 %) |", "|---|---|---|---|"]
-    for ours, theirs in CONTRASTS:
+    for arm, base in CONTRASTS:
         for setting in grid.settings:
-            if (setting, ours) in results and (setting, theirs) in results:
-                difference = signed(*interval(paired(results, setting, ours, theirs, "final")))
-                lines.append(f"| {setting} | `{ours}` | `{theirs}` | {difference} |")
+            if (setting, arm) in results and (setting, base) in results:
+                difference = signed(*interval(paired(results, setting, arm, base, "final")))
+                lines.append(f"| {setting} | `{arm}` | `{base}` | {difference} |")
     return "\n".join(lines)
 
 
 def signed(mean: float, half: float) -> str:
-    sure = "**" if abs(mean) > half else ""
-    return f"{sure}{mean:+.3f}{sure} ± {half:.3f}"
+    bold = "**" if abs(mean) > half else ""
+    return f"{bold}{mean:+.3f}{bold} ± {half:.3f}"
 
 
 def fill(page: str, name: str, text: str) -> str:
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
+    """Replace the text between ``<!-- NAME -->`` and ``<!-- end NAME -->``."""
     start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-    before, _, rest = page.partition(start)
-    _, _, after = rest.partition(end)
+    before, _, old_and_after = page.partition(start)
+    after = old_and_after.partition(end)[2]
     return f"{before}{start}\n\n{text}\n\n{end}{after}"
 
 
@@ -132,32 +136,32 @@ def draw(setting: str, title: str, arms: Sequence[str], results: Results) -> Non
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [arm for arm in arms if arm != base_of(arm)]
-    figure = Figure(figsize=(11, 1.6 + 0.3 * max(len(shown), 6)), layout="constrained")
+    compared = [arm for arm in arms if arm != base_of(arm)]
+    figure = Figure(figsize=(11, 1.6 + 0.3 * max(len(compared), 6)), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    dots, lines = figure.subplots(1, 2, width_ratios=(3, 2))
     figure.suptitle(title)
-    for row, arm in enumerate(reversed(shown)):
+    for row, arm in enumerate(reversed(compared)):
         values = paired(results, setting, arm, base_of(arm), "curve")
         if not values:
             continue
         mean, half = interval(values)
-        left.plot(values, [row] * len(values), "o", markersize=3, color="#b0b7c3")
-        left.errorbar(mean, row, xerr=half, fmt="o", capsize=3, color="#2a7f62" if mean > 0 else "#c8553d")
-    left.set_yticks(range(len(shown)), list(reversed(shown)), fontsize=8)
-    left.axvline(0, color="black", linewidth=1)
-    left.set_xlabel("mean accuracy over the run, minus plain distillation (same seed)")
-    told = [arm for arm in ("opd", "uni_opd", "shift", "bonus", "shift_2", "bonus_2") if arm in arms]
-    longer = [f"{arm}_long" for arm in told if f"{arm}_long" in arms]
+        dots.plot(values, [row] * len(values), "o", markersize=3, color="#b0b7c3")
+        dots.errorbar(mean, row, xerr=half, fmt="o", capsize=3, color="#2a7f62" if mean > 0 else "#c8553d")
+    dots.set_yticks(range(len(compared)), list(reversed(compared)), fontsize=8)
+    dots.axvline(0, color="black", linewidth=1)
+    dots.set_xlabel("mean accuracy over the run, minus plain distillation (same seed)")
+    main_arms = [arm for arm in ("opd", "uni_opd", "shift", "bonus", "shift_2", "bonus_2") if arm in arms]
+    longer = [f"{arm}_long" for arm in main_arms if f"{arm}_long" in arms]
     rollouts = 120 if longer else 40
-    for arm in longer or told:
+    for arm in longer or main_arms:
         curves = [run["curves"]["val/accuracy"] for run in results[setting, arm].values()]
         means = [statistics.fmean(values) for values in zip(*curves, strict=False)]
         ends = [rollouts * (i + 1) / len(means) for i in range(len(means))]
-        right.plot(ends, means, marker="o", markersize=3, label=arm)
-    right.set_xlabel("rollouts")
-    right.set_ylabel("accuracy")
-    right.legend(fontsize=8)
+        lines.plot(ends, means, marker="o", markersize=3, label=arm)
+    lines.set_xlabel("rollouts")
+    lines.set_ylabel("accuracy")
+    lines.legend(fontsize=8)
     figure.savefig(FIGURES / f"lab_{setting}.png", dpi=80)
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.lab.run                       # all settings, or: --settings unreliable --workers 2
 
-Results go to runs/lab/results.jsonl, one line a run, as soon as it is done; a killed laboratory goes on from there.
+Each run's result is a line in runs/lab/results.jsonl as soon as the run is done; a killed laboratory goes on from
+there.
 """
 
 import argparse
@@ -20,10 +21,25 @@ from typing import Any
 from benchmarks.lab.grid import MATCH, Cell, Grid
 
 ROOT = Path("runs/lab")
+CURVES = (
+    "val/accuracy",
+    "order/consistent_before",
+    "order/inversions_before",
+    "order/margin_before",
+    "order/margin_after",
+    "order/mixed",
+    "order/return_correct_before",
+    "order/return_incorrect_before",
+    "calibration/shift",
+    "calibration/violated",
+    "rollout/length",
+    "train/entropy",
+)
+"""Tags of the curves that a result keeps."""
 
 
 def main() -> None:
-    """Run what is missing."""
+    """Run the cells that have no result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="*", help="only these settings of the grid")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
@@ -34,20 +50,20 @@ def main() -> None:
         grid = Grid(options.seeds, grid.arms, grid.settings)
     results = read_results()
     cells = [cell for setting in options.settings or grid.settings for cell in grid.cells(setting)]
-    left = [cell for cell in cells if cell.key not in results]
-    print(f"{len(cells)} runs, {len(cells) - len(left)} of them done", flush=True)
-    started, done = time.monotonic(), 0
+    waiting = [cell for cell in cells if cell.key not in results]
+    print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them done", flush=True)
+    start, done = time.monotonic(), 0
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        wanted = {(cell.seed, *grid.student(cell.setting)) for cell in left}
-        for prepared in pool.map(prepare, sorted(wanted)):
-            print(f"seed {prepared[0]}: models, prompts and pass counts are there", flush=True)
+        students = {(cell.seed, *grid.student(cell.setting)) for cell in waiting}
+        for seed in pool.map(prepare, sorted(students)):
+            print(f"seed {seed}: models, prompts and pass counts are there", flush=True)
         running: dict[Future, Cell] = {}
-        while left or running:
-            while left and len(running) < options.workers:
-                cell = next((c for c in left if c.needs is None or _matched(c, grid, results) is not None), None)
+        while waiting or running:
+            while waiting and len(running) < options.workers:
+                cell = next((c for c in waiting if c.needs is None or _matched(c, grid, results) is not None), None)
                 if cell is None:
                     break
-                left.remove(cell)
+                waiting.remove(cell)
                 counts = _difficulty(cell.seed, grid.student(cell.setting)[0])
                 running[pool.submit(run_cell, cell, counts, _matched(cell, grid, results))] = cell
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -58,9 +74,9 @@ def main() -> None:
                 with (ROOT / "results.jsonl").open("a") as out:
                     out.write(json.dumps(result) + "\n")
                 done += 1
-                minutes = (time.monotonic() - started) / 60
+                minutes = (time.monotonic() - start) / 60
                 print(
-                    f"{done} done, {len(left)} left, {minutes:.1f} min: {cell.setting} {cell.arm} {cell.seed} "
+                    f"{done} done, {len(waiting)} left, {minutes:.1f} min: {cell.setting} {cell.arm} {cell.seed} "
                     f"-> {result['final']:.3f}",
                     flush=True,
                 )
@@ -68,25 +84,25 @@ def main() -> None:
 
 def read_results() -> dict[str, dict[str, Any]]:
     """Key of the cell -> its result; a line that a killed run left half written is dropped."""
-    path, found = ROOT / "results.jsonl", {}
+    path, results = ROOT / "results.jsonl", {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             result = json.loads(line)
-            found[result["key"]] = result
-    return found
+            results[result["key"]] = result
+    return results
 
 
 def _matched(cell: Cell, grid: Grid, results: dict[str, dict[str, Any]]) -> float | None:
-    """How far the matched arm moved margins, once it is done."""
-    for other in grid.cells(cell.setting):
-        if (other.arm, other.seed) == (cell.needs, cell.seed) and other.key in results:
-            return results[other.key]["moved"]
+    """How far the arm that the cell is matched to moved margins, once it is done."""
+    for match in grid.cells(cell.setting):
+        if (match.arm, match.seed) == (cell.needs, cell.seed) and match.key in results:
+            return results[match.key]["moved"]
     return None
 
 
-def prepare(wanted: tuple[int, str, tuple[str, ...]]) -> tuple[int, str, tuple[str, ...]]:
-    """Build the models of a seed and count how often its student is right, before runs need them."""
-    seed, student, prompts = wanted
+def prepare(student_of_seed: tuple[int, str, tuple[str, ...]]) -> int:
+    """Build the models of a seed and measure its student's pass counts, before runs need them; the seed."""
+    seed, student, prompts = student_of_seed
     from lit_uniopd.cli import main as uniopd
     from lit_uniopd.playground.locate import locate
     from lit_uniopd.playground.variants import VARIANTS
@@ -104,7 +120,7 @@ def prepare(wanted: tuple[int, str, tuple[str, ...]]) -> tuple[int, str, tuple[s
                     *("--data.predict.path", f"playground:{split}", "--data.batch_size", "64"),
                 ]
             )
-    return wanted
+    return seed
 
 
 def _difficulty(seed: int, student: str) -> Path:
@@ -112,12 +128,12 @@ def _difficulty(seed: int, student: str) -> Path:
 
 
 def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
-    """Train, and read from TensorBoard's file what came out.
+    """Train, and read the result from TensorBoard's file.
 
     Args:
         cell: what to run.
-        counts: the student's pass counts.
-        matched: the weight that stands for ``{match:...}``.
+        counts: file of the student's pass counts.
+        matched: the weight that replaces ``{match:...}``.
     """
     from lit_uniopd.cli import main as uniopd
 
@@ -146,27 +162,10 @@ def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
         "final": accuracy[-1],
         "curve": statistics.fmean(accuracy),
         "domains": {tag.split("/")[1]: v[-1] for tag, v in curves.items() if re.fullmatch(r"val/\w+/accuracy", tag)},
-        "curves": {name: [round(value, 4) for value in values] for name, values in curves.items() if _is_told(name)},
+        "curves": {name: [round(value, 4) for value in values] for name, values in curves.items() if name in CURVES},
         "moved": _moved(curves),
         "seconds": round(time.monotonic() - start, 1),
     }
-
-
-def _is_told(name: str) -> bool:
-    return name in (
-        "val/accuracy",
-        "order/consistent_before",
-        "order/inversions_before",
-        "order/margin_before",
-        "order/margin_after",
-        "order/mixed",
-        "order/return_correct_before",
-        "order/return_incorrect_before",
-        "calibration/shift",
-        "calibration/violated",
-        "rollout/length",
-        "train/entropy",
-    )
 
 
 def _moved(curves: dict[str, list[float]]) -> float:
@@ -185,7 +184,7 @@ def _curves(directory: Path) -> dict[str, list[float]]:
 
 @contextlib.contextmanager
 def quiet(log: Path):
-    """What a run prints goes to its log."""
+    """Write to a log what a run prints."""
     import torch
 
     torch.set_num_threads(1)

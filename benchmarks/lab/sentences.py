@@ -3,8 +3,8 @@
     python -m benchmarks.lab.sentences                # everything that has no result yet, two runs at a time
     python -m benchmarks.lab.sentences --report       # fill the table of docs/sentinel_laboratory.md
 
-Labels come from the two erring detectors alone; the scenes' true objects only measure what came out. Results go to
-runs/lab/sentences/results.jsonl, one line a run, as soon as it is done; a killed laboratory goes on from there.
+Labels come from the two erring detectors alone; the scenes' true objects only measure the result. Each run's result is
+a line in runs/lab/sentences/results.jsonl as soon as the run is done; a killed laboratory goes on from there.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Data:
 
     bootstrap: BootstrapArgs = field(default_factory=lambda: BOOTSTRAP)
     detectors: tuple[int, ...] = (0, 1)
-    """The first overlooks things, the second sees too many."""
+    """The first misses objects, the second has false alarms."""
 
 
 DATA: dict[str, Data] = {
@@ -75,7 +75,7 @@ DATA: dict[str, Data] = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is trained on which pairs."""
+    """How much is trained on which pairs."""
 
     data: str = "paper"
     limit: int | None = None
@@ -100,9 +100,9 @@ class Run:
     @property
     def key(self) -> str:
         arm = ARMS.get(self.arm)
-        made = None if arm is None else asdict(DATA.get(arm.data, Data()))
-        told = [asdict(self), None if arm is None else asdict(arm), made, STEPS, BATCH, RATE, BETA]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        data = None if arm is None else asdict(DATA.get(arm.data, Data()))
+        identity = [asdict(self), None if arm is None else asdict(arm), data, STEPS, BATCH, RATE, BETA]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 def pairs_file(name: str, seed: int) -> Path:
@@ -114,18 +114,18 @@ def prepare(name: str, seed: int) -> str:
     torch.set_num_threads(1)
     with quiet(ROOT / "logs" / f"prepare-{name}-{seed}.log"):
         scenes = Path(locate("scenes.jsonl", seed=seed))
-        prompts, how = read_scenes(scenes), DATA[name]
+        prompts, data = read_scenes(scenes), DATA[name]
         policy = Policy.load(PolicyArgs(path=str(locate("captioner", seed=seed))), trainable=False)
-        detectors = [oracles(scenes, seed)[i] for i in how.detectors]
-        captions = bootstrap_scenes(policy, prompts, detectors, seed, how.bootstrap)
+        detectors = [oracles(scenes, seed)[i] for i in data.detectors]
+        captions = bootstrap_scenes(policy, prompts, detectors, seed, data.bootstrap)
         write_lines(pairs_file(name, seed), [row for c in captions for row in pair_rows(caption_line(c))])
         if name == "paper":
             # Along the cleanest and the most hallucinated path, as in the paper's table 11.
-            wrong = bootstrap_scenes(policy, prompts, detectors, seed, DATA["hallucinated_context"].bootstrap)
+            hallucinated = bootstrap_scenes(policy, prompts, detectors, seed, DATA["hallucinated_context"].bootstrap)
             rows = [
                 {"prompt": caption_line(good)["messages"], "images": list(good.prompt.images), "id": good.prompt.id}
                 | {"chosen": good.text, "rejected": bad.text}
-                for good, bad in zip(captions, wrong, strict=True)
+                for good, bad in zip(captions, hallucinated, strict=True)
                 if good.text and any(s.factual for s in good.sentences) and any(s.hallucinated for s in bad.sentences)
             ]
             write_lines(pairs_file(CAPTIONS, seed), rows)
@@ -142,16 +142,16 @@ def train(run: Run) -> dict[str, Any]:
         seed_everything(run.seed)
         rows = list(read_lines(pairs_file(arm.data, run.seed)))
         random.Random(run.seed).shuffle(rows)
-        used = ROOT / "logs" / f"{run.arm}-{run.seed}.jsonl"
-        write_lines(used, rows[: arm.limit])
-        kind, source, module_of = CAPTION_PARTS if arm.data == CAPTIONS else SENTENCE_PARTS
-        module = module_of(
+        train_file = ROOT / "logs" / f"{run.arm}-{run.seed}.jsonl"
+        write_lines(train_file, rows[: arm.limit])
+        data_class, source_class, module_class = CAPTION_PARTS if arm.data == CAPTIONS else SENTENCE_PARTS
+        module = module_class(
             PolicyArgs(path=str(locate("captioner", seed=run.seed))),
             PairLossArgs(kind="dpo", beta=BETA, chosen_nll=arm.chosen_nll),
             optimizer=partial(torch.optim.AdamW, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0),
             seed=run.seed,
         )
-        measured = HallucinationDiagnostics("playground_scenes", "paper", max_new_tokens=100, batch_size=256)
+        diagnostics = HallucinationDiagnostics("playground_scenes", "paper", max_new_tokens=100, batch_size=256)
         off: dict[str, Any] = dict.fromkeys(
             ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "inference_mode"], False
         )
@@ -160,36 +160,37 @@ def train(run: Run) -> dict[str, Any]:
             max_steps=STEPS,
             gradient_clip_val=1.0,
             use_distributed_sampler=False,
-            callbacks=[measured],
+            callbacks=[diagnostics],
             **off,
         )
-        trainer.fit(module, kind(train=source(path=str(used)), batch_size=BATCH, seed=run.seed))
+        data = data_class(train=source_class(path=str(train_file)), batch_size=BATCH, seed=run.seed)
+        trainer.fit(module, data)
     return {
         "key": run.key,
         **asdict(run),
-        **judged(rows[: arm.limit], run.seed),
-        "before": measured.scores["before"],
-        "after": measured.scores["after"],
+        **label_errors(rows[: arm.limit], run.seed),
+        "before": diagnostics.scores["before"],
+        "after": diagnostics.scores["after"],
         "seconds": round(time.monotonic() - start, 1),
     }
 
 
-def judged(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """How many pairs there are, and how many sides are mislabelled by the truth."""
+def label_errors(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """How many pairs there are, and the share of mislabelled chosen and rejected sentences."""
     truth = {p.images[0]: p.row["objects"] for p in read_scenes(Path(locate("scenes.jsonl", seed=seed)))}
-    wrong = {
+    hallucinated = {
         side: [chair_counts(coco().mentions(row[side]), truth[row["images"][0]]).hallucinated > 0 for row in rows]
         for side in ("chosen", "rejected")
     }
     return {
         "pairs": len(rows),
-        "wrong_chosen": statistics.fmean(wrong["chosen"]),
-        "wrong_rejected": 1 - statistics.fmean(wrong["rejected"]),
+        "wrong_chosen": statistics.fmean(hallucinated["chosen"]),
+        "wrong_rejected": 1 - statistics.fmean(hallucinated["rejected"]),
     }
 
 
 def decode(run: Run) -> dict[str, Any]:
-    """The paper's baseline without training: of five candidates, go on with a factual one (one detector)."""
+    """The paper's baseline without training: of five candidates, continue with a factual one (one detector)."""
     from lightning import seed_everything
 
     torch.set_num_threads(1)
@@ -199,17 +200,17 @@ def decode(run: Run) -> dict[str, Any]:
         scenes = Path(locate("heldout_scenes.jsonl", seed=run.seed))
         prompts = read_scenes(scenes)
         policy = Policy.load(PolicyArgs(path=str(locate("captioner", seed=run.seed))), trainable=False)
-        found = bootstrap_scenes(
+        captions = bootstrap_scenes(
             policy, prompts, oracles(scenes, run.seed)[:1], run.seed, BOOTSTRAP, replace(SAMPLING, n=5)
         )
-    counts = [chair_counts(coco().mentions(c.text), c.prompt.row["objects"]) for c in found]
+    counts = [chair_counts(coco().mentions(c.text), c.prompt.row["objects"]) for c in captions]
     mentions = sum(count.mentions for count in counts)
     scores = {
         "chair_i": sum(count.hallucinated for count in counts) / max(mentions, 1),
         "chair_s": statistics.fmean(count.hallucinated > 0 for count in counts),
         "recall": sum(count.hit for count in counts) / sum(count.truth for count in counts),
         "mentions": mentions / len(counts),
-        "words": statistics.fmean(len(c.text.split()) for c in found),
+        "words": statistics.fmean(len(c.text.split()) for c in captions),
     }
     seconds = round(time.monotonic() - start, 1)
     return {"key": run.key, **asdict(run), "after": {"temperature_1": scores}, "seconds": seconds}
@@ -221,23 +222,23 @@ def runs() -> list[Run]:
 
 def run_all(results: dict[str, dict[str, Any]], workers: int) -> None:
     """Run what has no result yet."""
-    left = [run for run in runs() if run.key not in results]
+    waiting = [run for run in runs() if run.key not in results]
     start = time.monotonic()
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        seeds = sorted({run.seed for run in left})
+        seeds = sorted({run.seed for run in waiting})
         missing = [(name, seed) for seed in seeds for name in DATA if not pairs_file(name, seed).exists()]
         for seed in pool.map(_build, sorted({seed for _, seed in missing})):
             print(f"seed {seed}: captioner, {(time.monotonic() - start) / 60:.1f} min", flush=True)
-        for told in pool.map(prepare, *zip(*missing, strict=True)) if missing else ():
-            print(f"pairs of {told}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
-        jobs = [pool.submit(train if run.arm in ARMS else decode, run) for run in left]
+        for label in pool.map(prepare, *zip(*missing, strict=True)) if missing else ():
+            print(f"pairs of {label}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
+        jobs = [pool.submit(train if run.arm in ARMS else decode, run) for run in waiting]
         for done, future in enumerate(as_completed(jobs), start=1):
             result = future.result()
             results[result["key"]] = result
             append_lines(ROOT / "results.jsonl", [result])
-            after = result["after"]["temperature_1"]
+            after, minutes = result["after"]["temperature_1"], (time.monotonic() - start) / 60
             print(
-                f"{done} of {len(left)}, {(time.monotonic() - start) / 60:.1f} min: {result['arm']} {result['seed']} "
+                f"{done} of {len(waiting)}, {minutes:.1f} min: {result['arm']} {result['seed']} "
                 f"-> {after['chair_i']:.3f}, recall {after['recall']:.3f}",
                 flush=True,
             )
@@ -258,8 +259,8 @@ def wrong_mentions(scores: dict[str, float]) -> float:
 def report(results: dict[str, dict[str, Any]]) -> None:
     """Fill the page's tables, one for each decoding."""
     page = PAGE.read_text()
-    found = {arm: [results[Run(arm, seed).key] for seed in SEEDS] for arm in (*ARMS, "decode_time")}
-    before = [run["before"] for run in found[BASE]]
+    runs_of = {arm: [results[Run(arm, seed).key] for seed in SEEDS] for arm in (*ARMS, "decode_time")}
+    before = [run["before"] for run in runs_of[BASE]]
     for decoding in DECODINGS:
         lines = [
             "| arm | pairs | mislabelled | hallucinated mentions | fewer | minus `cdpo` (95 %) | captions with one | "
@@ -267,32 +268,32 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             "|---|---|---|---|---|---|---|---|---|---|",
             _row("base", [{"after": scores} for scores in before], decoding, before, None),
         ]
-        for arm, made in found.items():
-            if decoding in made[0]["after"]:
-                lines.append(_row(arm, made, decoding, before, found[BASE] if arm != BASE else None))
+        for arm, arm_runs in runs_of.items():
+            if decoding in arm_runs[0]["after"]:
+                lines.append(_row(arm, arm_runs, decoding, before, runs_of[BASE] if arm != BASE else None))
         page = fill(page, decoding, "\n".join(lines))
     PAGE.write_text(page)
     print(f"{PAGE} is up to date.")
 
 
-def _row(arm: str, made: list[Any], decoding: str, before: list[Any], base: list[Any] | None) -> str:
-    after = [run["after"][decoding] for run in made]
-    first = [scores[decoding] for scores in before]
+def _row(arm: str, runs: list[Any], decoding: str, before: list[Any], base: list[Any] | None) -> str:
+    after = [run["after"][decoding] for run in runs]
+    before = [scores[decoding] for scores in before]
     mean = lambda key: statistics.fmean(scores[key] for scores in after)  # noqa: E731
     spread = statistics.stdev(scores["chair_i"] for scores in after)
-    fewer = statistics.fmean(1 - wrong_mentions(a) / wrong_mentions(b) for a, b in zip(after, first, strict=True))
-    kept = statistics.fmean(a["recall"] / b["recall"] for a, b in zip(after, first, strict=True))
-    apart = ""
+    reduction = statistics.fmean(1 - wrong_mentions(a) / wrong_mentions(b) for a, b in zip(after, before, strict=True))
+    recall_ratio = statistics.fmean(a["recall"] / b["recall"] for a, b in zip(after, before, strict=True))
+    difference = ""
     if base is not None:
-        ours = [run["after"][decoding]["chair_i"] for run in base]
-        apart = signed(*interval([a["chair_i"] - b for a, b in zip(after, ours, strict=True)]))
-    pairs, wrong = "", ""
-    if "pairs" in made[0]:
-        pairs = f"{statistics.fmean(run['pairs'] for run in made):.0f}"
-        sides = [statistics.fmean(run[f"wrong_{side}"] for run in made) for side in ("chosen", "rejected")]
-        wrong = " / ".join(f"{side:.1%}" for side in sides)
-    cells = [f"`{arm}`", pairs, wrong, f"{mean('chair_i'):.1%} (sd {spread:.1%})", f"{fewer:.0%}", apart]
-    cells += [f"{mean('chair_s'):.1%}", f"{mean('recall'):.1%}", f"{kept:.1%}", f"{mean('words'):.0f}"]
+        base_chair = [run["after"][decoding]["chair_i"] for run in base]
+        difference = signed(*interval([a["chair_i"] - b for a, b in zip(after, base_chair, strict=True)]))
+    pairs, errors = "", ""
+    if "pairs" in runs[0]:
+        pairs = f"{statistics.fmean(run['pairs'] for run in runs):.0f}"
+        shares = [statistics.fmean(run[f"wrong_{side}"] for run in runs) for side in ("chosen", "rejected")]
+        errors = " / ".join(f"{share:.1%}" for share in shares)
+    cells = [f"`{arm}`", pairs, errors, f"{mean('chair_i'):.1%} (sd {spread:.1%})", f"{reduction:.0%}", difference]
+    cells += [f"{mean('chair_s'):.1%}", f"{mean('recall'):.1%}", f"{recall_ratio:.1%}", f"{mean('words'):.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 

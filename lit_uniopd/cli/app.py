@@ -15,7 +15,7 @@ from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trai
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
-from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, settle
+from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
@@ -141,7 +141,7 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
         logger = trainer.logger
         root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
         for interrupted in root.glob("**/*.ckpt.old"):
-            settle(interrupted.with_suffix(""))
+            finish_replacement(interrupted.with_suffix(""))
         last = newest_first(root, "last*.ckpt")
         if not last:
             checkpoints = newest_first(root, "*.ckpt")

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS, help_parser
-from lit_uniopd.errors import UserError, failure_of_the_machine
+from lit_uniopd.errors import UserError, explain_failure
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType
@@ -79,4 +79,4 @@ def mistake_behind(error: Exception) -> UserError | None:
         return error
     from lit_uniopd.cli.error_messages import user_error_in
 
-    return user_error_in(error) or failure_of_the_machine(error)
+    return user_error_in(error) or explain_failure(error)

@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
-from lit_uniopd.distributed.sharded_checkpoint import DAMAGES, is_sharded_checkpoint, load_sharded
+from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_checkpoint, load_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
@@ -91,7 +91,7 @@ def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
     else:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        except (*DAMAGES, TypeError) as error:
+        except (*LOAD_ERRORS, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{checkpoint} is no checkpoint of a run, or damaged ({reason}); give another.") from error
     return {name.removeprefix("policy."): tensor for name, tensor in state.items() if name.startswith("policy.")}

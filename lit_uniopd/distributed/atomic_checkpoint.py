@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, wherever the process dies, and that are looked at before they are used."""
+"""Checkpoints that are written completely or not at all, and checked before they are loaded."""
 
 import os
 import pickle
@@ -8,23 +8,22 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
 
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded
 from lit_uniopd.errors import UserError
 
-OURS = ("state_dict", "loops", "policy_path")
+RUN_KEYS = ("state_dict", "loops", "policy_path")
 """Keys that every checkpoint of a run has."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames; executes no pickles when it reads.
+    """Writes to a file beside the target and renames it; executes no pickles when it reads.
 
     Lightning's own writer fills a file in the system's temporary directory and moves it; to another file system that is
-    a copy, and a process killed in the middle leaves half a ``last.ckpt`` in place of the good one.
+    a copy, and a process killed during it leaves half a ``last.ckpt`` in place of the good one.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if "://" in str(path):  # object stores publish a file when it is complete
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -39,16 +38,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             partial.unlink(missing_ok=True)
-            told = error.__context__ if isinstance(error.__context__, OSError) else error
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise UserError(
-                f"Cannot write the checkpoint {target} ({str(told).splitlines()[0]}); free some space there and "
+                f"Cannot write the checkpoint {target} ({str(cause).splitlines()[0]}); free some space there and "
                 "resume from the last one, which is whole."
             ) from error
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Of one file, or whole from the shards of another strategy."""
+        """Read one file, or all shards of a directory that another strategy wrote."""
         if is_sharded_checkpoint(Path(path)):
             return load_sharded(Path(path))
         if "://" in str(path):
@@ -58,12 +57,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = False) -> None:
-    """Refuse what is no whole checkpoint of a run. Executes nothing that the file holds.
+    """Refuse a file that is no complete checkpoint of a run. Executes nothing that the file holds.
 
     Args:
         path: of the file.
         flag: the option that it came from.
-        contents: also read every byte; else only what shows that the file is complete and what it is.
+        contents: also read every byte and compare check sums; else read the table of contents only.
 
     Raises:
         UserError: naming the file, what is wrong, and another checkpoint to use.
@@ -72,24 +71,24 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     if problem is None:
         return
     run = path.parents[2] if path.parent.name == "checkpoints" and len(path.parents) > 2 else path.parent
-    others = (file for file in newest_first(run, "*.ckpt") if file != path)
-    whole = next((file for file in others if _problem(file, contents) is None), None)
+    candidates = (file for file in newest_first(run, "*.ckpt") if file != path)
+    intact = next((file for file in candidates if _problem(file, contents) is None), None)
     remedy = (
-        f"the newest whole one is --ckpt_path {whole}"
-        if whole is not None
+        f"the newest whole one is --ckpt_path {intact}"
+        if intact is not None
         else "start anew without it, no other one lies beside it"
     )
     raise UserError(f"{flag} {path} {problem}; {remedy}.")
 
 
 def newest_first(root: Path, pattern: str) -> list[Path]:
-    """Files below a directory, by the time when they were written."""
+    """Files below a directory, by modification time."""
     return sorted(root.glob(f"**/{pattern}"), key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _problem(path: Path, contents: bool) -> str | None:
-    """What is wrong with a file, for people; None: nothing."""
-    if not path.is_file():  # of a sharded checkpoint, which is a directory
+    """What is wrong with a file, in words for a message; None if nothing is."""
+    if not path.is_file():  # a sharded checkpoint is a directory
         return None
     if path.stat().st_size == 0:
         return "is empty"
@@ -97,8 +96,8 @@ def _problem(path: Path, contents: bool) -> str | None:
         return "is damaged (cut off), or no checkpoint at all"
     try:
         # Of a big file this reads the table of contents only.
-        found = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-        # torch compares no check sums: a flipped bit would train on without a word.
+        checkpoint = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        # torch compares no check sums: a flipped bit would go unnoticed.
         with zipfile.ZipFile(path) as file:
             broken = file.testzip() if contents else None
     except pickle.UnpicklingError:
@@ -107,5 +106,5 @@ def _problem(path: Path, contents: bool) -> str | None:
         return f"is damaged ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
     if broken is not None:
         return f"is damaged (wrong check sum of {broken})"
-    missing = [key for key in OURS if not isinstance(found, dict) or key not in found]
+    missing = [key for key in RUN_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     return f"is no checkpoint of a run of `uniopd fit`: it has no {missing[0]!r}" if missing else None

@@ -1,4 +1,4 @@
-"""The few collectives of manual optimization, and when gradients are exchanged."""
+"""The collectives of manual optimization, and when gradients are synchronised."""
 
 import pickle
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ def max_over_ranks(module: LightningModule, value: float) -> float:
 
 
 def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
-    """Plain data and tensors of all ranks, in their order, on every rank."""
+    """The objects of all ranks (plain data, tensors), in rank order, on every rank."""
     if module.trainer.world_size == 1:
         return [value]
     values: list[Any] = [None] * module.trainer.world_size
@@ -32,26 +32,26 @@ def gather_over_ranks(module: LightningModule, value: Any) -> list[Any]:
 
 
 def exchange(module: LightningModule, parcels: Sequence[Any]) -> list[Any]:
-    """Hand each rank an object of its own, plain data and tensors on the CPU.
+    """Send each rank its own object (plain data, CPU tensors).
 
     Args:
         module: being trained.
         parcels: one for each rank.
 
     Returns:
-        What each rank had for this one.
+        What each rank sent to this one.
     """
     packed = [pickle.dumps(parcel) for parcel in parcels]
     sizes = gather_over_ranks(module, [len(parcel) for parcel in packed])
-    coming = [mine[module.global_rank] for mine in sizes]
+    incoming_sizes = [rank_sizes[module.global_rank] for rank_sizes in sizes]
     outgoing = torch.frombuffer(bytearray(b"".join(packed)), dtype=torch.uint8).to(module.device)
-    incoming = torch.empty(sum(coming), dtype=torch.uint8, device=module.device)
-    torch.distributed.all_to_all_single(incoming, outgoing, coming, sizes[module.global_rank])
-    return [pickle.loads(part.cpu().numpy().tobytes()) for part in incoming.split(coming)]
+    incoming = torch.empty(sum(incoming_sizes), dtype=torch.uint8, device=module.device)
+    torch.distributed.all_to_all_single(incoming, outgoing, incoming_sizes, sizes[module.global_rank])
+    return [pickle.loads(buffer.cpu().numpy().tobytes()) for buffer in incoming.split(incoming_sizes)]
 
 
 def wait_for_ranks(module: LightningModule) -> None:
-    """Until the slowest is here, so that its lead can be told from the time of the collectives themselves."""
+    """Wait for the slowest rank, so that waiting is not counted as time of the collectives that follow."""
     if module.trainer.world_size > 1:
         module.trainer.strategy.barrier()
 
@@ -65,10 +65,10 @@ def _reduce(module: LightningModule, value: float, op: str) -> float:
 
 @contextmanager
 def gradient_sync(module: LightningModule, *, enabled: bool) -> Iterator[None]:
-    """Exchange gradients in the backward pass inside, or only add them up locally.
+    """Synchronise gradients over ranks in the backward passes inside, or only accumulate them locally.
 
-    Exchanging once, on the last micro-batch, moves the accumulated gradient; doing it on each would cost a collective
-    per micro-batch for the same result.
+    Synchronising once, on the last micro-batch, moves the accumulated gradient; on each, it would cost a collective per
+    micro-batch for the same result.
     """
     strategy = module.trainer.strategy
     if isinstance(strategy, FSDP):

@@ -12,15 +12,15 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded, save_sharded
-from lit_uniopd.distributed.sharding import ShardingArgs, reshard, sharded_like, units_of, whole
+from lit_uniopd.distributed.sharding import ShardingArgs, full_tensor, reshard, sharded_like, units_of
 from lit_uniopd.errors import UserError
 
 
 class FSDP(ModelParallelStrategy):
     """Lightning's ModelParallelStrategy for FSDP2 alone, on any number of nodes and GPUs.
 
-    Checkpoints hold trained weights only, are whole or not there, and load without executing pickles. One of either
-    kind resumes on any number of ranks, and under any other strategy.
+    Checkpoints hold trained weights only, are written completely or not at all, and load without executing pickles.
+    Both kinds resume on any number of ranks, and under any other strategy.
 
     Args:
         data_parallel_size: ranks that share one copy of the weights. auto: all of them.
@@ -77,7 +77,7 @@ class FSDP(ModelParallelStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """Around ``configure_model``, which loads and shards, and exchanges nothing."""
+        """Around ``configure_model``, which loads and shards, and calls no collective."""
         turns = self.num_processes if self.load_in_turn else 0
         before = min(self.local_rank, turns)
         with super().model_sharded_context():
@@ -100,7 +100,7 @@ class FSDP(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Add gradients up locally: what `accumulate_grad_batches` asks for before its last batch."""
+        """Accumulate gradients locally; Lightning calls this before the last batch of `accumulate_grad_batches`."""
         assert self.model is not None
         with sync_gradients(self.model, self.sharding, enabled=False):
             yield
@@ -108,36 +108,37 @@ class FSDP(ModelParallelStrategy):
     # --- checkpoints ---
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Trained parameters: shards for a directory; for a file whole ones, on rank 0."""
+        """Trained parameters: shards for a directory, full tensors on rank 0 for a file."""
         assert self.lightning_module is not None
         reshard(self.lightning_module)
         trained = {name: p.detach() for name, p in self.lightning_module.named_parameters() if p.requires_grad}
-        return trained if self._save_distributed_checkpoint else self._whole(trained)
+        return trained if self._save_distributed_checkpoint else self._full(trained)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As ``Optimizer.state_dict``: shards for a directory; for a file whole tensors, on rank 0."""
+        """As ``Optimizer.state_dict``: shards for a directory, full tensors on rank 0 for a file."""
         if isinstance(optimizer, LightningOptimizer):
-            optimizer = optimizer._optimizer
-        packed = optimizer.state_dict()
+            optimizer = optimizer.optimizer
+        state_dict = optimizer.state_dict()
         parameters = _parameters(optimizer)
-        for index, state in packed["state"].items():
+        for index, state in state_dict["state"].items():
             _check_shards(parameters[index], state, optimizer)
         if not self._save_distributed_checkpoint:
-            packed["state"] = {index: self._whole(state) for index, state in packed["state"].items()}
-        return packed
+            state_dict["state"] = {index: self._full(state) for index, state in state_dict["state"].items()}
+        return state_dict
 
-    def _whole(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        found = {}
+    def _full(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Full tensors on rank 0, nothing on the others. A collective call."""
+        gathered = {}
         for name, tensor in tensors.items():  # one after the other: no GPU must hold them all
-            value = whole(tensor) if isinstance(tensor, torch.Tensor) else tensor
+            value = full_tensor(tensor) if isinstance(tensor, torch.Tensor) else tensor
             if self.is_global_zero:
-                found[name] = value
-        return found
+                gathered[name] = value
+        return gathered
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         path = Path(self.broadcast(filepath))
         if self._save_distributed_checkpoint:
-            save_sharded(checkpoint, path, self._names(), self.barrier, self.is_global_zero)
+            save_sharded(checkpoint, path, self._parameter_names(), self.barrier, self.is_global_zero)
         elif self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
 
@@ -145,33 +146,33 @@ class FSDP(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         assert self.lightning_module is not None
         if is_sharded_checkpoint(path):
-            named = dict(self.lightning_module.named_parameters())
-            return load_sharded(path, named, with_optimizers=bool(self.optimizers))
+            parameters = dict(self.lightning_module.named_parameters())
+            return load_sharded(path, parameters, with_optimizers=bool(self.optimizers))
         return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Copy a checkpoint's weights; the module has compared them with its own (``on_load_checkpoint``)."""
         assert self.lightning_module is not None
-        named = dict(self.lightning_module.named_parameters())
+        parameters = dict(self.lightning_module.named_parameters())
         for name, value in checkpoint["state_dict"].items():
-            _local(named[name]).copy_(_local(sharded_like(value, named[name])))
+            _local(parameters[name]).copy_(_local(sharded_like(value, parameters[name])))
 
     @property
     def lightning_restore_optimizer(self) -> bool:
         return True
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, packed in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, state_dict in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = _parameters(optimizer)
             state = {
                 index: {key: _as_state(value, parameters[index]) for key, value in values.items()}
-                for index, values in packed["state"].items()
+                for index, values in state_dict["state"].items()
             }
-            optimizer.load_state_dict({**packed, "state": state})
+            optimizer.load_state_dict({**state_dict, "state": state})
 
-    def _names(self) -> list[list[str]]:
-        """Of each optimizer, the names of its parameters in their order."""
+    def _parameter_names(self) -> list[list[str]]:
+        """For each optimizer, the names of its parameters in order."""
         assert self.lightning_module is not None
         names = {id(p): name for name, p in self.lightning_module.named_parameters()}
         return [
@@ -181,7 +182,7 @@ class FSDP(ModelParallelStrategy):
 
 @contextmanager
 def sync_gradients(module: torch.nn.Module, args: ShardingArgs, *, enabled: bool) -> Iterator[None]:
-    """Exchange gradients in the backward passes inside, or only add them up; sharded accumulation always exchanges."""
+    """Synchronise gradients in the backward passes inside, or accumulate them; sharded ones are always synchronised."""
     if enabled or args.accumulate == "sharded":
         yield
         return
@@ -209,7 +210,7 @@ def _as_state(value: Any, parameter: torch.Tensor) -> Any:
 
 
 def _check_shards(parameter: torch.Tensor, state: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """States that are no shards would be saved of one rank only.
+    """Refuse optimizer states that are not sharded like their parameters: only one rank's would be saved.
 
     Raises:
         UserError: naming the optimizer.

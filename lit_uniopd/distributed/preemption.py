@@ -1,7 +1,7 @@
-"""Stopping on a signal with nothing lost: all ranks leave at the same place, and a checkpoint of that place is written.
+"""Stopping on a signal with nothing lost: all ranks stop at the same place, and a checkpoint of that place is written.
 
-Lightning's own way does not do for us: it looks for the signal between training steps only, which are rollouts here;
-it exchanges tensors inside of the signal handler, between whatever other exchange is under way; and it saves nothing.
+Lightning's own handling is not enough: it looks for the signal between training steps only, which are whole rollouts
+here; it calls a collective inside the signal handler, in the midst of any other; and it saves nothing.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from lit_uniopd.utils.stop_request import Stopped, request
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 1.0
-"""How often a rank asks whether another one was told to stop."""
+POLL_S = 1.0
+"""How often a rank looks whether another one has received a signal."""
 
 
-# --- leaving together ---
+# --- stopping together ---
 
 
 @contextmanager
 def interruptible(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
-    """A part of a step in which ranks go their own ways: each may leave it early, and all of them stop behind it.
+    """Around work that ranks do independently: on a signal each may leave it early, and all stop together after it.
 
     Args:
         trainer: of the run.
-        gathers: whether the weights of sharded models are exchanged inside of it, more than once. Then a rank that left
-            early would leave the others waiting, and under sharding none does.
+        gathers: whether sharded weights are gathered inside, more than once. A rank that left early would then keep the
+            others waiting, so under sharding none does.
     """
     sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
     request.interruptible = not (sharded and gathers)
@@ -55,20 +55,20 @@ def interruptible(trainer: Trainer, *, gathers: bool = False) -> Iterator[None]:
 
 
 def stop_if_requested(trainer: Trainer) -> None:
-    """Stop here if any rank was told to. A collective call.
+    """Stop here if any rank has received a signal. A collective call.
 
     Raises:
         Stopped: on all ranks or on none.
     """
     signum = request.signum
     if trainer.world_size > 1:
-        told = torch.tensor(float(signum), device=trainer.strategy.root_device)
-        signum = int(trainer.strategy.reduce(told, reduce_op="max"))
+        signum_tensor = torch.tensor(float(signum), device=trainer.strategy.root_device)
+        signum = int(trainer.strategy.reduce(signum_tensor, reduce_op="max"))
     if signum:
-        _leave(trainer, signum)
+        _stop(trainer, signum)
 
 
-def _leave(trainer: Trainer, signum: int) -> NoReturn:
+def _stop(trainer: Trainer, signum: int) -> NoReturn:
     request.ask(signum)  # by now all ranks know
     module: Any = trainer.lightning_module
     module.on_stop()
@@ -76,13 +76,17 @@ def _leave(trainer: Trainer, signum: int) -> NoReturn:
     if trainer.is_global_zero:
         log.warning("Stopped by %s %s", name, what_next)
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    # Lightning kills the main process, at whatever it is doing, when one that it launched ends with another status.
+    # When a process that Lightning launched ends with a status other than 0, Lightning kills the main process at once.
     launched = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
     raise Stopped(0 if launched else 128 + signum)
 
 
 def _save(trainer: Trainer) -> str:
-    """Write ``last.ckpt``; where the run stands and how to go on, for people."""
+    """Write ``last.ckpt``.
+
+    Returns:
+        Where the run stands and how to go on, for the log.
+    """
     if trainer.state.fn != "fit":
         return "before the end; what is recorded is kept, and the same command goes on from there."
     module: Any = trainer.lightning_module
@@ -101,9 +105,9 @@ def _save(trainer: Trainer) -> str:
 
 
 def unfinished_batches(trainer: Trainer) -> int:
-    """Batches that were handed out for training and are in no optimizer step yet, while one is under way.
+    """Training batches since the last optimizer step, while one of them is under way; else 0.
 
-    Beside that one these are the batches whose gradients Lightning accumulates: they are in no checkpoint.
+    These are that batch and those whose gradients Lightning has accumulated: no checkpoint holds them.
     """
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if progress.ready == progress.processed:
@@ -112,17 +116,17 @@ def unfinished_batches(trainer: Trainer) -> int:
 
 
 def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
-    """Make the loops' state of a checkpoint one that resumes exactly.
+    """Change the loops' state in a checkpoint so that the run resumes exactly.
 
-    Lightning counts a batch that it has handed out as one that has been, and goes on in the middle of a validation
-    without the answers that the first half of it gave.
+    Lightning counts a batch as finished once it has handed it out, and resumes in the middle of a validation without
+    the results of its first half.
 
     Args:
         trainer: at the moment of saving.
         fit_loop: state of the fit loop in the checkpoint; changed in place.
 
     Returns:
-        Whether a training batch is under way, which the resumed run then begins anew.
+        Whether a training batch is under way; the resumed run begins it anew.
     """
     unfinished = unfinished_batches(trainer)
     if unfinished:
@@ -131,17 +135,17 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
             finished = count["completed"] - (unfinished - 1)
             count.update(ready=finished, started=finished, processed=finished, completed=finished)
         progress["is_last_batch"] = False
-    elif trainer.validating and request.signum:  # not at its end, where checkpoints are written in the ordinary way
+    elif trainer.validating and request.signum:  # without a signal the validation is at its end
         progress = fit_loop["epoch_loop.val_loop.batch_progress"]
         total = progress["total"]
         total["processed"] = total["completed"]
-        total["ready"] = total["started"] = total["completed"] + 1  # by which Lightning knows that it was in the midst
+        total["ready"] = total["started"] = total["completed"] + 1  # how Lightning recognises an unfinished one
         progress["current"] = dict.fromkeys(progress["current"], 0)
         progress["is_last_batch"] = False
     return unfinished > 0
 
 
-# --- hearing of it ---
+# --- receiving signals ---
 
 
 class StopSignals(SignalConnector):
@@ -149,7 +153,7 @@ class StopSignals(SignalConnector):
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
-        self._watch: _Watch | None = None
+        self._watcher: _SignalWatcher | None = None
         self._interrupted = False
 
     def register_signal_handlers(self) -> None:
@@ -162,19 +166,19 @@ class StopSignals(SignalConnector):
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
             signums.add(environment.requeue_signal)
         for signum in signums:
-            signal.signal(signum, self._asked)
+            signal.signal(signum, self._on_signal)
         if self.trainer.world_size > 1 and torch.distributed.is_initialized():
-            self._watch = _Watch(signums)
-            self._watch.start()
+            self._watcher = _SignalWatcher(signums)
+            self._watcher.start()
 
     def teardown(self) -> None:
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
+        if self._watcher is not None:
+            self._watcher.end()
+            self._watcher = None
         request.clear()
         super().teardown()
 
-    def _asked(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
             if self._interrupted:
                 raise KeyboardInterrupt
@@ -184,28 +188,28 @@ class StopSignals(SignalConnector):
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{signal.Signals(signum).name}: stopping and saving{again} ...\n".encode())
         request.ask(signum)
-        before = self._original_handlers.get(signum)
-        if signum == signal.SIGTERM and callable(before):
-            before(signum, frame)  # type: ignore[arg-type]
+        original = self._original_handlers.get(signum)
+        if signum == signal.SIGTERM and callable(original):
+            original(signum, frame)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_watch": None}
+        return {**super().__getstate__(), "_watcher": None}
 
 
-class _Watch(threading.Thread):
-    """Tells the other ranks of a signal, and this one of theirs.
+class _SignalWatcher(threading.Thread):
+    """Passes this rank's signal on to the other ranks, and theirs to this one.
 
-    A rank that waits in a collective call for another one, which samples, runs no Python handler; its signal arrives
-    here through the wake-up pipe, goes to the store by which the ranks found each other, and ends the other's sampling.
+    A rank that waits in a collective call for another one, which is sampling, runs no Python signal handler. Its signal
+    arrives here through the wake-up pipe, is written to the ranks' store, and so ends the other rank's sampling.
     """
 
     runs = 0
-    """Counted alike on all ranks, so that a later run in the same processes does not read an old request."""
+    """The same on all ranks; keeps a later run in the same processes from reading an old request."""
 
     def __init__(self, signums: set[int]) -> None:
         super().__init__(name="stop watch", daemon=True)
-        _Watch.runs += 1
-        self.key = f"lit_uniopd/stop/{_Watch.runs}"
+        _SignalWatcher.runs += 1
+        self.key = f"lit_uniopd/stop/{_SignalWatcher.runs}"
         self.signums = signums
         self.store = torch.distributed.distributed_c10d._get_default_store()
         self.ended = threading.Event()
@@ -216,7 +220,7 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.is_set():
-            ready, _, _ = select.select([self.reader], [], [], WATCH_S)
+            ready, _, _ = select.select([self.reader], [], [], POLL_S)
             for signum in os.read(self.reader, 64) if ready else b"":
                 if signum in self.signums:
                     request.ask(signum)
@@ -226,14 +230,11 @@ class _Watch(threading.Thread):
                     return
                 if self.store.check([self.key]):
                     request.ask(int(self.store.get(self.key)))
-            except (
-                RuntimeError,
-                ValueError,
-            ):  # the rank that keeps the store is gone; the next collective call says so
+            except (RuntimeError, ValueError):  # the rank that keeps the store is gone; the next collective will say so
                 return
 
     def end(self) -> None:
-        """Wait for the thread, and put the wake-up pipe back."""
+        """Wait for the thread, and restore the wake-up pipe."""
         signal.set_wakeup_fd(self.fd_before)
         self.ended.set()
         os.write(self.writer, b"\0")

@@ -1,9 +1,9 @@
-"""Sharding a policy over ranks by FSDP2, and gathering it again where ranks go their own ways.
+"""Sharding a policy over ranks by FSDP2, and gathering it where ranks run different numbers of forward passes.
 
-A policy is the root: whatever reads its weights runs in ``policy(lambda: ...)``, before which FSDP gathers embeddings,
-head and vision tower; the layers of the language model are gathered one by one as they run. Every rank must run them
-equally often. Where that cannot be promised (rollouts, scoring, evaluation: answers differ in length, a rank may have
-nothing to do), ``gathered`` fetches all weights once, and forward passes inside exchange nothing.
+A policy is the root: everything that reads its weights runs in ``policy(lambda: ...)``, before which FSDP gathers
+embeddings, head and vision tower; the layers of the language model are gathered one by one as they run. Every rank must
+run them equally often. Where that cannot be guaranteed (rollouts, scoring, evaluation: answers differ in length, a rank
+may have nothing to do), ``gathered`` fetches all weights once, and forward passes inside communicate nothing.
 
 The vision tower belongs to the root on purpose: a rank whose micro-batch has no picture does not run the tower, so its
 layers must not gather anything of their own.
@@ -46,8 +46,7 @@ class ShardingArgs:
 def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, args: ShardingArgs) -> None:
     """Shard a module over the ranks of a mesh; the layers are gathered one by one, all else with the root.
 
-    Quantised weights stay whole on every rank, since they are small, frozen, and not numbers that could be cut
-    anywhere.
+    Quantised weights are not sharded: they are small and frozen, and their packed bytes cannot be cut anywhere.
 
     Args:
         module: the root.
@@ -55,8 +54,8 @@ def shard(module: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, args
         mesh: of the ranks that see different data.
         args: types and places.
     """
-    whole = {p for p in module.parameters() if not p.is_floating_point() or hasattr(p, "quant_state")}
-    options = {"mesh": mesh, "ignored_params": whole, **args.policies(mesh.device_type)}
+    quantised = {p for p in module.parameters() if not p.is_floating_point() or hasattr(p, "quant_state")}
+    options = {"mesh": mesh, "ignored_params": quantised, **args.policies(mesh.device_type)}
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(module, **options)
@@ -68,24 +67,24 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def units_of(policy: nn.Module) -> list[FSDPModule]:
-    """Everything that FSDP gathers by itself."""
+    """The modules that FSDP gathers one at a time: the root and the layers."""
     return [module for module in policy.modules() if isinstance(module, FSDPModule)]
 
 
 @contextmanager
 def gathered(policy: nn.Module) -> Iterator[None]:
-    """All weights on every rank, in the type they are computed in, without gradients and without exchange inside.
+    """All weights on every rank, in the type they are computed in, without gradients.
 
-    Entering and leaving are collective calls; in between a rank may run as many forward passes as it likes, none
-    included. Inside of another ``gathered``, and for a policy that is not sharded, nothing happens.
+    Entering and leaving are collective calls; in between a rank may run any number of forward passes, or none. Does
+    nothing inside another ``gathered``, or for a policy that is not sharded.
 
     Args:
-        policy: that is sharded, or any other.
+        policy: sharded or not.
     """
-    if not is_sharded(policy) or any(hooks_aside(unit) for unit in units_of(policy)):
+    if not is_sharded(policy) or any(_is_gathered(unit) for unit in units_of(policy)):
         yield
         return
-    policy(lambda: None)  # the first pass of all settles that the policy is the root, and not a layer of it
+    policy(lambda: None)  # in its first pass FSDP decides which module is the root: it must be the policy
     units: list[Any] = units_of(policy)
     with torch.no_grad(), ExitStack() as stack:
         for unit in units:
@@ -95,14 +94,14 @@ def gathered(policy: nn.Module) -> Iterator[None]:
         yield
 
 
-def hooks_aside(unit: Any) -> bool:
+def _is_gathered(unit: Any) -> bool:
     """Whether ``gathered`` holds this module's weights."""
     return not any(map(_is_fsdp, unit._forward_pre_hooks.values()))
 
 
 @contextmanager
 def _without_hooks(unit: Any) -> Iterator[None]:
-    """Without what FSDP does before and after this module's forward pass: gathering costs time even if all is there."""
+    """Remove FSDP's hooks around this module's forward pass: they cost time even if there is nothing to gather."""
     before, after = unit._forward_pre_hooks, unit._forward_hooks
     unit._forward_pre_hooks = OrderedDict((key, hook) for key, hook in before.items() if not _is_fsdp(hook))
     unit._forward_hooks = OrderedDict((key, hook) for key, hook in after.items() if not _is_fsdp(hook))
@@ -117,9 +116,9 @@ def _is_fsdp(hook: Any) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Let go of weights that a forward pass has left gathered, so that parameters are shards again."""
+    """Free weights that a forward pass has left gathered, so that parameters are shards again."""
     for unit in units_of(module):
-        if not hooks_aside(unit):
+        if not _is_gathered(unit):
             unit.reshard()
 
 
@@ -136,11 +135,11 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **buffers}
 
 
-# --- tensors between shards and wholes ---
+# --- shards and full tensors ---
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, on the CPU. A collective call."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor in full, or any other tensor, on the CPU. A collective call."""
     if not isinstance(tensor, DTensor):
         return tensor.detach().cpu()
     on_mesh: Any = tensor.detach().to(tensor.device_mesh.device_type)
@@ -148,7 +147,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """This rank's shard of a whole tensor, laid out like another; no exchange, each rank has the whole."""
+    """This rank's shard of a full tensor that every rank has, laid out like ``model``; communicates nothing."""
     if isinstance(tensor, DTensor) or not isinstance(model, DTensor) or tensor.shape != model.shape:
         return tensor
     mesh = model.device_mesh
@@ -156,16 +155,16 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def trained_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """Trained parameters, whole and on the CPU. A collective call.
+    """Trained parameters in full, on the CPU. A collective call.
 
     Args:
-        module: with parameters that are sharded, or not.
-        keep: False: take part, but keep nothing (the other ranks do not need it).
+        module: sharded or not.
+        keep: False: take part in the collective calls, but keep nothing (only rank 0 needs the result).
     """
     state = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            tensor = whole(parameter)
+            tensor = full_tensor(parameter)
             if keep:
                 state[name] = tensor
     return state

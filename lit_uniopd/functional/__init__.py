@@ -1,4 +1,7 @@
-"""Formulas: tensors in, tensors out. Nothing here knows a model, a trainer or a file."""
+"""Formulas: tensors in, tensors out. Nothing here knows a model, a trainer or a file.
+
+The examples in their docstrings need ``import torch`` and the function itself; the tests run them.
+"""
 
 from lit_uniopd.functional.balance import balance_outcomes, difficulty_repeats
 from lit_uniopd.functional.logps import divergence, linear_token_logps, sequence_logps, token_logps, topk_mass

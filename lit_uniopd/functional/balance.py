@@ -39,7 +39,7 @@ def balance_outcomes(
     Args:
         outcome_B: 1 correct, 0 incorrect, -1 unknown.
         group_B: Answers to one prompt share a number.
-        ratio: Wanted number of correct answers for each incorrect one. 0 removes every correct answer, ``inf`` every
+        ratio: Number of correct answers to keep for each incorrect one. 0 removes every correct answer, ``inf`` every
             incorrect one.
         scope: Balance each group, or the batch as a whole.
         unknown: ``excluded``: answers of unknown outcome always stay and are not counted; ``incorrect``: they count as
@@ -51,6 +51,12 @@ def balance_outcomes(
 
     Raises:
         ValueError: naming the argument that is out of range.
+
+    Example:
+        >>> outcome_B, group_B = torch.tensor([1, 1, 1, 0, 0]), torch.tensor([7, 7, 7, 7, 8])
+        >>> keep_B = balance_outcomes(outcome_B, group_B)
+        >>> int(keep_B[:3].sum()), keep_B[3:].tolist()  # one correct answer for the incorrect one; group 8 has one kind
+        (1, [True, True])
     """
     if outcome_B.shape != group_B.shape or outcome_B.dim() != 1:
         raise ValueError(f"outcome_B and group_B must be [B], not {tuple(outcome_B.shape)}, {tuple(group_B.shape)}")
@@ -115,7 +121,7 @@ def difficulty_repeats(
         shape: Which difficulties are upsampled. ``u``: 1 .. N-1, for data with many prompts at both ends;
             ``mirrored_j``: 1 .. N, for data with few easy prompts; ``auto``: ``mirrored_j`` if fewer than a third as
             many prompts are always right as are always wrong, else ``u``.
-        target: Wanted number of prompts of each upsampled difficulty. None: that of the most common difficulty.
+        target: Number of prompts to reach for each upsampled difficulty. None: that of the most common difficulty.
         cap: No prompt is seen more often than this.
         seed: Of the choice of prompts that are seen once more.
 
@@ -124,6 +130,10 @@ def difficulty_repeats(
 
     Raises:
         ValueError: naming the argument that is out of range.
+
+    Example:
+        >>> difficulty_repeats(torch.tensor([0, 0, 0, 0, 1, 1, 2]), attempts=2).tolist()  # 4 prompts of each difficulty
+        [1, 1, 1, 1, 2, 2, 4]
     """
     if correct_P.dim() != 1 or correct_P.is_floating_point():
         raise ValueError(f"correct_P must be whole numbers [P], not {correct_P.dtype} {tuple(correct_P.shape)}")
@@ -141,10 +151,10 @@ def difficulty_repeats(
         rows = (counts == difficulty).nonzero()[:, 0]
         if len(rows) == 0 or goal <= len(rows):
             continue
-        whole, rest = divmod(goal, len(rows))
+        base, remainder = divmod(goal, len(rows))
         generator = torch.Generator().manual_seed(derive_seed(seed, "difficulty", difficulty))
-        repeats_P[rows] = whole
-        repeats_P[rows[torch.randperm(len(rows), generator=generator)[:rest]]] += 1
+        repeats_P[rows] = base
+        repeats_P[rows[torch.randperm(len(rows), generator=generator)[:remainder]]] += 1
     return repeats_P.clamp(max=cap).to(correct_P.device)
 
 
@@ -154,6 +164,10 @@ def upsampled(sizes: list[int], shape: Shape) -> range:
     Args:
         sizes: number of prompts with 0, 1, .. N right answers.
         shape: as in `difficulty_repeats`.
+
+    Example:
+        >>> list(upsampled([4, 2, 1], "auto")), list(upsampled([4, 2, 1], "u"))
+        ([1, 2], [1])
     """
     attempts = len(sizes) - 1
     if shape == "auto":

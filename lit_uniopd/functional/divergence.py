@@ -81,7 +81,7 @@ def divergence(
         teacher_hidden: ``[B, T, H_t]`` the teacher's, at the same positions.
         student_weight: ``[V_s, H_s]`` output projection.
         teacher_weight: ``[V_t, H_t]`` the teacher's.
-        mask_BT: True where the divergence is wanted; other positions are never computed, whatever stands there.
+        mask_BT: True where to compute the divergence; other positions are never read, whatever stands there.
         kind: See the table at the top of this module.
         beta: Share of the teacher in the mixture of ``jsd``; 0 is the forward and 1 the reverse KL, as in TRL.
         top_k: Compare only the k likeliest tokens (of the teacher for ``forward``, of the student for ``reverse``, of
@@ -98,6 +98,12 @@ def divergence(
 
     Raises:
         ValueError: if shapes do not fit or an option is out of range.
+
+    Example:
+        >>> hidden, mask_BT = torch.ones(1, 1, 1), torch.tensor([[True]])
+        >>> student, teacher = (torch.tensor(probs)[:, None].log() for probs in ([0.5, 0.5], [0.25, 0.75]))
+        >>> divergence(hidden, hidden, student, teacher, mask_BT)  # 0.5 log(0.5 / 0.25) + 0.5 log(0.5 / 0.75)
+        tensor([[0.1438]])
     """
     student = Projection(student_weight, student_bias, student_softcap, temperature)
     teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)
@@ -136,6 +142,12 @@ def topk_mass(
 
     Returns:
         ``[B, T]`` in [0, 1]; 0 outside the mask.
+
+    Example:
+        >>> hidden, mask_BT = torch.ones(1, 1, 1), torch.tensor([[True]])
+        >>> student, teacher = (torch.tensor(probs)[:, None].log() for probs in ([0.7, 0.2, 0.1], [0.1, 0.3, 0.6]))
+        >>> topk_mass(hidden, hidden, student, teacher, mask_BT, top_k=2)  # of the student
+        tensor([[0.9000]])
     """
     student = Projection(student_weight, student_bias, student_softcap, temperature)
     teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)
@@ -147,15 +159,15 @@ def topk_mass(
     if spec.top_k is None:
         return values.masked_fill(mask, 1.0)
     share = {"reverse": 0.0, "forward": 1.0, "jsd": beta}[spec.kind]
-    parts = [values.new_empty(0)]
+    chunk_masses = [values.new_empty(0)]
     with torch.autocast(p_hidden.device.type, enabled=False):
         for chunk in chunks(len(p_hidden), chunk_tokens):
             log_p = _logits(student, p_hidden[chunk], dtype).log_softmax(dim=1)
             log_q = _logits(teacher, q_hidden[chunk], dtype).log_softmax(dim=1)
             support = _support(log_p, log_q, spec)
             mixture = share * log_q.exp_() + (1.0 - share) * log_p.exp_()
-            parts.append(torch.where(support, mixture, 0.0).sum(dim=1))
-    return values.masked_scatter(mask, torch.cat(parts))
+            chunk_masses.append(torch.where(support, mixture, 0.0).sum(dim=1))
+    return values.masked_scatter(mask, torch.cat(chunk_masses))
 
 
 def _check(
@@ -173,18 +185,18 @@ def _check(
 def _align(
     student: Projection, teacher: Projection, p_hidden: Tensor, q_hidden: Tensor
 ) -> tuple[tuple[Tensor, Projection], tuple[Tensor, Projection]]:
-    """Cut both heads to the common vocabulary, bring each to its compute type, and the teacher out of the graph."""
+    """Cut both heads to the common vocabulary, cast each to its compute type, and detach the teacher."""
     common = min(len(student.weight_VH), len(teacher.weight_VH))
 
-    def ready(head: Projection, hidden: Tensor) -> tuple[Tensor, Projection]:
+    def prepared(head: Projection, hidden: Tensor) -> tuple[Tensor, Projection]:
         weight, bias, dtype = head.weight_VH, head.bias_V, head.compute_dtype()
         if len(weight) > common:
             weight, bias = weight[:common], None if bias is None else bias[:common]
         return hidden.to(dtype), Projection(weight.to(dtype), bias, head.softcap, head.temperature)
 
     with torch.no_grad():
-        fixed = ready(teacher, q_hidden)
-    return ready(student, p_hidden), fixed
+        constant = prepared(teacher, q_hidden)
+    return prepared(student, p_hidden), constant
 
 
 def _logits(head: Projection, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -194,8 +206,8 @@ def _logits(head: Projection, hidden: Tensor, dtype: torch.dtype) -> Tensor:
 def _support(log_p: Tensor, log_q: Tensor, spec: _Spec) -> Tensor:
     assert spec.top_k is not None
     support = torch.zeros_like(log_p, dtype=torch.bool)
-    for wanted, scores in (("reverse", log_p), ("forward", log_q)):
-        if spec.kind in (wanted, "jsd"):
+    for kind, scores in (("reverse", log_p), ("forward", log_q)):
+        if spec.kind in (kind, "jsd"):
             support.scatter_(1, scores.topk(spec.top_k, dim=1).indices, True)
     return support
 
@@ -204,7 +216,7 @@ def _merge_tail(log_p: Tensor, log_q: Tensor, spec: _Spec) -> Tensor:
     """The teacher with its tail shared out like the student's: see the top of this module."""
     support = _support(log_p, log_q, spec)
     p_tail, q_tail = (t.masked_fill(support, -torch.inf).logsumexp(dim=1, keepdim=True) for t in (log_p, log_q))
-    # A union of two supports may leave no tail at all; then nothing below is taken from the second branch.
+    # A union of two supports may leave no tail at all; then `where` takes nothing from its second branch.
     return torch.where(support, log_q, log_p + (q_tail - p_tail))
 
 
@@ -215,7 +227,7 @@ def _mixture_gap(gap: Tensor, beta: float) -> Tensor:
 
 
 def _compare(log_p: Tensor, log_q: Tensor, spec: _Spec, with_grad: bool) -> tuple[Tensor, Tensor]:
-    """Divergence ``[N]`` and its gradient ``[N, V]`` by the student's final logits (empty unless asked for)."""
+    """Divergence ``[N]`` and its gradient ``[N, V]`` by the student's final logits (empty without ``with_grad``)."""
     if spec.top_k is not None:
         log_q = _merge_tail(log_p, log_q, spec)
     gap = log_q - log_p
@@ -229,10 +241,10 @@ def _compare(log_p: Tensor, log_q: Tensor, spec: _Spec, with_grad: bool) -> tupl
         value = gap.mul(p).sum(dim=1).neg_()
         return value, gap.add_(value[:, None]).neg_().mul_(p) if with_grad else none
     to_mixture = _mixture_gap(gap, spec.beta)
-    p_part = to_mixture.mul(p).sum(dim=1).neg_()
-    q_part = gap.sub_(to_mixture).mul_(log_q.exp()).sum(dim=1)
-    value = spec.beta * q_part + (1.0 - spec.beta) * p_part
-    return value, to_mixture.add_(p_part[:, None]).mul_(p).mul_(spec.beta - 1.0) if with_grad else none
+    p_term = to_mixture.mul(p).sum(dim=1).neg_()
+    q_term = gap.sub_(to_mixture).mul_(log_q.exp()).sum(dim=1)
+    value = spec.beta * q_term + (1.0 - spec.beta) * p_term
+    return value, to_mixture.add_(p_term[:, None]).mul_(p).mul_(spec.beta - 1.0) if with_grad else none
 
 
 class _Divergence(Function):
@@ -251,17 +263,17 @@ class _Divergence(Function):
         trained = any(ctx.needs_input_grad[1:3])
         ctx.frozen = ctx.needs_input_grad[0] and not trained
         slope = torch.empty_like(p_hidden) if ctx.frozen else p_hidden.new_empty(0)
-        parts = [p_hidden.new_empty(0, dtype=math_dtype(weight))]
+        values = [p_hidden.new_empty(0, dtype=math_dtype(weight))]
         for chunk in chunks(len(p_hidden), chunk_tokens):
             value, grad = _chunk(student, teacher, p_hidden[chunk], q_hidden[chunk], spec, ctx.frozen)
-            parts.append(value)
+            values.append(value)
             if ctx.frozen:
                 slope[chunk] = grad.to(weight.dtype) @ weight
         # The heads' own tensors go through save_for_backward, so that changing them in between is noticed.
         ctx.options = (student.softcap, student.temperature, teacher.softcap, spec, chunk_tokens)
         saved = (slope,) if ctx.frozen else (p_hidden, weight, bias, q_hidden, teacher.weight_VH, teacher.bias_V)
         ctx.save_for_backward(*saved)
-        return torch.cat(parts)
+        return torch.cat(values)
 
     @staticmethod
     @once_differentiable
@@ -273,10 +285,10 @@ class _Divergence(Function):
         softcap, temperature, teacher_softcap, spec, chunk_tokens = ctx.options
         student = Projection(weight, bias, softcap, temperature)
         teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)
-        want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.empty_like(p_hidden) if want_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=grad.dtype) if want_weight else None
-        d_bias = weight.new_zeros(len(weight), dtype=grad.dtype) if want_bias else None
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        d_hidden = torch.empty_like(p_hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=grad.dtype) if needs_weight else None
+        d_bias = weight.new_zeros(len(weight), dtype=grad.dtype) if needs_bias else None
         for chunk in chunks(len(p_hidden), chunk_tokens):
             _, tile = _chunk(student, teacher, p_hidden[chunk], q_hidden[chunk], spec, True)
             tile.mul_(grad[chunk, None])
@@ -293,7 +305,7 @@ class _Divergence(Function):
 def _chunk(
     student: Projection, teacher: Projection, p_hidden: Tensor, q_hidden: Tensor, spec: _Spec, with_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    """Divergence of a chunk's tokens and, if asked for, its gradient by the student's uncapped logits."""
+    """Divergence of a chunk's tokens and, ``with_grad``, its gradient by the student's uncapped logits."""
     dtype = math_dtype(student.weight_VH)
     logits = _logits(student, p_hidden, dtype)
     cap_slope = student.cap_slope(logits) if with_grad else None

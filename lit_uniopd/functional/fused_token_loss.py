@@ -64,6 +64,12 @@ def linear_token_loss(
 
     Raises:
         ValueError: if shapes do not fit, a token id is outside the vocabulary, or a number is not positive.
+
+    Example:
+        >>> weight_VH = torch.tensor([[1.0, 2.0], [1.0, 6.0]]).log()
+        >>> loss, logps_N, _ = linear_token_loss(torch.eye(2), weight_VH, torch.tensor([0, 1]), lambda logps, _: -logps)
+        >>> loss, logps_N.exp()  # log(1 / 0.5) + log(1 / 0.75)
+        (tensor(0.9808), tensor([0.5000, 0.7500]))
     """
     head = Projection(weight_VH, bias_V, softcap, temperature)
     trained = weight_VH.requires_grad or (bias_V is not None and bias_V.requires_grad)
@@ -99,17 +105,17 @@ class _LinearTokenLoss(Function):
         buffer = weight.new_empty(rows * vocabulary, dtype=dtype)
         logps, entropy = weight.new_empty(n, dtype=dtype), weight.new_empty(n, dtype=dtype)
         loss = weight.new_zeros((), dtype=dtype)
-        wanted = ctx.needs_input_grad[:3]
+        needs_grad = ctx.needs_input_grad[:3]
         shapes = (hidden.shape, weight.shape, weight.shape[:1])
-        grads = [weight.new_zeros(s, dtype=dtype) if w else None for w, s in zip(wanted, shapes, strict=True)]
+        grads = [weight.new_zeros(s, dtype=dtype) if w else None for w, s in zip(needs_grad, shapes, strict=True)]
         for chunk in chunks(n, max(rows, 1)):
             tile = buffer[: (chunk.stop - chunk.start) * vocabulary].view(-1, vocabulary)
             logps[chunk], entropy[chunk], total, slope = _exponentials(head, hidden[chunk], tokens[chunk], tile)
             with torch.enable_grad():
                 leaf = logps[chunk].detach().requires_grad_()
-                part = loss_of(leaf, chunk).sum()
-                (grad,) = torch.autograd.grad(part, leaf)
-            loss += part.detach()
+                chunk_loss = loss_of(leaf, chunk).sum()
+                (grad,) = torch.autograd.grad(chunk_loss, leaf)
+            loss += chunk_loss.detach()
             _add_gradients(head, hidden[chunk], tokens[chunk], tile, total, slope, grad / temperature, chunk, grads)
         types = (hidden.dtype, weight.dtype, dtype if bias is None else bias.dtype)
         ctx.gradients = [None if g is None else g.to(t) for g, t in zip(grads, types, strict=True)]
@@ -139,7 +145,7 @@ def _exponentials(
     head.fill(tile, hidden)
     slope = head.cap_slope(tile)
     top = tile.amax(dim=1, keepdim=True)
-    picked = tile.gather(1, tokens[:, None]) - top
+    token_logit = tile.gather(1, tokens[:, None]) - top
     total, centred = torch.zeros_like(top), torch.zeros_like(top)
     for columns in chunks(tile.shape[1], tile_columns(len(tile), head.weight_VH)):
         block = tile[:, columns].sub_(top)
@@ -147,7 +153,7 @@ def _exponentials(
         centred += shifted.mul_(block.exp_()).sum(dim=1, keepdim=True)
         total += block.sum(dim=1, keepdim=True)
     log_total = total.log()
-    return (picked - log_total)[:, 0], (log_total - centred / total)[:, 0], total, slope
+    return (token_logit - log_total)[:, 0], (log_total - centred / total)[:, 0], total, slope
 
 
 def _add_gradients(

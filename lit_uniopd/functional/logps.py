@@ -47,6 +47,11 @@ def token_logps(logits_BTV: Tensor, tokens_BT: Tensor, *, temperature: float = 1
 
     Raises:
         ValueError: if the shapes do not fit, a token id is outside the vocabulary, or the temperature is not positive.
+
+    Example:
+        >>> logits_BTV = torch.tensor([[[1.0, 1.0, 2.0]]]).log()
+        >>> token_logps(logits_BTV, torch.tensor([[2]])).exp()
+        tensor([[0.5000]])
     """
     check_positive(temperature=temperature)
     check_tokens(tokens_BT, logits_BTV.shape[:-1], logits_BTV.shape[-1], "logits_BTV")
@@ -114,6 +119,11 @@ def linear_token_logps(
 
     Raises:
         ValueError: if shapes do not fit, a token id is outside the vocabulary, or a number is not positive.
+
+    Example:
+        >>> hidden_BTH, weight_VH = torch.eye(2)[None], torch.tensor([[1.0, 2.0], [1.0, 6.0]]).log()
+        >>> linear_token_logps(hidden_BTH, weight_VH, torch.tensor([[0, 1]])).exp()  # 1 / (1 + 1) and 6 / (2 + 6)
+        tensor([[0.5000, 0.7500]])
     """
     head = Projection(weight_VH, bias_V, softcap, temperature)
     head.check(hidden_BTH)
@@ -138,6 +148,11 @@ def sequence_logps(token_logps_BT: Tensor, mask_BT: Tensor, *, average: bool) ->
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> logps_BT, mask_BT = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[True, True, False]])
+        >>> sequence_logps(logps_BT, mask_BT, average=False), sequence_logps(logps_BT, mask_BT, average=True)
+        (tensor([-3.]), tensor([-1.5000]))
     """
     if token_logps_BT.shape != mask_BT.shape:
         raise ValueError(f"mask_BT has shape {tuple(mask_BT.shape)}, token_logps_BT {tuple(token_logps_BT.shape)}")
@@ -152,12 +167,12 @@ def _scan(
     """One pass over the vocabulary with a running maximum: token logit, log-sum-exp, entropy, d logp / d hidden."""
     n, dtype = len(tokens), buffer.dtype
     top = hidden.new_full((n, 1), torch.finfo(dtype).min, dtype=dtype)  # finite, so that 0 * top below stays 0
-    total, picked, centred = (torch.zeros_like(top) for _ in range(3))
+    total, token_logit, centred = (torch.zeros_like(top) for _ in range(3))
     expected = hidden.new_zeros(hidden.shape if keep_slope else 0, dtype=dtype)
     for columns in chunks(head.weight_VH.shape[0], width):
         tile = head.fill(buffer[: n * (columns.stop - columns.start)].view(n, -1), hidden, columns)
         where, inside = locate(tokens, columns)
-        picked = torch.where(inside, tile.gather(1, where), picked)
+        token_logit = torch.where(inside, tile.gather(1, where), token_logit)
         slope = head.cap_slope(tile) if keep_slope else None
         new_top = torch.maximum(top, tile.amax(dim=1, keepdim=True))
         decay = (top - new_top).exp()
@@ -173,12 +188,12 @@ def _scan(
             expected.mul_(decay)
             add_matmul(expected, tile if slope is None else tile.mul_(slope), head.weight_VH[columns])
     if keep_slope:
-        own = head.weight_VH[tokens].to(dtype)
-        slope = head.cap_slope(picked)
-        own = own if slope is None else own.mul_(slope)
-        expected = own.sub_(expected.div_(total)).div_(head.temperature)
+        token_weight = head.weight_VH[tokens].to(dtype)
+        slope = head.cap_slope(token_logit)
+        token_weight = token_weight if slope is None else token_weight.mul_(slope)
+        expected = token_weight.sub_(expected.div_(total)).div_(head.temperature)
     log_total = total.log()
-    return picked[:, 0], (log_total + top)[:, 0], (log_total - centred / total)[:, 0], expected
+    return token_logit[:, 0], (log_total + top)[:, 0], (log_total - centred / total)[:, 0], expected
 
 
 class _LinearTokenLogps(Function):
@@ -204,10 +219,10 @@ class _LinearTokenLogps(Function):
         logps, lse, entropy = (weight.new_empty(n, dtype=dtype) for _ in range(3))
         slope = torch.empty_like(hidden) if frozen else hidden.new_empty(0)
         for chunk in chunks(n, max(rows, 1)):
-            picked, lse[chunk], entropy[chunk], chunk_slope = _scan(
+            token_logit, lse[chunk], entropy[chunk], chunk_slope = _scan(
                 head, hidden[chunk], tokens[chunk], buffer, width, keep_slope=frozen, entropy=return_entropy
             )
-            logps[chunk] = picked - lse[chunk]
+            logps[chunk] = token_logit - lse[chunk]
             if frozen:
                 slope[chunk] = chunk_slope
         ctx.head, ctx.tiles, ctx.frozen = (softcap, temperature), (rows, width), frozen
@@ -239,11 +254,11 @@ def _trained_backward(
     """
     weight, dtype, (rows, width) = head.weight_VH, lse.dtype, ctx.tiles
     buffer = lse.new_empty(rows * width)
-    wanted = ctx.needs_input_grad[:3]
-    d_hidden = hidden.new_zeros(hidden.shape, dtype=dtype) if wanted[0] else None
+    needs_grad = ctx.needs_input_grad[:3]
+    d_hidden = hidden.new_zeros(hidden.shape, dtype=dtype) if needs_grad[0] else None
     # The first chunk of tokens writes it: zeros would only be read again.
-    d_weight = (torch.empty_like(weight) if len(tokens) else torch.zeros_like(weight)) if wanted[1] else None
-    d_bias = weight.new_zeros(weight.shape[:1], dtype=dtype) if wanted[2] else None
+    d_weight = (torch.empty_like(weight) if len(tokens) else torch.zeros_like(weight)) if needs_grad[1] else None
+    d_bias = weight.new_zeros(weight.shape[:1], dtype=dtype) if needs_grad[2] else None
     grad, lse = (grad / head.temperature)[:, None], lse[:, None]
     for columns in chunks(weight.shape[0], width):
         block = None if d_weight is None else d_weight[columns]

@@ -91,6 +91,10 @@ def trajectory_returns(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> trajectory_returns(torch.tensor([[0.5, -1.5, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([-0.5000])
     """
     return _returns(advantages_BT, mask_BT).to(math_dtype(advantages_BT))
 
@@ -129,6 +133,12 @@ def margin_shift(
 
     Raises:
         ValueError: if shapes differ, an outcome is none of 1, 0, -1, or an option is unknown.
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[-1.0], [0.0]]), torch.ones(2, 1)
+        >>> result = margin_shift(advantages_BT, mask_BT, torch.tensor([1, 0]), torch.tensor([7, 7]), delta=0.4)
+        >>> result.margin_before.item(), result.shift_B  # half of the missing 1.4 for each set
+        (-1.0, tensor([ 0.7000, -0.7000]))
     """
     if direction not in ("correct_up", "incorrect_down", "both"):
         raise ValueError(f"direction must be 'correct_up', 'incorrect_down' or 'both', got {direction!r}")
@@ -140,7 +150,7 @@ def margin_shift(
     shift = up * gap[batch.group] * (batch.set == CORRECT) - down * gap[batch.group] * (batch.set == INCORRECT)
     _, after = batch.margins(statistic, shift=shift)
 
-    shift_B = shift[batch.own].to(advantages_BT.device, math_dtype(advantages_BT))
+    shift_B = shift[batch.local].to(advantages_BT.device, math_dtype(advantages_BT))
     return MarginResult(
         advantages=torch.where(mask_BT.bool(), advantages_BT + shift_B[:, None], advantages_BT),
         shift_B=shift_B,
@@ -174,6 +184,12 @@ def margin_mask(
     keep their place in the loss denominators.
 
     Args and errors as in ``margin_shift``; ``min_retain`` must lie in [0, 1].
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[-3.0], [1.0], [0.0]]), torch.ones(3, 1)
+        >>> result = margin_mask(advantages_BT, mask_BT, torch.tensor([1, 1, 0]), torch.tensor([7, 7, 7]), delta=0.4)
+        >>> result.masked_B.tolist(), result.margin_before.item(), result.margin_after.item()
+        ([True, False, False], -1.0, 1.0)
     """
     if not 0.0 <= min_retain <= 1.0:
         raise ValueError(f"min_retain must be in [0, 1], got {min_retain}")
@@ -188,7 +204,7 @@ def margin_mask(
         dropped[incorrect[:n_incorrect]] = True
     _, after = batch.margins(statistic, without=dropped)
 
-    masked_B = dropped[batch.own].to(advantages_BT.device)
+    masked_B = dropped[batch.local].to(advantages_BT.device)
     return MarginResult(
         advantages=torch.where(masked_B[:, None], 0.0, advantages_BT),
         shift_B=torch.zeros(len(masked_B), dtype=math_dtype(advantages_BT), device=advantages_BT.device),
@@ -212,6 +228,10 @@ def greedy_drops(
         statistic: See ``margin_shift``.
         delta: Required margin.
         min_retain: Share of each set that must stay.
+
+    Example:
+        >>> greedy_drops([-3.0, 1.0], [0.0], statistic="mean", delta=0.4, min_retain=0.25)
+        (1, 0)
     """
     # Exact arithmetic: "strictly larger" must not depend on how a sum was rounded, nor on the order of the ranks.
     sets = [[Fraction(value) for value in values] for values in (correct, incorrect)]
@@ -219,14 +239,14 @@ def greedy_drops(
     sums, drops = [sum(values, Fraction()) for values in sets], [0, 0]
 
     def margin(side: int | None) -> Fraction | None:
-        """The margin with one more sample of that side gone; None if it may not go."""
+        """The margin with one more sample of that side dropped; None if it must stay."""
         levels: list[Fraction] = []
         for i, values in enumerate(sets):
-            gone = drops[i] + (i == side)
+            n_dropped = drops[i] + (i == side)
             if i == side and len(values) - drops[i] <= floors[i]:
                 return None
-            left = sums[i] - (values[drops[i]] if i == side else 0)
-            levels.append(values[gone] if statistic == "minmax" else left / (len(values) - gone))
+            remaining = sums[i] - (values[drops[i]] if i == side else 0)
+            levels.append(values[n_dropped] if statistic == "minmax" else remaining / (len(values) - n_dropped))
         return levels[0] - levels[1]
 
     current = margin(None)
@@ -253,18 +273,25 @@ def order_consistency(returns_B: Tensor, outcome_B: Tensor, group_B: Tensor) -> 
 
     Raises:
         ValueError: if the shapes differ or an outcome is none of 1, 0, -1.
+
+    Example:
+        >>> report = order_consistency(torch.tensor([0.5, -0.5, 0.0]), torch.tensor([1, 1, 0]), torch.tensor([7, 7, 7]))
+        >>> report.consistent_share, report.inversion_rate  # one of the two correct answers is below the incorrect one
+        (0.0, 0.5)
     """
     _check_samples(returns_B, outcome_B=outcome_B, group_B=group_B)
-    known = (outcome_B != IGNORED).cpu()
-    numbers, group = group_B.cpu()[known].unique(return_inverse=True)
-    sets, returns = outcome_B.cpu().long()[known], returns_B.detach().cpu().double()[known]
+    graded = (outcome_B != IGNORED).cpu()
+    numbers, group = group_B.cpu()[graded].unique(return_inverse=True)
+    sets, returns = outcome_B.cpu().long()[graded], returns_B.detach().cpu().double()[graded]
     batch = _Batch(returns, sets, group, numbers, slice(None))
     mixed, mean = batch.margins("mean")
     right, wrong = sets == CORRECT, sets == INCORRECT
     same = group[right][:, None] == group[wrong][None]
     inverted = same & (returns[wrong][None] > returns[right][:, None])
     zeros = torch.zeros(len(numbers), dtype=torch.long)
-    pairs, inversions = (zeros.index_add(0, group[right], found.sum(dim=1))[mixed] for found in (same, inverted))
+    pairs, inversions = (
+        zeros.index_add(0, group[right], pair_mask.sum(dim=1))[mixed] for pair_mask in (same, inverted)
+    )
     has = [torch.zeros(len(numbers), dtype=torch.bool).index_fill(0, group[sets == s], True) for s in (0, 1)]
     return OrderReport(
         groups=numbers[mixed],
@@ -287,7 +314,7 @@ class _Batch:
     group: Tensor
     """Index into ``numbers``."""
     numbers: Tensor
-    own: slice
+    local: slice
     """This rank's samples."""
 
     @classmethod
@@ -309,11 +336,11 @@ class _Batch:
         used = used if include is None else used & include.bool()
         sets = torch.where(used, outcome, IGNORED).long()
         number = torch.zeros_like(sets) if scope == "global" else group.long()
-        own = slice(0, len(returns))
+        local = slice(0, len(returns))
         if process_group is not None:
-            returns, sets, number, own = _gather(returns, sets, number, process_group)
+            returns, sets, number, local = _gather(returns, sets, number, process_group)
         numbers, index = number.cpu().unique(return_inverse=True)
-        return cls(returns.cpu(), sets.cpu(), index, numbers, own)
+        return cls(returns.cpu(), sets.cpu(), index, numbers, local)
 
     def margins(
         self, statistic: str, *, shift: Tensor | None = None, without: Tensor | None = None
@@ -364,7 +391,7 @@ def _ordered(batch: _Batch, group: int, side: int) -> Tensor:
 def _gather(
     returns: Tensor, sets: Tensor, number: Tensor, process_group: dist.ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor, slice]:
-    """The samples of all ranks in rank order, and which of them are ours; ranks may hold different numbers of them."""
+    """The samples of all ranks in rank order, and which of them are this rank's; ranks may hold different numbers."""
     world, rank = dist.get_world_size(process_group), dist.get_rank(process_group)
     sizes = [number.new_zeros(1) for _ in range(world)]
     dist.all_gather(sizes, number.new_tensor([len(number)]), group=process_group)
@@ -372,8 +399,8 @@ def _gather(
     # float64 travels as its bits beside the integers: one exact tensor, one collective.
     packed = number.new_zeros(3, max(lengths))
     packed[:, : len(number)] = torch.stack([returns.view(torch.int64), sets, number])
-    parts = [torch.empty_like(packed) for _ in range(world)]
-    dist.all_gather(parts, packed, group=process_group)
-    rows = torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1)
+    gathered = [torch.empty_like(packed) for _ in range(world)]
+    dist.all_gather(gathered, packed, group=process_group)
+    rows = torch.cat([table[:, :length] for table, length in zip(gathered, lengths, strict=True)], dim=1)
     start = sum(lengths[:rank])
     return rows[0].contiguous().view(torch.float64), rows[1], rows[2], slice(start, start + lengths[rank])

@@ -49,6 +49,11 @@ def opd_advantages(
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> teacher_logps_BT, student_logps_BT = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -1.0]])
+        >>> opd_advantages(teacher_logps_BT, student_logps_BT, torch.tensor([[True, True]]))
+        tensor([[ 1., -2.]])
     """
     return extrapolated_advantages(
         teacher_logps_BT, student_logps_BT, student_logps_BT, mask_BT, scale=1.0, teacher_ok_B=teacher_ok_B
@@ -79,9 +84,14 @@ def extrapolated_advantages(
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> teacher, student, reference = (torch.tensor([[logp]]) for logp in (-1.0, -2.0, -3.0))
+        >>> extrapolated_advantages(teacher, student, reference, torch.tensor([[True]]), scale=2.0)  # -2 + 3 + 2
+        tensor([[3.]])
     """
-    _same_shape(teacher_logps_BT=teacher, student_logps_BT=student, reference_logps_BT=reference, mask_BT=mask)
-    scored = _rows(mask.bool(), teacher_ok_B=teacher_ok_B)
+    _check_shapes(teacher_logps_BT=teacher, student_logps_BT=student, reference_logps_BT=reference, mask_BT=mask)
+    scored = _mask_samples(mask.bool(), teacher_ok_B=teacher_ok_B)
     dtype = math_dtype(teacher, student)
     target = teacher.to(dtype)
     if scale != 1.0:  # not only to save work: 0 * -inf would be NaN
@@ -106,8 +116,13 @@ def importance_weights(logps_BT: Tensor, sampler_logps_BT: Tensor, mask_BT: Tens
 
     Raises:
         ValueError: if shapes differ or the cap is not positive.
+
+    Example:
+        >>> logps_BT, sampler_logps_BT = torch.tensor([[-1.0, -1.0]]), torch.tensor([[-1.0, -3.0]])
+        >>> importance_weights(logps_BT, sampler_logps_BT, torch.tensor([[True, True]]))  # exp(0), and exp(2) capped
+        tensor([[1., 2.]])
     """
-    _same_shape(logps_BT=logps_BT, sampler_logps_BT=sampler_logps_BT, mask_BT=mask_BT)
+    _check_shapes(logps_BT=logps_BT, sampler_logps_BT=sampler_logps_BT, mask_BT=mask_BT)
     check_positive(cap=cap)
     dtype = math_dtype(logps_BT)
     log_ratio = torch.where(mask_BT.bool(), logps_BT.to(dtype) - sampler_logps_BT.to(dtype), -torch.inf)
@@ -151,8 +166,14 @@ def opd_loss(
 
     Raises:
         ValueError: if shapes differ or a number is out of range.
+
+    Example:
+        >>> logps_BT = torch.tensor([[-1.0, -1.0], [-1.0, -1.0]])
+        >>> advantages_BT, mask_BT = torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[1, 1], [1, 0]])
+        >>> opd_loss(logps_BT, logps_BT, advantages_BT, mask_BT).loss  # (-(1 - 2) / 2 - 3) / 2
+        tensor(-1.2500)
     """
-    _same_shape(
+    _check_shapes(
         logps_BT=logps_BT,
         old_logps_BT=old_logps_BT,
         advantages_BT=advantages_BT,
@@ -166,20 +187,20 @@ def opd_loss(
     if not 0.0 <= clip_low <= 1.0 or clip_high < 0.0:
         raise ValueError(f"clip_low must be in [0, 1] and clip_high at least 0, got {clip_low} and {clip_high}")
     mask = mask_BT.bool()
-    trained = _rows(_rows(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
-    kept = trained
+    trained = _mask_samples(_mask_samples(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
+    active = trained
     if teacher_logps_BT is not None:
-        kept = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold)
+        active = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold)
 
     per_token, log_ratio, clipped_BT = opd_token_losses(
-        logps_BT, old_logps_BT, advantages_BT, kept, clip_low=clip_low, clip_high=clip_high
+        logps_BT, old_logps_BT, advantages_BT, active, clip_low=clip_low, clip_high=clip_high
     )
     if importance_weights_BT is not None:
-        per_token = per_token * torch.where(kept, importance_weights_BT.detach().to(per_token.dtype), 0.0)
+        per_token = per_token * torch.where(active, importance_weights_BT.detach().to(per_token.dtype), 0.0)
     per_sample = per_token.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     loss = per_sample.sum() / (len(logps_BT) if denominator is None else denominator)
 
-    tokens, kept_tokens = trained.sum(), kept.sum()
+    tokens, kept_tokens = trained.sum(), active.sum()
     return OPDLoss(
         loss=loss,
         per_token=per_token.detach(),
@@ -193,38 +214,50 @@ def opd_loss(
 
 
 def opd_token_losses(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, kept: Tensor, *, clip_low: float, clip_high: float
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, active: Tensor, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The clipped loss of single tokens, of any shape; see ``opd_loss``.
 
     Returns:
-        The losses, 0 where ``kept`` is False; the log-ratios, likewise; and where the clip range holds a token back.
+        The losses, 0 where ``active`` is False; the log-ratios, likewise; and where the clip range holds a token back.
+
+    Example:
+        >>> logps, old_logps, active = torch.full((2,), 2.0).log(), torch.zeros(2), torch.tensor([True, True])
+        >>> advantages = torch.tensor([1.0, -1.0])
+        >>> losses, _, clipped = opd_token_losses(logps, old_logps, advantages, active, clip_low=0.2, clip_high=0.28)
+        >>> losses, clipped  # the ratio of both is 2
+        (tensor([-1.2800,  2.0000]), tensor([ True, False]))
     """
     dtype = math_dtype(logps)
-    log_ratio = torch.where(kept, logps.to(dtype) - old_logps.detach().to(dtype), 0.0)
-    advantages = torch.where(kept, advantages.detach().to(dtype), 0.0)
+    log_ratio = torch.where(active, logps.to(dtype) - old_logps.detach().to(dtype), 0.0)
+    advantages = torch.where(active, advantages.detach().to(dtype), 0.0)
     ratio = log_ratio.exp()
     plain, clipped = -ratio * advantages, -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    return torch.where(kept, torch.maximum(plain, clipped), 0.0), log_ratio, clipped > plain
+    return torch.where(active, torch.maximum(plain, clipped), 0.0), log_ratio, clipped > plain
 
 
 def within_gap(logps: Tensor, teacher_logps: Tensor, gap_threshold: float) -> Tensor:
-    """Where student and teacher differ by less than ``gap_threshold`` nats."""
+    """Where student and teacher differ by less than ``gap_threshold`` nats.
+
+    Example:
+        >>> within_gap(torch.tensor([-1.0, -12.0]), torch.tensor([-2.0, -1.0]), gap_threshold=10.0)
+        tensor([ True, False])
+    """
     return (logps.detach() - teacher_logps).abs() < gap_threshold
 
 
-def _same_shape(**tensors: Tensor | None) -> None:
-    """All given tensors must be ``[B, T]`` of one shape; the message names the one that is not."""
-    given = {name: t for name, t in tensors.items() if t is not None}
-    first, expected = next(iter(given.items()))
-    for name, tensor in given.items():
+def _check_shapes(**tensors: Tensor | None) -> None:
+    """All present tensors must be ``[B, T]`` of one shape; the message names the one that is not."""
+    present = {name: t for name, t in tensors.items() if t is not None}
+    first, expected = next(iter(present.items()))
+    for name, tensor in present.items():
         if tensor.shape != expected.shape or tensor.ndim != 2:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}, but {first} {tuple(expected.shape)}; need [B, T]"
             )
 
 
-def _rows(mask: Tensor, **rows_B: Tensor | None) -> Tensor:
+def _mask_samples(mask: Tensor, **rows_B: Tensor | None) -> Tensor:
     """Narrow a ``[B, T]`` mask to the samples whose flag is set."""
     for name, flags in rows_B.items():
         if flags is None:

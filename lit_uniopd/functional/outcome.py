@@ -1,4 +1,4 @@
-"""Advantages that baselines and controls put in the place of the teacher's token scores, or beside them."""
+"""Advantages that baselines and controls put in place of the teacher's token scores, or beside them."""
 
 from typing import Literal
 
@@ -20,22 +20,26 @@ def outcome_advantages(outcome_B: Tensor, group_B: Tensor, *, scale: OutcomeScal
     Args:
         outcome_B: 1 correct, 0 incorrect, -1 unknown (in no mean).
         group_B: Number of each sample's prompt.
-        scale: ``mean`` only centres, so hard and easy prompts weigh what their spread is; ``std`` evens that out.
+        scale: ``mean`` only centres, so mixed outcomes weigh more; ``std`` gives all prompts the same spread.
 
     Raises:
         ValueError: if the shapes differ or ``scale`` is unknown.
+
+    Example:
+        >>> outcome_advantages(torch.tensor([1, 0, 0, 0, -1]), torch.tensor([7, 7, 7, 7, 7]))
+        tensor([ 0.7500, -0.2500, -0.2500, -0.2500,  0.0000])
     """
     if outcome_B.shape != group_B.shape:
         raise ValueError(f"group_B has shape {tuple(group_B.shape)}, outcome_B {tuple(outcome_B.shape)}")
     if scale not in ("mean", "std"):
         raise ValueError(f"scale must be 'mean' or 'std', got {scale!r}")
-    known_B = outcome_B >= 0
+    graded_B = outcome_B >= 0
     reward_B = outcome_B.clamp(min=0).double()
     numbers, index_B = group_B.unique(return_inverse=True)
     zeros_G = torch.zeros(len(numbers), dtype=torch.float64, device=outcome_B.device)
-    count_G = zeros_G.index_add(0, index_B, known_B.double())
+    count_G = zeros_G.index_add(0, index_B, graded_B.double())
     mean_G = zeros_G.index_add(0, index_B, reward_B) / count_G.clamp(min=1)
-    centred_B = torch.where(known_B, reward_B - mean_G[index_B], 0.0)
+    centred_B = torch.where(graded_B, reward_B - mean_G[index_B], 0.0)
     if scale == "std":
         variance_G = zeros_G.index_add(0, index_B, centred_B.square()) / (count_G - 1).clamp(min=1)
         spread_B = variance_G.sqrt()[index_B]
@@ -47,8 +51,8 @@ def outcome_advantages(outcome_B: Tensor, group_B: Tensor, *, scale: OutcomeScal
 def shuffled_advantages(advantages_BT: Tensor, mask_BT: Tensor, *, seed: int) -> Tensor:
     """The same advantages on other tokens: permuted over all response tokens of the rollout.
 
-    Their distribution is the teacher's, their place is not: what a student still gains from them is not the teacher's
-    knowledge of the tokens.
+    Their distribution is the teacher's, their places are not: what a student still gains from them does not come from
+    the teacher's knowledge of the tokens.
 
     Args:
         advantages_BT: Token advantages.
@@ -57,6 +61,12 @@ def shuffled_advantages(advantages_BT: Tensor, mask_BT: Tensor, *, seed: int) ->
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[1.0, 2.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]])
+        >>> shuffled_BT = shuffled_advantages(advantages_BT, mask_BT, seed=0)
+        >>> sorted(shuffled_BT[0, :3].tolist()), shuffled_BT[0, 3].item()
+        ([1.0, 2.0, 3.0], 9.0)
     """
     _check(advantages_BT, mask_BT)
     mask = mask_BT.bool()
@@ -69,7 +79,7 @@ def shuffled_advantages(advantages_BT: Tensor, mask_BT: Tensor, *, seed: int) ->
 def constant_negative_advantages(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Every response token punished alike, by the mean absolute advantage of the rollout.
 
-    Pushing down whatever was sampled is a signal of the teacher's strength without any of its knowledge.
+    Pushing down whatever was sampled is a signal as strong as the teacher's, without any of its knowledge.
 
     Args:
         advantages_BT: Token advantages.
@@ -77,6 +87,10 @@ def constant_negative_advantages(advantages_BT: Tensor, mask_BT: Tensor) -> Tens
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> constant_negative_advantages(torch.tensor([[1.0, -3.0, 9.0]]), torch.tensor([[True, True, False]]))
+        tensor([[-2., -2.,  0.]])
     """
     _check(advantages_BT, mask_BT)
     mask = mask_BT.bool()

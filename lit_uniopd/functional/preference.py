@@ -17,12 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from lit_uniopd.functional.pair_checks import all_finite, not_negative, number, positive, same_pairs, smoothing_share
+from lit_uniopd.functional.pair_checks import (
+    as_pairs,
+    check_finite,
+    check_not_nan,
+    check_not_negative,
+    check_smoothing,
+    checked_pairs,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceLoss:
-    """A loss and what it was made of. Only `loss` and `per_pair` carry gradients."""
+    """A loss and its terms. Only `loss` and `per_pair` carry gradients."""
 
     per_pair: Tensor
     """``[P]``."""
@@ -63,10 +70,14 @@ def quality_weights(score_chosen: Tensor, score_rejected: Tensor, *, eta: float 
 
     Raises:
         ValueError: if shapes differ, a score is not finite, or eta is negative.
+
+    Example:
+        >>> quality_weights(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0]), eta=0.7)  # sigmoid(1.4), sigmoid(0)
+        tensor([0.8022, 0.5000])
     """
-    chosen, rejected = same_pairs(score_chosen=score_chosen, score_rejected=score_rejected)
-    not_negative(eta=eta)
-    all_finite(score_chosen=chosen, score_rejected=rejected)
+    chosen, rejected = as_pairs(score_chosen=score_chosen, score_rejected=score_rejected)
+    check_not_negative(eta=eta)
+    check_finite(score_chosen=chosen, score_rejected=rejected)
     return torch.sigmoid(eta * (chosen - rejected))
 
 
@@ -116,12 +127,12 @@ def omni_dpo_loss(
         gamma: how sharply mastered pairs lose weight.
         tau_ref: the scaled margin at which a pair counts as half mastered.
         lam: weight of the calibrated NLL.
-        tau_good: least score of answers that the NLL holds on to.
+        tau_good: lowest score of a chosen answer that the NLL applies to.
         use_quality: False: every quality weight is 1.
         use_performance: False: every performance weight is 1.
         use_nll: False: no NLL.
         detach_performance: True: no gradient through the performance weight (neither paper nor code does so).
-        quality: the quality weights, ``[P]``, if somebody has computed them already; `eta` then has no part.
+        quality: the quality weights, ``[P]``, if they are computed already; `eta` is then unused.
         performance_logit: in place of ``beta m - tau_ref``, ``[P]``. The naive focal weight of the paper's Eq. 7 is the
             DPO logit on summed log-probs.
         nll_chosen: in place of `policy_chosen` in the NLL term, ``[P]``: the paper divides it by the answer's length
@@ -134,29 +145,29 @@ def omni_dpo_loss(
 
     Raises:
         ValueError: if shapes differ, a score that is read is not finite, or a hyper-parameter is out of range.
+
+    Example:
+        >>> logps, scores = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]]), torch.tensor([[4.0], [4.0]])
+        >>> result = omni_dpo_loss(*logps, *scores, beta=1.0, tau_ref=1.0)
+        >>> result.terms["w_quality"], result.terms["w_performance"], result.per_pair  # 0.5 * 0.5^3 * 0.3133
+        (tensor([0.5000]), tensor([0.1250]), tensor([0.0196]))
     """
-    chosen, rejected, ref_w, ref_l, good, bad = same_pairs(
-        policy_chosen=policy_chosen,
-        policy_rejected=policy_rejected,
-        ref_chosen=ref_chosen,
-        ref_rejected=ref_rejected,
-        score_chosen=score_chosen,
-        score_rejected=score_rejected,
+    chosen, rejected, ref_w, ref_l, score_w, score_l = checked_pairs(
+        policy_chosen, policy_rejected, ref_chosen, ref_rejected, score_chosen, score_rejected, beta=beta
     )
-    positive(beta=beta)
-    not_negative(eta=eta, gamma=gamma, lam=lam)
-    number(tau_ref=tau_ref, tau_good=tau_good)
+    check_not_negative(eta=eta, gamma=gamma, lam=lam)
+    check_not_nan(tau_ref=tau_ref, tau_good=tau_good)
     ones = torch.ones_like(chosen)
 
     for name, values in (("quality", quality), ("performance_logit", performance_logit), ("nll_chosen", nll_chosen)):
         if values is not None:
-            same_pairs(policy_chosen=chosen, **{name: values})
+            as_pairs(policy_chosen=chosen, **{name: values})
 
     w_quality = ones
     if use_quality:
         if quality is not None:
-            all_finite(quality=quality)
-        w_quality = quality_weights(good, bad, eta=eta) if quality is None else quality
+            check_finite(quality=quality)
+        w_quality = quality_weights(score_w, score_l, eta=eta) if quality is None else quality
         w_quality = w_quality.to(chosen.dtype)
     w_performance = ones
     logit = beta * (chosen - rejected) - tau_ref if performance_logit is None else performance_logit.to(chosen.dtype)
@@ -168,11 +179,11 @@ def omni_dpo_loss(
 
     active = nll = torch.zeros_like(chosen)
     if use_nll:
-        all_finite(score_chosen=score_chosen)
+        check_finite(score_chosen=score_chosen)
         # In the scores' own precision: the threshold is inclusive, and 3.2 is another number in bfloat16.
         active = ((ref_w > chosen) & (score_chosen >= tau_good)).to(chosen.dtype)
-        held = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
-        nll = -lam * active * held
+        nll_logps = chosen if nll_chosen is None else nll_chosen.to(chosen.dtype)
+        nll = -lam * active * nll_logps
         loss = loss + nll
     terms = {
         "w_quality": w_quality,
@@ -206,11 +217,14 @@ def dpo_loss(
 
     Raises:
         ValueError: if shapes differ, or a hyper-parameter is out of range.
+
+    Example:
+        >>> chosen, rejected, ref_chosen, ref_rejected = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]])
+        >>> result = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=1.0)
+        >>> result.loss, result.margins  # log(1 + exp(-1))
+        (tensor(0.3133), tensor([1.]))
     """
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return _result(_smoothed(_logit(beta, *logps), label_smoothing), beta, logps)
 
 
@@ -226,12 +240,14 @@ def robust_dpo_loss(
     """DPO that is unbiased if a share `label_smoothing` of the pairs is flipped (arXiv 2403.00409).
 
     Arguments and errors as of `dpo_loss`. Unlike every other loss here it can be negative.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]])
+        >>> robust_dpo_loss(*logps, beta=1.0, label_smoothing=0.25).per_pair  # (0.75 * 0.3133 - 0.25 * 1.3133) / 0.5
+        tensor([-0.1867])
     """
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
-    smoothing_share(label_smoothing)
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    check_smoothing(label_smoothing)
     logit = _logit(beta, *logps)
     believed, doubted = (1 - label_smoothing) * logsigmoid(logit), label_smoothing * logsigmoid(-logit)
     loss = (doubted - believed) / (1 - 2 * label_smoothing)
@@ -241,11 +257,14 @@ def robust_dpo_loss(
 def hinge_loss(
     policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
 ) -> PreferenceLoss:
-    """``max(0, 1 - beta (m - m_ref))`` (arXiv 2305.10425). Arguments and errors as of `dpo_loss`."""
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
+    """``max(0, 1 - beta (m - m_ref))`` (arXiv 2305.10425). Arguments and errors as of `dpo_loss`.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]])
+        >>> hinge_loss(*logps, beta=0.25).per_pair
+        tensor([0.7500])
+    """
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return _result(relu(1 - _logit(beta, *logps)), beta, logps)
 
 
@@ -255,11 +274,13 @@ def ipo_loss(
     """``(m - m_ref - 1 / (2 beta))^2`` (arXiv 2310.12036, its tau is our beta), on mean log-probs.
 
     Arguments and errors as of `dpo_loss`.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]])
+        >>> ipo_loss(*logps, beta=0.125).per_pair  # (1 - 4)^2
+        tensor([9.])
     """
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return _result((_logit(1.0, *logps) - 1 / (2 * beta)) ** 2, beta, logps)
 
 
@@ -277,12 +298,14 @@ def dpop_loss(
 
     As in the code that Omni-DPO is compared with, the penalty is not multiplied by beta; in arXiv 2402.13228 it is, so
     its lambda is our ``penalty / beta``. Other arguments and errors as of `dpo_loss`.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0], [-2.0], [-0.5], [-0.5]])
+        >>> dpop_loss(*logps, beta=1.0, penalty=2.0).per_pair  # -log sigmoid(1 - 2 * 0.5)
+        tensor([0.6931])
     """
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
-    not_negative(penalty=penalty)
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    check_not_negative(penalty=penalty)
     chosen, _, ref_w, _ = logps
     return _result(_smoothed(_logit(beta, *logps) - penalty * relu(ref_w - chosen), label_smoothing), beta, logps)
 
@@ -295,11 +318,13 @@ def kto_pair_loss(
     ``per_pair`` is the mean of ``1 - sigmoid(beta (chosen - KL_rejected))`` and ``1 - sigmoid(beta (KL_chosen -
     rejected))``, where a KL is the mean log-ratio of the batch, at least 0 and, as in the paper, without gradient. It
     depends on the batch, so micro-batches change it. Arguments and errors as of `dpo_loss`.
+
+    Example:
+        >>> logps = torch.tensor([[-1.0], [-2.0], [-1.5], [-1.5]])
+        >>> kto_pair_loss(*logps, beta=1.0).per_pair  # (1 - sigmoid(0.5 - 0) + 1 - sigmoid(0.5 + 0.5)) / 2
+        tensor([0.3232])
     """
-    logps = same_pairs(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected
-    )
-    positive(beta=beta)
+    logps = checked_pairs(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     chosen, rejected = logps[0] - logps[2], logps[1] - logps[3]
     kl_chosen, kl_rejected = (ratio.detach().mean().clamp(min=0) for ratio in (chosen, rejected))
     loss = (torch.sigmoid(beta * (kl_rejected - chosen)) + torch.sigmoid(beta * (rejected - kl_chosen))) / 2
@@ -327,10 +352,13 @@ def simpo_loss(
 
     Raises:
         ValueError: if shapes differ, or a hyper-parameter is out of range.
+
+    Example:
+        >>> simpo_loss(torch.tensor([-1.0]), torch.tensor([-2.0]), beta=2.0, gamma_beta_ratio=1.0).per_pair
+        tensor([0.6931])
     """
-    logps = same_pairs(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
-    positive(beta=beta)
-    number(gamma_beta_ratio=gamma_beta_ratio)
+    logps = checked_pairs(policy_chosen, policy_rejected, beta=beta)
+    check_not_nan(gamma_beta_ratio=gamma_beta_ratio)
     if kind not in ("sigmoid", "hinge"):
         raise ValueError(f"kind is {kind!r}; it must be 'sigmoid' or 'hinge'.")
     logit = beta * (logps[0] - logps[1] - gamma_beta_ratio)
@@ -350,9 +378,13 @@ def orpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, *, beta: float) ->
 
     Raises:
         ValueError: if shapes differ, or beta is not positive.
+
+    Example:
+        >>> logps = torch.tensor([0.5]).log()
+        >>> orpo_loss(logps, logps, beta=1.0).per_pair  # log 2 + log 2
+        tensor([1.3863])
     """
-    logps = same_pairs(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
-    positive(beta=beta)
+    logps = checked_pairs(policy_chosen, policy_rejected, beta=beta)
     chosen, rejected = logps
     ratio = -logsigmoid(_log_odds(chosen) - _log_odds(rejected))
     return _result(beta * ratio - chosen, beta, logps, terms={"odds_ratio": ratio.detach()})
@@ -376,7 +408,7 @@ def _logit(beta: float, chosen: Tensor, rejected: Tensor, ref_w: Tensor, ref_l: 
 
 
 def _smoothed(logit: Tensor, label_smoothing: float) -> Tensor:
-    smoothing_share(label_smoothing)
+    check_smoothing(label_smoothing)
     if not label_smoothing:
         return -logsigmoid(logit)
     return -(1 - label_smoothing) * logsigmoid(logit) - label_smoothing * logsigmoid(-logit)

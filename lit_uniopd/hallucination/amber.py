@@ -1,7 +1,7 @@
 """AMBER's generative task (Wang et al. 2023): nouns of a caption against annotated objects, as its evaluator counts.
 
 Nouns are words of the benchmark's vocabulary (its association file), in the singular; its safe words are never wrong.
-Word vectors, which the official script uses to forgive near-synonyms, are not used: CHAIR is an upper bound of theirs.
+The official script also forgives near-synonyms by word vectors, so CHAIR here is an upper bound of its CHAIR.
 """
 
 import re
@@ -15,7 +15,7 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, slots=True)
 class AmberCounts:
-    """One caption's counts, to be added up."""
+    """One caption's counts; sums of them make the scores."""
 
     nouns: int
     hallucinated: int
@@ -31,14 +31,14 @@ class AmberCounts:
 
 
 def nouns_in(text: str, association: Mapping[str, Sequence[str]], safe: Iterable[str] = ()) -> list[str]:
-    """Words of the vocabulary, in order; a repeated word counts again."""
+    """Words of a text that are in the vocabulary, in order; a repeated word counts again."""
     vocabulary = set(association) | {word for words in association.values() for word in words} | set(safe)
-    found = []
+    nouns = []
     for word in _WORD.findall(text.lower()):
         form = next((form for form in (word, *noun_lemmas(word)) if form in vocabulary), None)
         if form is not None:
-            found.append(form)
-    return found
+            nouns.append(form)
+    return nouns
 
 
 def amber_counts(
@@ -54,19 +54,19 @@ def amber_counts(
         nouns: of `nouns_in`.
         truth: annotated objects.
         hallu: annotated likely hallucinations.
-        association: object -> words that are as good.
+        association: object -> words that count as it.
         safe: words that are never wrong.
     """
     harmless = set(safe)
     right = _with_associates(truth, association)
     likely = _with_associates(hallu, association)
-    own = [noun for noun in nouns if noun not in harmless]
+    checked_nouns = [noun for noun in nouns if noun not in harmless]
     return AmberCounts(
         nouns=len(nouns),
-        hallucinated=sum(noun not in right for noun in own),
-        covered=len({right[noun] for noun in own if noun in right}),
+        hallucinated=sum(noun not in right for noun in checked_nouns),
+        covered=len({right[noun] for noun in checked_nouns if noun in right}),
         truth=len(truth),
-        targets=len({likely[noun] for noun in own if noun in likely and noun not in right}),
+        targets=len({likely[noun] for noun in checked_nouns if noun in likely and noun not in right}),
         all_targets=len(hallu),
     )
 

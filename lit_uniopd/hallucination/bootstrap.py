@@ -38,10 +38,10 @@ Stopped = Literal["end", "no_factual", "max_sentences", "unreadable"]
 
 @dataclass
 class BootstrapArgs:
-    """What is done where SENTINEL's paper and its released code differ; as they stand, the paper's choices."""
+    """Choices on which SENTINEL's paper and its released code differ. The defaults are the paper's."""
 
     append: Append = "coherent_first"
-    """The sentence that the context grows by. paper: coherent_first; released_code: agnostic_first. `greedy` and
+    """Which sentence is appended to the context. paper: coherent_first; released_code: agnostic_first. `greedy` and
     `hallucinated` are the paper's ablations (table 4)."""
     when_no_factual: WhenNoFactual = "stop"
     """No candidate is factual: `stop` the caption, `resample` the step, append one that is `not_hallucinated` (as when
@@ -59,9 +59,9 @@ class BootstrapArgs:
     out_of_vocabulary: OutOfVocabulary = "abstain"
     """Vote of a detector on an object that is not in its closed vocabulary. released_code: accept."""
     uncertain: Uncertain = "ignore"
-    """What detectors that disagree make of an object (table 9)."""
+    """Verdict on an object on which the detectors disagree (table 9)."""
     ask_for: Literal["class", "word"] = "class"
-    """Detectors are asked for an object's class (`person`), or for the word of the caption (`woman`; released_code)."""
+    """Detectors look for an object's class (`person`), or for the caption's word (`woman`; released_code)."""
     keep_unfinished: bool = False
     """Keep candidates that were cut behind a number or an abbreviation, or that are too long (released_code)."""
     intervene_from: int = 0
@@ -93,13 +93,13 @@ class Candidate:
     """A sampled continuation of one sentence."""
 
     text: str
-    """Raw, but for space at both ends; empty: the model ended its answer."""
+    """Without space at both ends; empty: the model ended its answer."""
     finished: bool = True
     """Whether it ended by itself rather than at the limit of tokens."""
 
 
 class Writer(Protocol):
-    """What samples one-sentence continuations."""
+    """Samples one-sentence continuations."""
 
     def __call__(self, prompts: Sequence[Prompt], step: int, attempt: int, *, greedy: bool) -> list[list[Candidate]]:
         """Several candidates for each prompt, which ends with the caption so far; one if ``greedy``."""
@@ -114,21 +114,21 @@ class SentencePair:
     chosen: LabelledSentence
     rejected: LabelledSentence
     sentence: int
-    """Which of the caption's sentences, from 0."""
+    """Index of the sentence in the caption, from 0."""
     context_factual: bool
     """Whether every sentence of the context was labelled factual."""
 
 
 @dataclass(slots=True)
 class Caption:
-    """One picture's way through the bootstrapping."""
+    """The state of one picture's bootstrapping."""
 
     prompt: Prompt
-    book: VerdictCache
+    verdict_cache: VerdictCache
     sentences: list[LabelledSentence] = field(default_factory=list)
     pairs: list[SentencePair] = field(default_factory=list)
     steps: list[dict[Label, int]] = field(default_factory=list)
-    """Of each step, candidates by label."""
+    """For each step, the number of candidates by label."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Candidates that were neither labelled nor empty, by reason."""
     stopped: Stopped | None = None
@@ -141,7 +141,7 @@ class Caption:
     @property
     def context_objects(self) -> set[str]:
         """Classes named so far, whatever their verdict."""
-        return {self.book.canonical(word) for sentence in self.sentences for word in sentence.objects}
+        return {self.verdict_cache.canonical(word) for sentence in self.sentences for word in sentence.objects}
 
 
 class Bootstrapper:
@@ -149,10 +149,10 @@ class Bootstrapper:
 
     Args:
         write: samples sentences.
-        detectors: that vote; one alone decides by itself (table 8).
+        detectors: they vote; a single one decides alone (table 8).
         extract: finds the objects that sentences name.
-        args: the choices.
-        seed: of the choice among candidates that are equally good.
+        args: see `BootstrapArgs`; None: the paper's choices.
+        seed: of the choice among equally good candidates.
         choose: picks one of these, instead of a seeded draw.
     """
 
@@ -173,11 +173,11 @@ class Bootstrapper:
         self.seed, self.choose = seed, choose
 
     def run(self, prompts: Sequence[Prompt], on_finished: Callable[[Caption], None] | None = None) -> list[Caption]:
-        """Grow a caption for each prompt to its end.
+        """Write a whole caption for each prompt.
 
         Args:
             prompts: each with one picture.
-            on_finished: called with each caption as soon as it is over.
+            on_finished: called with each caption as soon as it ends.
         """
         captions = [Caption(prompt, VerdictCache(self.extract.canonical)) for prompt in prompts]
         growing = list(captions)
@@ -190,7 +190,7 @@ class Bootstrapper:
         return captions
 
     def step(self, captions: Sequence[Caption]) -> None:
-        """One sentence more for each caption, with the pairs that the step yields."""
+        """Add one sentence to each caption, and the pairs of this step."""
         for number in sorted({len(caption.sentences) for caption in captions}):
             for attempt in sorted({c.attempt for c in captions if len(c.sentences) == number}):
                 self._step([c for c in captions if (len(c.sentences), c.attempt) == (number, attempt)], number, attempt)
@@ -206,10 +206,10 @@ class Bootstrapper:
             for candidates, caption in zip(sampled, captions, strict=True)
         ]
         natural = [[c.text for c in row if c.text] for row in greedy]
-        asked = [list(dict.fromkeys([*row, *extra])) for row, extra in zip(texts, natural, strict=True)]
-        labelled = self._labelled(captions, asked)
-        for caption, candidates, row, extra, found in zip(captions, sampled, texts, natural, labelled, strict=True):
-            by_text = {sentence.text: sentence for sentence in found}
+        candidate_texts = [list(dict.fromkeys([*row, *extra])) for row, extra in zip(texts, natural, strict=True)]
+        labelled = self._labelled(captions, candidate_texts)
+        for caption, candidates, row, extra, sentences in zip(captions, sampled, texts, natural, labelled, strict=True):
+            by_text = {sentence.text: sentence for sentence in sentences}
             self._grow(
                 caption,
                 [by_text[text] for text in row],
@@ -218,14 +218,14 @@ class Bootstrapper:
             )
 
     def _usable(self, candidates: Sequence[Candidate], caption: Caption) -> list[str]:
-        """Texts that are whole sentences; others are counted."""
+        """Texts of complete sentences; the others are counted in ``dropped``."""
         usable: list[str] = []
         for candidate in candidates:
             if candidate.text and not self.args.keep_unfinished:
                 if not candidate.finished:
                     caption.dropped["too_long"] += 1
                     continue
-                # A model that ends its answer without a full stop has said what it wanted to.
+                # A model that ends its answer without a full stop has completed it.
                 if is_unfinished(candidate.text) and candidate.text.rstrip().endswith("."):
                     caption.dropped["cut_at_number_or_abbreviation"] += 1
                     continue
@@ -234,28 +234,27 @@ class Bootstrapper:
 
     def _labelled(self, captions: Sequence[Caption], texts: Sequence[Sequence[str]]) -> list[list[LabelledSentence]]:
         """All candidates of all captions: objects, votes on new ones, verdicts, labels."""
-        flat = self.extract([text for row in texts for text in row])
-        taken = iter(flat)
-        objects = [[self._names(next(taken)) for _ in row] for row in texts]
+        extracted = iter(self.extract([text for row in texts for text in row]))
+        objects = [[self._names(next(extracted)) for _ in row] for row in texts]
         new = [
-            caption.book.unknown([word for words in row for word in words])
+            caption.verdict_cache.unknown([word for words in row for word in words])
             for caption, row in zip(captions, objects, strict=True)
         ]
         rows = [row for row, words in enumerate(new) if words]
         if rows:
             images = [captions[row].prompt.images[0] for row in rows]
             words = [new[row] for row in rows]
-            seen = [detector.detect(images, words, self._class_in_singular) for detector in self.detectors]
+            outputs = [detector.detect(images, words, self._class_in_singular) for detector in self.detectors]
             for place, row in enumerate(rows):
-                found = [of_detector[place] for of_detector in seen]
-                votes = [{word: vote_of(detection) for word, detection in said.items()} for said in found]
+                detections = [output[place] for output in outputs]
+                votes = [{word: vote_of(detection) for word, detection in row.items()} for row in detections]
                 verdicts = cross_check(
                     votes, out_of_vocabulary=self.args.out_of_vocabulary, uncertain=self.args.uncertain
                 )
-                captions[row].book.add(verdicts, found)
+                captions[row].verdict_cache.add(verdicts, detections)
         return [
             label_sentences(
-                row, words, caption.book.__getitem__, caption.context_objects, canonical=self.extract.canonical
+                row, words, caption.verdict_cache.__getitem__, caption.context_objects, canonical=self.extract.canonical
             )
             for caption, row, words in zip(captions, texts, objects, strict=True)
         ]
@@ -263,7 +262,7 @@ class Bootstrapper:
     def _class_in_singular(self, word: str) -> str:
         """The class that a word's votes are for.
 
-        As in the released code "skis" is looked for as "ski", which is none of the closed vocabulary's labels.
+        As in the released code "skis" is looked for as "ski", although the closed vocabulary lacks that label.
         """
         name = self.extract.canonical(word)
         if self.args.ask_for == "class":
@@ -277,22 +276,22 @@ class Bootstrapper:
         return list(dict.fromkeys(self.extract.canonical(word) for word in words))
 
     def _grow(
-        self, caption: Caption, found: list[LabelledSentence], greedy: list[LabelledSentence], *, over: bool
+        self, caption: Caption, candidates: list[LabelledSentence], greedy: list[LabelledSentence], *, over: bool
     ) -> None:
-        """Keep the step's pairs, append a sentence, or end the caption."""
+        """Add the step's pairs, and append a sentence or end the caption."""
         args, number = self.args, len(caption.sentences)
         intervenes = number >= args.intervene_from
-        caption.steps.append(dict(Counter(sentence.label for sentence in found)))
+        caption.steps.append(dict(Counter(sentence.label for sentence in candidates)))
         if intervenes:
             factual = all(sentence.factual for sentence in caption.sentences)
-            made = build_pairs(found, positives=args.positives, per_step=args.pairs_per_step)
-            caption.pairs += [SentencePair(caption.text, *pair, number, factual) for pair in made]
+            pairs = build_pairs(candidates, positives=args.positives, per_step=args.pairs_per_step)
+            caption.pairs += [SentencePair(caption.text, *pair, number, factual) for pair in pairs]
         if not intervenes:
-            pool = found[:1]
+            pool = candidates[:1]
         elif args.append == "greedy":
             pool = greedy
         else:
-            pool = append_pool(found, append=args.append, when_no_factual=args.when_no_factual)
+            pool = append_pool(candidates, append=args.append, when_no_factual=args.when_no_factual)
         if pool:
             caption.sentences.append(self._choose(pool, caption))
             caption.attempt = 0

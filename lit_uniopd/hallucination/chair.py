@@ -13,7 +13,7 @@ class ChairCounts:
     mentions: int
     """Different words that name an object; two words for one class are two."""
     hallucinated: int
-    """Of those, the words whose class the picture does not have."""
+    """Those words whose class the picture does not have."""
     hit: int
     """Classes of the picture that are named."""
     truth: int
@@ -42,11 +42,11 @@ def chair_counts(mentions: Sequence[tuple[str, str]], truth: Iterable[str]) -> C
         truth: classes of the picture.
     """
     classes = set(truth)
-    named = {name for _, name in mentions}
+    named_classes = {name for _, name in mentions}
     return ChairCounts(
         mentions=len(mentions),
         hallucinated=sum(name not in classes for _, name in mentions),
-        hit=len(named & classes),
+        hit=len(named_classes & classes),
         truth=len(classes),
     )
 

@@ -13,7 +13,7 @@ from lit_uniopd.errors import UserError
 
 _FOLDER = Path(__file__).parent
 BUILT_IN = ("coco", "chair", "released_code")
-"""Lexicons by name: ours, that of CHAIR's scores, and that of SENTINEL's released generation pipeline."""
+"""Names of lexicons: ours, CHAIR's, and that of SENTINEL's released generation pipeline."""
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _IRREGULAR = {"people": "person", "oxen": "ox"}
 """Plurals that lemminflect's dictionary does not have."""
@@ -25,11 +25,11 @@ class Mention:
     """A word or phrase that names an object."""
 
     word: str
-    """As the lexicon has it, in the singular."""
+    """In the singular, as in the lexicon."""
     name: str
     """Its class."""
     start: int
-    """Character at which it begins."""
+    """Index of its first character."""
 
 
 class Lexicon:
@@ -38,8 +38,8 @@ class Lexicon:
     Args:
         classes: class -> words and phrases for it, in the singular; the class's own name is one of them.
         blockers: phrases in which a word does not mean its object (``train track``).
-        absorbs: class -> words that mean nothing of their own in a text that names it (``toilet: [seat]``).
-        means: phrase -> the shorter word that it is read as (``bow tie: tie``); nothing, if that is no object.
+        absorbs: class -> words that mean no object of their own in a text that names the class (``toilet: [seat]``).
+        means: phrase -> the shorter word that it is read as (``bow tie: tie``); no object if that word names none.
 
     Raises:
         UserError: if a word stands for two classes.
@@ -71,7 +71,7 @@ class Lexicon:
         ``extends: chair`` it adds to that one.
 
         Raises:
-            UserError: if it is none.
+            UserError: if the file is not a lexicon.
         """
         if path == "released_code":
             return released_coco()
@@ -85,69 +85,72 @@ class Lexicon:
 
     def find(self, text: str) -> list[Mention]:
         """Every mention of an object, in order; a repeated word counts again."""
-        places = [(match.group(), match.start()) for match in _WORD.finditer(text.lower())]
-        words = [word for word, _ in places]
-        found: list[Mention] = []
-        place = 0
-        while place < len(words):
-            for size in range(min(self._longest, len(words) - place), 0, -1):
-                forms = [self.means.get(form, form) for form in _phrase_forms(words[place : place + size])]
-                known = next((form for form in forms if form in self.class_of), None)
-                if known is not None:
-                    found.append(Mention(known, self.class_of[known], places[place][1]))
-                if known is not None or any(form in self.blockers for form in forms):
+        spans = [(match.group(), match.start()) for match in _WORD.finditer(text.lower())]
+        words = [word for word, _ in spans]
+        mentions: list[Mention] = []
+        position = 0
+        while position < len(words):
+            for size in range(min(self._longest, len(words) - position), 0, -1):
+                forms = [self.means.get(form, form) for form in _phrase_forms(words[position : position + size])]
+                word = next((form for form in forms if form in self.class_of), None)
+                if word is not None:
+                    mentions.append(Mention(word, self.class_of[word], spans[position][1]))
+                if word is not None or any(form in self.blockers for form in forms):
                     break
             else:
                 size = 1
-            place += size
-        named = {mention.name for mention in found}
-        absorbed = {word for name, words in self.absorbs.items() if name in named for word in words}
-        return [mention for mention in found if mention.word not in absorbed]
+            position += size
+        classes = {mention.name for mention in mentions}
+        absorbed = {word for name, words in self.absorbs.items() if name in classes for word in words}
+        return [mention for mention in mentions if mention.word not in absorbed]
 
     def mentions(self, text: str) -> list[tuple[str, str]]:
         """Words that name an object, each once, with their classes, in the order of mention."""
         return list({mention.word: (mention.word, mention.name) for mention in self.find(text)}.values())
 
     def canonical(self, word: str) -> str:
-        """The class of a word or phrase in the singular or plural; of one that stands for none, its singular."""
+        """The class of a word or phrase, singular or plural; if it has none, its singular."""
         *head, last = word.lower().split() or [""]
         forms = [" ".join([*head, form]) for form in (last, *noun_lemmas(last))]
         return next((self.class_of[form] for form in forms if form in self.class_of), forms[1])
 
     def without(self, words: Sequence[str]) -> "Lexicon":
-        """The same lexicon, in which these words and phrases mean nothing; a class goes with its last word."""
-        kept: dict[str, list[str]] = {}
+        """The lexicon without these words and phrases; a class is dropped with its last word."""
+        words_by_class: dict[str, list[str]] = {}
         for word, name in self.class_of.items():
             if word not in words:
-                kept.setdefault(name, []).append(word)
+                words_by_class.setdefault(name, []).append(word)
         absorbs = {name: sorted(absorbed) for name, absorbed in self.absorbs.items()}
         blockers = [phrase for phrase in sorted(self.blockers) if phrase not in words]
         means = {phrase: word for phrase, word in self.means.items() if phrase not in words}
-        smaller = Lexicon(dict.fromkeys(kept, ()), blockers, absorbs, means)
-        smaller.class_of = {word: name for name, names in kept.items() for word in names}
+        smaller = Lexicon(dict.fromkeys(words_by_class, ()), blockers, absorbs, means)
+        smaller.class_of = {word: name for name, names in words_by_class.items() for word in names}
         smaller._longest = self._longest
         return smaller
 
 
 def _content(file: Path) -> dict[str, Any]:
-    """What a lexicon's file says, with what it adds to."""
-    given: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    own = {name: list(words or ()) for name, words in given["classes"].items()}
+    """Arguments of `Lexicon` from a file, merged with those of the lexicon that it extends."""
+    document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    words_by_class = {name: list(words or ()) for name, words in document["classes"].items()}
     content = {
-        "classes": own,
-        "blockers": list(given.get("blockers") or ()),
-        "absorbs": dict(given.get("absorbs") or {}),
-        "means": dict(given.get("means") or {}),
+        "classes": words_by_class,
+        "blockers": list(document.get("blockers") or ()),
+        "absorbs": dict(document.get("absorbs") or {}),
+        "means": dict(document.get("means") or {}),
     }
-    base = given.get("extends")
+    base = document.get("extends")
     if base is None:
         return content
     if base not in ("coco", "chair"):
         raise ValueError(f"extends: {base} must be coco or chair")
     content_of_base = _content(_FOLDER / f"{base}_objects.yaml")
-    classes = content_of_base["classes"]
+    base_classes = content_of_base["classes"]
     return {
-        "classes": {name: [*classes.get(name, ()), *own.get(name, ())] for name in (*classes, *own)},
+        "classes": {
+            name: [*base_classes.get(name, ()), *words_by_class.get(name, ())]
+            for name in (*base_classes, *words_by_class)
+        },
         "blockers": [*content_of_base["blockers"], *content["blockers"]],
         "absorbs": content_of_base["absorbs"] | content["absorbs"],
         "means": content_of_base["means"] | content["means"],
@@ -155,7 +158,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _phrase_forms(words: Sequence[str]) -> list[str]:
-    """A phrase whose last word may be a plural, likeliest singular first; "people" stays where a lexicon has it."""
+    """Forms of a phrase whose last word may be a plural, likeliest singular first; but "people" first as it is."""
     *head, last = words
     forms = noun_lemmas(last)
     return [" ".join([*head, form]) for form in ((last, *forms) if last in _IRREGULAR else forms)]
@@ -168,10 +171,10 @@ def noun_lemmas(word: str) -> tuple[str, ...]:
 
     if word in _IRREGULAR:
         return (_IRREGULAR[word], word)
-    known = getAllLemmas(word, upos="NOUN").get("NOUN", ())
-    if not known and not getAllLemmas(word):  # in no dictionary: by rule
-        known = getAllLemmasOOV(word, upos="NOUN").get("NOUN", ())
-    return tuple(dict.fromkeys((*known, word)))
+    lemmas = getAllLemmas(word, upos="NOUN").get("NOUN", ())
+    if not lemmas and not getAllLemmas(word):  # in no dictionary: by rule
+        lemmas = getAllLemmasOOV(word, upos="NOUN").get("NOUN", ())
+    return tuple(dict.fromkeys((*lemmas, word)))
 
 
 def singular(word: str) -> str:
@@ -181,13 +184,13 @@ def singular(word: str) -> str:
 
 @cache
 def coco() -> Lexicon:
-    """The 80 COCO classes by CHAIR's words and some more: what sentences are searched for objects by."""
+    """The 80 COCO classes with CHAIR's words and some more: for finding objects in sentences."""
     return Lexicon.read("coco")
 
 
 @cache
 def chair_words() -> Lexicon:
-    """The 80 COCO classes by CHAIR's own words: what captions are scored by, so that scores can be compared."""
+    """The 80 COCO classes with CHAIR's own words: for scoring captions, so that scores can be compared."""
     return Lexicon.read("chair")
 
 

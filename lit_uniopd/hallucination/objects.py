@@ -1,4 +1,4 @@
-"""Which objects a sentence names: by the lexicon, and on demand by a scene-graph parser too."""
+"""Which objects a sentence names: by the lexicon, and optionally by a scene-graph parser too."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ ABSTRACT = frozenset(
         "weather",
     ]
 )
-"""Nouns that are no objects to look for."""
+"""Nouns that do not name an object to look for."""
 
 _TRIPLE = re.compile(r"\(([^()]*)\)")
 
@@ -102,21 +102,21 @@ def objects_of_triples(triples: Sequence[Triple], keep: Callable[[str], bool] = 
             such a noun and not among the entities so far.
     """
     noun = lambda word: next((form for form in noun_lemmas(word) if keep(form)), None)  # noqa: E731
-    found: dict[str, None] = {}
+    entities: dict[str, None] = {}
     for triple in triples:
         if len(triple) != 3:
             continue
-        subject, predicate, target = (part.strip().lower() for part in triple)
+        subject, predicate, target = (term.strip().lower() for term in triple)
         for entity in (subject,) if predicate in ("is", "are") else (subject, target):
-            nouns = [name for word in entity.split() if (name := noun(word)) is not None and name not in found]
+            nouns = [name for word in entity.split() if (name := noun(word)) is not None and name not in entities]
             if nouns:
-                found.setdefault(entity if " " in entity else nouns[0])
-    return list(found)
+                entities.setdefault(entity if " " in entity else nouns[0])
+    return list(entities)
 
 
 def parse_triples(text: str) -> list[list[str]]:
-    """Triples from what a scene-graph parser writes: ``( cat , sit on , chair ) , ( cat , is , black )``."""
-    return [[part.strip() for part in inner.split(",")] for inner in _TRIPLE.findall(text)]
+    """Triples from a scene-graph parser's output: ``( cat , sit on , chair ) , ( cat , is , black )``."""
+    return [[term.strip() for term in inner.split(",")] for inner in _TRIPLE.findall(text)]
 
 
 class SceneGraphParser:
@@ -144,7 +144,7 @@ class SceneGraphParser:
         """Load the model.
 
         Raises:
-            UserError: if it cannot be had.
+            UserError: if it cannot be loaded.
         """
         if self.model is None:
             try:
@@ -161,13 +161,13 @@ class SceneGraphParser:
     def __call__(self, sentences: Sequence[str]) -> list[list[list[str]]]:
         """The triples of each sentence."""
         self.prepare("cpu")
-        found: list[list[list[str]]] = []
+        graphs: list[list[list[str]]] = []
         for start in range(0, len(sentences), self.batch_size):
-            given = [self.prefix + sentence for sentence in sentences[start : start + self.batch_size]]
-            inputs = self.tokenizer(given, return_tensors="pt", padding=True, truncation=True).to(self.model.device)
+            texts = [self.prefix + sentence for sentence in sentences[start : start + self.batch_size]]
+            inputs = self.tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(self.model.device)
             out = self.model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self.max_new_tokens)
-            found += map(parse_triples, self.tokenizer.batch_decode(out, skip_special_tokens=True))
-        return found
+            graphs += map(parse_triples, self.tokenizer.batch_decode(out, skip_special_tokens=True))
+        return graphs
 
 
 class ObjectExtractor:
@@ -193,8 +193,8 @@ class ObjectExtractor:
 
     def __call__(self, sentences: Sequence[str]) -> list[list[str]]:
         """Words for objects in each sentence, in the singular, each once."""
-        found = [[word for word, _ in self.lexicon.mentions(sentence)] for sentence in sentences]
+        rows = [[word for word, _ in self.lexicon.mentions(sentence)] for sentence in sentences]
         if self.scene_graph is not None and sentences:
             graphs = self.scene_graph(sentences)
-            found = [[*words, *objects_of_triples(graph)] for words, graph in zip(found, graphs, strict=True)]
-        return [list(dict.fromkeys(words)) for words in found]
+            rows = [[*words, *objects_of_triples(graph)] for words, graph in zip(rows, graphs, strict=True)]
+        return [list(dict.fromkeys(words)) for words in rows]

@@ -1,4 +1,4 @@
-"""Which candidates of a step become preference pairs, and which one the caption goes on with."""
+"""Which candidates of a step become preference pairs, and which ones may continue the caption."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -26,8 +26,8 @@ def build_pairs(
         per_step: ``one`` pair, ``zip``: the first factual with the first hallucinated and so on, so that none is used
             twice (released code), or ``cross``: each with each.
     """
-    wanted = {"coherent": (_COHERENT,), "agnostic": (_AGNOSTIC,), "both": (_COHERENT, _AGNOSTIC)}[positives]
-    better = [candidate for candidate in candidates if candidate.label in wanted]
+    labels = {"coherent": (_COHERENT,), "agnostic": (_AGNOSTIC,), "both": (_COHERENT, _AGNOSTIC)}[positives]
+    better = [candidate for candidate in candidates if candidate.label in labels]
     worse = [candidate for candidate in candidates if candidate.label == "hallucinated"]
     if per_step == "cross":
         return list(product(better, worse))
@@ -38,11 +38,11 @@ def build_pairs(
 def append_pool(
     candidates: Sequence[LabelledSentence], *, append: Append = "coherent_first", when_no_factual: WhenNoFactual
 ) -> list[LabelledSentence]:
-    """Candidates of which one continues the caption (iterative contextual bootstrapping); none: there is no such.
+    """Candidates that may continue the caption (iterative contextual bootstrapping); may be empty.
 
     Args:
         candidates: of one step.
-        append: which are preferred. ``greedy`` is the caller's affair and finds none here.
+        append: which are preferred. ``greedy`` is handled by the caller and selects none here.
         when_no_factual: ``any`` falls back on all candidates, as the released code does; ``not_hallucinated`` on those
             that name nothing wrong, as in captioning without training (table 6).
     """

@@ -1,4 +1,4 @@
-"""What is kept of a bootstrapping: a line for each caption, a row for each pair."""
+"""The files of a bootstrapping: a line for each caption, a row for each pair."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from lit_uniopd.hallucination.bootstrap import Caption
 
 
 def caption_line(caption: Caption, detectors: Sequence[str] = ()) -> dict[str, Any]:
-    """A finished caption, as JSON; with the picture's true objects if its row has a list of them.
+    """A finished caption as JSON; with the picture's true objects if its row has a list of them.
 
     Args:
-        caption: what was grown.
+        caption: the finished caption.
         detectors: their names, in the order of the votes.
     """
     truth = caption.prompt.row.get("objects")
@@ -25,8 +25,8 @@ def caption_line(caption: Caption, detectors: Sequence[str] = ()) -> dict[str, A
         "steps": caption.steps,
         "dropped": dict(caption.dropped),
         **({"objects": truth} if isinstance(truth, list) else {}),
-        "verdicts": caption.book.verdicts,
-        "votes": caption.book.votes,
+        "verdicts": caption.verdict_cache.verdicts,
+        "votes": caption.verdict_cache.votes,
         "boxes": _boxes(caption, detectors),
         "detectors": list(detectors),
         "pairs": [
@@ -46,7 +46,7 @@ def caption_line(caption: Caption, detectors: Sequence[str] = ()) -> dict[str, A
 
 
 def _boxes(caption: Caption, detectors: Sequence[str]) -> list[dict[str, Any]]:
-    """What was seen where: fractions of the picture, to a ten-thousandth."""
+    """All boxes, as fractions of the picture, rounded to four digits."""
     return [
         {
             "object": word,
@@ -54,8 +54,8 @@ def _boxes(caption: Caption, detectors: Sequence[str]) -> list[dict[str, Any]]:
             "score": round(detection.score, 4),
             "place": [round(edge, 4) for edge in detection.box],
         }
-        for word, seen in caption.book.seen.items()
-        for number, detection in enumerate(seen)
+        for word, detections in caption.verdict_cache.detections.items()
+        for number, detection in enumerate(detections)
         if detection is not None and detection.found and detection.box is not None
     ]
 
@@ -64,7 +64,7 @@ def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The pairs of a caption's line, as ``SentencePairDataModule`` reads them.
 
     Each has the evidence for the objects of its sentences, and for those on which detectors disagree: candidates that
-    named these were left out. Lines of before there were boxes make rows without.
+    named these were left out. Lines that predate boxes give rows without boxes.
     """
     return [
         {
@@ -79,9 +79,9 @@ def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _evidence(line: Mapping[str, Any], named: Sequence[str]) -> dict[str, Any]:
+def _evidence(line: Mapping[str, Any], mentioned: Sequence[str]) -> dict[str, Any]:
     unsure = [word for word, verdict in line["verdicts"].items() if verdict == "uncertain"]
-    words = [word for word in dict.fromkeys([*named, *unsure]) if word in line["verdicts"]]
+    words = [word for word in dict.fromkeys([*mentioned, *unsure]) if word in line["verdicts"]]
     return {
         "verdicts": {word: line["verdicts"][word] for word in words},
         "votes": {word: line["votes"][word] for word in words},

@@ -1,4 +1,4 @@
-"""What a bootstrapping came to: pairs, verdicts, and signs of shortcuts in the pairs."""
+"""Statistics of a bootstrapping: pairs, verdicts, and signs of shortcuts in the pairs."""
 
 import statistics
 from collections import Counter
@@ -10,15 +10,15 @@ from lit_uniopd.hallucination.chair import chair
 
 
 def bootstrap_report(captions: Sequence[Mapping[str, Any]], detectors: Sequence[str] = ()) -> dict[str, Any]:
-    """Statistics of captions that `bootstrap.caption_line` wrote.
+    """Statistics of captions that `records.caption_line` wrote.
 
     Args:
         captions: of all pictures.
         detectors: their names, in the order of the votes.
 
     Returns:
-        Counts and shares; what there is nothing to divide by is left out. Where the objects of all pictures are known,
-        CHAIR's scores of the captions.
+        Counts and shares; averages over pairs are missing if there are none. CHAIR's scores of the captions, if the
+        objects of all pictures are known.
     """
     pairs = [pair for caption in captions for pair in caption["pairs"]]
     verdicts = Counter(verdict for caption in captions for verdict in caption["verdicts"].values())
@@ -54,9 +54,9 @@ def bootstrap_report(captions: Sequence[Mapping[str, Any]], detectors: Sequence[
     return report
 
 
-def told(report: Mapping[str, Any]) -> str:
-    """The report in a few lines for a terminal."""
-    shares = lambda part: ", ".join(f"{name} {share:.0%}" for name, share in report[part].items()) or "none"  # noqa: E731
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as a few lines of text."""
+    shares = lambda key: ", ".join(f"{name} {share:.0%}" for name, share in report[key].items()) or "none"  # noqa: E731
     lines = [
         f"{report['pairs']} pairs of {report['pictures']} pictures ({report['pairs_per_picture']} a picture, "
         f"{report['pictures_without_pairs']} pictures without any)",
@@ -69,10 +69,10 @@ def told(report: Mapping[str, Any]) -> str:
             f"{report['factual_contexts']:.0%} of contexts are factual"
         )
     if "captions" in report:
-        found = report["captions"]
+        scores = report["captions"]
         lines.append(
-            f"captions: {found['chair_i']:.1%} of mentions hallucinated, in {found['chair_s']:.1%} of captions; "
-            f"{found['recall']:.1%} of objects named, {found['words']} words"
+            f"captions: {scores['chair_i']:.1%} of mentions hallucinated, in {scores['chair_s']:.1%} of captions; "
+            f"{scores['recall']:.1%} of objects named, {scores['words']} words"
         )
     return "\n".join(lines)
 

@@ -1,8 +1,9 @@
-"""Sentences of a caption: where they end, and what their objects make of them."""
+"""Sentences of a caption: where they end, and which label follows from their objects."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from lit_uniopd.hallucination.verdicts import Verdict
@@ -46,7 +47,7 @@ class LabelledSentence:
     label: Label
     objects: tuple[str, ...]
     hallucinated: tuple[str, ...] = ()
-    """Of the objects, those that the picture does not have."""
+    """The objects that the picture does not have."""
 
     @property
     def factual(self) -> bool:
@@ -60,25 +61,25 @@ def label_sentences(
     context_objects: Collection[str],
     canonical: Callable[[str], str] = str,
 ) -> list[LabelledSentence]:
-    """What each candidate is (SENTINEL, section 3.2; released ``run/generate_dataset.py``).
+    """Label each candidate (SENTINEL, section 3.2; released ``run/generate_dataset.py``).
 
     Args:
         sentences: candidates for the next sentence.
-        objects: of each candidate, the words that name objects.
+        objects: for each candidate, the words that name objects.
         verdict_on: word -> verdict.
         context_objects: classes that the caption has named so far, whatever their verdict.
         canonical: word -> class.
 
     Returns:
-        Of each candidate: hallucinated if one object is; else uncertain if one is; else factual, and coherent with the
-        context if that names one of its objects. Without objects there is nothing to tell by.
+        For each candidate: hallucinated if one object is; else uncertain if one is; else factual, and coherent with the
+        context if that names one of its objects. Without objects: no_object.
 
     Raises:
         ValueError: if there are not as many lists of objects as sentences.
     """
     if len(sentences) != len(objects):
         raise ValueError(f"objects must have one entry per sentence, not {len(objects)} for {len(sentences)}")
-    found: list[LabelledSentence] = []
+    labelled: list[LabelledSentence] = []
     for text, words in zip(sentences, objects, strict=True):
         verdicts = {word: verdict_on(word) for word in words}
         wrong = tuple(word for word, verdict in verdicts.items() if verdict == "hallucinated")
@@ -91,12 +92,12 @@ def label_sentences(
             label = "uncertain"
         elif any(canonical(word) in context_objects for word in words):
             label = "factual_context_coherent"
-        found.append(LabelledSentence(text, label, tuple(verdicts), wrong))
-    return found
+        labelled.append(LabelledSentence(text, label, tuple(verdicts), wrong))
+    return labelled
 
 
 def unique_candidates(texts: Sequence[str]) -> list[str]:
-    """Candidates that say something, each once, in the order in which they were sampled."""
+    """Candidates that are not empty, each once, in the order in which they were sampled."""
     return [text for text in dict.fromkeys(texts) if text]
 
 
@@ -106,7 +107,7 @@ def should_stop(
     rule: Literal["empties", "empties_and_duplicates"] = "empties",
     share: float = 0.5,
 ) -> bool:
-    """Whether the caption is over: more than a share of the candidates is empty.
+    """Whether the caption has ended: more than ``share`` of the candidates are empty.
 
     Args:
         texts: all candidates of a step; the model ended its answer where one is empty.
@@ -123,22 +124,14 @@ def should_stop(
 
 
 def split_sentences(text: str) -> list[tuple[str, int]]:
-    """Sentences of a text and where they start; decimals and common abbreviations end none."""
-    found: list[tuple[str, int]] = []
-    start = 0
+    """Sentences of a text and where they start; the points of decimals and abbreviations end none."""
+    ends = [0]
     for match in _END.finditer(text):
-        if _is_abbreviated(text[start : match.end()]):
+        if _is_abbreviated(text[ends[-1] : match.end()]):
             continue
-        _take(text, start, match.end(), found)
-        start = match.end()
-    _take(text, start, len(text), found)
-    return found
-
-
-def _take(text: str, start: int, end: int, found: list[tuple[str, int]]) -> None:
-    piece = text[start:end]
-    if piece.strip():
-        found.append((piece.strip(), start + len(piece) - len(piece.lstrip())))
+        ends.append(match.end())
+    pieces = [(text[start:end], start) for start, end in pairwise([*ends, len(text)])]
+    return [(piece.strip(), start + len(piece) - len(piece.lstrip())) for piece, start in pieces if piece.strip()]
 
 
 def is_unfinished(sentence: str) -> bool:
@@ -156,7 +149,7 @@ def _is_abbreviated(text: str) -> bool:
 
 
 def sentence_end_ids(processor: Any) -> frozenset[int]:
-    """Tokens behind which a sentence may be over: their text ends, but for space and closing quotes, in . ! or ?"""
+    """Tokens that may end a sentence: their text ends, apart from space and closing quotes, in . ! or ?"""
     tokenizer: Any = tokenizer_of(processor)
     special = set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special]

@@ -11,13 +11,13 @@ Box = tuple[float, float, float, float]
 
 
 class Detection(NamedTuple):
-    """What a detector makes of an object that it was asked for."""
+    """A detector's result for one object."""
 
     found: bool
     score: float
     """The best, in [0, 1]."""
     box: Box | None = None
-    """Where the best score is, if the object was found by a detector that tells places."""
+    """Of the best score, if the object was found and the detector returns boxes."""
 
 
 OutOfVocabulary = Literal["accept", "abstain", "reject"]
@@ -39,35 +39,35 @@ def cross_check(
 
     Args:
         votes: of each detector, on the same objects.
-        out_of_vocabulary: what a detector's None counts as. ``accept`` is what the released code does, so that only
-            objects of its closed vocabulary can be hallucinated there; ``abstain`` leaves the verdict to the others.
-        uncertain: what disagreement counts as; ``ignore`` keeps it apart (the paper's choice, table 9).
+        out_of_vocabulary: how a detector's None counts. ``accept`` is the released code's choice, so that only objects
+            of its closed vocabulary can be hallucinated; ``abstain`` leaves the verdict to the other detectors.
+        uncertain: the verdict if detectors disagree; ``ignore`` makes it "uncertain" (the paper's choice, table 9).
 
     Raises:
-        ValueError: if there is no detector, or they were asked about different objects.
+        ValueError: if there is no detector, or they voted on different objects.
     """
     if not votes or any(set(vote) != set(votes[0]) for vote in votes):
         raise ValueError("votes must come from at least one detector, and all be on the same objects")
     filler = {"accept": True, "abstain": None, "reject": False}[out_of_vocabulary]
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     for name in votes[0]:
         cast = [filler if vote[name] is None else vote[name] for vote in votes]
-        said = {vote for vote in cast if vote is not None}
+        distinct_votes = {vote for vote in cast if vote is not None}
         verdict: Verdict = "uncertain"
-        if len(said) == 1:
-            verdict = "factual" if said == {True} else "hallucinated"
+        if len(distinct_votes) == 1:
+            verdict = "factual" if distinct_votes == {True} else "hallucinated"
         elif uncertain != "ignore":
             verdict = uncertain
-        found[name] = verdict
-    return found
+        verdicts[name] = verdict
+    return verdicts
 
 
 class VerdictCache:
-    """What is known of one picture. Verdicts are never revised.
+    """The verdicts on one picture so far. They are never revised.
 
     Several words may name one class (man, woman), and detectors may answer them differently. As in the released
-    ``run/utils.py``, a word is hallucinated if it was found to be itself, or if every word of its class was; else it is
-    uncertain if one of them is.
+    ``run/utils.py``, a word is hallucinated if its own verdict says so, or if that of every word of its class does;
+    otherwise it is uncertain if one of these is.
 
     Args:
         canonical: word -> class.
@@ -76,37 +76,37 @@ class VerdictCache:
     def __init__(self, canonical: Callable[[str], str]) -> None:
         self.canonical = canonical
         self.verdicts: dict[str, Verdict] = {}
-        self.seen: dict[str, list[Detection | None]] = {}
-        """Word -> what each detector makes of it; None: it is not in its vocabulary."""
-        self._of_class: dict[str, set[Verdict]] = {}
+        self.detections: dict[str, list[Detection | None]] = {}
+        """Word -> detection by each detector; None: it is not in its vocabulary."""
+        self._class_verdicts: dict[str, set[Verdict]] = {}
 
     def unknown(self, words: Sequence[str]) -> list[str]:
-        """The words, each once, about whose class nothing is known yet."""
-        return [word for word in dict.fromkeys(words) if self.canonical(word) not in self._of_class]
+        """The words, each once, whose class has no verdict yet."""
+        return [word for word in dict.fromkeys(words) if self.canonical(word) not in self._class_verdicts]
 
     @property
     def votes(self) -> dict[str, list[Vote]]:
         """Word -> vote of each detector."""
-        return {word: [vote_of(detection) for detection in row] for word, row in self.seen.items()}
+        return {word: [vote_of(detection) for detection in row] for word, row in self.detections.items()}
 
-    def add(self, verdicts: Mapping[str, Verdict], seen: Sequence[Mapping[str, Detection | None]] = ()) -> None:
-        """Note new verdicts, and what the detectors saw."""
+    def add(self, verdicts: Mapping[str, Verdict], detections: Sequence[Mapping[str, Detection | None]] = ()) -> None:
+        """Store new verdicts with each detector's detections."""
         for word, verdict in verdicts.items():
             self.verdicts[word] = verdict
-            self.seen[word] = [row[word] for row in seen]
-            self._of_class.setdefault(self.canonical(word), set()).add(verdict)
+            self.detections[word] = [row[word] for row in detections]
+            self._class_verdicts.setdefault(self.canonical(word), set()).add(verdict)
 
     def __getitem__(self, word: str) -> Verdict:
-        """Verdict on a word, from what is known of it and of its class.
+        """Verdict on a word, from its own and its class's verdicts.
 
         Raises:
-            KeyError: if nothing is known.
+            KeyError: if its class has none.
         """
-        known = self._of_class[self.canonical(word)]
-        if self.verdicts.get(word) == "hallucinated" or known == {"hallucinated"}:
+        class_verdicts = self._class_verdicts[self.canonical(word)]
+        if self.verdicts.get(word) == "hallucinated" or class_verdicts == {"hallucinated"}:
             return "hallucinated"
-        return "uncertain" if "uncertain" in known else "factual"
+        return "uncertain" if "uncertain" in class_verdicts else "factual"
 
     def of(self, verdict: Verdict) -> list[str]:
         """The words with a verdict, in alphabetical order."""
-        return sorted(word for word, found in self.verdicts.items() if found == verdict)
+        return sorted(word for word, other in self.verdicts.items() if other == verdict)

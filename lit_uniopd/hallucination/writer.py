@@ -17,12 +17,12 @@ from lit_uniopd.utils.seeding import derive_seed
 class PolicyWriter:
     """Samples continuations that end with the first sentence.
 
-    A picture's candidates depend on the weights, the prompt with its context, and the seed, not on what else is sampled
-    beside them (as far as the model's logits do not change with the batch).
+    A picture's candidates depend on the weights, the prompt with its context, and the seed, but not on the rest of the
+    batch (as far as the model's logits do not change with it).
 
     Args:
-        policy: who writes.
-        sampling: how; ``n`` candidates, each of at most ``max_new_tokens``.
+        policy: the writer.
+        sampling: ``n`` candidates, each of at most ``max_new_tokens``.
         seed: of the noise.
     """
 
@@ -40,8 +40,8 @@ class PolicyWriter:
         args = replace(self.sampling, n=1, temperature=0.0) if greedy else self.sampling
         encoded = [self.policy.encode(prompt) for prompt in prompts]
         rows = len(prompts) * args.n
-        with self.policy.answering(), progress_bar(rows, f"sentence {step + 1}", unit="candidate") as shown:
-            found = sample(
+        with self.policy.answering(), progress_bar(rows, f"sentence {step + 1}", unit="candidate") as bar:
+            completions = sample(
                 self.policy.model,
                 [prompt.tokens for prompt in encoded],
                 args,
@@ -50,11 +50,12 @@ class PolicyWriter:
                 seed=derive_seed(self.seed, "sentence", step, attempt),
                 keys=[int(prompt.key, 16) >> 1 for prompt in prompts],
                 vision=[prompt.vision for prompt in encoded],
-                on_progress=follow(shown),
+                on_progress=follow(bar),
             )
-        ids = [row[mask].tolist() for row, mask in zip(found.tokens_BT.cpu(), found.mask_BT.cpu(), strict=True)]
+        rows_and_masks = zip(completions.tokens_BT.cpu(), completions.mask_BT.cpu(), strict=True)
+        ids = [row[mask].tolist() for row, mask in rows_and_masks]
         texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
         candidates = [
-            Candidate(text.strip(), finish == "stop") for text, finish in zip(texts, found.finish, strict=True)
+            Candidate(text.strip(), finish == "stop") for text, finish in zip(texts, completions.finish, strict=True)
         ]
         return [candidates[start : start + args.n] for start in range(0, rows, args.n)]

@@ -23,7 +23,7 @@ from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
-from lit_uniopd.monitoring.step_timer import REST, StepTimer
+from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode, encode_answer
@@ -270,7 +270,7 @@ class PolicyModule(LightningModule):
         self.timer.between("wait")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.timer.between(REST)
+        self.timer.between(OVERHEAD)
         if self._logged_steps is not None:  # Lightning counts a batch that was under way as one that has been logged
             set_logged_step(self.trainer, self._logged_steps)
             self._logged_steps = None

@@ -1,1 +1,1 @@
-"""What a step took and what it was like: timer, means over ranks, the layout of TensorBoard."""
+"""Timing and logging of steps: timer, means over ranks, TensorBoard layout."""

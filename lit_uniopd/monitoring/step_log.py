@@ -8,10 +8,10 @@ from lit_uniopd.utils.lightning_internals import logged_step
 
 
 def log_values(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Write finished values to the loggers, at the step of the module's own curves.
+    """Write values that are already averaged over ranks to the loggers, at the step of the module's own curves.
 
-    ``LightningModule.log`` takes a quarter of a millisecond per value for sums and monitors that these do not need:
-    they are averaged over ranks already, once a step. Other callbacks cannot monitor them.
+    ``LightningModule.log`` spends a quarter of a millisecond per value on sums and monitors that these do not need.
+    Other callbacks cannot monitor them.
 
     Args:
         trainer: decides, by ``log_every_n_steps``, whether this step is logged.

@@ -1,4 +1,4 @@
-"""TensorBoard's tab CUSTOM SCALARS: the curves that an objective is read by, together in one place."""
+"""TensorBoard's tab CUSTOM SCALARS: an objective's essential curves in one place."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,22 @@ Charts = Mapping[str, Sequence[str]]
 
 
 def write_layout(trainer: Trainer, module: LightningModule) -> None:
-    """Put the charts of the module, then those of the callbacks, into the run's layout, under the module's name.
+    """Write the charts of the module and of the callbacks as the run's layout, under the module's name.
 
     Args:
-        trainer: with loggers of any kind, or none; TensorBoard's get the layout.
-        module: whose objective it is.
+        trainer: its TensorBoard loggers get the layout; others are left alone.
+        module: names the layout.
     """
     if not trainer.is_global_zero:
         return
     charts: dict[str, list[str]] = {}
-    for part in (module, *trainer.callbacks):  # type: ignore[attr-defined]
-        told = getattr(part, "essential_charts", None)
-        for title, tags in (told() if told is not None else {}).items():
+    for source in (module, *trainer.callbacks):  # type: ignore[attr-defined]
+        essential_charts = getattr(source, "essential_charts", None)
+        for title, tags in (essential_charts() if essential_charts is not None else {}).items():
             charts[title] = [*charts.get(title, []), *tags]
     if not charts:
         return
-    # TensorBoard takes tags as patterns, of which the beginning of a tag is enough.
+    # TensorBoard takes tags as patterns that need only match the beginning of a tag.
     layout: dict[str, Any] = {
         title: ["Multiline", [f"{re.escape(tag)}$" for tag in dict.fromkeys(tags)]] for title, tags in charts.items()
     }

@@ -1,4 +1,4 @@
-"""Averages over tokens, samples and ranks that divide once, at the end."""
+"""Means over tokens, samples and ranks that divide once, at the end."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class WeightedMeans:
-    """Named (sum, count) pairs; a mean of per-batch or per-rank means would weigh short ones too much.
+    """Named (sum, count) pairs; a mean of per-batch or per-rank means would give small ones too much weight.
 
-    Every rank must add the same names (``expect`` declares those that a rank may have nothing for).
+    Every rank must add the same names; ``expect`` declares those for which a rank may have no value.
     """
 
     def __init__(self) -> None:
@@ -18,12 +18,12 @@ class WeightedMeans:
         self._counts: dict[str, float] = {}
 
     def expect(self, *names: str) -> None:
-        """Make sure that the names exist, with a count of 0."""
+        """Declare names, with a count of 0."""
         for name in names:
             self.add(name, 0.0, 0.0)
 
     def add(self, name: str, total: float | Tensor, count: float | Tensor = 1.0) -> None:
-        """Add ``total`` over ``count`` things."""
+        """Add a sum over ``count`` values."""
         self._sums[name] = self._sums.get(name, 0.0) + float(total)
         self._counts[name] = self._counts.get(name, 0.0) + float(count)
 
@@ -33,11 +33,11 @@ class WeightedMeans:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Sequence[float]]) -> "WeightedMeans":
-        """What ``state`` was made of."""
-        averages = cls()
+        """Restore what `state` returned."""
+        means = cls()
         for name, (total, count) in state.items():
-            averages.add(name, total, count)
-        return averages
+            means.add(name, total, count)
+        return means
 
     def reduce(self, module: LightningModule) -> dict[str, float]:
         """Means over all ranks, by one collective; names with nothing to average are left out."""

@@ -1,4 +1,4 @@
-"""The embedded default: tiny models and procedural tasks, so that everything runs on a laptop without a download.
+"""The built-in example: tiny models and procedural tasks, so that everything runs on a laptop without a download.
 
 The student is fluent but careless: it was pre-trained on step-by-step answers in which most occurrences of the
 operators `-`, `S` and `L` are carried out as another one. Greedy, it therefore almost always confuses them. Each expert

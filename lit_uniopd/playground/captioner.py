@@ -1,4 +1,4 @@
-"""The tiny image-text model that describes scenes, and hallucinates as its teacher's habit was."""
+"""The tiny image-text model that describes scenes, and hallucinates out of the habit of the writer it learned from."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from transformers import (
 
 from lit_uniopd.playground.cache import cached
 from lit_uniopd.playground.images import PATCH, SIDE
-from lit_uniopd.playground.scenes import QUESTION, Scene, draw_scene, scenes, words, write_caption
+from lit_uniopd.playground.scenes import QUESTION, Scene, draw_scene, draw_scenes, words, write_caption
 from lit_uniopd.playground.training import IGNORED, train_until
 from lit_uniopd.policy.multimodal import vision_inputs
 from lit_uniopd.sampling.args import SamplingArgs
@@ -54,7 +54,7 @@ class SceneRecipe:
     max_steps: int = 4000
     stopping_scenes: int = 128
     scenes: int = 1024
-    """To make pairs of."""
+    """Scenes to make pairs from."""
     heldout_scenes: int = 256
 
 
@@ -62,8 +62,8 @@ def locate_scene(name: str, root: str | Path, seed: int, recipe: SceneRecipe | N
     """The model or file behind ``playground:captioner``, ``playground:scenes`` or ``playground:heldout_scenes``."""
     recipe = recipe or SceneRecipe()
     target = Path(root) / f"scenes_seed{seed}"
-    wanted = {"format": FORMAT, "seed": seed, **asdict(recipe)}
-    return cached(target, wanted, NAMES, lambda out: _make(out, seed, recipe)) / name
+    cache_key = {"format": FORMAT, "seed": seed, **asdict(recipe)}
+    return cached(target, cache_key, NAMES, lambda out: _make(out, seed, recipe)) / name
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -138,7 +138,7 @@ def make_model(seed: int, recipe: SceneRecipe) -> LlavaForConditionalGeneration:
 
 
 class Reader:
-    """Tokens and pixels of scenes; the same as the processor's, and many times faster."""
+    """Encodes scenes as the processor does, and many times faster."""
 
     def __init__(self) -> None:
         self.tokenizer = make_tokenizer()
@@ -164,16 +164,17 @@ class Reader:
         return model(input_ids=ids, labels=labels, use_cache=False, **pictures).loss
 
     def captions(
-        self, model: PreTrainedModel, seen: list[Scene], *, temperature: float = 0.0, seed: int = 0
+        self, model: PreTrainedModel, scenes: list[Scene], *, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
         """One caption of each scene."""
         training = model.training
         model.eval()
         args = SamplingArgs(n=1, max_new_tokens=100, temperature=temperature, max_rows=256)
-        vision = [self.pixels(scene) for scene in seen]
-        found = sample(model, [self.question] * len(seen), args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
+        vision = [self.pixels(scene) for scene in scenes]
+        questions = [self.question] * len(scenes)
+        completions = sample(model, questions, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
         model.train(training)
-        rows = [row[mask].tolist() for row, mask in zip(found.tokens_BT, found.mask_BT, strict=True)]
+        rows = [row[mask].tolist() for row, mask in zip(completions.tokens_BT, completions.mask_BT, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
@@ -182,24 +183,23 @@ def _make(out: Path, seed: int, recipe: SceneRecipe) -> dict[str, Any]:
     model.save_pretrained(out / "captioner")
     make_processor().save_pretrained(out / "captioner")
     (out / "pictures").mkdir()
-    write_scenes(out / "scenes.jsonl", scenes(seed, "train", recipe.scenes))
-    write_scenes(out / "heldout_scenes.jsonl", scenes(seed, "heldout", recipe.heldout_scenes))
+    write_scenes(out / "scenes.jsonl", draw_scenes(seed, "train", recipe.scenes))
+    write_scenes(out / "heldout_scenes.jsonl", draw_scenes(seed, "heldout", recipe.heldout_scenes))
     return {"captioner": {"steps": steps, "recall": recall}}
 
 
 def train_captioner(seed: int, recipe: SceneRecipe) -> tuple[PreTrainedModel, int, float]:
-    """Learn to describe from careless captions; returns model, steps and the recall of its greedy captions."""
+    """Train on careless captions; returns model, steps and the recall of its greedy captions."""
     reader = Reader()
-    stopping = scenes(seed, "stopping", recipe.stopping_scenes)
+    stopping = draw_scenes(seed, "stopping", recipe.stopping_scenes)
 
     def loss(model: PreTrainedModel, rng: random.Random, step: int) -> Tensor:
-        seen = [draw_scene(rng, "train") for _ in range(recipe.batch_size)]
-        return reader.loss(model, [(scene, write_caption(scene, rng)) for scene in seen])
+        batch = [draw_scene(rng, "train") for _ in range(recipe.batch_size)]
+        return reader.loss(model, [(scene, write_caption(scene, rng)) for scene in batch])
 
     def score(model: PreTrainedModel) -> float:
-        texts = reader.captions(model, stopping)
-        named = [set(text.replace(".", "").split()) for text in texts]
-        hits = sum(name in said for said, scene in zip(named, stopping, strict=True) for name in scene.objects)
+        captions = [text.replace(".", "").split() for text in reader.captions(model, stopping)]
+        hits = sum(name in caption for caption, scene in zip(captions, stopping, strict=True) for name in scene.objects)
         return hits / sum(len(scene.objects) for scene in stopping)
 
     return train_until(
@@ -213,14 +213,14 @@ def train_captioner(seed: int, recipe: SceneRecipe) -> tuple[PreTrainedModel, in
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=derive_seed("scenes", seed, "captions"),
-        what="playground: the captioner learns to describe",
+        label="playground: the captioner learns to describe",
     )
 
 
-def write_scenes(path: Path, seen: list[Scene]) -> None:
-    """Rows with their pictures beside them."""
+def write_scenes(path: Path, scenes: list[Scene]) -> None:
+    """Write rows, and their pictures beside them."""
     with path.open("w") as out:
-        for i, scene in enumerate(seen):
+        for i, scene in enumerate(scenes):
             file = f"pictures/{path.stem}-{i}.png"
             scene.picture().save(path.parent / file)
             row = {

@@ -1,4 +1,4 @@
-"""Pictures of 32 x 32 pixels that hold what a prompt leaves out: bars, coloured shapes, or written digits.
+"""Pictures of 32 x 32 pixels with what a prompt leaves out: bars, coloured shapes, or written digits.
 
 A patch of the vision tower is 8 pixels wide, so a bar is a column of patches, and a shape or a digit fills one.
 """
@@ -31,21 +31,27 @@ def draw_shapes(letters: str) -> Image.Image:
     """Four shapes in a row; each of eight kinds stands for a letter."""
     picture, pen = _blank()
     for column, letter in enumerate(letters):
-        kind = LETTERS.index(letter)
         box = (column * PATCH + 1, PATCH + 1, column * PATCH + PATCH - 2, 2 * PATCH - 2)
-        colour = COLOURS[kind // len(SHAPES)]
-        left, top, right, bottom = box
-        match SHAPES[kind % len(SHAPES)]:
-            case "square":
-                pen.rectangle(box, fill=colour)
-            case "disc":
-                pen.ellipse(box, fill=colour)
-            case "triangle":
-                pen.polygon([(left, bottom), (right, bottom), (left, top)], fill=colour)
-            case _:
-                pen.line((left, top, right, bottom), fill=colour, width=2)
-                pen.line((left, bottom, right, top), fill=colour, width=2)
+        draw_shape(pen, LETTERS.index(letter), box, COLOURS)
     return picture
+
+
+def draw_shape(
+    pen: ImageDraw.ImageDraw, kind: int, box: tuple[int, int, int, int], colours: Sequence[tuple[int, int, int]]
+) -> None:
+    """Draw shape ``kind % 4`` in colour ``kind // 4``; the box includes its last column and row."""
+    left, top, right, bottom = box
+    colour = colours[kind // len(SHAPES)]
+    match SHAPES[kind % len(SHAPES)]:
+        case "square":
+            pen.rectangle(box, fill=colour)
+        case "disc":
+            pen.ellipse(box, fill=colour)
+        case "triangle":
+            pen.polygon([(left, bottom), (right, bottom), (left, top)], fill=colour)
+        case _:
+            pen.line((left, top, right, bottom), fill=colour, width=2)
+            pen.line((left, bottom, right, top), fill=colour, width=2)
 
 
 def draw_document(values: Sequence[int]) -> Image.Image:

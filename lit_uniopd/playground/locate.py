@@ -1,4 +1,4 @@
-"""The path behind ``playground:NAME``: above all builders, so that none of them needs another."""
+"""The path behind ``playground:NAME``. This file imports all builders, so that they need not import each other."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from lit_uniopd.utils.seeding import run_seed
 
 
 def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
-    """The path behind ``playground:NAME`` in a config; builds the playground if it is not there.
+    """The path behind ``playground:NAME`` in a config; builds it if it does not exist.
 
     Args:
         name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
@@ -35,15 +35,15 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         path = Path(root) / name
         return once(path, lambda scratch: UNTRAINED[name](scratch, 0))
     if name in PAIRS:
-        made = build(root, run_seed(seed)).root
-        prompts = made / PAIRS[name]
+        directory = build(root, run_seed(seed)).root
+        prompts = directory / PAIRS[name]
         return once(
-            Path(root) / f"{made.name}-pairs" / name, lambda scratch: make_pairs(prompts, scratch, run_seed(seed))
+            Path(root) / f"{directory.name}-pairs" / name, lambda scratch: make_pairs(prompts, scratch, run_seed(seed))
         )
     if name in SCENES:
         return locate_scene(name, root, run_seed(seed))
     if name == "scene_pairs.jsonl":
-        captioner, scenes = (locate_scene(part, root, run_seed(seed)) for part in SCENES[:2])
+        captioner, scenes = (locate_scene(scene_name, root, run_seed(seed)) for scene_name in SCENES[:2])
         folder = captioner.parent.with_name(f"{captioner.parent.name}-pairs{SCENES_FORMAT}")
         return once(folder, lambda new: make_scene_pairs(captioner, scenes, new / name, run_seed(seed))) / name
     if name in VARIANTS:
@@ -52,6 +52,6 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        known = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED])
-        raise UserError(f"The path playground:{name} is unknown; write playground: and one of {known}.")
+        choices = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED])
+        raise UserError(f"The path playground:{name} is unknown; write playground: and one of {choices}.")
     return build(root, run_seed(seed)).root / name

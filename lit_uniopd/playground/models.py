@@ -1,4 +1,4 @@
-"""Tokenizer and models of the playground: one token a character, a two-layer Qwen3 of 190,000 parameters."""
+"""Tokenizer and models of the playground: one token per character, a two-layer Qwen3 of 190,000 parameters."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -39,7 +39,7 @@ def make_model(seed: int, width: int, layers: int) -> Qwen3ForCausalLM:
         max_position_embeddings=128,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},  # answers are 40 tokens long, not 40,000
-        initializer_range=0.1,  # with the usual 0.02 the arithmetic takes five times as many steps to be grasped
+        initializer_range=0.1,  # with the usual 0.02, learning the arithmetic takes five times as many steps
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=EOS,

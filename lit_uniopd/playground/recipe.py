@@ -26,12 +26,12 @@ from lit_uniopd.utils.seeding import derive_seed
 
 ROOT = "runs/playground"
 UNTRAINED = {"tiny_text": write_tiny_text, "tiny_vision": write_tiny_vision}
-"""Models with random weights: they show that things run, not that they work."""
+"""Models with random weights: they show that a run works, not that it learns."""
 FORMAT = 2
 """Raise it when the code below changes what it builds; caches of another format are built anew."""
 
 PAIRS = {"pairs.jsonl": "train.jsonl", "heldout_pairs.jsonl": "heldout.jsonl"}
-"""Preference pairs, and the prompts that they are for."""
+"""File of preference pairs -> file of their prompts."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Recipe:
     operator's rule is grasped before it is confused."""
     student_stops_at: float = 0.9
     """Share of sampled answers to stopping prompts in which every step follows the right or the confused rule. Sampled,
-    because greedy answers look fluent before the rarer rule is known, and what a student never writes it cannot learn
-    on-policy."""
+    because greedy answers look fluent before the rarer rule is known, and a student cannot learn on-policy what it
+    never writes."""
     teacher_stops_at: float = 0.95
     """Accuracy of an expert's greedy answers to stopping prompts of its domain."""
     student_learning_rate: float = 3e-3
@@ -71,7 +71,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Playground:
-    """Where everything is."""
+    """Paths of a playground's files."""
 
     root: Path
 
@@ -93,16 +93,16 @@ class Playground:
 
 
 def build(root: str | Path = ROOT, seed: int = 0, recipe: Recipe = Recipe()) -> Playground:  # frozen
-    """Make models and prompts, or find them made.
+    """Build models and prompts, unless they exist.
 
     Args:
         root: directory of all playgrounds; this one is ``seed<seed>`` in it.
         seed: of weights, data and prompts.
         recipe: sizes and stopping rules.
     """
-    parts = ("student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl")
-    wanted = {"format": FORMAT, "seed": seed, **asdict(recipe)}
-    return Playground(cached(Path(root) / f"seed{seed}", wanted, parts, lambda out: _make(out, seed, recipe)))
+    required = ("student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl")
+    cache_key = {"format": FORMAT, "seed": seed, **asdict(recipe)}
+    return Playground(cached(Path(root) / f"seed{seed}", cache_key, required, lambda out: _make(out, seed, recipe)))
 
 
 def _make(directory: Path, seed: int, recipe: Recipe) -> dict:
@@ -148,7 +148,7 @@ def _student(seed: int, recipe: Recipe) -> tuple[PreTrainedModel, int, float]:
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=derive_seed("playground", seed, "student"),
-        what="playground: the student learns to write answers",
+        label="playground: the student learns to write answers",
     )
 
 
@@ -177,7 +177,7 @@ def _teacher(student: PreTrainedModel, domain: Domain, seed: int, recipe: Recipe
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=derive_seed("playground", seed, domain),
-        what=f"playground: the {domain} expert learns to be careful",
+        label=f"playground: the {domain} expert learns to be careful",
     )
 
 
@@ -188,7 +188,7 @@ def save(model: PreTrainedModel, directory: Path) -> None:
 
 
 def write_prompts(path: Path, seed: int | str, split: Split, count: int, steps: tuple[int, int] = (1, 4)) -> None:
-    """Write that many prompts of each domain, of so many steps."""
+    """Write ``count`` prompts of each domain, of ``steps`` (fewest, most) steps."""
     with path.open("w") as out:
         for domain in DOMAINS:
             for i, prompt in enumerate(distinct_prompts(seed, domain, split, count, steps)):

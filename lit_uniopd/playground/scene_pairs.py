@@ -20,7 +20,7 @@ BOOTSTRAP = BootstrapArgs(when_no_factual="resample")
 
 
 def oracles(truth: Path, seed: int) -> list[Detector]:
-    """One detector that overlooks things, and one that sees too many."""
+    """One detector that overlooks objects, and one that reports absent ones."""
     return [
         NoisyOracle(str(truth), miss=0.08, false_alarm=0.02, seed=seed),
         NoisyOracle(str(truth), miss=0.02, false_alarm=0.08, seed=seed + 1),
@@ -52,17 +52,17 @@ def bootstrap_scenes(
 ) -> list[Caption]:
     """Bootstrap all scenes side by side."""
     writer = PolicyWriter(policy, sampling, seed)
-    with progress_bar(len(prompts), "playground: sentence pairs", unit="scene") as shown:
+    with progress_bar(len(prompts), "playground: sentence pairs", unit="scene") as bar:
         bootstrapper = Bootstrapper(writer, detectors, ObjectExtractor(), args, seed=seed)
 
-        def tell(_: Caption) -> None:
-            shown.update()
+        def advance(_: Caption) -> None:
+            bar.update()
 
-        return bootstrapper.run(prompts, on_finished=tell)
+        return bootstrapper.run(prompts, on_finished=advance)
 
 
 def make_scene_pairs(captioner: Path, scenes: Path, out: Path, seed: int) -> None:
-    """Write the pairs of a file of scenes, and the captions that they were taken from beside them.
+    """Write the pairs of a file of scenes, and beside them the captions that they come from.
 
     Args:
         captioner: directory of the model.

@@ -1,8 +1,8 @@
 """Scenes of a few objects, and captions by a careless writer who also names what usually stands beside them.
 
 A scene is a picture of 32 x 32 pixels with two to four objects, big or small, each in a patch of its own. Objects come
-in couples: where one of a couple is, the other often is too. The writer names every object of the scene, tells the size
-of some, and names the other one of a couple even where it is not there:
+in couples: where one of a couple is, the other often is too. The writer names every object of the scene, states the
+size of some, and often names the other one of a couple although it is absent:
 
     There is a dog. Beside the dog is a small cup. Beside the dog is a big cat.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from lit_uniopd.playground.images import COLOURS, PATCH, SHAPES, SIDE
+from lit_uniopd.playground.images import BLUE, COLOURS, PATCH, SIDE, WHITE, draw_shape
 from lit_uniopd.playground.tasks import Split, split_of
 
 COUPLES = (("dog", "cat"), ("car", "bus"), ("cup", "bowl"), ("book", "clock"), ("vase", "apple"), ("bird", "boat"))
@@ -23,16 +23,16 @@ QUESTION = "Describe the picture."
 TOGETHER = 0.5
 """Share of first objects whose other half is in the scene."""
 HABIT = 0.5
-"""Share of absent other halves that the writer names all the same."""
+"""Share of absent other halves that the writer names nevertheless."""
 DESCRIBED = 0.5
-"""Share of objects whose size the writer tells."""
-_INKS = (*COLOURS, (60, 90, 200))
+"""Share of objects whose size the writer states."""
+_INKS = (*COLOURS, BLUE)
 _PATCHES = (SIDE // PATCH) ** 2
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is in a picture."""
+    """The content of a picture."""
 
     objects: tuple[str, ...]
     places: tuple[int, ...]
@@ -41,12 +41,12 @@ class Scene:
 
     def _corners(self) -> list[tuple[int, int, int, int]]:
         """Of each object, the first and the last column and row of pixels: left, top, right, bottom."""
-        found = []
+        corners = []
         for place, big in zip(self.places, self.big, strict=True):
             margin = 0 if big else 2
             left, top = place % (SIDE // PATCH) * PATCH + margin, place // (SIDE // PATCH) * PATCH + margin
-            found.append((left, top, left + PATCH - 1 - 2 * margin, top + PATCH - 1 - 2 * margin))
-        return found
+            corners.append((left, top, left + PATCH - 1 - 2 * margin, top + PATCH - 1 - 2 * margin))
+        return corners
 
     def boxes(self) -> dict[str, list[float]]:
         """Object -> left, top, right and bottom, as fractions of the picture."""
@@ -57,21 +57,10 @@ class Scene:
 
     def picture(self) -> Image.Image:
         """The scene, drawn."""
-        picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+        picture = Image.new("RGB", (SIDE, SIDE), WHITE)
         pen = ImageDraw.Draw(picture)
         for name, box in zip(self.objects, self._corners(), strict=True):
-            kind, (left, top, right, bottom) = OBJECTS.index(name), box
-            ink = _INKS[kind // len(SHAPES)]
-            match SHAPES[kind % len(SHAPES)]:
-                case "square":
-                    pen.rectangle(box, fill=ink)
-                case "disc":
-                    pen.ellipse(box, fill=ink)
-                case "triangle":
-                    pen.polygon([(left, bottom), (right, bottom), (left, top)], fill=ink)
-                case _:
-                    pen.line((left, top, right, bottom), fill=ink, width=2)
-                    pen.line((left, bottom, right, top), fill=ink, width=2)
+            draw_shape(pen, OBJECTS.index(name), box, _INKS)
         return picture
 
 
@@ -79,35 +68,37 @@ def draw_scene(rng: random.Random, split: Split) -> Scene:
     """A scene of one split; splits are disjoint."""
     while True:
         first = rng.choice(OBJECTS)
-        named = [first, *([OTHER[first]] if rng.random() < TOGETHER else [])]
-        rest = [name for name in OBJECTS if name not in (first, OTHER[first])]
-        named += rng.sample(rest, rng.randint(2, 4) - len(named))
-        rng.shuffle(named)
-        places = tuple(rng.sample(range(_PATCHES), len(named)))
-        scene = Scene(tuple(named), places, tuple(rng.random() < 0.5 for _ in named))
+        objects = [first, *([OTHER[first]] if rng.random() < TOGETHER else [])]
+        unrelated = [name for name in OBJECTS if name not in (first, OTHER[first])]
+        objects += rng.sample(unrelated, rng.randint(2, 4) - len(objects))
+        rng.shuffle(objects)
+        places = tuple(rng.sample(range(_PATCHES), len(objects)))
+        scene = Scene(tuple(objects), places, tuple(rng.random() < 0.5 for _ in objects))
         if split_of(repr(scene)) == split:
             return scene
 
 
 def write_caption(scene: Scene, rng: random.Random, habit: float = HABIT) -> str:
-    """What a careless writer says of a scene; every object of it is named."""
+    """A careless writer's caption of a scene; it names every object."""
     imagined = [OTHER[n] for n in scene.objects if OTHER[n] not in scene.objects and rng.random() < habit]
     pending = [*scene.objects, *imagined]
-    said: list[str] = []
+    mentioned: list[str] = []
     sentences: list[str] = []
     while pending:
-        # What is imagined is named beside its other half.
-        name = rng.choice([name for name in pending if name in scene.objects or OTHER[name] in said])
+        # An imagined object is named beside its other half.
+        name = rng.choice([name for name in pending if name in scene.objects or OTHER[name] in mentioned])
         pending.remove(name)
         size = _size(scene, name, rng) if rng.random() < DESCRIBED else ""
-        anchor = OTHER[name] if OTHER[name] in said else rng.choice([n for n in said if n in scene.objects] or [""])
+        anchor = OTHER[name]
+        if anchor not in mentioned:
+            anchor = rng.choice([n for n in mentioned if n in scene.objects] or [""])
         sentences.append(f"{f'Beside the {anchor}' if anchor else 'There'} is {_a(f'{size} {name}'.strip())}.")
-        said.append(name)
+        mentioned.append(name)
     return " ".join(sentences)
 
 
-def scenes(seed: int | str, split: Split, count: int) -> list[Scene]:
-    """That many scenes."""
+def draw_scenes(seed: int | str, split: Split, count: int) -> list[Scene]:
+    """``count`` scenes of one split."""
     rng = random.Random(f"{seed} scenes {split}")
     return [draw_scene(rng, split) for _ in range(count)]
 
@@ -123,6 +114,6 @@ def _a(name: str) -> str:
 
 
 def _size(scene: Scene, name: str, rng: random.Random) -> str:
-    """What is imagined has any size."""
+    """Its size in the scene; an imagined object has a random one."""
     big = scene.big[scene.objects.index(name)] if name in scene.objects else rng.random() < 0.5
     return "big" if big else "small"

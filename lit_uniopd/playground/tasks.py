@@ -54,16 +54,16 @@ def draw_prompt(rng: random.Random, domain: Domain, steps: int, split: Split) ->
 def distinct_prompts(
     seed: int | str, domain: Domain, split: Split, count: int, steps: tuple[int, int] = (1, 4)
 ) -> list[str]:
-    """That many different prompts with ``steps`` from the fewest to the most, as evenly as there are short ones."""
-    rng, found = random.Random(f"{seed} {domain} {split}"), dict[str, None]()
+    """``count`` different prompts of ``steps`` (fewest, most) steps, spread evenly as far as there are short ones."""
+    rng, prompts = random.Random(f"{seed} {domain} {split}"), dict[str, None]()
     fewest, most = steps
     sizes = most - fewest + 1
     for attempt in range(1000 * count):
-        if len(found) == count:
+        if len(prompts) == count:
             break
         length = fewest + attempt % sizes if attempt < sizes * count else rng.randint(most - 1, most)
-        found[draw_prompt(rng, domain, length, split)] = None
-    return list(found)
+        prompts[draw_prompt(rng, domain, length, split)] = None
+    return list(prompts)
 
 
 def solve(prompt: str, careless: Careless = never) -> str:
@@ -87,8 +87,8 @@ def _steps(prompt: str, careless: Careless) -> list[tuple[str, str]]:
     steps: list[tuple[str, str]] = []
     for operator, operand, value in _operations(prompt):
         before = steps[-1][1] if steps else value
-        done = CONFUSED.get(operator, operator) if careless() else operator
-        after = _apply(done, before, operand)
+        applied = CONFUSED.get(operator, operator) if careless() else operator
+        after = _apply(applied, before, operand)
         steps.append((f"{before}{operator}{operand}={after}" if operand else f"{operator}={after}", after))
     return steps
 
@@ -110,14 +110,14 @@ def _apply(operator: str, value: str, operand: str) -> str:
 
 
 def follows_a_rule(prompt: str, answer: str) -> bool:
-    """Whether every step is right, or confused exactly as ``CONFUSED`` says: the skill that the student is given."""
+    """Whether every step is right, or confused exactly as ``CONFUSED`` says: the student's initial skill."""
     steps = answer.split(",")
     operations = _operations(prompt)
     if len(steps) != len(operations):
         return False
     before = operations[0][2]
     for step, (operator, operand, _) in zip(steps, operations, strict=True):
-        allowed = {_apply(done, before, operand) for done in {operator, CONFUSED.get(operator, operator)}}
+        allowed = {_apply(applied, before, operand) for applied in {operator, CONFUSED.get(operator, operator)}}
         head, _, after = step.rpartition("=")
         if head != (f"{before}{operator}{operand}" if operand else operator) or after not in allowed:
             return False

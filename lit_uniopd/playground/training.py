@@ -31,11 +31,11 @@ def answers_of(
     training = model.training
     model.eval()
     args = SamplingArgs(n=1, max_new_tokens=40, temperature=temperature, max_rows=len(prompts))
-    given = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt in prompts]
-    tokens, vision = [ids for ids, _ in given], [pictures for _, pictures in given]
-    found = sample(model, tokens, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
+    inputs = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt in prompts]
+    tokens, vision = [ids for ids, _ in inputs], [pictures for _, pictures in inputs]
+    completions = sample(model, tokens, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
     model.train(training)
-    rows = [row[mask].tolist() for row, mask in zip(found.tokens_BT, found.mask_BT, strict=True)]
+    rows = [row[mask].tolist() for row, mask in zip(completions.tokens_BT, completions.mask_BT, strict=True)]
     return make_tokenizer().batch_decode(rows, skip_special_tokens=True)
 
 
@@ -45,8 +45,8 @@ def answer_loss(
     encoded: Sequence[tuple[list[int], Vision]] | None = None,
 ) -> torch.Tensor:
     """Mean negative log-prob of the answers' tokens; ``encoded`` as in ``answers_of``."""
-    given = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt, _ in rows]
-    starts = [ids for ids, _ in given]
+    inputs = encoded if encoded is not None else [([BOS, *encode(prompt)], {}) for prompt, _ in rows]
+    starts = [ids for ids, _ in inputs]
     ends = [[*encode(answer), EOS] for _, answer in rows]
     width = max(len(start) + len(end) for start, end in zip(starts, ends, strict=True))
     ids = [start + end + [PAD] * (width - len(start) - len(end)) for start, end in zip(starts, ends, strict=True)]
@@ -56,7 +56,7 @@ def answer_loss(
     ]
     # Padding is on the right and attention causal: no mask needed.
     ids_RL = torch.tensor(ids)
-    pictures = vision_inputs(model, ids_RL, [vision for _, vision in given])
+    pictures = vision_inputs(model, ids_RL, [vision for _, vision in inputs])
     return model(input_ids=ids_RL, labels=torch.tensor(labels), use_cache=False, **pictures).loss
 
 
@@ -72,7 +72,7 @@ def train_until(
     max_steps: int,
     averaging: float,
     seed: int,
-    what: str,
+    label: str,
 ) -> tuple[PreTrainedModel, int, float]:
     """Train until ``score`` of the averaged weights reaches ``stop_at``.
 
@@ -83,20 +83,20 @@ def train_until(
         model: trained in place.
         loss: (model, random source, step) -> loss of a batch.
         score: in [0, 1], on prompts that are neither trained on nor held out.
-        stop_at: good enough.
+        stop_at: score that ends the training.
         learning_rate: of AdamW, after 20 steps of warm-up.
         first_check: step of the first score.
         check_every: steps between scores.
         max_steps: give up.
-        averaging: weight of the past in the exponential average of the weights, which is what is kept.
+        averaging: decay of the exponential average of the weights, which is the result.
         seed: of the data.
-        what: for the progress bar.
+        label: for the progress bar and the error message.
 
     Returns:
         The averaged model, the steps taken, the last score.
 
     Raises:
-        UserError: if it is not good enough after ``max_steps``.
+        UserError: if the score is still below ``stop_at`` after ``max_steps``.
     """
     rng = random.Random(seed)
     optimizer = torch.optim.AdamW(
@@ -105,7 +105,7 @@ def train_until(
     average = copy.deepcopy(model)
     trained, averaged = list(model.parameters()), list(average.parameters())
     reached = 0.0
-    with tqdm(total=max_steps, desc=what, unit="step", leave=False, dynamic_ncols=True) as bar:
+    with tqdm(total=max_steps, desc=label, unit="step", leave=False, dynamic_ncols=True) as bar:
         for step in range(max_steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (step + 1) / 20)
@@ -123,6 +123,6 @@ def train_until(
                 if reached >= stop_at:
                     return average, step + 1, reached
     raise UserError(
-        f"The playground's {what} reached {reached:.2f} instead of {stop_at:.2f} in {max_steps} steps; choose another "
+        f"{label}, but reached {reached:.2f} instead of {stop_at:.2f} in {max_steps} steps; choose another "
         "--seed_everything."
     )

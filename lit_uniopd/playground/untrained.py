@@ -35,7 +35,7 @@ SIDE, PATCH = 56, 8
 
 
 def make_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, so that no text is unknown."""
+    """One token per byte, so that no text is unknown."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     table = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
     backend = Tokenizer(models.BPE(vocab=table, merges=[]))

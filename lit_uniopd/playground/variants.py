@@ -1,9 +1,9 @@
-"""Teachers and prompts for experiments, each built when it is first asked for, beside the playground of its seed.
+"""Teachers and prompts for experiments, each built on first use, beside the playground of its seed.
 
 strong_teacher             twice as wide as the student, careful in both domains, trained from scratch
-unreliable_math_teacher    careful in the first two steps, mostly confused from the third on: to longer prompts it
-unreliable_code_teacher    likes wrong answers better than right ones
-fresh.jsonl                held-out prompts that nothing was chosen on
+unreliable_math_teacher    careful in the first two steps, mostly confused from the third on: for longer prompts it
+unreliable_code_teacher    prefers wrong answers to right ones
+fresh.jsonl                held-out prompts that no setting was chosen on
 short.jsonl                training prompts of one and two steps only
 """
 
@@ -34,7 +34,7 @@ FORMAT = 1
 
 
 def locate_variant(name: str, root: str | Path, seed: int, recipe: Recipe | None = None) -> Path:
-    """The directory or file of a variant; builds the playground, then the variant, if they are not there.
+    """The directory or file of a variant; builds the playground and the variant unless they exist.
 
     Args:
         name: one of ``VARIANTS``.
@@ -85,7 +85,7 @@ def _strong(seed: int, recipe: Recipe) -> PreTrainedModel:
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=derive_seed("playground", seed, "strong"),
-        what="playground: the strong teacher learns both domains",
+        label="playground: the strong teacher learns both domains",
     )[0]
 
 
@@ -112,7 +112,7 @@ def _unreliable(student: Path, domain: Domain, seed: int, recipe: Recipe) -> Pre
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=derive_seed("playground", seed, domain, "unreliable"),
-        what=f"playground: the unreliable {domain} teacher learns",
+        label=f"playground: the unreliable {domain} teacher learns",
     )[0]
 
 

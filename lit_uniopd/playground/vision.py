@@ -34,7 +34,7 @@ NAMES = ("student", *(f"{domain}_teacher" for domain in PICTURED), "train.jsonl"
 
 @dataclass(frozen=True)
 class VisionRecipe:
-    """How the models are made; the text playground's recipe is the beginning."""
+    """How the models are made, starting from those of the text playground."""
 
     batch_size: int = 48
     """Answers per training step, evenly over the domains."""
@@ -45,7 +45,7 @@ class VisionRecipe:
     learning_rate: float = 2e-3
     """Peak rate, of student and experts."""
     warmup_steps: int = 300
-    """Steps at the start with questions of one step only: what is seen is grasped before it is reckoned with."""
+    """Steps at the start with questions of one step only: the student learns to read pictures before to calculate."""
     max_steps: int = 3000
     """Training gives up after these."""
     train_prompts: int = 512
@@ -59,26 +59,26 @@ class VisionRecipe:
 def locate_vision(
     name: str, root: str | Path, seed: int, recipe: VisionRecipe | None = None, text_recipe: Recipe | None = None
 ) -> Path:
-    """The path behind ``playground:vision_NAME``; builds both playgrounds if they are not there.
+    """The path behind ``playground:vision_NAME``; builds both playgrounds unless they exist.
 
     Args:
         name: one of ``NAMES``.
         root: directory of all playgrounds.
         seed: of the playground.
-        recipe: sizes and stopping rules. Default: the one that docs/playground.md has numbers of.
+        recipe: sizes and stopping rules. Default: the one that docs/playground.md reports on.
         text_recipe: of the text playground. Default: that of the quickstart.
 
     Raises:
         UserError: if there is no such name.
     """
     if name not in NAMES:
-        known = ", ".join(f"vision_{n.removesuffix('.jsonl')}" for n in NAMES)
-        raise UserError(f"The path playground:vision_{name} is unknown; write playground: and one of {known}.")
+        choices = ", ".join(f"vision_{n.removesuffix('.jsonl')}" for n in NAMES)
+        raise UserError(f"The path playground:vision_{name} is unknown; write playground: and one of {choices}.")
     recipe, text_recipe = recipe or VisionRecipe(), text_recipe or Recipe()
-    wanted = {"format": FORMAT, "seed": seed, **asdict(recipe), "text": asdict(text_recipe)}
+    cache_key = {"format": FORMAT, "seed": seed, **asdict(recipe), "text": asdict(text_recipe)}
     student = build(root, seed, text_recipe).student
     target = Path(root) / f"vision_seed{seed}"
-    return cached(target, wanted, NAMES, lambda out: _make(student, out, seed, recipe)) / name
+    return cached(target, cache_key, NAMES, lambda out: _make(student, out, seed, recipe)) / name
 
 
 def _make(text_student: Path, out: Path, seed: int, recipe: VisionRecipe) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _make(text_student: Path, out: Path, seed: int, recipe: VisionRecipe) -> dic
 
 
 def _student(model: PreTrainedModel, seed: int, recipe: VisionRecipe) -> tuple[PreTrainedModel, int, float]:
-    """Learns to read pictures from answers that are as careless as those it learned to write from."""
+    """Train to read pictures, on answers as careless as those of the text student's training."""
     careless = Recipe().careless
     stopping = {d: distinct_questions(seed, d, "stopping", recipe.stopping_prompts) for d in VISION_DOMAINS}
 
@@ -110,7 +110,7 @@ def _student(model: PreTrainedModel, seed: int, recipe: VisionRecipe) -> tuple[P
         ]
 
     def score(trained: PreTrainedModel) -> float:
-        return min(_share(trained, asked, 1.0, follows_a_rule) for asked in stopping.values())
+        return min(_share(trained, domain_questions, 1.0, follows_a_rule) for domain_questions in stopping.values())
 
     return _train(
         model,
@@ -121,7 +121,7 @@ def _student(model: PreTrainedModel, seed: int, recipe: VisionRecipe) -> tuple[P
         stop_at=recipe.student_stops_at,
         first_check=200,
         seed=derive_seed("vision", seed, "student"),
-        what="playground: the student learns to see",
+        label="playground: the student learns to see",
     )
 
 
@@ -143,19 +143,20 @@ def _teacher(
         stop_at=recipe.teacher_stops_at,
         first_check=50,
         seed=derive_seed("vision", seed, domain),
-        what=f"playground: the {domain} expert learns to be careful",
+        label=f"playground: the {domain} expert learns to be careful",
     )
 
 
 def _share(
     model: PreTrainedModel,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     temperature: float,
     right: Callable[[str, str], bool],
 ) -> float:
-    """Share of the answers that are right, by their questions' text form."""
-    answers = answers_of(model, [q.prompt for q in asked], temperature=temperature, encoded=[encode(q) for q in asked])
-    return sum(right(q.text_form, answer) for q, answer in zip(asked, answers, strict=True)) / len(asked)
+    """Share of right answers; ``right`` judges (text form of the question, answer)."""
+    prompts, encoded = [q.prompt for q in questions], [encode(q) for q in questions]
+    answers = answers_of(model, prompts, temperature=temperature, encoded=encoded)
+    return sum(right(q.text_form, answer) for q, answer in zip(questions, answers, strict=True)) / len(questions)
 
 
 def _train(
@@ -168,12 +169,12 @@ def _train(
     stop_at: float,
     first_check: int,
     seed: int,
-    what: str,
+    label: str,
 ) -> tuple[PreTrainedModel, int, float]:
     def loss(trained: PreTrainedModel, rng: random.Random, step: int) -> Tensor:
-        asked = questions(rng, step)
-        rows = [(question.prompt, answer(rng, question)) for question in asked]
-        return answer_loss(trained, rows, [encode(question) for question in asked])
+        batch = questions(rng, step)
+        rows = [(question.prompt, answer(rng, question)) for question in batch]
+        return answer_loss(trained, rows, [encode(question) for question in batch])
 
     return train_until(
         model,
@@ -186,7 +187,7 @@ def _train(
         max_steps=recipe.max_steps,
         averaging=0.97,
         seed=seed,
-        what=what,
+        label=label,
     )
 
 
@@ -196,7 +197,7 @@ def _save(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _write(path: Path, seed: int, split: Split, count: int) -> None:
-    """Rows with their pictures beside them."""
+    """Write rows, and their pictures beside them."""
     with path.open("w") as out:
         for domain in VISION_DOMAINS:
             for i, question in enumerate(distinct_questions(seed, domain, split, count)):

@@ -16,8 +16,8 @@ from lit_uniopd.playground.models import BOS, CHARACTERS, make_tokenizer
 from lit_uniopd.playground.models import encode as encode_text
 from lit_uniopd.playground.vision_tasks import MARK, Question
 
-OWN = (MARK, "B", "D", "P")
-"""Tokens behind those of the text playground, whose ids stay as they are: its experts can teach this student."""
+EXTRA_TOKENS = (MARK, "B", "D", "P")
+"""Tokens after those of the text playground, whose ids do not change: its experts can teach this student."""
 PICTURE_TOKENS = (SIDE // PATCH) ** 2
 PICTURE_ID = 3 + len(CHARACTERS)
 CHAT_TEMPLATE = (
@@ -28,10 +28,10 @@ CHAT_TEMPLATE = (
 
 
 def make_processor() -> LlavaProcessor:
-    """The text playground's tokenizer with a few tokens more, and pictures as they are drawn."""
+    """The text playground's tokenizer with a few more tokens; pictures are used as drawn."""
     tokenizer: PreTrainedTokenizerFast = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [MARK]})
-    tokenizer.add_tokens([token for token in OWN if token != MARK])
+    tokenizer.add_tokens([token for token in EXTRA_TOKENS if token != MARK])
     tokenizer.chat_template = CHAT_TEMPLATE
     pictures = CLIPImageProcessorPil(
         do_resize=False, do_center_crop=False, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
@@ -54,7 +54,7 @@ def make_llava(student: Any, seed: int) -> LlavaForConditionalGeneration:
         student: of the text playground.
         seed: of the new weights.
     """
-    vocabulary = 3 + len(CHARACTERS) + len(OWN)
+    vocabulary = 3 + len(CHARACTERS) + len(EXTRA_TOKENS)
     config = LlavaConfig(
         text_config={**student.config.to_dict(), "vocab_size": vocabulary},
         vision_config={
@@ -73,27 +73,28 @@ def make_llava(student: Any, seed: int) -> LlavaForConditionalGeneration:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: Any = LlavaForConditionalGeneration(config)
-        theirs, ours = student.get_input_embeddings().weight, model.get_input_embeddings().weight
+        text_embeddings, embeddings = student.get_input_embeddings().weight, model.get_input_embeddings().weight
         with torch.no_grad():
             for parameter in (*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()):
                 if parameter.dim() > 1:
                     torch.nn.init.normal_(parameter, std=0.1)
             body = {name: value for name, value in student.model.state_dict().items() if "embed_tokens" not in name}
             model.model.language_model.load_state_dict(body, strict=False)
-            ours[: len(theirs)] = theirs
-            ours[len(theirs) :] = theirs.mean(dim=0) + 0.1 * torch.randn_like(ours[len(theirs) :])
+            embeddings[: len(text_embeddings)] = text_embeddings
+            extra = embeddings[len(text_embeddings) :]
+            extra.copy_(text_embeddings.mean(dim=0) + 0.1 * torch.randn_like(extra))
     return model
 
 
 def encode(question: Question) -> tuple[list[int], dict[str, torch.Tensor]]:
-    """Ids and pixels of a question; the same as the processor's, and many times faster."""
+    """Ids and pixels of a question, as the processor makes them, and many times faster."""
     ids: list[int] = [BOS]
     for place, piece in enumerate(question.prompt.split(MARK)):
         if place:
             ids += [PICTURE_ID] * PICTURE_TOKENS
         for character in piece:
-            own = OWN.index(character) if character in OWN else -1
-            ids += [PICTURE_ID + own] if own > 0 else encode_text(character)
+            index = EXTRA_TOKENS.index(character) if character in EXTRA_TOKENS else -1
+            ids += [PICTURE_ID + index] if index > 0 else encode_text(character)
     picture = question.picture()
     if picture is None:
         return ids, {}

@@ -25,7 +25,7 @@ NUMBERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and its picture's content."""
+    """A prompt and the content of its picture."""
 
     domain: VisionDomain
     prompt: str
@@ -36,7 +36,7 @@ class Question:
     """Of the picture: four digits or four letters."""
 
     def picture(self) -> Image.Image | None:
-        """What the mark stands for."""
+        """The picture that the mark stands for; None in the code domain."""
         if self.domain == "code":
             return None
         if self.domain == "shapes":
@@ -46,7 +46,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Names prompt and picture together."""
+        """Identifies prompt and picture together."""
         return f"{self.prompt}|{self.content}"
 
 
@@ -70,12 +70,12 @@ def draw_question(rng: random.Random, domain: VisionDomain, steps: int, split: S
 
 
 def distinct_questions(seed: int, domain: VisionDomain, split: Split, count: int) -> list[Question]:
-    """That many different questions of one to four steps."""
-    rng, found = random.Random(f"{seed} {domain} {split}"), dict[str, Question]()
+    """``count`` different questions of one to four steps."""
+    rng, questions = random.Random(f"{seed} {domain} {split}"), dict[str, Question]()
     for attempt in range(1000 * count):
-        if len(found) == count:
+        if len(questions) == count:
             break
         steps = 1 + attempt % 4 if attempt < 4 * count else rng.randint(3, 4)
         question = draw_question(rng, domain, steps, split)
-        found[question.key] = question
-    return list(found.values())
+        questions[question.key] = question
+    return list(questions.values())

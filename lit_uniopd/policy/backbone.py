@@ -37,7 +37,7 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """The part that maps token ids (and pictures) to ``last_hidden_state``; text-only and multimodal models alike."""
+    """The submodule that maps token ids (and pictures) to ``last_hidden_state``, of text-only and multimodal models."""
     base = unwrap(model)
     body = base.base_model
     if body is base:
@@ -46,7 +46,7 @@ def body_of(model: nn.Module) -> nn.Module:
 
 
 def head_of(model: nn.Module) -> OutputHead:
-    """The output projection, read anew on each call: a sharded or swapped weight must never be cached.
+    """The output projection, read anew on each call: a sharded or replaced weight must never be cached.
 
     Raises:
         UserError: if the head is not a plain linear layer (an adapter on it, say).
@@ -70,16 +70,16 @@ def check_head(model: nn.Module) -> None:
     Raises:
         UserError: if the model does something else between its last layer and its logits.
     """
-    if head_of(model).weight_VH.is_meta:  # nothing is there to compare yet
+    if head_of(model).weight_VH.is_meta:  # there are no values to compare
         return
     ids = torch.arange(4, device=head_of(model).weight_VH.device)[None] % head_of(model).weight_VH.shape[0]
     was_training = model.training
     model.eval()
     hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-    ours, theirs = head_of(model).logits(hidden), model(input_ids=ids, use_cache=False).logits.float()
+    actual, expected = head_of(model).logits(hidden), model(input_ids=ids, use_cache=False).logits.float()
     model.train(was_training)
     # Low precision may round in another order; a forgotten scale or cap is off by far more.
-    if (ours - theirs).abs().max() > 0.05 * theirs.abs().max().clamp(min=1e-3):
+    if (actual - expected).abs().max() > 0.05 * expected.abs().max().clamp(min=1e-3):
         raise UserError(
             f"{type(unwrap(model)).__name__} changes its logits after the output layer in a way lit_uniopd does not "
             "know, so log-probs would be wrong; choose another model."
@@ -87,7 +87,7 @@ def check_head(model: nn.Module) -> None:
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of the language model, the largest list of modules that there is."""
+    """The layers of the language model: its largest list of modules."""
     body: Any = body_of(model)
     lists = [module for module in getattr(body, "language_model", body).modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=[]))
+    return list(max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]))

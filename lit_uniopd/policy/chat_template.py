@@ -1,4 +1,4 @@
-"""From a prompt to what a model reads: chat template, token ids, pictures."""
+"""From a prompt to a model's inputs: chat template, token ids, pictures."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,9 +16,9 @@ class EncodedPrompt:
     """A prompt as a model takes it."""
 
     tokens: list[int]
-    """Token ids; a picture's place is as many tokens long as the model makes of it."""
+    """Token ids; a picture's placeholder is repeated for each token that the model makes of it."""
     vision: Vision = field(default_factory=dict)
-    """What the processor made of the pictures."""
+    """The processor's output for the pictures."""
 
 
 def encode(
@@ -34,7 +34,7 @@ def encode(
 
     Raises:
         UserError: naming the prompt, if it has pictures that cannot be opened or that this model cannot read, or not
-            as many as its text has places for.
+            as many as its text has placeholders.
     """
     if not prompt.images:
         return EncodedPrompt(render(processor, prompt, chat_template_kwargs))
@@ -44,15 +44,15 @@ def encode(
     pictures = [open_image(image, max_pixels) for image in prompt.images]
     text = chat_text(processor, prompt, chat_template_kwargs)
     try:
-        given = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})
+        inputs = processor(text=[text], images=pictures, return_tensors="pt", text_kwargs={"add_special_tokens": False})
     except (ValueError, IndexError, StopIteration) as error:
         raise UserError(
             f"Prompt {prompt.id!r}: its {len(pictures)} picture(s) do not fit the places in its text "
             f"({first_line(error)}); mend the row."
         ) from error
-    tokens = given.pop("input_ids")[0].tolist()
-    # The types of tokens follow from the tokens themselves.
-    vision = {name: value for name, value in given.items() if name not in ("attention_mask", "mm_token_type_ids")}
+    tokens = inputs.pop("input_ids")[0].tolist()
+    # Token types are not kept: `vision_inputs` derives them from the tokens.
+    vision = {name: value for name, value in inputs.items() if name not in ("attention_mask", "mm_token_type_ids")}
     return EncodedPrompt(tokens, vision)
 
 
@@ -78,31 +78,31 @@ def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any])
 def encode_answer(
     processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, its pictures left out, and of an answer that somebody else wrote.
+    """Token ids of a prompt, its pictures left out, and of an answer that the policy has not written.
 
-    The prompt's are those that the policy is asked with, so they are the same for all answers to it. Prompt and answer
-    are rendered and tokenised together, and the answer is what follows the prompt; where a token would span the end of
-    the prompt, the two are tokenised apart, as in a rollout.
+    The prompt's ids are those of a rollout, so they are the same for all answers to it. Prompt and answer are rendered
+    and tokenised together, and the answer is what follows the prompt; if a token would span the end of the prompt, the
+    two are tokenised separately, as in a rollout.
 
     The answer ends with the token that ends its turn in the chat template, or with the end-of-sequence token where the
-    template has none; what a template writes behind that is left away, as a model that stops there never writes it.
+    template has none. What the template adds behind that is dropped, since a model that stops there never writes it.
 
     Raises:
         UserError: as in `render`.
     """
     tokenizer = tokenizer_of(processor)
     start = chat_text(processor, prompt, chat_template_kwargs)
-    whole = start + answer
+    text = start + answer
     plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
     if not plain:
-        answered = answered_text(processor, prompt, answer, chat_template_kwargs)
-        whole = answered if answered.startswith(start) else whole
+        rendered = answered_text(processor, prompt, answer, chat_template_kwargs)
+        text = rendered if rendered.startswith(start) else text
     prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
-    tokens = tokenizer(whole, add_special_tokens=plain).input_ids
+    tokens = tokenizer(text, add_special_tokens=plain).input_ids
     if tokens[: len(prompt_tokens)] == prompt_tokens:
         tokens = tokens[len(prompt_tokens) :]
     else:
-        tokens = tokenizer(whole[len(start) :], add_special_tokens=False).input_ids
+        tokens = tokenizer(text[len(start) :], add_special_tokens=False).input_ids
     eos: Any = tokenizer.eos_token_id
     if eos in tokens:
         tokens = tokens[: len(tokens) - tokens[::-1].index(eos)]
@@ -112,15 +112,15 @@ def encode_answer(
 
 
 def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
-    """The conversation with the answer's turn, which continues an assistant turn that the prompt ends with."""
+    """The conversation with the answer as its last turn, or as the rest of the prompt's unfinished assistant turn."""
     tokenizer = tokenizer_of(processor)
     messages = [dict(message) for message in prompt.messages]
     in_parts = any(not isinstance(message["content"], str) for message in messages)
-    said: Any = [{"type": "text", "text": answer}] if in_parts else answer
+    content: Any = [{"type": "text", "text": answer}] if in_parts else answer
     if messages[-1]["role"] == "assistant":
-        messages[-1]["content"] = messages[-1]["content"] + said
+        messages[-1]["content"] = messages[-1]["content"] + content
     else:
-        messages.append({"role": "assistant", "content": said})
+        messages.append({"role": "assistant", "content": content})
     template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
     text: Any = tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=False, **chat_template_kwargs
@@ -152,22 +152,22 @@ def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, An
     return text
 
 
-def continued(prompt: Prompt, said: str) -> Prompt:
-    """The prompt with the beginning of its answer, which the policy then goes on with; unchanged if that is empty."""
-    if not said:
+def continued(prompt: Prompt, prefix: str) -> Prompt:
+    """The prompt with the beginning of its answer, which the policy then continues; unchanged if that is empty."""
+    if not prefix:
         return prompt
     in_parts = any(not isinstance(message["content"], str) for message in prompt.messages)
-    content: Any = [{"type": "text", "text": said}] if in_parts else said
+    content: Any = [{"type": "text", "text": prefix}] if in_parts else prefix
     return replace(prompt, messages=(*prompt.messages, {"role": "assistant", "content": content}))
 
 
 def encode_continuation(
     processor: Any, prompt: Prompt, text: str, chat_template_kwargs: dict[str, Any]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, its pictures left out, and of a text that goes on with its last, unfinished turn.
+    """Token ids of a prompt, its pictures left out, and of a text that continues its last, unfinished turn.
 
-    No token ends the text: the answer may go on. The prompt's ids are a true prefix of the ids of both together, unless
-    a token would span the seam; the two are then tokenised apart, as in a rollout.
+    No token ends the text: the answer may go on. Both are tokenised together, unless a token would span the end of the
+    prompt; the two are then tokenised separately, as in a rollout.
 
     Raises:
         UserError: as in `render`.

@@ -1,7 +1,7 @@
-"""A model beside its tokenizer, and the hidden states from which it predicts answers.
+"""A model with its tokenizer, and the hidden states from which it predicts answers.
 
-``Policy`` turns these into log-probs. Prompts that answers share are computed once, where the model can and it saves
-something.
+``Policy`` turns these into log-probs. A prompt that several answers share is computed once, if the model can do that
+and it saves something.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +24,9 @@ from lit_uniopd.policy.multimodal import (
     Vision,
     grid_positions,
     names_reached,
-    sum_of_nothing,
     tower_parameters,
     vision_inputs,
+    zero_depending_on,
 )
 from lit_uniopd.policy.shared_prefix import Rows, enable_packing, packed_hidden, reads_alike, why_not_packed
 from lit_uniopd.types import Prompt
@@ -34,13 +34,13 @@ from lit_uniopd.types import Prompt
 T = TypeVar("T")
 
 
-class ResponseModel(nn.Module):
-    """What reads prompts and answers.
+class HiddenStateModel(nn.Module):
+    """A model and its tokenizer, up to the hidden states from which answers are predicted.
 
     Args:
         model: a transformers causal or image-text model, or a PEFT model around one.
         processor: its tokenizer, or its processor if it reads pictures.
-        args: where it came from.
+        args: what it was loaded from.
     """
 
     model: Any  # a PreTrainedModel or PeftModel; their own methods are looked up through nn.Module's __getattr__
@@ -51,19 +51,19 @@ class ResponseModel(nn.Module):
         self.processor = processor
         self.args = args
         self.reached: set[str] = set()
-        """Parameters of the tower that pictures have reached in this step; noted where ranks exchange gradients."""
+        """Parameters of the vision tower that pictures have reached in this step; recorded in distributed runs."""
         self._packing_works: dict[bool, bool] = {}
 
     def forward(self, compute: Callable[[], T]) -> T:
-        """Run what reads the weights: ``policy(lambda: ...)``.
+        """Run a computation that reads the weights: ``policy(lambda: ...)``.
 
-        Where they are sharded, FSDP gathers them before and frees them after, and does so again in the backward pass of
-        the tensors that come out; elsewhere nothing is added.
+        If they are sharded, FSDP gathers them before it and frees them after it, and again in the backward pass of the
+        tensors that it returns; otherwise this only calls it.
         """
         return compute()
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Whole weights without gradients, for forward passes that other ranks need not run (see ``sharding``)."""
+        """All weights without gradients, for forward passes that other ranks need not run (see ``sharding``)."""
         return gathered(self)
 
     @property
@@ -76,21 +76,21 @@ class ResponseModel(nn.Module):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Every id that ends an answer: of the generation config, the model config and the tokenizer."""
+        """Every id that ends an answer: those of the generation config, the model config and the tokenizer."""
         base: PreTrainedModel = unwrap(self.model)
-        found: set[int] = set()
+        eos_ids: set[int] = set()
         sources: list[Any] = [
             base.generation_config.eos_token_id if base.generation_config is not None else None,
             base.config.get_text_config().eos_token_id,
             self.tokenizer.eos_token_id,
         ]
         for ids in sources:
-            found.update([] if ids is None else [ids] if isinstance(ids, int) else ids)
-        return frozenset(found)
+            eos_ids.update([] if ids is None else [ids] if isinstance(ids, int) else ids)
+        return frozenset(eos_ids)
 
     @property
     def pad_id(self) -> int:
-        """Filler for padded positions; it is masked wherever it is used, so any id will do."""
+        """Filler for padded positions; always masked, so any id will do."""
         pad = self.tokenizer.pad_token_id
         return pad if isinstance(pad, int) else min(self.eos_ids, default=0)
 
@@ -109,10 +109,10 @@ class ResponseModel(nn.Module):
 
     @contextmanager
     def answering(self) -> Iterator[Self]:
-        """Eval mode, cache on, no gradients; on leaving, every flag is as it was.
+        """Eval mode, cache on, no gradients; restores every flag on leaving.
 
         Eval mode also switches gradient checkpointing off. ``no_grad`` rather than ``inference_mode``, whose tensors
-        would poison the backward passes that follow.
+        cannot take part in later backward passes.
         """
         modes = [(module, module.training) for module in self.modules()]
         config = unwrap(self.model).config.get_text_config()
@@ -134,23 +134,23 @@ class ResponseModel(nn.Module):
         mask_BT: Tensor,
         vision: Sequence[Vision] | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, T, H]`` from which the response tokens are predicted; to be run by ``policy(...)``.
+        """Hidden states ``[B, T, H]`` from which the response tokens are predicted; call it inside ``policy(...)``.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
-            vision: of each sample, what the processor made of its pictures. None: there are none.
+            vision: for each sample, the processor's output for its pictures. None: there are none.
         """
-        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        rows = Rows.from_padded(prompt_tokens, tokens_BT, mask_BT, vision)
         hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
     def _padded_hidden(self, rows: Rows) -> Tensor:
-        """One row of the batch for each answer, behind its prompt."""
+        """One row for each answer: its prompt, the answer, padding."""
         lengths_B = torch.tensor([len(p) + len(a) for p, a in zip(rows.prompts, rows.answers, strict=True)])
-        whole = [torch.tensor([*p, *a]) for p, a in zip(rows.prompts, rows.answers, strict=True)]
-        ids = pad_sequence(whole, batch_first=True, padding_value=self.pad_id).to(self.device)
+        sequences = [torch.tensor([*p, *a]) for p, a in zip(rows.prompts, rows.answers, strict=True)]
+        ids = pad_sequence(sequences, batch_first=True, padding_value=self.pad_id).to(self.device)
         pictures = vision_inputs(self.model, ids, rows.vision)
         real = (torch.arange(ids.shape[1]) < lengths_B[:, None]).to(self.device)
         grid = grid_positions(self.model, ids, real, pictures)
@@ -158,7 +158,7 @@ class ResponseModel(nn.Module):
             pictures["position_ids"] = grid[0]
         # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
         hidden = body_of(self.model)(input_ids=ids, use_cache=False, **pictures).last_hidden_state
-        hidden = self._with_whole_tower(hidden, pictured=any(rows.vision))
+        hidden = self._depending_on_tower(hidden, pictured=any(rows.vision))
         prompt_lengths_B = torch.tensor([len(prompt) for prompt in rows.prompts])
         steps_T = torch.arange(max(len(answer) for answer in rows.answers))
         positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=ids.shape[1] - 1).to(hidden.device)
@@ -172,18 +172,18 @@ class ResponseModel(nn.Module):
         prompts = pad_sequence(
             [torch.tensor(rows.prompts[row]) for row in rows.firsts], batch_first=True, padding_value=self.pad_id
         ).to(self.device)
-        # Told apart by the type of the token, where a model wants that.
+        # Grid positions are computed for the padded prompts, and so from the token types of those.
         pictures = inputs | vision_inputs(self.model, prompts, vision)
         inputs["position_ids"] = packing.positions(grid_positions(self.model, prompts, packing.prompts.real, pictures))
         hidden = packed_hidden(self.model, packing, inputs)
-        hidden = self._with_whole_tower(hidden, pictured=any(rows.vision))
-        places_BT = packing.predictors(packing.answers.width)
-        return hidden.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
+        hidden = self._depending_on_tower(hidden, pictured=any(rows.vision))
+        index_BT = packing.predictors(packing.answers.width)
+        return hidden.index_select(0, index_BT.flatten()).view(*index_BT.shape, -1)
 
-    def _with_whole_tower(self, hidden: Tensor, *, pictured: bool) -> Tensor:
-        """The same, but every trained parameter of the tower has a gradient behind it, where ranks exchange those.
+    def _depending_on_tower(self, hidden: Tensor, *, pictured: bool) -> Tensor:
+        """The same values, but depending on every trained parameter of the tower if ranks synchronise gradients.
 
-        ``reached`` notes down which would have had one anyway.
+        ``reached`` records which of them pictures have reached anyway.
         """
         if not torch.is_grad_enabled() or not torch.distributed.is_initialized():
             return hidden
@@ -192,7 +192,7 @@ class ResponseModel(nn.Module):
             return hidden
         if pictured and len(self.reached) < len(tower):
             self.reached |= names_reached(hidden, tower)
-        return hidden + sum_of_nothing(tower.values())
+        return hidden + zero_depending_on(tower.values())
 
     def micro_batches(
         self,
@@ -205,16 +205,16 @@ class ResponseModel(nn.Module):
         """Rows of each forward pass, so that none holds many more than ``max_tokens`` tokens; longest first.
 
         Where sharing prompts saves a tenth of all tokens, or pictures, answers to one prompt stay together and their
-        prompt counts once. Else rows of like length go together, and padding counts.
+        prompt counts once. Else rows of similar length go together, and padding counts.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
             max_tokens: budget of a forward pass. A longer row is alone.
-            vision: of each sample, what the processor made of its pictures. None: there are none.
+            vision: for each sample, the processor's output for its pictures. None: there are none.
         """
-        rows = Rows.of(prompt_tokens, tokens_BT, mask_BT, vision)
+        rows = Rows.from_padded(prompt_tokens, tokens_BT, mask_BT, vision)
         return rows.batches(max_tokens, packable=lambda: self._can_pack(rows))
 
     def _packs(self, rows: Rows) -> bool:
@@ -224,22 +224,22 @@ class ResponseModel(nn.Module):
     def _can_pack(self, rows: Rows) -> bool:
         """Whether the model can read rows packed.
 
-        What its config tells is checked by trying: the first rows with and without pictures are computed both ways.
+        Its config is checked, then the first rows with and without pictures are computed both ways, once.
         """
         if not self.args.share_prompts or not all(rows.answers):
             return False
         if why_not_packed(self.model, rows.longest) is not None:
             return False
-        seen = any(rows.vision)
-        if seen not in self._packing_works:
+        pictured = any(rows.vision)
+        if pictured not in self._packing_works:
             if is_sharded(self):  # a trial that other ranks do not make would hang
                 return False
             enable_packing(self.model)
-            self._packing_works[seen] = self._try_packing(rows.first_group(with_pictures=seen))
-        return self._packing_works[seen]
+            self._packing_works[pictured] = self._try_packing(rows.first_group(with_pictures=pictured))
+        return self._packing_works[pictured]
 
-    def settle_packing(self) -> None:
-        """Try now whether the model reads packed rows, with and without a picture, before it is sharded."""
+    def decide_packing(self) -> None:
+        """Try whether the model can read packed rows, with and without a picture; to be called before it is sharded."""
         token = min(self.eos_ids, default=0)
         self._packs(Rows([[token] * 3] * 2, [[token], [token] * 2]))
         if self.processor is self.tokenizer:
@@ -247,23 +247,23 @@ class ResponseModel(nn.Module):
         content = [{"type": "image"}, {"type": "text", "text": "?"}]
         picture = Image.new("RGB", (64, 64))
         try:
-            seen = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
-        except UserError:  # a template of another kind: pictures will be padded
+            blank = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
+        except UserError:  # a template of another kind: rows with pictures will be padded
             return
-        self._packs(Rows([seen.tokens] * 2, [[token], [token] * 2], [seen.vision] * 2))
+        self._packs(Rows([blank.tokens] * 2, [[token], [token] * 2], [blank.vision] * 2))
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():
             real = rows.packing(self.device).answers.real
             expected = self._padded_hidden(rows)[real].float()
             try:
-                found = self._packed_hidden(rows)[real].float()
+                packed = self._packed_hidden(rows)[real].float()
             except (TypeError, RuntimeError, ValueError) as error:
                 rank_zero_info(f"{type(unwrap(self.model)).__name__} cannot read packed rows ({error}); padding them.")
                 return False
         mixed = torch.is_autocast_enabled(self.device.type)
         dtype = torch.get_autocast_dtype(self.device.type) if mixed else next(self.model.parameters()).dtype
-        alike = reads_alike(found, expected, dtype)
+        alike = reads_alike(packed, expected, dtype)
         if not alike:
             rank_zero_info(f"{type(unwrap(self.model)).__name__} reads packed rows differently; padding them.")
         return alike

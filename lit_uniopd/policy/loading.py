@@ -1,4 +1,4 @@
-"""Loading weights and tokenizers from the hub, a directory or a config: safetensors only, no code from outside."""
+"""Loading weights and tokenizers from the hub, a directory or a config: safetensors only, no downloaded code."""
 
 import hashlib
 import logging
@@ -28,7 +28,7 @@ def load_processor(args: PolicyArgs, flag: str) -> Any:
     """The tokenizer of a text model, or the processor of one that reads pictures.
 
     Raises:
-        UserError: naming the flag, if there is none to be had.
+        UserError: naming the flag, if none can be loaded.
     """
     source = args.tokenizer or args.path
     if not source:
@@ -36,17 +36,17 @@ def load_processor(args: PolicyArgs, flag: str) -> Any:
     where = resolve_path(source)
     config = model_config(args, flag)
     loader = AutoProcessor if _reads_images(config) else AutoTokenizer
-    with _explained(f"--{flag}.{'tokenizer' if args.tokenizer else 'path'}", source):
+    with _as_user_error(f"--{flag}.{'tokenizer' if args.tokenizer else 'path'}", source):
         return loader.from_pretrained(
             where, revision=None if args.tokenizer else args.revision, trust_remote_code=args.trust_remote_code
         )
 
 
 def reads_images(args: PolicyArgs, flag: str) -> bool:
-    """Whether the model reads pictures; needs its config only.
+    """Whether the model reads pictures, from its config alone.
 
     Raises:
-        UserError: naming the flag, if there is no config to be had.
+        UserError: naming the flag, if no config can be loaded.
     """
     return _reads_images(model_config(args, flag))
 
@@ -55,7 +55,7 @@ def load_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedMod
     """The weights, in the type and quantisation that ``args`` ask for.
 
     Raises:
-        UserError: naming the flag, if they cannot be had or cannot be quantised.
+        UserError: naming the flag, if they cannot be loaded or cannot be quantised.
     """
     config = model_config(args, flag)
     dtype = _dtype(args, trainable)
@@ -67,7 +67,7 @@ def load_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedMod
             )
         return _from_config(args, config, torch.float32 if dtype == "auto" else dtype)
     loader, options = _loader(config), _options(args)
-    with _explained(f"--{flag}.path", args.path):
+    with _as_user_error(f"--{flag}.path", args.path):
         model = loader.from_pretrained(
             resolve_path(args.path),
             revision=args.revision,
@@ -78,7 +78,7 @@ def load_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedMod
         )
     if args.quantization != "none":
         _refuse_unquantised_experts(model, flag, args.quantization)
-        _tame_bitsandbytes(model)
+        _configure_bitsandbytes(model)
     return model
 
 
@@ -88,7 +88,7 @@ def outline_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrained
     Layers that would be quantised are of their quantised class, their weights not packed yet.
 
     Raises:
-        UserError: naming the flag, if there is no config to be had.
+        UserError: naming the flag, if no config can be loaded.
     """
     config = model_config(args, flag)
     dtype = _dtype(args, trainable)
@@ -119,13 +119,13 @@ def _options(args: PolicyArgs) -> dict[str, Any]:
     return options
 
 
-def stored_weights(args: PolicyArgs, flag: str, ledger: Path) -> str:
-    """What tells a stored model's weights from others, without loading them: a commit of the hub, or a digest of files.
+def weights_fingerprint(args: PolicyArgs, flag: str, digest_cache: Path) -> str:
+    """Identifies a stored model's weights without loading them: the hub's commit, or digests of its files.
 
     Args:
         args: where the model is.
         flag: the option that ``args`` came from, for messages.
-        ledger: remembers digests of large files by their size and time, so that each is read once.
+        digest_cache: JSONL file of digests by path, size and time, so that each large file is read once.
 
     Raises:
         UserError: naming the flag, if there is no such model, or one without safetensors weights.
@@ -139,16 +139,16 @@ def stored_weights(args: PolicyArgs, flag: str, ledger: Path) -> str:
     files = sorted([*directory.glob("*.safetensors"), directory / "config.json"])
     if len(files) < 2:
         raise UserError(f"--{flag}.path {args.path}: it has no safetensors weights; convert them with save_pretrained.")
-    known = {line["file"]: line["digest"] for line in read_lines(ledger) if {"file", "digest"} <= line.keys()}
+    cached = {line["file"]: line["digest"] for line in read_lines(digest_cache) if {"file", "digest"} <= line.keys()}
     digests = []
     for file in files:
         status = file.stat()
-        name = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
-        if name not in known:
+        key = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        if key not in cached:
             with file.open("rb") as content:
-                known[name] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-            append_lines(ledger, [{"file": name, "digest": known[name]}])
-        digests.append(f"{file.name} {known[name]}")
+                cached[key] = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            append_lines(digest_cache, [{"file": key, "digest": cached[key]}])
+        digests.append(f"{file.name} {cached[key]}")
     return "\n".join(digests)
 
 
@@ -156,7 +156,7 @@ def model_config(args: PolicyArgs, flag: str) -> PretrainedConfig:
     """The model's config, without its weights.
 
     Raises:
-        UserError: naming the flag, if there is none to be had.
+        UserError: naming the flag, if none can be loaded.
     """
     if args.config is not None:
         settings = dict(args.config)
@@ -166,7 +166,7 @@ def model_config(args: PolicyArgs, flag: str) -> PretrainedConfig:
             raise UserError(
                 f"--{flag}.config needs a `model_type` that transformers knows ({first_line(error)}); name one."
             ) from error
-    with _explained(f"--{flag}.path", args.path):
+    with _as_user_error(f"--{flag}.path", args.path):
         return AutoConfig.from_pretrained(
             resolve_path(args.path), revision=args.revision, trust_remote_code=args.trust_remote_code
         )
@@ -198,27 +198,27 @@ def _quantization(args: PolicyArgs) -> BitsAndBytesConfig | None:
     return None
 
 
-def _tame_bitsandbytes(model: PreTrainedModel) -> None:
+def _configure_bitsandbytes(model: PreTrainedModel) -> None:
     for module in model.modules():
-        # On CPUs with AVX-512 BF16 an eval-mode forward repacks 4-bit weights for good: the products are rounded to
-        # bfloat16, and no gradient passes through them when training goes on.
+        # On CPUs with AVX-512 BF16 an eval-mode forward repacks 4-bit weights permanently: products are then rounded to
+        # bfloat16, and pass no gradient when training goes on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    # One line per 8-bit layer and forward pass, that inputs are cast to float16: that is how the method works.
+    # It logs for each 8-bit layer and forward pass that inputs are cast to float16, which is how the method works.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def _refuse_unquantised_experts(model: PreTrainedModel, flag: str, quantization: str) -> None:
     """Transformers leaves mixture-of-experts weights unquantised: a "4-bit" 30B-A3B would be 59 GB."""
-    left = [name for name, p in model.named_parameters() if ".experts." in name and p.is_floating_point()]
-    if left:
+    unquantised = [name for name, p in model.named_parameters() if ".experts." in name and p.is_floating_point()]
+    if unquantised:
         raise UserError(
             f"--{flag}.quantization {quantization} leaves the experts of this mixture-of-experts model unquantised "
-            f"({len(left)} tensors, {left[0]} for one); use 'none' or a dense model."
+            f"({len(unquantised)} tensors, {unquantised[0]} for one); use 'none' or a dense model."
         )
 
 
-class _explained:
+class _as_user_error:
     """Turn transformers' loading errors into one sentence that names the flag."""
 
     def __init__(self, flag: str, path: str) -> None:

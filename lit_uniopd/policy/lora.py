@@ -13,7 +13,7 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
     """A PEFT model with adapters, in float32, around a frozen one.
 
     Raises:
-        UserError: naming ``flag``, if no layer has the names that ``args`` ask for.
+        UserError: naming ``flag``, if no layer has the names in ``args``.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -46,7 +46,7 @@ def merged_state(base: nn.Module) -> dict[str, Tensor]:
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")
-        # Added before it is rounded: a step of training is often smaller than what bfloat16 can add to a weight.
-        added = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
-        merged[clean] = added.to(tensor.dtype)
+        # Added before rounding: a step of training is often smaller than the spacing of bfloat16 at a weight.
+        summed = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
+        merged[clean] = summed.to(tensor.dtype)
     return merged

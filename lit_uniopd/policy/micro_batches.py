@@ -1,4 +1,4 @@
-"""Cutting a batch of rows of differing length into pieces that fit in memory, with little padding."""
+"""Splitting a batch of rows of differing length into micro-batches that fit in memory, with little padding."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Group rows so that each group, padded to its longest row, holds at most ``max_tokens`` tokens.
 
-    Rows of like length go together, longest first: a run that will not fit in memory fails on its first micro-batch,
-    and padding stays near 5 % where batches in data order waste half.
+    Rows of similar length go together, longest first: a run that does not fit in memory fails on its first
+    micro-batch, and padding stays near 5 %, where batches in data order waste half.
 
     Args:
         lengths: tokens of each row.
@@ -34,15 +34,15 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[i
 def packed_batches(
     prompt_lengths: Sequence[int], answer_lengths: Sequence[int], owners: Sequence[int], max_tokens: int
 ) -> list[list[int]]:
-    """Group rows for packed forward passes, in which a prompt counts once however many answers to it are there.
+    """Group rows for packed forward passes, in which a prompt counts once for all of its answers.
 
-    Answers to one prompt stay together; only those that together exceed the budget are divided, as few times as that
-    takes, and each part pays for the prompt again.
+    Answers to one prompt stay together; only those that exceed the budget are divided, as few times as possible, and
+    each group pays for the prompt again.
 
     Args:
         prompt_lengths: tokens of each row's prompt.
         answer_lengths: tokens of each row's answer.
-        owners: of each row, the number of its prompt.
+        owners: for each row, the number of its prompt.
         max_tokens: budget per group. A longer row gets a group of its own.
 
     Returns:
@@ -60,8 +60,8 @@ def packed_batches(
     room = 0
     for rows in by_owner.values():
         prompt = prompt_lengths[rows[0]]
-        whole = prompt + sum(answer_lengths[row] for row in rows)
-        if not groups or whole > room:
+        total = prompt + sum(answer_lengths[row] for row in rows)
+        if not groups or total > room:
             groups.append([])
             room = max_tokens
         room -= prompt
@@ -77,12 +77,12 @@ def packed_batches(
 def equal_count(groups: list[list[int]], count: int, owners: Sequence[int] | None = None) -> list[list[int]]:
     """Split groups until there are ``count``, so that every rank runs as many backward passes as the busiest one.
 
-    Where there are too few rows, empty groups fill up; the caller runs those with weight 0.
+    With too few rows, empty groups are added; the caller runs those with weight 0.
 
     Args:
         groups: row numbers per group.
-        count: how many groups there shall be.
-        owners: of each row, what it shares with others: a group is split between those where it can.
+        count: how many groups to return.
+        owners: for each row, the number of its prompt: a group is split between prompts if possible.
     """
     groups = [list(group) for group in groups]
     while len(groups) < count:

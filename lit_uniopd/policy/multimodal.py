@@ -1,4 +1,4 @@
-"""What image-text models are given beside token ids: pictures, and positions in which a picture is a grid.
+"""Inputs of image-text models beside token ids: pictures, and positions in which a picture is a grid.
 
 Extra shape letters: R rows, L positions.
 """
@@ -22,16 +22,16 @@ def image_token_ids(model: nn.Module) -> list[int]:
     """Token ids that stand for pictures; an answer must not contain them, since no picture would belong to them."""
     config: Any = unwrap(model).config
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    return sorted({found for name in names if isinstance(found := getattr(config, name, None), int)})
+    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)})
 
 
 def vision_inputs(model: nn.Module, ids_RL: Tensor, vision: Sequence[Vision]) -> dict[str, Tensor]:
-    """The forward's further arguments for rows of which some have pictures; none if there is no picture.
+    """Further arguments of the model's forward pass for rows of which some have pictures; none without pictures.
 
     Args:
         model: image-text model.
         ids_RL: token ids.
-        vision: of each row.
+        vision: for each row.
     """
     names = list(dict.fromkeys(name for row in vision for name in row))
     if not names:
@@ -64,28 +64,28 @@ def grid_positions(
     index = getattr(body_of(model), "get_rope_index", None)
     if index is None or "image_grid_thw" not in inputs:
         return None
-    known = inspect.signature(index).parameters
-    given = {name: inputs[name] for name in ("image_grid_thw", "mm_token_type_ids") if name in known and name in inputs}
-    positions, _ = index(input_ids=ids_RL, attention_mask=mask_RL.long(), **given)
-    # Versions differ in what their own offset counts from; the next position follows from the positions themselves.
+    accepted = inspect.signature(index).parameters
+    names = [name for name in ("image_grid_thw", "mm_token_type_ids") if name in accepted and name in inputs]
+    positions, _ = index(input_ids=ids_RL, attention_mask=mask_RL.long(), **{name: inputs[name] for name in names})
+    # Versions count their own offset from different points; the next position follows from the positions themselves.
     last_R = positions.masked_fill(~mask_RL.bool(), -1).amax(dim=(0, 2))
     return positions, last_R + 1 - mask_RL.sum(dim=1)
 
 
 def tower_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Trained parameters that only pictures reach, by name in the model's body; none of a model without a tower."""
+    """Trained parameters of the vision tower, by name in the model's body; none of a model without one."""
     body: Any = body_of(model)
     if not hasattr(body, "language_model"):
         return {}
-    told = {id(parameter) for parameter in body.language_model.parameters()}
-    return {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in told}
+    language = {id(parameter) for parameter in body.language_model.parameters()}
+    return {name: p for name, p in body.named_parameters() if p.requires_grad and id(p) not in language}
 
 
-def sum_of_nothing(parameters: Iterable[Tensor]) -> Tensor:
-    """0, on which every one of these parameters depends.
+def zero_depending_on(parameters: Iterable[Tensor]) -> Tensor:
+    """A 0 whose graph reaches every one of these parameters.
 
-    A rank whose micro-batch has no picture would otherwise leave the tower without gradients, and DDP would wait for
-    them; so would the last layers of a tower of which inner features are taken.
+    Added where a micro-batch has no picture, or takes inner features of a tower: DDP would wait for the gradients that
+    these leave out.
 
     Args:
         parameters: at least one.
@@ -97,22 +97,22 @@ def names_reached(output: Tensor, parameters: Mapping[str, nn.Parameter]) -> set
     """Names of the parameters that a tensor was computed from.
 
     Args:
-        output: whose graph is followed.
+        output: its autograd graph is searched.
         parameters: leaves of graphs, by name.
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
-    found: set[str] = set()
-    seen: set[Any] = set()
-    ahead = [output.grad_fn]
-    while ahead and len(found) < len(names):
-        node: Any = ahead.pop()
-        if node is None or node in seen:
+    reached: set[str] = set()
+    visited: set[Any] = set()
+    queue = [output.grad_fn]
+    while queue and len(reached) < len(names):
+        node: Any = queue.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         leaf = names.get(id(getattr(node, "variable", None)))
-        found |= set() if leaf is None else {leaf}
-        ahead += [before for before, _ in node.next_functions]
-    return found
+        reached |= set() if leaf is None else {leaf}
+        queue += [function for function, _ in node.next_functions]
+    return reached
 
 
 @cache

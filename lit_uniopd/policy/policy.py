@@ -1,4 +1,4 @@
-"""A policy: a causal or image-text language model together with the tokenizer that it speaks.
+"""A policy: a causal or image-text language model together with its tokenizer.
 
 Students, teachers and references are all policies. This file loads them, and turns (prompt, response) token ids into
 log-probs without ever holding ``[B, T, V]`` logits.
@@ -19,7 +19,7 @@ from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
-from lit_uniopd.policy.hidden_states import ResponseModel
+from lit_uniopd.policy.hidden_states import HiddenStateModel
 from lit_uniopd.policy.loading import load_model, load_processor
 from lit_uniopd.policy.lora import merged_state, with_adapters
 from lit_uniopd.policy.multimodal import Vision
@@ -27,13 +27,13 @@ from lit_uniopd.policy.multimodal import Vision
 T = TypeVar("T")
 
 
-class Policy(ResponseModel):
+class Policy(HiddenStateModel):
     """A model and its tokenizer behind the few operations that the objectives need.
 
     Args:
         model: a transformers causal or image-text model, or a PEFT model around one.
         processor: its tokenizer, or its processor if it reads pictures.
-        args: where it came from.
+        args: what it was loaded from.
     """
 
     def __init__(self, model: nn.Module, processor: Any, args: PolicyArgs | None = None) -> None:
@@ -51,7 +51,7 @@ class Policy(ResponseModel):
             flag: the option that ``args`` came from, for messages (``model.student``).
 
         Raises:
-            UserError: naming ``flag``, if the model cannot be had or the options contradict each other.
+            UserError: naming ``flag``, if the model cannot be loaded or the options contradict each other.
         """
         if trainable and args.quantization != "none" and args.lora is None:
             raise UserError(
@@ -69,7 +69,7 @@ class Policy(ResponseModel):
             # Renamed in transformers 5.2x; the old name warns there.
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        # from_pretrained leaves models in eval mode, and Lightning keeps the mode it finds.
+        # from_pretrained leaves models in eval mode, and Lightning keeps that mode.
         return cls(model, processor, args).train(trainable)
 
     @property
@@ -87,13 +87,13 @@ class Policy(ResponseModel):
         temperature: float = 1.0,
         return_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and on demand the entropies ``[B, T]``.
+        """Log-probs ``[B, T]`` (float32, 0 in padding) of the response tokens, and optionally entropies ``[B, T]``.
 
         Args:
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
-            vision: of each sample, what the processor made of its pictures. None: there are none.
+            vision: for each sample, the processor's output for its pictures. None: there are none.
             temperature: divides the logits.
             return_entropy: also return the entropy (nats, detached) of each next-token distribution.
         """
@@ -101,8 +101,8 @@ class Policy(ResponseModel):
         def compute() -> tuple[Tensor, Tensor | None]:
             states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
             options |= {"temperature": temperature, "return_entropy": return_entropy}
-            found: Any = linear_token_logps(*states, **options)
-            logps_N, entropy_N = found if return_entropy else (found, None)
+            output: Any = linear_token_logps(*states, **options)
+            logps_N, entropy_N = output if return_entropy else (output, None)
             return _as_table(logps_N, mask_BT), None if entropy_N is None else _as_table(entropy_N, mask_BT)
 
         return self(compute)
@@ -123,9 +123,9 @@ class Policy(ResponseModel):
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
-            loss_of: from log-probs of consecutive response tokens, row after row, and which they are, to their losses;
-                see `linear_token_loss`.
-            vision: of each sample, what the processor made of its pictures. None: there are none.
+            loss_of: the losses of consecutive response tokens, row after row, from their log-probs and their slice; see
+                `linear_token_loss`.
+            vision: for each sample, the processor's output for its pictures. None: there are none.
             temperature: divides the logits.
         """
 
@@ -143,9 +143,9 @@ class Policy(ResponseModel):
         mask_BT: Tensor,
         vision: Sequence[Vision] | None,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Hidden states, output weight and tokens as the heads of `functional` take them, and their other arguments.
+        """Hidden states, output weight, tokens and options, as the functions in `functional` take them.
 
-        Only response positions are among them: a head's cost is per token, and padding would be paid for.
+        Of response positions only: the head's cost is per token, padding included.
         """
         tokens_BT, mask_BT = tokens_BT.to(self.device), mask_BT.to(self.device)
         hidden_BTH = self.response_hidden(prompt_tokens, tokens_BT, mask_BT, vision)
@@ -156,18 +156,18 @@ class Policy(ResponseModel):
     def shard(self, mesh: DeviceMesh, args: ShardingArgs) -> None:
         """Shard the policy, and the copy of it that is its reference, over the ranks of a mesh.
 
-        Adapters must be in place: those that come later would be trained by each rank for itself.
+        Adapters must be in place: each rank would train later ones by itself.
 
         Args:
             mesh: of the ranks that see different data.
             args: types and places.
         """
         for policy in (self, *self.references):
-            policy.settle_packing()  # while every rank can still try for itself
+            policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
 
     def keep_reference(self) -> None:
-        """Remember the policy as it is now. With adapters that costs nothing; else it is a frozen copy."""
+        """Keep the policy as it is now: without adapters by a frozen copy, with them at no cost."""
         if self.args.lora is None and not self._reference:
             frozen = copy.deepcopy(self.model).requires_grad_(False)
             self._reference.append(Policy(frozen, self.processor, self.args).eval())
@@ -186,13 +186,13 @@ class Policy(ResponseModel):
             policy.to(self.device)
         with policy.answering(), nullcontext() if self._reference else self.model.disable_adapter():
             yield policy
-            # PEFT freezes the adapters meanwhile, and must find the same tensors when it thaws them.
+            # PEFT has frozen the adapters, and must find the same tensors when it unfreezes them.
             reshard(policy)
 
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory: safetensors, configs, tokenizer. Adapters are merged into the weights.
 
-        The live weights are left alone: merging and unmerging in place would change them by rounding.
+        The weights in use are left alone: merging and unmerging in place would change them by rounding.
 
         Raises:
             UserError: if adapters sit on quantised weights, which cannot be merged.
@@ -213,6 +213,6 @@ class Policy(ResponseModel):
 
 
 def _as_table(values_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Values of the response tokens at their places ``[B, T]``, 0 in padding."""
+    """Values of the response tokens as a table ``[B, T]``, 0 in padding."""
     mask_BT = mask_BT.to(values_N.device)
     return values_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, values_N)

@@ -1,10 +1,24 @@
 """Rows without padding, in which a prompt that several answers share is computed once.
 
-A batch is laid out as one row of tokens: first every prompt, then every answer. What works on single tokens (norms,
-projections, MLPs, experts) never sees padding nor a prompt twice. Attention alone is told who belongs together: a
-prompt looks at itself, an answer at its prompt and at itself. Log-probs and gradients are those of separate rows.
+A batch becomes one packed row: first every different prompt, then every answer. Layers that work on single tokens
+(norms, projections, MLPs, experts) never see padding, nor a prompt twice. Only attention must know which tokens belong
+together; log-probs and gradients are those of separate rows::
 
-For a pair of answers to one picture that is half the work; for a group of G answers to a long prompt it approaches a
+    batch      prompt 0 + answer 0      prompt 0 + answer 1      prompt 1 + answer 2
+    row        [ prompt 0 | prompt 1 | answer 0 | answer 1 | answer 2 ]        ids [1, N]
+    owners     of the answers: 0, 0, 1
+    positions  each prompt from 0; each answer goes on where its prompt ends
+
+    in every layer, `packed_attention`:
+      1  split queries, keys and values [1, heads, N, D] into those of prompts and of answers
+      2  pad the prompts' to [R, heads, P, D]; causal attention of each prompt to itself
+      3  pad the answers' to [A, heads, T, D]; give each answer the keys and values of its prompt, [prompt; answer],
+         and attend from the answer's queries under `answer_mask`: all of the prompt, the answer itself causally
+      4  drop the padding of both results and join them to [1, N, heads, D]
+
+    `predictors` then picks the hidden states that predict answers: a first token's is the last of its prompt
+
+For a pair of answers to one picture this is half the work; for a group of G answers to a long prompt it approaches a
 G-th.
 
 Extra shape letters: N tokens of the packed row, R prompts (one per group of answers), P prompt width, A answers,
@@ -18,8 +32,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -28,78 +40,12 @@ from lit_uniopd.policy.backbone import body_of, unwrap
 from lit_uniopd.policy.cascade_attention import SharedPrefixCache
 from lit_uniopd.policy.micro_batches import packed_batches, token_budget_batches
 from lit_uniopd.policy.multimodal import Vision
+from lit_uniopd.policy.ragged import Ragged
 
 ATTENTION = "uniopd_packed"
 """Under this name transformers' models find `packed_attention`."""
 WORTH_PACKING = 0.9
-"""Rows are packed where that leaves at most this share of their tokens: the layout costs a little, too."""
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Sequences of differing lengths, end to end in a row, and where their tokens are in a padded table."""
-
-    lengths: tuple[int, ...]
-    device: torch.device
-
-    @property
-    def width(self) -> int:
-        return max(self.lengths)
-
-    @cached_property
-    def real(self) -> Tensor:
-        """True on tokens, False on padding, ``[rows, width]``."""
-        lengths = torch.tensor(self.lengths)
-        return (torch.arange(self.width) < lengths[:, None]).to(self.device)
-
-    @cached_property
-    def starts(self) -> Tensor:
-        """Where each sequence begins in the row."""
-        lengths = torch.tensor(self.lengths)
-        return (lengths.cumsum(0) - lengths).to(self.device)
-
-    @cached_property
-    def places(self) -> Tensor:
-        """Of each token of the row, its place in the flattened table."""
-        return self.real.flatten().nonzero()[:, 0]
-
-    @cached_property
-    def sources(self) -> Tensor:
-        """Of each place in the flattened table, a token of the row; for padding any."""
-        steps = torch.arange(self.width, device=self.device)
-        return (self.starts[:, None] + torch.where(self.real, steps, 0)).flatten()
-
-    def pad(self, states: Tensor) -> Tensor:
-        """``[1, heads, tokens, D]`` to ``[rows, heads, width, D]``; what stands in padding is arbitrary but finite."""
-        if len(set(self.lengths)) > 1:
-            states = _Move.apply(states, 2, self.sources, self.places, None)
-        return states[0].unflatten(1, (len(self.lengths), self.width)).transpose(0, 1)
-
-    def unpad(self, table: Tensor) -> Tensor:
-        """``[rows, width, heads, D]`` to ``[1, tokens, heads, D]``."""
-        flat = table.flatten(0, 1)[None]
-        if len(set(self.lengths)) == 1:
-            return flat
-        return _Move.apply(flat, 1, self.places, self.sources, ~self.real.flatten())
-
-
-class _Move(Function):
-    """Put entries into another order. Each goes to one place at most, so the way back is a look-up too, where autograd
-    would add rows up one by one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, dim: int, take: Tensor, give: Tensor, blank: Tensor | None) -> Tensor:  # type: ignore[override]
-        ctx.dim, ctx.give, ctx.blank = dim, give, blank
-        return states.index_select(dim, take)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        found = grad.index_select(ctx.dim, ctx.give)
-        if ctx.blank is not None:
-            found.masked_fill_(ctx.blank.view([-1 if i == ctx.dim else 1 for i in range(found.ndim)]), 0.0)
-        return found, None, None, None, None
+"""Rows are packed if that leaves at most this share of their tokens, since the layout costs a little time."""
 
 
 @dataclass(frozen=True)
@@ -110,30 +56,30 @@ class Rows:
     """Token ids of each answer's prompt."""
     answers: Sequence[Sequence[int]]
     vision: Sequence[Vision] = ()
-    """Of each answer's prompt, what the processor made of its pictures; the same object where prompts share them."""
+    """For each answer's prompt, the processor's output for its pictures; the same object where prompts share them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vision", self.vision or [{}] * len(self.prompts))
 
     @classmethod
-    def of(
+    def from_padded(
         cls,
         prompts: Sequence[Sequence[int]],
         tokens_BT: Tensor,
         mask_BT: Tensor,
         vision: Sequence[Vision] | None = None,
     ) -> "Rows":
-        """From answers padded on the right."""
+        """Rows of answers that are padded on the right."""
         tokens_BT, mask_BT = tokens_BT.cpu(), mask_BT.bool().cpu()
         answers = [row[real].tolist() for row, real in zip(tokens_BT, mask_BT, strict=True)]
         return cls(prompts, answers, vision or ())
 
     @cached_property
     def owners(self) -> list[int]:
-        """Of each answer, the number of its prompt among the different ones."""
-        known: dict[Any, int] = {}
+        """For each answer, the number of its prompt among the different ones: same tokens, same pictures."""
+        numbers: dict[Any, int] = {}
         keys = [(*p, id(v) if v else None) for p, v in zip(self.prompts, self.vision, strict=True)]
-        return [known.setdefault(key, len(known)) for key in keys]
+        return [numbers.setdefault(key, len(numbers)) for key in keys]
 
     @cached_property
     def firsts(self) -> list[int]:
@@ -152,41 +98,41 @@ class Rows:
 
     @property
     def worth_packing(self) -> bool:
-        """Whether the packed row spares enough of the padded rows that it replaces, or pictures."""
+        """Whether packing saves enough tokens of the padded rows, or pictures."""
         return self.packed_tokens <= WORTH_PACKING * len(self.answers) * self.longest or self.shares_pictures
 
     def batches(self, max_tokens: int, packable: Callable[[], bool]) -> list[list[int]]:
         """Numbers of the answers in each forward pass of at most ``max_tokens`` tokens; longest first.
 
-        Where it is worth it, answers to one prompt stay together and their prompt counts once; else rows of like
-        length go together, and padding counts.
+        Where packing is worth it, answers to one prompt stay together and their prompt counts once; else rows of
+        similar length go together, and padding counts.
 
         Args:
             max_tokens: budget. A longer row is alone.
-            packable: whether the model can read packed rows; asked where it matters.
+            packable: whether the model can read packed rows; called only if they are worth it.
         """
-        prompts, answers = ([len(part) for part in parts] for parts in (self.prompts, self.answers))
+        prompts, answers = ([len(tokens) for tokens in rows] for rows in (self.prompts, self.answers))
         lengths = [p + a for p, a in zip(prompts, answers, strict=True)]
         padded = token_budget_batches(lengths, max_tokens)
         packed = packed_batches(prompts, answers, self.owners, max_tokens)
         padded_tokens = sum(len(batch) * max(lengths[row] for row in batch) for batch in padded)
-        packed_tokens = sum(self.take(batch).packed_tokens for batch in packed)
+        packed_tokens = sum(self.select(batch).packed_tokens for batch in packed)
         worth = packed_tokens <= WORTH_PACKING * padded_tokens or self.shares_pictures
         return packed if worth and packable() else padded
 
     @property
     def shares_pictures(self) -> bool:
-        """Whether packing spares the vision tower some work."""
+        """Whether packing saves the vision tower some work."""
         return sum(bool(v) for v in self.vision) > sum(bool(self.vision[row]) for row in self.firsts)
 
     def first_group(self, *, with_pictures: bool) -> "Rows":
-        """Two answers to the first prompt that has pictures, or has none: enough to try how they are read."""
+        """Two answers to the first prompt that has pictures, or has none: enough to compare both ways to read them."""
         group = next(self.owners[row] for row, vision in enumerate(self.vision) if bool(vision) == with_pictures)
-        return self.take([row for row, owner in enumerate(self.owners) if owner == group][:2])
+        return self.select([row for row, owner in enumerate(self.owners) if owner == group][:2])
 
-    def take(self, rows: Sequence[int]) -> "Rows":
+    def select(self, rows: Sequence[int]) -> "Rows":
         """Some of the answers."""
-        prompts, answers = ([part[row] for row in rows] for part in (self.prompts, self.answers))
+        prompts, answers = ([tokens[row] for row in rows] for tokens in (self.prompts, self.answers))
         return Rows(prompts, answers, [self.vision[row] for row in rows])
 
     def packing(self, device: torch.device) -> "Packing":
@@ -199,7 +145,7 @@ class Packing:
     Args:
         prompts: token ids of each different prompt.
         answers: token ids of every answer.
-        owners: of each answer, the number of its prompt.
+        owners: for each answer, the number of its prompt.
         device: of the model.
     """
 
@@ -221,50 +167,52 @@ class Packing:
         """Positions ``[1, N]``, or ``[3, 1, N]`` for prompts on a grid: each answer goes on where its prompt ends.
 
         Args:
-            grid: of `vision.grid_positions` for the padded prompts.
+            grid: of `multimodal.grid_positions` for the padded prompts.
         """
-        lengths = torch.tensor(self.prompts.lengths, device=self.ids.device)
+        lengths_R = torch.tensor(self.prompts.lengths, device=self.ids.device)
         steps_P = torch.arange(self.prompts.width, device=self.ids.device)
-        table, offsets_R = (steps_P.expand(1, len(lengths), -1), 0 * lengths) if grid is None else grid
-        prompts = table[:, self.prompts.real]
+        # Prompts: 0, 1, 2 ... in each row, or what the model's grid says; the mask drops padding and joins the rows.
+        table_1RP, offsets_R = (steps_P.expand(1, len(lengths_R), -1), 0 * lengths_R) if grid is None else grid
+        prompts = table_1RP[:, self.prompts.real]
+        # Answers: on from the end of their prompt, which on a grid differs from its length by an offset.
         steps_T = torch.arange(self.answers.width, device=self.ids.device)
-        answers = ((lengths + offsets_R)[self.owners, None] + steps_T)[self.answers.real]
-        found = torch.cat([prompts, answers.expand(len(prompts), -1)], dim=1)
-        return found if grid is None else found[:, None]
+        answers = ((lengths_R + offsets_R)[self.owners, None] + steps_T)[self.answers.real]
+        positions = torch.cat([prompts, answers.expand(len(prompts), -1)], dim=1)
+        return positions if grid is None else positions[:, None]
 
     def answer_mask(self, queries: int, dtype: torch.dtype) -> Tensor:
-        """What answers may look at: their prompt, and themselves up to where they are.
+        """What answers may attend to: all of their prompt, and themselves causally.
 
         Args:
-            queries: heads that read the same keys; they come one behind the other.
-            dtype: of the scores that it is added to. A mask of booleans would become such a one in every layer, and be
+            queries: query heads per key head; their queries are stacked along the tokens.
+            dtype: of the scores that the mask is added to. A mask of booleans would be converted in every layer, and
                 kept there for the backward pass.
 
         Returns:
-            0 or minus infinity, ``[A, 1, queries * T, P + T]``.
+            0 or minus infinity, ``[A, 1, queries * T, P + T]``; made once for all layers.
         """
         if (queries, dtype) not in self._masks:
             width = self.answers.width
             causal = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
             prompt = self.prompts.real[self.owners][:, None, None, :].expand(-1, -1, width, -1)
-            seen = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1).repeat(1, 1, queries, 1)
-            self._masks[queries, dtype] = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -torch.inf)
+            visible = torch.cat([prompt, causal.expand(len(prompt), 1, -1, -1)], dim=-1).repeat(1, 1, queries, 1)
+            self._masks[queries, dtype] = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
         return self._masks[queries, dtype]
 
     def predictors(self, width: int) -> Tensor:
-        """Where in the row the states are that predict each token of the answers, ``[A, width]``.
+        """Indices into the row of the states that predict each token of the answers, ``[A, width]``.
 
-        An answer's first token is predicted by its prompt's last. Padding has any place.
+        An answer's first token is predicted by its prompt's last. Padding has an arbitrary index.
         """
         ends_R = self.prompts.starts + torch.tensor(self.prompts.lengths, device=self.ids.device) - 1
         starts_A = self.prompt_tokens + self.answers.starts
         steps_T = torch.arange(width, device=self.ids.device)
-        places = (starts_A[:, None] + steps_T - 1).clamp(max=self.ids.shape[1] - 1)
-        return torch.where(steps_T == 0, ends_R[self.owners, None], places)
+        indices = (starts_A[:, None] + steps_T - 1).clamp(max=self.ids.shape[1] - 1)
+        return torch.where(steps_T == 0, ends_R[self.owners, None], indices)
 
 
 _UNGROUPED = nn.Module()
-"""In place of a layer whose queries are already laid out by key head."""
+"""Passed as the layer where queries are already stacked by key head: having no groups, it makes sdpa copy no keys."""
 
 
 def packed_attention(
@@ -277,16 +225,18 @@ def packed_attention(
     cascade: SharedPrefixCache | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """PyTorch's attention, over a packed row or shared prompts if there are any.
+    """Attention over a packed row (training), over shared prompts (decoding), or else PyTorch's own.
+
+    The steps are those of the box at the top of this module.
 
     Args:
         module: attention layer of a transformers model.
         query: ``[1, heads, N, D]``; without a packing, ``[B, heads, L, D]``; with shared prompts, of one new token.
         key: the same, perhaps with fewer heads.
         value: the same.
-        attention_mask: taken without a packing.
-        packing: who belongs together.
-        cascade: the caches of prompts, where keys are those of answers only.
+        attention_mask: used without a packing only.
+        packing: which tokens belong together.
+        cascade: the caches of the prompts; ``key`` and ``value`` are then those of the answers only.
         options: of transformers' own function.
 
     Returns:
@@ -297,27 +247,30 @@ def packed_attention(
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     options |= {"is_causal": True}
+    # 1. Prompts come first in the row.
     split = [packing.prompt_tokens, query.shape[2] - packing.prompt_tokens]
     (prompt_q, answer_q), (prompt_k, answer_k), (prompt_v, answer_v) = (
         states.split(split, dim=2) for states in (query, key, value)
     )
+    # 2. Each prompt attends to itself. Padding is behind it, where causal attention does not look: no mask needed.
     prompt_k, prompt_v = packing.prompts.pad(prompt_k), packing.prompts.pad(prompt_v)
-    # Padding is behind every prompt, where causal attention does not look.
     prompts, _ = sdpa_attention_forward(
         module, packing.prompts.pad(prompt_q), prompt_k, prompt_v, attention_mask=None, **options
     )
-    # Query heads that share a key head become further queries to it: with a mask, keys would be copied for each.
-    heads, width = answer_k.shape[1], packing.answers.width
-    folded = packing.answers.pad(answer_q).unflatten(1, (heads, -1)).flatten(2, 3)
+    # 3. Each answer attends to its prompt and itself. Query heads that share a key head are stacked along the tokens,
+    #    [A, key heads, queries * T, D]: under a mask, sdpa would otherwise copy the keys for each of them.
+    key_heads, width = answer_k.shape[1], packing.answers.width
+    stacked_q = packing.answers.pad(answer_q).unflatten(1, (key_heads, -1)).flatten(2, 3)
     answers, _ = sdpa_attention_forward(
         _UNGROUPED,
-        folded,
+        stacked_q,
         torch.cat([prompt_k[packing.owners], packing.answers.pad(answer_k)], dim=2),
         torch.cat([prompt_v[packing.owners], packing.answers.pad(answer_v)], dim=2),
-        attention_mask=packing.answer_mask(folded.shape[2] // width, folded.dtype),
+        attention_mask=packing.answer_mask(stacked_q.shape[2] // width, stacked_q.dtype),
         **options,
     )
-    answers = answers.transpose(1, 2).unflatten(2, (-1, width)).flatten(1, 2).transpose(1, 2)
+    answers = answers.transpose(1, 2).unflatten(2, (-1, width)).flatten(1, 2).transpose(1, 2)  # unstack the heads
+    # 4. Back to one row.
     return torch.cat([packing.prompts.unpad(prompts), packing.answers.unpad(answers)], dim=1), None
 
 
@@ -343,7 +296,7 @@ def why_not_packed(model: nn.Module, longest: int) -> str | None:
 
 
 def enable_packing(model: nn.Module) -> None:
-    """Let a model's layers find `packed_attention`. Without a packing they go on as before."""
+    """Make a model's layers use `packed_attention`. Without a packing it does what sdpa does."""
     body: Any = body_of(model)
     for module in getattr(body, "language_model", body).modules():
         config = getattr(module, "config", None)
@@ -359,23 +312,23 @@ def packed_hidden(model: nn.Module, packing: Packing, inputs: dict[str, Any]) ->
         packing: the row.
         inputs: further arguments of the model, ``position_ids`` among them.
     """
-    body, mask = body_of(model), no_mask(packing.ids.device)
+    body, mask = body_of(model), placeholder_mask(packing.ids.device)
     return body(input_ids=packing.ids, attention_mask=mask, use_cache=False, packing=packing, **inputs)[0][0]
 
 
-def reads_alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a model computes the same two ways, up to the rounding of the type that it computes in.
+def reads_alike(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two ways to compute a model's states agree, up to the rounding of the type that it computes in.
 
-    Tokens that look at the wrong ones are off by far more than any rounding.
+    Attention to the wrong tokens changes them far more than any rounding.
     """
     rounding = 1e-3 if dtype in (torch.float32, torch.float64) else 0.05
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-30)) <= rounding
+    return float((actual - expected).norm() / expected.norm().clamp(min=1e-30)) <= rounding
 
 
-def no_mask(device: torch.device) -> Tensor:
-    """What keeps transformers from making a mask: `packed_attention` knows by itself who sees whom.
+def placeholder_mask(device: torch.device) -> Tensor:
+    """A mask that keeps transformers from making one: `packed_attention` makes its own.
 
-    A mask of four dimensions is handed through to the layers as it is.
+    Transformers hands a mask of four dimensions through to the layers as it is.
     """
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 

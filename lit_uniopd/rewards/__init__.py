@@ -38,7 +38,7 @@ GRADERS: Mapping[str, Grader] = MappingProxyType(
         **{name: guarded(name, grade) for name, grade in IN_THREAD.items()},
     }
 )
-"""Every grader by name. Those that hostile answers could stall run in one process that all callers share; each program
+"""Every grader by name. Those that hostile answers could stall run in one process shared by all callers; each program
 runs in a sandbox of its own."""
 
 
@@ -46,7 +46,7 @@ def get_grader(name: str) -> Grader:
     """The grader of this name.
 
     Raises:
-        UserError: if there is none, with the names there are.
+        UserError: with all existing names, if there is none of this name.
     """
     check_grader(name)
     return GRADERS[name]

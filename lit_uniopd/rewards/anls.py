@@ -39,8 +39,8 @@ def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None
 def anls_score(golds: Sequence[str], answer: str, threshold: float = 0.5) -> float:
     """The highest similarity of the answer to a gold answer, in [0, 1].
 
-    Case and runs of blanks do not count for the distance, but blanks do for the length that divides it: so the
-    official server of the two data sets has it.
+    The distance ignores case and repeated blanks, but the length that divides it counts blanks, as on the official
+    server of both data sets.
 
     Args:
         golds: Gold answers.

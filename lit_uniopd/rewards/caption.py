@@ -1,4 +1,4 @@
-"""Graders of captions: objects that are named and not there (CHAIR, AMBER generative)."""
+"""Graders of captions: objects that are named but not in the picture (CHAIR, AMBER generative)."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
 
     Returns:
         A grade that is correct if nothing is hallucinated; its score is the share of mentions that are right (1.0
-        without mentions: nothing is wrong). ``extracted`` holds the counts that the metric adds up, as JSON.
+        without mentions: nothing is wrong). ``extracted`` holds the counts that the metric sums, as JSON.
     """
     from lit_uniopd.hallucination import chair_counts, chair_words
 

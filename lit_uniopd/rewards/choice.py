@@ -1,8 +1,8 @@
 """The grader of multiple-choice questions: one letter, or a set of letters.
 
 What a model writes is read in a fixed order, from the most to the least explicit: an answer tag or box, a letter alone,
-a JSON field, a phrase that announces the answer, a letter at the start, a conclusion, the text of an option. If nothing
-is found the answer is none, never a guess. A capital A or I inside prose is a word, not a letter.
+a JSON field, a phrase that announces the answer, a letter at the start, a conclusion, the text of an option. If none
+matches there is no answer, never a guess. A capital A or I inside prose is a word, not a letter.
 """
 
 import re
@@ -20,7 +20,7 @@ DEFAULT_LETTERS = ascii_uppercase[:10]
 
 _MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|mbox|left|right)\b|\\[()\[\]]|[*_`$\"'“”‘’]")
 _BULLET = re.compile(r"^(?:[#>•]{1,6}|-(?=\s))\s*")
-"""At the start of a line; the minus of a number is none."""
+"""At the start of a line; a number's minus sign is not one."""
 _BRACES = re.compile(r"[{}]")
 _TRAILING = ".,;:!?。，；：！"
 _ALONE = re.compile(r"[(\[<]?\s*([A-Za-z])\s*[)\]>]?")
@@ -42,7 +42,7 @@ _VERDICT = re.compile(
     r"(?:correct|right|best|true|answer)\b"
 )
 _CUES = 500
-"""Cues that are looked at, from the last one back: hostile text is full of them."""
+"""Cues that are tried, from the last one back: hostile text is full of them."""
 _CONCLUSION = re.compile(r"\b(?:so|therefore|thus|hence|option|choice|conclude(?:\s+that)?)\b|[∴→]|=>", re.I)
 _REACH = 80
 """Characters behind a cue in which its letter must stand."""
@@ -94,8 +94,8 @@ def grade_choice(
     visible = strip_thinking(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
-    found = chosen_letters(visible, letters, options)
-    return verdict(found == expected, found) if found else Grade(False, 0.0, reason="no_answer")
+    chosen = chosen_letters(visible, letters, options)
+    return verdict(chosen == expected, chosen) if chosen else Grade(False, 0.0, reason="no_answer")
 
 
 def chosen_letters(response: str, letters: str, options: Mapping[str, str] | None = None) -> str | None:
@@ -113,9 +113,9 @@ def chosen_letters(response: str, letters: str, options: Mapping[str, str] | Non
     options = options or {}
     for piece in (last_answer_tag(text), last_box(text)):
         if piece is not None and piece.strip():
-            found = _read(piece, letters, options)
-            if found is not None:
-                return found or None
+            chosen = _read(piece, letters, options)
+            if chosen is not None:
+                return chosen or None
     return _read(text, letters, options) or None
 
 
@@ -123,9 +123,9 @@ def _read(text: str, letters: str, options: Mapping[str, str]) -> str | None:
     """Letters; ``""`` for a hedge, which ends the search; None for nothing."""
     readers = (_alone, _json_field, _cued, _at_start, _concluded, _by_content)
     for reader in readers:
-        found = reader(text, letters, options)
-        if found is not None:
-            return found
+        chosen = reader(text, letters, options)
+        if chosen is not None:
+            return chosen
     return None
 
 
@@ -138,49 +138,49 @@ def _alone(text: str, letters: str, options: Mapping[str, str]) -> str | None:
         return None
     plain = _plain(text)
     if match := _ALONE.fullmatch(plain):
-        return _known(match[1].upper(), letters)
+        return _if_allowed(match[1].upper(), letters)
     if _RUN.fullmatch(plain) and len(set(plain)) == len(plain):
-        return _known(plain, letters)
-    if _LIST.fullmatch(plain) and (found := re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", plain)):
+        return _if_allowed(plain, letters)
+    if _LIST.fullmatch(plain) and (listed := re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", plain)):
         # One letter stands for a word in "a b"; lists are of capitals, or have brackets or commas.
         if "/" in plain:
             return ""
-        if all(letter.isupper() for letter in found) or re.search(r"[,;()&]", plain):
-            return _known("".join(found).upper(), letters)
+        if all(letter.isupper() for letter in listed) or re.search(r"[,;()&]", plain):
+            return _if_allowed("".join(listed).upper(), letters)
     if re.fullmatch(r"[(\[]?[A-Za-z][)\]]?\s+or\s+[(\[]?[A-Za-z][)\]]?", plain):
         return ""
     same = [letter for letter, option in options.items() if _words(option) == _words(plain) != ""]
     if len(same) == 1:
         return same[0]
     if "\n" not in plain and (match := _LEADING.match(plain)) and not _lists_options(text):
-        behind = _words(plain[match.end() - 1 :])
-        named = [letter for letter, option in options.items() if _words(option) == behind != ""]
-        if match[1] in letters and (not named or match[1] in named):
+        text_behind = _words(plain[match.end() - 1 :])
+        matching_letters = [letter for letter, option in options.items() if _words(option) == text_behind != ""]
+        if match[1] in letters and (not matching_letters or match[1] in matching_letters):
             return match[1]
     return None
 
 
 def _json_field(text: str, letters: str, options: Mapping[str, str]) -> str | None:
-    found = None
+    value = None
     for match in _JSON.finditer(text):
-        found = match[1]
-    return None if found is None else _alone(found.strip("[]\"'").replace('"', ""), letters, options)
+        value = match[1]
+    return None if value is None else _alone(value.strip("[]\"'").replace('"', ""), letters, options)
 
 
 def _cued(text: str, letters: str, options: Mapping[str, str]) -> str | None:
     """The first letter behind the last cue that has one, or the last letter that is called the answer."""
-    place, found = -1, None
+    cue_start, chosen = -1, None
     for cue in reversed(list(_CUE.finditer(text))[-_CUES:]):
-        here = _after(text, cue.end(), letters)
-        if here is None and options:
-            here = _option_behind(text, cue.end(), options)
-        if here is not None and not _denied(text, cue.start()):
-            place, found = cue.start(), here
+        candidate = _letters_after(text, cue.end(), letters)
+        if candidate is None and options:
+            candidate = _option_behind(text, cue.end(), options)
+        if candidate is not None and not _denied(text, cue.start()):
+            cue_start, chosen = cue.start(), candidate
             break
     for called in reversed(list(_VERDICT.finditer(_MARKUP.sub("", text) if len(text) < 4000 else text))[-_CUES:]):
-        if called[1] in letters and called.start() > place:
+        if called[1] in letters and called.start() > cue_start:
             return called[1]
-    return found
+    return chosen
 
 
 def _at_start(text: str, letters: str, options: Mapping[str, str]) -> str | None:
@@ -195,46 +195,45 @@ def _at_start(text: str, letters: str, options: Mapping[str, str]) -> str | None
 def _concluded(text: str, letters: str, options: Mapping[str, str]) -> str | None:
     lines = [line for line in text[-4000:].splitlines() if line.strip()]
     if len(lines) > 1 and (last := _plain(lines[-1])) and _ALONE.fullmatch(last) and last.strip("()[]").isupper():
-        return _known(last.strip("()[] "), letters)
-    found = None
+        return _if_allowed(last.strip("()[] "), letters)
+    chosen = None
     for cue in list(_CONCLUSION.finditer(text))[-_CUES:]:
-        rest = _MARKUP.sub("", text[cue.end() : cue.end() + 40])
+        following = _MARKUP.sub("", text[cue.end() : cue.end() + 40])
         match = re.match(
-            r"[\s,:]{0,3}(?:it'?s\s+|it\s+is\s+|option\s+|choice\s+)?[(\[]?([A-Z])[)\]]?(?=[\s.,;:!)\]]|$)", rest
+            r"[\s,:]{0,3}(?:it'?s\s+|it\s+is\s+|option\s+|choice\s+)?[(\[]?([A-Z])[)\]]?(?=[\s.,;:!)\]]|$)", following
         )
-        if match is None or match[1] not in letters or _is_word(rest, match.end(1), match[1]):
+        if match is None or match[1] not in letters or _is_word(following, match.end(1), match[1]):
             continue
         if not _denied(text, cue.start()):
-            found = match[1]
-    return found
+            chosen = match[1]
+    return chosen
 
 
 def _by_content(text: str, letters: str, options: Mapping[str, str]) -> str | None:
     """The longest option that the response names, if it names no other."""
-    said = f" {_words(text)} "
-    named = {
+    response_words = f" {_words(text)} "
+    mentioned = {
         letter: words
         for letter, option in options.items()
-        if (words := _words(option)) and f" {words} " in said and f" not {words} " not in said
+        if (words := _words(option)) and f" {words} " in response_words and f" not {words} " not in response_words
     }
     longest = [
         letter
-        for letter, words in named.items()
-        if not any(words != other and f" {words} " in f" {other} " for other in named.values())
+        for letter, words in mentioned.items()
+        if not any(words != other and f" {words} " in f" {other} " for other in mentioned.values())
     ]
     if len(longest) != 1:
         return None
     # What is part of a longer option must not be named a second time, on its own.
-    rest = said.replace(f" {named[longest[0]]} ", "  ")
-    return (
-        longest[0] if all(f" {words} " not in rest for letter, words in named.items() if letter != longest[0]) else None
-    )
+    remainder = response_words.replace(f" {mentioned[longest[0]]} ", "  ")
+    del mentioned[longest[0]]
+    return None if any(f" {words} " in remainder for words in mentioned.values()) else longest[0]
 
 
-# --- parts -----------------------------------------------------------------------------------------------------------
+# --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _after(text: str, start: int, letters: str) -> str | None:
+def _letters_after(text: str, start: int, letters: str) -> str | None:
     """The letters behind a position, within reach and the sentence; ``""`` for a hedge."""
     reach = text[start : start + _REACH]
     window = _MARKUP.sub(" ", _BRACES.sub(" ", reach.replace("boxed", " ")))
@@ -242,46 +241,48 @@ def _after(text: str, start: int, letters: str) -> str | None:
         window = window[: end.end()]
     checked = 0
     for token in _TOKEN.finditer(window):
-        found = token[1] or token[2] or token[3]
+        candidate = token[1] or token[2] or token[3]
         between = window[checked : token.start()]
         checked = token.end()
-        if not set(found.upper()) <= set(letters) or len(set(found)) != len(found):
+        if not set(candidate.upper()) <= set(letters) or len(set(candidate)) != len(candidate):
             continue
-        if len(found) == 1 and token[1] and _is_word(window, token.end(), found):
+        if len(candidate) == 1 and token[1] and _is_word(window, token.end(), candidate):
             continue
         if _negated(between):
             continue
-        if found.islower() and between.strip(" :(["):
+        if candidate.islower() and between.strip(" :(["):
             continue  # prose; a lower-case letter is a choice only right behind the cue
-        return _with_more(window, token.end(), found.upper(), letters)
+        return _enumeration(window, token.end(), candidate.upper(), letters)
     return None
 
 
 def _option_behind(text: str, start: int, options: Mapping[str, str]) -> str | None:
     """The option whose text follows a cue."""
     end = text.find("\n", start)
-    said = _words(text[start : end if end >= 0 else start + 300][:300])
-    found = [
-        letter for letter, option in options.items() if (words := _words(option)) and f"{said} ".startswith(f"{words} ")
+    following_words = _words(text[start : end if end >= 0 else start + 300][:300])
+    matching_letters = [
+        letter
+        for letter, option in options.items()
+        if (words := _words(option)) and f"{following_words} ".startswith(f"{words} ")
     ]
-    return max(found, key=lambda letter: len(options[letter])) if found else None
+    return max(matching_letters, key=lambda letter: len(options[letter])) if matching_letters else None
 
 
-def _with_more(window: str, end: int, first: str, letters: str) -> str:
-    """More letters of the same enumeration; ``""`` if they are alternatives."""
-    found = first
+def _enumeration(window: str, end: int, first: str, letters: str) -> str:
+    """The letters of an enumeration that begins with ``first``; ``""`` if they are alternatives."""
+    chosen = first
     while (more := _MORE.match(window, end)) and more[2].isupper() and more[2] in letters:
         if more[1].lower() in _HEDGES:
             return ""
         if _is_word(window, more.end(), more[2]):
             break
-        found += more[2]
+        chosen += more[2]
         end = more.end()
-    return "".join(sorted(set(found)))
+    return "".join(sorted(set(chosen)))
 
 
 def _denied(text: str, start: int) -> bool:
-    """Whether the same sentence says no before a cue: "I don't think the answer is B"."""
+    """Whether the same sentence negates a cue: "I don't think the answer is B"."""
     before = re.split(r"[.!?。\n]", text[max(0, start - 24) : start])[-1]
     return _NEGATION.search(before) is not None
 
@@ -294,7 +295,7 @@ def _negated(between: str) -> bool:
 
 
 def _is_word(text: str, end: int, letter: str) -> bool:
-    """Whether a capital A or I is the article or the pronoun: words follow that do not go on about a choice."""
+    """Whether a capital A or I is the article or the pronoun: what follows does not explain a choice."""
     if letter not in "AI":
         return False
     behind = text[end : end + 20]
@@ -320,8 +321,9 @@ def _words(text: str) -> str:
     return _WORDS.sub(" ", unicodedata.normalize("NFKC", _plain(text)).lower()).strip(" .")
 
 
-def _known(found: str, letters: str) -> str | None:
-    return "".join(sorted(set(found))) if set(found) <= set(letters) else None
+def _if_allowed(chosen: str, letters: str) -> str | None:
+    """The chosen letters in alphabetical order; None if one of them may not be chosen."""
+    return "".join(sorted(set(chosen))) if set(chosen) <= set(letters) else None
 
 
 def _options(choices: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
@@ -334,15 +336,17 @@ def _options(choices: Mapping[str, str] | Sequence[str] | None) -> dict[str, str
 
 def _gold_letters(gold: Any, options: Mapping[str, str], letters: str) -> str | None:
     if isinstance(gold, list | tuple | set | frozenset):
-        gold = ", ".join(sorted(str(part).strip() for part in gold))
+        gold = ", ".join(sorted(str(letter).strip() for letter in gold))
     expected = gold_text(gold)
     if expected is None:
         return None
     same = [letter for letter, option in options.items() if option.strip() == expected.strip()]
     text = unicodedata.normalize("NFKC", expected)
-    found = _alone(text, letters, {}) or (_known(text.strip().upper(), letters) if text.strip().isalpha() else None)
-    if found:
-        return found
+    gold_letters = _alone(text, letters, {}) or (
+        _if_allowed(text.strip().upper(), letters) if text.strip().isalpha() else None
+    )
+    if gold_letters:
+        return gold_letters
     if len(same) == 1:
         return same[0]
     raise ValueError(f"the gold answer {expected[:40]!r} is neither a letter of {letters} nor the text of an option")

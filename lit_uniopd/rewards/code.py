@@ -1,8 +1,8 @@
 """Graders of programs: they run in a sandbox that sees inputs only, and results are compared here.
 
-An answer is right if every call or test gives the expected result. A program that raises, ends early, returns what is
-no plain data or uses too much memory is wrong; so is one that runs out of time twice. Only a failure of the sandbox
-itself leaves the outcome unknown.
+An answer is right if every call or test gives the expected result. A program that raises, ends early, returns something
+other than plain data or uses too much memory is wrong; so is one that runs out of time twice. Only a failure of the
+sandbox itself leaves the outcome unknown.
 """
 
 import json
@@ -32,9 +32,9 @@ Verdict = Literal["ok", "wrong", "timeout"]
 CALL_LIMIT_S = 10.0
 """Least wall time of one call: a busy machine must not turn right programs into wrong ones."""
 REFERENCE_FACTOR = 8.0
-"""A call may take so many times as long as the reference solution's slowest."""
+"""A call may take this many times as long as the reference solution's slowest call."""
 CALLS_IN_ALL = 6.0
-"""All calls of a program together may take so many times the limit of one: a minute at least, as in EvalPlus."""
+"""All calls of a program together may take this many times the limit of one: a minute at least, as in EvalPlus."""
 STDIO_LIMIT_S = 60.0
 
 _FUTURE = re.compile(r"^from __future__ import [^\n(]*$", re.MULTILINE)
@@ -51,7 +51,7 @@ class FunctionTask:
     expected: Sequence[Any]
     """Result of each call."""
     prelude: str = ""
-    """Code that goes before the program: imports that it may take for granted."""
+    """Code that runs before the program: imports that it may rely on."""
     atol: float = 0.0
     """The task's own absolute tolerance; 0: that of the equality rule."""
     oracle: str | None = None
@@ -70,7 +70,7 @@ class FunctionTask:
         return max(least, REFERENCE_FACTOR * self.reference_seconds)
 
     def accepts(self, index: int, actual: Any, equality: str = "evalplus") -> bool:
-        """Whether this is a right result of the call of this number."""
+        """Whether ``actual`` is a right result of call ``index``."""
         expected = self.expected[index]
         if self.oracle is not None:
             return ORACLES[self.oracle](self.calls[index], expected, actual, self.atol)
@@ -85,7 +85,7 @@ def check_sandbox(args: "SandboxArgs | None" = None) -> "Sandbox":
     """A sandbox that has proved itself on this machine.
 
     Raises:
-        UserError: if there is none, with the remedy.
+        UserError: with the remedy, if no sandbox works here.
     """
     from lit_uniopd.sandbox import Sandbox
 
@@ -114,7 +114,7 @@ def grade_code_functional(
     Args:
         gold: The fields of `FunctionTask`, as a mapping, as JSON text, or as ``{"tagged": text}`` with the text that
             `lit_uniopd.rewards.tagged` makes of such a mapping. Without calls there is no verdict.
-        prediction: The response; its program is found by `extract_program`. Thinking that never ends is reason
+        prediction: The response; `extract_program` finds its program. Thinking that never ends is reason
             ``truncated``, no program is ``no_answer``, a time-out ``timeout``, and all are wrong.
         row: Not used.
         equality: Rule of `lit_uniopd.rewards.equality`.
@@ -122,7 +122,7 @@ def grade_code_functional(
         sandbox: Where to run; None: the best one of this machine.
 
     Raises:
-        ValueError, TypeError, KeyError: if the gold answer is none of this kind.
+        ValueError, TypeError, KeyError: if the gold answer is malformed.
     """
     if equality not in ("evalplus", "lcb"):
         raise ValueError(f"equality must be evalplus or lcb, not {equality!r}")
@@ -156,7 +156,7 @@ def grade_code_stdio(
         sandbox: Where to run; None: the best one of this machine.
 
     Raises:
-        ValueError, TypeError, KeyError: if the gold answer is none of this kind.
+        ValueError, TypeError, KeyError: if the gold answer is malformed.
     """
     fields = _gold_fields(gold)
     tests = [(test["stdin"], test["stdout"]) for test in fields.get("tests") or ()]
@@ -223,10 +223,10 @@ def _call(sandbox: "Sandbox", program: str, task: FunctionTask, limit: float, eq
 
 
 def accepts(task: FunctionTask, index: int, result: "CallResult", equality: str = "evalplus") -> bool:
-    """Whether the call of this number gave a right result."""
+    """Whether call ``index`` gave a right result."""
     if result.status == "ok":
         return task.accepts(index, result.value, equality)
-    # A match object is no plain data, but it is not None.
+    # A match object is not plain data, but neither is it None.
     return task.oracle == "found" and result.status == "not_plain" and task.accepts(index, True)
 
 

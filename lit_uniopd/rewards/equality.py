@@ -37,8 +37,8 @@ def equal_lcb(expected: Any, actual: Any) -> bool:
 def equal_stdio(expected: str, actual: str) -> bool:
     """Equality of printed output as LiveCodeBench defines it.
 
-    Outer blanks are stripped from the whole and from each line; there must be as many lines. Two lines are equal as
-    text, or if both are numbers only, as many, and each is exactly the other (3.0 is 3; no float is involved).
+    Outer blanks are stripped from the output and from each line; there must be as many lines. Two lines are equal as
+    text, or if both hold the same exact numbers and nothing else (3.0 is 3; no float is involved).
     """
     expected_lines, actual_lines = expected.strip().split("\n"), actual.strip().split("\n")
     return len(expected_lines) == len(actual_lines) and all(map(_equal_lines, expected_lines, actual_lines))
@@ -48,7 +48,7 @@ _DIFFERENT = (False, True)
 
 
 def _pairs(expected: Any, actual: Any, *, tuple_for_list: bool) -> Iterator[tuple[Any, Any]]:
-    """The leaves to compare, two by two; at the first difference in structure, a pair that is never equal."""
+    """The pairs of leaves to compare; at the first difference in structure, a pair that is never equal."""
     stack = [(expected, actual)]
     while stack:
         a, b = stack.pop()
@@ -87,7 +87,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_nan(value: Any) -> bool:
-    """Whether a value is nan or a set or key that holds it: ``==`` on containers takes the same nan for equal."""
+    """Whether a value is nan, or a set or key that holds nan: ``==`` on containers calls the same nan object equal."""
     if not isinstance(value, set | frozenset | tuple):
         return type(value) in (float, complex) and value != value
     stack: list[Any] = list(value)

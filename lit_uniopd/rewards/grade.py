@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Grader(Protocol):
-    """Judges one response. Never raises: what goes wrong is the ``reason`` of an unknown grade."""
+    """Judges one response. Never raises: an error becomes the ``reason`` of an unknown grade."""
 
     def __call__(self, gold: Any, prediction: str, row: Mapping[str, Any] | None = None, **options: Any) -> Grade: ...
 

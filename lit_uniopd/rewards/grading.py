@@ -1,4 +1,4 @@
-"""From rollouts to graded rollouts: the grader pool judges while the trainer does something else."""
+"""Grading rollouts in the grader pool while the trainer does something else."""
 
 import torch
 
@@ -8,13 +8,13 @@ from lit_uniopd.utils.progress import follow, progress_bar
 
 
 class Grading:
-    """Answers that the graders' processes are judging while this one does something else.
+    """Answers that the grader pool is judging while this process does something else.
 
-    As a context manager it takes back what has not begun when its body fails.
+    As a context manager it cancels what has not begun when its body fails.
 
     Args:
         rollouts: the answers; those to prompts without a grader stay unknown.
-        graders: who judges.
+        graders: the pool that judges them.
     """
 
     def __init__(self, rollouts: Rollouts, graders: GraderPool) -> None:
@@ -33,8 +33,8 @@ class Grading:
 
     def finish(self) -> None:
         """Wait for the last grade, and fill in ``grades`` and ``outcome_B``."""
-        with progress_bar(len(self.futures), "grading answers", unit="answer") as shown:
-            grades = self.graders.collect(self.futures, on_progress=follow(shown))
+        with progress_bar(len(self.futures), "grading answers", unit="answer") as bar:
+            grades = self.graders.collect(self.futures, on_progress=follow(bar))
         for row, grade in zip(self.rows, grades, strict=True):
             self.rollouts.grades[row] = grade
         outcomes = [grade.outcome for grade in self.rollouts.grades]

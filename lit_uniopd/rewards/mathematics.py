@@ -63,7 +63,7 @@ def grade_math(
 
 
 def check_math_verify() -> None:
-    """Load math-verify and try percentages, which break silently under any ANTLR runtime but 4.13.2.
+    """Load math-verify and try percentages, which silently fail under any ANTLR runtime but 4.13.2.
 
     Raises:
         RuntimeError: if they are not understood, with the remedy.
@@ -82,11 +82,11 @@ def _final(visible: str, tags: bool) -> str:
 
 
 def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool | None:
-    """Compare options; None if one of the two is no option."""
+    """Compare options; None if either is not an option."""
     letters = "".join(choices)
-    # A letter, or the whole text of an option; nothing else of what a sentence might say.
+    # A letter, or the whole text of an option; longer text may mention options without choosing one.
     chosen = [chosen_letters(text, letters, choices) if len(text) <= 80 else None for text in (expected, answer)]
-    return chosen[0] == chosen[1] if all(found is not None and len(found) == 1 for found in chosen) else None
+    return chosen[0] == chosen[1] if all(letter is not None and len(letter) == 1 for letter in chosen) else None
 
 
 def _clean(answer: str) -> str:
@@ -112,7 +112,8 @@ def _math_verify() -> tuple[Any, Any]:
     from math_verify import LatexExtractionConfig, parse, verify
 
     # Not its default pair of extractors: the second takes the last number of what the LaTeX grammar rejects, so that
-    # "203 \lor 204" would pay for 204. Its time limits are alarms, one more than a process has; the parent keeps time.
+    # "203 \lor 204" would earn 204's reward. Its time limits need SIGALRM, which the worker uses itself; the parent
+    # keeps time.
     latex = [LatexExtractionConfig(boxed_match_priority=0)]
 
     def parse_boxed(text: str) -> list[Any]:

@@ -51,8 +51,8 @@ def grade_numeric(
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     for piece in _pieces(visible):
-        if found := numbers(piece):
-            text, values = found[-1]
+        if candidates := numbers(piece):
+            text, values = candidates[-1]
             right = any(_close(v, t, absolute, relative) for v in values for t in targets[-1][1])
             return verdict(right, text)
     return Grade(False, 0.0, reason="no_answer")
@@ -61,20 +61,20 @@ def grade_numeric(
 def numbers(text: str) -> list[tuple[str, tuple[float, ...]]]:
     """Every number of a text with what it may mean (a percentage means two things), in order."""
     text = _FRACTION.sub(r" \1/\2 ", text)
-    found = []
+    results = []
     for match in _NUMBER.finditer(text):
-        sign, digits, exponent, below, percent = match.groups()
+        sign, digits, exponent, denominator, percent = match.groups()
         value = float(digits.replace(",", "")) * (-1 if sign in ("-", "−") else 1)
         if exponent:
             value *= 10.0 ** int(exponent.replace("−", "-"))
-        if below:
-            divisor = float(below)
+        if denominator:
+            divisor = float(denominator)
             if divisor == 0:
                 continue
             value /= divisor
         if math.isfinite(value):
-            found.append((match.group().strip(), (value, value / 100) if percent else (value,)))
-    return found
+            results.append((match.group().strip(), (value, value / 100) if percent else (value,)))
+    return results
 
 
 def _pieces(text: str) -> list[str]:

@@ -35,7 +35,7 @@ def _set_equal(arguments: Sequence[Any], expected: Any, actual: Any, atol: float
 
 
 def _truth_or(always: Any) -> Oracle:
-    """A constant passes beside the expected result, since the task's text supports both (Mbpp/164, 295)."""
+    """A constant passes as well as the expected result, since the task's text supports both (Mbpp/164, 295)."""
 
     def judge(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
         return equal_evalplus(expected, actual, atol) or (type(actual) in (bool, int, float) and actual == always)
@@ -62,8 +62,8 @@ def _digit_distance(arguments: Sequence[Any], expected: Any, actual: Any, atol: 
     return equal_evalplus(other, actual, atol)
 
 
-def _found(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
-    """Mbpp's check_str, text_match_three and text_starta_endb: whatever is not None says that a pattern matches."""
+def _pattern_matches(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Mbpp's check_str, text_match_three and text_starta_endb: any result but None says that a pattern matches."""
     return expected == (actual if type(actual) is bool else actual is not None)
 
 
@@ -75,7 +75,7 @@ ORACLES: Mapping[str, Oracle] = MappingProxyType(
         "or_zero": _truth_or(0),
         "surface_area": _surface_area,
         "digit_distance": _digit_distance,
-        "found": _found,
+        "found": _pattern_matches,
     }
 )
 """Names that a gold answer may give as ``oracle``."""

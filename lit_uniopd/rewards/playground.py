@@ -17,12 +17,12 @@ def grade_playground(gold: Any, prediction: str, row: Mapping[str, Any] | None =
         gold: the last result.
         prediction: steps such as ``3-5=5,5+2=0``; only what follows the last step's one ``=`` counts, so an answer
             that trails off or offers two results is wrong.
-        row: not read.
+        row: Not used.
     """
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
-    found = _LAST_STEP.fullmatch(prediction.rpartition(",")[2])
-    if found is None:
+    match = _LAST_STEP.fullmatch(prediction.rpartition(",")[2])
+    if match is None:
         return Grade(False, 0.0, reason="no_answer")
-    return verdict(found[1] == expected, found[1])
+    return verdict(match[1] == expected, match[1])

@@ -1,4 +1,9 @@
-"""Grading many answers in processes that can be killed."""
+"""Grading many answers in processes that can be killed.
+
+A library (tried: pebble 5.2) would lose the JSON-only wire: it unpickles what workers send, so that a worker which text
+of a model has taken over executes code in the training process. It would also need a main guard in scripts, and leave
+a worker that is stuck in C code running after its parent was killed.
+"""
 
 import os
 import queue
@@ -38,19 +43,18 @@ class GradeItem:
 class GraderPool:
     """Grades answers in order, the risky graders in ``workers`` separate processes, programs in sandboxes.
 
-    The processes start when they are first needed, keep for the life of the pool and end with it or with this process.
-    One that exceeds the time limit is killed, one that dies is replaced, and in both cases only its own answer suffers.
-    Each program has a sandbox of its own; one core is left to this process. Threads may share a pool. It is also a
-    context manager.
+    The processes start when first needed, and end with the pool or with this process. One that exceeds the time limit
+    is killed, one that dies is replaced, and in both cases only its current answer suffers. Each program has a sandbox
+    of its own; one core is left to this process. Threads may share a pool. It is also a context manager.
     """
 
     def __init__(self, workers: int = 1, time_limit: float = 10.0, sandbox: "SandboxArgs | None" = None) -> None:
         """Nothing is started yet.
 
         Args:
-            workers: Grading processes, each of one core; at most so many programs run at once, too.
-            time_limit: Wall seconds per answer, then its reason is ``timeout``. A busy machine needs more: the limit
-                includes waiting for a core. Programs have limits of their own (see `lit_uniopd.rewards.code`).
+            workers: Grading processes of one core each; also the most programs that run at once.
+            time_limit: Wall seconds per answer; beyond it the reason is ``timeout``. A busy machine needs more: the
+                limit includes waiting for a core. Programs have limits of their own (see `lit_uniopd.rewards.code`).
             sandbox: Where programs run; None: in the best sandbox of this machine.
 
         Raises:
@@ -76,14 +80,14 @@ class GraderPool:
 
     @property
     def sandbox_backend(self) -> str | None:
-        """What keeps programs from this machine; None before the first program and before `prepare`."""
+        """What isolates programs from this machine; None before the first program and before `prepare`."""
         return None if self._sandbox is None else self._sandbox.backend
 
     def prepare(self, graders: Iterable[str]) -> None:
-        """Find out early whether answers to these graders can be judged.
+        """Find out early whether these graders can work.
 
         Raises:
-            UserError: for an unknown grader, or if one runs programs and no sandbox can be had.
+            UserError: for an unknown grader, or if one runs programs and no sandbox works.
         """
         names = set(graders)
         for name in names:
@@ -98,7 +102,7 @@ class GraderPool:
 
         Args:
             items: Answers, of any mixture of graders.
-            on_progress: Called in this thread with the numbers of answers judged so far and in all.
+            on_progress: Called in this thread with the number of answers judged so far and their total.
 
         Returns:
             One grade per item, in their order. An answer that cannot be judged is a grade too (see `Grade.reason`).
@@ -134,16 +138,16 @@ class GraderPool:
         return [future.result() for future in futures]
 
     def submit(self, items: Iterable[GradeItem]) -> "list[Future[Grade]]":
-        """Begin to judge every item and return at once, but for graders that merely compare strings.
+        """Begin to judge every item and return at once; only graders that merely compare strings run here.
 
-        Cancelled futures are not begun. What is still under way when this process ends is dropped.
+        A cancelled future that has not begun never does. What is still running when this process ends is dropped.
 
         Returns:
             One future per item, in their order. Its result is a grade; it raises `UserError` if the grading processes
             cannot work on this machine.
 
         Raises:
-            UserError: for an unknown grader, or if no sandbox can be had.
+            UserError: for an unknown grader, or if no sandbox works.
         """
         items = list(items)
         futures = self._start(items)
@@ -161,7 +165,7 @@ class GraderPool:
         futures: list[Future[Grade]] = [Future() for _ in items]
         for kind, judge in ((IN_WORKER, self._grade_in_worker), (IN_THREAD, self._grade_in_thread)):
             jobs = deque((item, future) for item, future in zip(items, futures, strict=True) if item.grader in kind)
-            # Daemons, and new ones each time: a program that is done, or forked, must not wait for them.
+            # Daemons, and new ones each time: neither the end of the program nor a fork may wait for them.
             for _ in range(min(self.workers, len(jobs))):
                 threading.Thread(target=_work_off, args=(jobs, judge), name="grader", daemon=True).start()
         return futures

@@ -30,7 +30,7 @@ class GraderProcess:
         """Judge one answer.
 
         Raises:
-            UserError: if the process cannot be started or its graders do not work.
+            UserError: if the process does not start or its graders do not work.
         """
         task = {"grader": grader, "gold": gold, "response": response, "options": dict(options), "limit": time_limit}
         try:
@@ -56,7 +56,7 @@ class GraderProcess:
         child.kill()
         status = child.wait()
         for stream in (child.stdin, child.stdout):
-            with contextlib.suppress(OSError):  # what could not be written any more
+            with contextlib.suppress(OSError):  # unwritten data of a broken pipe
                 stream.close()  # type: ignore[union-attr]
         return status
 
@@ -88,7 +88,7 @@ class GraderProcess:
 
         Raises:
             TimeoutError: if it did not come in time.
-            EOFError, OSError, ValueError: if the process died, at worst in the midst of its reply.
+            EOFError, OSError, ValueError: if the process died, perhaps in the middle of its reply.
         """
         assert child.stdin is not None
         assert child.stdout is not None

@@ -41,21 +41,21 @@ def extract_program(response: str) -> str | None:
     5. without any block, the longest end of the response that begins a line with ``def``, ``class``, ``import``,
        ``from`` or ``@`` and can be parsed.
 
-    So a block of output, text or shell commands behind the program is not taken for it, and a block that was cut with
-    the response counts only if it is whole as a program. Takes time in proportion to the response.
+    So a block of output, text or shell commands after the program is not mistaken for it, and a block that was cut
+    together with the response counts only if it parses. Takes time in proportion to the response.
 
     Returns:
-        None if there is none, or if the thinking never ends.
+        None without a program, or if the thinking never ends.
     """
     visible = strip_thinking(response)
     if visible is None:
         return None
     blocks = [block for block in _blocks(visible) if block.code.strip()]
-    for wanted in (_is_python, _is_untagged, _is_other):
+    for is_kind in (_is_python, _is_untagged, _is_other):
         for closed in (True, False):
-            found = [block for block in blocks if wanted(block) and block.closed is closed]
-            if found and (closed or _parses(found[-1].code)):
-                return found[-1].code
+            candidates = [block for block in blocks if is_kind(block) and block.closed is closed]
+            if candidates and (closed or _parses(candidates[-1].code)):
+                return candidates[-1].code
     return None if blocks else _unfenced(visible)
 
 
@@ -109,14 +109,14 @@ def _fence(line: str) -> tuple[str, str] | None:
         return None
     while start > 0 and line[start - 1] == line[start]:
         start -= 1
-    found = _FENCE.match(line, start)
-    if found is None or (line[:start].strip() and not _PYTHON_ALONE.fullmatch(found[2].strip())):
+    match = _FENCE.match(line, start)
+    if match is None or (line[:start].strip() and not _PYTHON_ALONE.fullmatch(match[2].strip())):
         return None  # a sentence that mentions a fence
-    return found[1], found[2].strip()
+    return match[1], match[2].strip()
 
 
 def _matches(fence: str, indent: int, other: str, line: str) -> bool:
-    """Whether a fence can belong to an open one. One that stands deeper is part of a docstring."""
+    """Whether a fence can close or interrupt an open one. One that is indented deeper belongs to a docstring."""
     position = _indent(line)
     return other.startswith(fence) and position <= indent + 3 and line.startswith(other, position)
 
@@ -127,8 +127,8 @@ def _indent(line: str) -> int:
 
 def _joined(lines: list[str], indent: int) -> str:
     # A fence inside a list is indented, and its code with it.
-    kept = [line[min(indent, _indent(line)) :].removesuffix("\r") for line in lines]
-    return "\n".join(kept) + "\n" if kept else ""
+    code_lines = [line[min(indent, _indent(line)) :].removesuffix("\r") for line in lines]
+    return "\n".join(code_lines) + "\n" if code_lines else ""
 
 
 def _unclosed(tag: str, code: str) -> _Block:
@@ -151,13 +151,13 @@ def _unfenced(text: str) -> str | None:
         error_line = _error_line(code)
         if error_line is None:
             return code + "\n"
-        # Every beginning above the mistake would meet it again.
+        # Every start above the syntax error would run into it again.
         position = max(start.end(), start.start() + _offset(code, error_line))
     return None
 
 
 def _offset(text: str, line: int) -> int:
-    """Where a line, counted from 1, begins."""
+    """Offset of the start of a line; lines count from 1."""
     position = 0
     for _ in range(line - 1):
         position = text.find("\n", position) + 1
@@ -171,7 +171,7 @@ def _parses(code: str) -> bool:
 
 
 def _error_line(code: str) -> int | None:
-    """Where the first mistake in the syntax is, counted from 1; None without one."""
+    """Line of the first syntax error, counted from 1; None without one."""
     try:
         # The parser warns of escapes such as "\d"; what they stand for does not matter here.
         ast.parse(re.sub(r"\\[^\n]", "xx", code))

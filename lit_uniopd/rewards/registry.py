@@ -45,15 +45,15 @@ IN_THREAD: Mapping[str, Callable[..., Grade]] = {
     "code_functional": grade_code_functional,
     "code_stdio": grade_code_stdio,
 }
-"""Graders that wait for processes of their own; they see the gold answer as it is, and are given the ``sandbox``."""
+"""Graders that wait for processes of their own; they see the gold answer as it is, and receive the ``sandbox``."""
 
 
 def check_grader(name: str) -> None:
     """Refuse unknown names.
 
     Raises:
-        UserError: with the names there are.
+        UserError: with all existing names.
     """
     if name not in INLINE and name not in IN_WORKER and name not in IN_THREAD:
-        known = ", ".join(sorted([*INLINE, *IN_WORKER, *IN_THREAD]))
-        raise UserError(f"There is no grader named {name!r}; name one of {known}.")
+        names = ", ".join(sorted([*INLINE, *IN_WORKER, *IN_THREAD]))
+        raise UserError(f"There is no grader named {name!r}; name one of {names}.")

@@ -1,6 +1,6 @@
 """Plain data as JSON and back without loss: tuples, sets, keys of any kind, nan, integers of any size.
 
-Gold answers of programs travel so through records, caches and fingerprints, whose JSON would turn tuples into lists.
+Gold answers of programs pass in this form through records, caches and fingerprints, whose JSON has no tuples.
 """
 
 import json
@@ -15,7 +15,7 @@ def dump_tagged(value: Any) -> str:
     """The text of a value; equal values of equal types give equal texts, sets included.
 
     Raises:
-        TypeError: if a part is no None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset or dict.
+        TypeError: if a part is not None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset or dict.
     """
     return json.dumps(_tag(value), separators=(",", ":"), allow_nan=False)
 
@@ -24,7 +24,7 @@ def load_tagged(text: str) -> Any:
     """The value of a text that `dump_tagged` wrote.
 
     Raises:
-        ValueError: if it is no such text.
+        ValueError: if `dump_tagged` cannot have written it.
     """
     return _untag(json.loads(text))
 

@@ -21,17 +21,17 @@ def strip_thinking(response: str) -> str | None:
     Returns:
         None if the last block is not closed: the response was cut before its answer.
     """
-    kept: list[str] = []
+    visible: list[str] = []
     start, thinking = 0, False
     for tag in _THINK_TAG.finditer(response):
         opens = tag.group() == "<think>"
         if opens and not thinking:
-            kept.append(response[start : tag.start()])
+            visible.append(response[start : tag.start()])
         elif not opens:
-            kept = kept if thinking else []
+            visible = visible if thinking else []
             start = tag.end()
         thinking = opens
-    return None if thinking else "".join([*kept, response[start:]])
+    return None if thinking else "".join([*visible, response[start:]])
 
 
 def last_box(text: str) -> str | None:
@@ -57,7 +57,7 @@ def last_answer_tag(text: str) -> str | None:
     """What the last ``<answer>...</answer>`` holds.
 
     Returns:
-        None without a tag. If no tag is ever closed, all that follows the last one: generation may stop at the closing
+        None without a tag. If no tag is ever closed, all text after the last one: generation may stop at the closing
         tag and drop it.
     """
     closed: str | None = None
@@ -71,7 +71,7 @@ def last_answer_tag(text: str) -> str | None:
 
 
 def visible_answer(response: str) -> str | None:
-    """The response without thinking, otherwise letter by letter; the blanks that thinking leaves behind go with it.
+    """The response without thinking and the blanks around it; one without thinking stays unchanged.
 
     Returns:
         None if thinking is not closed.

@@ -20,7 +20,7 @@ _CONTRACTIONS = re.compile(
 
 
 def grade_vqa_soft(golds: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    """Soft accuracy: the mean over the people, each left out in turn, of ``min(agreeing others / 3, 1)``.
+    """Soft accuracy: the mean over annotators, each left out in turn, of ``min(agreeing others / 3, 1)``.
 
     Answers are compared after the normalisation of the VQA evaluation: lower case, without punctuation and articles,
     number words as digits.
@@ -42,13 +42,13 @@ def grade_vqa_soft(golds: Any, prediction: str, row: Mapping[str, Any] | None = 
         return Grade(False, 0.0, reason="truncated")
     if not answer.strip():
         return Grade(False, 0.0, reason="no_answer")
-    said = normalised(answer)
-    matches = sum(person == said for person in people)
+    normalised_answer = normalised(answer)
+    matches = sum(person == normalised_answer for person in people)
     if len(people) == 1:
         score = float(matches)
     else:
-        score = sum(min((matches - (person == said)) / 3, 1.0) for person in people) / len(people)
-    return Grade(score >= 0.5, score, said, "ok" if score >= 0.5 else "wrong")
+        score = sum(min((matches - (person == normalised_answer)) / 3, 1.0) for person in people) / len(people)
+    return Grade(score >= 0.5, score, normalised_answer, "ok" if score >= 0.5 else "wrong")
 
 
 def normalised(text: str) -> str:
@@ -57,5 +57,5 @@ def normalised(text: str) -> str:
     text = _COMMA.sub(r"\1", text)
     text = _PUNCTUATION.sub(" ", text)
     text = _POINT.sub("", text).replace(",", " ").replace(":", " ").replace("'", "")
-    text = _CONTRACTIONS.sub(lambda found: f"{found[1]}nt", text)
+    text = _CONTRACTIONS.sub(lambda match: f"{match[1]}nt", text)
     return " ".join(_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES)

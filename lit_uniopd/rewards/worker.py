@@ -55,7 +55,7 @@ def _grade(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    # Private copies, then stdin becomes empty and stdout becomes stderr: what a library prints must not be a reply.
+    # Private copies; then stdin becomes empty and stdout becomes stderr, so that what a library prints is not a reply.
     tasks, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -73,7 +73,7 @@ def _limit_memory() -> None:
 
 
 def _arm_alarm(seconds: float) -> None:
-    # The default action of SIGALRM ends the process even in the midst of one endless big-integer product.
+    # The default action of SIGALRM ends the process even inside one endless big-integer product.
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

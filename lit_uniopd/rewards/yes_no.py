@@ -43,8 +43,8 @@ def grade_yes_no(gold: Any, prediction: str, row: Mapping[str, Any] | None = Non
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     piece = last_answer_tag(visible) or last_box(visible) or visible
-    found = {"Yes": "yes", "yes": "yes", "No": "no", "no": "no"}.get(visible.strip()) if exact else _decision(piece)
-    return Grade(False, 0.0, reason="no_answer") if found is None else verdict(found == expected, found)
+    decision = {"Yes": "yes", "yes": "yes", "No": "no", "no": "no"}.get(visible.strip()) if exact else _decision(piece)
+    return Grade(False, 0.0, reason="no_answer") if decision is None else verdict(decision == expected, decision)
 
 
 def _decision(text: str) -> str | None:

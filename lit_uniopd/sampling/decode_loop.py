@@ -27,7 +27,7 @@ from transformers.cache_utils import (
 from lit_uniopd.policy.backbone import body_of, head_of, unwrap
 from lit_uniopd.policy.cascade_attention import SharedPrefixCache, worth_sharing
 from lit_uniopd.policy.multimodal import Vision, grid_positions, image_token_ids, vision_inputs
-from lit_uniopd.policy.shared_prefix import enable_packing, no_mask, reads_alike, why_not_packed
+from lit_uniopd.policy.shared_prefix import enable_packing, placeholder_mask, reads_alike, why_not_packed
 
 SELECTABLE = {
     DynamicLayer,
@@ -240,7 +240,7 @@ class Decoder:
         mask = None if self.mask_RL is None else self.mask_RL[:, : self.length]
         options: dict[str, Any] = {"position_ids": positions_RT} if self.takes_positions else {}
         if self.shared is not None:
-            mask, options["cascade"] = no_mask(ids_RT.device), self.shared
+            mask, options["cascade"] = placeholder_mask(ids_RT.device), self.shared
         out = self.body(
             input_ids=ids_RT,
             attention_mask=mask,

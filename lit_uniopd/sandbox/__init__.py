@@ -1,7 +1,7 @@
 """Runs untrusted, model-written Python programs.
 
-`Sandbox` starts each program in a fresh process that the kernel keeps from files, network and other processes, hands it
-inputs and takes plain data back; it never learns what would be right, so there is no verdict to forge. Nothing here
+`Sandbox` starts each program in a fresh process that the kernel keeps from files, network and other processes, sends it
+inputs and receives plain data; the process never learns the right answers, so it has no verdict to forge. Nothing here
 imports torch.
 """
 

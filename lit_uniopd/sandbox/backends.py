@@ -1,8 +1,9 @@
-"""Which kernel mechanism keeps a program in, and the proof that it does on this machine.
+"""Which kernel mechanism isolates a program, and the proof that it works on this machine.
 
-What is left to a program: the processor until its deadline (all cores, with threads), memory up to the limit, reading
-the interpreter, the system's libraries and the installed packages. Under ``seccomp`` and ``unshare`` also: finding out
-whether a path exists. Kernel bugs are open to all of them, less so the more the filter refuses.
+A program can still use the processor until its deadline (all cores, with threads), use memory up to the limit, and read
+the interpreter, the system's libraries and the installed packages. Under ``seccomp`` and ``unshare`` it can also find
+out whether a path exists. No backend protects from kernel bugs (a virtual machine would); the filter leaves fewer of
+them within reach. No cgroup bounds the programs of all sandboxes together: memory limits hold for each alone.
 """
 
 import contextlib
@@ -28,29 +29,29 @@ from lit_uniopd.sandbox.types import Limits
 log = logging.getLogger(__name__)
 
 SAFE = ("bubblewrap", "unshare", "seccomp")
-"""In order of preference. All of them also put on whatever the kernel has of Landlock and seccomp."""
+"""In order of preference. All of them also apply Landlock and seccomp, as far as the kernel has them."""
 WRAPPED = ("bubblewrap", "unshare")
-"""Those that are programs of their own and stay the child's parent."""
+"""Backends that are programs of their own and stay the child's parent."""
 _SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache",
            "/etc/localtime", "/usr/share/zoneinfo")  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _PROBE_S = 20.0
 _GONE_S = 2.0
 
-# A socket, a fork, a file: each attempted for real. The forked child leaves its session and sleeps, a survivor to find.
+# Tries a socket, a file and a fork. The forked child leaves its session and sleeps, so that the parent can look for it.
 CANARY = """
 import os, socket, time
 
 def attempts(port, marker):
-    done = []
+    escapes = []
     try:
         socket.create_connection(("127.0.0.1", port), 2).close()
-        done.append("open a network connection")
+        escapes.append("open a network connection")
     except OSError:
         pass
     try:
         open(marker).close()
-        done.append("read a file outside")
+        escapes.append("read a file outside")
     except OSError:
         pass
     try:
@@ -61,15 +62,15 @@ def attempts(port, marker):
             time.sleep(5)
             os._exit(0)
         os.read(reader, 1)
-        done.append("start processes without bound")
+        escapes.append("start processes without bound")
     except OSError:
         pass
-    return done
+    return escapes
 """
 
 
 def environment() -> dict[str, str]:
-    """All that a program finds in its environment."""
+    """The complete environment of a program."""
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {
         "PATH": "/usr/bin:/bin",
@@ -82,7 +83,7 @@ def environment() -> dict[str, str]:
 
 @functools.cache
 def python() -> tuple[str, ...]:
-    """The interpreter's command: ``-P -s`` is what ``-I`` means, but that PYTHONHASHSEED holds."""
+    """The interpreter's command: ``-P -s`` instead of ``-I``, which would ignore PYTHONHASHSEED."""
     flags = ("-P", "-s", "-S", "-B", "-X", "utf8", "-X", "int_max_str_digits=0", "-W", "ignore")
     return (os.path.realpath(sys.executable), *flags)
 
@@ -95,7 +96,7 @@ def site_packages() -> tuple[str, ...]:
 
 @functools.cache
 def readable() -> tuple[str, ...]:
-    """All that a program can read: system libraries, the interpreter, installed packages."""
+    """The paths that a program can read: system libraries, the interpreter, installed packages."""
     library = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(sys.base_prefix) / "lib")]
     paths = [*_SYSTEM, python()[0], *library, *site_packages()]
     paths = [path for path in dict.fromkeys(paths) if os.path.exists(path)]
@@ -112,7 +113,8 @@ def command(backend: str) -> tuple[str, ...]:
     if backend == "bubblewrap":
         return (*_bubblewrap(), *python())
     if backend == "unshare":
-        # Without setpriv, `unshare` itself would outlive a parent that is killed.
+        # Without setpriv, `unshare` itself would outlive a parent that is killed. The mount namespace hides no files:
+        # here Landlock alone keeps a program from them.
         namespaces = ["--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--uts"]
         prefix = (_tool("setpriv"), "--pdeathsig", "KILL", _tool("unshare"))
         return (*prefix, *namespaces, "--fork", "--kill-child", *python())
@@ -127,17 +129,17 @@ def _tool(name: str) -> str:
 
 
 def _bubblewrap() -> list[str]:
-    binds = [part for path in readable() for part in ("--ro-bind", path, path)]
-    devices = [part for path in _DEVICES if os.path.exists(path) for part in ("--dev-bind", path, path)]
+    binds = [argument for path in readable() for argument in ("--ro-bind", path, path)]
+    devices = [argument for path in _DEVICES if os.path.exists(path) for argument in ("--dev-bind", path, path)]
     streams = [("stdin", 0), ("stdout", 1), ("stderr", 2)]
-    links = [part for name, fd in streams for part in ("--symlink", f"/proc/self/fd/{fd}", f"/dev/{name}")]
+    links = [argument for name, fd in streams for argument in ("--symlink", f"/proc/self/fd/{fd}", f"/dev/{name}")]
     keep = ["--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent"]
     return [_tool("bwrap"), *keep, *binds, *devices, *links, "--proc", "/proc", "--remount-ro", "/", "--chdir", "/"]
 
 
 @contextlib.contextmanager
 def started(backend: str, limits: Limits, job: dict[str, Any]) -> Iterator[SandboxedProcess]:
-    """A child that has its job and is ready; gone on leaving.
+    """A child that has its job and is ready; it is killed on leaving.
 
     Raises:
         StartError: if the backend fails.
@@ -156,7 +158,7 @@ def started(backend: str, limits: Limits, job: dict[str, Any]) -> Iterator[Sandb
         "parent": 0 if backend in WRAPPED else os.getpid(),
     }
     with contextlib.ExitStack() as stack:
-        # Only the plain backend lets a program write, so only there it needs a place that is removed afterwards.
+        # Only the plain backend lets a program write, so only that one needs a directory that is removed afterwards.
         directory = "/" if confined else stack.enter_context(tempfile.TemporaryDirectory(prefix="sandbox-"))
         variables = environment() if confined else {**environment(), "HOME": directory, "TMPDIR": directory}
         try:
@@ -181,7 +183,7 @@ _failures: dict[str, str | None] = {}
 
 
 def choose(backend: str, allow_unsafe: bool) -> str:
-    """The backend to use: the named one, or the first that proves itself. Each is probed once per process.
+    """The backend to use: the named one, or the first that passes its probe. Each is probed once per process.
 
     Raises:
         UserError: if the named one fails, or none works.
@@ -189,18 +191,18 @@ def choose(backend: str, allow_unsafe: bool) -> str:
     if sys.platform == "win32":
         raise UserError("The sandbox.backend has none for Windows; run this in WSL, or leave out the code benchmarks.")
     if backend == "plain":
-        return _chosen("plain")
+        return _announced("plain")
     with _choice_lock:
         for name in SAFE if backend == "auto" else (backend,):
             if name not in _failures:
                 _failures[name] = probe(name)
             if _failures[name] is None:
-                return _chosen(name)
+                return _announced(name)
         reasons = "; ".join(f"{name}: {_failures[name]}" for name in (SAFE if backend == "auto" else (backend,)))
     if backend != "auto":
         raise UserError(f"sandbox.backend {backend} does not work here ({reasons}); choose auto.")
     if allow_unsafe:
-        return _chosen("plain")
+        return _announced("plain")
     raise UserError(
         f"No sandbox works on this machine ({reasons}); install bubblewrap, or accept the risk with "
         "sandbox.allow_unsafe: true, or leave out the code benchmarks."
@@ -208,7 +210,7 @@ def choose(backend: str, allow_unsafe: bool) -> str:
 
 
 @functools.cache
-def _chosen(name: str) -> str:
+def _announced(name: str) -> str:
     if name == "plain":
         log.warning("Model-written programs run UNSAFELY: sandbox.allow_unsafe leaves them your files and network.")
     else:
@@ -222,14 +224,14 @@ def probe(backend: str) -> str | None:
         return "needs Linux"
     try:
         with tempfile.NamedTemporaryFile() as marker, socket.create_server(("127.0.0.1", 0)) as server:
-            return _attempt(backend, [server.getsockname()[1], marker.name])
+            return _run_canary(backend, [server.getsockname()[1], marker.name])
     except StartError as error:
         return str(error).splitlines()[-1]
     except (EOFError, TimeoutError, OutOfTurnError, TooMuchOutputError, ValueError) as error:
         return f"the canary failed ({type(error).__name__} {error})"
 
 
-def _attempt(backend: str, arguments: list[Any]) -> str | None:
+def _run_canary(backend: str, arguments: list[Any]) -> str | None:
     job = {"mode": "calls", "program": CANARY, "entry_point": "attempts"}
     with started(backend, Limits(), job) as process:
         deadline = time.monotonic() + _PROBE_S
@@ -237,7 +239,7 @@ def _attempt(backend: str, arguments: list[Any]) -> str | None:
             kind, body = process.ask(encoding.encode(argument, 1 << 20), deadline)
             if kind != "ok":
                 return f"the canary failed ({kind} {encoding.decode(body)})"
-        done = encoding.decode(body)
+        escapes = encoding.decode(body)
         if not process.all_gone(_GONE_S):
-            done.append("leave a process behind")
-    return f"a program can {', '.join(done)}" if done else None
+            escapes.append("leave a process behind")
+    return f"a program can {', '.join(escapes)}" if escapes else None

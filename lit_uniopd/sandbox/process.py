@@ -18,7 +18,7 @@ from lit_uniopd.sandbox.child import encoding
 from lit_uniopd.sandbox.child.pipe import HEADER, KINDS, LENGTH, NONCE_BYTES, Kind
 
 START_LIMIT_S = 60.0
-"""For the interpreter and the confinement, before any of the program: at worst from a cold network disk."""
+"""For the interpreter and the confinement, before the program is loaded: at worst from a cold network disk."""
 _MODULES = ("encoding", "pipe", "landlock", "seccomp", "confinement", "harness")
 _STDERR_TAIL = 4096
 _PIECE = 1 << 16
@@ -44,19 +44,19 @@ module.main(requests, answers)
 
 
 class TooMuchOutputError(Exception):
-    """A stream brought more than its limit."""
+    """A stream exceeded its limit."""
 
 
 class OutOfTurnError(Exception):
-    """What came back does not answer the request."""
+    """A message of the child does not answer the request."""
 
 
 class StartError(Exception):
-    """The child did not get as far as the program; the message says why."""
+    """The child failed before it loaded the program; the message says why."""
 
 
 class Stream:
-    """What a descriptor of the child has brought so far."""
+    """The bytes read so far from one of the child's descriptors."""
 
     def __init__(self, pipe: IO[bytes], limit: int, tail: bool = False) -> None:
         self.pipe, self.limit, self.tail = pipe, limit, tail
@@ -64,7 +64,7 @@ class Stream:
         self.ended = False
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop reading."""
         self.ended = True
         with contextlib.suppress(OSError):
             self.pipe.close()
@@ -80,9 +80,10 @@ class Stream:
 
 
 class SandboxedProcess:
-    """A running child; as a context manager it is gone, with all it may have started, on leaving.
+    """A running child; as a context manager it is killed on leaving.
 
-    The kernel ends it as well when the *thread* that made this object ends.
+    The kernel also kills it when the *thread* that made this object ends. Under the plain backend, processes that it
+    started in sessions of their own survive both; under the others it cannot start any.
     """
 
     def __init__(
@@ -98,11 +99,11 @@ class SandboxedProcess:
         """Start the child.
 
         Args:
-            command: the interpreter with its flags, or a wrapper with these at its end.
-            environment: the child's, whole.
+            command: the interpreter with its flags, or a wrapper followed by these.
+            environment: the child's complete environment.
             directory: where it starts.
             stdin: whether the program reads and writes its standard streams; else they are empty and discarded.
-            output_bytes: most bytes on standard output or in one answer.
+            output_bytes: limit of standard output and of one answer.
             wrapped: whether the command is a wrapper that waits for the interpreter.
         """
         self.wrapped = wrapped
@@ -148,7 +149,7 @@ class SandboxedProcess:
                 pipe.close()
 
     def start(self, job: dict[str, Any]) -> None:
-        """Send the job and wait until the child stands ready, confined, before it looks at the program.
+        """Send the job and wait until the child is confined and ready, before it loads the program.
 
         Raises:
             StartError: if it does not.
@@ -168,12 +169,14 @@ class SandboxedProcess:
             raise StartError(f"the child said {kind} and not ready")
 
     def ask(self, argument: bytes, deadline: float) -> tuple[Kind, bytes]:
-        """One request (an encoded argument), one answer: its kind and body. ``deadline`` is on the monotonic clock.
+        """Send one request (an encoded argument); return kind and body of the answer.
+
+        ``deadline`` is on the monotonic clock.
 
         Raises:
-            TimeoutError: if it did not come in time.
+            TimeoutError: if no answer came in time.
             EOFError: if the child ended instead.
-            OutOfTurnError: if something else came back.
+            OutOfTurnError: if the child sent something else.
             TooMuchOutputError: if the answer exceeds the limit.
         """
         if self.answers.data:
@@ -200,7 +203,7 @@ class SandboxedProcess:
             raise TimeoutError from error
 
     def returncode(self) -> int | None:
-        """The exit code of a child that is about to end; None if it does not."""
+        """The exit code of a child that is about to end; None if it does not end within a second."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.child.wait(1.0)
         return None
@@ -215,7 +218,7 @@ class SandboxedProcess:
         return bytes(self.stderr.data).decode("utf-8", "replace").strip()
 
     def all_gone(self, seconds: float) -> bool:
-        """Kill, and see whether every process that held the result pipe is gone within this time."""
+        """Kill the child; whether every process that held the result pipe is gone within this time."""
         self.kill()
         self.answers.data.clear()
         try:
@@ -225,10 +228,10 @@ class SandboxedProcess:
         return True
 
     def kill(self) -> None:
-        """End the process, its group, and the namespaces that hang on it."""
+        """End the process, its group, and with a wrapper the namespaces of both."""
         if self.wrapped and self.child.poll() is None:
             # Killed first, the wrapper could not reap its child: a zombie per run where nobody else does (containers).
-            # With nobody to read it, a full pipe cannot block the wrapper's own last words.
+            # Closed, so that a full pipe cannot block the wrapper while it writes its last message.
             self.stderr.close()
             for pid in self._children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -253,8 +256,8 @@ class SandboxedProcess:
         self._pump(deadline, lambda: len(data) >= HEADER.size or self.answers.ended)
         if len(data) < HEADER.size:
             raise EOFError
-        got, kind, length = HEADER.unpack_from(data)
-        if got != nonce or kind >= len(KINDS):
+        received, kind, length = HEADER.unpack_from(data)
+        if received != nonce or kind >= len(KINDS):
             raise OutOfTurnError("the program wrote to the result pipe")
         size = HEADER.size + length
         if size > self.answers.limit:
@@ -274,7 +277,7 @@ class SandboxedProcess:
         return [stream for stream in (self.answers, self.stderr, self.stdout) if stream is not None]
 
     def _pump(self, deadline: float, done: Callable[[], bool]) -> None:
-        """Move bytes in all directions until ``done``, or TimeoutError: no child can make its parent wait longer."""
+        """Move bytes in all directions until ``done``; TimeoutError at the deadline, whatever the child does."""
         with selectors.DefaultSelector() as selector:
             for stream in self._streams():
                 if not stream.ended:
@@ -282,10 +285,10 @@ class SandboxedProcess:
             for pipe in self._pending:
                 selector.register(pipe, selectors.EVENT_WRITE)
             while not done():
-                left = deadline - time.monotonic()
-                if left <= 0:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     raise TimeoutError
-                for key, _ in selector.select(left):
+                for key, _ in selector.select(remaining):
                     if isinstance(key.data, Stream):
                         key.data.read()
                         if key.data.ended:
@@ -294,15 +297,15 @@ class SandboxedProcess:
                         selector.unregister(key.fileobj)
 
     def _feed(self, pipe: Any) -> bool:
-        """Write what fits; True when nothing is left to write."""
+        """Write what fits; True when everything is written."""
         try:
-            rest = self._pending[pipe][os.write(pipe.fileno(), self._pending[pipe][:_PIECE]) :]
+            unsent = self._pending[pipe][os.write(pipe.fileno(), self._pending[pipe][:_PIECE]) :]
         except BlockingIOError:
             return False
         except BrokenPipeError:  # the child does not want the rest
-            rest = memoryview(b"")
-        if rest:
-            self._pending[pipe] = rest
+            unsent = memoryview(b"")
+        if unsent:
+            self._pending[pipe] = unsent
             return False
         del self._pending[pipe]
         if pipe is self.child.stdin:

@@ -26,10 +26,10 @@ class Sandbox:
 
     @property
     def backend(self) -> str:
-        """The backend in use: found out, by trying to break it, on first use in this process.
+        """The backend in use; on first use in this process a canary tries to break out of it.
 
         Raises:
-            UserError: if the wanted one does not hold here.
+            UserError: if the requested one does not hold here, or none does.
         """
         return backends.choose(self.args.backend, self.args.allow_unsafe)
 
@@ -44,9 +44,9 @@ class Sandbox:
     ) -> Generator[CallResult, None, None]:
         """Call one function of a program, one call after the other in one process.
 
-        The child sees the arguments of a call only when that call begins. Results come as they are made: closing the
-        iterator kills the child. It ends early, after the failing result, where no further call is possible: the
-        program did not load, the process ended, or it was killed.
+        The child sees the arguments of a call only when that call begins. Results are yielded as they arrive; closing
+        the iterator kills the child. After a failure that makes further calls impossible (the program did not load, the
+        process ended or was killed), the iterator ends.
 
         Args:
             program: source text; its ``__name__`` is not ``"__main__"`` and what it prints is discarded.
@@ -89,7 +89,7 @@ class Sandbox:
             yield CallResult(None, "error", 0.0, str(error)[-MESSAGE_CHARACTERS:])
 
     def stdio(self, program: str, stdin: str, *, timeout: float) -> StdioResult:
-        """Run a program as ``__main__`` with this standard input, for at most so many wall seconds.
+        """Run a program as ``__main__`` with this standard input, for at most ``timeout`` wall seconds.
 
         Raises:
             UserError: if no backend works.
@@ -101,7 +101,7 @@ class Sandbox:
             return StdioResult("", "error", None, 0.0, str(error)[-MESSAGE_CHARACTERS:])
 
     def export(self, program: str, names: Sequence[str], *, timeout: float) -> dict[str, Any]:
-        """Run a program and bring back the plain data that these module-level names stand for.
+        """Run a program and return the plain data that these module-level names hold.
 
         Raises:
             UserError: if no backend works.
@@ -126,7 +126,7 @@ def _encode_arguments(index: int, arguments: Sequence[Any]) -> bytes:
 
 
 def _ask(process: SandboxedProcess, request: bytes, seconds: float) -> tuple[CallResult, bool]:
-    """One request and its result, and whether the child can take another."""
+    """The result of one request, and whether the child can take another."""
     start = time.monotonic()
 
     def failed(status: Status, message: str) -> tuple[CallResult, bool]:

@@ -9,10 +9,10 @@ BackendName = Literal["auto", "bubblewrap", "unshare", "seccomp", "plain"]
 Status = Literal["ok", "exception", "timeout", "exit", "memory", "not_plain", "output", "error"]
 """How a run ended.
 
-ok, exception, timeout, memory: as they say; exit: the process ended, or asked to, before it answered (calls), or with
-another code than 0 (stdio); not_plain: the result is no plain data, or did not come as the answer to the call; output:
-more output than the limit; error: the sandbox itself failed before the program was loaded. Only the last says nothing
-about the program.
+ok, exception, timeout, memory: as they say; exit: the process ended, or called exit, before it answered (calls), or
+ended with a code other than 0 (stdio); not_plain: the result is not plain data, or is not the answer to the call;
+output: more output than the limit; error: the sandbox itself failed before the program was loaded. Only the last says
+nothing about the program.
 """
 
 
@@ -25,15 +25,15 @@ class Limits:
     """What one program may use."""
 
     memory_bytes: int = 4 << 30
-    """Address space; one process is all that a program gets."""
+    """Address space of its one process; the plain backend lets a program start more, each with a limit of its own."""
     output_bytes: int = 32 << 20
     """Standard output of a run, or one encoded result."""
     file_bytes: int = 16 << 20
-    """Size of a file it writes. Only the plain backend leaves it any place to write to."""
+    """Size of each file it writes; only the plain backend lets it write files."""
     open_files: int = 64
     """File descriptors."""
     cpu_seconds: int = 3600
-    """CPU time in all. The deadlines are the parent's; this ends what a vanished parent could not."""
+    """Total CPU time. The parent enforces the deadlines; this ends a program whose parent has vanished."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass
 class SandboxArgs:
-    """How untrusted programs are kept apart from this machine."""
+    """How untrusted programs are isolated from this machine."""
 
     backend: BackendName = "auto"
     """auto: the first of bubblewrap, unshare and seccomp that proves itself here. plain limits time and memory only."""
@@ -63,7 +63,7 @@ class SandboxArgs:
 
 @dataclass(frozen=True)
 class CallResult:
-    """What one call of a function gave."""
+    """The outcome of one call of a function."""
 
     value: Any
     """The returned plain data; None unless the status is ok."""
@@ -76,7 +76,7 @@ class CallResult:
 
 @dataclass(frozen=True)
 class StdioResult:
-    """What one run of a program gave."""
+    """The outcome of one run of a program."""
 
     stdout: str
     """Invalid UTF-8 is replaced; cut at the limit."""

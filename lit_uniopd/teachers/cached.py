@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lit_uniopd.policy.loading import stored_weights
+from lit_uniopd.policy.loading import weights_fingerprint
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, encode_each
 from lit_uniopd.teachers.local import LocalTeacher
@@ -105,7 +105,7 @@ class CachedTeacher(LocalTeacher):
         if self._cache is None:
             directory = Path(self.args.cache or "")
             inputs = [
-                stored_weights(self.args, self.flag, directory / "weights.jsonl"),
+                weights_fingerprint(self.args, self.flag, directory / "weights.jsonl"),
                 self.args.dtype,
                 self.args.quantization,
                 self.args.max_pixels,

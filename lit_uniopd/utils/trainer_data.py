@@ -40,6 +40,11 @@ class TrainerData:
         return getattr(self.datamodule, "benchmarks", None)
 
     @property
+    def difficulty_report(self) -> Any:
+        """Prompts by difficulty, before and after offline balancing (`datamodules.difficulty`); None without it."""
+        return getattr(self.datamodule, "difficulty_report", None)
+
+    @property
     def batch_size(self) -> int:
         """Prompts or pairs of a training step on each rank; 1 where the datamodule does not say."""
         return getattr(self.datamodule, "batch_size", 1)

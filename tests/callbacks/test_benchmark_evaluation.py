@@ -1,24 +1,19 @@
 """What a run leaves behind for its user: tables, files, TensorBoard, an exported model."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Prompts, adam, module, prompts, trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from callbacks import BenchmarkEvaluation, PolicyExport, PredictionWriter, RolloutBrowser
+from callbacks import BenchmarkEvaluation, PolicyExport, RolloutBrowser
 from lit_uniopd.errors import UserError
-from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
-from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.types import Prompt
 
 
 @pytest.fixture
@@ -43,9 +38,9 @@ def events(directory: Path) -> EventAccumulator:
 
 def test_the_summary_has_before_after_and_teachers_per_domain(run_dir, capsys):
     summary = json.loads((run_dir / "summary.json").read_text())
-    for part in ("before", "after", "teachers"):
-        assert set(summary[part]) == {"math", "code"}
-        assert all(0 <= score <= 1 for score in summary[part].values())
+    for model in ("before", "after", "teachers"):
+        assert set(summary[model]) == {"math", "code"}
+        assert all(0 <= score <= 1 for score in summary[model].values())
     assert summary["seed"] == 7
     assert summary["seconds"] > 0
     assert summary["step"] == 2
@@ -54,9 +49,9 @@ def test_the_summary_has_before_after_and_teachers_per_domain(run_dir, capsys):
 def test_the_table_ends_with_the_tensorboard_line(model_dirs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(model_dirs, tmp_path)
-    shown = capsys.readouterr().out
-    assert "before" in shown
-    assert shown.strip().splitlines()[-1] == "Curves:  tensorboard --logdir run/version_0"
+    output = capsys.readouterr().out
+    assert "before" in output
+    assert output.strip().splitlines()[-1] == "Curves:  tensorboard --logdir run/version_0"
 
 
 def test_tensorboard_has_curves_from_step_0_reference_lines_and_rollouts(run_dir):
@@ -99,32 +94,3 @@ def test_without_anything_to_evaluate_it_says_so(model_dirs, tmp_path):
     data.val_prompts = []
     with pytest.raises(UserError, match="nothing to evaluate"):
         trainer(tmp_path, callbacks=[BenchmarkEvaluation()]).fit(module(model_dirs), data)
-
-
-def test_predictions_name_the_files_of_their_pictures(tmp_path, monkeypatch):
-    """Whoever reads the predictions may stand in another directory than who wrote them."""
-    write_tiny_vision(tmp_path / "model", 0)
-    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
-    monkeypatch.chdir(tmp_path)
-    messages = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]},)
-    seen = Prompt(id="seen", messages=messages, images=("red.png",), gold="red", grader="exact", domain="math")
-    drawn = replace(seen, id="drawn", images=(Image.new("RGB", (40, 40), "blue"),))
-    paths = {name: str(tmp_path / "model") for name in ("student", "math", "code")}
-    model = module(paths, sampling=SamplingArgs(n=1, max_new_tokens=2))
-    trainer(tmp_path, callbacks=[PredictionWriter("answers.jsonl")]).predict(model, Prompts([seen, drawn]))
-    first, second = (json.loads(line) for line in Path("answers.jsonl").read_text().splitlines())
-    assert first["images"] == [str(tmp_path / "red.png")]
-    assert "images" not in second
-
-
-def test_predictions_are_one_json_line_per_answer(model_dirs, tmp_path):
-    file = tmp_path / "answers.jsonl"
-    trainer(tmp_path, callbacks=[PredictionWriter(str(file))]).predict(module(model_dirs), Prompts(prompts(4)))
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [line["id"] for line in lines] == ["p0", "p1"]
-    assert lines[0]["outcome"] in (0, 1)
-    assert lines[0]["answer"] == "0"
-    assert lines[0]["prompt"] == [{"role": "user", "content": "0="}]
-    assert lines[0]["finish"] in ("stop", "length")
-    with pytest.raises(UserError, match=r"answers\.jsonl exists"):
-        trainer(tmp_path, callbacks=[PredictionWriter(str(file))]).predict(module(model_dirs), Prompts(prompts(4)))

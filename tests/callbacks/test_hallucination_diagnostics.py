@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from board_events import curves_of
 from lightning.pytorch.loggers import TensorBoardLogger
 from scenes_data import captioner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import curves_of
 from tiny import Prompts, module, prompts, sgd, trainer
 
 from callbacks import HallucinationDiagnostics, PreferenceDiagnostics
@@ -60,25 +60,25 @@ def fit(scenes: Path, root: Path, *callbacks: Any, **options: Any) -> Any:
 
 
 def diagnostics(scenes: Path, **options: Any) -> HallucinationDiagnostics:
-    given: dict[str, Any] = {"profile": "paper", "max_new_tokens": 30, "batch_size": 3, **options}
-    return HallucinationDiagnostics(str(scenes / "few_scenes.yaml"), **given)
+    settings: dict[str, Any] = {"profile": "paper", "max_new_tokens": 30, "batch_size": 3, **options}
+    return HallucinationDiagnostics(str(scenes / "few_scenes.yaml"), **settings)
 
 
 def test_scores_before_and_after(scenes, tmp_path, capsys):
     callback = diagnostics(scenes, every_n_steps=2)
     texts: list[list[str]] = []
-    inner = callback._captions
-    callback._captions = lambda *given: texts.append(inner(*given)) or texts[-1]  # type: ignore[method-assign]
+    captions = callback._captions
+    callback._captions = lambda *args: texts.append(captions(*args)) or texts[-1]  # type: ignore[method-assign]
     run = fit(scenes, tmp_path, callback)
     assert len(texts) == 2 * 3, "greedy and sampled, before, in step 2, and after"
     truth = [json.loads(line)["objects"] for line in (scenes / "heldout_scenes.jsonl").read_text().splitlines()]
-    kept = json.loads((Path(run.log_dir) / "hallucination.json").read_text())
+    saved = json.loads((Path(run.log_dir) / "hallucination.json").read_text())
     for when, first in (("before", 0), ("after", 4)):
         for place, decoding in enumerate(("greedy", "temperature_1")):
             expected = chair(texts[first + place], truth)
-            found = kept[when][decoding]
+            scores = saved[when][decoding]
             for name in ("chair_i", "chair_s", "chair_s_refined", "recall"):
-                assert found[name] == pytest.approx(getattr(expected, name)), (when, decoding, name)
+                assert scores[name] == pytest.approx(getattr(expected, name)), (when, decoding, name)
     events = EventAccumulator(str(run.log_dir), size_guidance={"images": 0}).Reload()
     assert [event.step for event in events.Scalars("hallucination/greedy/recall")] == [0, 2, 3]
     assert len(events.Images("hallucination/positions")) == 3
@@ -88,18 +88,18 @@ def test_scores_before_and_after(scenes, tmp_path, capsys):
 
 
 def test_a_run_without_validation_pairs_shows_those_that_it_trains_on(scenes, tmp_path, monkeypatch):
-    looks = []
-    tell = PreferenceDiagnostics._tell
+    reports = []
+    report = PreferenceDiagnostics._report
 
-    def told(self: Any, trainer: Any) -> None:
-        tell(self, trainer)
-        looks.append(list(read_lines(Path(trainer.log_dir) / PAIRS_FILE)))
+    def recorded_report(self: Any, trainer: Any) -> None:
+        report(self, trainer)
+        reports.append(list(read_lines(Path(trainer.log_dir) / PAIRS_FILE)))
 
-    monkeypatch.setattr(PreferenceDiagnostics, "_tell", told)
+    monkeypatch.setattr(PreferenceDiagnostics, "_report", recorded_report)
     rows = [json.loads(line) for line in (scenes / "pairs.jsonl").read_text().splitlines()]
     count = len(rows) // 2
     run = fit(scenes, tmp_path, diagnostics(scenes), PreferenceDiagnostics(kept_pairs=count), log_every_n_steps=1)
-    before, after = looks
+    before, after = reports
     assert 1 < len(after) <= count < len(rows)
     assert {line["step"] for line in before} == {0}
     assert {line["step"] for line in after} == {3}

@@ -14,29 +14,29 @@ from lit_uniopd.functional.margin import order_consistency, trajectory_returns
 from lit_uniopd.types import Rollouts
 
 
-def returns_after(calibration: MarginCalibration, given: Rollouts, **options: Any) -> list[float]:
-    result = calibration.calibrate(given, **options)
-    return trajectory_returns(result.advantages, given.mask_BT).tolist()
+def returns_after(calibration: MarginCalibration, batch: Rollouts, **options: Any) -> list[float]:
+    result = calibration.calibrate(batch, **options)
+    return trajectory_returns(result.advantages, batch.mask_BT).tolist()
 
 
 def test_a_violated_group_ends_at_the_margin_and_keeps_its_middle():
-    given = rollouts([[-0.2, -0.2], [-0.1]], [1, 0], [0, 0])  # the paper's example: the wrong answer returns more
-    assert returns_after(MarginCalibration(delta=0.4), given) == pytest.approx([0.05, -0.35])
-    assert returns_after(MarginCalibration(delta=0.0, direction="correct_up"), given) == pytest.approx([-0.1, -0.1])
+    batch = rollouts([[-0.2, -0.2], [-0.1]], [1, 0], [0, 0])  # the paper's example: the wrong answer returns more
+    assert returns_after(MarginCalibration(delta=0.4), batch) == pytest.approx([0.05, -0.35])
+    assert returns_after(MarginCalibration(delta=0.0, direction="correct_up"), batch) == pytest.approx([-0.1, -0.1])
 
 
 def test_removed_unscored_and_gap_masked_answers_make_no_margin_unless_asked_for():
-    given = rollouts([[-0.2], [-0.1], [-5.0], [-7.0], [-20.0]], [1, 0, 1, 1, 1], [0] * 5)
-    given.keep_B[2] = False
-    given.teacher_ok_B[3] = False
-    assert returns_after(MarginCalibration(), given, gap_threshold=10.0) == pytest.approx([0.05, -0.35, -5, -7, -20])
-    result = MarginCalibration(samples="all").calibrate(given, gap_threshold=10.0)
+    batch = rollouts([[-0.2], [-0.1], [-5.0], [-7.0], [-20.0]], [1, 0, 1, 1, 1], [0] * 5)
+    batch.keep_B[2] = False
+    batch.teacher_ok_B[3] = False
+    assert returns_after(MarginCalibration(), batch, gap_threshold=10.0) == pytest.approx([0.05, -0.35, -5, -7, -20])
+    result = MarginCalibration(samples="all").calibrate(batch, gap_threshold=10.0)
     assert result.margin_before.item() == pytest.approx((-0.2 - 5 - 7 - 20) / 4 + 0.1)
 
 
 def test_a_mask_drops_the_worst_answers():
-    given = rollouts([[0.5], [-3.0], [0.0], [0.1]], [1, 1, 0, 0], [0] * 4)
-    result = MarginCalibration(variant="mask", delta=0.3).calibrate(given)
+    batch = rollouts([[0.5], [-3.0], [0.0], [0.1]], [1, 1, 0, 0], [0] * 4)
+    result = MarginCalibration(variant="mask", delta=0.3).calibrate(batch)
     assert result.masked_B.tolist() == [False, True, False, False]
 
 
@@ -44,7 +44,7 @@ class Spy(Callback):
     """What the update sees."""
 
     def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
-        self.seen = rollouts
+        self.rollouts = rollouts
 
 
 class HalfRight(Callback):
@@ -60,7 +60,9 @@ def test_in_a_run_every_mixed_group_is_calibrated_before_the_update(model_dirs, 
         module(model_dirs), Prompts(prompts(4))
     )
     report = order_consistency(
-        trajectory_returns(spy.seen.advantages_BT, spy.seen.mask_BT), spy.seen.outcome_B, spy.seen.group_B
+        trajectory_returns(spy.rollouts.advantages_BT, spy.rollouts.mask_BT),
+        spy.rollouts.outcome_B,
+        spy.rollouts.group_B,
     )
     assert report.margin_mean.min() >= 0.4 - 1e-5
     assert memory.values["calibration/mixed"] == 1.0

@@ -1,4 +1,4 @@
-"""A run keeps the rollouts that are worth a look, as its update saw them."""
+"""A run records the rollouts that are worth a look, as its update saw them."""
 
 import json
 import os
@@ -28,13 +28,13 @@ OPEN = LossArgs(gap_threshold=None)  # tiny random models differ by more than th
 
 
 class Watch(Callback):
-    """Copies of what a run's rollouts were."""
+    """Collects a run's rollouts."""
 
     def __init__(self) -> None:
-        self.seen: list[Rollouts] = []
+        self.rollouts: list[Rollouts] = []
 
     def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
-        self.seen.append(rollouts)
+        self.rollouts.append(rollouts)
 
 
 def fit(model_dirs: dict[str, str], root: Path, *callbacks: Callback, steps: int = 3, **options: Any) -> Path:
@@ -52,9 +52,8 @@ def test_it_keeps_groups_of_every_domain_every_few_steps(model_dirs, tmp_path):
     lines = list(read_lines(path))
     assert {line["step"] for line in lines} == {0, 2}
     assert {(line["domain"], line["teacher"]) for line in lines} == {("math", "math"), ("code", "code")}
-    seen = {0: watch.seen[0], 2: watch.seen[2]}
     for line in lines:
-        rollouts = seen[line["step"]]
+        rollouts = watch.rollouts[line["step"]]
         rows = [i for i, p in enumerate(rollouts.prompts) if p.messages[-1]["content"] == line["prompt"]]
         assert len(rows) == len(line["answers"]) == 3
         for row, answer in zip(rows, line["answers"], strict=True):
@@ -64,21 +63,21 @@ def test_it_keeps_groups_of_every_domain_every_few_steps(model_dirs, tmp_path):
 
 
 def test_clipped_tokens_are_those_that_the_loss_counts(model_dirs, tmp_path, monkeypatch):
-    counted = {"train/clip_fraction": 0.0}
+    logged = {"train/clip_fraction": 0.0}
     add = WeightedMeans.add
 
-    def watched(self: WeightedMeans, name: str, total: Any, count: Any = 1) -> None:
-        if name in counted:
-            counted[name] += float(total)
+    def recorded_add(self: WeightedMeans, name: str, total: Any, count: Any = 1) -> None:
+        if name in logged:
+            logged[name] += float(total)
         add(self, name, total, count)
 
-    monkeypatch.setattr(WeightedMeans, "add", watched)
+    monkeypatch.setattr(WeightedMeans, "add", recorded_add)
     watch = Watch()
     path = fit(model_dirs, tmp_path, RolloutRecorder(every_n_steps=1), watch, steps=1, updates_per_rollout=3, loss=OPEN)
-    clipped = sum(int(rollouts.clipped_BT.sum()) for rollouts in watch.seen)
+    clipped = sum(int(rollouts.clipped_BT.sum()) for rollouts in watch.rollouts)
     assert clipped > 0
-    assert clipped == pytest.approx(counted["train/clip_fraction"])
-    assert not any((rollouts.clipped_BT & ~rollouts.mask_BT).any() for rollouts in watch.seen)
+    assert clipped == pytest.approx(logged["train/clip_fraction"])
+    assert not any((rollouts.clipped_BT & ~rollouts.mask_BT).any() for rollouts in watch.rollouts)
     assert any("c" in answer["flags"] for line in read_lines(path) for answer in line["answers"])
 
 
@@ -99,11 +98,11 @@ def test_a_rollout_that_is_resumed_between_its_updates_is_kept(model_dirs, tmp_p
         try:
             trainer(tmp_path, max_epochs=1, **settings).fit(model, data, ckpt_path=ckpt_path, weights_only=True)
         finally:
-            kept = list(read_lines(Path(logger.log_dir) / GROUPS_FILE))
-        return kept
+            lines = list(read_lines(Path(logger.log_dir) / GROUPS_FILE))
+        return lines
 
-    whole = run("whole")
-    assert {line["step"] for line in whole} == {0, 1}
+    unbroken = run("unbroken")
+    assert {line["step"] for line in unbroken} == {0, 1}
     clip, calls = UniOPD.clip, []
 
     def clip_until_killed(self: UniOPD) -> torch.Tensor:
@@ -119,13 +118,13 @@ def test_a_rollout_that_is_resumed_between_its_updates_is_kept(model_dirs, tmp_p
     before = list(read_lines(tmp_path / "killed/version_0" / GROUPS_FILE))
     after = run("resumed", tmp_path / "ckpt/killed/last.ckpt")
     assert {line["step"] for line in before} == {0}
-    assert before + after == whole
+    assert before + after == unbroken
 
 
 def test_nothing_is_clipped_in_the_only_update(model_dirs, tmp_path):
     watch = Watch()
     fit(model_dirs, tmp_path, RolloutRecorder(), watch, steps=1, optimizer=adam)
-    assert not any(rollouts.clipped_BT.any() for rollouts in watch.seen)
+    assert not any(rollouts.clipped_BT.any() for rollouts in watch.rollouts)
 
 
 def test_numbers_below_one_are_refused():

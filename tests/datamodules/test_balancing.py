@@ -23,7 +23,7 @@ class Outcomes(PromptDataModule):
 
 class Spy(Callback):
     def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
-        self.seen = rollouts
+        self.rollouts = rollouts
 
 
 def fit(paths: dict[str, str], tmp_path: Any, args: OnlineBalanceArgs | None, logger: Any = False) -> Spy:
@@ -40,9 +40,9 @@ def fit(paths: dict[str, str], tmp_path: Any, args: OnlineBalanceArgs | None, lo
 def test_callbacks_and_the_update_see_balanced_answers(model_dirs, tmp_path):
     memory = Memory()
     spy = fit(model_dirs, tmp_path, OnlineBalanceArgs(), memory)
-    kept = spy.seen.keep_B.reshape(4, 4)
-    assert kept[:, :2].all()  # the right and the unknown one
-    assert kept[:, 2:].sum(dim=1).tolist() == [1, 1, 1, 1]
+    keep = spy.rollouts.keep_B.reshape(4, 4)
+    assert keep[:, :2].all()  # the right and the unknown one
+    assert keep[:, 2:].sum(dim=1).tolist() == [1, 1, 1, 1]
     assert memory.values["balance/removed_incorrect"] == 0.25
     assert memory.values["balance/removed_correct"] == 0
     assert memory.values["balance/unknown"] == 0.25
@@ -50,7 +50,7 @@ def test_callbacks_and_the_update_see_balanced_answers(model_dirs, tmp_path):
 
 
 def test_without_it_every_answer_trains(model_dirs, tmp_path):
-    assert fit(model_dirs, tmp_path, None).seen.keep_B.all()
+    assert fit(model_dirs, tmp_path, None).rollouts.keep_B.all()
 
 
 def test_a_negative_ratio_is_refused():

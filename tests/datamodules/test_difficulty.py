@@ -48,17 +48,17 @@ def test_medium_prompts_are_repeated_and_none_is_removed(tmp_path):
 
 def test_the_order_shows_each_prompt_as_often_as_it_should_over_all_ranks():
     repeats = [torch.tensor([1, 3]), torch.tensor([2])]
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for rank in range(2):
         sampler = DifficultyBalancedSampler(repeats, batch_size=1, rank=rank, world_size=2)
         for batch in sampler:
-            seen.update(batch)
-    assert seen == Counter({0: 1, 1: 3, 2: 2})
+            counts.update(batch)
+    assert counts == Counter({0: 1, 1: 3, 2: 2})
 
 
 def test_a_resumed_order_goes_on_exactly():
     repeats = [torch.tensor([1, 3, 2, 1])]
-    whole = [
+    unbroken = [
         batch
         for sampler in [DifficultyBalancedSampler(repeats, batch_size=2, seed=4)]
         for _ in range(3)
@@ -66,10 +66,10 @@ def test_a_resumed_order_goes_on_exactly():
     ]
     first = DifficultyBalancedSampler(repeats, batch_size=2, seed=4)
     stream = iter(first)
-    begun = [next(stream), next(stream)]
+    batches = [next(stream), next(stream)]
     second = DifficultyBalancedSampler(repeats, batch_size=2, seed=4)
     second.load_state_dict(first.state_dict())
-    assert [*begun, next(iter(second))] == whole[:3]
+    assert [*batches, next(iter(second))] == unbroken[:3]
 
 
 def test_counts_of_other_prompts_or_of_different_numbers_of_answers_are_refused(tmp_path):
@@ -110,14 +110,14 @@ def measure(model: str, source: SourceArgs, path: Path, batch_size: int = 2, **o
 
 
 def test_a_killed_measurement_goes_on_and_neither_batches_nor_the_kill_change_a_count(model_dirs, source, tmp_path):
-    whole = measure(model_dirs["student"], source, tmp_path / "whole.jsonl")
-    assert len(whole) == 6
-    assert all(entry.attempts == 4 and entry.unknown == 0 for entry in whole.values())
+    unbroken = measure(model_dirs["student"], source, tmp_path / "unbroken.jsonl")
+    assert len(unbroken) == 6
+    assert all(entry.attempts == 4 and entry.unknown == 0 for entry in unbroken.values())
     killed = tmp_path / "killed.jsonl"
     measure(model_dirs["student"], source, killed, limit_predict_batches=1)
     assert len(read_difficulties(killed)) == 2
     resumed = measure(model_dirs["student"], source, killed, batch_size=3)
-    assert resumed == whole
+    assert resumed == unbroken
     assert len(killed.read_text().splitlines()) == 6  # nothing was measured twice
 
 
@@ -130,6 +130,6 @@ def test_the_datamodule_trains_on_the_balanced_order(source, tmp_path):
     )
     balanced = PromptDataModule(train=source, batch_size=2, difficulty=DifficultyArgs(str(tmp_path / "d.jsonl")))
     balanced.setup("fit")
-    seen = Counter(p.id for batch in balanced.train_dataloader() for p in batch)
-    assert sum(seen.values()) == 8
-    assert max(seen.values()) == 3
+    counts = Counter(p.id for batch in balanced.train_dataloader() for p in batch)
+    assert sum(counts.values()) == 8
+    assert max(counts.values()) == 3

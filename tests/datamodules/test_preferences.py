@@ -43,23 +43,23 @@ def read(tmp_path: Path, rows: list[dict], **options: Any) -> list[PreferencePai
     return read_pairs(PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows), **options), "--data.train")
 
 
-def ready(tmp_path: Path, rows: list[dict], template: str | None = CHATML, **options: Any) -> PreferenceDataModule:
+def set_up(tmp_path: Path, rows: list[dict], template: str | None = CHATML, **options: Any) -> PreferenceDataModule:
     source = PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows))
     settings: dict[str, Any] = {"batch_size": 1} | options
-    found = PreferenceDataModule(train=source, **settings)
-    found.answers = Reader(template)
-    found.setup("fit")
-    return found
+    data = PreferenceDataModule(train=source, **settings)
+    data.answers = Reader(template)
+    data.setup("fit")
+    return data
 
 
-def said(role: str, content: str) -> dict[str, str]:
+def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-USER, GOOD, BAD = said("user", "hi"), said("assistant", "hello"), said("assistant", "go away")
+USER, GOOD, BAD = turn("user", "hi"), turn("assistant", "hello"), turn("assistant", "go away")
 
 
-def parts(*texts: str) -> dict[str, Any]:
+def text_parts(*texts: str) -> dict[str, Any]:
     return {"role": "assistant", "content": [{"type": "text", "text": text} for text in texts]}
 
 
@@ -70,7 +70,7 @@ def parts(*texts: str) -> dict[str, Any]:
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": "hi", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
-        {"prompt": [USER], "chosen": [parts("hello")], "rejected": [parts("go ", "away")]},
+        {"prompt": [USER], "chosen": [text_parts("hello")], "rejected": [text_parts("go ", "away")]},
     ],
     ids=["standard", "conversational", "whole conversations with a prompt", "implicit prompt", "parts"],
 )
@@ -82,7 +82,7 @@ def test_conventions_of_trl_mean_the_same(tmp_path, row):
 
 
 def test_several_turns_after_the_prompt_belong_to_it_but_for_the_last(tmp_path):
-    talk = [said("assistant", "who is it?"), said("user", "me")]
+    talk = [turn("assistant", "who is it?"), turn("user", "me")]
     row = {"prompt": [USER], "chosen": [*talk, GOOD], "rejected": [*talk, BAD]}
     (pair,) = read(tmp_path, [row])
     assert pair.prompt.messages == (USER, *talk)
@@ -98,13 +98,13 @@ def test_pictures_come_as_trl_has_them(tmp_path, form, table):
     from PIL import Image
 
     Image.new("RGB", (8, 6), "red").save(tmp_path / "red.png")
-    seen: Any = {"bytes": (tmp_path / "red.png").read_bytes(), "path": None} if table == "parquet" else "red.png"
+    picture: Any = {"bytes": (tmp_path / "red.png").read_bytes(), "path": None} if table == "parquet" else "red.png"
     content = [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]
     row = {
         "prompt": [{"role": "user", "content": content}],
-        "chosen": [parts("red")],
-        "rejected": [parts("blue")],
-        form: [seen] if form == "images" else seen,
+        "chosen": [text_parts("red")],
+        "rejected": [text_parts("blue")],
+        form: [picture] if form == "images" else picture,
         "score_chosen": 4.0,
         "score_rejected": 1.0,
     }
@@ -115,8 +115,8 @@ def test_pictures_come_as_trl_has_them(tmp_path, form, table):
         write(path, [row])
     (pair,) = read_pairs(PairSourceArgs(path=str(path)), "--data.train")
     assert (pair.chosen, pair.rejected, pair.score_chosen) == ("red", "blue", 4.0)
-    (picture,) = pair.prompt.images
-    with Image.open(picture) if isinstance(picture, str) else picture as opened:
+    (image,) = pair.prompt.images
+    with Image.open(image) if isinstance(image, str) else image as opened:
         assert opened.size == (8, 6)
     assert [part["type"] for part in pair.prompt.messages[0]["content"]] == ["image", "text"]
     with pytest.raises(UserError, match="has 0 images for 1 places"):
@@ -141,7 +141,7 @@ def test_an_implicit_prompt_of_texts_ends_before_the_space(tmp_path):
         ({"chosen": "abc", "rejected": "xyz"}, "has no prompt"),
         ({"chosen": [GOOD], "rejected": [BAD]}, "has no prompt"),
         ({"chosen": [USER], "rejected": [USER, BAD]}, "must end with a message of the assistant"),
-        ({"chosen": [USER, GOOD], "rejected": [said("user", "yo"), BAD]}, "answer different conversations"),
+        ({"chosen": [USER, GOOD], "rejected": [turn("user", "yo"), BAD]}, "answer different conversations"),
         ({"prompt": "hi", "chosen": "a", "rejected": "b", "score_chosen": 1}, "scores of one side only"),
         (
             {"prompt": "hi", "chosen": "a", "rejected": "b", "score_chosen": "good", "score_rejected": 1},
@@ -181,7 +181,7 @@ def test_without_a_template_the_end_of_sequence_token_ends_the_answer():
 
 def test_an_unfinished_assistant_turn_is_continued():
     reader = Reader()
-    prompt = Prompt("p", (USER, said("assistant", "well, ")))
+    prompt = Prompt("p", (USER, turn("assistant", "well, ")))
     before, answer = reader.encode_answer(prompt, "hello")
     assert text_of(reader, before).endswith("well, ")
     assert text_of(reader, answer) == "hello<eos>"
@@ -197,7 +197,7 @@ def test_a_token_that_would_span_the_end_of_the_prompt_is_taken_apart():
     backend.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
     assert tokenizer("ahi").input_ids == [4, 3]
-    prompt = Prompt("p", (said("user", "ah"),))
+    prompt = Prompt("p", (turn("user", "ah"),))
     assert encode_answer(tokenizer, prompt, "i", {}) == ([4, 1], [2, 0])
     assert encode_answer(tokenizer, prompt, "a", {}) == ([4, 1], [4, 0])
 
@@ -209,17 +209,17 @@ def test_what_does_not_fit_is_dropped_or_cut_and_counted(tmp_path):
         {"prompt": "1", "chosen": "2", "rejected": "2"},
         {"prompt": "1", "chosen": "2222223", "rejected": "2222224"},
     ]
-    found = ready(tmp_path, rows, template=None, max_length=6)
-    report = found.report["--data.train"]
+    data = set_up(tmp_path, rows, template=None, max_length=6)
+    report = data.report["--data.train"]
     assert (report.rows, report.long_prompts, report.identical, report.cut) == (4, 1, 2, 0)
-    assert len(found.train_pairs) == 1
-    longer = ready(tmp_path, rows, template=None, max_length=8)
+    assert len(data.train_pairs) == 1
+    longer = set_up(tmp_path, rows, template=None, max_length=8)
     assert (longer.report["--data.train"].identical, longer.report["--data.train"].cut) == (1, 2)
     assert len(longer.train_pairs[1].chosen_tokens) == 7  # cut before its end, without an end token
     with pytest.raises(
         UserError, match=r"Nothing is left of --data.train.path .*raise --data.max_length or max_prompt_tokens"
     ):
-        ready(tmp_path, rows, template=None, max_length=1)
+        set_up(tmp_path, rows, template=None, max_length=1)
 
 
 def test_an_answer_without_a_token_is_dropped_and_counted(tmp_path):
@@ -227,12 +227,12 @@ def test_an_answer_without_a_token_is_dropped_and_counted(tmp_path):
     rows = [{"prompt": "1", "chosen": "2", "rejected": ""}, {"prompt": "1", "chosen": "2", "rejected": "3"}]
     reader = Reader(None)
     reader.tokenizer.eos_token = None
-    found = PreferenceDataModule(train=PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows)), batch_size=1)
-    found.answers = reader
-    found.setup("fit")
-    assert found.report["--data.train"].empty == 1
-    assert "1 dropped for an empty answer" in str(found.report["--data.train"])
-    assert len(found.train_pairs) == 1
+    data = PreferenceDataModule(train=PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows)), batch_size=1)
+    data.answers = reader
+    data.setup("fit")
+    assert data.report["--data.train"].empty == 1
+    assert "1 dropped for an empty answer" in str(data.report["--data.train"])
+    assert len(data.train_pairs) == 1
 
 
 SCORED = [
@@ -251,52 +251,52 @@ SCORED = [
     ],
 )
 def test_scores_are_put_on_one_scale(tmp_path, kind, chosen):
-    found = ready(tmp_path, SCORED, weighting=PairWeightArgs(normalization=kind, eta=1.0))
-    assert [p.pair.score_chosen for p in found.train_pairs] == pytest.approx(chosen)
-    for encoded in found.train_pairs:
+    data = set_up(tmp_path, SCORED, weighting=PairWeightArgs(normalization=kind, eta=1.0))
+    assert [p.pair.score_chosen for p in data.train_pairs] == pytest.approx(chosen)
+    for encoded in data.train_pairs:
         gap = encoded.pair.score_chosen - encoded.pair.score_rejected
         assert encoded.pair.quality == pytest.approx(1 / (1 + math.exp(-gap)))
-    report = found.report["--data.train"].weights
+    report = data.report["--data.train"].weights
     assert report is not None
     assert (report.tied, report.reversed) == (1, 1)
 
 
 def test_validation_pairs_are_put_on_the_scale_of_training_pairs(tmp_path):
     val = PairSourceArgs(path=write(tmp_path / "val.jsonl", SCORED[:1]))
-    found = ready(tmp_path, SCORED, val=val, weighting=PairWeightArgs(normalization="minmax", min_gap=1.0))
-    assert len(found.train_pairs) == 1
-    assert found.report["--data.train"].weights.dropped == 2  # type: ignore[union-attr]
-    assert found.val_pairs[0].pair.score_chosen == 1.0
+    data = set_up(tmp_path, SCORED, val=val, weighting=PairWeightArgs(normalization="minmax", min_gap=1.0))
+    assert len(data.train_pairs) == 1
+    assert data.report["--data.train"].weights.dropped == 2  # type: ignore[union-attr]
+    assert data.val_pairs[0].pair.score_chosen == 1.0
 
 
-def test_weights_that_are_all_alike_are_told(tmp_path):
+def test_weights_that_are_all_alike_are_warned_of(tmp_path):
     rows = [{**row, "score_chosen": 0.011, "score_rejected": 0.010 + i / 1e4} for i, row in enumerate(SCORED)]
     with pytest.warns(UserWarning, match="its scores hardly differ at --data.weighting.eta 0.7"):
-        ready(tmp_path, rows)
+        set_up(tmp_path, rows)
     verdicts = [{**row, "score_chosen": 1, "score_rejected": 0} for row in SCORED]
     with pytest.warns(UserWarning, match=r"scores of every pair differ by 1; .* set --model.loss.use_quality false"):
-        ready(tmp_path, verdicts)
+        set_up(tmp_path, verdicts)
     same = [{**row, "score_chosen": 1, "score_rejected": 1} for row in SCORED]
     with pytest.warns(UserWarning, match="scores of every pair differ by 0;"):
-        ready(tmp_path, same)
+        set_up(tmp_path, same)
     with pytest.raises(UserError, match="normalization zscore is not defined: all scores are 1"):
-        ready(tmp_path, same, weighting=PairWeightArgs(normalization="zscore"))
+        set_up(tmp_path, same, weighting=PairWeightArgs(normalization="zscore"))
     with pytest.raises(
         UserError, match=r"min_gap 9\.0 leaves none of 3 pairs; their scores differ by at most 4; lower it"
     ):
-        ready(tmp_path, SCORED, weighting=PairWeightArgs(min_gap=9.0))
+        set_up(tmp_path, SCORED, weighting=PairWeightArgs(min_gap=9.0))
 
 
 def test_scores_of_some_sources_only_are_refused(tmp_path):
     bare = PairSourceArgs(path=write(tmp_path / "bare.jsonl", [{"prompt": "1", "chosen": "a", "rejected": "b"}]))
     with pytest.raises(UserError, match="Only some sources of pairs have scores"):
-        ready(tmp_path, SCORED, val=bare)
+        set_up(tmp_path, SCORED, val=bare)
 
 
 def test_a_scale_of_ranks_places_new_scores_between_known_ones():
     pairs = [PreferencePair(Prompt("p", (USER,)), "a", "b", 3.0, 1.0)]
-    (found,), _ = weigh([pairs[0]], PairWeightArgs(normalization="rank"), ScoreScale(pairs, "rank"), drop=False)
-    assert (found.score_chosen, found.score_rejected) == (0.75, 0.25)
+    (pair,), _ = weigh([pairs[0]], PairWeightArgs(normalization="rank"), ScoreScale(pairs, "rank"), drop=False)
+    assert (pair.score_chosen, pair.score_rejected) == (0.75, 0.25)
 
 
 def test_without_a_module_or_answers_the_remedy_is_named(tmp_path):

@@ -67,7 +67,7 @@ def trainer(tmp_path: Path, **options: Any) -> Trainer:
 
 
 def flat(lists: list[list[Any]]) -> list[Any]:
-    return [item for part in lists for item in part]
+    return [item for items in lists for item in items]
 
 
 def table(path: Path, rows: int, **columns: Any) -> str:
@@ -101,10 +101,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(
     def data() -> PromptDataModule:
         return PromptDataModule(sources, val=sources[0], batch_size=3, seed=1)
 
-    whole = fit(tmp_path, data(), 8, **options)
-    assert len(whole) == 8
-    assert fit(tmp_path, data(), stop, **options) == whole[:stop]
-    assert fit(tmp_path, data(), 8, ckpt_path=tmp_path / f"{stop}.ckpt", **options) == whole[stop:]
+    unbroken = fit(tmp_path, data(), 8, **options)
+    assert len(unbroken) == 8
+    assert fit(tmp_path, data(), stop, **options) == unbroken[:stop]
+    assert fit(tmp_path, data(), 8, ckpt_path=tmp_path / f"{stop}.ckpt", **options) == unbroken[stop:]
 
 
 def test_reloading_the_loader_does_not_begin_again(tmp_path: Path, sources: list[SourceArgs]):
@@ -126,13 +126,13 @@ def test_every_checkpoint_on_the_way_can_be_resumed(tmp_path: Path, sources: lis
 
 @pytest.mark.parametrize("fail_at", [0, 2, 4])
 def test_a_batch_that_failed_comes_again(tmp_path: Path, sources: list[SourceArgs], fail_at: int):
-    whole = fit(tmp_path, PromptDataModule(sources, batch_size=3), 6)
+    unbroken = fit(tmp_path, PromptDataModule(sources, batch_size=3), 6)
     failing = Recorder(fail_at)
     run = trainer(tmp_path, max_steps=6, callbacks=[SaveOnException()])
     with pytest.raises(RuntimeError, match="power cut"):
         run.fit(failing, datamodule=PromptDataModule(sources, batch_size=3))
     resumed = fit(tmp_path, PromptDataModule(sources, batch_size=3), 6, ckpt_path=tmp_path / "failed.ckpt")
-    assert failing.trained + resumed == whole
+    assert failing.trained + resumed == unbroken
 
 
 def test_a_run_shortened_by_limit_train_batches_still_sees_all(tmp_path: Path, sources: list[SourceArgs]):
@@ -150,19 +150,19 @@ def test_a_resumed_run_needs_the_data_it_stopped_in(tmp_path: Path, sources: lis
 def test_ranks_train_on_different_prompts_and_validate_each_once(
     tmp_path: Path, sources: list[SourceArgs], monkeypatch: pytest.MonkeyPatch
 ):
-    seen: list[list[list[str]]] = []
+    batches_of: list[list[list[str]]] = []
     for rank in (0, 1):
         monkeypatch.setattr(Trainer, "distributed_sampler_kwargs", {"rank": rank, "num_replicas": 2})
         data = PromptDataModule(sources, val=sources[0], batch_size=2, seed=1)
         data.trainer = trainer(tmp_path)
         data.setup()
-        seen.append([[prompt.id for prompt in batch] for batch in data.train_dataloader()])
+        batches_of.append([[prompt.id for prompt in batch] for batch in data.train_dataloader()])
         val = data.val_dataloader()
         # Seven rows: rank 0 takes the odd ids, rank 1 the even ones.
         expected = [[["a1", "a3"], ["a5", "a7"]], [["a2", "a4"], ["a6"]]]
         assert [[prompt.id for prompt in batch] for batch in val] == expected[rank]
-    assert [len(batches) for batches in seen] == [2, 2]  # 11 rows in steps of 2 x 2
-    ids = flat(flat(seen))
+    assert [len(batches) for batches in batches_of] == [2, 2]  # 11 rows in steps of 2 x 2
+    ids = flat(flat(batches_of))
     assert len(set(ids)) == len(ids) == 8
 
 

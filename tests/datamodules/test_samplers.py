@@ -39,7 +39,7 @@ def test_every_row_comes_once_in_a_pass_and_passes_differ():
 
 
 @pytest.mark.parametrize(
-    ("weight", "passes", "seen"),
+    ("weight", "passes", "times"),
     [
         (2.0, 1, 2),  # twice in each pass
         (0.5, 2, 1),  # every row once in two passes, not some twice and some never
@@ -47,11 +47,11 @@ def test_every_row_comes_once_in_a_pass_and_passes_differ():
         (1.5, 2, 3),
     ],
 )
-def test_weights_say_how_often_a_source_is_seen(weight: float, passes: int, seen: int):
+def test_weights_say_how_often_a_source_is_seen(weight: float, passes: int, times: int):
     sampler = ResumableBatchSampler([8, 40], weights=[weight, 1.0], batch_size=1, seed=5)
     assert len(sampler) == 8 * weight + 40
     counts = Counter(row for batch in take(sampler, len(sampler) * passes) for row in batch)
-    assert [counts[row] for row in range(8)] == [seen] * 8
+    assert [counts[row] for row in range(8)] == [times] * 8
     assert [counts[row] for row in range(8, 48)] == [passes] * 40
 
 
@@ -69,12 +69,12 @@ def test_resumes_exactly(stop: int, rank: int):
     def new(rank: int) -> ResumableBatchSampler:
         return ResumableBatchSampler([7, 10], weights=[1.0, 1.5], batch_size=2, seed=4, rank=rank, world_size=2)
 
-    whole = take(new(rank), 16)
+    unbroken = take(new(rank), 16)
     interrupted = new(0)  # checkpoints hold rank 0's state
     take(interrupted, stop)
     resumed = new(rank)
     resumed.load_state_dict(interrupted.state_dict())
-    assert take(resumed, 16 - stop) == whole[stop:]
+    assert take(resumed, 16 - stop) == unbroken[stop:]
 
 
 def test_unfinished_steps_come_again():
@@ -89,17 +89,17 @@ def test_resumes_with_another_batch_size_and_number_of_ranks():
     def rows_of_step(ranks: list[ResumableBatchSampler]) -> list[int]:
         return [row for rank in ranks for row in take(rank, 1)[0]]
 
-    one = ResumableBatchSampler([12], batch_size=3, seed=9)
-    seen = [row for batch in take(one, 2) for row in batch]
+    single = ResumableBatchSampler([12], batch_size=3, seed=9)
+    rows = [row for batch in take(single, 2) for row in batch]
     ranks = [ResumableBatchSampler([12], batch_size=1, seed=9, rank=r, world_size=2) for r in (0, 1)]
     for rank in ranks:
-        rank.load_state_dict(one.state_dict())
-    seen += [row for _ in range(3) for row in rows_of_step(ranks)]
-    assert sorted(seen) == list(range(12))
+        rank.load_state_dict(single.state_dict())
+    rows += [row for _ in range(3) for row in rows_of_step(ranks)]
+    assert sorted(rows) == list(range(12))
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"sizes": [5]}, r"sizes was \[4\], is \[5\]"),
@@ -107,15 +107,15 @@ def test_resumes_with_another_batch_size_and_number_of_ranks():
         ({"shuffle": False}, "shuffle was True, is False"),
     ],
 )
-def test_refuses_the_state_of_another_order(change: dict, named: str):
+def test_refuses_the_state_of_another_order(change: dict, message: str):
     state = ResumableBatchSampler([4], batch_size=2).state_dict()
-    other = ResumableBatchSampler(**{"sizes": [4], "batch_size": 2, **change})
-    with pytest.raises(UserError, match=named):
-        other.load_state_dict(state)
+    changed = ResumableBatchSampler(**{"sizes": [4], "batch_size": 2, **change})
+    with pytest.raises(UserError, match=message):
+        changed.load_state_dict(state)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("mistake", "message"),
     [
         ({"sizes": []}, "sizes"),
         ({"sizes": [3, 0]}, "sizes"),
@@ -126,9 +126,9 @@ def test_refuses_the_state_of_another_order(change: dict, named: str):
         ({"batch_size": 3, "world_size": 2}, r"--data.batch_size 3 on 2 rank\(s\) takes 6 rows a step.*only 4"),
     ],
 )
-def test_names_what_is_wrong(wrong: dict, named: str):
-    with pytest.raises((UserError, ValueError), match=named):
-        ResumableBatchSampler(**{"sizes": [4], "batch_size": 2, **wrong})
+def test_names_what_is_wrong(mistake: dict, message: str):
+    with pytest.raises((UserError, ValueError), match=message):
+        ResumableBatchSampler(**{"sizes": [4], "batch_size": 2, **mistake})
 
 
 @pytest.mark.parametrize(

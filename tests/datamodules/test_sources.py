@@ -196,23 +196,23 @@ def hub(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
 def test_a_hub_data_set_is_read_by_its_split(monkeypatch: pytest.MonkeyPatch):
     import datasets
 
-    asked: list[tuple] = []
+    calls: list[tuple] = []
     features = datasets.Features({"prompt": datasets.Value("string"), "images": datasets.List(datasets.Image())})
     rows = [{"prompt": f"p{i}", "images": [{"bytes": picture(), "path": None}]} for i in range(3)]
 
     def load(*args: Any, **kwargs: Any) -> datasets.Dataset:
-        asked.append((args, kwargs))
+        calls.append((args, kwargs))
         return datasets.Dataset.from_list(rows, features=features)
 
     hub(monkeypatch, load)
     source = SourceArgs("owner/name", split="test", name="main", revision="v1", limit=2)
     prompts = read_prompts(source, FLAG)
-    assert asked == [(("owner/name", "main"), {"split": "test", "revision": "v1"})]
+    assert calls == [(("owner/name", "main"), {"split": "test", "revision": "v1"})]
     assert [p.id for p in prompts] == ["owner/name/test:1", "owner/name/test:2"]
     assert prompts[0].images[0].size == (3, 2)
 
 
-def test_what_the_hub_refuses_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+def test_a_refusal_of_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
     from datasets.exceptions import DatasetNotFoundError
 
     def load(*args: Any, **kwargs: Any) -> None:

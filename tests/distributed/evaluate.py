@@ -24,13 +24,13 @@ from lit_uniopd.policy import PolicyArgs
 if __name__ == "__main__":
     kind, ranks, root, model, kill_after, *names = sys.argv[1:]
     torch.set_num_threads(1)
-    record, left = EvalEngine._collect, int(kill_after)
+    record, batches_left = EvalEngine._collect, int(kill_after)
 
     def mortal(self: EvalEngine) -> int:
-        global left
+        global batches_left
         count = record(self)
-        left -= 1
-        if left == 0:
+        batches_left -= 1
+        if batches_left == 0:
             os._exit(9)
         return count
 

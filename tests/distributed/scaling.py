@@ -28,7 +28,7 @@ from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.distributed.fsdp import FSDP
-from lit_uniopd.distributed.sharding import trained_state, whole
+from lit_uniopd.distributed.sharding import full_tensor, trained_state
 from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
@@ -84,11 +84,11 @@ class Files:
         ]
         self._table("sentences", sentences)
         # Dealt out to two ranks, one of them gets all the pictures; the third step has none.
-        seen = [
+        pictured_rows = [
             {"prompt": f"{i}?", "domain": "math"} | ({"images": f"{i % 5}.png"} if i % 2 and i // ROWS != 2 else {})
             for i in range(20)
         ]
-        self._table("pictures", seen)
+        self._table("pictures", pictured_rows)
 
     def _table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.table(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -114,23 +114,23 @@ class Recorder(Callback):
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
         rows = zip(rollouts.group_B.tolist(), rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
-        mine = [(group, tokens[:length]) for group, tokens, length in rows]
-        self.answers = self.answers or sorted(row for part in _over_ranks(mine) for row in part)
+        samples = [(group, tokens[:length]) for group, tokens, length in rows]
+        self.answers = self.answers or sorted(row for rank_samples in _over_ranks(samples) for row in rank_samples)
         away = {group for group in rollouts.group_B.tolist() if group % trainer.world_size != trainer.global_rank}
         self.moved += sum(_over_ranks(len(away)))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
-            named = [(name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad]
-            self.grads = {name: whole(grad).clone() for name, grad in named if grad is not None}
+            gradients = [(name, p.grad) for name, p in pl_module.named_parameters() if p.requires_grad]
+            self.grads = {name: full_tensor(grad).clone() for name, grad in gradients if grad is not None}
 
 
 def _over_ranks(value: Any) -> list[Any]:
     if not torch.distributed.is_initialized():
         return [value]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, value)
-    return parts
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 class Judged(PromptDataModule):
@@ -145,11 +145,11 @@ class SplitGroups(UniOPD):
     """The answers to a prompt are on different ranks, which have 6 and 5 of them."""
 
     def answer(self, batch: PromptBatch) -> Rollouts:
-        mine = super().answer(batch)
-        parts = [part.to("cpu") for part in _over_ranks(mine)]
-        every = Rollouts.cat(parts)
-        order = every.group_B.argsort(stable=True)[:11]
-        return every[order[self.global_rank :: self.trainer.world_size]]
+        local = super().answer(batch)
+        shards = [shard.to("cpu") for shard in _over_ranks(local)]
+        rollouts = Rollouts.cat(shards)
+        order = rollouts.group_B.argsort(stable=True)[:11]
+        return rollouts[order[self.global_rank :: self.trainer.world_size]]
 
 
 def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
@@ -204,7 +204,9 @@ def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tupl
 
 def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
     pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
-    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, seed=5)
+    # The reference is read in batches of this size: the same on any number of ranks, since products of matrices of another
+    # height are added up in another order.
+    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
     cache = files.cache(ranks) if cached else None
     return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
@@ -289,9 +291,9 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     loading = _over_ranks(getattr(fit.strategy, "loading", None))
     if fit.is_global_zero:
         numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
-        found = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
-        found |= {"moved": recorder.moved, "loading": loading}
-        torch.save(found, f"{out}.pt")
+        results = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
+        results |= {"moved": recorder.moved, "loading": loading}
+        torch.save(results, f"{out}.pt")
 
 
 def _is_time(key: str) -> bool:
@@ -312,8 +314,8 @@ class Saver(Callback):
 def main(root: Path, jobs: Sequence[str]) -> None:
     torch.set_num_threads(1)
     for job in jobs:
-        what, _, checkpoint = job.partition("@")
-        kind, name = what.split(":")
+        scenario, _, checkpoint = job.partition("@")
+        kind, name = scenario.split(":")
         run(kind, int(os.environ.get("WORLD_SIZE", 1)), root, name, Path(checkpoint) if checkpoint else None)
 
 

@@ -28,7 +28,7 @@ def held_up(original: Any, step: int, seconds: float) -> Any:
     return method
 
 
-def counted(original: Any) -> Any:
+def tracking_step(original: Any) -> Any:
     def method(self: UniOPD, *args: Any, **kwargs: Any) -> Any:
         global STEP
         STEP = self.global_step
@@ -42,8 +42,8 @@ if __name__ == "__main__":
     rank, places = int(os.environ.get("LOCAL_RANK", "0")), Path(os.environ["PLACES"])
     (places / f"pid.{rank}").write_text(str(os.getpid()))
     name, step, held_rank, seconds = os.environ.get("HOLD", "nothing 0 -1 0").split()
-    UniOPD.answer = counted(UniOPD.answer)  # type: ignore[method-assign]
-    UniOPD.optimizer_step_on = counted(UniOPD.optimizer_step_on)  # type: ignore[method-assign]
+    UniOPD.answer = tracking_step(UniOPD.answer)  # type: ignore[method-assign]
+    UniOPD.optimizer_step_on = tracking_step(UniOPD.optimizer_step_on)  # type: ignore[method-assign]
     if rank == int(held_rank):
         owner: Any = engine_loop if name == "sample_token" else UniOPD
         setattr(owner, name, held_up(getattr(owner, name), int(step), float(seconds)))

@@ -51,20 +51,20 @@ def test_a_process_killed_while_checkpoints_rotate_leaves_the_last_one_whole(tmp
         finally:
             os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    found = {file.name: torch.load(file, weights_only=True)["global_step"] for file in tmp_path.glob("*.ckpt")}
-    assert found["last.ckpt"] >= 2
-    assert len(found) >= 2  # whatever has the name of a checkpoint can be loaded
+    steps = {file.name: torch.load(file, weights_only=True)["global_step"] for file in tmp_path.glob("*.ckpt")}
+    assert steps["last.ckpt"] >= 2
+    assert len(steps) >= 2  # whatever has the name of a checkpoint can be loaded
     if moment == "before the removal":  # the new one is whole before the old one goes
-        assert sorted(found.values()) == [2, 2, 3]
+        assert sorted(steps.values()) == [2, 2, 3]
 
 
 def rotate_until_killed(directory: Path, moment: str, monitor: str | None) -> None:
     """Saves after each step; dies in the course of the sixth or seventh save."""
     calls, save, rename, remove = Counter(), torch.save, Path.replace, AtomicCheckpointIO.remove_checkpoint
 
-    def due(what: str) -> bool:
-        calls[what] += 1
-        return moment == what and calls[what] >= 6
+    def due(event: str) -> bool:
+        calls[event] += 1
+        return moment == event and calls[event] >= 6
 
     def half_a_save(checkpoint, file):
         if due("half written"):
@@ -127,7 +127,7 @@ class Malicious:
         return Path.touch, (self.mark,)
 
 
-def whole(path: Path, **more: Any) -> Path:
+def write_checkpoint(path: Path, **more: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = {"state_dict": {"w": torch.arange(20000.0)}, "loops": {}, "policy_path": "p"}
     torch.save({**checkpoint, **more}, path)
@@ -135,7 +135,7 @@ def whole(path: Path, **more: Any) -> Path:
 
 
 def flipped(path: Path) -> None:
-    content = bytearray(whole(path).read_bytes())
+    content = bytearray(write_checkpoint(path).read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
@@ -144,17 +144,17 @@ def flipped(path: Path) -> None:
     ("spoil", "problem"),
     [
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_bytes(whole(path).read_bytes()[:50000]), r"is damaged \(cut off\)"),
+        (lambda path: path.write_bytes(write_checkpoint(path).read_bytes()[:50000]), r"is damaged \(cut off\)"),
         (lambda path: path.write_text("hello" * 99), "no checkpoint at all"),
         (flipped, "is damaged .wrong check sum of "),
         (lambda path: torch.save({"state_dict": {}}, path), "it has no 'loops'"),
         (lambda path: torch.save([1, 2], path), "it has no 'state_dict'"),
-        (lambda path: whole(path, evil=Malicious(path.parent / "mark")), "executing its pickle"),
+        (lambda path: write_checkpoint(path, evil=Malicious(path.parent / "mark")), "executing its pickle"),
         (lambda path: path.write_bytes(pickle.dumps(Malicious(path.parent / "mark"))), "no checkpoint at all"),
     ],
 )
 def test_a_file_that_is_no_whole_checkpoint_is_refused_and_another_one_named(tmp_path, spoil, problem):
-    older = whole(tmp_path / "version_0/checkpoints/last.ckpt")
+    older = write_checkpoint(tmp_path / "version_0/checkpoints/last.ckpt")
     newer = tmp_path / "version_1/checkpoints/last.ckpt"
     newer.parent.mkdir(parents=True)
     spoil(newer)

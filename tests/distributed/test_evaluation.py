@@ -34,11 +34,11 @@ def test_two_ranks_give_the_numbers_of_one_also_sharded_and_after_a_kill(tmp_pat
     assert evaluate("ddp", 2, tmp_path / "killed", model, kill_after=3) != 0
     done_before = run_records(tmp_path / "killed/eval/version_0")
     evaluate("auto", 1, tmp_path / "killed", model)
-    one, two, killed = (
+    single, two, killed = (
         scores(tmp_path / name) for name in ("one/eval/version_0", "two/eval/version_0", "killed/eval/version_1")
     )
-    assert one == two == killed
-    assert sum(value["answers"] for value in one.values()) % 2 == 1  # uneven over two ranks
+    assert single == two == killed
+    assert sum(value["answers"] for value in single.values()) % 2 == 1  # uneven over two ranks
     finished = {record.key: record for record in run_records(tmp_path / "killed/eval/version_1")}
     assert done_before
     assert all(finished[record.key].time == record.time for record in done_before)  # taken over, not written again

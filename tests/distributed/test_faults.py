@@ -114,10 +114,10 @@ def last(root: Path, version: int) -> dict:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds ranks in /proc")
 def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_does(model_dirs, tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for root in (whole, broken):
+    reference, broken = tmp_path / "whole", tmp_path / "broken"
+    for root in (reference, broken):
         prepare(root, model_dirs)
-    unbroken = Run(whole)
+    unbroken = Run(reference)
 
     # Rank 0 samples slowly, rank 1 waits for it in a collective call, where no Python handler runs; only it is told.
     first = Run(broken, hold="sample_token 2 0 4")
@@ -133,10 +133,10 @@ def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_do
     second.send(signal.SIGTERM, 0, 1)
     assert second.wait(60) == 143, second.output
     assert "at step 3 (1 of 2 updates of its rollout made); saved" in second.output
-    left = last(broken, 1)
-    assert left["global_step"] == 3
-    assert [state["done"] for state in left["rollouts"]] == [1, 1]
-    trained = [state["rollouts"]["group_B"].tolist() for state in left["rollouts"]]
+    checkpoint = last(broken, 1)
+    assert checkpoint["global_step"] == 3
+    assert [state["done"] for state in checkpoint["rollouts"]] == [1, 1]
+    trained = [state["rollouts"]["group_B"].tolist() for state in checkpoint["rollouts"]]
     assert any(group % 2 != rank for rank, groups in enumerate(trained) for group in groups)  # some have moved
 
     # One dies without a word in the middle of a step.
@@ -148,7 +148,7 @@ def test_two_ranks_stop_together_survive_a_kill_and_end_where_an_unbroken_run_do
 
     last_run = Run(broken, "--ckpt_path=last")
     assert last_run.wait() == 0, last_run.output
-    one, two = last(whole, 0), last(broken, 3)
-    assert one["global_step"] == two["global_step"] == 8
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][name]), name
+    expected, actual = last(reference, 0), last(broken, 3)
+    assert expected["global_step"] == actual["global_step"] == 8
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(value, actual["state_dict"][name]), name

@@ -8,7 +8,7 @@ from lit_uniopd.distributed.load_balancing import UNEVEN, load_imbalance, rebala
 
 
 def loads(costs: list[list[int]], plan: list[list[tuple[int, int]]]) -> list[int]:
-    return [sum(costs[rank][i] for rank, i in mine) for mine in plan]
+    return [sum(costs[rank][i] for rank, i in pieces) for pieces in plan]
 
 
 def random_costs(seed: int, ranks: int, pieces: int) -> list[list[int]]:
@@ -20,11 +20,13 @@ def random_costs(seed: int, ranks: int, pieces: int) -> list[list[int]]:
 def test_every_piece_is_done_once_and_the_busiest_has_little_more_than_the_mean(seed):
     costs = random_costs(seed, ranks=8, pieces=8)
     plan = rebalance(costs)
-    assert sorted(piece for mine in plan for piece in mine) == [(r, i) for r in range(8) for i in range(8)]
-    before, after = (load_imbalance(found) for found in ([sum(mine) for mine in costs], loads(costs, plan)))
+    assert sorted(piece for pieces in plan for piece in pieces) == [(r, i) for r in range(8) for i in range(8)]
+    before, after = (
+        load_imbalance(rank_loads) for rank_loads in ([sum(rank_costs) for rank_costs in costs], loads(costs, plan))
+    )
     assert after <= min(before, UNEVEN)
     assert (
-        sum(rank != to for to, mine in enumerate(plan) for rank, _ in mine) < 40
+        sum(rank != to for to, pieces in enumerate(plan) for rank, _ in pieces) < 40
     )  # dealt out anew, 56 of 64 would move
     assert rebalance(costs) == plan
 
@@ -42,4 +44,4 @@ def test_pieces_move_or_change_places():
 
 @pytest.mark.parametrize("costs", [[[50], [1], [1]], [[0], [0]], [[7], []]])
 def test_a_single_piece_stays(costs):
-    assert rebalance(costs) == [[(rank, i) for i in range(len(mine))] for rank, mine in enumerate(costs)]
+    assert rebalance(costs) == [[(rank, i) for i in range(len(rank_costs))] for rank, rank_costs in enumerate(costs)]

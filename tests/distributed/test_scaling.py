@@ -56,17 +56,17 @@ def result(root: Path, run: str, name: str) -> dict[str, Any]:
     return torch.load(root / run / f"{name}.pt", weights_only=True)
 
 
-def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     """Loss, gradients, weights, answers and scores."""
-    assert found["weights"].keys() == expected["weights"].keys()
+    assert actual["weights"].keys() == expected["weights"].keys()
     for name, weight in expected["weights"].items():
-        torch.testing.assert_close(found["weights"][name], weight, atol=1e-5, rtol=0)
-    for name, grad in found["grads"].items():
+        torch.testing.assert_close(actual["weights"][name], weight, atol=1e-5, rtol=0)
+    for name, grad in actual["grads"].items():
         # One process leaves a tower that it never uses without gradients, where ranks exchange zeros.
         torch.testing.assert_close(grad, expected["grads"].get(name, torch.zeros_like(grad)), atol=1e-5, rtol=1e-5)
-    assert found["answers"] == expected["answers"]
-    assert found["logged"].keys() == expected["logged"].keys()
-    assert found["logged"] == pytest.approx(expected["logged"], abs=1e-5, rel=1e-5)
+    assert actual["answers"] == expected["answers"]
+    assert actual["logged"].keys() == expected["logged"].keys()
+    assert actual["logged"] == pytest.approx(expected["logged"], abs=1e-5, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -92,33 +92,33 @@ def test_two_copies_train_like_one_process(name, root):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_scenarios_do_something(name, root):
-    found = result(root, "one-1", name)
+    outcome = result(root, "one-1", name)
     start = Files(root).model("seeing_student" if name.startswith(("pictures", "sentinel")) else "student")
-    assert any(grad.abs().max() > 1e-3 for grad in found["grads"].values())
-    if not any(".lora_" in key for key in found["weights"]):
+    assert any(grad.abs().max() > 1e-3 for grad in outcome["grads"].values())
+    if not any(".lora_" in key for key in outcome["weights"]):
         policy = Policy.load(start, trainable=False)
         moved = [
-            found["weights"][f"policy.{n}"] - p
+            outcome["weights"][f"policy.{n}"] - p
             for n, p in policy.named_parameters()
-            if f"policy.{n}" in found["weights"]
+            if f"policy.{n}" in outcome["weights"]
         ]
         assert max(float(change.abs().max()) for change in moved) > 1e-3
     if name in ("uni_opd", "uni_opd_lora"):
-        lengths = {len(tokens) for _, tokens in found["answers"]}
+        lengths = {len(tokens) for _, tokens in outcome["answers"]}
         assert len(lengths) > 1
-        assert found["logged"]["balance/removed_correct"] + found["logged"]["balance/removed_incorrect"] > 0
-        assert found["logged"]["calibration/shift"] > 0
+        assert outcome["logged"]["balance/removed_correct"] + outcome["logged"]["balance/removed_incorrect"] > 0
+        assert outcome["logged"]["calibration/shift"] > 0
 
 
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_with_another_number_of_ranks(name, root):
-    whole = result(root, "one-1", name)["weights"]
+    unbroken = result(root, "one-1", name)["weights"]
     run("one", 1, root, name, root / f"fsdp-2/{name}.ckpt")
-    others = [("fsdp-2", name), ("one-1", name)] + ([("ddp-2", name)] if name == "omni_dpo" else [])
-    for kind, _ in others:
-        found = result(root, kind, f"{name}-resumed")
-        for key, weight in whole.items():
-            torch.testing.assert_close(found["weights"][key], weight, atol=1e-5, rtol=0)
+    runs = [("fsdp-2", name), ("one-1", name)] + ([("ddp-2", name)] if name == "omni_dpo" else [])
+    for kind, _ in runs:
+        resumed = result(root, kind, f"{name}-resumed")
+        for key, weight in unbroken.items():
+            torch.testing.assert_close(resumed["weights"][key], weight, atol=1e-5, rtol=0)
 
 
 def test_checkpoints_hold_what_was_trained(root):
@@ -153,16 +153,19 @@ def test_the_verb_exports_a_sharded_checkpoint(root, tmp_path):
 
 
 def test_ranks_share_the_reference_and_keep_what_one_process_keeps(root):
-    kept = {}
+    cached = {}
     for ranks in (1, 2):
         files = list(Path(Files(root).cache(ranks)).glob("*.jsonl"))
         assert len(files) == 2 * ranks  # of each rank, for the pairs and for the sentences
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        kept[ranks] = {line["pair"]: line["logps"] for line in lines}
-        assert len(kept[ranks]) == len(lines)
-    assert kept[2].keys() == kept[1].keys()
-    for pair, logps in kept[1].items():
-        assert kept[2][pair] == pytest.approx(logps, abs=1e-5)
+        cached[ranks] = {line["pair"]: line["logps"] for line in lines}
+        assert len(cached[ranks]) == len(lines)
+    assert cached[2].keys() == cached[1].keys()
+    # Sums of up to -152 nats, where one float32 step is 1.5e-5. Batches are the same on any number of ranks, so this
+    # allows only for kernels that round otherwise where FSDP has put the weights.
+    steps = 4 * torch.finfo(torch.float32).eps
+    for pair, logps in cached[1].items():
+        assert cached[2][pair] == pytest.approx(logps, rel=steps)
 
 
 def test_four_ranks(root):

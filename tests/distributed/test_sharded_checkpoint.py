@@ -39,17 +39,17 @@ def step_of(path: Path) -> int:
 
 def test_a_checkpoint_comes_back_whole_also_through_other_strategies(tmp_path):
     save(2.0, tmp_path / "last.ckpt")
-    found = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
-    assert found.keys() == checkpoint(2.0).keys()
-    torch.testing.assert_close(found["state_dict"], checkpoint(2.0)["state_dict"])
-    torch.testing.assert_close(found["optimizer_states"], checkpoint(2.0)["optimizer_states"])
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert loaded.keys() == checkpoint(2.0).keys()
+    torch.testing.assert_close(loaded["state_dict"], checkpoint(2.0)["state_dict"])
+    torch.testing.assert_close(loaded["optimizer_states"], checkpoint(2.0)["optimizer_states"])
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_another_model_is_told_of_before_anything_is_read(tmp_path):
     save(2.0, tmp_path / "last.ckpt")
-    found = load_sharded(tmp_path / "last.ckpt", {"a.weight": torch.zeros(5, 5)}, with_optimizers=False)
-    assert {name: tuple(t.shape) for name, t in found["state_dict"].items()} == {"a.weight": (3, 2), "b.bias": (4,)}
+    loaded = load_sharded(tmp_path / "last.ckpt", {"a.weight": torch.zeros(5, 5)}, with_optimizers=False)
+    assert {name: tuple(t.shape) for name, t in loaded["state_dict"].items()} == {"a.weight": (3, 2), "b.bias": (4,)}
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the swap", "in the swap", "after the swap"])

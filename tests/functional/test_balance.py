@@ -16,8 +16,8 @@ OUTCOMES = torch.tensor([LABELS[label] for group in GOLDEN["groups"] for label i
 GROUPS = torch.arange(len(GOLDEN["groups"])).repeat_interleave(len(GOLDEN["groups"][0]))
 
 
-def counts(kept: torch.Tensor) -> Counter:
-    return Counter("correct" if outcome == 1 else "not_correct" for outcome in kept.tolist())
+def counts(outcomes: torch.Tensor) -> Counter:
+    return Counter("correct" if outcome == 1 else "not_correct" for outcome in outcomes.tolist())
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['scope']}-{case['ratio']}")
@@ -25,10 +25,10 @@ def test_the_released_code_keeps_as_many(case):
     ratio = math.inf if case["ratio"] in ("inf", "Infinity") else float(case["ratio"])
     scope = "group" if case["scope"] == "sample" else "global"
     keep = balance_outcomes(OUTCOMES, GROUPS, ratio=ratio, scope=scope, unknown="incorrect", seed=case["seed"])
-    for group, kept in enumerate(case["kept_per_group"]):
+    for group, outcomes in enumerate(case["kept_per_group"]):
         here = counts(OUTCOMES[keep & (group == GROUPS)])
         if scope == "group":
-            assert here == Counter(kept)
+            assert here == Counter(outcomes)
     assert counts(OUTCOMES[keep]) == Counter(case["kept_total"])
 
 
@@ -60,7 +60,7 @@ def test_every_answer_is_left_out_at_times():
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "argument"),
     [
         ({"ratio": -1.0}, "ratio"),
         ({"ratio": math.nan}, "ratio"),
@@ -70,9 +70,9 @@ def test_every_answer_is_left_out_at_times():
         ({"group_B": torch.tensor([0])}, "group_B"),
     ],
 )
-def test_mistakes_name_the_argument(changes, named):
+def test_mistakes_name_the_argument(changes, argument):
     arguments = {"outcome_B": torch.tensor([1, 0]), "group_B": torch.tensor([0, 0]), **changes}
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=argument):
         balance_outcomes(**arguments)
 
 
@@ -106,9 +106,9 @@ def test_no_prompt_is_repeated_beyond_the_cap_or_removed():
 
 def test_repeats_of_one_difficulty_differ_by_at_most_one_and_by_the_seed():
     repeats = difficulty_repeats(U, 8, cap=100)
-    ones = repeats[U == 1]
-    assert sorted(ones.tolist()) == [5, 5, 6, 6, 6, 6, 6]
-    assert any(not torch.equal(ones, difficulty_repeats(U, 8, cap=100, seed=s)[U == 1]) for s in range(1, 5))
+    repeats_of_one = repeats[U == 1]
+    assert sorted(repeats_of_one.tolist()) == [5, 5, 6, 6, 6, 6, 6]
+    assert any(not torch.equal(repeats_of_one, difficulty_repeats(U, 8, cap=100, seed=s)[U == 1]) for s in range(1, 5))
 
 
 def test_a_target_below_what_is_there_changes_nothing_and_the_unmeasured_are_seen_once():
@@ -118,7 +118,7 @@ def test_a_target_below_what_is_there_changes_nothing_and_the_unmeasured_are_see
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "argument"),
     [
         ({"attempts": 2}, "attempts"),
         ({"cap": 0}, "cap"),
@@ -127,7 +127,7 @@ def test_a_target_below_what_is_there_changes_nothing_and_the_unmeasured_are_see
         ({"correct_P": torch.tensor([0.5])}, "correct_P"),
     ],
 )
-def test_mistakes_of_difficulty_name_the_argument(changes, named):
+def test_mistakes_of_difficulty_name_the_argument(changes, argument):
     arguments = {"correct_P": torch.tensor([0, 3]), "attempts": 8, **changes}
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=argument):
         difficulty_repeats(**arguments)

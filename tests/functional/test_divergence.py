@@ -54,9 +54,9 @@ def dense(h_s, h_t, w_s, w_t, mask, *, kind="reverse", beta=0.5, top_k=None, tem
                 kind if 0 < beta < 1 or kind != "jsd" else {1.0: "reverse", 0.0: "forward"}[beta]
             ]
             support = sorted(chosen)
-            rest = [v for v in range(common) if v not in chosen]
-            p = torch.cat([p[support], p[rest].sum()[None]])
-            q = torch.cat([q[support], q[rest].sum()[None]])
+            tail = [v for v in range(common) if v not in chosen]
+            p = torch.cat([p[support], p[tail].sum()[None]])
+            q = torch.cat([q[support], q[tail].sum()[None]])
         out[b, t] = formula(p, q, kind, beta)
     return out
 
@@ -79,8 +79,8 @@ def test_values_and_gradients_equal_the_dense_definition(kind, beta, top_k):
     values = divergence(h, h_t, w_s, w_t, mask, **options, chunk_tokens=4)
     (values * upstream).sum().backward()
     results.append((values.detach(), h.grad, results[0][2]))
-    for expected, *others in zip(*results, strict=True):
-        for actual in others:
+    for expected, *candidates in zip(*results, strict=True):
+        for actual in candidates:
             torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
     assert (results[1][0][~mask] == 0).all()
 
@@ -105,9 +105,9 @@ def test_bias_and_softcap_of_the_teacher():
     h_s, h_t, w_s, w_t, mask = make()
     bias = torch.linspace(-1, 1, 9, dtype=torch.float64)
     # Reverse KL with the two models swapped is the forward KL: the teacher's options must do what the student's do.
-    one = divergence(h_s, h_t, w_s, w_t, mask, teacher_bias=bias, teacher_softcap=1.5)
-    other = divergence(h_t, h_s, w_t, w_s, mask, kind="forward", student_bias=bias, student_softcap=1.5)
-    torch.testing.assert_close(one, other)
+    teacher_options = divergence(h_s, h_t, w_s, w_t, mask, teacher_bias=bias, teacher_softcap=1.5)
+    student_options = divergence(h_t, h_s, w_t, w_s, mask, kind="forward", student_bias=bias, student_softcap=1.5)
+    torch.testing.assert_close(teacher_options, student_options)
 
 
 @pytest.mark.parametrize(("kind", "beta"), KINDS)
@@ -133,9 +133,9 @@ def test_parity_with_trl(kind, beta, scale, monkeypatch):
     trl_beta = TRL_BETA.get(kind, beta)
     labels = torch.where(mask, 0, -100)
     results = []
-    for ours in (False, True):
+    for use_ours in (False, True):
         h, w = h_s.clone().requires_grad_(), w_s.clone().requires_grad_()
-        if ours:
+        if use_ours:
             loss = divergence(h, h_t, w, w_t, mask, kind=kind, beta=beta, temperature=0.9).sum() / mask.sum()
         else:
             loss = gkd.generalized_jsd_loss(h @ w.T, h_t @ w_t.T, labels, beta=trl_beta, temperature=0.9)

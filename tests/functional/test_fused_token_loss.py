@@ -36,10 +36,10 @@ def test_values_and_gradients_equal_the_dense_definition(options, tiles, trained
     hidden, weight, bias, tokens, options = make(**options)
     train_weight, train_hidden = trained
     results = []
-    for ours in (False, True):
+    for fused in (False, True):
         h, w = hidden.clone().requires_grad_(train_hidden), weight.clone().requires_grad_(train_weight)
         b = None if bias is None else bias.clone().requires_grad_(train_weight)
-        if ours:
+        if fused:
             loss, logps, entropy = linear_token_loss(h, w, tokens, clipped, bias_V=b, **options)
             assert not logps.requires_grad
             assert not entropy.requires_grad

@@ -138,10 +138,10 @@ def test_nothing_is_kept_without_grad_and_only_one_hidden_sized_tensor_with_a_fr
     weight.requires_grad_()
     with torch.no_grad():
         assert linear_token_logps(hidden.requires_grad_(), weight, tokens).grad_fn is None
-    kept: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape), lambda _: hidden):
+    saved_shapes: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved_shapes.append(t.shape), lambda _: hidden):
         linear_token_logps(hidden, weight.detach(), tokens)
-    assert kept == [hidden.shape]
+    assert saved_shapes == [hidden.shape]
 
 
 def test_padding_and_batch_shape_change_nothing():

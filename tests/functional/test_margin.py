@@ -217,8 +217,8 @@ def test_excluded_samples_are_as_good_as_absent(function):
 def test_batches_without_a_mixed_group():
     for outcome in ([1, 1], [0, 0], [-1, -1], [1, -1]):
         for function in (margin_shift, margin_mask):
-            advantages, *rest = one_token([0.1, 0.2], outcome)
-            result = function(advantages, *rest)
+            advantages, *arguments = one_token([0.1, 0.2], outcome)
+            result = function(advantages, *arguments)
             assert result.advantages.tolist() == advantages.tolist()
             assert result.groups.numel() == result.margin_before.numel() == result.violations == 0
     nothing = margin_shift(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0).long(), torch.zeros(0).long())
@@ -291,11 +291,11 @@ def _rank(rank: int, store: str, out: str) -> None:
     results = {}
     for name, golden, function in (("shift", SHIFT, margin_shift), ("mask", MASK, margin_mask)):
         batch = inputs(golden)
-        own = (torch.arange(len(batch[0])) % 3 == 0) == (rank == 0)
+        local = (torch.arange(len(batch[0])) % 3 == 0) == (rank == 0)
         for scope, statistic in SIDES:
             options: dict[str, Any] = {"scope": scope, "statistic": statistic, "process_group": dist.group.WORLD}
-            result = function(*(t[own] for t in batch), **options)
-            results[name, scope, statistic] = (own, result.advantages, result.margin_before, result.margin_after)
+            result = function(*(t[local] for t in batch), **options)
+            results[name, scope, statistic] = (local, result.advantages, result.margin_before, result.margin_after)
     torch.save(results, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -314,7 +314,7 @@ def test_two_ranks_give_what_one_gives(tmp_path):
         for scope, statistic in SIDES:
             expected = function(*inputs(golden), scope=scope, statistic=statistic)
             for results in ranks:
-                own, advantages, before, after = results[name, scope, statistic]
-                torch.testing.assert_close(advantages, expected.advantages[own], rtol=0, atol=1e-7)
+                local, advantages, before, after = results[name, scope, statistic]
+                torch.testing.assert_close(advantages, expected.advantages[local], rtol=0, atol=1e-7)
                 torch.testing.assert_close(before, expected.margin_before, rtol=0, atol=1e-12)
                 torch.testing.assert_close(after, expected.margin_after, rtol=0, atol=1e-12)

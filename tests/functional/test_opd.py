@@ -61,18 +61,20 @@ def test_official_advantages_losses_and_gradients(case, split):
     gap = case["logprob_gap_mask_threshold"] is not None
     starts = itertools.accumulate(split, initial=0)
     rows = [slice(start, start + n) for start, n in zip(starts, split, strict=False)]
-    parts = [golden_loss(current, advantages, gap=gap, rows=r, denominator=10) for r in rows]
-    torch.stack([part.loss for part in parts]).sum().backward()
+    micro_losses = [golden_loss(current, advantages, gap=gap, rows=r, denominator=10) for r in rows]
+    torch.stack([micro.loss for micro in micro_losses]).sum().backward()
 
-    assert sum(part.loss.item() for part in parts) == pytest.approx(case["loss_divided_by_num_samples"], abs=1e-6)
+    assert sum(micro.loss.item() for micro in micro_losses) == pytest.approx(
+        case["loss_divided_by_num_samples"], abs=1e-6
+    )
     assert current.grad is not None
     torch.testing.assert_close(
         current.grad * 10, pad(case["grad_wrt_current_logprobs_of_sum"]), rtol=0, atol=2e-6
     )  # the file holds gradients of the sum, rounded to 1e-6
     # The official per-token loss is written down before the loss mask, which zeroes removed and failed samples.
     expected = pad(case["pg_loss_per_token_after_masks"]) * (KEEP & TEACHER_OK)[:, None]
-    torch.testing.assert_close(torch.cat([part.per_token for part in parts]), expected, rtol=0, atol=1e-6)
-    assert all(part.clip_fraction == 0 and part.kl == 0 for part in parts)
+    torch.testing.assert_close(torch.cat([micro.per_token for micro in micro_losses]), expected, rtol=0, atol=1e-6)
+    assert all(micro.clip_fraction == 0 and micro.kl == 0 for micro in micro_losses)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,8 @@ def test_clipping_follows_the_sign_of_the_advantage():
     torch.testing.assert_close(current.grad[:, 0], grad)
     assert got.clip_fraction.item() == pytest.approx(2 / 5)
     assert got.kl.item() == pytest.approx(0.0)
-    one = opd_loss(current[1:2], torch.zeros(1, 1), advantage[1:2, None], torch.ones(1, 1, dtype=torch.bool))
-    assert one.kl.item() == pytest.approx(-0.5)  # old - current
+    single = opd_loss(current[1:2], torch.zeros(1, 1), advantage[1:2, None], torch.ones(1, 1, dtype=torch.bool))
+    assert single.kl.item() == pytest.approx(-0.5)  # old - current
 
 
 def test_gap_mask_looks_at_the_current_policy_and_keeps_strictly_below():
@@ -135,8 +137,8 @@ def test_micro_batches_of_any_split_add_up():
     mask = torch.tensor([[1, 0, 0], [1, 1, 1]])
     zeros = torch.zeros(2, 3)
     assert opd_loss(zeros, zeros, advantages, mask).loss.item() == pytest.approx(2.0)
-    parts = [opd_loss(zeros[i], zeros[i], advantages[i], mask[i], denominator=2).loss for i in ([0], [1])]
-    assert sum(parts).item() == pytest.approx(2.0)  # type: ignore[union-attr]
+    micro_losses = [opd_loss(zeros[i], zeros[i], advantages[i], mask[i], denominator=2).loss for i in ([0], [1])]
+    assert sum(micro_losses).item() == pytest.approx(2.0)  # type: ignore[union-attr]
 
 
 def test_removed_and_failed_samples_count_in_the_denominator_only():
@@ -266,11 +268,11 @@ def test_monte_carlo_gradient_agrees_with_the_enumeration():
     """On a 3-token vocabulary; a reward that did not depend on the action would average to another gradient."""
     toy = Toy(3, 1)
     p = torch.softmax(toy.student[0], -1)
-    drawn = torch.multinomial(p, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))[:, None]
+    samples = torch.multinomial(p, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))[:, None]
     logits = toy.student.clone().requires_grad_()
-    now = torch.log_softmax(logits, -1)[0][drawn]
-    teacher = torch.log_softmax(toy.teacher, -1)[0][drawn]
-    mask = torch.ones_like(drawn, dtype=torch.bool)
+    now = torch.log_softmax(logits, -1)[0][samples]
+    teacher = torch.log_softmax(toy.teacher, -1)[0][samples]
+    mask = torch.ones_like(samples, dtype=torch.bool)
     opd_loss(now, now.detach(), opd_advantages(teacher, now, mask), mask).loss.backward()
     reference = toy.student.clone().requires_grad_()
     toy.state_kl(reference, toy.visits(toy.student)).backward()
@@ -313,8 +315,8 @@ def test_importance_weights_multiply_each_tokens_loss(seed, cap):
         got.loss.backward()
         assert now_.grad is not None
         assert now_.grad.isfinite().all()
-        ones = opd_loss(now_, old_, advantages, mask, importance_weights_BT=torch.ones(5, 4), **options)
-        assert torch.equal(ones.loss, opd_loss(now_, old_, advantages, mask, **options).loss)
+        unit_weights = opd_loss(now_, old_, advantages, mask, importance_weights_BT=torch.ones(5, 4), **options)
+        assert torch.equal(unit_weights.loss, opd_loss(now_, old_, advantages, mask, **options).loss)
 
 
 def test_a_token_that_the_sampler_called_impossible_weighs_no_more_than_the_cap():

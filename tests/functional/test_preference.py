@@ -37,31 +37,31 @@ TOLERANCE: dict[str, Any] = {"float64": {"rtol": 1e-10, "atol": 1e-12}, "float32
 
 
 def cases(*files: str) -> list[Any]:
-    found = [case for file in files for case in json.loads((GOLDEN / f"omni_dpo_{file}.json").read_text())["cases"]]
-    return [pytest.param(case, id=case["name"]) for case in found]
+    rows = [case for file in files for case in json.loads((GOLDEN / f"omni_dpo_{file}.json").read_text())["cases"]]
+    return [pytest.param(case, id=case["name"]) for case in rows]
 
 
 def inputs_of(case: dict, dtype: torch.dtype) -> list[Tensor]:
     """Log-probs, of which the policy's want gradients, and scores where the case has them."""
     names = (*LOGPS, "score_chosen", "score_rejected")
-    found = [torch.tensor(case["inputs"][name], dtype=dtype) for name in names if name in case["inputs"]]
-    for policy in found[:2]:
+    tensors = [torch.tensor(case["inputs"][name], dtype=dtype) for name in names if name in case["inputs"]]
+    for policy in tensors[:2]:
         policy.requires_grad_()
-    return found
+    return tensors
 
 
-def check(found: PreferenceLoss, inputs: list[Tensor], wanted: dict, precision: str) -> None:
+def check(result: PreferenceLoss, inputs: list[Tensor], expected: dict, precision: str) -> None:
     """Loss per pair, its mean and the mean's gradients."""
     dtype = getattr(torch, precision)
-    found.loss.backward()
-    for ours, name in (
-        (found.per_pair, "loss_per_pair"),
-        (found.loss, "loss_mean"),
+    result.loss.backward()
+    for value, name in (
+        (result.per_pair, "loss_per_pair"),
+        (result.loss, "loss_mean"),
         (inputs[0].grad, "grad_loss_mean_wrt_policy_chosen_logps"),
         (inputs[1].grad, "grad_loss_mean_wrt_policy_rejected_logps"),
     ):
-        assert ours is not None
-        torch.testing.assert_close(ours.detach(), torch.tensor(wanted[name], dtype=dtype), **TOLERANCE[precision])
+        assert value is not None
+        torch.testing.assert_close(value.detach(), torch.tensor(expected[name], dtype=dtype), **TOLERANCE[precision])
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -69,23 +69,23 @@ def check(found: PreferenceLoss, inputs: list[Tensor], wanted: dict, precision: 
 def test_omni_dpo_equals_the_official_code(case, precision):
     inputs = inputs_of(case, getattr(torch, precision))
     options = {NAMES[name]: value for name, value in case["hyperparameters"].items()}
-    found = omni_dpo_loss(*inputs, **options)
-    wanted = case["official_outputs"][precision]
-    check(found, inputs, wanted, precision)
+    result = omni_dpo_loss(*inputs, **options)
+    official = case["official_outputs"][precision]
+    check(result, inputs, official, precision)
     # Where float32 makes the released 1 - sigmoid exactly 0, the log-space form still has a value.
     stable = case["closed_form_float64"]["w_perf_stable"]
     for name, numbers in (
-        ("w_quality", wanted["w_qual"]),
+        ("w_quality", official["w_qual"]),
         ("w_performance", stable),
-        ("nll_active", wanted["cnll_indicator"]),
+        ("nll_active", official["cnll_indicator"]),
     ):
-        expected = torch.tensor(numbers, dtype=found.terms[name].dtype)
+        expected = torch.tensor(numbers, dtype=result.terms[name].dtype)
         loose: Any = {"rtol": 2e-5, "atol": 0.0} if precision == "float32" else TOLERANCE[precision]
-        torch.testing.assert_close(found.terms[name], expected, **loose)
+        torch.testing.assert_close(result.terms[name], expected, **loose)
     torch.testing.assert_close(
-        found.chosen_rewards, torch.tensor(wanted["chosen_rewards"], dtype=inputs[0].dtype), **TOLERANCE[precision]
+        result.chosen_rewards, torch.tensor(official["chosen_rewards"], dtype=inputs[0].dtype), **TOLERANCE[precision]
     )
-    assert float(found.correct.float().mean()) == pytest.approx(wanted["reward_accuracy"])
+    assert float(result.correct.float().mean()) == pytest.approx(official["reward_accuracy"])
 
 
 @pytest.mark.parametrize("case", cases("loss_cases"))
@@ -105,13 +105,13 @@ def test_saturated_margins_with_gamma_below_one_stay_finite():
     """The official expression gives NaN gradients here, which its golden file shows."""
     golden = json.loads((GOLDEN / "omni_dpo_extremes.json").read_text())
     inputs = inputs_of(golden["cases"][0], torch.float32)
-    found = omni_dpo_loss(*inputs, beta=2.0, tau_ref=1.0, gamma=0.5)
-    found.loss.backward()
+    result = omni_dpo_loss(*inputs, beta=2.0, tau_ref=1.0, gamma=0.5)
+    result.loss.backward()
     official = golden["gamma_below_one_nan_check"]
     assert None in official["grad_policy_chosen"]
     for i, (loss, slope) in enumerate(zip(official["loss_per_pair"], official["grad_policy_chosen"], strict=True)):
         assert inputs[0].grad is not None
-        assert found.per_pair[i].item() == pytest.approx(loss, rel=1e-3, abs=1e-6)
+        assert result.per_pair[i].item() == pytest.approx(loss, rel=1e-3, abs=1e-6)
         if slope is not None:
             assert inputs[0].grad[i].item() == pytest.approx(slope, rel=1e-3, abs=1e-6)
         assert math.isfinite(inputs[0].grad[i])
@@ -123,14 +123,14 @@ def test_baselines_equal_the_official_code(case):
     options = dict(case["hyperparameters"])
     name = case["name"]
     if name.startswith("dpo_sigmoid"):
-        found = dpo_loss(*inputs, **options)
+        result = dpo_loss(*inputs, **options)
     elif name.startswith("ipo"):
-        found = ipo_loss(*inputs, **options)
+        result = ipo_loss(*inputs, **options)
     elif name.startswith("simpo"):
-        found = simpo_loss(*inputs[:2], **options, kind="hinge" if "hinge" in name else "sigmoid")
+        result = simpo_loss(*inputs[:2], **options, kind="hinge" if "hinge" in name else "sigmoid")
     else:
-        found = dpop_loss(*inputs, penalty=options.pop("penalty_lambda"), **options)
-    check(found, inputs, case["official_outputs_float64"], "float64")
+        result = dpop_loss(*inputs, penalty=options.pop("penalty_lambda"), **options)
+    check(result, inputs, case["official_outputs_float64"], "float64")
 
 
 def trl_loss(kind: str, token_logps: Tensor, mask: Tensor, refs: Sequence[Tensor], **options: Any) -> Tensor:
@@ -167,7 +167,7 @@ def trl_loss(kind: str, token_logps: Tensor, mask: Tensor, refs: Sequence[Tensor
 
 
 @pytest.mark.parametrize(
-    ("kind", "ours", "average", "options"),
+    ("kind", "loss_function", "average", "options"),
     [
         ("sigmoid", dpo_loss, False, {}),
         ("sigmoid_norm", dpo_loss, True, {}),
@@ -176,25 +176,25 @@ def trl_loss(kind: str, token_logps: Tensor, mask: Tensor, refs: Sequence[Tensor
         ("robust", robust_dpo_loss, False, {"label_smoothing": 0.2}),
     ],
 )
-def test_losses_and_gradients_equal_trl(kind, ours, average, options):
+def test_losses_and_gradients_equal_trl(kind, loss_function, average, options):
     generator = torch.Generator().manual_seed(0)
     pairs, width = 6, 9
     lengths = torch.randint(1, width + 1, (2 * pairs,), generator=generator)
     mask = (torch.arange(width) < lengths[:, None]).float()
-    ours_in = (-torch.rand(2 * pairs, width, generator=generator) * mask).requires_grad_()
-    theirs_in = ours_in.detach().clone().requires_grad_()
+    our_logps = (-torch.rand(2 * pairs, width, generator=generator) * mask).requires_grad_()
+    trl_logps = our_logps.detach().clone().requires_grad_()
     refs = (-torch.rand(2 * pairs, width, generator=generator) * mask).sum(dim=1).chunk(2)
 
-    theirs = trl_loss(kind, theirs_in, mask, refs, beta=0.3, **options)
+    trl_value = trl_loss(kind, trl_logps, mask, refs, beta=0.3, **options)
     divide = lengths if average else torch.ones_like(lengths)
-    logps = (ours_in.sum(dim=1) / divide).chunk(2)
-    reference = [ref / part for ref, part in zip(refs, divide.chunk(2), strict=True)]
-    found = ours(*logps, *reference, beta=0.3, **options).loss
+    logps = (our_logps.sum(dim=1) / divide).chunk(2)
+    reference = [ref / count for ref, count in zip(refs, divide.chunk(2), strict=True)]
+    result = loss_function(*logps, *reference, beta=0.3, **options).loss
 
-    torch.testing.assert_close(found, theirs, rtol=2e-6, atol=1e-7)
-    found.backward()
-    theirs.backward()
-    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(result, trl_value, rtol=2e-6, atol=1e-7)
+    result.backward()
+    trl_value.backward()
+    torch.testing.assert_close(our_logps.grad, trl_logps.grad, rtol=2e-6, atol=1e-7)
 
 
 def test_simpo_equals_trl():
@@ -209,30 +209,30 @@ def test_simpo_equals_trl():
         label_smoothing=0.1,
         alpha=0.0,
     )
-    theirs, *_ = cpo.CPOTrainer.cpo_loss(trainer, chosen, rejected)
-    found = simpo_loss(chosen, rejected, beta=2.0, gamma_beta_ratio=0.5, label_smoothing=0.1)
-    torch.testing.assert_close(found.per_pair, theirs, rtol=2e-6, atol=1e-7)
+    trl_value, *_ = cpo.CPOTrainer.cpo_loss(trainer, chosen, rejected)
+    result = simpo_loss(chosen, rejected, beta=2.0, gamma_beta_ratio=0.5, label_smoothing=0.1)
+    torch.testing.assert_close(result.per_pair, trl_value, rtol=2e-6, atol=1e-7)
 
 
 def test_orpo_equals_trl():
     """Its log odds, where they do not cancel."""
     orpo = pytest.importorskip("trl.experimental.orpo")
     chosen, rejected = torch.tensor([-0.9, -1.2, -0.3]), torch.tensor([-1.0, -0.7, -3.0])
-    theirs, *_ = orpo.ORPOTrainer.odds_ratio_loss(
+    trl_value, *_ = orpo.ORPOTrainer.odds_ratio_loss(
         SimpleNamespace(beta=0.5, accelerator=SimpleNamespace(device="cpu")), chosen, rejected
     )
-    found = orpo_loss(chosen, rejected, beta=0.5)
-    torch.testing.assert_close(found.per_pair, -theirs - chosen, rtol=2e-6, atol=1e-7)
+    result = orpo_loss(chosen, rejected, beta=0.5)
+    torch.testing.assert_close(result.per_pair, -trl_value - chosen, rtol=2e-6, atol=1e-7)
 
 
 def test_kto_compares_each_answer_with_the_mean_of_the_other_kind():
     policy = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])
     ref = torch.tensor([-1.5, -2.2]), torch.tensor([-1.0, -1.2])
-    found = kto_pair_loss(*policy, *ref, beta=0.5)
+    result = kto_pair_loss(*policy, *ref, beta=0.5)
     # Log-ratios: chosen .5 and .2 (mean .35), rejected -.5 and .2 (mean -.15, so 0).
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
-    wanted = [(2 - sigmoid(0.5 * c) - sigmoid(0.5 * (0.35 - r))) / 2 for c, r in ((0.5, -0.5), (0.2, 0.2))]
-    assert found.per_pair.tolist() == pytest.approx(wanted, rel=1e-6)
+    expected = [(2 - sigmoid(0.5 * c) - sigmoid(0.5 * (0.35 - r))) / 2 for c, r in ((0.5, -0.5), (0.2, 0.2))]
+    assert result.per_pair.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_no_weights_and_no_nll_leave_length_normalised_dpo():
@@ -247,8 +247,8 @@ def test_no_weights_and_no_nll_leave_length_normalised_dpo():
 def test_the_focal_ablation_replaces_the_logit_of_the_performance_weight():
     inputs = inputs_of(cases("loss_cases")[0].values[0], torch.float64)
     logit = torch.tensor([3.0, -1.0, 0.0, 2.0], dtype=torch.float64)
-    found = omni_dpo_loss(*inputs, beta=2.0, tau_ref=1.0, gamma=2.0, performance_logit=logit)
-    torch.testing.assert_close(found.terms["w_performance"], (1 - torch.sigmoid(logit)) ** 2)
+    result = omni_dpo_loss(*inputs, beta=2.0, tau_ref=1.0, gamma=2.0, performance_logit=logit)
+    torch.testing.assert_close(result.terms["w_performance"], (1 - torch.sigmoid(logit)) ** 2)
 
 
 def test_the_nll_can_be_per_token_where_the_rest_is_summed():

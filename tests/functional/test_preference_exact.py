@@ -82,22 +82,22 @@ def test_omni_dpo_is_what_the_paper_prints(dtype, beta, gamma, tau_ref, lam):
     columns: Any = [torch.tensor(column, dtype=dtype) for column in zip(*PAIRS, strict=True)]
     for policy in columns[:2]:
         policy.requires_grad_()
-    found = omni_dpo_loss(*columns, beta=beta, gamma=gamma, tau_ref=tau_ref, lam=lam, tau_good=3.25)  # pyright: ignore[reportArgumentType]
-    found.per_pair.sum().backward()
+    result = omni_dpo_loss(*columns, beta=beta, gamma=gamma, tau_ref=tau_ref, lam=lam, tau_good=3.25)  # pyright: ignore[reportArgumentType]
+    result.per_pair.sum().backward()
     with mp.workdps(60):
-        wanted = [by_the_book(pair, beta, gamma, tau_ref, mp.mpf(lam)) for pair in PAIRS]
-        numbers = {name: torch.tensor([float(row[name]) for row in wanted], dtype=dtype) for name in wanted[0]}
-    ours = {
-        "loss": found.per_pair.detach(),
+        expected = [by_the_book(pair, beta, gamma, tau_ref, mp.mpf(lam)) for pair in PAIRS]
+        numbers = {name: torch.tensor([float(row[name]) for row in expected], dtype=dtype) for name in expected[0]}
+    actual = {
+        "loss": result.per_pair.detach(),
         "chosen": columns[0].grad,
         "rejected": columns[1].grad,
-        "chosen_rewards": found.chosen_rewards,
-        "rejected_rewards": found.rejected_rewards,
-        **found.terms,
+        "chosen_rewards": result.chosen_rewards,
+        "rejected_rewards": result.rejected_rewards,
+        **result.terms,
     }
     for name, values in numbers.items():
-        torch.testing.assert_close(ours[name], values, **TOLERANCE[dtype], msg=lambda m, n=name: f"{n}: {m}")
-    assert 50 < int(found.terms["nll_active"].sum()) < 575
+        torch.testing.assert_close(actual[name], values, **TOLERANCE[dtype], msg=lambda m, n=name: f"{n}: {m}")
+    assert 50 < int(result.terms["nll_active"].sum()) < 575
 
 
 def book_of_baselines(c: Any, r: Any, w: Any, x: Any) -> dict[str, Any]:
@@ -134,11 +134,11 @@ def test_baselines_are_what_their_papers_print(name, dtype):
     logps = (-(2.0**-10), -0.25, -1.5, -45.0, -512.0)
     rows = list(itertools.product(logps, repeat=4))
     columns = [torch.tensor(column, dtype=dtype, requires_grad=True) for column in zip(*rows, strict=True)]
-    found = BASELINES[name](*columns)
+    result = BASELINES[name](*columns)
     with mp.workdps(400):  # exp(-512) beside 1
-        wanted = torch.tensor([float(book_of_baselines(*map(mp.mpf, row))[name]) for row in rows], dtype=dtype)
-    torch.testing.assert_close(found.per_pair.detach(), wanted, **TOLERANCE[dtype])
-    found.loss.backward()
+        expected = torch.tensor([float(book_of_baselines(*map(mp.mpf, row))[name]) for row in rows], dtype=dtype)
+    torch.testing.assert_close(result.per_pair.detach(), expected, **TOLERANCE[dtype])
+    result.loss.backward()
     for policy in columns[:2]:
         assert policy.grad is not None
         assert bool(torch.isfinite(policy.grad).all())
@@ -177,11 +177,11 @@ def test_gradients_are_those_of_finite_differences_and_have_the_right_sign(name)
 def test_half_precision_is_computed_in_float32(dtype):
     columns = [torch.tensor(v, dtype=dtype) for v in ([-0.9, -1.4], [-1.1, -0.8], [-0.5, -1.5], [-0.9, -0.6])]
     scores: Any = torch.tensor([4.0, 3.0], dtype=dtype), torch.tensor([1.0, 3.5], dtype=dtype)
-    found = omni_dpo_loss(*columns, *scores, beta=2.0, tau_ref=1.0)
+    result = omni_dpo_loss(*columns, *scores, beta=2.0, tau_ref=1.0)
     wider: Any = (*(c.float() for c in columns), *(s.float() for s in scores))
     wide = omni_dpo_loss(*wider, beta=2.0, tau_ref=1.0)
-    assert {t.dtype for t in (found.loss, found.chosen_rewards, *found.terms.values())} == {torch.float32}
-    assert torch.equal(found.per_pair, wide.per_pair)
+    assert {t.dtype for t in (result.loss, result.chosen_rewards, *result.terms.values())} == {torch.float32}
+    assert torch.equal(result.per_pair, wide.per_pair)
     assert quality_weights(*scores).dtype == torch.float32
     several: Any = (*(c.double() for c in columns), *(s.float() for s in scores))
     mixed = omni_dpo_loss(*several, beta=2.0, tau_ref=1.0)
@@ -215,7 +215,7 @@ def test_scores_that_are_read_must_be_numbers(scores, options, message):
 
 
 def test_scores_that_nobody_reads_may_be_missing():
-    found = omni_dpo_loss(ONE, ONE, ONE, ONE, NAN, NAN, beta=1.0, tau_ref=1.0, use_quality=False, use_nll=False)
-    assert bool(torch.isfinite(found.per_pair).all())
+    result = omni_dpo_loss(ONE, ONE, ONE, ONE, NAN, NAN, beta=1.0, tau_ref=1.0, use_quality=False, use_nll=False)
+    assert bool(torch.isfinite(result.per_pair).all())
     ready = omni_dpo_loss(ONE, ONE, ONE, ONE, ONE, NAN, beta=1.0, tau_ref=1.0, quality=ONE.abs())
     assert bool(torch.isfinite(ready.per_pair).all())

@@ -90,13 +90,13 @@ def test_balancing_keeps_as_many_of_each_kind_in_any_order(samples, seed, random
     _, _, outcome, group = tensors(samples)
     order = list(range(len(samples)))
     random.shuffle(order)
-    kept, mixed = balance_outcomes(outcome, group, seed=seed), balance_outcomes(outcome[order], group[order], seed=seed)
+    keep, mixed = balance_outcomes(outcome, group, seed=seed), balance_outcomes(outcome[order], group[order], seed=seed)
     for number in group.unique():
         for kind in (0, 1):
             here = (group == number) & (outcome == kind)
             there = (group[order] == number) & (outcome[order] == kind)
-            assert int(kept[here].sum()) == int(mixed[there].sum())
+            assert int(keep[here].sum()) == int(mixed[there].sum())
     # Answers of another group, wherever they stand, do not change which ones of a group stay.
     first = group == group[0]
     alone = balance_outcomes(outcome[first], group[first], seed=seed)
-    assert torch.equal(kept[first], alone)
+    assert torch.equal(keep[first], alone)

@@ -37,8 +37,8 @@ def noisy_writer(seed, n=8):
     def write(prompts, step, attempt, *, greedy):
         rows = []
         for prompt in prompts:
-            said = prompt.messages[-1]["content"]
-            draw = random.Random(f"{seed} {prompt.id} {said} {attempt} {greedy}")
+            context = prompt.messages[-1]["content"]
+            draw = random.Random(f"{seed} {prompt.id} {context} {attempt} {greedy}")
             row = []
             for _ in range(1 if greedy else n):
                 names = " and a ".join(draw.sample(OBJECTS, draw.randint(1, 2)))
@@ -65,19 +65,19 @@ def run(seed=0, **options):
 @pytest.mark.parametrize("seed", range(8))
 def test_what_the_papers_pairs_promise(seed):
     for caption in run(seed):
-        sees = [set(detector.table[caption.prompt.id]) for detector in detectors()]
+        tables = [set(detector.table[caption.prompt.id]) for detector in detectors()]
         for sentence in caption.sentences:
             assert sentence.factual, "every sentence of the context was labelled factual"
         for pair in caption.pairs:
-            named = [{name for _, name in coco().mentions(side.text)} for side in (pair.chosen, pair.rejected)]
+            mentioned = [{name for _, name in coco().mentions(side.text)} for side in (pair.chosen, pair.rejected)]
             assert pair.context, "no pair has an empty context"
             assert pair.context_factual
             assert pair.chosen.text
             assert pair.rejected.text
             assert pair.chosen.text != pair.rejected.text
-            assert all(named[0] <= seen for seen in sees), "no hallucinated or uncertain object in a winner"
-            assert any(name not in sees[0] | sees[1] for name in named[1]), "a hallucinated object in a loser"
-            assert named[0] & {name for _, name in coco().mentions(pair.context)}, "coherent with the context"
+            assert all(mentioned[0] <= table for table in tables), "no hallucinated or uncertain object in a winner"
+            assert any(name not in tables[0] | tables[1] for name in mentioned[1]), "a hallucinated object in a loser"
+            assert mentioned[0] & {name for _, name in coco().mentions(pair.context)}, "coherent with the context"
             assert caption.text.startswith(pair.context)
             assert "3." not in pair.chosen.text + pair.rejected.text
 
@@ -89,30 +89,30 @@ def test_the_same_seed_gives_the_same_captions():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_caption_ends(preset):
-    found = Bootstrapper(noisy_writer(3), detectors(), ObjectExtractor(), PRESETS[preset], seed=3).run(PROMPTS)
-    assert all(c.stopped in ("end", "no_factual", "max_sentences") for c in found)
-    assert all(len(c.sentences) <= PRESETS[preset].max_sentences for c in found)
+    captions = Bootstrapper(noisy_writer(3), detectors(), ObjectExtractor(), PRESETS[preset], seed=3).run(PROMPTS)
+    assert all(c.stopped in ("end", "no_factual", "max_sentences") for c in captions)
+    assert all(len(c.sentences) <= PRESETS[preset].max_sentences for c in captions)
 
 
 def always(text, n=4):
     return lambda prompts, step, attempt, *, greedy: [[Candidate(text)] * (1 if greedy else n) for _ in prompts]
 
 
-def one(write, **options):
+def run_one(write, **options):
     (caption,) = Bootstrapper(write, detectors(), ObjectExtractor(), BootstrapArgs(**options)).run(PROMPTS[:1])
     return caption
 
 
 def test_a_step_without_a_factual_candidate():
-    assert one(always("A bus.")).stopped == "no_factual"
-    resampled = one(always("A bus."), when_no_factual="resample")
+    assert run_one(always("A bus.")).stopped == "no_factual"
+    resampled = run_one(always("A bus."), when_no_factual="resample")
     assert (resampled.stopped, len(resampled.steps)) == ("no_factual", 1 + RESAMPLES)
-    released = one(always("A bus."), when_no_factual="any", max_sentences=3)
+    released = run_one(always("A bus."), when_no_factual="any", max_sentences=3)
     assert (released.text, released.stopped) == ("A bus. A bus. A bus.", "max_sentences")
-    kept = one(always("It is calm."), when_no_factual="not_hallucinated", max_sentences=2)
-    assert kept.text == "It is calm. It is calm."
-    assert one(always("A bus."), when_no_factual="not_hallucinated").stopped == "no_factual"
-    calm = one(always("It is calm."))
+    not_hallucinated = run_one(always("It is calm."), when_no_factual="not_hallucinated", max_sentences=2)
+    assert not_hallucinated.text == "It is calm. It is calm."
+    assert run_one(always("A bus."), when_no_factual="not_hallucinated").stopped == "no_factual"
+    calm = run_one(always("It is calm."))
     assert (calm.stopped, calm.steps) == ("no_factual", [{"no_object": 1}])
 
 
@@ -120,16 +120,16 @@ def test_resampling_may_succeed():
     def write(prompts, step, attempt, *, greedy):
         return [[Candidate("A dog." if attempt else "A bus.")] for _ in prompts]
 
-    assert one(write, when_no_factual="resample", max_sentences=2).text == "A dog. A dog."
+    assert run_one(write, when_no_factual="resample", max_sentences=2).text == "A dog. A dog."
 
 
 def test_natural_and_hallucinated_contexts():
     def write(prompts, step, attempt, *, greedy):
         return [[Candidate("A cup.")] if greedy else [Candidate("A dog."), Candidate("A bus.")] for _ in prompts]
 
-    assert one(write, append="greedy", max_sentences=2).text == "A cup. A cup."
-    assert one(write, append="hallucinated", max_sentences=2).text == "A bus. A bus."
-    natural = one(write, append="hallucinated", max_sentences=3)
+    assert run_one(write, append="greedy", max_sentences=2).text == "A cup. A cup."
+    assert run_one(write, append="hallucinated", max_sentences=2).text == "A bus. A bus."
+    natural = run_one(write, append="hallucinated", max_sentences=3)
     assert [pair.context_factual for pair in natural.pairs] == [False] * len(natural.pairs)
 
 
@@ -137,7 +137,7 @@ def test_sentences_before_the_intervention_are_as_sampled_and_make_no_pairs():
     def write(prompts, step, attempt, *, greedy):
         return [[Candidate("A bus and a dog."), Candidate("A dog.")] for _ in prompts]
 
-    caption = one(write, intervene_from=2, max_sentences=4)
+    caption = run_one(write, intervene_from=2, max_sentences=4)
     assert caption.text == "A bus and a dog. A bus and a dog. A dog. A dog."
     assert [pair.sentence for pair in caption.pairs] == [2, 3]
 
@@ -147,37 +147,39 @@ def test_pairs_per_step_and_kinds_of_winners():
         texts = ["A dog.", "A dog and a cup.", "A cup.", "A bus.", "A car."]
         return [[Candidate(text) for text in texts] for _ in prompts]
 
-    def made(**options):
-        pairs = one(write, max_sentences=2, **options).pairs
+    def pair_texts(**options):
+        pairs = run_one(write, max_sentences=2, **options).pairs
         return [(p.chosen.text, p.rejected.text) for p in pairs if p.sentence == 1]
 
-    assert made(pairs_per_step="one") == [("A dog.", "A bus.")] or made(pairs_per_step="one")[0][1] == "A bus."
-    assert len(made(pairs_per_step="zip")) == 2
-    assert len(made(pairs_per_step="cross", positives="both")) == 6
-    assert len(made(pairs_per_step="cross")) + len(made(pairs_per_step="cross", positives="agnostic")) == 6
+    assert (
+        pair_texts(pairs_per_step="one") == [("A dog.", "A bus.")] or pair_texts(pairs_per_step="one")[0][1] == "A bus."
+    )
+    assert len(pair_texts(pairs_per_step="zip")) == 2
+    assert len(pair_texts(pairs_per_step="cross", positives="both")) == 6
+    assert len(pair_texts(pairs_per_step="cross")) + len(pair_texts(pairs_per_step="cross", positives="agnostic")) == 6
 
 
 def test_what_cannot_be_used_is_counted():
     def write(prompts, step, attempt, *, greedy):
         texts = [("A dog.", True), ("About 3.", True), ("A cup and", False), ("A cup", True)]
-        return [[Candidate(*given) for given in texts] for _ in prompts]
+        return [[Candidate(*candidate) for candidate in texts] for _ in prompts]
 
-    caption = one(write, max_sentences=1)
+    caption = run_one(write, max_sentences=1)
     assert dict(caption.dropped) == {"cut_at_number_or_abbreviation": 1, "too_long": 1}
     assert caption.steps == [{"factual_context_agnostic": 2}], "an answer that ends without a full stop is whole"
-    assert not one(write, max_sentences=1, keep_unfinished=True).dropped
+    assert not run_one(write, max_sentences=1, keep_unfinished=True).dropped
 
 
 def test_one_detector_decides_alone_and_uncertainty_can_be_resolved():
     verdicts = {}
-    for name, given in (("two", detectors()), ("one", detectors()[:1])):
-        bootstrapper = Bootstrapper(always("A dog, a bowl, a book."), given, ObjectExtractor(), BootstrapArgs())
-        verdicts[name] = bootstrapper.run(PROMPTS[:1])[0].book.verdicts
+    for name, voters in (("two", detectors()), ("one", detectors()[:1])):
+        bootstrapper = Bootstrapper(always("A dog, a bowl, a book."), voters, ObjectExtractor(), BootstrapArgs())
+        verdicts[name] = bootstrapper.run(PROMPTS[:1])[0].verdict_cache.verdicts
     assert verdicts["one"] == {"dog": "factual", "bowl": "hallucinated", "book": "factual"}
     assert verdicts["two"] == {"dog": "factual", "bowl": "uncertain", "book": "uncertain"}
-    for wanted in ("factual", "hallucinated"):
-        found = one(always("A dog, a bowl, a book."), uncertain=wanted).book.verdicts
-        assert found == {"dog": "factual", "bowl": wanted, "book": wanted}
+    for verdict in ("factual", "hallucinated"):
+        resolved = run_one(always("A dog, a bowl, a book."), uncertain=verdict).verdict_cache.verdicts
+        assert resolved == {"dog": "factual", "bowl": verdict, "book": verdict}
 
 
 def test_bad_choices_name_their_flag():
@@ -211,30 +213,30 @@ def predict(scenes: Path, out: Path, *options: str) -> None:
 
 
 def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_path, monkeypatch):
-    whole, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
-    predict(scenes, whole)
-    rows = [json.loads(line) for line in whole.read_text().splitlines()]
+    unbroken, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
+    predict(scenes, unbroken)
+    rows = [json.loads(line) for line in unbroken.read_text().splitlines()]
     assert rows
     assert all(row["context"] and row["chosen"] != row["rejected"] for row in rows)
-    report = json.loads(whole.with_suffix(".report.json").read_text())
+    report = json.loads(unbroken.with_suffix(".report.json").read_text())
     assert (report["pictures"], report["pairs"], report["factual_contexts"]) == (12, len(rows), 1.0)
     assert report["unreadable_pictures"] == 0
-    lines = [json.loads(line) for line in whole.with_suffix(".captions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in unbroken.with_suffix(".captions.jsonl").read_text().splitlines()]
     scores = chair([line["caption"] for line in lines], [line["objects"] for line in lines])
     assert report["captions"]["chair_i"] == pytest.approx(scores.chair_i, abs=1e-4) == 0, "the oracles do not err"
     assert report["captions"]["recall"] == pytest.approx(scores.recall, abs=1e-4)
     assert report["captions"]["recall"] > 0.3
     places = {row["id"]: row["boxes"] for row in map(json.loads, (scenes / "scenes.jsonl").read_text().splitlines())}
     for line in lines:
-        seen = {box["object"]: box["place"] for box in line["boxes"]}
-        assert seen == {name: pytest.approx(places[line["id"]][name], abs=1e-4) for name in seen}
-        assert set(seen) == {name for name, verdict in line["verdicts"].items() if verdict == "factual"}
+        boxes = {box["object"]: box["place"] for box in line["boxes"]}
+        assert boxes == {name: pytest.approx(places[line["id"]][name], abs=1e-4) for name in boxes}
+        assert set(boxes) == {name for name, verdict in line["verdicts"].items() if verdict == "factual"}
 
     finished = SentencePairWriter.on_caption_finished
 
     def die(self, trainer, pl_module, caption):
         finished(self, trainer, pl_module, caption)
-        if len(self._found) == 6:
+        if len(self._captions) == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(SentencePairWriter, "on_caption_finished", die)
@@ -252,14 +254,14 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     assert grown == [0, 4, 4], "the batch that was killed grows as a whole, so that every logit is the same"
     lines = killed.with_suffix(".captions.jsonl").read_text().splitlines()
     assert len(lines) == len({json.loads(line)["id"] for line in lines}) == 12, "and each picture has one line"
-    assert killed.read_bytes() == whole.read_bytes()
-    assert killed.with_suffix(".report.json").read_bytes() == whole.with_suffix(".report.json").read_bytes()
+    assert killed.read_bytes() == unbroken.read_bytes()
+    assert killed.with_suffix(".report.json").read_bytes() == unbroken.with_suffix(".report.json").read_bytes()
 
 
 @pytest.mark.slow
 def test_killed_by_the_kernel_under_another_hash_seed(scenes, tmp_path):
-    whole, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
-    predict(scenes, whole, "--data.batch_size", "3", "--model.sampling.max_rows", "12")
+    unbroken, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
+    predict(scenes, unbroken, "--data.batch_size", "3", "--model.sampling.max_rows", "12")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from pathlib import Path\n"
@@ -278,7 +280,7 @@ def test_killed_by_the_kernel_under_another_hash_seed(scenes, tmp_path):
         [sys.executable, "-W", "ignore", "-c", code], env={**environment, "PYTHONHASHSEED": "8"}, cwd=ROOT
     )
     assert again.returncode == 0
-    assert killed.read_bytes() == whole.read_bytes()
+    assert killed.read_bytes() == unbroken.read_bytes()
 
 
 def test_captions_of_other_settings_are_not_mixed(scenes, tmp_path, capsys):
@@ -291,8 +293,8 @@ def test_captions_of_other_settings_are_not_mixed(scenes, tmp_path, capsys):
 
 def test_settings_are_those_that_verdicts_depend_on():
     def settings(**options):
-        given = {"miss": 0.1, "seed": 0} | options
-        detectors = [NoisyOracle("truth.jsonl", **given), TableDetector({}, vocabulary=["dog"])]
+        arguments = {"miss": 0.1, "seed": 0} | options
+        detectors = [NoisyOracle("truth.jsonl", **arguments), TableDetector({}, vocabulary=["dog"])]
         return SentenceBootstrap(PolicyArgs(path="-"), detectors, seed=0).settings
 
     assert settings() == settings()

@@ -25,7 +25,7 @@ from lit_uniopd.types import Prompt
 from lit_uniopd.utils.images import open_image
 
 
-def shown(box, size):
+def to_pixels(box, size):
     """In pixels, as the library tells boxes."""
     return [edge * side for edge, side in zip(box, size * 2, strict=True)]
 
@@ -48,9 +48,9 @@ def of_the_library(detector, picture, name):
         )
         rows = list(range(len(boxes["scores"])))
     else:
-        given, out = detector.run(images=[picture], text=[[name]], padding=True)
+        encoded, out = detector.run(images=[picture], text=[[name]], padding=True)
         (boxes,) = detector.processor.post_process_grounded_object_detection(
-            out, given["input_ids"], threshold=0.0, text_threshold=0.0, target_sizes=[picture.size[::-1]]
+            out, encoded["input_ids"], threshold=0.0, text_threshold=0.0, target_sizes=[picture.size[::-1]]
         )
         rows = list(range(len(boxes["scores"])))
     best = max(rows, key=lambda i: float(boxes["scores"][i]))
@@ -71,12 +71,12 @@ def test_boxes_are_the_librarys(request, pictures, kind):
     for file in pictures:  # wide, high and square ones
         picture = open_image(file)
         for name in names:
-            said = detector.present(file, [name])[name]
-            if said.box is None:
+            detection = detector.present(file, [name])[name]
+            if detection.box is None:
                 continue
             score, box = of_the_library(detector, picture, name)
-            assert said.score == pytest.approx(score, abs=1e-5)
-            assert shown(said.box, picture.size) == pytest.approx(cut(box, picture.size), abs=1e-3)
+            assert detection.score == pytest.approx(score, abs=1e-5)
+            assert to_pixels(detection.box, picture.size) == pytest.approx(cut(box, picture.size), abs=1e-3)
             compared += 1
     assert compared >= len(pictures)
 
@@ -84,14 +84,14 @@ def test_boxes_are_the_librarys(request, pictures, kind):
 def test_boxes_of_omdet_turbo_are_those_of_its_best_query(omdet, pictures):
     detector = OmDetTurbo("-", threshold=0.0)
     detector.model, detector.processor = omdet
-    said = detector.present(pictures[0], ["cat", "dog"])
+    detections = detector.present(pictures[0], ["cat", "dog"])
     with torch.no_grad():
         _, out = detector.run(images=opened(pictures[:1]), text=[["cat", "dog"]])
     for column, name in enumerate(("cat", "dog")):
         best = int(out.decoder_class_logits[0, :, column].argmax())
         x, y, width, height = out.decoder_coord_logits[0, best].tolist()
         expected = cut([x - width / 2, y - height / 2, x + width / 2, y + height / 2], (1, 1))
-        box = said[name].box
+        box = detections[name].box
         assert box is not None
         assert list(box) == pytest.approx(expected, abs=1e-5)
 
@@ -128,12 +128,12 @@ def test_the_oracle_knows_places_and_mistakes_one_thing_for_another(tmp_path):
     rows = [{"images": [f"{i}.png"], "objects": ["dog", "cup", "bus"], "boxes": boxes} for i in range(60)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     oracle = NoisyOracle(str(file), miss=0.0, false_alarm=0.5)
-    found = oracle.look([f"{i}.png" for i in range(60)], [["dog", "bus", "cat"]] * 60)
-    assert {row["dog"].box for row in found} == {(0.0, 0.0, 0.5, 0.5)}
-    assert {row["bus"] for row in found} == {Detection(True, 1.0, None)}, "of this one no place is known"
-    imagined = {row["cat"].box for row in found if row["cat"].found}
+    detections = oracle.look([f"{i}.png" for i in range(60)], [["dog", "bus", "cat"]] * 60)
+    assert {row["dog"].box for row in detections} == {(0.0, 0.0, 0.5, 0.5)}
+    assert {row["bus"] for row in detections} == {Detection(True, 1.0, None)}, "of this one no place is known"
+    imagined = {row["cat"].box for row in detections if row["cat"].found}
     assert imagined == {(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), None}
-    assert all(row["cat"] == Detection(False, 0.0) for row in found if not row["cat"].found)
+    assert all(row["cat"] == Detection(False, 0.0) for row in detections if not row["cat"].found)
 
 
 def test_lines_and_pairs_say_what_was_seen_where():

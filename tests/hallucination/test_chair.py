@@ -95,20 +95,20 @@ def test_a_word_of_two_classes_is_refused(tmp_path):
 
 
 def test_amber_is_counted_as_its_evaluator_does():
-    given, case = AMBER["inputs"], AMBER["cases"][0]
-    association, safe = given["association"], given["global_safe_words"]
+    inputs, case = AMBER["inputs"], AMBER["cases"][0]
+    association, safe = inputs["association"], inputs["global_safe_words"]
     counts = []
-    for text, nouns, notes in zip(case["responses"], case["nouns_in_vocabulary"], given["annotations"], strict=True):
+    for text, nouns, notes in zip(case["responses"], case["nouns_in_vocabulary"], inputs["annotations"], strict=True):
         assert nouns_in(text, association, safe) == nouns
         counts.append(amber_counts(nouns, notes["truth"], notes["hallu"], association, safe))
     expected = case["released_evaluator"]
-    found = {
+    scores = {
         "CHAIR": sum(c.hallucinated for c in counts) / sum(c.nouns for c in counts),
         "Cover": sum(c.covered for c in counts) / sum(c.truth for c in counts),
         "Hal": sum(c.hallucinated > 0 for c in counts) / len(counts),
         "Cog": sum(c.targets for c in counts) / sum(c.all_targets for c in counts),
     }
-    for name, value in found.items():
+    for name, value in scores.items():
         assert 100 * value == pytest.approx(expected[name], abs=0.1), name
     # The formulas printed in the paper are of each response; they differ, and are not what is reported.
     formulas = case["paper_formula_set_based_mean"]
@@ -118,21 +118,21 @@ def test_amber_is_counted_as_its_evaluator_does():
 
 
 def test_ambers_questions_are_scored_with_no_as_the_positive_class():
-    given = json.loads((GOLDEN / "sentinel_amber.json").read_text())["discriminative"]
+    golden = json.loads((GOLDEN / "sentinel_amber.json").read_text())["discriminative"]
     kinds = {"overall": "", "existence": "hallucination", "attribute": "attribute"}
     kinds |= {name: name for name in ("state", "number", "action", "relation")}
     metric = YesNo(1, positive="no", primary="f1")
-    assert kinds.keys() == given["expected"].keys()
+    assert kinds.keys() == golden["expected"].keys()
     for name, kind in kinds.items():
         records: list[Any] = []
-        for item in given["items"]:
+        for item in golden["items"]:
             if kind in item["type"]:
                 grade = GRADERS["yes_no"](item["truth"], item["response"], exact=True)
                 records.append(SimpleNamespace(gold=item["truth"], extracted=grade.extracted, correct=grade.correct))
-        found = metric.scores(torch.tensor(metric.stats(records)))
-        for score, value in given["expected"][name].items():
+        scores = metric.scores(torch.tensor(metric.stats(records)))
+        for score, value in golden["expected"][name].items():
             # Theirs are cut to one digit, over denominators that begin at 0.001, and F1 is of the cut ones.
-            assert 100 * float(found[score.lower()]) == pytest.approx(value, abs=0.2), (name, score)
+            assert 100 * float(scores[score.lower()]) == pytest.approx(value, abs=0.2), (name, score)
     assert GRADERS["yes_no"]("no", "No, it is not").correct, "which is wrong there"
 
 

@@ -37,24 +37,24 @@ def test_many_pictures_at_once_are_as_one_by_one(request, pictures, name):
     if name != "owl":
         thresholds["label_match"] = "substring"
     together, alone = make(request, name, batch_size=3, **thresholds), make(request, name, **thresholds)
-    for names, found in zip(OBJECTS, together.look(pictures, OBJECTS), strict=True):
-        assert set(found) == set(names)
+    for names, batched in zip(OBJECTS, together.look(pictures, OBJECTS), strict=True):
+        assert set(batched) == set(names)
     # Pictures of one size: padding of others is seen by these models, a little.
     alike = [picture.resize((80, 80)) for picture in opened(pictures)]
-    seen = together.look(alike, OBJECTS)
-    assert len({said.score for row in seen for said in row.values()}) > 3
-    for image, names, found in zip(alike, OBJECTS, seen, strict=True):
-        for asked, said in alone.present(image, names).items():
-            assert found[asked].found == said.found
-            assert found[asked].score == pytest.approx(said.score, abs=1e-4)
-            assert (found[asked].box is None) == (not said.found)
+    detections = together.look(alike, OBJECTS)
+    assert len({single.score for row in detections for single in row.values()}) > 3
+    for image, names, batched in zip(alike, OBJECTS, detections, strict=True):
+        for name, single in alone.present(image, names).items():
+            assert batched[name].found == single.found
+            assert batched[name].score == pytest.approx(single.score, abs=1e-4)
+            assert (batched[name].box is None) == (not single.found)
 
 
 @pytest.mark.parametrize("name", ["dino", "mm_dino", "owl", "rt_detr"])
 def test_odd_pictures_are_looked_at_too(request, odd_pictures, name):
     paths = list(odd_pictures.values())
-    found = make(request, name, batch_size=4).look(paths, [["dog", "cat"]] * len(paths))
-    assert [set(row) for row in found] == [{"dog", "cat"}] * len(paths)
+    detections = make(request, name, batch_size=4).look(paths, [["dog", "cat"]] * len(paths))
+    assert [set(row) for row in detections] == [{"dog", "cat"}] * len(paths)
 
 
 @pytest.mark.parametrize("name", ["dino", "owl", "rt_detr"])
@@ -65,24 +65,24 @@ def test_thresholds_decide(request, pictures, name):
     if name == "dino":
         always.label_match = "substring"
     # Of the closed vocabulary's boxes only the best are kept, whatever the threshold.
-    asked = ["dog", "person", "tv", "airplane", "motorcycle", "dining table"] if name == "rt_detr" else ["dog"]
-    assert not any(said.found for said in never.present(pictures[0], asked).values())
-    assert any(said.found for said in always.present(pictures[0], asked).values())
+    objects = ["dog", "person", "tv", "airplane", "motorcycle", "dining table"] if name == "rt_detr" else ["dog"]
+    assert not any(detection.found for detection in never.present(pictures[0], objects).values())
+    assert any(detection.found for detection in always.present(pictures[0], objects).values())
 
 
 def test_boxes_of_grounding_dino_are_labelled_as_by_the_library(dino, pictures):
     detector = GroundingDino(str(dino), box_threshold=0.5, text_threshold=0.4)
     detector.prepare("cpu")
-    asked = [["dog", "cat", "wine glass"]]
-    given, out = detector.run(images=[open_image(pictures[0])], text=asked, padding=True)
+    texts = [["dog", "cat", "wine glass"]]
+    encoded, out = detector.run(images=[open_image(pictures[0])], text=texts, padding=True)
     probs = out.logits[0].sigmoid()
     threshold = float(probs.amax(dim=1).sort().values[6])
     detector.box_threshold = threshold
     detector.text_threshold = float(probs[probs > 0].quantile(0.5))
     (boxes,) = detector.processor.post_process_grounded_object_detection(
-        out, given["input_ids"], threshold=threshold, text_threshold=detector.text_threshold, target_sizes=[(60, 80)]
+        out, encoded["input_ids"], threshold=threshold, text_threshold=detector.text_threshold, target_sizes=[(60, 80)]
     )
-    labels, scores = detector._labels(probs, given["input_ids"][0])
+    labels, scores = detector._labels(probs, encoded["input_ids"][0])
     assert len(labels) == 5
     assert scores == pytest.approx(boxes["scores"].tolist())
     # The library also lets the end of the caption into a label.
@@ -92,7 +92,7 @@ def test_boxes_of_grounding_dino_are_labelled_as_by_the_library(dino, pictures):
 def test_owl_scores_are_the_models_own(request, owl, pictures):
     """Against the library's own post-processing."""
     detector = Owlv2(str(owl), threshold=0.0, prompt="{}")
-    found = detector.present(pictures[0], ["dog", "cat"])
+    detections = detector.present(pictures[0], ["dog", "cat"])
     image = open_image(pictures[0])
     inputs = detector.processor(images=image, text=[["dog", "cat"]], return_tensors="pt")
     (boxes,) = detector.processor.post_process_grounded_object_detection(
@@ -102,8 +102,8 @@ def test_owl_scores_are_the_models_own(request, owl, pictures):
     for label, score in zip(boxes["text_labels"], boxes["scores"].tolist(), strict=True):
         best[label] = max(score, best.get(label, 0.0))
     # The library gives each box to its best label; we ask for each object by itself.
-    assert max(said.score for said in found.values()) == pytest.approx(max(best.values()), abs=1e-5)
-    assert all(found[name].score >= score - 1e-5 for name, score in best.items())
+    assert max(detection.score for detection in detections.values()) == pytest.approx(max(best.values()), abs=1e-5)
+    assert all(detections[name].score >= score - 1e-5 for name, score in best.items())
 
 
 def test_a_caption_that_is_too_long_is_asked_in_portions(dino, pictures):
@@ -112,9 +112,9 @@ def test_a_caption_that_is_too_long_is_asked_in_portions(dino, pictures):
     names = [f"{a} {b}" for a in ("dog", "cat", "wine", "person") for b in ("glass", "table", "dog", "cat", "photo")]
     portions = detector._captions(names)
     assert len(portions) > 1
-    assert [name for part in portions for name in part] == names
-    for part in portions:
-        ids = detector.processor.tokenizer(". ".join(part) + ".").input_ids
+    assert [name for portion in portions for name in portion] == names
+    for portion in portions:
+        ids = detector.processor.tokenizer(". ".join(portion) + ".").input_ids
         assert len(ids) <= detector.model.config.max_text_len
     assert set(detector.present(pictures[0], names)) == set(names)
 
@@ -142,12 +142,12 @@ def test_a_closed_vocabulary_has_cocos_names_and_looks_once(rt_detr, pictures):
 def test_omdet_turbo_tells_every_object_apart(omdet, pictures):
     detector = OmDetTurbo("-", threshold=0.7, batch_size=3)
     detector.model, detector.processor = omdet
-    found = detector.look(pictures, OBJECTS)
-    assert {said.found for row in found for said in row.values()} == {True, False}
-    for image, names, row in zip(pictures, OBJECTS, found, strict=True):
+    detections = detector.look(pictures, OBJECTS)
+    assert {detection.found for row in detections for detection in row.values()} == {True, False}
+    for image, names, row in zip(pictures, OBJECTS, detections, strict=True):
         alone = detector.present(image, names)
-        assert {name: said.score for name, said in row.items()} == pytest.approx(
-            {name: said.score for name, said in alone.items()}, abs=1e-3
+        assert {name: detection.score for name, detection in row.items()} == pytest.approx(
+            {name: detection.score for name, detection in alone.items()}, abs=1e-3
         )
 
 
@@ -179,10 +179,10 @@ def test_noisy_oracles_err_at_their_rates_and_always_alike(tmp_path):
     file = tmp_path / "truth.jsonl"
     rows = [{"images": [f"pictures/{i}.png"], "objects": ["dog"]} for i in range(2000)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    images, asked = [f"/elsewhere/{i}.png" for i in range(2000)], [["dog", "cat"]] * 2000
-    first = NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=1).look(images, asked)
-    assert first == NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=1).look(images, asked)
-    other = NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=2).look(images, asked)
+    images, objects = [f"/elsewhere/{i}.png" for i in range(2000)], [["dog", "cat"]] * 2000
+    first = NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=1).look(images, objects)
+    assert first == NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=1).look(images, objects)
+    other = NoisyOracle(str(file), miss=0.2, false_alarm=0.05, seed=2).look(images, objects)
     missed = sum(not row["dog"][0] for row in first) / 2000
     alarms = sum(row["cat"][0] for row in first) / 2000
     both = sum(not a["dog"][0] and not b["dog"][0] for a, b in zip(first, other, strict=True)) / 2000

@@ -28,9 +28,9 @@ from lit_uniopd.types import Prompt
     ],
 )
 def test_sentences(text, pieces):
-    found = split_sentences(text)
-    assert [piece for piece, _ in found] == pieces
-    assert all(text[start:].startswith(piece) for piece, start in found)
+    sentences = split_sentences(text)
+    assert [piece for piece, _ in sentences] == pieces
+    assert all(text[start:].startswith(piece) for piece, start in sentences)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_an_empty_context_leaves_the_prompt_as_it_is():
 
 def test_places_of_mentions():
     text = "A dog runs. A cat and a dog sit. No bus."
-    found = place_mentions(text, ["dog", "cat"])
-    assert [(m.sentence, m.hallucinated) for m in found] == [(0, False), (1, False), (1, False), (2, True)]
-    assert [round(m.relative * len(text)) for m in found] == [text.index(w) for w in ("dog", "cat")] + [24, 36]
-    assert counts_by_sentence(found, last=2) == ([1, 2], [0, 1])
+    mentions = place_mentions(text, ["dog", "cat"])
+    assert [(m.sentence, m.hallucinated) for m in mentions] == [(0, False), (1, False), (1, False), (2, True)]
+    assert [round(m.relative * len(text)) for m in mentions] == [text.index(w) for w in ("dog", "cat")] + [24, 36]
+    assert counts_by_sentence(mentions, last=2) == ([1, 2], [0, 1])
     assert place_mentions("", ["dog"]) == []
 
 
@@ -139,8 +139,8 @@ def test_a_lexicon_of_ones_own(tmp_path):
     file = tmp_path / "words.yaml"
     file.write_text("extends: coco\nclasses:\n  lamp: [lantern]\n  dog: [doggo]\nblockers: [lamp post]\n")
     lexicon = Lexicon.read(file)
-    found = [name for _, name in lexicon.mentions("Two lanterns, a lamp post, a doggo, a kitten.")]
-    assert found == ["lamp", "dog", "cat"]
+    names = [name for _, name in lexicon.mentions("Two lanterns, a lamp post, a doggo, a kitten.")]
+    assert names == ["lamp", "dog", "cat"]
     assert "lamp" not in coco().class_of
     file.write_text("classes: 3")
     with pytest.raises(UserError, match="is no lexicon"):

@@ -40,14 +40,14 @@ class GivenObjects(ObjectExtractor):
 
     def __init__(self, steps, synonyms):
         super().__init__()
-        self.given = {row["sentence"]: row["objects"] for step in steps for row in step}
+        self.objects = {row["sentence"]: row["objects"] for step in steps for row in step}
         self.synonyms = synonyms
 
     def canonical(self, word):
         return self.synonyms.get(word, word)
 
     def __call__(self, sentences):
-        return [self.given[sentence] for sentence in sentences]
+        return [self.objects[sentence] for sentence in sentences]
 
 
 @pytest.mark.parametrize(("mode", "preset"), [("paper_mode", "paper"), ("released_code_mode", "released_code")])
@@ -64,11 +64,11 @@ def test_the_kitchen_step_by_step(mode, preset):
         if preset == "paper"
         else TableDetector({"kitchen": inputs["detector_b_closed_detected"]}, vocabulary=list(coco().classes))
     )
-    asked = []
+    queries = []
 
     class Asked(TableDetector):
         def look(self, images, objects):
-            asked.append(sorted(objects[0]))
+            queries.append(sorted(objects[0]))
             return super().look(images, objects)
 
     bootstrapper = Bootstrapper(
@@ -83,16 +83,16 @@ def test_the_kitchen_step_by_step(mode, preset):
     assert caption.stopped == "end"
     assert [sentence.text for sentence in caption.sentences] == [step["appended"] for step in expected]
     assert [context[0] if context else "" for context in contexts] == [step["context"] for step in expected]
-    made = [
+    pairs = [
         {"context": pair.context, "y_win": pair.chosen.text, "y_lose": pair.rejected.text} for pair in caption.pairs
     ]
-    assert made == [pair for step in expected for pair in step["pairs"]]
+    assert pairs == [pair for step in expected for pair in step["pairs"]]
     for verdict in ("factual", "uncertain", "hallucinated"):
-        assert caption.book.of(verdict) == expected[-1]["caches"][verdict]
-    counted = [{label["label"] for label in step["labels"]} for step in expected]
-    assert [set(step) for step in caption.steps] == counted
+        assert caption.verdict_cache.of(verdict) == expected[-1]["caches"][verdict]
+    labels = [{label["label"] for label in step["labels"]} for step in expected]
+    assert [set(step) for step in caption.steps] == labels
     if preset == "released_code":
-        assert asked == [step["newly_queried_objects"] for step in expected if step["newly_queried_objects"]]
+        assert queries == [step["newly_queried_objects"] for step in expected if step["newly_queried_objects"]]
 
 
 def test_labels_of_each_candidate():
@@ -103,13 +103,15 @@ def test_labels_of_each_candidate():
     for candidates, step in zip(inputs["steps"], steps, strict=True):
         verdicts = {name: verdict for verdict, names in step["caches"].items() for name in names}
         by_text = {row["sentence"]: row["objects"] for row in candidates if row["sentence"]}
-        found = label_sentences(
+        labelled = label_sentences(
             list(by_text), list(by_text.values()), lambda w, of=verdicts: of[canonical(w)], context, canonical
         )
-        assert [(s.text, s.label, list(s.hallucinated)) for s in found] == [
+        assert [(s.text, s.label, list(s.hallucinated)) for s in labelled] == [
             (row["sentence"], row["label"], row["hallucinated_objects"]) for row in step["labels"]
         ]
-        assert [(a.text, b.text) for a, b in build_pairs(found)] == [(p["y_win"], p["y_lose"]) for p in step["pairs"]]
+        assert [(a.text, b.text) for a, b in build_pairs(labelled)] == [
+            (p["y_win"], p["y_lose"]) for p in step["pairs"]
+        ]
         context |= {canonical(name) for name in by_text[step["appended"]]}
 
 
@@ -126,8 +128,8 @@ def test_votes(row):
 def test_labels_of_boxes(row):
     labels = row["detector_text_labels"]
     for match in ("substring", "exact"):
-        found = labels_to_objects(row["queried"], labels, [0.5] * len(labels), match)
-        assert [name for name, detection in found.items() if detection.found] == row[f"detected_{match}_rule"]
+        detections = labels_to_objects(row["queried"], labels, [0.5] * len(labels), match)
+        assert [name for name, detection in detections.items() if detection.found] == row[f"detected_{match}_rule"]
 
 
 @pytest.mark.parametrize("row", CHECK["canonical_membership"], ids=str)
@@ -142,9 +144,9 @@ def test_what_is_outside_of_the_closed_vocabulary_cannot_be_hallucinated_in_the_
     words = [word for names in gap["released_code"].values() for word in names]
     first, second = TableDetector(nothing), TableDetector(nothing, vocabulary=labels)
     votes = [detector.votes(["empty"], [words])[0] for detector in (first, second)]
-    found = cross_check(votes, out_of_vocabulary="accept")
+    verdicts = cross_check(votes, out_of_vocabulary="accept")
     for verdict, names in gap["released_code"].items():
-        assert sorted(word for word, said in found.items() if said == verdict) == names
+        assert sorted(word for word, value in verdicts.items() if value == verdict) == names
     # Asked for words whose classes are labels: a desk is one of the closed vocabulary's dining tables.
     synonyms = second.votes(["empty"], [["desk", "woman", "lamp"]], released_coco().canonical)[0]
     assert synonyms == {"desk": False, "woman": False, "lamp": None}
@@ -162,20 +164,22 @@ def test_stop_rules(case):
 
 def test_thresholds_are_strict():
     """A score that equals its threshold does not count, and a label is the words above theirs."""
-    given = CHECK["thresholds"]
-    for row, expected in zip(given["candidates"], given["expected"], strict=True):
+    golden_case = CHECK["thresholds"]
+    for row, expected in zip(golden_case["candidates"], golden_case["expected"], strict=True):
         words = row["object"].split()
-        first = GroundingDino("-", box_threshold=given["box_threshold"], text_threshold=given["text_threshold"])
-        told = lambda ids, words=words: " ".join(words[i] for i in ids)  # noqa: E731
-        first.processor = SimpleNamespace(tokenizer=SimpleNamespace(decode=told))
+        first = GroundingDino(
+            "-", box_threshold=golden_case["box_threshold"], text_threshold=golden_case["text_threshold"]
+        )
+        decode = lambda ids, words=words: " ".join(words[i] for i in ids)  # noqa: E731
+        first.processor = SimpleNamespace(tokenizer=SimpleNamespace(decode=decode))
         ids_L = torch.tensor([-1, *range(len(words)), -1])
         # One box; the ends of the caption belong to no word.
         probs_QL = torch.tensor([[0.0, *row["a_token_scores"], 0.0]])
         probs_QL[0, 0] = row["a_box_score"] if row["a_box_score"] > max(row["a_token_scores"]) else 0.0
         for match in ("exact", "substring"):
-            seen = labels_to_objects([row["object"]], *first._labels(probs_QL, ids_L), match)
-            assert seen[row["object"]].found is expected["a"], row["object"]
-        second = TableDetector({"i": {row["object"]: row["b_conf"]}}, threshold=given["detector_b_conf"])
+            detections = labels_to_objects([row["object"]], *first._labels(probs_QL, ids_L), match)
+            assert detections[row["object"]].found is expected["a"], row["object"]
+        second = TableDetector({"i": {row["object"]: row["b_conf"]}}, threshold=golden_case["detector_b_conf"])
         votes = [{row["object"]: expected["a"]}, *second.votes(["i"], [[row["object"]]])]
         assert votes[1][row["object"]] is expected["b"]
         assert cross_check(votes) == {row["object"]: expected["label"]}
@@ -183,17 +187,17 @@ def test_thresholds_are_strict():
 
 @pytest.mark.parametrize("case", EXTRACT["lexicon"]["cases"], ids=lambda case: case["sentence"])
 def test_objects_by_lexicon(case):
-    found = released_coco().find(case["sentence"])
-    assert [mention.word for mention in found] == case["lexicon_objects"]
-    assert [mention.name for mention in found] == case["canonical"]
+    mentions = released_coco().find(case["sentence"])
+    assert [mention.word for mention in mentions] == case["lexicon_objects"]
+    assert [mention.name for mention in mentions] == case["canonical"]
 
 
 def test_phrases_are_read_as_the_two_word_map_has_them():
     impossible = {"wine glas", "stove top oven"}  # of another lemmatiser; of three words
     for phrase, word in EXTRACT["lexicon"]["two_word_map"].items():
         if phrase not in impossible:
-            found = [mention.word for mention in released_coco().find(f"Here is a {phrase}.")]
-            assert found == ([] if phrase in ("home plate", "train track") else [word]), phrase
+            words = [mention.word for mention in released_coco().find(f"Here is a {phrase}.")]
+            assert words == ([] if phrase in ("home plate", "train track") else [word]), phrase
 
 
 def test_the_released_lexicon_is_as_large_as_theirs():
@@ -218,8 +222,8 @@ def test_captions_are_scored_by_chairs_words(text, words):
 
 
 def test_our_own_lexicon_has_the_orange_and_the_remote_control():
-    found = coco().mentions("An orange next to a remote control.")
-    assert [name for _, name in found] == ["orange", "remote"]
+    mentions = coco().mentions("An orange next to a remote control.")
+    assert [name for _, name in mentions] == ["orange", "remote"]
 
 
 @pytest.mark.parametrize("case", EXTRACT["triples"]["cases"], ids=lambda case: case["name"])

@@ -64,42 +64,44 @@ def scene(seed):
         row = []
         for _ in range(N):
             kind = draw.random()
-            said = draw.sample(words, draw.randint(1, 3))
-            row.append("" if kind < 0.08 * step else "calm." if kind > 0.95 else ", ".join(said) + ".")
+            names = draw.sample(words, draw.randint(1, 3))
+            row.append("" if kind < 0.08 * step else "calm." if kind > 0.95 else ", ".join(names) + ".")
         steps.append([draw.choice(row[:7]) if draw.random() < 0.3 else text for text in row])
     return {"steps": steps, "dino": dino, "open": open_second, "closed": closed}
 
 
-def read_plainly(given, preset):
+def read_plainly(inputs, preset):
     """SENTINEL's steps as sections 3.2 and 3.3 of the paper and ``run/generate_dataset.py`` have them."""
     paper = preset == "paper"
     factual, uncertain, hallucinated = [], [], []
     context, context_objects, pairs, stopped = [], [], [], None
-    for candidates in given["steps"]:
-        kept = []
+    for candidates in inputs["steps"]:
+        unique = []
         for text in candidates:
-            if text and text not in kept:
-                kept.append(text)
-        wanting = candidates.count("") if paper else len(candidates) - len(kept)
+            if text and text not in unique:
+                unique.append(text)
+        wanting = candidates.count("") if paper else len(candidates) - len(unique)
         over = wanting / len(candidates) > 0.5
         name = (lambda word: CLASS[word]) if paper else (lambda word: word)
-        said = {text: list(dict.fromkeys(name(word) for word in objects_of(text))) for text in kept}
-        known = classes_known(factual + uncertain + hallucinated)
-        asked = []
-        for text in kept:
-            asked += [word for word in said[text] if CLASS.get(word, word) not in known and word not in asked]
-        seen = [word for word in asked if word in given["dino"]]
-        for word in asked:
-            first = CLASS.get(word, word) in classes_known(seen)
+        objects = {text: list(dict.fromkeys(name(word) for word in objects_of(text))) for text in unique}
+        known_classes = classes_known(factual + uncertain + hallucinated)
+        queries = []
+        for text in unique:
+            queries += [
+                word for word in objects[text] if CLASS.get(word, word) not in known_classes and word not in queries
+            ]
+        detected = [word for word in queries if word in inputs["dino"]]
+        for word in queries:
+            first = CLASS.get(word, word) in classes_known(detected)
             if paper:
-                second = word in given["open"]
+                second = word in inputs["open"]
             else:
                 label = CLASS[word] if CLASS[word] != "skis" else "ski"
-                second = label in given["closed"] if label in LABELS else True
+                second = label in inputs["closed"] if label in LABELS else True
             (factual if first and second else uncertain if first or second else hallucinated).append(word)
         label = {}
-        for text in kept:
-            words = said[text]
+        for text in unique:
+            words = objects[text]
             good, doubtful = classes_known(factual), classes_known(uncertain)
             wrong = [w for w in words if w in hallucinated or CLASS.get(w, w) not in good | doubtful]
             if wrong:
@@ -110,15 +112,15 @@ def read_plainly(given, preset):
                 label[text] = "coherent"
             else:
                 label[text] = "agnostic"
-        better = [text for text in kept if label[text] == "coherent"]
-        worse = [text for text in kept if label[text] == "hallucinated"]
-        new = [text for text in kept if label[text] == "agnostic"]
+        better = [text for text in unique if label[text] == "coherent"]
+        worse = [text for text in unique if label[text] == "hallucinated"]
+        new = [text for text in unique if label[text] == "agnostic"]
         for i in range(min(len(better), len(worse))):
             pairs.append((" ".join(context), better[i], worse[i]))
-        pool = (better or new) if paper else (new or better or kept)
+        pool = (better or new) if paper else (new or better or unique)
         if pool:
             context.append(pool[0])
-            context_objects += said[pool[0]]
+            context_objects += objects[pool[0]]
         if over:
             stopped = "end"
         elif not pool:
@@ -134,18 +136,18 @@ def classes_known(words):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_random_scenes_go_as_the_rules_say(preset):
-    made = labels = 0
+    pair_count = sentence_count = 0
     for seed in range(150):
-        given = scene(seed)
-        pairs, context, stopped, caches = read_plainly(given, preset)
+        inputs = scene(seed)
+        pairs, context, stopped, caches = read_plainly(inputs, preset)
 
-        def write(prompts, step, attempt, *, greedy, steps=given["steps"]):
+        def write(prompts, step, attempt, *, greedy, steps=inputs["steps"]):
             return [[Candidate(text) for text in steps[step]] for _ in prompts]
 
-        closed = TableDetector({"i": given["closed"]}, vocabulary=LABELS)
+        closed = TableDetector({"i": inputs["closed"]}, vocabulary=LABELS)
         detectors = [
-            TableDetector({"i": given["dino"]}),
-            TableDetector({"i": given["open"]}) if preset == "paper" else closed,
+            TableDetector({"i": inputs["dino"]}),
+            TableDetector({"i": inputs["open"]}) if preset == "paper" else closed,
         ]
         bootstrapper = Bootstrapper(write, detectors, Given(), PRESETS[preset], choose=lambda pool: pool[0])
         prompts = [Prompt("i", ({"role": "user", "content": "?"},), images=("i",))]
@@ -153,11 +155,11 @@ def test_random_scenes_go_as_the_rules_say(preset):
         assert [s.text for s in caption.sentences] == context, seed
         assert [(p.context, p.chosen.text, p.rejected.text) for p in caption.pairs] == pairs, seed
         assert caption.stopped == stopped, seed
-        assert tuple(caption.book.of(v) for v in ("factual", "uncertain", "hallucinated")) == caches, seed
-        made += len(pairs)
-        labels += len(context)
-    assert made > 100
-    assert labels > 200
+        assert tuple(caption.verdict_cache.of(v) for v in ("factual", "uncertain", "hallucinated")) == caches, seed
+        pair_count += len(pairs)
+        sentence_count += len(context)
+    assert pair_count > 100
+    assert sentence_count > 200
 
 
 def _until(bootstrapper, prompts, steps):

@@ -64,10 +64,10 @@ def result(setting: str, arm: str, seed: int, final: float) -> dict:
 
 
 def test_differences_are_paired_by_seed():
-    plain, ours = [0.1, 0.5, 0.9], [0.2, 0.6, 1.0]
+    plain, shifted = [0.1, 0.5, 0.9], [0.2, 0.6, 1.0]
     results = {
         ("s", "opd"): {seed: result("s", "opd", seed, value) for seed, value in enumerate(plain)},
-        ("s", "shift"): {seed: result("s", "shift", seed, value) for seed, value in enumerate(ours)},
+        ("s", "shift"): {seed: result("s", "shift", seed, value) for seed, value in enumerate(shifted)},
     }
     assert report.paired(results, "s", "shift", "opd", "final") == pytest.approx([0.1] * 3)
     row = report.table("s", ["opd", "shift"], results).splitlines()[3]

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from board_events import curves_of, layout_of
 from lightning import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard_events import curves_of, layout_of
 from tiny import Prompts, adam, module, prompts, trainer
 
 from callbacks import HallucinationDiagnostics, MarginCalibration, OrderDiagnostics
@@ -30,7 +30,7 @@ def test_every_curve_of_a_calibrated_run_is_logged(model_dirs, tmp_path):
     run = trainer(tmp_path, callbacks=callbacks, logger=logger, max_epochs=1, log_every_n_steps=1)
     run.fit(module(model_dirs, optimizer=adam, loss=LossArgs(gap_threshold=None)), Prompts(prompts(4)))
     (charts,) = curves_of(logger.log_dir).values()
-    tags = [tag for shown in charts.values() for tag in shown]
+    tags = [tag for curves in charts.values() for tag in curves]
     assert {"order/consistent_before", "order/consistent_after", "calibration/margin_after"} <= set(tags)
     assert {"teacher/math/kl", "domain/code/outcome_rate", "train/clip_fraction", "time/rollout"} <= set(tags)
     assert len(tags) == len(set(tags))
@@ -41,7 +41,7 @@ def test_what_a_loss_does_not_log_is_not_in_its_layout(model_dirs, tmp_path):
     run = trainer(tmp_path, logger=logger, max_epochs=1, log_every_n_steps=1)
     run.fit(module(model_dirs, optimizer=adam, loss=LossArgs(kind="forward_kl")), Prompts(prompts(4)))
     (charts,) = curves_of(logger.log_dir).values()
-    assert "train/clip_fraction" not in [tag for shown in charts.values() for tag in shown]
+    assert "train/clip_fraction" not in [tag for curves in charts.values() for tag in curves]
 
 
 @pytest.mark.parametrize("kind", ["none", "csv"])
@@ -54,21 +54,21 @@ def test_runs_without_tensorboard_have_no_layout(model_dirs, tmp_path, kind):
 
 def test_parts_share_charts_and_only_rank_0_writes(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    own = SimpleNamespace(essential_charts=lambda: {"Loss": ["train/loss"], "Time": ["time/a+b"]})
-    more = SimpleNamespace(essential_charts=lambda: {"Loss": ["val/loss", "train/loss"]})
-    run: Any = SimpleNamespace(is_global_zero=False, callbacks=[more, object()], loggers=[logger])
-    write_layout(run, own)  # pyright: ignore[reportArgumentType]
+    module_charts = SimpleNamespace(essential_charts=lambda: {"Loss": ["train/loss"], "Time": ["time/a+b"]})
+    callback_charts = SimpleNamespace(essential_charts=lambda: {"Loss": ["val/loss", "train/loss"]})
+    run: Any = SimpleNamespace(is_global_zero=False, callbacks=[callback_charts, object()], loggers=[logger])
+    write_layout(run, module_charts)  # pyright: ignore[reportArgumentType]
     assert not list(tmp_path.rglob("events.*"))
     run.is_global_zero = True
-    write_layout(run, own)  # pyright: ignore[reportArgumentType]
+    write_layout(run, module_charts)  # pyright: ignore[reportArgumentType]
     logger.experiment.flush()
     layout = layout_of(EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload())
     assert layout == {"SimpleNamespace": {"Loss": ["train/loss$", "val/loss$"], "Time": [r"time/a\+b$"]}}
 
 
 def test_every_way_of_decoding_has_its_curves():
-    shown = HallucinationDiagnostics("playground_scenes", temperatures=[0.0, 0.5]).essential_charts()
-    assert shown["Objects named (recall)"] == [
+    charts = HallucinationDiagnostics("playground_scenes", temperatures=[0.0, 0.5]).essential_charts()
+    assert charts["Objects named (recall)"] == [
         "hallucination/greedy/recall",
         "hallucination/temperature_0.5/recall",
     ]

@@ -71,9 +71,9 @@ def test_a_second_build_reuses_the_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["other recipe", "no recipe", "torn recipe", "no student"])
 def test_stale_and_broken_caches_are_built_anew(tmp_path, damage):
     root = build(tmp_path, 0, TINY).root
-    wanted = TINY
+    tiny = TINY
     if damage == "other recipe":
-        wanted = replace(TINY, train_prompts=24)
+        tiny = replace(TINY, train_prompts=24)
     elif damage == "no recipe":
         (root / "recipe.json").unlink()
     elif damage == "torn recipe":
@@ -81,7 +81,7 @@ def test_stale_and_broken_caches_are_built_anew(tmp_path, damage):
     else:
         (root / "student/model.safetensors").unlink()
     before = root.stat().st_ino
-    build(tmp_path, 0, wanted)
+    build(tmp_path, 0, tiny)
     assert (root / "student/model.safetensors").exists()
     assert root.stat().st_ino != before  # made beside the old one, then put in its place
 
@@ -100,10 +100,10 @@ def test_of_two_builds_at_once_one_wins_whole(tmp_path, monkeypatch):
     """The other process finishes just before this one renames its work."""
     make, finished = recipe._make, []
 
-    def slower(directory, seed, what):
-        notes = make(directory, seed, what)
+    def slower(directory, seed, tiny):
+        notes = make(directory, seed, tiny)
         monkeypatch.setattr(recipe, "_make", make)
-        finished.append(build(tmp_path, seed, what).root.stat().st_ino)
+        finished.append(build(tmp_path, seed, tiny).root.stat().st_ino)
         return notes
 
     monkeypatch.setattr(recipe, "_make", slower)

@@ -10,7 +10,7 @@ from scenes_data import captioner
 from lit_uniopd.hallucination import coco
 from lit_uniopd.playground.captioner import Reader, make_tokenizer
 from lit_uniopd.playground.scene_pairs import read_scenes
-from lit_uniopd.playground.scenes import OBJECTS, OTHER, QUESTION, draw_scene, scenes, words, write_caption
+from lit_uniopd.playground.scenes import OBJECTS, OTHER, QUESTION, draw_scene, draw_scenes, words, write_caption
 from lit_uniopd.policy import Policy, PolicyArgs
 
 
@@ -21,12 +21,12 @@ def test_objects_are_cocos_so_that_its_lexicon_finds_them():
 
 def test_the_writer_names_all_that_is_there_and_imagines_other_halves_only():
     rng, imagined, possible = random.Random(0), 0, 0
-    drawn = [draw_scene(rng, "train") for _ in range(300)]
-    for scene in drawn:
-        named = [name for _, name in coco().mentions(write_caption(scene, rng))]
-        assert set(scene.objects) <= set(named)
-        assert {OTHER[name] for name in set(named) - set(scene.objects)} <= set(scene.objects)
-        imagined += len(set(named) - set(scene.objects))
+    scenes = [draw_scene(rng, "train") for _ in range(300)]
+    for scene in scenes:
+        mentioned = [name for _, name in coco().mentions(write_caption(scene, rng))]
+        assert set(scene.objects) <= set(mentioned)
+        assert {OTHER[name] for name in set(mentioned) - set(scene.objects)} <= set(scene.objects)
+        imagined += len(set(mentioned) - set(scene.objects))
         possible += sum(OTHER[name] not in scene.objects for name in scene.objects)
         careful = write_caption(scene, rng, habit=0.0)
         assert {name for _, name in coco().mentions(careful)} == set(scene.objects)
@@ -34,13 +34,13 @@ def test_the_writer_names_all_that_is_there_and_imagines_other_halves_only():
 
 
 def test_splits_are_disjoint_and_repeatable():
-    train, heldout = scenes(0, "train", 200), scenes(0, "heldout", 200)
-    assert train == scenes(0, "train", 200) != scenes(1, "train", 200)
+    train, heldout = draw_scenes(0, "train", 200), draw_scenes(0, "heldout", 200)
+    assert train == draw_scenes(0, "train", 200) != draw_scenes(1, "train", 200)
     assert not set(train) & set(heldout)
 
 
 def test_every_scene_looks_different():
-    pictures = Counter(scene.picture().tobytes() for scene in set(scenes(0, "train", 300)))
+    pictures = Counter(scene.picture().tobytes() for scene in set(draw_scenes(0, "train", 300)))
     # The order of the objects is not to be seen.
     assert len(pictures) > 295
 
@@ -58,8 +58,8 @@ def test_the_reader_is_the_processor_only_faster(tmp_path):
     root = captioner(tmp_path).parent
     policy = Policy.load(PolicyArgs(path=str(root / "captioner")), trainable=False)
     prompts = read_scenes(root / "scenes.jsonl")
-    reader, seen = Reader(), scenes(0, "train", 12)
-    for prompt, scene in zip(prompts, seen, strict=True):
+    reader, train = Reader(), draw_scenes(0, "train", 12)
+    for prompt, scene in zip(prompts, train, strict=True):
         encoded = policy.encode(prompt)
         assert encoded.tokens == reader.question
         torch.testing.assert_close(encoded.vision["pixel_values"], reader.pixels(scene)["pixel_values"])

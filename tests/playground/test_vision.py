@@ -34,8 +34,8 @@ def test_questions_ask_for_what_their_pictures_show():
     rng = random.Random(0)
     chart = draw_question(rng, "chart", 2, "train")
     first, second, third = chart.content[:3]
-    one, two = chart.prompt.removeprefix("B<image>").removesuffix("%=")
-    assert chart.text_form == f"M{first}{one}{second}{two}{third}%="
+    first_sign, second_sign = chart.prompt.removeprefix("B<image>").removesuffix("%=")
+    assert chart.text_form == f"M{first}{first_sign}{second}{second_sign}{third}%="
     shapes = draw_question(rng, "shapes", 1, "train")
     assert shapes.content in shapes.text_form
     assert shapes.content not in shapes.prompt
@@ -51,23 +51,23 @@ def test_splits_are_disjoint_and_the_fast_encoding_is_the_processors(domain):
     for question in train[:8]:
         picture = question.picture()
         before, _, after = question.prompt.partition("<image>")
-        parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+        content = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
         prompt = Prompt(
             id="q",
-            messages=({"role": "user", "content": parts if picture else question.prompt},),
+            messages=({"role": "user", "content": content if picture else question.prompt},),
             images=(picture,) if picture else (),
         )
-        theirs, (tokens, vision) = encode_prompt(processor, prompt, {}), encode(question)
-        assert theirs.tokens == tokens
-        assert set(theirs.vision) == set(vision)
+        expected, (tokens, vision) = encode_prompt(processor, prompt, {}), encode(question)
+        assert expected.tokens == tokens
+        assert set(expected.vision) == set(vision)
         for name, value in vision.items():
-            torch.testing.assert_close(theirs.vision[name], value)
+            torch.testing.assert_close(expected.vision[name], value)
 
 
 def test_the_text_playgrounds_ids_stay_so_its_experts_can_teach():
-    ours, theirs = make_processor().tokenizer.get_vocab(), make_tokenizer().get_vocab()
-    assert theirs.items() <= ours.items()
-    assert len(ours) == len(theirs) + 4
+    vocabulary, text_vocabulary = make_processor().tokenizer.get_vocab(), make_tokenizer().get_vocab()
+    assert text_vocabulary.items() <= vocabulary.items()
+    assert len(vocabulary) == len(text_vocabulary) + 4
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +100,12 @@ def built(tmp_path_factory) -> Path:
 def test_a_build_holds_models_prompts_and_pictures(built):
     prompts = read_prompts(SourceArgs(str(built / "train.jsonl")), "--data.train")
     assert len(prompts) == 4 * 5
-    seen = read_prompts(SourceArgs(str(built / "train.jsonl"), only_domains=["chart", "code"]), "--data.train")
-    assert [prompt.domain for prompt in seen] == ["chart"] * 5 + ["code"] * 5
+    selected = read_prompts(SourceArgs(str(built / "train.jsonl"), only_domains=["chart", "code"]), "--data.train")
+    assert [prompt.domain for prompt in selected] == ["chart"] * 5 + ["code"] * 5
     policy = Policy.load(PolicyArgs(path=str(built / "chart_teacher")), trainable=False)
-    encoded = policy.encode(seen[0])
+    encoded = policy.encode(selected[0])
     assert encoded.vision["pixel_values"].shape == (1, 3, 32, 32)
-    assert not policy.encode(seen[-1]).vision
+    assert not policy.encode(selected[-1]).vision
     assert (built / "recipe.json").exists()
 
 

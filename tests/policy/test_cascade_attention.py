@@ -48,7 +48,7 @@ def switch(monkeypatch) -> Switch:
     return Switch(monkeypatch)
 
 
-def made(make: Any, spread: float = 0.3) -> PreTrainedModel:
+def make_model(make: Any, spread: float = 0.3) -> PreTrainedModel:
     torch.manual_seed(0)
     return scatter(make(), spread)
 
@@ -77,8 +77,8 @@ def llava() -> LlavaForConditionalGeneration:
 # ---------------------------------------------------------------------------------------------------------- attention
 
 
-def rows_of(owners_R: torch.Tensor, states: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    return torch.cat([states[owners_R], own], dim=2)
+def rows_of(owners_R: torch.Tensor, states: torch.Tensor, answer_states: torch.Tensor) -> torch.Tensor:
+    return torch.cat([states[owners_R], answer_states], dim=2)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -86,23 +86,23 @@ def rows_of(owners_R: torch.Tensor, states: torch.Tensor, own: torch.Tensor) -> 
 @pytest.mark.parametrize("padded", [False, True])
 def test_attention_is_that_over_prompt_and_answer_in_one(heads: int, sizes: list[int], padded: bool) -> None:
     torch.manual_seed(0)
-    prompts, rows, length, own = len(sizes), sum(sizes), 7, 5
+    prompts, rows, length, answer_length = len(sizes), sum(sizes), 7, 5
     owners_R = torch.arange(prompts).repeat_interleave(torch.tensor(sizes))
     key, value = torch.randn(prompts, heads, length, 8), torch.randn(prompts, heads, length, 6)  # a narrower value
-    own_key, own_value = torch.randn(rows, heads, own, 8), torch.randn(rows, heads, own, 6)
+    answer_key, answer_value = torch.randn(rows, heads, answer_length, 8), torch.randn(rows, heads, answer_length, 6)
     query = torch.randn(rows, 4, 1, 8) * 3
-    hidden = torch.arange(length) < torch.arange(prompts)[:, None] if padded else None
-    shared = SharedPrefixCache([None, (key, value)], hidden, owners_R)
-    found = shared.attend(1, query, own_key, own_value, scaling=0.3)
+    padding = torch.arange(length) < torch.arange(prompts)[:, None] if padded else None
+    shared = SharedPrefixCache([None, (key, value)], padding, owners_R)
+    output = shared.attend(1, query, answer_key, answer_value, scaling=0.3)
 
-    keys, values = rows_of(owners_R, key, own_key), rows_of(owners_R, value, own_value)
-    seen = torch.ones(rows, length + own).bool()
-    if hidden is not None:
-        seen[:, :length] = ~hidden[owners_R]
+    keys, values = rows_of(owners_R, key, answer_key), rows_of(owners_R, value, answer_value)
+    visible = torch.ones(rows, length + answer_length).bool()
+    if padding is not None:
+        visible[:, :length] = ~padding[owners_R]
     expected = scaled_dot_product_attention(
-        query.double(), keys.double(), values.double(), seen[:, None, None], scale=0.3, enable_gqa=True
+        query.double(), keys.double(), values.double(), visible[:, None, None], scale=0.3, enable_gqa=True
     )
-    torch.testing.assert_close(found.double(), expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(output.double(), expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -110,18 +110,18 @@ def test_in_low_precision_it_is_as_near_to_the_truth_as_fused_attention(dtype: t
     torch.manual_seed(0)
     owners_R = torch.arange(2).repeat_interleave(8)
     key, value = (torch.randn(2, 2, 300, 64).to(dtype) for _ in range(2))
-    own_key, own_value = (torch.randn(16, 2, 40, 64).to(dtype) for _ in range(2))
+    answer_key, answer_value = (torch.randn(16, 2, 40, 64).to(dtype) for _ in range(2))
     query = (4 * torch.randn(16, 4, 1, 64)).to(dtype)  # scores up to about 20, which bfloat16 itself rounds to 0.1
-    keys, values = rows_of(owners_R, key, own_key), rows_of(owners_R, value, own_value)
+    keys, values = rows_of(owners_R, key, answer_key), rows_of(owners_R, value, answer_value)
     truth = scaled_dot_product_attention(query.double(), keys.double(), values.double(), enable_gqa=True)
     fused = scaled_dot_product_attention(query, keys, values, enable_gqa=True)
-    found = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
-    assert found.dtype == dtype
+    output = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, answer_key, answer_value)
+    assert output.dtype == dtype
     with torch.autocast("cpu", torch.bfloat16):
-        again = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, own_key, own_value)
-    assert torch.equal(again, found)
-    off, theirs = (float((o.double() - t).norm()) for o, t in ((found, truth.transpose(1, 2)), (fused, truth)))
-    assert off < 1.5 * theirs
+        again = SharedPrefixCache([(key, value)], None, owners_R).attend(0, query, answer_key, answer_value)
+    assert torch.equal(again, output)
+    error, fused_error = (float((o.double() - t).norm()) for o, t in ((output, truth.transpose(1, 2)), (fused, truth)))
+    assert error < 1.5 * fused_error
 
 
 def test_what_attention_is_asked_for_beyond_that_is_refused() -> None:
@@ -139,8 +139,8 @@ def test_what_attention_is_asked_for_beyond_that_is_refused() -> None:
 ARCHITECTURES = {
     **{name: lambda name=name: tiny(name) for name in ("rotary", "llama", "learned positions")},
     # Of the last two, windows are longer than all rows.
-    **{name: lambda name=name: made(models()[name]) for name in ("qwen2", "qwen3_moe", "mistral", "gemma3")},
-    **{make.__name__: lambda make=make: made(make) for make in (qwen3_vl, qwen25_vl, llava)},
+    **{name: lambda name=name: make_model(models()[name]) for name in ("qwen2", "qwen3_moe", "mistral", "gemma3")},
+    **{make.__name__: lambda make=make: make_model(make) for make in (qwen3_vl, qwen25_vl, llava)},
 }
 
 
@@ -162,21 +162,21 @@ def test_answers_are_those_of_repeated_caches(name: str, switch: Switch) -> None
 
 @pytest.mark.parametrize("make", [qwen3_vl, qwen25_vl, llava])
 def test_behind_pictures_too(make: Any, switch: Switch) -> None:
-    model: Any = made(make)
+    model: Any = make_model(make)
     if make is llava:
         pictures = [{"pixel_values": torch.randn(1, 3, 28, 28)} for _ in range(2)]
         prompts = [([5, *[60] * 4, 6], pictures[0]), ([7, 8], {}), ([9, 10, *[60] * 4, 11, 12], pictures[1])]
     else:
         prompts = [*PICTURES, encoded([], [9])]
-    found = []
+    samples = []
     for on in (False, True):
         switch(on)
         args = SamplingArgs(n=4, max_new_tokens=14)
-        given: Any = {"eos_ids": ENDS, "pad_id": 0, "seed": 3, "vision": [vision for _, vision in prompts]}
-        found.append(sample(model, [tokens for tokens, _ in prompts], args, **given))
+        options: Any = {"eos_ids": ENDS, "pad_id": 0, "seed": 3, "vision": [vision for _, vision in prompts]}
+        samples.append(sample(model, [tokens for tokens, _ in prompts], args, **options))
     assert switch.shared == 1
-    assert torch.equal(found[1].tokens_BT, found[0].tokens_BT)
-    torch.testing.assert_close(found[1].logps_BT, found[0].logps_BT, atol=2e-5, rtol=0)
+    assert torch.equal(samples[1].tokens_BT, samples[0].tokens_BT)
+    torch.testing.assert_close(samples[1].logps_BT, samples[0].logps_BT, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["rotary", "learned positions"])
@@ -304,9 +304,9 @@ def test_a_model_that_hides_its_attention_is_found_out(switch: Switch, caplog: p
     expected = run(model, PROMPTS, n=3, max_new_tokens=8, eos_ids=ENDS)
     forward = model.model.forward
 
-    def hiding(**given: Any) -> Any:
-        given.pop("cascade", None)
-        return forward(**given)
+    def hiding(**arguments: Any) -> Any:
+        arguments.pop("cascade", None)
+        return forward(**arguments)
 
     hiding.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     model.model.forward = hiding

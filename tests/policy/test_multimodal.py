@@ -69,11 +69,11 @@ def encoded(pictures: list[Any], text: list[int]) -> tuple[list[int], dict[str, 
     """What a Qwen processor makes of pictures followed by text."""
     if not pictures:
         return text, {}
-    given = Qwen2VLImageProcessorPil(patch_size=16, merge_size=2)(pictures, return_tensors="pt")
+    features = Qwen2VLImageProcessorPil(patch_size=16, merge_size=2)(pictures, return_tensors="pt")
     tokens: list[int] = []
-    for grid in given["image_grid_thw"]:
+    for grid in features["image_grid_thw"]:
         tokens += [START, *[IMAGE] * (int(grid.prod()) // 4), END]
-    return tokens + text, dict(given)
+    return tokens + text, dict(features)
 
 
 PROMPTS = [
@@ -130,8 +130,8 @@ def policy(tmp_path_factory) -> Policy:
 
 
 def prompt(images: int, *texts: str) -> Prompt:
-    parts = [{"type": "image"}] * images + [{"type": "text", "text": text} for text in texts]
-    messages: tuple[Message, ...] = ({"role": "user", "content": parts},)
+    content = [{"type": "image"}] * images + [{"type": "text", "text": text} for text in texts]
+    messages: tuple[Message, ...] = ({"role": "user", "content": content},)
     return Prompt(id="p", messages=messages, images=(SCENE, TALL)[:images])
 
 

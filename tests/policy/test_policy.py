@@ -43,12 +43,12 @@ def test_gradients_equal_those_of_the_models_own_logits(model_dirs):
     policy = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True)
     weights_BT = torch.linspace(-1, 1, MASK_BT.numel()).view_as(MASK_BT) * MASK_BT
     (policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0] * weights_BT).sum().backward()
-    ours = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
     policy.zero_grad()
     (naive_logps(policy.model, 1.0) * weights_BT).sum().backward()
-    assert ours
+    assert gradients
     for name, p in policy.named_parameters():
-        torch.testing.assert_close(ours[name], p.grad, atol=3e-4, rtol=1e-3)
+        torch.testing.assert_close(gradients[name], p.grad, atol=3e-4, rtol=1e-3)
 
 
 def test_entropy(model_dirs):
@@ -91,8 +91,8 @@ def test_gradient_checkpointing_changes_no_gradient(model_dirs):
         policy = Policy.load(args, trainable=True).train()
         policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0].sum().backward()
         gradients.append([p.grad for p in policy.parameters() if p.grad is not None])
-    for left, right in zip(*gradients, strict=True):
-        torch.testing.assert_close(left, right)
+    for expected, actual in zip(*gradients, strict=True):
+        torch.testing.assert_close(expected, actual)
 
 
 def test_the_reference_is_the_policy_before_training(model_dirs):
@@ -104,9 +104,9 @@ def test_the_reference_is_the_policy_before_training(model_dirs):
     with torch.no_grad():
         next(policy.model.parameters()).add_(0.5)
     with policy.reference() as reference:
-        kept, _ = reference.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    torch.testing.assert_close(kept, before.detach())
-    assert not torch.allclose(policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0], kept)
+        reference_logps, _ = reference.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    torch.testing.assert_close(reference_logps, before.detach())
+    assert not torch.allclose(policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0], reference_logps)
     assert not any("_reference" in name for name in policy.state_dict())
     assert len(policy.state_dict()) == len(policy.model.state_dict())
 
@@ -128,8 +128,8 @@ def test_with_adapters_off_a_lora_policy_is_its_reference(model_dirs):
     assert all("lora_" in name for name in trained)
     expected, _ = plain.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     with policy.reference() as reference:
-        found, _ = reference.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    torch.testing.assert_close(found, expected)
+        logps, _ = reference.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    torch.testing.assert_close(logps, expected)
     assert not torch.allclose(policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)[0], expected, atol=0.1)
 
 
@@ -230,10 +230,10 @@ def test_quantised_teachers_load_and_score(new_model, quantization):
     teacher = Policy.load(PolicyArgs(path=path, quantization=quantization), trainable=False)
     kinds = {type(module).__name__ for module in teacher.modules()}
     assert kinds & {"Linear4bit", "Linear8bitLt"}
-    found, _ = teacher.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    logps, _ = teacher.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     expected, _ = exact.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    assert found.isfinite().all()
-    assert 0 < (found - expected).abs().mean() < 2.0
+    assert logps.isfinite().all()
+    assert 0 < (logps - expected).abs().mean() < 2.0
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------------

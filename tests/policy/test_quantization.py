@@ -143,13 +143,13 @@ def test_a_quantised_teacher_is_close(stored, tmp_path, quantization):
     exact = Policy.load(args, trainable=False)
     teacher = Policy.load(replace(args, quantization=quantization), trainable=False)
     tokens_BT, mask_BT = torch.arange(4, 52).view(4, 12), torch.ones(4, 12, dtype=torch.bool)
-    found, expected = (p.token_logps([[5, 6]] * 4, tokens_BT, mask_BT)[0] for p in (teacher, exact))
-    assert found.isfinite().all()
+    logps, expected = (p.token_logps([[5, 6]] * 4, tokens_BT, mask_BT)[0] for p in (teacher, exact))
+    assert logps.isfinite().all()
     spread = expected.std()
     assert spread > 0.5
     # nf4 moves each weight by a tenth of their spread (that log-probs are those of the moved weights is tested above);
     # int8 by a hundredth.
-    assert 0 < (found - expected).abs().mean() < (0.3 if quantization == "4bit" else 0.05) * spread
+    assert 0 < (logps - expected).abs().mean() < (0.3 if quantization == "4bit" else 0.05) * spread
 
 
 @pytest.mark.parametrize("quantization", QUANTISED)
@@ -159,8 +159,8 @@ def test_adapters_are_saved_alone_and_load_again(stored, tmp_path, quantization)
     policy.save_adapter(tmp_path / "adapter")
     base = Policy.load(PolicyArgs(path=stored["student"], quantization=quantization), trainable=False)
     again = Policy(PeftModel.from_pretrained(base.model, str(tmp_path / "adapter")), base.processor, policy.args).eval()
-    found, _ = again.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    torch.testing.assert_close(found, expected)
+    logps, _ = again.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    torch.testing.assert_close(logps, expected)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     assert weights.stat().st_size < 50_000
     with pytest.raises(UserError, match=rf"cannot be merged into {quantization} weights; .* quantization 'none'"):
@@ -210,13 +210,13 @@ def test_a_resumed_run_equals_an_unbroken_one(stored, tmp_path, optimizer, quant
     student = PolicyArgs(path=stored["student"])
     if quantization != "none":
         student = PolicyArgs(path=stored["student"], quantization=quantization, lora=LoraArgs(rank=4, alpha=8))
-    whole, loop = fitted(stored, tmp_path / "whole", 4, student, optimizer)
+    unbroken, loop = fitted(stored, tmp_path / "whole", 4, student, optimizer)
     states = loop.optimizers[0].state
     assert any(value["state1"].dtype == torch.uint8 for value in states.values())
     fitted(stored, tmp_path / "first", 2, student, optimizer)
     last = tmp_path / "first/ckpt/last.ckpt"
     again, _ = fitted(stored, tmp_path / "second", 4, student, optimizer, ckpt_path=last)
-    trained = {name: p for name, p in whole.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in unbroken.named_parameters() if p.requires_grad}
     start = dict(fresh(student).named_parameters())
     assert all(torch.equal(p, trained[name]) for name, p in again.named_parameters() if p.requires_grad)
     assert any(not torch.equal(p, start[name.removeprefix("policy.")]) for name, p in trained.items())
@@ -257,8 +257,8 @@ def test_the_example_in_the_docs_is_accepted(stored, tmp_path, monkeypatch, caps
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     optimizer = printed.split("optimizer:\n", 1)[1].split("lr_scheduler", 1)[0]
-    for told in ("bitsandbytes.optim.PagedAdamW8bit", "min_8bit_size: 4096", "weight_decay: 0.1", "lr: 1.0e-06"):
-        assert told in optimizer
+    for line in ("bitsandbytes.optim.PagedAdamW8bit", "min_8bit_size: 4096", "weight_decay: 0.1", "lr: 1.0e-06"):
+        assert line in optimizer
 
 
 def test_the_lever_keeps_the_configured_numbers(monkeypatch, capsys):

@@ -87,18 +87,18 @@ def policy_of(make: Any, *, share: bool, **options: Any) -> Policy:
 
 
 def logps_and_gradients(policy: Policy, **inputs: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    found, _ = policy.token_logps(
+    logps, _ = policy.token_logps(
         inputs.get("prompts", PROMPTS), TOKENS_BT, MASK_BT, vision=inputs.get("vision"), temperature=0.9
     )
-    (found * WEIGHTS_BT).sum().backward()
-    return found.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+    (logps * WEIGHTS_BT).sum().backward()
+    return logps.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
 
 
-def assert_same(ours: Any, theirs: Any, *, atol: float = 2e-5) -> None:
-    torch.testing.assert_close(ours[0], theirs[0], atol=atol, rtol=1e-5)
-    assert ours[1].keys() == theirs[1].keys()
-    for name, gradient in theirs[1].items():
-        torch.testing.assert_close(ours[1][name], gradient, atol=1e-4 * float(gradient.norm()) + 1e-7, rtol=1e-3)
+def assert_same(actual: Any, expected: Any, *, atol: float = 2e-5) -> None:
+    torch.testing.assert_close(actual[0], expected[0], atol=atol, rtol=1e-5)
+    assert actual[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(actual[1][name], gradient, atol=1e-4 * float(gradient.norm()) + 1e-7, rtol=1e-3)
 
 
 class Counter:
@@ -113,50 +113,50 @@ class Counter:
 
 
 @pytest.fixture
-def counted(monkeypatch) -> list[int]:
+def packed_rows(monkeypatch) -> list[int]:
     """Tokens that each packed row had."""
-    seen: list[int] = []
+    token_counts: list[int] = []
     init = Packing.__init__
 
     def counting(self: Packing, *args: Any) -> None:
         init(self, *args)
-        seen.append(self.ids.shape[1])
+        token_counts.append(self.ids.shape[1])
 
     monkeypatch.setattr(Packing, "__init__", counting)
-    return seen
+    return token_counts
 
 
 @pytest.mark.parametrize("name", list(models()))
 @pytest.mark.parametrize("variant", ["plain", "lora", "checkpointing"])
-def test_shared_prompts_change_neither_log_probs_nor_gradients(name, variant, counted):
+def test_shared_prompts_change_neither_log_probs_nor_gradients(name, variant, packed_rows):
     options: dict[str, Any] = {
         "plain": {},
         "lora": {"lora": LoraArgs(rank=4, alpha=8, target_modules=["q_proj", "v_proj"])},
         "checkpointing": {"gradient_checkpointing": True},
     }[variant]
     expected = logps_and_gradients(policy_of(models()[name], share=False, **options))
-    assert not counted
-    found = logps_and_gradients(policy_of(models()[name], share=True, **options))
+    assert not packed_rows
+    actual = logps_and_gradients(policy_of(models()[name], share=True, **options))
     # The trial on two answers to the first prompt, then the batch: two prompts once, and every answer.
-    assert counted == [*[20 + 4] * 2, 20 + 3 + 12]
-    assert_same(found, expected)
+    assert packed_rows == [*[20 + 4] * 2, 20 + 3 + 12]
+    assert_same(actual, expected)
 
 
 def test_in_double_precision_both_ways_agree_to_rounding():
     expected = logps_and_gradients(policy_of(models()["qwen3"], share=False, double=True))
-    found = logps_and_gradients(policy_of(models()["qwen3"], share=True, double=True))
+    actual = logps_and_gradients(policy_of(models()["qwen3"], share=True, double=True))
     # transformers takes norms and rotations in float32, whatever the weights' type.
-    torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(actual[0], expected[0], atol=1e-6, rtol=0)
 
 
 def test_each_row_alone_is_the_oracle():
     policy = policy_of(models()["llama"], share=True)
-    found, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    actual, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         logits = policy.model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
         alone = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
-        torch.testing.assert_close(found[row, : len(answer)], alone, atol=2e-5, rtol=1e-5)
-    assert not found[~MASK_BT].any()
+        torch.testing.assert_close(actual[row, : len(answer)], alone, atol=2e-5, rtol=1e-5)
+    assert not actual[~MASK_BT].any()
 
 
 def test_an_answer_sees_nothing_of_its_neighbours():
@@ -171,7 +171,7 @@ def test_an_answer_sees_nothing_of_its_neighbours():
 
 
 @pytest.mark.parametrize("make", [qwen3_vl, qwen25_vl])
-def test_pictures_go_through_the_tower_once_for_all_answers(make, counted):
+def test_pictures_go_through_the_tower_once_for_all_answers(make, packed_rows):
     torch.manual_seed(3)
     rows, columns = 4, 6  # in patches; 2 x 2 patches make a token
     patches = [torch.randn(rows * columns, 3 * 2 * 16 * 16) for _ in range(2)]
@@ -179,29 +179,29 @@ def test_pictures_go_through_the_tower_once_for_all_answers(make, counted):
     prompt = [5, 62, *[60] * 6, 63, 6, 7]
     prompts = [prompt, prompt, SHORT, prompt, SHORT]
     vision = [first, first, {}, second, {}]
-    found = []
+    results = []
     for share in (False, True):
         policy = policy_of(make, share=share)
         pictures: list[int] = []
         with_hook = Counter(pictures, policy)
         policy.model.model.visual.register_forward_hook(with_hook, with_kwargs=True)
-        found.append(logps_and_gradients(policy, prompts=prompts, vision=vision))
+        results.append(logps_and_gradients(policy, prompts=prompts, vision=vision))
         assert pictures == [2 if share else 3]
     # Both prompts read alike but show different pictures.
-    assert counted[-1] == 11 + 3 + 11 + 12
-    assert_same(found[1], found[0], atol=5e-5)
+    assert packed_rows[-1] == 11 + 3 + 11 + 12
+    assert_same(results[1], results[0], atol=5e-5)
 
 
-def test_rows_that_share_nothing_are_padded_unless_padding_is_much(counted):
+def test_rows_that_share_nothing_are_padded_unless_padding_is_much(packed_rows):
     policy = policy_of(models()["qwen3"], share=True)
     alike = torch.tensor([[30, 31, 32], [33, 34, 35]])
     policy.token_logps([SHORT, [1, 2, 3]], alike, torch.ones(2, 3).bool())
-    assert counted == []  # nothing to save, nothing tried
+    assert packed_rows == []  # nothing to save, nothing tried
     policy.token_logps([SHORT, LONG], alike, torch.ones(2, 3).bool())
-    assert counted == [3 + 3, 3 + 3, 3 + 20 + 6]  # a trial on the first row, the batch
+    assert packed_rows == [3 + 3, 3 + 3, 3 + 20 + 6]  # a trial on the first row, the batch
 
 
-def test_models_that_cannot_pack_are_padded(counted):
+def test_models_that_cannot_pack_are_padded(packed_rows):
     window = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8))
     policy = Policy(window, make_tokenizer())
     assert why_not_packed(policy.model, 23) == "rows are longer than its sliding window of 8"
@@ -212,28 +212,30 @@ def test_models_that_cannot_pack_are_padded(counted):
     assert why_not_packed(capped, 23) == "attention is eager, not sdpa"
     mixed = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SMALL))
     assert why_not_packed(mixed, 23) in ("its attention cannot be replaced", "it has layers of linear_attention")
-    assert not counted
+    assert not packed_rows
 
 
-def test_a_model_that_hides_its_attention_is_found_out(counted):
+def test_a_model_that_hides_its_attention_is_found_out(packed_rows):
     """A model that does not hand arguments on to its layers gets no packing there, whatever its config says."""
     policy = policy_of(models()["qwen3"], share=True)
     forward = policy.model.model.forward
-    policy.model.model.forward = lambda **given: forward(**{k: v for k, v in given.items() if k != "packing"})
-    found, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    assert counted == [24, 24]
+    policy.model.model.forward = lambda **arguments: forward(**{k: v for k, v in arguments.items() if k != "packing"})
+    actual, _ = policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
+    assert packed_rows == [24, 24]
     expected, _ = policy_of(models()["qwen3"], share=False).token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_rounding_in_16_bits_is_not_taken_for_another_reading(mixed, counted, monkeypatch):
+def test_rounding_in_16_bits_is_not_taken_for_another_reading(mixed, packed_rows, monkeypatch):
     """Kernels differ by that between a packed row and padded ones, on a GPU in `bf16-mixed`; in float32 they do not."""
-    monkeypatch.setattr("lit_uniopd.policy.hidden_states.packed_hidden", lambda *given: packed_hidden(*given) * 1.008)
+    monkeypatch.setattr(
+        "lit_uniopd.policy.hidden_states.packed_hidden", lambda *arguments: packed_hidden(*arguments) * 1.008
+    )
     policy = policy_of(models()["qwen3"], share=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
         policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
-    assert counted == [24, 24, *([35] if mixed else [])]
+    assert packed_rows == [24, 24, *([35] if mixed else [])]
 
 
 def test_generation_is_what_it_was_before_packing():
@@ -241,11 +243,11 @@ def test_generation_is_what_it_was_before_packing():
     policy.token_logps(PROMPTS, TOKENS_BT, MASK_BT)
     assert policy.model.config._attn_implementation == ATTENTION
     ids = torch.tensor([[0, 0, *SHORT], [4, 5, *SHORT]])
-    given: dict[str, Any] = {"attention_mask": (ids > 0).long(), "max_new_tokens": 12, "do_sample": False}
-    assert torch.equal(policy.model.generate(ids, **given), other.model.generate(ids, **given))
+    options: dict[str, Any] = {"attention_mask": (ids > 0).long(), "max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(policy.model.generate(ids, **options), other.model.generate(ids, **options))
 
 
 def test_owners_are_prompts_and_pictures_together():
-    one, other = {"pixel_values": torch.zeros(1)}, {"pixel_values": torch.zeros(1)}
-    rows = Rows([[1], [2], [1], [1]], [[5]] * 4, [one, {}, one, other])
+    first, second = {"pixel_values": torch.zeros(1)}, {"pixel_values": torch.zeros(1)}
+    rows = Rows([[1], [2], [1], [1]], [[5]] * 4, [first, {}, first, second])
     assert (rows.owners, rows.firsts, rows.shares_pictures) == ([0, 1, 0, 2], [0, 1, 3], True)

@@ -310,15 +310,15 @@ class FakeSandbox:
 
     def __init__(self, *runs):
         self.runs = [*runs]
-        self.asked = []
+        self.timeouts = []
 
     def calls(self, program, entry_point, calls, *, timeout, load_timeout=10.0) -> Iterator[CallResult]:
-        self.asked.append(timeout)
+        self.timeouts.append(timeout)
         for status, value in self.runs.pop(0):
             yield CallResult(value, status, 0.0)
 
     def stdio(self, program, stdin, *, timeout):
-        self.asked.append(timeout)
+        self.timeouts.append(timeout)
         status, stdout = self.runs.pop(0)
         return StdioResult(stdout, status, 0, 0.0)
 
@@ -363,10 +363,10 @@ def test_limits():
     ):
         sandbox = FakeSandbox([("ok", 1)])
         grade_code_functional(function([[]], [1], **more), ONE, time_limit=time_limit, sandbox=sandbox)  # type: ignore[arg-type]
-        assert sandbox.asked == [limit]
+        assert sandbox.timeouts == [limit]
     sandbox = FakeSandbox(("ok", "1"))
     grade_code_stdio(stdio(("", "1")), ONE, sandbox=sandbox)  # type: ignore[arg-type]
-    assert sandbox.asked == [60.0]
+    assert sandbox.timeouts == [60.0]
 
 
 def test_many_slow_calls_run_out_of_time_together(monkeypatch):
@@ -414,9 +414,9 @@ def test_tagged_data_comes_back(value):
 
 
 def test_tagged_sets_have_one_text_and_objects_none():
-    one, other = {0, 8}, {8, 0}
-    assert [*one] != [*other]  # they collide
-    assert dump_tagged(one) == dump_tagged(other)
+    first, second = {0, 8}, {8, 0}
+    assert [*first] != [*second]  # they collide
+    assert dump_tagged(first) == dump_tagged(second)
     assert math.isnan(load_tagged(dump_tagged(NAN)))
     with pytest.raises(TypeError, match="object is no plain data"):
         dump_tagged([object()])

@@ -167,6 +167,17 @@ def test_nothing_heavy_is_imported():
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
+def test_grading_captions_imports_no_torch():
+    result = run_python(
+        "import sys; from lit_uniopd.rewards import GradeItem, GraderPool\n"
+        "caption = 'Two dogs and a cat.'\n"
+        "amber = {'truth': ['dog'], 'hallu': ['cat'], 'association': {'dog': [], 'cat': []}, 'safe_words': []}\n"
+        "items = [GradeItem('chair', ['dog', 'cat'], caption), GradeItem('amber', amber, caption)]\n"
+        "print([grade.correct for grade in GraderPool().grade(items)], 'torch' in sys.modules)"
+    )
+    assert (result.stdout.strip(), result.stderr) == ("[True, False] False", "")
+
+
 def test_it_works_without_a_main_guard_and_from_any_directory(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

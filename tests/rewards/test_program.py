@@ -107,12 +107,12 @@ def test_fences_inside_a_program_stay():
 
 @pytest.mark.parametrize("before", ["", "def f():\n    return ", "```python\n", "import x\n", "def f():\n    '''"])
 @pytest.mark.parametrize(
-    "part",
+    "unit",
     ["-", "not ", "lambda:", "a.", "1+", "1**", "(", "[", "{", "f(", "x if x else ", "x=", "'a'", "if x:\n", "@a\n",
      "def f(:\n", "import a\n?\n", "class A:\n x=(\n", '"""\n', "f'{", "\\", "{'a':", "``` ", "```\n", "`", "~", "```python\n",
      "x```", "\n", " ", "```markdown\n", "\x00", "\ud800", "<think>", "</think>", "def f():\n    '\\d'\n"],
 )  # fmt: skip
-def test_hostile_text_takes_linear_time(before, part):
+def test_hostile_text_takes_linear_time(before, unit):
     start = time.perf_counter()
-    extract_program(before + part * (100_000 // len(part)))
+    extract_program(before + unit * (100_000 // len(unit)))
     assert time.perf_counter() - start < 5.0

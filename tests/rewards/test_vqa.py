@@ -9,8 +9,8 @@ from lit_uniopd.rewards.vqa import normalised
 def by_definition(people: list[str], answer: str) -> float:
     scores = []
     for left_out in range(len(people)):
-        others = people[:left_out] + people[left_out + 1 :]
-        scores.append(min(1.0, others.count(answer) / 3))
+        remaining = people[:left_out] + people[left_out + 1 :]
+        scores.append(min(1.0, remaining.count(answer) / 3))
     return sum(scores) / len(scores)
 
 

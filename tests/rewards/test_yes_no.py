@@ -6,7 +6,7 @@ from lit_uniopd.rewards import GRADERS
 
 
 @pytest.mark.parametrize(
-    ("response", "found"),
+    ("response", "expected"),
     [
         ("Yes", "yes"),
         ("no.", "no"),
@@ -26,11 +26,11 @@ from lit_uniopd.rewards import GRADERS
         ("", None),
     ],
 )
-def test_what_is_meant(response, found):
+def test_what_is_meant(response, expected):
     for gold in ("yes", "no"):
         grade = GRADERS["yes_no"](gold, response)
-        assert grade.extracted == found
-        assert grade.correct is (found == gold)
+        assert grade.extracted == expected
+        assert grade.correct is (expected == gold)
 
 
 @pytest.mark.parametrize("gold", ["Yes", "yes.", True, 1, "1", "TRUE"])

@@ -20,17 +20,17 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]
     monkeypatch.setattr(backends, "_failures", {})
     monkeypatch.setattr(backends, "probe", lambda name: probed.append(name) or ends[name])
     monkeypatch.setattr(backends, "probed", probed, raising=False)
-    backends._chosen.cache_clear()
+    backends._announced.cache_clear()
     yield ends
-    backends._chosen.cache_clear()
+    backends._announced.cache_clear()
 
 
 def test_a_canary_that_gets_out_is_noticed():
     """The plain backend stands in for one that promises more than it keeps."""
-    found = backends.probe("plain")
-    assert found is not None
+    failure = backends.probe("plain")
+    assert failure is not None
     for escape in ("network connection", "read a file", "start processes", "leave a process behind"):
-        assert escape in found
+        assert escape in failure
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_a_layer_that_the_kernel_lacks_is_missed_where_it_is_needed(sandbox, mon
     source = Path(confinement.__file__).read_text().replace(f"if {layer}():", "if False:")
     codes[name] = compile(source, name, "exec")
     monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
-    found = backends.probe(sandbox.backend)
+    failure = backends.probe(sandbox.backend)
     if (sandbox.backend, layer) == ("bubblewrap", "landlock_version"):
-        assert found is None
+        assert failure is None
     else:
-        assert escape in (found or "")
+        assert escape in (failure or "")
 
 
 @pytest.mark.parametrize("working", backends.SAFE)

@@ -42,7 +42,7 @@ def test_nothing_outside_can_be_read(sandbox: Sandbox, tmp_path: Path):
     """
     assert Path(f"/proc/{pid}/environ").read_bytes()
     # In the private view of bubblewrap, the directories on the way to the interpreter exist and hold nothing else.
-    on_the_way = sorted({part for path in backends.readable() for part in Path(path).parts})
+    on_the_way = sorted({name for path in backends.readable() for name in Path(path).parts})
     assert attempts(sandbox, program, paths, directories, on_the_way) == []
 
 

@@ -153,9 +153,9 @@ def test_the_same_program_gives_the_same_result(sandbox: Sandbox):
 
 def test_the_environment_is_not_inherited(sandbox: Sandbox, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
-    seen = call(sandbox, "import os, sys\ndef f(): return dict(os.environ), sys.argv, os.getcwd()").value
-    assert "hunter2" not in str(seen)
-    assert set(seen[0]) <= {
+    result = call(sandbox, "import os, sys\ndef f(): return dict(os.environ), sys.argv, os.getcwd()").value
+    assert "hunter2" not in str(result)
+    assert set(result[0]) <= {
         "PATH",
         "HOME",
         "PWD",

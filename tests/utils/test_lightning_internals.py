@@ -3,8 +3,10 @@
 import signal
 from typing import Any
 
+import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import BatchSampler, DataLoader
 
 from lit_uniopd.utils.lightning_internals import (
@@ -89,3 +91,18 @@ def test_the_batch_sampler_of_a_prediction_is_unwrapped(tmp_path):
     assert used is not None
     assert type(used.batch_sampler) is not BatchSampler
     assert type(unwrapped_batch_sampler(used)) is type(unwrapped_batch_sampler(loader)) is BatchSampler
+
+
+@pytest.mark.parametrize(
+    ("owner", "file", "names"),
+    [
+        (ModelParallelStrategy, "distributed/fsdp.py", ["_data_parallel_size", "_save_distributed_checkpoint"]),
+        (DDPStrategy, "memory/report.py", ["_ddp_kwargs"]),
+        (lambda: SignalConnector(Trainer(logger=False)), "distributed/preemption.py", ["_original_handlers"]),
+    ],
+)
+def test_attributes_that_other_files_use_still_exist(owner, file, names):
+    missing = [name for name in names if name not in vars(owner())]
+    assert not missing, (
+        f"Lightning no longer sets {', '.join(missing)}, which lit_uniopd/{file} uses; find its new name"
+    )

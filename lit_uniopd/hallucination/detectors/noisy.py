@@ -1,4 +1,4 @@
-"""A detector that knows the truth and errs at known rates: for the playground, and to try a pipeline out."""
+"""A detector that knows the truth and errs at known rates: for the playground, and for testing a pipeline."""
 
 import json
 from collections.abc import Sequence
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination.detectors.base import Detector, Seen, inside
+from lit_uniopd.hallucination.detectors.base import Detections, Detector, inside
 from lit_uniopd.hallucination.verdicts import Box, Detection
 from lit_uniopd.utils.paths import has_scheme, resolve_path
 from lit_uniopd.utils.seeding import derive_seed
 
 
 class NoisyOracle(Detector):
-    """Tells the truth about a picture, but for errors that are drawn once for each picture and object.
+    """Detects the true objects of a picture, except for errors that are drawn once per picture and object.
 
     Args:
         truth: JSONL with ``images`` (a path or a list of one) and ``objects`` (classes of the picture) in each row; or
             `playground:scenes` and the like. With ``boxes`` (object -> left, top, right and bottom, as fractions of
-            the picture) it tells where things are; what it imagines, it takes for one of the others.
+            the picture) it returns boxes; a false alarm gets the box of another object.
         miss: share of present objects that it overlooks.
-        false_alarm: share of absent objects that it sees.
+        false_alarm: share of absent objects that it reports.
         seed: of the errors; detectors of different seeds err independently.
     """
 
@@ -39,25 +39,25 @@ class NoisyOracle(Detector):
         if self._objects is None:
             self._objects = _read(self.truth)
 
-    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Detections]:
         self.prepare("cpu")
-        return [self._seen(image, names) for image, names in zip(images, objects, strict=True)]
+        return [self._detect(image, names) for image, names in zip(images, objects, strict=True)]
 
-    def _seen(self, image: Any, names: Sequence[str]) -> Seen:
+    def _detect(self, image: Any, names: Sequence[str]) -> Detections:
         assert self._objects is not None
         picture = Path(str(getattr(image, "filename", image))).name
         if picture not in self._objects:
             raise UserError(f"{self.truth} has no picture {picture!r}; give NoisyOracle.truth the file that has.")
-        found: Seen = {}
+        detections: Detections = {}
         for name in names:
-            there = name in self._objects[picture]
-            drawn = derive_seed(self.seed, "oracle", picture, name) % 2**32 / 2**32
-            errs = drawn < (self.miss if there else self.false_alarm)
-            if there != errs:
-                found[name] = Detection(True, 1.0, self._place(picture, name))
+            present = name in self._objects[picture]
+            uniform = derive_seed(self.seed, "oracle", picture, name) % 2**32 / 2**32
+            errs = uniform < (self.miss if present else self.false_alarm)
+            if present != errs:
+                detections[name] = Detection(True, 1.0, self._place(picture, name))
             else:
-                found[name] = Detection(False, 0.0)
-        return found
+                detections[name] = Detection(False, 0.0)
+        return detections
 
     def _place(self, picture: str, name: str) -> Box | None:
         assert self._objects is not None
@@ -68,18 +68,18 @@ class NoisyOracle(Detector):
 
 
 def _read(path: str) -> dict[str, dict[str, Box | None]]:
-    """Picture -> object -> its place, as far as it is known."""
+    """Picture -> object -> its box, or None."""
     file = Path(resolve_path(f"{path}.jsonl") if has_scheme(path) else path)
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        found: dict[str, dict[str, Box | None]] = {}
+        objects_by_picture: dict[str, dict[str, Box | None]] = {}
         for row in rows:
             image = row["images"] if isinstance(row["images"], str) else row["images"][0]
             boxes = row.get("boxes") or {}
-            found[Path(image).name] = {
+            objects_by_picture[Path(image).name] = {
                 name: inside(boxes[name]) if name in boxes else None for name in dict.fromkeys(row["objects"])
             }
-        return found
+        return objects_by_picture
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"NoisyOracle.truth {path} must be JSONL with `images` and `objects` in each row ({error!r})."

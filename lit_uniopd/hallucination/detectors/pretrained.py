@@ -1,11 +1,11 @@
-"""Detectors of transformers: three open vocabularies and a closed one."""
+"""Detectors from transformers: three with an open vocabulary, one with a closed one."""
 
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from transformers import (
 from transformers.image_transforms import center_to_corners_format
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.hallucination.detectors.base import Detector, Seen, on_picture, opened
+from lit_uniopd.hallucination.detectors.base import Detections, Detector, on_picture, opened
 from lit_uniopd.hallucination.lexicon import coco
 from lit_uniopd.hallucination.verdicts import Box, Detection
 
@@ -35,6 +35,9 @@ class PretrainedDetector(Detector):
         dtype: of the weights.
         device: where it runs; null: where the policy is.
     """
+
+    model_class: ClassVar[Any] = AutoModelForZeroShotObjectDetection
+    processor_class: ClassVar[Any] = AutoProcessor
 
     def __init__(
         self,
@@ -53,9 +56,10 @@ class PretrainedDetector(Detector):
     def name(self) -> str:
         return f"{type(self).__name__}({self.path})"
 
-    @abstractmethod
     def load(self) -> tuple[Any, Any]:
         """Model and processor."""
+        model = self.model_class.from_pretrained(self.path, dtype=getattr(torch, self.dtype), use_safetensors=True)
+        return model, self.processor_class.from_pretrained(self.path)
 
     def prepare(self, device: torch.device | str) -> None:
         if self.model is None:
@@ -63,33 +67,30 @@ class PretrainedDetector(Detector):
                 self.model, self.processor = self.load()
             self.model.to(self.device or device).requires_grad_(False).eval()
 
-    def _options(self) -> dict[str, Any]:
-        return {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
-
     @torch.no_grad()
-    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Seen]:
+    def look(self, images: Sequence[Any], objects: Sequence[Sequence[str]]) -> list[Detections]:
         self.prepare("cpu")
-        found: list[Seen] = []
+        detections: list[Detections] = []
         for start in range(0, len(images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            found += self.look_at(images[part], [list(names) for names in objects[part]])
-        return found
+            batch = slice(start, start + self.batch_size)
+            detections += self.look_at(images[batch], [list(names) for names in objects[batch]])
+        return detections
 
     @abstractmethod
-    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Detections]:
         """One batch."""
 
     def run(self, **inputs: Any) -> tuple[Any, Any]:
-        """What the processor made of the inputs, and the model's outputs."""
-        given = self.processor(**inputs, return_tensors="pt").to(self.model.device)
+        """The processed inputs, and the model's outputs."""
+        encoded = self.processor(**inputs, return_tensors="pt").to(self.model.device)
         dtype = self.model.dtype
-        return given, self.model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()})
+        return encoded, self.model(**{k: v.to(dtype) if v.is_floating_point() else v for k, v in encoded.items()})
 
 
 class GroundingDino(PretrainedDetector):
     """Grounding DINO, and models with its processor (MM-Grounding-DINO, LLMDet).
 
-    All objects of a picture are asked for in one caption, or in as many as the text encoder's length needs.
+    All objects of a picture are looked for with one caption, or with several if the text encoder is too short.
 
     Args:
         path: hub id or directory.
@@ -97,9 +98,7 @@ class GroundingDino(PretrainedDetector):
         text_threshold: least score of a word of the caption for it to be part of the box's label.
         label_match: ``exact``: a box shows an object if its label is the object; ``substring``: if it contains it, as
             in the released code ("woman" then shows a man, and "hot dog" a dog).
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
@@ -108,47 +107,41 @@ class GroundingDino(PretrainedDetector):
         box_threshold: float = 0.35,
         text_threshold: float = 0.25,
         label_match: LabelMatch = "exact",
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.box_threshold, self.text_threshold = box_threshold, text_threshold
         self.label_match: LabelMatch = label_match
 
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
-
-    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Detections]:
         pictures = opened(images)
         captions = [self._captions(names) for names in objects]
-        found: list[Seen] = [{} for _ in images]
+        detections: list[Detections] = [{} for _ in images]
         for turn in range(max(map(len, captions))):
-            rows = [row for row, parts in enumerate(captions) if turn < len(parts)]
-            asked = [captions[row][turn] for row in rows]
-            given, out = self.run(images=[pictures[row] for row in rows], text=asked, padding=True)
+            rows = [row for row, portions in enumerate(captions) if turn < len(portions)]
+            texts = [captions[row][turn] for row in rows]
+            encoded, out = self.run(images=[pictures[row] for row in rows], text=texts, padding=True)
             probs_RQL = out.logits.float().sigmoid()
             corners_RQ4 = _corners(out.pred_boxes)
-            for turned, row in enumerate(rows):
-                probs_QL, ids_L = probs_RQL[turned], given["input_ids"][turned]
+            for index, row in enumerate(rows):
+                probs_QL, ids_L = probs_RQL[index], encoded["input_ids"][index]
                 labels, scores = self._labels(probs_QL, ids_L)
-                boxes = corners_RQ4[turned][probs_QL.amax(dim=1) > self.box_threshold].tolist()
+                boxes = corners_RQ4[index][probs_QL.amax(dim=1) > self.box_threshold].tolist()
                 places = [on_picture(box, pictures[row]) for box in boxes]
-                found[row] |= labels_to_objects(asked[turned], labels, scores, self.label_match, places)
-        return found
+                detections[row] |= labels_to_objects(texts[index], labels, scores, self.label_match, places)
+        return detections
 
     def _labels(self, probs_QL: Tensor, ids_L: Tensor) -> tuple[list[str], list[float]]:
-        """Labels and scores of the boxes above the threshold, as the library finds them, but for the caption's ends."""
+        """Labels and scores of boxes above the threshold, as in the library, but without the caption's end tokens."""
         scores_Q = probs_QL.amax(dim=1)
         keep = scores_Q > self.box_threshold
         # The first and the last token belong to no word.
-        named = probs_QL[keep][:, 1 : len(ids_L) - 1] > self.text_threshold
-        labels = [self.processor.tokenizer.decode(ids_L[1:-1][row]) for row in named]
+        above_threshold = probs_QL[keep][:, 1 : len(ids_L) - 1] > self.text_threshold
+        labels = [self.processor.tokenizer.decode(ids_L[1:-1][row]) for row in above_threshold]
         return labels, scores_Q[keep].tolist()
 
     def _captions(self, names: list[str]) -> list[list[str]]:
-        """The objects in portions that fit the text encoder; what it cut off would look absent."""
+        """The objects in portions that fit the text encoder; objects that it cuts off would look absent."""
         room = int(getattr(self.model.config, "max_text_len", 256)) - 2
         portions: list[list[str]] = [[]]
         used = 0
@@ -169,9 +162,7 @@ class Owlv2(PretrainedDetector):
         path: hub id or directory.
         threshold: least score.
         prompt: of an object.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
@@ -179,23 +170,17 @@ class Owlv2(PretrainedDetector):
         path: str = "google/owlv2-base-patch16-ensemble",
         threshold: float = 0.2,
         prompt: str = "a photo of a {}",
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold, self.prompt = threshold, prompt
 
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
-
-    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
-        # Of equally many queries each: the processor's own filler would be one more object to find.
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Detections]:
+        # Equally many queries for each picture: the processor's own filler would be one more object to find.
         width = max(map(len, objects))
-        asked = [[self.prompt.format(name) for name in (names * width)[:width]] for names in objects]
+        queries = [[self.prompt.format(name) for name in (names * width)[:width]] for names in objects]
         pictures = opened(images)
-        _, out = self.run(images=pictures, text=asked, truncation=True)
+        _, out = self.run(images=pictures, text=queries, truncation=True)
         # Boxes are fractions of a square that the picture fills from its top left corner.
         sides_R4 = torch.tensor([[max(p.size) / side for side in p.size * 2] for p in pictures])
         corners_RQ4 = _corners(out.pred_boxes).cpu() * sides_R4[:, None]
@@ -208,27 +193,19 @@ class OmDetTurbo(PretrainedDetector):
     Args:
         path: hub id or directory.
         threshold: least score.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
     def __init__(
         self,
         path: str = "omlab/omdet-turbo-swin-tiny-hf",
         threshold: float = 0.3,
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold = threshold
 
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoProcessor.from_pretrained(self.path)
-
-    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Detections]:
         pictures = opened(images)
         _, out = self.run(images=pictures, text=objects)
         corners_RQ4 = _corners(out.decoder_coord_logits)
@@ -236,36 +213,30 @@ class OmDetTurbo(PretrainedDetector):
 
 
 class ClosedSet(PretrainedDetector):
-    """A detector of fixed classes, RT-DETRv2 on COCO say: the part that YOLO11x plays in the released code.
+    """A detector of fixed classes, such as RT-DETRv2 on COCO; the released code has YOLO11x here.
 
-    Each picture is looked at once, whatever is asked about it later.
+    The detections of the last pictures are cached, since all classes are detected at once.
 
     Args:
         path: hub id or directory.
         threshold: least score.
-        batch_size: pictures in one forward pass.
-        dtype: of the weights.
-        device: where it runs; null: where the policy is.
+        **loading: as in `PretrainedDetector`.
     """
 
-    REMEMBERED = 512
+    model_class = AutoModelForObjectDetection
+    processor_class = AutoImageProcessor
+    CACHE_SIZE = 512
     """Pictures."""
 
     def __init__(
         self,
         path: str = "PekingU/rtdetr_v2_r50vd",
         threshold: float = 0.25,
-        batch_size: int = 16,
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        device: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(path, batch_size, dtype, device)
+        super().__init__(path, **loading)
         self.threshold = threshold
-        self._seen: OrderedDict[str, Seen] = OrderedDict()
-
-    def load(self) -> tuple[Any, Any]:
-        model = AutoModelForObjectDetection.from_pretrained(self.path, **self._options())
-        return model, AutoImageProcessor.from_pretrained(self.path)
+        self._cache: OrderedDict[str, Detections] = OrderedDict()
 
     @cached_property
     def labels(self) -> Mapping[int, str]:
@@ -279,39 +250,37 @@ class ClosedSet(PretrainedDetector):
     def supports(self, name: str) -> bool:
         return name in self.labels.values()
 
-    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Seen]:
-        new = [image for image in images if not isinstance(image, str) or image not in self._seen]
-        found = iter(self._detected(new) if new else [])
-        rows = [self._seen[i] if isinstance(i, str) and i in self._seen else next(found) for i in images]
+    def look_at(self, images: Sequence[Any], objects: list[list[str]]) -> list[Detections]:
+        new = [image for image in images if not isinstance(image, str) or image not in self._cache]
+        fresh = iter(self._detected(new) if new else [])
+        rows = [self._cache[i] if isinstance(i, str) and i in self._cache else next(fresh) for i in images]
         for image, row in zip(images, rows, strict=True):
             if isinstance(image, str):
-                self._seen[image] = row
-        while len(self._seen) > self.REMEMBERED:
-            self._seen.popitem(last=False)
+                self._cache[image] = row
+        while len(self._cache) > self.CACHE_SIZE:
+            self._cache.popitem(last=False)
         return [
             {name: row.get(name, Detection(False, 0.0)) for name in names}
             for names, row in zip(objects, rows, strict=True)
         ]
 
-    def _detected(self, images: Sequence[Any]) -> list[Seen]:
-        """All classes that are seen in each picture, where they score best."""
+    def _detected(self, images: Sequence[Any]) -> list[Detections]:
+        """For each picture, the best detection of every class above the threshold."""
         pictures = opened(images)
         _, out = self.run(images=pictures)
-        # Of a size of 1, so that boxes are fractions.
-        given = self.processor.post_process_object_detection(
+        # With a size of 1 boxes are fractions.
+        results = self.processor.post_process_object_detection(
             out, threshold=self.threshold, target_sizes=[(1, 1)] * len(pictures)
         )
-        found: list[Seen] = []
-        for picture, boxes in zip(pictures, given, strict=True):
-            best: Seen = {}
-            for label, score, box in zip(
-                *(boxes[part].tolist() for part in ("labels", "scores", "boxes")), strict=True
-            ):
+        detections: list[Detections] = []
+        for picture, result in zip(pictures, results, strict=True):
+            best: Detections = {}
+            for label, score, box in zip(*(result[key].tolist() for key in ("labels", "scores", "boxes")), strict=True):
                 name = self.labels[label]
                 if name not in best or score > best[name].score:
                     best[name] = Detection(True, score, on_picture(box, picture))
-            found.append(best)
-        return found
+            detections.append(best)
+        return detections
 
 
 def labels_to_objects(
@@ -320,32 +289,32 @@ def labels_to_objects(
     scores: Sequence[float],
     match: LabelMatch = "exact",
     boxes: Sequence[Box] | None = None,
-) -> Seen:
-    """Which objects a detector's free labels show.
+) -> Detections:
+    """Detections of objects from a detector's free-text labels.
 
     Args:
-        objects: that were asked for.
+        objects: what was looked for.
         labels: of the boxes.
         scores: of the boxes.
         match: ``exact``, or ``substring``: the label contains the object's characters.
         boxes: where they are; None: not known.
     """
-    found: Seen = {}
+    detections: Detections = {}
     for name in objects:
-        shown = [
+        matches = [
             (score, number)
             for number, (label, score) in enumerate(zip(labels, scores, strict=True))
             if (name.lower() == label.strip(" .").lower() if match == "exact" else name.lower() in label.lower())
         ]
-        score, number = max(shown, default=(0.0, None))
-        found[name] = Detection(bool(shown), score, None if boxes is None or number is None else boxes[number])
-    return found
+        score, number = max(matches, default=(0.0, None))
+        detections[name] = Detection(bool(matches), score, None if boxes is None or number is None else boxes[number])
+    return detections
 
 
 def _corners(boxes_RQ4: Tensor) -> Tensor:
-    """Left, top, right and bottom of boxes that are given by their centres and sizes."""
-    given: Any = boxes_RQ4.float()
-    corners: Any = center_to_corners_format(given)
+    """Left, top, right and bottom of boxes, from their centres and sizes."""
+    boxes: Any = boxes_RQ4.float()
+    corners: Any = center_to_corners_format(boxes)
     return corners
 
 
@@ -355,19 +324,19 @@ def _best(
     logits_RQC: Tensor,
     corners_RQ4: Tensor,
     threshold: float,
-) -> list[Seen]:
-    """Of each picture, where each of its objects, the first of the columns ``C``, scores best."""
+) -> list[Detections]:
+    """For each picture, the best box of each object; the objects are the first of the columns ``C``."""
     scores_RC, places_RC = logits_RQC.float().sigmoid().max(dim=1)
-    found: list[Seen] = []
+    outputs: list[Detections] = []
     for picture, names, scores, places, corners_Q4 in zip(
         pictures, objects, scores_RC.tolist(), places_RC.tolist(), corners_RQ4.tolist(), strict=True
     ):
-        seen: Seen = {}
+        detections: Detections = {}
         for name, score, place in zip(names, scores, places, strict=False):
-            there = score > threshold
-            seen[name] = Detection(there, score, on_picture(corners_Q4[place], picture) if there else None)
-        found.append(seen)
-    return found
+            present = score > threshold
+            detections[name] = Detection(present, score, on_picture(corners_Q4[place], picture) if present else None)
+        outputs.append(detections)
+    return outputs
 
 
 @contextmanager

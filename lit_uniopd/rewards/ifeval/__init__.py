@@ -31,22 +31,24 @@ def grade_ifeval(gold: Any, prediction: str, row: Mapping[str, Any] | None = Non
     visible = strip_thinking(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
-    instructions = list(zip(gold["instruction_id_list"], gold["kwargs"], strict=True))
-    given = [(name, {k: v for k, v in (arguments or {}).items() if v is not None}) for name, arguments in instructions]
+    instructions = [
+        (name, {k: v for k, v in (arguments or {}).items() if v is not None})
+        for name, arguments in zip(gold["instruction_id_list"], gold["kwargs"], strict=True)
+    ]
     if not visible.strip():
-        flags = "0" * len(given)
+        flags = "0" * len(instructions)
         return Grade(False, 0.0, f"{flags}|{flags}", "no_answer")
     readings = loose_readings(visible)
-    strict = [follows(visible, name, arguments) for name, arguments in given]
-    loose = [any(follows(reading, name, arguments) for reading in readings) for name, arguments in given]
-    flags = "|".join("".join(str(int(flag)) for flag in part) for part in (strict, loose))
+    strict = [follows(visible, name, arguments) for name, arguments in instructions]
+    loose = [any(follows(reading, name, arguments) for reading in readings) for name, arguments in instructions]
+    flags = "|".join("".join(str(int(passed)) for passed in results) for results in (strict, loose))
     right = all(strict)
     return Grade(right, sum(strict) / len(strict), flags, "ok" if right else "wrong")
 
 
 def loose_readings(response: str) -> list[str]:
-    """The response as it is and in seven other ways, in which an introduction or an emphasis does not count."""
+    """The response as it is and seven other readings, which ignore an introduction, a closing line or emphasis."""
     lines = response.split("\n")
-    cut = [lines, lines[1:], lines[:-1], lines[1:-1]]
-    plain = ["\n".join(part).strip() for part in cut]
+    line_subsets = [lines, lines[1:], lines[:-1], lines[1:-1]]
+    plain = ["\n".join(subset).strip() for subset in line_subsets]
     return [*plain, *(text.replace("*", "") for text in plain)]

@@ -52,15 +52,20 @@ def number_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 def sentences(text: str) -> list[str]:
     """Where a full stop, exclamation or question mark and a blank, or a line, ends a sentence."""
-    plain = _ABBREVIATION.sub(lambda found: found[0].replace(".", ""), text)
-    return [found for found in _SENTENCE.findall(plain) if any(letter.isalnum() for letter in found)]
+    plain = _ABBREVIATION.sub(lambda match: match[0].replace(".", ""), text)
+    return [sentence for sentence in _SENTENCE.findall(plain) if any(letter.isalnum() for letter in sentence)]
 
 
 def number_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Paragraphs are divided by ``***``; empty ones count only at the ends, as nothing."""
-    parts = re.split(r"\s?\*\*\*\s?", text)
-    inner = parts[1 if not parts[0].strip() else 0 : -1 if len(parts) > 1 and not parts[-1].strip() else None]
-    return all(part.strip() for part in inner) and len(inner) == num_paragraphs
+    """Paragraphs are divided by ``***``; an empty one is wrong, unless it comes first or last."""
+    paragraphs = _split(r"\s?\*\*\*\s?", text)
+    return all(paragraph.strip() for paragraph in paragraphs) and len(paragraphs) == num_paragraphs
+
+
+def _split(separator: str, text: str) -> list[str]:
+    """The text between separators, without a blank piece at either end."""
+    pieces = re.split(separator, text)
+    return pieces[1 if not pieces[0].strip() else 0 : -1 if len(pieces) > 1 and not pieces[-1].strip() else None]
 
 
 def number_words(text: str, num_words: int, relation: str) -> bool:
@@ -69,11 +74,11 @@ def number_words(text: str, num_words: int, relation: str) -> bool:
 
 def nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     """Paragraphs are divided by an empty line."""
-    parts = text.split("\n\n")
-    full = [part for part in parts if part.strip()]
-    if nth_paragraph > len(parts) or len(full) != num_paragraphs:
+    paragraphs = text.split("\n\n")
+    nonempty = [paragraph for paragraph in paragraphs if paragraph.strip()]
+    if nth_paragraph > len(paragraphs) or len(nonempty) != num_paragraphs:
         return False
-    paragraph = parts[nth_paragraph - 1].strip()
+    paragraph = paragraphs[nth_paragraph - 1].strip()
     if not paragraph:
         return False
     word = re.split(r"[.,?!'\"]", paragraph.split()[0].lstrip("'\""), maxsplit=1)[0]
@@ -101,8 +106,8 @@ def constrained_response(text: str) -> bool:
 
 
 def number_highlights(text: str, num_highlights: int) -> bool:
-    single = [found for found in re.findall(r"\*([^\n*]*)\*", text) if found.strip()]
-    double = [found for found in re.findall(r"\*\*([^\n*]*)\*\*", text) if found.strip()]
+    single = [highlight for highlight in re.findall(r"\*([^\n*]*)\*", text) if highlight.strip()]
+    double = [highlight for highlight in re.findall(r"\*\*([^\n*]*)\*\*", text) if highlight.strip()]
     return len(single) + len(double) >= num_highlights
 
 
@@ -120,14 +125,13 @@ def json_format(text: str) -> bool:
 
 
 def title(text: str) -> bool:
-    return any(found.strip() for found in re.findall(r"<<([^\n<>]+)>>", text))
+    return any(heading.strip() for heading in re.findall(r"<<([^\n<>]+)>>", text))
 
 
 def two_responses(text: str) -> bool:
     """Two different answers, divided by six stars."""
-    parts = text.split("******")
-    inner = parts[1 if not parts[0].strip() else 0 : -1 if len(parts) > 1 and not parts[-1].strip() else None]
-    return len(inner) == 2 and all(part.strip() for part in inner) and inner[0].strip() != inner[1].strip()
+    responses = [response.strip() for response in _split(r"\*{6}", text)]
+    return len(responses) == 2 and all(responses) and responses[0] != responses[1]
 
 
 def repeat_prompt(text: str, prompt_to_repeat: str) -> bool:

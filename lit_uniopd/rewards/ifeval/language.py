@@ -51,7 +51,7 @@ _WORDS = {
 _SETS = {language: frozenset(words.split()) for language, words in _WORDS.items()}
 _WORD = re.compile(r"[^\W\d_]+(?:[\u0900-\u0963\u0966-\u097f]+[^\W\d_]*)*")
 _LONGEST = 20_000
-"""Characters that are looked at."""
+"""Characters of a text that are read."""
 
 
 def language_of(text: str) -> str | None:
@@ -68,13 +68,14 @@ def language_of(text: str) -> str | None:
     if script == "CJK":
         return "zh"
     if script in _LETTERS:
-        seen = {language: sum(text.count(letter) for letter in own) for language, own in _LETTERS[script].items()}
-        best = max(seen, key=lambda language: seen[language])
-        return best if seen[best] else {"CYRILLIC": "ru", "ARABIC": "ar"}[script]
+        alphabets = _LETTERS[script].items()
+        letter_counts = {language: sum(text.count(letter) for letter in letters) for language, letters in alphabets}
+        best = max(letter_counts, key=lambda language: letter_counts[language])
+        return best if letter_counts[best] else {"CYRILLIC": "ru", "ARABIC": "ar"}[script]
     words = Counter(text.split()) + Counter(_WORD.findall(text))
-    known = {language: sum(words[word] for word in own) for language, own in _SETS.items()}
-    best = max(known, key=lambda language: known[language])
-    return best if known[best] else None
+    word_counts = {language: sum(words[word] for word in vocabulary) for language, vocabulary in _SETS.items()}
+    best = max(word_counts, key=lambda language: word_counts[language])
+    return best if word_counts[best] else None
 
 
 def _script(letter: str) -> str:

@@ -1,4 +1,13 @@
-"""The child gives up what it must not have, before it sees the program."""
+"""The child gives up its privileges before it sees the program.
+
+What each layer does not protect from:
+
+- resource limits hold for each process alone: they do not bound the sum over processes, nor wall time, nor I/O;
+- the parent-death signal is not inherited by processes that the program forks;
+- NO_NEW_PRIVS only keeps set-user-id programs from adding privileges, it takes none away;
+- without capabilities the program is still this user, who may read files and signal processes: that is what Landlock,
+  the filter and the wrappers' namespaces are for (see `landlock` and `seccomp` for their own gaps).
+"""
 
 import contextlib
 import ctypes
@@ -12,16 +21,16 @@ from lit_uniopd.sandbox.child.landlock import landlock_version, restrict_files
 from lit_uniopd.sandbox.child.seccomp import filter_supported, install_filter
 
 _STACK_BYTES = 512 << 20
-"""Deep recursion through C (``functools.cache``) is legitimate; the 8 MB that are usual end it with a crash."""
+"""Deep recursion through C (``functools.cache``) is legitimate, and crashes on the usual 8 MB."""
 
 
 def confine(job: dict[str, Any]) -> None:
-    """Set the job's limits and, if it says so, drop every privilege this kernel lets a process drop.
+    """Set the job's limits and, if the job is ``confined``, drop every privilege that this kernel lets a process drop.
 
-    Layers that the kernel lacks are skipped: whether the rest suffices is what the parent's probe finds out.
+    Layers that the kernel lacks are skipped: the parent's probe tests whether the others suffice.
 
     Raises:
-        OSError: if a layer that the kernel has cannot be put on.
+        OSError: if a layer that the kernel has cannot be applied.
     """
     limit(job["limits"])
     if sys.platform != "linux":
@@ -42,17 +51,17 @@ def confine(job: dict[str, Any]) -> None:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Set resource limits, as far as the machine lets them be set."""
+    """Set resource limits, as far as the machine supports them."""
     import resource
 
-    wanted = {
+    values = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: limits["cpu_seconds"],
         resource.RLIMIT_FSIZE: limits["file_bytes"],
         resource.RLIMIT_NOFILE: limits["open_files"],
         resource.RLIMIT_AS: limits["memory_bytes"],
     }
-    for kind, value in wanted.items():
+    for kind, value in values.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         _set(resource, kind, value, value)

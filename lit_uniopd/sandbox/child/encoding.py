@@ -1,8 +1,8 @@
 """Plain data as tagged bytes, and back.
 
-The child tells the parent what a function returned in this form. Exact types only: an object that merely claims to be
-an int, or to equal everything, has no encoding. Decoding trusts nothing: size, depth, number of nodes and the hashes of
-keys are bounded, so that a forged message costs the parent no more than an honest one.
+The child sends results to the parent in this form. Exact types only: an object that merely claims to be an int, or to
+equal everything, has no encoding. Decoding trusts nothing: size, depth, number of nodes and equal hashes of keys are
+bounded, so that a forged message costs the parent no more than an honest one.
 """
 
 import struct
@@ -26,7 +26,7 @@ class TooLargeError(ValueError):
 
 
 class MalformedError(ValueError):
-    """The bytes are no encoding."""
+    """The bytes are not an encoding."""
 
 
 _FLOAT, _COMPLEX, _SIZE = struct.Struct("<d"), struct.Struct("<dd"), struct.Struct("<I")
@@ -81,7 +81,7 @@ def decode(data: bytes) -> Any:
         tag = reader.take(1)
         if tag in _BUILDERS:
             count = reader.size() * (2 if tag == b"d" else 1)
-            if count > reader.left() or len(open_containers) >= MAX_DEPTH:
+            if count > reader.remaining() or len(open_containers) >= MAX_DEPTH:
                 raise MalformedError("a container is too long or too deep")
             open_containers.append((tag, count, []))
         else:
@@ -102,11 +102,11 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data, self.position = data, 0
 
-    def left(self) -> int:
+    def remaining(self) -> int:
         return len(self.data) - self.position
 
     def take(self, count: int) -> bytes:
-        if count > self.left():
+        if count > self.remaining():
             raise MalformedError("the bytes end too early")
         start, self.position = self.position, self.position + count
         return self.data[start : self.position]
@@ -133,7 +133,7 @@ class _Reader:
         raise MalformedError("unknown tag")
 
     def finished(self, value: Any) -> Any:
-        if self.left():
+        if self.remaining():
             raise MalformedError("bytes follow the value")
         return value
 

@@ -1,7 +1,8 @@
 """The child's side: take a job, confine yourself, load the program, answer calls.
 
-The parent sends inputs, one call at a time, and gets values. Nothing in this process knows what a right answer is, so
-that a program that takes the harness over has gained nothing: all it can do is to return a value, as it may anyway.
+The parent sends inputs, one call at a time, and gets values. Nothing in this process knows the right answer, so a
+program that takes over the harness gains nothing: it can only return a value, as it may anyway. The harness does not
+protect from being taken over: whether the entry point computed a value cannot be known.
 """
 
 import builtins
@@ -37,7 +38,8 @@ def main(requests: int, answers: int) -> None:
 
 
 def _prepare_interpreter(site_packages: list[str]) -> None:
-    # The interpreter starts without `site`, which would run what installed packages left there; programs miss `exit`.
+    # The interpreter starts without `site`, which would run code that installed packages put there. Programs expect
+    # the `exit` that it defines.
     site = importlib.import_module("site")
     site.setquit()
     site.sethelper()
@@ -54,7 +56,7 @@ def _run_as_main(program: str) -> None:
 
 
 def _serve(job: dict[str, Any], requests: int, answers: int) -> None:
-    # Bound here, before the program could put something else in their place.
+    # Bound here, before the program can replace them.
     receive_, answer_, decode_, encode_, reply_ = receive, answer, decode, encode, _reply
     entry: list[Any] = []
 

@@ -1,4 +1,9 @@
-"""Landlock: from here on, this process can open what it was given and nothing else (Linux 5.13 and later)."""
+"""Landlock: from here on, this process can open the given paths and nothing else (Linux 5.13 and later).
+
+Does not protect from: descriptors that are open already; finding out by stat which paths exist; changes to a file's
+mode, owner, times and attributes; UDP and sockets with a path in the file system; on kernels before 6.7, TCP. The
+filter of `seccomp` refuses the last three.
+"""
 
 import contextlib
 import ctypes
@@ -27,11 +32,11 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
     Raises:
         OSError: if the kernel refuses.
     """
-    known = landlock_version()
-    handled = (1 << _FILE_RIGHTS_BY_VERSION[min(known, 5)]) - 1
-    network = 0b11 if known >= 4 else 0
-    scoped = 0b11 if known >= 6 else 0
-    attributes = struct.pack("<QQQ", handled, network, scoped)[: 24 if known >= 6 else 16 if known >= 4 else 8]
+    version = landlock_version()
+    handled = (1 << _FILE_RIGHTS_BY_VERSION[min(version, 5)]) - 1
+    network = 0b11 if version >= 4 else 0
+    scoped = 0b11 if version >= 6 else 0
+    attributes = struct.pack("<QQQ", handled, network, scoped)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     ruleset = _check(_libc().syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     try:
         for path in readable:

@@ -1,7 +1,8 @@
 """Messages between the sandbox's parent and its child.
 
 To the child: a length and a body that begins with a nonce. From the child: this nonce, the kind of the answer, a length
-and a body. The child learns a nonce only together with the request, so it cannot answer ahead.
+and a body. The child learns a nonce only together with its request, so it cannot answer ahead. The nonce does not tell
+the harness from the program: both share one process.
 """
 
 import os

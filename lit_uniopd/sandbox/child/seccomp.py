@@ -2,6 +2,10 @@
 
 Denied calls answer EPERM, so that programs see an `OSError` and not a crash. Threads stay possible. The numbers are
 those of the kernel's ``unistd.h`` for x86-64 and arm64 (both little-endian).
+
+Does not protect from: opening files, since a filter cannot read the path behind a pointer (Landlock guards those);
+reads and writes on descriptors that are open already; system calls newer than this list, and kernel bugs behind those
+that it allows.
 """
 
 import ctypes
@@ -27,7 +31,7 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
     "accept4": (288, 242), "sendmsg": (46, 211), "sendmmsg": (307, 269), "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    # memory and objects that no limit of this process counts, or that outlive it
+    # memory and objects that this process's limits do not count, or that outlive it
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
     "semget": (64, 190), "mq_open": (240, 180), "add_key": (248, 217), "request_key": (249, 218),
     "keyctl": (250, 219), "inotify_init": (253, None), "inotify_init1": (294, 26), "fanotify_init": (300, 262),

@@ -89,8 +89,8 @@ def test_the_numbers_are_the_kernels(column, header):
     if not Path(header).exists():
         pytest.skip("the kernel's headers are not installed")
     numbers = {name: int(number) for name, number in re.findall(r"define __NR_(\w+)\s+(\d+)", Path(header).read_text())}
-    known = {name: pair[column] for name, pair in DENIED.items() if name in numbers}
-    assert len(known) > 75
-    assert known == {name: numbers[name] for name in known}
+    table = {name: pair[column] for name, pair in DENIED.items() if name in numbers}
+    assert len(table) > 75
+    assert table == {name: numbers[name] for name in table}
     # What a machine lacks is missing in its header too.
     assert not [name for name, pair in DENIED.items() if pair[column] is None and name in numbers]

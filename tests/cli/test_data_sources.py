@@ -1,4 +1,4 @@
-"""The forms in which sources can be written in YAML and on the command line."""
+"""The forms in which sources of data can be written in YAML and on the command line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +52,7 @@ def train(*args: str) -> list[SourceArgs]:
 
 @pytest.fixture(autouse=True)
 def _as_run_by_the_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("sys.argv", ["uniopd"])  # pytest's own arguments are none of LightningCLI's business
+    monkeypatch.setattr("sys.argv", ["uniopd"])  # or LightningCLI would see pytest's arguments
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     yield
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
@@ -109,6 +109,6 @@ def test_an_unknown_key_stops(capsys: pytest.CaptureFixture[str]):
 def test_help_shows_the_strings_beneath_the_fields(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parse("--data=PromptDataModule", "--data.train.help=SourceArgs")
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "A .jsonl, .json or .parquet file, a glob of such files" in shown
-    assert "Column of the gold answer" in shown
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "A .jsonl, .json or .parquet file, a glob of such files" in help_text
+    assert "Column of the gold answer" in help_text

@@ -1,4 +1,4 @@
-"""The presets are configs that are added behind any other; the released code's numbers come out of its preset."""
+"""Presets are added behind any other config; that of the released code gives the released code's numbers."""
 
 import json
 from pathlib import Path
@@ -20,20 +20,20 @@ OUTCOMES = {True: 1, False: 0, None: -1}
 
 
 def preset(name: str) -> tuple[MarginCalibration, OnlineBalanceArgs]:
-    given = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
+    config = yaml.safe_load((PRESETS / f"{name}.yaml").read_text())
     (calibration,) = [
         entry["init_args"]
-        for entry in given["trainer"]["callbacks+"]
+        for entry in config["trainer"]["callbacks+"]
         if entry["class_path"] == "callbacks.MarginCalibration"
     ]
-    return MarginCalibration(**calibration), OnlineBalanceArgs(**given["data"]["init_args"]["online_balance"])
+    return MarginCalibration(**calibration), OnlineBalanceArgs(**config["data"]["init_args"]["online_balance"])
 
 
 def golden(name: str) -> dict[str, Any]:
     return json.loads((GOLDEN / f"uni_opd_{name}.json").read_text())
 
 
-def given_by(inputs: dict[str, Any]) -> Any:
+def golden_rollouts(inputs: dict[str, Any]) -> Any:
     outcomes = [OUTCOMES[label] for label in inputs["response_correct"]]
     return rollouts(inputs["token_advantages"], outcomes, inputs["group_index"])
 
@@ -42,14 +42,14 @@ def test_the_released_preset_shifts_as_the_released_code_does():
     shift = golden("margin_shift")
     (case,) = [case for case in shift["cases"] if case["name"] == "text_main_setting"]
     calibration, _ = preset("released_code")
-    result = calibration.calibrate(given_by(shift["inputs"]))
+    result = calibration.calibrate(golden_rollouts(shift["inputs"]))
     torch.testing.assert_close(result.shift_B, torch.tensor(case["per_sample_shift"]), rtol=0, atol=1e-6)
 
 
 def test_the_multimodal_preset_lifts_only_the_violated_group():
     """Group 10 has a margin of -.125; its correct answers are the first and the third."""
     calibration, _ = preset("paper_multimodal")
-    result = calibration.calibrate(given_by(golden("margin_shift")["inputs"]))
+    result = calibration.calibrate(golden_rollouts(golden("margin_shift")["inputs"]))
     torch.testing.assert_close(result.shift_B, torch.tensor([0.125, 0, 0.125] + [0] * 15), rtol=0, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_the_equations_preset_is_the_official_function_but_for_delta():
     (case,) = [case for case in shift["cases"] if case["name"] == "group_minmax_correct_up_paper_eq11"]
     calibration, _ = preset("paper_equations")
     calibration.delta = case["delta"]  # the equations leave it open
-    result = calibration.calibrate(given_by(shift["inputs"]))
+    result = calibration.calibrate(golden_rollouts(shift["inputs"]))
     torch.testing.assert_close(result.shift_B, torch.tensor(case["per_sample_shift"]), rtol=0, atol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_the_mask_preset_drops_whom_the_released_code_drops():
     mask = golden("margin_mask")
     (case,) = [case for case in mask["cases"] if case["name"] == "group_mean_d0.4_r0.25"]
     calibration, _ = preset("mask")
-    result = calibration.calibrate(given_by(mask["inputs"]))
+    result = calibration.calibrate(golden_rollouts(mask["inputs"]))
     assert result.masked_B.nonzero()[:, 0].tolist() == case["masked_sample_indices_1rank"]
 
 
@@ -75,21 +75,22 @@ def test_the_released_preset_balances_as_the_released_code_does():
     (case,) = [case for case in balance["cases"] if (case["scope"], case["ratio"]) == ("sample", 1.0)]
     labels = [label for group in balance["groups"] for label in group]
     groups = [i for i, group in enumerate(balance["groups"]) for _ in group]
-    given = rollouts([[0.0]] * len(labels), [OUTCOMES[label] for label in labels], groups)
+    batch = rollouts([[0.0]] * len(labels), [OUTCOMES[label] for label in labels], groups)
     _, args = preset("released_code")
-    balance_rollouts(given, args, seed=0)
-    for group, kept in enumerate(case["kept_per_group"]):
-        here = given.outcome_B[given.keep_B & (given.group_B == group)].tolist()
-        assert (here.count(1), len(here) - here.count(1)) == (kept.get("correct", 0), kept.get("not_correct", 0))
+    balance_rollouts(batch, args, seed=0)
+    for group, expected in enumerate(case["kept_per_group"]):
+        outcomes = batch.outcome_B[batch.keep_B & (batch.group_B == group)].tolist()
+        correct = outcomes.count(1)
+        assert (correct, len(outcomes) - correct) == (expected.get("correct", 0), expected.get("not_correct", 0))
 
 
 def test_paper_and_released_code_differ_in_what_makes_a_margin():
     """Peers' traps C14 to C17: removed, unscored and gap-masked answers, and unknown outcomes."""
     paper, released = (preset(name) for name in ("paper_text", "released_code"))
-    given = rollouts([[0.1], [-0.1], [-9.0]], [1, 0, 1], [0, 0, 0])
-    given.keep_B[2] = False
-    assert paper[0].calibrate(given).margin_before.item() == pytest.approx(0.2)
-    assert released[0].calibrate(given).margin_before.item() == pytest.approx((0.1 - 9) / 2 + 0.1)
+    batch = rollouts([[0.1], [-0.1], [-9.0]], [1, 0, 1], [0, 0, 0])
+    batch.keep_B[2] = False
+    assert paper[0].calibrate(batch).margin_before.item() == pytest.approx(0.2)
+    assert released[0].calibrate(batch).margin_before.item() == pytest.approx((0.1 - 9) / 2 + 0.1)
     assert (paper[1].unknown, released[1].unknown) == ("excluded", "incorrect")
 
 

@@ -1,4 +1,4 @@
-"""What a run wrote for TensorBoard, read back."""
+"""Read back what a run has written for TensorBoard."""
 
 import re
 from pathlib import Path
@@ -22,11 +22,11 @@ def curves_of(run: str | Path) -> dict[str, dict[str, list[str]]]:
     """As `layout_of`, but for the tags that were logged; fails where a pattern matches none, or more than one."""
     events = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload()
     logged = events.Tags()["scalars"]
-    found: Layout = {}
+    curves: Layout = {}
     for tab, charts in layout_of(events).items():
-        found[tab] = {}
+        curves[tab] = {}
         for title, patterns in charts.items():
             matching = {pattern: [tag for tag in logged if re.match(pattern, tag)] for pattern in patterns}
             assert all(len(tags) == 1 for tags in matching.values()), f"{tab}, {title}: {matching} of {logged}"
-            found[tab][title] = [tag for tags in matching.values() for tag in tags]
-    return found
+            curves[tab][title] = [tag for tags in matching.values() for tag in tags]
+    return curves
