@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from datamodules.sources import columns_of, images_of, messages_of, place_images
+from datamodules.messages import has_images, messages_of, place_images, refuse_tools
+from datamodules.sources import columns_of, images_of
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message, PreferencePair, Prompt
@@ -71,6 +72,7 @@ def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str
 
 
 def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> PreferencePair:
+    refuse_tools(row, columns)
     cells = {role: row.values.get(name) for role, name in columns.items()}
     for side in _REQUIRED:
         if cells[side] in (None, []):
@@ -80,7 +82,7 @@ def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> Prefe
     identity = cells.get("id")
     prompt = Prompt(
         id=row.name if identity in (None, "") else str(identity),
-        messages=place_images(messages, len(images), row.where) if images or _has_images(messages) else messages,
+        messages=place_images(messages, len(images), row.where) if images or has_images(messages) else messages,
         domain=cells.get("domain") or source.domain or "default",
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
@@ -126,17 +128,9 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
 
 
 def _answer(turns: Sequence[Message]) -> str | None:
-    """Text of the last message if it is the assistant's; data sets with pictures split it into parts."""
-    content: Any = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        content = "".join(part.get("text") or "" for part in content)
+    """Text of the last message if it is the assistant's."""
+    content = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
     return content if isinstance(content, str) else None
-
-
-def _has_images(messages: Sequence[Message]) -> bool:
-    """Whether a message has an image part."""
-    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
-    return any(isinstance(part, Mapping) and part.get("type") == "image" for parts in contents for part in parts)
 
 
 def _score(cell: Any, column: str | None, row: Row) -> float:
