@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
+
+import regex
 
 from datamodules.messages import has_images, messages_of, place_images, refuse_tools
 from datamodules.sources import columns_of, images_of
@@ -96,10 +97,7 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
     chosen, rejected = cells["chosen"], cells["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         if cells.get("prompt") is None:
-            # The longest common beginning, without the space that belongs to the first word of each answer.
-            length = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
-            length -= int(length > 0 and chosen[length - 1] == " ")
-            if not length:
+            if not (length := _prompt_length(chosen, rejected)):
                 raise UserError(
                     f"{row.where} has no prompt, neither as a column nor as what both answers begin with; add one."
                 )
@@ -125,6 +123,24 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
             )
         before = messages_of(cells["prompt"], row, columns["prompt"]) + before
     return before, str(texts["chosen"]), str(texts["rejected"])
+
+
+def _prompt_length(chosen: str, rejected: str) -> int:
+    """Characters of the whole words that both answers begin with, and that leave each of them at least one.
+
+    Unlike TRL's, the prompt never ends inside a word, which the tokens of a chat template could not take apart again.
+    As in TRL, the space before the first word of the answers is theirs.
+    """
+    shorter = min(len(chosen), len(rejected))
+    common = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
+    ends = _word_ends(chosen) & _word_ends(rejected)
+    length = max((end for end in ends if end <= common and chosen[end:].strip() and rejected[end:].strip()), default=0)
+    return length - int(length > 0 and chosen[length - 1] == " ")
+
+
+def _word_ends(text: str) -> set[int]:
+    """Where a word, number or sign begins or ends, by Unicode's rules; Chinese characters are words of their own."""
+    return {match.start() for match in regex.finditer(r"(?w)\b", text)}
 
 
 def _answer(turns: Sequence[Message]) -> str | None:
