@@ -8,6 +8,7 @@ from datamodules.loaders import StreamDataModule, at_least_one
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Prompt, PromptBatch
 from lit_uniopd.utils.seeding import run_seed
+from lit_uniopd.utils.strict_json import half_character
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 QUESTION = "Describe this image in detail."
@@ -49,13 +50,15 @@ class PictureDataModule(StreamDataModule):
         """Find the pictures.
 
         Raises:
-            UserError: if there is no such folder, or no picture in it.
+            UserError: if there is no such folder, no picture in it, or one whose name no file of results could hold.
         """
         if not self.folder.is_dir():
             raise UserError(f"--data.folder {self.folder} is no folder; give one with pictures in it.")
         files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not files:
             raise UserError(f"--data.folder {self.folder} has no pictures; give one with {', '.join(SUFFIXES)} files.")
+        if unreadable := [file for file in files if half_character(str(file))]:
+            raise UserError(f"--data.folder has a picture whose name is not UTF-8, {str(unreadable[0])!a}; rename it.")
         self.predict_prompts = [self._prompt(path) for path in files[: self.limit]]
 
     def predict_dataloader(self) -> Any:

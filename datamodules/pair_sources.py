@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
-from datamodules.sources import columns_of, images_of, messages_of, place_images
+import regex
+
+from datamodules.messages import has_images, messages_of, place_images, refuse_tools
+from datamodules.sources import columns_of, images_of
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message, PreferencePair, Prompt
@@ -71,6 +73,7 @@ def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str
 
 
 def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> PreferencePair:
+    refuse_tools(row, columns)
     cells = {role: row.values.get(name) for role, name in columns.items()}
     for side in _REQUIRED:
         if cells[side] in (None, []):
@@ -80,7 +83,7 @@ def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> Prefe
     identity = cells.get("id")
     prompt = Prompt(
         id=row.name if identity in (None, "") else str(identity),
-        messages=place_images(messages, len(images), row.where) if images or _has_images(messages) else messages,
+        messages=place_images(messages, len(images), row.where) if images or has_images(messages) else messages,
         domain=cells.get("domain") or source.domain or "default",
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
@@ -94,10 +97,7 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
     chosen, rejected = cells["chosen"], cells["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         if cells.get("prompt") is None:
-            # The longest common beginning, without the space that belongs to the first word of each answer.
-            length = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(chosen, rejected, strict=False)))
-            length -= int(length > 0 and chosen[length - 1] == " ")
-            if not length:
+            if not (length := _prompt_length(chosen, rejected)):
                 raise UserError(
                     f"{row.where} has no prompt, neither as a column nor as what both answers begin with; add one."
                 )
@@ -125,18 +125,28 @@ def _split(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> tu
     return before, str(texts["chosen"]), str(texts["rejected"])
 
 
+def _prompt_length(chosen: str, rejected: str) -> int:
+    """Characters of the whole words that both answers begin with, and that leave each of them at least one.
+
+    Unlike TRL's, the prompt never ends inside a word, which the tokens of a chat template could not take apart again.
+    As in TRL, the space before the first word of the answers is theirs.
+    """
+    shorter = min(len(chosen), len(rejected))
+    common = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
+    ends = _word_ends(chosen) & _word_ends(rejected)
+    length = max((end for end in ends if end <= common and chosen[end:].strip() and rejected[end:].strip()), default=0)
+    return length - int(length > 0 and chosen[length - 1] == " ")
+
+
+def _word_ends(text: str) -> set[int]:
+    """Where a word, number or sign begins or ends, by Unicode's rules; Chinese characters are words of their own."""
+    return {match.start() for match in regex.finditer(r"(?w)\b", text)}
+
+
 def _answer(turns: Sequence[Message]) -> str | None:
-    """Text of the last message if it is the assistant's; data sets with pictures split it into parts."""
-    content: Any = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-        content = "".join(part.get("text") or "" for part in content)
+    """Text of the last message if it is the assistant's."""
+    content = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
     return content if isinstance(content, str) else None
-
-
-def _has_images(messages: Sequence[Message]) -> bool:
-    """Whether a message has an image part."""
-    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
-    return any(isinstance(part, Mapping) and part.get("type") == "image" for parts in contents for part in parts)
 
 
 def _score(cell: Any, column: str | None, row: Row) -> float:

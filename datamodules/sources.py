@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.messages import has_images, messages_of, place_images, refuse_tools
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import Message, Prompt
+from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)
-
-IMAGE_MARK = "<image>"
 
 _ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
 """What the columns hold; also their default names."""
@@ -129,11 +128,12 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
 
     if not isinstance(identity := cell("id"), str | int | None):
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
+    refuse_tools(row, columns)
     images = images_of(cell("images"), row, columns.get("images"))
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
-        messages=place_images(messages, len(images), row.where) if images else messages,
+        messages=place_images(messages, len(images), row.where) if images or has_images(messages) else messages,
         gold=cell("answer"),
         domain=text("domain") or source.domain or "default",
         teacher=text("teacher") or source.teacher,
@@ -141,28 +141,6 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
     )
-
-
-def messages_of(cell: Any, row: Row, column: str) -> tuple[Message, ...]:
-    """A conversation from a text or a list of chat messages.
-
-    Raises:
-        UserError: naming the row and the column.
-    """
-    if cell is None or cell == []:
-        raise UserError(f"{row.where} has no prompt: its column {column!r} is empty; give one or remove the row.")
-    if isinstance(cell, str):
-        return ({"role": "user", "content": cell},)
-    well_formed = isinstance(cell, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str | list)
-        for m in cell
-    )
-    if not well_formed:
-        raise UserError(
-            f"{row.where}: column {column!r} must hold a text or a list of messages, "
-            '[{"role": "user", "content": "..."}].'
-        )
-    return tuple(cell)
 
 
 def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
@@ -194,28 +172,3 @@ def _image(item: Any, row: Row, column: str | None) -> Any:
     if not path.is_file():
         raise UserError(f"{row.where}: the picture {path} does not exist; mend column {column!r} or remove the row.")
     return str(path)
-
-
-def place_images(messages: tuple[Message, ...], number: int, where: str) -> tuple[Message, ...]:
-    """Turn the ``<image>`` marks of the texts into image parts; without any, the images open the first user turn."""
-    contents = [_content_parts(message["content"]) for message in messages]
-    placed = sum(part.get("type") == "image" for content in contents for part in content)
-    if placed == 0:
-        first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
-        contents[first] = [{"type": "image"}] * number + contents[first]
-    elif placed != number:
-        raise UserError(
-            f"{where} has {number} images for {placed} places in its prompt; give one {IMAGE_MARK} for each."
-        )
-    return tuple({**message, "content": content} for message, content in zip(messages, contents, strict=True))
-
-
-def _content_parts(content: str | list[Any]) -> list[Any]:
-    """Content as a list of text and image parts, in the form of chat templates."""
-    if not isinstance(content, str):
-        return content
-    parts: list[Any] = []
-    for i, text in enumerate(content.split(IMAGE_MARK)):
-        parts += [{"type": "image"}] if i else []
-        parts += [{"type": "text", "text": text}] if text else []
-    return parts

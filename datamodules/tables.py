@@ -1,6 +1,5 @@
 """Rows from files, the hub and the playground, each with its place for messages."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.utils.paths import resolve_path
+from lit_uniopd.utils.strict_json import parse_json
 
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
@@ -129,9 +129,9 @@ def _parse(file: Path, flag: str) -> Iterator[tuple[int, Any]]:
             with file.open(encoding="utf-8-sig") as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
-                        yield number, _json(line, f"{file}:{number}")
+                        yield number, parse_json(line, f"{file}:{number}")
         elif file.suffix == ".json":
-            rows = _json(file.read_text(encoding="utf-8-sig"), str(file))
+            rows = parse_json(file.read_text(encoding="utf-8-sig"), str(file))
             if not isinstance(rows, list):
                 raise UserError(
                     f"{flag}.path {file} must hold a list of rows, [{{...}}, ...]; name it .jsonl if it has one a line."
@@ -143,24 +143,21 @@ def _parse(file: Path, flag: str) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{flag}.path {file} cannot be read: {first_line(error)}; mend it.") from error
 
 
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not valid JSON ({error}); mend or remove it.") from error
-
-
 def _parquet_rows(file: Path, flag: str) -> list[dict[str, Any]]:
     # Imported here: a run on JSONL files need not wait for it.
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(file).read().to_pylist()
+        table = parquet.ParquetFile(file).read()
     except pa.ArrowInvalid as error:
         raise UserError(
             f"{flag}.path {file} is not a parquet file ({first_line(error)}); mend or rename it."
         ) from error
+    names = table.column_names
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{flag}.path {file} has more than one column {repeated[0]!r}; keep one of them.")
+    return table.to_pylist()
 
 
 def _hub_rows(table: TableArgs, flag: str) -> Iterator[Row]:

@@ -1,6 +1,5 @@
 """The rows of a benchmark in the schema of the hub: bundled ones, local files, or the hub itself."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, ProfileName
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.utils.paths import has_scheme, resolve_path
+from lit_uniopd.utils.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _local_rows(spec: BenchmarkSpec) -> list[Row]:
 
         return pq.read_table(path).to_pylist()
     if path.suffix == ".json":
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(path.read_text(encoding="utf-8"), str(path))
         if not isinstance(rows, list):
             raise UserError(f"{path} must hold a list of rows.")
         return rows
@@ -128,10 +128,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number} is not JSON ({error}); mend or remove the line.") from error
+            yield parse_json(line, f"{path}:{number}")
 
 
 def _draw_cells(value: Any) -> Any:

@@ -1,13 +1,15 @@
 """From a prompt to a model's inputs: chat template, token ids, pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.multimodal import Vision
-from lit_uniopd.types import Prompt
+from lit_uniopd.types import Message, Prompt
 from lit_uniopd.utils.images import open_image
 
 
@@ -123,7 +125,11 @@ def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwa
         messages.append({"role": "assistant", "content": content})
     template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
     text: Any = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=False, **chat_template_kwargs
+        readable_messages(tokenizer, template, messages),
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=False,
+        **chat_template_kwargs,
     )
     return text
 
@@ -139,10 +145,10 @@ def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, An
                 f"Prompt {prompt.id!r} has {len(messages)} messages, but the tokenizer has no chat template; "
                 "give the prompt column as plain text or choose a chat model."
             )
-        return messages[0]["content"]
+        return _joined(messages[0]["content"])
     unfinished = messages[-1]["role"] == "assistant"
     text: Any = tokenizer.apply_chat_template(
-        messages,
+        readable_messages(tokenizer, template, messages),
         chat_template=template,
         tokenize=False,
         add_generation_prompt=not unfinished,
@@ -150,6 +156,56 @@ def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, An
         **chat_template_kwargs,
     )
     return text
+
+
+def readable_messages(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message]
+) -> list[dict[str, Any]]:
+    """The messages with contents as texts or as lists of parts, whichever the template reads.
+
+    Templates of text models print a list of parts as Python does; some of image-text models leave a text out.
+    """
+    reads_text, reads_parts = _contents_read(tokenizer, template)
+    readable = [dict(message) for message in messages]
+    for message in readable:
+        content = message["content"]
+        if isinstance(content, str) and reads_parts and not reads_text:
+            message["content"] = [{"type": "text", "text": content}]
+        elif not isinstance(content, str) and reads_text and not reads_parts:
+            message["content"] = _joined(content)
+    return readable
+
+
+@lru_cache(maxsize=16)
+def _contents_read(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[bool, bool]:
+    """Whether a chat template writes a content that is a text, and one that is a list of parts."""
+    word = "lighthouse"
+
+    def rendered(content: Any) -> str:
+        try:
+            messages = [{"role": "user", "content": content}]
+            return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+        except Exception:  # whatever a template raises, it does not read this
+            return ""
+
+    parts = rendered([{"type": "text", "text": word}])
+    return word in rendered(word), word in parts and not any(f"{quote}type{quote}" in parts for quote in "'\"")
+
+
+def _joined(content: Any) -> str:
+    """The texts of a content, which must have no pictures.
+
+    Raises:
+        UserError: if it has.
+    """
+    if isinstance(content, str):
+        return content
+    if any(part.get("type") != "text" for part in content):
+        raise UserError(
+            "The model's chat template has no place for the pictures of a prompt; choose an image-text model that was "
+            "trained on conversations, or remove the pictures."
+        )
+    return "".join(part["text"] for part in content)
 
 
 def continued(prompt: Prompt, prefix: str) -> Prompt:

@@ -133,6 +133,35 @@ def test_an_implicit_prompt_of_texts_ends_before_the_space(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("the sky is blue", "the sky is black", "the sky is"),  # TRL: "the sky is bl"
+        ("the sky is blue", "the sky is bluer", "the sky is"),  # TRL: "the sky is blue" and an answer of nothing
+        ("it is so", "it is", "it"),
+        ("is it 3.14?", "is it 3.15?", "is it"),
+        ("we don't", "we don", "we"),
+        ("Q: why?\nA: so", "Q: why?\nA: sorry", "Q: why?\nA:"),
+        ("x = f(a)", "x = f(b)", "x = f("),
+        ("\u5929\u7a7a\u662f\u84dd\u8272", "\u5929\u7a7a\u662f\u7eff\u8272", "\u5929\u7a7a\u662f"),  # no spaces
+        ("un e\u0301te\u0301", "un e\u0300te", "un"),  # accents of their own belong to their letter
+        ("so \U0001f468\u200d\U0001f469", "so \U0001f468\u200d\U0001f467", "so"),  # one sign of several
+        ("\u0434\u0430 \u043d\u0435\u0442", "\u0434\u0430 \u043d\u0430", "\u0434\u0430"),
+        ("blue", "black", None),
+        ("yes", "yes", None),
+    ],
+)
+def test_an_implicit_prompt_has_whole_words(tmp_path, chosen, rejected, prompt):
+    row = {"chosen": chosen, "rejected": rejected}
+    if prompt is None:
+        with pytest.raises(UserError, match="has no prompt, neither as a column nor as what both answers begin with"):
+            read(tmp_path, [row])
+        return
+    (pair,) = read(tmp_path, [row])
+    assert pair.prompt.messages == (turn("user", prompt),)
+    assert (prompt + pair.chosen, prompt + pair.rejected) == (chosen, rejected)
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "hi", "chosen": "a"}, "no column 'rejected'; choose --data.train.rejected_column"),

@@ -162,6 +162,10 @@ def test_a_mistake_is_named(tmp_path: Path, rows: list, options: dict, message: 
     [
         ("t.jsonl", b'{"prompt": "p"}\n{"prompt": \n', "t.jsonl:2 is not valid JSON"),
         ("t.jsonl", b'{"prompt": "\xff"}\n', "t.jsonl cannot be read: .*utf-8"),
+        ("t.jsonl", b'\n{"prompt": "say \\ud83d now"}\n', r"t.jsonl:2 has half of a surrogate pair .* in 'prompt'"),
+        ("t.json", b'[{"prompt": "p"}, {"prompt": "\\ud83d"}]', r"t.json:2 has half of a surrogate pair"),
+        ("t.jsonl", b'{"prompt": "p", "answer": 1, "answer": 2}', r"t.jsonl:1 has the key 'answer' more than once"),
+        ("t.json", b'[{"prompt": "p", "prompt": "q"}]', r"t.json has the key 'prompt' more than once"),
         ("t.json", b'{"prompt": "p"}', r"t.json must hold a list of rows.*\.jsonl"),
         ("t.parquet", b"no parquet at all", "t.parquet is not a parquet file"),
         ("t.csv", b"prompt\np\n", r"t.csv is of an unknown kind; give one of \.jsonl"),
@@ -171,6 +175,13 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, messa
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_prompts(SourceArgs(str(tmp_path / name)), FLAG)
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path):
+    table = pa.table([["p"], ["1"], ["2"]], names=["prompt", "answer", "answer"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet has more than one column 'answer'; keep one of them"):
+        read_prompts(SourceArgs(str(tmp_path / "t.parquet")), FLAG)
 
 
 @pytest.mark.parametrize(
