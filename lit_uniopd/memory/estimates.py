@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from lit_uniopd.functional.logps import CHUNK_TOKENS
 from lit_uniopd.functional.projection import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
-from lit_uniopd.policy.backbone import body_of, unwrap
+from lit_uniopd.policy.backbone import body_of, layer_configs, unwrap
 from lit_uniopd.policy.cascade_attention import worth_sharing
 from lit_uniopd.policy.shared_prefix import why_not_packed
 from lit_uniopd.sampling.decode_loop import GrowingLayer
@@ -72,18 +72,21 @@ def dimensions(model: nn.Module) -> Dimensions:
     """Read a model, loaded or on the meta device."""
     base = unwrap(model)
     config: Any = base.config.get_text_config(decoder=True)
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    # Of the widest layer where layers differ; none without attention.
+    layers = layer_configs(config)
+    heads = max(getattr(layer, "num_attention_heads", None) or 1 for layer in layers)
+    key_heads = max(getattr(layer, "num_key_value_heads", None) or heads for layer in layers)
+    width = max(getattr(layer, "head_dim", None) or config.hidden_size // heads for layer in layers)
     visited = getattr(config, "num_experts_per_tok", None) or 0
     inner = getattr(config, "moe_intermediate_size", None) if visited else None
-    inner = inner or getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    inner = inner or max(_inner_width(layer) for layer in layers) or 4 * config.hidden_size
     names = {name.rpartition(".")[2] for name, _ in body_of(model).named_modules()}
     cached = [layer for layer in DynamicCache(config=base.config).layers if isinstance(layer, DynamicLayer)]
     return Dimensions(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         queries=heads * width,
-        keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
+        keys=key_heads * width,
         heads=heads,
         vocabulary=config.vocab_size,
         inner=inner * max(visited, 1),
@@ -96,6 +99,12 @@ def dimensions(model: nn.Module) -> Dimensions:
         eager=config._attn_implementation == "eager",
         shares=why_not_packed(model, 0) is None,
     )
+
+
+def _inner_width(config: Any) -> int:
+    """Of a layer's MLP; 0 if the config does not say. Gemma 3n lists one for each layer."""
+    width = getattr(config, "intermediate_size", None) or 0
+    return max(width) if isinstance(width, list | tuple) else width
 
 
 def numerics(model: nn.Module, *, autocast: bool) -> Numerics:

@@ -22,7 +22,7 @@ class OutputHead:
     scale: float
     """Granite divides its logits, Cohere multiplies them."""
     softcap: float | None
-    """Gemma 2: ``cap * tanh(logits / cap)``."""
+    """Gemma 2 and RecurrentGemma: ``cap * tanh(logits / cap)``."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits ``[..., V]`` of hidden states ``[..., H]``."""
@@ -59,16 +59,21 @@ def head_of(model: nn.Module) -> OutputHead:
             "take lm_head out of lora.target_modules and leave it unquantised."
         )
     config = base.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return OutputHead(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "output_multiplier"):  # Cohere, Falcon H1, Muse
+        scale *= getattr(config, name, None) or 1.0
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    scale *= scaling if config.model_type == "hyperclovax" else 1.0 / scaling
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    return OutputHead(layer.weight, layer.bias, scale, softcap)
 
 
 @torch.no_grad()
 def check_head(model: nn.Module) -> None:
-    """Compare body + head with the model's own logits on a few tokens, once at load.
+    """Compare body + head with the model's own logits on a few tokens, and without the last, once at load.
 
     Raises:
-        UserError: if the model does something else between its last layer and its logits.
+        UserError: if the model does something else between its last layer and its logits, or looks ahead.
     """
     if head_of(model).weight_VH.is_meta:  # there are no values to compare
         return
@@ -76,14 +81,27 @@ def check_head(model: nn.Module) -> None:
     was_training = model.training
     model.eval()
     hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    prefix = body_of(model)(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     actual, expected = head_of(model).logits(hidden), model(input_ids=ids, use_cache=False).logits.float()
     model.train(was_training)
-    # Low precision may round in another order; a forgotten scale or cap is off by far more.
-    if (actual - expected).abs().max() > 0.05 * expected.abs().max().clamp(min=1e-3):
+    precise = hidden.dtype in (torch.float32, torch.float64)
+    change = (hidden[:, :-1].float() - prefix.float()).norm() / prefix.float().norm().clamp(min=1e-30)
+    if change > (0.01 if precise else 0.1):
+        raise UserError(
+            f"{type(unwrap(model)).__name__} looks at later tokens, so it has no log-probs of a next one; choose a "
+            "causal model (some are made causal by is_decoder in their config)."
+        )
+    # Low precision may round in another order. In float32 also a cap that is far above these logits is seen.
+    if (actual - expected).abs().max() > (1e-4 if precise else 0.05) * expected.abs().max().clamp(min=1e-3):
         raise UserError(
             f"{type(unwrap(model)).__name__} changes its logits after the output layer in a way lit_uniopd does not "
             "know, so log-probs would be wrong; choose another model."
         )
+
+
+def layer_configs(config: Any) -> list[Any]:
+    """The config of each layer where layers differ (Gemma 4's head width), which refuses to be asked as a whole."""
+    return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.policy.multimodal import Vision
+from lit_uniopd.policy.multimodal import Vision, vision_of
 from lit_uniopd.types import Message, Prompt
 from lit_uniopd.utils.images import open_image
 
@@ -53,9 +53,7 @@ def encode(
             f"({first_line(error)}); mend the row."
         ) from error
     tokens = inputs.pop("input_ids")[0].tolist()
-    # Token types are not kept: `vision_inputs` derives them from the tokens.
-    vision = {name: value for name, value in inputs.items() if name not in ("attention_mask", "mm_token_type_ids")}
-    return EncodedPrompt(tokens, vision)
+    return EncodedPrompt(tokens, vision_of(inputs, len(tokens)))
 
 
 def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:

@@ -151,15 +151,17 @@ class HiddenStateModel(nn.Module):
         lengths_B = torch.tensor([len(p) + len(a) for p, a in zip(rows.prompts, rows.answers, strict=True)])
         sequences = [torch.tensor([*p, *a]) for p, a in zip(rows.prompts, rows.answers, strict=True)]
         ids = pad_sequence(sequences, batch_first=True, padding_value=self.pad_id).to(self.device)
-        pictures = vision_inputs(self.model, ids, rows.vision)
-        real = (torch.arange(ids.shape[1]) < lengths_B[:, None]).to(self.device)
+        prompt_lengths_B = torch.tensor([len(prompt) for prompt in rows.prompts])
+        steps_L = torch.arange(ids.shape[1])
+        real = (steps_L < lengths_B[:, None]).to(self.device)
+        answers = (steps_L >= prompt_lengths_B[:, None]).to(self.device)
+        pictures = vision_inputs(self.model, ids, rows.vision, answers)
         grid = grid_positions(self.model, ids, real, pictures)
         if grid is not None:
             pictures["position_ids"] = grid[0]
-        # Rows are padded on the right and attention is causal, so padding cannot be seen and needs no mask.
+        # Rows are padded on the right and answers are read causally, so padding cannot be seen and needs no mask.
         hidden = body_of(self.model)(input_ids=ids, use_cache=False, **pictures).last_hidden_state
         hidden = self._depending_on_tower(hidden, pictured=any(rows.vision))
-        prompt_lengths_B = torch.tensor([len(prompt) for prompt in rows.prompts])
         steps_T = torch.arange(max(len(answer) for answer in rows.answers))
         positions_BT = (prompt_lengths_B[:, None] - 1 + steps_T).clamp(max=ids.shape[1] - 1).to(hidden.device)
         return hidden.gather(1, positions_BT[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -228,9 +230,9 @@ class HiddenStateModel(nn.Module):
         """
         if not self.args.share_prompts or not all(rows.answers):
             return False
-        if why_not_packed(self.model, rows.longest) is not None:
-            return False
         pictured = any(rows.vision)
+        if why_not_packed(self.model, rows.longest, pictured=pictured) is not None:
+            return False
         if pictured not in self._packing_works:
             if is_sharded(self):  # a trial that other ranks do not make would hang
                 return False

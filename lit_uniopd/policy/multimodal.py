@@ -1,5 +1,9 @@
 """Inputs of image-text models beside token ids: pictures, and positions in which a picture is a grid.
 
+Processors give an input for each picture, for each prompt (all of its pictures together), or for each token. Rows of a
+batch are joined by what an input is: those of pictures and prompts are padded to the largest and stacked, those of
+tokens are computed anew from the token ids of the batch, since these are padded and followed by answers.
+
 Extra shape letters: R rows, L positions.
 """
 
@@ -11,11 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import body_of, unwrap
 
 Vision = Mapping[str, Tensor]
 """A prompt's tensors from the processor, pictures along the first dimension (``pixel_values``, ``image_grid_thw`` ...);
 empty for text."""
+
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+"""Inputs for each token that `vision_inputs` derives from the token ids."""
+FOR_EACH_TOKEN = ("cross_attention_mask", "image_attention_mask", "image_embeds_position_mask", "image_patches_indices")
+"""Inputs that have a value for each token of the prompt, and more than that."""
+FILLERS = {"image_position_ids": -1}
+"""What pads an input where it is not 0."""
+REAL_SIZES = {"image_sizes", "pixel_attention_mask", "pixel_mask", "spatial_shapes", "image_position_ids"}
+"""Inputs that tell a model which of its pixels are padding."""
 
 
 def image_token_ids(model: nn.Module) -> list[int]:
@@ -25,25 +39,93 @@ def image_token_ids(model: nn.Module) -> list[int]:
     return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)})
 
 
-def vision_inputs(model: nn.Module, ids_RL: Tensor, vision: Sequence[Vision]) -> dict[str, Tensor]:
+def vision_of(inputs: Mapping[str, Any], prompt_tokens: int) -> Vision:
+    """What a processor made of one prompt's pictures, without what is derived from its tokens.
+
+    Args:
+        inputs: the processor's output for the prompt.
+        prompt_tokens: how many tokens it has.
+
+    Raises:
+        UserError: if an input is no tensor, or has a value for each token that cannot be derived from the tokens.
+    """
+    vision = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "labels", *TOKEN_TYPES)}
+    for name, value in vision.items():
+        if not isinstance(value, Tensor) or (name in FOR_EACH_TOKEN and value.shape[1:2] == (prompt_tokens,)):
+            raise _unknown_input(name)
+        if value.shape == (1, prompt_tokens) and not value.is_floating_point():
+            raise _unknown_input(name)
+    return vision
+
+
+def _unknown_input(name: str) -> UserError:
+    return UserError(
+        f"The model's processor gives {name} beside the pictures, which lit_uniopd cannot join with the tokens of "
+        "answers; choose another image-text model (docs/own_models.md lists architectures that were tried)."
+    )
+
+
+def vision_inputs(
+    model: nn.Module, ids_RL: Tensor, vision: Sequence[Vision], answers_RL: Tensor | None = None
+) -> dict[str, Tensor]:
     """Further arguments of the model's forward pass for rows of which some have pictures; none without pictures.
 
     Args:
         model: image-text model.
         ids_RL: token ids.
         vision: for each row.
+        answers_RL: True on tokens of answers; None: there are only prompts.
     """
     names = list(dict.fromkeys(name for row in vision for name in row))
-    if not names:
-        return {}
     dtype = next(unwrap(model).parameters()).dtype
-    inputs = {name: torch.cat([row[name] for row in vision if name in row]).to(ids_RL.device) for name in names}
+    inputs = {name: _stacked(name, [row for row in vision if name in row]).to(ids_RL.device) for name in names}
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    body = body_of(model)
-    if "mm_token_type_ids" in _arguments(type(body)):
+    taken = _arguments(type(body_of(model)))
+    if reads_prompts_both_ways(model):
+        # The pair of types that this model was trained with: 0 on the prompt, with or without pictures, 1 behind it.
+        types_RL = torch.zeros_like(ids_RL) if answers_RL is None else answers_RL.to(ids_RL).expand_as(ids_RL)
+        inputs["token_type_ids"] = types_RL
+    elif names:
         config: Any = unwrap(model).config
-        inputs["mm_token_type_ids"] = (ids_RL == config.image_token_id).int()
+        is_picture_RL = (ids_RL == config.image_token_id).int() if _TYPED & taken else None
+        inputs |= {name: is_picture_RL for name in TOKEN_TYPES if name in taken and is_picture_RL is not None}
     return inputs
+
+
+def _stacked(name: str, rows: Sequence[Vision]) -> Tensor:
+    """An input of several rows, padded in all dimensions but the first, along which it is joined.
+
+    Models cut padding tiles off, or recognise padding pictures by their zeros.
+
+    Raises:
+        UserError: if pictures differ in height or width, and no other input tells the model so.
+    """
+    values = [row[name] for row in rows]
+    if len({value.shape[1:] for value in values}) == 1:
+        return torch.cat(values)
+    if name == "pixel_values" and values[0].ndim == 4 and not REAL_SIZES.intersection(*rows):
+        raise UserError(
+            "The model's processor leaves pictures of unlike size and nothing says which pixels are padding; "
+            "give pictures of one size, or set micro_batch_tokens and sampling.max_rows to 1."
+        )
+    shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    joined = values[0].new_full((sum(map(len, values)), *shape), FILLERS.get(name, 0))
+    for place, value in zip(joined.split([len(value) for value in values]), values, strict=True):
+        place[(slice(None), *map(slice, value.shape[1:]))] = value
+    return joined
+
+
+def reads_prompts_both_ways(model: nn.Module) -> bool:
+    """Whether every token of a prompt attends to all of it: a prefix language model."""
+    return unwrap(model).config.model_type == "paligemma"
+
+
+def reads_pictures_both_ways(model: nn.Module) -> bool:
+    """Whether the tokens of a picture attend to each other, also to later ones."""
+    taken, text = _arguments(type(body_of(model))), unwrap(model).config.get_text_config()
+    if "mm_token_type_ids" in taken:
+        return getattr(text, "use_bidirectional_attention", None) in ("vision", "all")
+    return "token_type_ids" in taken and bool(image_token_ids(model))
 
 
 def grid_positions(
@@ -113,6 +195,9 @@ def names_reached(output: Tensor, parameters: Mapping[str, nn.Parameter]) -> set
         reached |= set() if leaf is None else {leaf}
         queue += [function for function, _ in node.next_functions]
     return reached
+
+
+_TYPED = frozenset(TOKEN_TYPES)
 
 
 @cache

@@ -24,7 +24,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from lit_uniopd.policy.backbone import body_of, head_of, unwrap
+from lit_uniopd.policy.backbone import body_of, head_of, layer_configs, unwrap
 from lit_uniopd.policy.cascade_attention import SharedPrefixCache, worth_sharing
 from lit_uniopd.policy.multimodal import Vision, grid_positions, image_token_ids, vision_inputs
 from lit_uniopd.policy.shared_prefix import enable_packing, placeholder_mask, reads_alike, why_not_packed
@@ -102,7 +102,32 @@ def decodable(model: nn.Module) -> bool:
     if not base._supports_default_dynamic_cache():  # type: ignore[operator]  # as generate does; not public
         return False
     layers = DynamicCache(config=base.config).layers
-    return bool(layers) and all(type(layer) in SELECTABLE for layer in layers)
+    if not layers or any(type(layer) not in SELECTABLE for layer in layers):
+        return False
+    if base not in _selecting_works:
+        _selecting_works[base] = _try_selecting(model)
+    return _selecting_works[base]
+
+
+_selecting_works: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _try_selecting(model: nn.Module) -> bool:
+    """Repeat and drop rows, and compare with a forward pass: RecurrentGemma hides states in its layers."""
+    weight_VH, banned = head_of(model).weight_VH, image_token_ids(model)
+    a, b = [token for token in range(len(banned) + 2) if token not in banned][:2]
+    with torch.autocast(weight_VH.device.type, enabled=False):
+        decoder = Decoder(model, 2)
+        try:
+            decoder.prefill([[a, b, b], [b, a, a]], answers=2, pad_id=a, share=False)
+            decoder.keep(torch.tensor([1, 2, 3], device=weight_VH.device))
+            actual = decoder.step(torch.tensor([a, b, a], device=weight_VH.device))
+        except (TypeError, RuntimeError, ValueError, LookupError, AttributeError):
+            return False
+        ids = torch.tensor([[a, b, b, a], [b, a, a, b], [b, a, a, a]], device=weight_VH.device)
+        expected = head_of(model).logits(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
+    return reads_alike(actual, expected, weight_VH.dtype)
 
 
 def arguments(body: nn.Module) -> frozenset[str]:
@@ -253,11 +278,16 @@ class Decoder:
 
 
 def position_bytes(model: nn.Module, element_size: int) -> int:
-    """Bytes of one position's key and value in one layer."""
-    config: Any = unwrap(model).config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * heads * width * element_size
+    """Bytes of one position's key and value in one layer, on average where layers differ."""
+    layers = layer_configs(unwrap(model).config.get_text_config(decoder=True))
+    return 2 * sum(map(_key_width, layers)) // len(layers) * element_size
+
+
+def _key_width(config: Any) -> int:
+    """Numbers in one position's key, heads together."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (getattr(config, "num_key_value_heads", None) or heads) * width
 
 
 _sharing_works: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -304,6 +334,15 @@ def _try_sharing(model: nn.Module) -> bool:
         rank_zero_info(f"{type(base).__name__} reads shared caches of prompts differently; repeating them.")
         return False
     return True
+
+
+@torch.no_grad()
+def first_logits(model: nn.Module, prompts: list[list[int]], pad_id: int) -> Tensor:
+    """Logits ``[P, 2, V]`` of the two tokens after each prompt, the first of them being the prompt's last again."""
+    decoder = Decoder(model, 2)
+    first_PV = decoder.prefill(prompts, answers=1, pad_id=pad_id)
+    last_P = torch.tensor([prompt[-1] for prompt in prompts], device=first_PV.device)
+    return torch.stack([first_PV, decoder.step(last_P)], dim=1)
 
 
 DROP_SHARE = 1 / 8

@@ -1,6 +1,7 @@
 """transformers' ``generate``, behind ``sampling.engine: generate``: slower than the loop, for comparison."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from transformers import GenerationConfig
 
 from lit_uniopd.policy.backbone import body_of, head_of, unwrap
 from lit_uniopd.policy.multimodal import Vision, grid_positions, vision_inputs
-from lit_uniopd.sampling.batches import PromptGroup, prompt_groups
+from lit_uniopd.sampling.batches import prompt_groups
 from lit_uniopd.sampling.decode_loop import arguments, left_pad
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
 from lit_uniopd.utils.seeding import derive_seed
@@ -21,14 +22,15 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     with torch.random.fork_rng(devices=[request.device] if request.device.type == "cuda" else []):
         # One generator for the whole call: ranks differ by their prompts' keys.
         torch.manual_seed(derive_seed(request.seed, "generate", request.keys[0]))
-        for group in prompt_groups(request):
-            ids_PL, mask_PL = left_pad(group.prompt_tokens, request.pad_id, request.device)
-            out_RL = _generate(request, group, ids_PL, mask_PL)
-            new_RT = out_RL[:, ids_PL.shape[1] :]
-            mask_RL = F.pad(mask_PL.repeat_interleave(group.answers, dim=0), (0, new_RT.shape[1]), value=True)
-            vision_R = [vision for vision in group.vision for _ in range(group.answers)]
-            temperature = request.args.temperature or 1
-            logps_RT = _response_logps(request.model, out_RL, mask_RL, new_RT, temperature, vision_R)
+        for group in prompt_groups(request, first_logits):
+            # Repeated here: generate repeats picture by picture, and so mixes up those of a prompt with several.
+            prompts = [tokens for tokens in group.prompt_tokens for _ in range(group.answers)]
+            vision = [pictures for pictures in group.vision for _ in range(group.answers)]
+            ids_RL, mask_RL = left_pad(prompts, request.pad_id, request.device)
+            out_RL = _generate(request.model, ids_RL, mask_RL, request.generation_config(answers=1), vision).sequences
+            new_RT = out_RL[:, ids_RL.shape[1] :]
+            mask_RL = F.pad(mask_RL, (0, new_RT.shape[1]), value=True)
+            logps_RT = _response_logps(request.model, out_RL, mask_RL, new_RT, request.args.temperature or 1, vision)
             buffer.tokens_BT[group.rows_R, : new_RT.shape[1]] = new_RT
             buffer.logps_BT[group.rows_R, : new_RT.shape[1]] = logps_RT
             finished += len(group.rows_R)
@@ -36,15 +38,24 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     return buffer
 
 
-def _generate(request: GenerationRequest, group: PromptGroup, ids_PL: Tensor, mask_PL: Tensor) -> Tensor:
-    """Prompts and answers ``[R, L]``."""
-    base, config = unwrap(request.model), request.generation_config(group.answers)
-    pictures = vision_inputs(request.model, ids_PL, group.vision)
+def first_logits(model: nn.Module, prompts: list[list[int]], pad_id: int) -> Tensor:
+    """Logits ``[P, 2, V]`` of the first two tokens of greedy answers."""
+    ids_PL, mask_PL = left_pad(prompts, pad_id, head_of(model).weight_VH.device)
+    config = GenerationConfig(max_new_tokens=2, pad_token_id=pad_id, return_dict_in_generate=True, output_logits=True)
+    return torch.stack(_generate(model, ids_PL, mask_PL, config, [{}] * len(prompts)).logits, dim=1).float()
+
+
+def _generate(
+    model: nn.Module, ids_RL: Tensor, mask_RL: Tensor, config: GenerationConfig, vision: Sequence[Vision]
+) -> Any:
+    """Transformers' own output; its ``sequences`` ``[R, L]`` are prompts and answers."""
+    base, pictures = unwrap(model), vision_inputs(model, ids_RL, vision)
+    config.return_dict_in_generate = True
     # Options that ours leaves open would come from the model's own (repetition penalties, say), so that is set aside.
     model_config, base.generation_config = base.generation_config, GenerationConfig()
     try:
         return base.generate(  # type: ignore[operator]
-            ids_PL, attention_mask=mask_PL.long(), generation_config=config, **pictures
+            ids_RL, attention_mask=mask_RL.long(), generation_config=config, **pictures
         )
     finally:
         base.generation_config = model_config
@@ -55,7 +66,8 @@ def _response_logps(
 ) -> Tensor:
     """Log-probs of the last tokens of each row, by one pass over prompt and answer."""
     body, head = body_of(model), head_of(model)
-    pictures = vision_inputs(model, ids_RL, vision)
+    answers_RL = torch.arange(ids_RL.shape[1], device=ids_RL.device) >= ids_RL.shape[1] - new_RT.shape[1]
+    pictures = vision_inputs(model, ids_RL, vision, answers_RL)
     grid = grid_positions(model, ids_RL, mask_RL, pictures)
     positions_RL = (mask_RL.cumsum(dim=1) - 1).clamp(min=0) if grid is None else grid[0]
     positions = {"position_ids": positions_RL} if "position_ids" in arguments(body) else {}

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.batches import prompt_groups
-from lit_uniopd.sampling.decode_loop import Decoder, decode
+from lit_uniopd.sampling.decode_loop import Decoder, decode, first_logits
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
 from lit_uniopd.sampling.token_sampler import CounterRNG, sample_token
 
@@ -23,7 +23,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
         return sample_token(logits_RV, uniforms(step, rows_R), args.temperature, args.top_k, args.top_p)
 
     finished = 0
-    for group in prompt_groups(request):
+    for group in prompt_groups(request, first_logits):
         decoder = Decoder(request.model, args.max_new_tokens)
         logits_RV = decoder.prefill(group.prompt_tokens, group.answers, request.pad_id, group.vision)
         before = finished
