@@ -5,7 +5,14 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnector
 
-__all__ = ["SignalConnector", "logged_step", "set_logged_step", "set_signal_connector", "signal_connector"]
+__all__ = [
+    "SignalConnector",
+    "logged_step",
+    "restore_loaders",
+    "set_logged_step",
+    "set_signal_connector",
+    "signal_connector",
+]
 
 
 def logged_step(trainer: Trainer) -> int:
@@ -16,6 +23,15 @@ def logged_step(trainer: Trainer) -> int:
 def set_logged_step(trainer: Trainer, step: int) -> None:
     """Count on from another step: a batch that was under way when a run stopped has not been logged yet."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def restore_loaders(trainer: Trainer) -> None:
+    """Give training loaders their position in the checkpoint, if they were built before Lightning had read it.
+
+    Whoever asks for ``trainer.estimated_stepping_batches`` in a setup hook builds them that early, and Lightning then
+    trains on the first rows again, without a word.
+    """
+    trainer.fit_loop._load_combined_loader_states()
 
 
 def signal_connector(trainer: Trainer) -> Any:

@@ -82,6 +82,11 @@ def test_another_connector_handles_signals(tmp_path):
         (ModelParallelStrategy, "distributed/fsdp.py", ["_data_parallel_size", "_save_distributed_checkpoint"]),
         (ModelParallelStrategy, "doctor/dry_run.py", ["_device_mesh"]),
         (DDPStrategy, "memory/report.py", ["_ddp_kwargs"]),
+        (
+            lambda: Trainer(logger=False).fit_loop,
+            "utils/lightning_internals.py",
+            ["_combined_loader", "_combined_loader_states_to_load"],
+        ),
         (lambda: SignalConnector(Trainer(logger=False)), "distributed/preemption.py", ["_original_handlers"]),
     ],
 )
