@@ -11,16 +11,16 @@ from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.tensor import DTensor
 
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
 from lit_uniopd.distributed.preemption import StopSignals, interruptible, rewind_unfinished, stop_if_requested
 from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
-from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
+from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -36,7 +36,13 @@ from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
-from lit_uniopd.utils.lightning_internals import logged_step, set_logged_step, set_signal_connector, signal_connector
+from lit_uniopd.utils.lightning_internals import (
+    logged_step,
+    restore_loaders,
+    set_logged_step,
+    set_signal_connector,
+    signal_connector,
+)
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
@@ -134,6 +140,8 @@ class PolicyModule(LightningModule):
         if stage == "predict":
             self.graders.prepare({prompt.grader for prompt in self.trainer_data.prompts("predict") if prompt.grader})
         self.validation.setup(self.trainer, stage)
+        if stage == "fit":
+            check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)
         if stage == "fit" and self.policy is None:
             self.memory.check(self.trainer, self.memory_setup)
 
@@ -166,22 +174,16 @@ class PolicyModule(LightningModule):
         return {}
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        try:
-            optimizer = self.make_optimizer(trained)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"--model.optimizer: {first_line(error)}; change that option.") from error
-        if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in trained):
-            raise UserError(
-                f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
-                "torch.optim.AdamW, whose states are sharded too."
-            )
+        optimizer = new_optimizer(self.make_optimizer, [p for p in self.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        schedule = self.make_lr_scheduler(optimizer)
-        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-            schedule.total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = new_schedule(self.make_lr_scheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimizer steps in a training batch, under manual optimization."""
+        return 1
 
     @cached_property
     def _processor(self) -> Any:
@@ -255,6 +257,10 @@ class PolicyModule(LightningModule):
         return time.perf_counter()
 
     def on_train_start(self) -> None:
+        restore_loaders(self.trainer)
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, WarmupCosine):
+            schedule.begin(run_steps(self.trainer, self.steps_per_batch))
         self.timer.restart()
         self.timer.between("wait")
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 __all__ = [
     "SignalConnector",
     "logged_step",
+    "restore_loaders",
     "set_logged_step",
     "set_signal_connector",
     "signal_connector",
@@ -24,6 +25,15 @@ def logged_step(trainer: Trainer) -> int:
 def set_logged_step(trainer: Trainer, step: int) -> None:
     """Count on from another step: a batch that was under way when a run stopped has not been logged yet."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
+
+
+def restore_loaders(trainer: Trainer) -> None:
+    """Give training loaders their position in the checkpoint, if they were built before Lightning had read it.
+
+    Whoever asks for ``trainer.estimated_stepping_batches`` in a setup hook builds them that early, and Lightning then
+    trains on the first rows again, without a word.
+    """
+    trainer.fit_loop._load_combined_loader_states()
 
 
 def signal_connector(trainer: Trainer) -> Any:

@@ -98,6 +98,11 @@ def test_the_batch_sampler_of_a_prediction_is_unwrapped(tmp_path):
     [
         (ModelParallelStrategy, "distributed/fsdp.py", ["_data_parallel_size", "_save_distributed_checkpoint"]),
         (DDPStrategy, "memory/report.py", ["_ddp_kwargs"]),
+        (
+            lambda: Trainer(logger=False).fit_loop,
+            "utils/lightning_internals.py",
+            ["_combined_loader", "_combined_loader_states_to_load"],
+        ),
         (lambda: SignalConnector(Trainer(logger=False)), "distributed/preemption.py", ["_original_handlers"]),
     ],
 )

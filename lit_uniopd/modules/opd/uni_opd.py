@@ -154,6 +154,10 @@ class UniOPD(PolicyModule):
             for name in self.teachers.load(self.policy):
                 self.shard(self.teachers[name])
 
+    @property
+    def steps_per_batch(self) -> int:
+        return self.updates_per_rollout
+
     def on_policy_loaded(self) -> None:
         if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
             self.policy.keep_reference()
@@ -326,6 +330,7 @@ class UniOPD(PolicyModule):
                 rollouts.clipped_BT[batch, : micro.clipped_BT.shape[1]] = micro.clipped_BT
         trained.add("train/loss", total, 1 / self.trainer.world_size)
         trained.add("train/grad_norm", self.clip())
+        trained.add("train/lr", optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule: Any = self.lr_schedulers()
         if schedule is not None:
@@ -365,7 +370,6 @@ class UniOPD(PolicyModule):
             domains=self.domains,
             own_kernels=self.writer == "student" and self.sampling.engine in OWN_KERNELS,
         )
-        metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(metrics, batch_size=len(rollouts))
 
     # --- stopping and resuming between two updates of a rollout ---

@@ -19,6 +19,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules import OmniDPO, PairLossArgs, UniOPD
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import engine_loop
+from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.teachers import HttpArgs, TeacherArgs
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.utils.stop_request import Stopped
@@ -101,7 +102,8 @@ EACH_STEP: dict[str, Any] = {"limit_val_batches": 1.0, "num_sanity_val_steps": 0
 def reused(model_dirs: dict[str, str]) -> dict[str, Any]:
     """Options of a run that makes three updates of each rollout, in several micro-batches."""
     student = PolicyArgs(path=model_dirs["student"], lora=LoraArgs(rank=4, alpha=8, dropout=0.1))
-    return {"student": student, "optimizer": adam, "updates_per_rollout": 3, "micro_batch_tokens": 40}
+    schedule = {"optimizer": adam, "lr_scheduler": lambda optimizer: WarmupCosine(optimizer, 0.25)}
+    return {"student": student, "updates_per_rollout": 3, "micro_batch_tokens": 40, **schedule}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""What comes of `--model.optimizer` and `--model.lr_scheduler`, and how many optimizer steps a run has."""
+
+import math
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.schedules import UNKNOWN_LENGTH, WarmupCosine
+
+
+def new_optimizer(make: OptimizerCallable, parameters: list[Parameter]) -> Optimizer:
+    """The optimizer of `--model.optimizer`.
+
+    Raises:
+        UserError: if its options are wrong, or if it cannot step on these weights.
+    """
+    try:
+        optimizer = make(parameters)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--model.optimizer: {first_line(error)}; change that option.") from error
+    if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in parameters):
+        raise UserError(
+            f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
+            "torch.optim.AdamW, whose states are sharded too."
+        )
+    return optimizer
+
+
+def new_schedule(make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:
+    """The schedule of `--model.lr_scheduler`.
+
+    Raises:
+        UserError: if its options are wrong, or if it is not one of optimizer steps.
+    """
+    try:
+        schedule = make(optimizer)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"--model.lr_scheduler: {first_line(error)}; change that option.") from error
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise UserError(
+            "--model.lr_scheduler ReduceLROnPlateau waits for a score of a validation, but a schedule is stepped after "
+            "each optimizer step; use lit_uniopd.schedules.WarmupCosine or another of torch.optim.lr_scheduler."
+        )
+    return schedule
+
+
+def check_options(
+    make_optimizer: OptimizerCallable, make_schedule: LRSchedulerCallable | None, trainer: Trainer
+) -> None:
+    """Try both on a weight of their own, before any model is loaded.
+
+    Raises:
+        UserError: if their options are wrong, or if the schedule needs a run that ends and the trainer has no limit.
+    """
+    optimizer = new_optimizer(make_optimizer, [Parameter(torch.zeros(1))])
+    schedule = None if make_schedule is None else new_schedule(make_schedule, optimizer)
+    endless = trainer.max_steps == -1 and trainer.max_epochs in (None, -1)
+    if endless and isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
+        raise UserError(UNKNOWN_LENGTH)
+
+
+def run_steps(trainer: Trainer, steps_per_batch: int = 1) -> int | None:
+    """Optimizer steps of a whole run, from its first to its last, also where it is resumed.
+
+    To be asked from ``on_train_start`` on, when the trainer has its training batches. What Lightning offers for
+    earlier, ``trainer.estimated_stepping_batches``, builds the loader before its position is restored, so that a
+    resumed run trains on the wrong rows; and it counts batches where a module steps several times in each.
+
+    Args:
+        trainer: of the run.
+        steps_per_batch: optimizer steps that the module takes in each batch, under manual optimization.
+
+    Returns:
+        None: unknown, for want of a limit or because the loader has no length.
+    """
+    limits = []
+    if trainer.max_steps != -1:  # looked at between batches
+        limits.append(math.ceil(trainer.max_steps / steps_per_batch) * steps_per_batch)
+    batches = trainer.num_training_batches
+    if trainer.max_epochs not in (None, -1) and math.isfinite(batches):
+        planned = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+        accumulated = [
+            planned[0].get_accumulate_grad_batches(epoch) if planned else trainer.accumulate_grad_batches
+            for epoch in range(trainer.max_epochs)
+        ]
+        limits.append(sum(math.ceil(batches / count) for count in accumulated) * steps_per_batch)
+    return min(limits, default=None)
