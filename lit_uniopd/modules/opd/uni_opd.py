@@ -19,6 +19,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
+from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import check_drift
@@ -121,6 +122,7 @@ class UniOPD(PolicyModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.domains: list[str] = []
         self.unfinished = UnfinishedRollout()
+        self.alarms = Alarms()
         self.rollouts: Rollouts | None = None
         """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
 
@@ -367,6 +369,8 @@ class UniOPD(PolicyModule):
         )
         metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(metrics, batch_size=len(rollouts))
+        if self.trainer.is_global_zero:
+            self.alarms.check(metrics, self.loss, step=self.global_step)
 
     # --- stopping and resuming between two updates of a rollout ---
 
