@@ -267,7 +267,12 @@ class Case:
         if self.module.policy is not None:
             return self.module.policy
         torch.manual_seed(self.module.seed)
-        loaded = Policy.load(self.student.args, trainable=True, flag=self.student.flag)
+        loaded = Policy.load(
+            self.student.args,
+            trainable=True,
+            flag=self.student.flag,
+            dropout=getattr(self.module, "keeps_dropout", True),
+        )
         policy: Any = self.trainer.precision_plugin.convert_module(loaded)
         return policy if self.student.args.quantization != "none" else policy.to(self.device)
 

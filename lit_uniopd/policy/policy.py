@@ -19,6 +19,7 @@ from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
+from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
 from lit_uniopd.policy.hidden_states import HiddenStateModel
 from lit_uniopd.policy.loading import load_model, load_processor
 from lit_uniopd.policy.lora import merged_state, with_adapters
@@ -40,15 +41,18 @@ class Policy(HiddenStateModel):
         super().__init__(model, processor, args if args is not None else PolicyArgs())
         # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
         self._reference: list[Policy] = []
+        self.dropout_off: list[DropoutRate] = []
+        """What ``load`` has switched off."""
 
     @classmethod
-    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
+    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy", dropout: bool = True) -> "Policy":
         """Load a policy as ``args`` say; a frozen one has no parameter that requires a gradient.
 
         Args:
             args: what to load.
             trainable: whether it will be trained (in full, or by adapters if ``args.lora`` is set).
             flag: the option that ``args`` came from, for messages (``model.student``).
+            dropout: whether training mode has the dropout of model and adapters.
 
         Raises:
             UserError: naming ``flag``, if the model cannot be loaded or the options contradict each other.
@@ -70,7 +74,9 @@ class Policy(HiddenStateModel):
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         # from_pretrained leaves models in eval mode, and Lightning keeps that mode.
-        return cls(model, processor, args).train(trainable)
+        policy = cls(model, processor, args).train(trainable)
+        policy.dropout_off = [] if dropout else switch_off_dropout(policy.model)
+        return policy
 
     @property
     def references(self) -> Sequence["Policy"]:
@@ -203,7 +209,8 @@ class Policy(HiddenStateModel):
                 f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
                 f"into {self.args.path} loaded with quantization 'none'."
             )
-        base.save_pretrained(directory, state_dict=merged_state(base))
+        with stored_configs(self.dropout_off):
+            base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:

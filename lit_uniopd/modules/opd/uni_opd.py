@@ -72,8 +72,10 @@ class UniOPD(PolicyModule):
         sandbox: where programs that answers contain are run; null: in the safest way this machine has.
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
-        seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+        seed: of sampling; null: that of `--seed_everything`, else 0.
     """
+
+    keeps_dropout = False  # the ratio of a rollout's first update is 1
 
     def __init__(
         self,
