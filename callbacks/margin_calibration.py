@@ -42,6 +42,9 @@ class MarginCalibration(Callback):
             balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as in the released code.
     """
 
+    needs_outcomes = True
+    """Without outcomes there is no margin: the module then stops or warns."""
+
     def __init__(
         self,
         variant: Variant = "shift",

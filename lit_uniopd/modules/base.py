@@ -143,9 +143,9 @@ class PolicyModule(LightningModule):
     def configure_model(self) -> None:
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
-            self.policy = Policy.load(
-                self.policy_args, trainable=True, flag=self.policy_flag, dropout=self.keeps_dropout
-            )
+            self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+            if not self.keeps_dropout:
+                self.policy.switch_off_dropout()
         if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)

@@ -42,17 +42,16 @@ class Policy(HiddenStateModel):
         # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
         self._reference: list[Policy] = []
         self.dropout_off: list[DropoutRate] = []
-        """What ``load`` has switched off."""
+        """What ``switch_off_dropout`` has switched off."""
 
     @classmethod
-    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy", dropout: bool = True) -> "Policy":
+    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
         """Load a policy as ``args`` say; a frozen one has no parameter that requires a gradient.
 
         Args:
             args: what to load.
             trainable: whether it will be trained (in full, or by adapters if ``args.lora`` is set).
             flag: the option that ``args`` came from, for messages (``model.student``).
-            dropout: whether training mode has the dropout of model and adapters.
 
         Raises:
             UserError: naming ``flag``, if the model cannot be loaded or the options contradict each other.
@@ -74,9 +73,7 @@ class Policy(HiddenStateModel):
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         # from_pretrained leaves models in eval mode, and Lightning keeps that mode.
-        policy = cls(model, processor, args).train(trainable)
-        policy.dropout_off = [] if dropout else switch_off_dropout(policy.model)
-        return policy
+        return cls(model, processor, args).train(trainable)
 
     @property
     def references(self) -> Sequence["Policy"]:
@@ -171,6 +168,10 @@ class Policy(HiddenStateModel):
         for policy in (self, *self.references):
             policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
+
+    def switch_off_dropout(self) -> None:
+        """Make log-probs in training mode those of answering; see ``policy.dropout``."""
+        self.dropout_off = switch_off_dropout(self.model)
 
     def keep_reference(self) -> None:
         """Keep the policy as it is now: without adapters by a frozen copy, with them at no cost."""

@@ -62,7 +62,8 @@ def test_adapters_lose_theirs_and_exports_keep_the_rates(model_dirs, tmp_path):
     config = {"model_type": "gpt2", **SIZES, **RATES["gpt2"], "vocab_size": len(make_tokenizer())}
     lora = LoraArgs(rank=4, alpha=8, dropout=0.5)
     args = PolicyArgs(config=config, tokenizer=model_dirs["student"], lora=lora)
-    policy = Policy.load(args, trainable=True, dropout=False)
+    policy = Policy.load(args, trainable=True)
+    policy.switch_off_dropout()
     with torch.no_grad():
         for name, weight in policy.named_parameters():
             if "lora_B" in name:

@@ -24,6 +24,7 @@ from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.preflight import check_arguments, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import step_metrics
@@ -139,6 +140,8 @@ class UniOPD(PolicyModule):
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_servers(sampling)
         trained = trained if stage == "fit" else []
+        users = outcome_users(self.advantage, self.trainer)
+        check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)
         check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
@@ -372,7 +375,7 @@ class UniOPD(PolicyModule):
         metrics["train/lr"] = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
-            self.alarms.check(metrics, self.loss, step=self.global_step)
+            self.alarms.check(metrics, self.loss, outcome_users(self.advantage, self.trainer), step=self.global_step)
 
     # --- stopping and resuming between two updates of a rollout ---
 
