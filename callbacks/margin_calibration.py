@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.margin import Direction, MarginResult, Scope, Statistic, margin_mask, margin_shift
+from lit_uniopd.functional.opd import within_gap
+from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -40,6 +42,9 @@ class MarginCalibration(Callback):
             balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as in the released code.
     """
 
+    needs_outcomes = True
+    """Without outcomes there is no margin: the module then stops or warns."""
+
     def __init__(
         self,
         variant: Variant = "shift",
@@ -63,18 +68,22 @@ class MarginCalibration(Callback):
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: UniOPD, rollouts: Rollouts) -> None:
         """Calibrate ``rollouts.advantages_BT`` in place. A collective call: groups may be split over ranks."""
-        result = self.calibrate(rollouts, gap_threshold=pl_module.loss.gap_threshold)
+        spared_BT = never_gap_masked(rollouts, pl_module.loss, pl_module.policy.eos_ids)
+        result = self.calibrate(rollouts, gap_threshold=pl_module.loss.gap_threshold, never_gap_masked_BT=spared_BT)
         rollouts.advantages_BT = result.advantages
         self._log(trainer, pl_module, result)
 
-    def calibrate(self, rollouts: Rollouts, *, gap_threshold: float | None = None) -> MarginResult:
+    def calibrate(
+        self, rollouts: Rollouts, *, gap_threshold: float | None = None, never_gap_masked_BT: Tensor | None = None
+    ) -> MarginResult:
         """Calibrated advantages and margins of rollouts, which stay as they are.
 
         Args:
             rollouts: graded and scored.
             gap_threshold: tokens on which student and teacher differ by this much or more are not trained.
+            never_gap_masked_BT: tokens that train in spite of the threshold; None: there are none.
         """
-        mask_BT, include_B = self._trained(rollouts, gap_threshold)
+        mask_BT, include_B = self._trained(rollouts, gap_threshold, never_gap_masked_BT)
         common: dict[str, Any] = {
             "scope": self.scope,
             "statistic": self.statistic,
@@ -87,12 +96,15 @@ class MarginCalibration(Callback):
             return margin_mask(*samples, min_retain=self.min_retain, **common)
         return margin_shift(*samples, direction=self.direction, **common)
 
-    def _trained(self, rollouts: Rollouts, gap_threshold: float | None) -> tuple[Tensor, Tensor | None]:
+    def _trained(
+        self, rollouts: Rollouts, gap_threshold: float | None, never_gap_masked_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         if self.samples == "all":
             return rollouts.mask_BT, None
         mask_BT = rollouts.mask_BT
         if gap_threshold is not None:
-            mask_BT = mask_BT & ((rollouts.student_logps_BT - rollouts.teacher_logps_BT).abs() < gap_threshold)
+            logps = (rollouts.student_logps_BT, rollouts.teacher_logps_BT)
+            mask_BT = mask_BT & within_gap(*logps, gap_threshold, never_gap_masked_BT)
         # An answer with no token left has no return; the 0 of an empty mean would count as one.
         return mask_BT, rollouts.keep_B & rollouts.teacher_ok_B & mask_BT.any(dim=1)
 

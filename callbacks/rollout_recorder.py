@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.utils.lightning_internals import logged_step
@@ -47,6 +48,7 @@ class RolloutRecorder(Callback):
         path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
+        spared_BT = never_gap_masked(rollouts, pl_module.loss, pl_module.policy.eos_ids)
         rows_of: dict[int, list[int]] = {}
         for row, group in enumerate(rollouts.group_B.tolist()):
             rows_of.setdefault(group, []).append(row)
@@ -60,6 +62,7 @@ class RolloutRecorder(Callback):
                 pieces=partial(token_pieces, pl_module.policy.tokenizer),
                 gap_threshold=pl_module.loss.gap_threshold if pl_module.loss.kind == "sampled" else None,
                 max_tokens=self.max_tokens,
+                never_gap_masked_BT=spared_BT,
             )
             for group, why in chosen_groups(rollouts, routes).items()
         ]

@@ -269,6 +269,8 @@ class Case:
             return self.module.policy
         torch.manual_seed(self.module.seed)
         loaded = Policy.load(self.student.args, trainable=True, flag=self.student.flag)
+        if not getattr(self.module, "keeps_dropout", True):
+            loaded.switch_off_dropout()
         policy: Any = self.trainer.precision_plugin.convert_module(loaded)
         return policy if self.student.args.quantization != "none" else policy.to(self.device)
 

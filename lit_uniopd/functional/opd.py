@@ -21,6 +21,8 @@ class OPDLoss:
     """``[B, T]``: loss per token; 0 at padding and at tokens that train nothing."""
     clipped_BT: Tensor
     """Bool ``[B, T]``: the clipped branch won, so that the token's gradient is 0."""
+    active_BT: Tensor
+    """Bool ``[B, T]``: response tokens that train: of samples that do, and not masked by the gap."""
     clip_fraction: Tensor
     """Share of ``kept_tokens`` that were clipped."""
     gap_fraction: Tensor
@@ -139,6 +141,7 @@ def opd_loss(
     keep_B: Tensor | None = None,
     teacher_ok_B: Tensor | None = None,
     importance_weights_BT: Tensor | None = None,
+    never_gap_masked_BT: Tensor | None = None,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     gap_threshold: float = 10.0,
@@ -159,6 +162,8 @@ def opd_loss(
         keep_B: False for samples removed by balancing.
         teacher_ok_B: False where the teacher failed; the sample trains nothing even if calibration shifted it.
         importance_weights_BT: Multiply each token's loss; see ``importance_weights``. Denominators stay as they are.
+        never_gap_masked_BT: Bool; tokens that train however far apart student and teacher are. None: there are none, as
+            in the official code.
         clip_low: Lower clip range of the ratio.
         clip_high: Upper clip range.
         gap_threshold: In nats.
@@ -180,6 +185,7 @@ def opd_loss(
         mask_BT=mask_BT,
         teacher_logps_BT=teacher_logps_BT,
         importance_weights_BT=importance_weights_BT,
+        never_gap_masked_BT=never_gap_masked_BT,
     )
     check_positive(gap_threshold=gap_threshold)
     if denominator is not None and not isinstance(denominator, Tensor):
@@ -190,7 +196,7 @@ def opd_loss(
     trained = _mask_samples(_mask_samples(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
     active = trained
     if teacher_logps_BT is not None:
-        active = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold)
+        active = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold, never_gap_masked_BT)
 
     per_token, log_ratio, clipped_BT = opd_token_losses(
         logps_BT, old_logps_BT, advantages_BT, active, clip_low=clip_low, clip_high=clip_high
@@ -205,6 +211,7 @@ def opd_loss(
         loss=loss,
         per_token=per_token.detach(),
         clipped_BT=clipped_BT,
+        active_BT=active,
         clip_fraction=clipped_BT.sum() / kept_tokens.clamp(min=1),
         gap_fraction=(tokens - kept_tokens) / tokens.clamp(min=1),
         kl=-log_ratio.detach().sum() / kept_tokens.clamp(min=1),
@@ -236,14 +243,17 @@ def opd_token_losses(
     return torch.where(active, torch.maximum(plain, clipped), 0.0), log_ratio, clipped > plain
 
 
-def within_gap(logps: Tensor, teacher_logps: Tensor, gap_threshold: float) -> Tensor:
-    """Where student and teacher differ by less than ``gap_threshold`` nats.
+def within_gap(
+    logps: Tensor, teacher_logps: Tensor, gap_threshold: float, never_gap_masked: Tensor | None = None
+) -> Tensor:
+    """Where student and teacher differ by less than ``gap_threshold`` nats, or ``never_gap_masked`` is True.
 
     Example:
         >>> within_gap(torch.tensor([-1.0, -12.0]), torch.tensor([-2.0, -1.0]), gap_threshold=10.0)
         tensor([ True, False])
     """
-    return (logps.detach() - teacher_logps).abs() < gap_threshold
+    within = (logps.detach() - teacher_logps).abs() < gap_threshold
+    return within if never_gap_masked is None else within | never_gap_masked.bool()
 
 
 def _check_shapes(**tensors: Tensor | None) -> None:

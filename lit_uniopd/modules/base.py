@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -27,6 +27,7 @@ from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode, encode_answer
+from lit_uniopd.policy.dropout import warn_of_dropout
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
@@ -79,6 +80,8 @@ class PolicyModule(LightningModule):
     """
 
     policy: Policy
+    keeps_dropout: ClassVar[bool] = True
+    """Whether it is trained with dropout; not where its log-probs are compared with ones made without."""
 
     def __init__(
         self,
@@ -149,6 +152,8 @@ class PolicyModule(LightningModule):
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
             self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+            if not self.keeps_dropout:
+                self.policy.switch_off_dropout()
         if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)
@@ -166,6 +171,8 @@ class PolicyModule(LightningModule):
         """
 
     def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            warn_of_dropout(self.policy.dropout_off, self.policy_flag)
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
         write_layout(self.trainer, self)
 

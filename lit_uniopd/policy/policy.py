@@ -19,6 +19,7 @@ from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
+from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
 from lit_uniopd.policy.hidden_states import HiddenStateModel
 from lit_uniopd.policy.loading import load_model, load_processor
 from lit_uniopd.policy.lora import merged_state, with_adapters
@@ -40,6 +41,8 @@ class Policy(HiddenStateModel):
         super().__init__(model, processor, args if args is not None else PolicyArgs())
         # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
         self._reference: list[Policy] = []
+        self.dropout_off: list[DropoutRate] = []
+        """What ``switch_off_dropout`` has switched off."""
 
     @classmethod
     def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
@@ -166,6 +169,10 @@ class Policy(HiddenStateModel):
             policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
 
+    def switch_off_dropout(self) -> None:
+        """Make log-probs in training mode those of answering; see ``policy.dropout``."""
+        self.dropout_off = switch_off_dropout(self.model)
+
     def keep_reference(self) -> None:
         """Keep the policy as it is now: without adapters by a frozen copy, with them at no cost."""
         if self.args.lora is None and not self._reference:
@@ -203,7 +210,8 @@ class Policy(HiddenStateModel):
                 f"Adapters cannot be merged into {self.args.quantization} weights; export the adapter, and merge it "
                 f"into {self.args.path} loaded with quantization 'none'."
             )
-        base.save_pretrained(directory, state_dict=merged_state(base))
+        with stored_configs(self.dropout_off):
+            base.save_pretrained(directory, state_dict=merged_state(base))
         self.processor.save_pretrained(directory)
 
     def save_adapter(self, directory: str | Path) -> None:

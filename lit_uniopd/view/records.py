@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.diagnostics.preferences import WeighedPairs
@@ -66,6 +67,7 @@ def group_record(
     pieces: Callable[[Sequence[int]], list[str]],
     gap_threshold: float | None,
     max_tokens: int,
+    never_gap_masked_BT: Tensor | None = None,
 ) -> dict[str, Any]:
     """One group of answers, as JSON.
 
@@ -78,7 +80,9 @@ def group_record(
         pieces: token ids -> the text of each.
         gap_threshold: tokens on which student and teacher differ by this much or more train nothing; None: no limit.
         max_tokens: tokens of each answer that are kept; ``length`` says how many it had.
+        never_gap_masked_BT: tokens that train in spite of the threshold; None: there are none.
     """
+    spared_BT = torch.zeros_like(rollouts.mask_BT) if never_gap_masked_BT is None else never_gap_masked_BT
     prompt = rollouts.prompts[rows[0]]
     return {
         "step": step,
@@ -88,7 +92,7 @@ def group_record(
         "prompt": last_message_text(prompt),
         "images": _paths(prompt),
         "gold": None if prompt.gold is None else str(prompt.gold),
-        "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens) for row in rows],
+        "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens, spared_BT[row]) for row in rows],
     }
 
 
@@ -98,6 +102,7 @@ def _answer(
     pieces: Callable[[Sequence[int]], list[str]],
     gap_threshold: float | None,
     max_tokens: int,
+    spared_T: Tensor,
 ) -> dict[str, Any]:
     length = int(rollouts.lengths_B[row])
     ids = rollouts.tokens_BT[row, :length].tolist()
@@ -108,6 +113,7 @@ def _answer(
     scored = bool(rollouts.teacher_ok_B[row])
     before = teacher - student if scored else torch.zeros_like(student)
     far = before.abs() >= (float("inf") if gap_threshold is None else gap_threshold)
+    far &= ~spared_T[:length].cpu()
     clipped = rollouts.clipped_BT[row, :length].cpu()
     flags = ["g" if gap else "c" if clip else "." for gap, clip in zip(far.tolist(), clipped.tolist(), strict=True)]
     mean_before, mean_after = (float(values.mean()) if length else 0.0 for values in (before, advantage))

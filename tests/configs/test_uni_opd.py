@@ -108,3 +108,5 @@ def test_every_preset_parses_behind_the_quickstart(name, capsys, monkeypatch):
     else:
         assert kinds[-2:] == [MarginCalibration.__name__, OrderDiagnostics.__name__]
         assert config["data"]["init_args"]["online_balance"]["ratio"] == 1.0
+    loss = config["model"]["init_args"]["loss"]
+    assert (loss["gap_threshold"], loss["gap_mask_ends"]) == (10.0, name == "released_code")

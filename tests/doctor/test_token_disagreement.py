@@ -127,7 +127,7 @@ def test_before_training_the_policy_is_its_own_reference(healthy, pairs, tmp_pat
     assert of(run_all_checks(captions, pairs, trainer(tmp_path)), "self-test")[0].status == "green"
 
 
-def test_dropout_is_what_moves_log_probs(healthy, pairs, tmp_path, new_model, examined):
+def test_dropout_moves_no_log_probs_since_it_is_switched_off(healthy, pairs, tmp_path, new_model, examined):
     lora = omni(healthy["student"], loss=PairLossArgs(kind="dpo", beta=0.1), lora=LoraArgs(rank=4, alpha=8))
     assert of(run_all_checks(lora, pairs, trainer(tmp_path)), "self-test")[0].status == "green"
 
@@ -136,9 +136,9 @@ def test_dropout_is_what_moves_log_probs(healthy, pairs, tmp_path, new_model, ex
     (forgets / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
     policy = omni(str(forgets), loss=PairLossArgs(kind="dpo", beta=0.1))
     finding = of(run_all_checks(policy, pairs, trainer(tmp_path)), "self-test")[0]
-    assert (finding.status, "dropout" in finding.remedy) == ("red", True)
+    assert finding.status == "green"
     finding = of(examined({"student": str(forgets)}, quick=False), "drift")[0]
-    assert (finding.status, "dropout" in finding.remedy) == ("yellow", True)
+    assert finding.status == "green"
 
 
 def test_preference_settings_are_the_modules_own(healthy, pairs, tmp_path):

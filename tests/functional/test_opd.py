@@ -408,3 +408,31 @@ def test_mistakes_name_the_argument():
     for call, name in cases:
         with pytest.raises(ValueError, match=name):
             call()
+
+
+def test_tokens_that_are_never_gap_masked_train_however_far_the_teacher_is():
+    logps = torch.tensor([[-1.0, -0.1, -0.1]]).requires_grad_()
+    teacher = torch.tensor([[-2.0, -30.0, -30.0]])
+    mask, spared = torch.tensor([[True, True, True]]), torch.tensor([[False, False, True]])
+    advantages = opd_advantages(teacher, logps.detach(), mask)
+    result = opd_loss(logps, logps.detach(), advantages, mask, teacher_logps_BT=teacher, never_gap_masked_BT=spared)
+    result.loss.backward()
+    # A ratio of 1: the gradient is that of -A log pi, over all three tokens of the answer.
+    assert logps.grad is not None
+    torch.testing.assert_close(logps.grad, torch.tensor([[1.0, 0.0, 29.9]]) / 3)
+    assert result.loss.item() == pytest.approx((1.0 + 29.9) / 3)
+    assert result.active_BT.tolist() == [[True, False, True]]
+    assert (result.gap_fraction.item(), result.kept_tokens.item()) == (pytest.approx(1 / 3), 2)
+
+
+def test_sparing_no_token_and_sparing_padding_change_nothing():
+    current, advantages = field("student_old"), golden_advantages()
+    common: dict = {"teacher_logps_BT": field("teacher"), "keep_B": KEEP, "teacher_ok_B": TEACHER_OK}
+    common["gap_threshold"] = 0.5
+    before = opd_loss(current, field("student_old"), advantages, MASK, **common)
+    for spared in (torch.zeros_like(MASK), ~MASK, ~KEEP[:, None] & MASK, ~TEACHER_OK[:, None] & MASK):
+        after = opd_loss(current, field("student_old"), advantages, MASK, never_gap_masked_BT=spared, **common)
+        assert torch.equal(after.per_token, before.per_token)
+    assert before.gap_fraction > 0
+    with pytest.raises(ValueError, match="never_gap_masked_BT"):
+        opd_loss(current, current, advantages, MASK, never_gap_masked_BT=MASK[:, :2], **common)

@@ -25,10 +25,11 @@ def opd_charts(
         "Reward: mean advantage of a token (nats)": ["rollout/reward"],
         "KL to the teachers (nats per token)": [f"teacher/{name}/kl" for name in teachers],
         "Loss": ["train/loss"],
+        "KL to the teachers over all tokens, also masked ones (nats)": ["train/kl_all_tokens"] if teachers else [],
         "Length of answers (tokens)": ["rollout/length"],
         "Shares: answers cut, answers left out, tokens clipped, tokens masked": [
             *("rollout/truncated", "rollout/removed"),
-            *(("train/clip_fraction", "train/gap_fraction") if sampled else ()),
+            *(("train/clip_fraction", "train/gap_fraction", "train/gap_fraction_eos") if sampled else ()),
         ],
         "Entropy of the student (nats)": ["train/entropy"] if sampled else [],
         "Gradient norm": ["train/grad_norm"],

@@ -1,9 +1,11 @@
 """The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
@@ -36,6 +38,9 @@ class LossArgs:
     """Policy ratios above 1 + clip_high stop pulling (`sampled` only)."""
     gap_threshold: float | None = 10.0
     """Tokens on which student and teacher differ by this many nats or more are masked (`sampled` only); null: none."""
+    gap_mask_ends: bool = False
+    """Also mask end-of-sequence tokens, as the released code does. An answer that ends too early is wrong in that token
+    alone: with it masked, answers can get shorter and further from the teacher while the loss falls."""
     importance_cap: float | None = None
     """Weigh each token by its probability under the student over that under whoever sampled it, at most this (`sampled`
     only); 2 is usual. For sampling engines whose log-probs differ from the trainer's; null: no weights."""
@@ -70,6 +75,17 @@ class LossArgs:
             raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
 
 
+def end_tokens(rollouts: Rollouts, eos_ids: Collection[int]) -> Tensor:
+    """Where answers have a token that ends them, bool ``[B, T]``."""
+    ids = torch.tensor(sorted(eos_ids), dtype=torch.long, device=rollouts.tokens_BT.device)
+    return torch.isin(rollouts.tokens_BT, ids) & rollouts.mask_BT
+
+
+def never_gap_masked(rollouts: Rollouts, args: LossArgs, eos_ids: Collection[int]) -> Tensor | None:
+    """The tokens that the gap mask spares, bool ``[B, T]``; None: none of them."""
+    return None if args.gap_mask_ends else end_tokens(rollouts, eos_ids)
+
+
 def sampled_loss(
     policy: Policy,
     rollouts: Rollouts,
@@ -90,6 +106,7 @@ def sampled_loss(
         trained: receives the statistics.
     """
     weights_BT: Tensor | None = None
+    spared_BT = never_gap_masked(rollouts, args, policy.eos_ids)
     if args.importance_cap is not None:
         sampled = (rollouts.student_logps_BT, rollouts.sampler_logps_BT, rollouts.mask_BT)
         weights_BT = importance_weights(*sampled, cap=args.importance_cap)
@@ -97,7 +114,7 @@ def sampled_loss(
         rollouts.prompt_tokens,
         rollouts.tokens_BT,
         rollouts.mask_BT,
-        _token_losses(rollouts, args, denominator, weights_BT),
+        _token_losses(rollouts, args, denominator, weights_BT, spared_BT),
         vision=rollouts.vision,
         temperature=temperature,
     )
@@ -110,6 +127,7 @@ def sampled_loss(
         teacher_ok_B=rollouts.teacher_ok_B,
         keep_B=rollouts.keep_B,
         importance_weights_BT=weights_BT,
+        never_gap_masked_BT=spared_BT,
         clip_low=args.clip_low,
         clip_high=args.clip_high,
         gap_threshold=math.inf if args.gap_threshold is None else args.gap_threshold,
@@ -125,16 +143,21 @@ def sampled_loss(
         trained.add("train/importance_weight", weights_BT.sum(), tokens)
         trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
+    ends_BT = end_tokens(rollouts, policy.eos_ids) & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
+    trained.add("train/gap_fraction_eos", (ends_BT & ~result.active_BT).sum(), ends_BT.sum())
     return loss
 
 
-def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weights_BT: Tensor | None) -> LossOf:
+def _token_losses(
+    rollouts: Rollouts, args: LossArgs, denominator: float, weights_BT: Tensor | None, spared_BT: Tensor | None
+) -> LossOf:
     """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
     mask_BT = rollouts.mask_BT
     trained_B = rollouts.keep_B & rollouts.teacher_ok_B
     share_BT = (1 / (rollouts.lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
     if weights_BT is not None:
         share_BT = share_BT * weights_BT
+    spared = None if spared_BT is None else spared_BT[mask_BT]
     old, advantages, teacher, trained, share = (
         values[mask_BT]
         for values in (
@@ -149,7 +172,8 @@ def _token_losses(rollouts: Rollouts, args: LossArgs, denominator: float, weight
     def loss_of(logps_N: Tensor, which: slice) -> Tensor:
         mask_N = trained[which]
         if args.gap_threshold is not None:
-            mask_N = mask_N & within_gap(logps_N, teacher[which], args.gap_threshold)
+            spared_N = None if spared is None else spared[which]
+            mask_N = mask_N & within_gap(logps_N, teacher[which], args.gap_threshold, spared_N)
         losses, *_ = opd_token_losses(
             logps_N, old[which], advantages[which], mask_N, clip_low=args.clip_low, clip_high=args.clip_high
         )

@@ -74,6 +74,9 @@ def rollout_statistics(
     _add_split(averages, rollouts, "domain", rollouts.domain, domains)
     if routes is not None:
         _add_split(averages, rollouts, "teacher", routes, teachers)
+        # Beside the loss, which sees neither masked tokens nor answers that were left out.
+        scored_B = rollouts.teacher_ok_B
+        averages.add("train/kl_all_tokens", _kl_BT(rollouts)[scored_B].sum(), rollouts.lengths_B[scored_B].sum())
     return averages
 
 
@@ -88,13 +91,17 @@ def _per_sample(rollouts: Rollouts) -> list[tuple[str, Tensor, Tensor]]:
     ]
 
 
+def _kl_BT(rollouts: Rollouts) -> Tensor:
+    """Reverse KL on the sampled tokens, ``log p_student - log p_teacher``; holds where a teacher has scored."""
+    return (rollouts.student_logps_BT - rollouts.teacher_logps_BT) * rollouts.mask_BT
+
+
 def _add_split(averages: WeightedMeans, rollouts: Rollouts, kind: str, labels: list[str], names: Iterable[str]) -> None:
     """Outcome rate, length and KL to the teacher for each value of a label."""
-    # Reverse KL on the sampled tokens: mean of log p_student - log p_teacher, where a teacher has scored.
-    gap_BT = (rollouts.student_logps_BT - rollouts.teacher_logps_BT) * rollouts.mask_BT
+    kl_BT = _kl_BT(rollouts)
     for name in sorted({*names, *labels}):
         here_B = rollouts.teacher_ok_B.new_tensor([label == name for label in labels])
         scored_B = here_B & rollouts.teacher_ok_B
-        averages.add(f"{kind}/{name}/kl", gap_BT[scored_B].sum(), rollouts.lengths_B[scored_B].sum())
+        averages.add(f"{kind}/{name}/kl", kl_BT[scored_B].sum(), rollouts.lengths_B[scored_B].sum())
         for metric, values_B, of_B in _per_sample(rollouts):
             averages.add(f"{kind}/{name}/{metric}", values_B[here_B & of_B].sum(), (here_B & of_B).sum())

@@ -19,10 +19,12 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
+from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.preflight import check_arguments, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import step_metrics
@@ -71,8 +73,10 @@ class UniOPD(PolicyModule):
         sandbox: where programs that answers contain are run; null: in the safest way this machine has.
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
-        seed: of sampling and dropout; null: that of `--seed_everything`, else 0.
+        seed: of sampling; null: that of `--seed_everything`, else 0.
     """
+
+    keeps_dropout = False  # the ratio of a rollout's first update is 1
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class UniOPD(PolicyModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.domains: list[str] = []
         self.unfinished = UnfinishedRollout()
+        self.alarms = Alarms()
         self.rollouts: Rollouts | None = None
         """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
 
@@ -135,6 +140,8 @@ class UniOPD(PolicyModule):
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_servers(sampling)
         trained = trained if stage == "fit" else []
+        users = outcome_users(self.advantage, self.trainer)
+        check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)
         check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
@@ -371,6 +378,8 @@ class UniOPD(PolicyModule):
             own_kernels=self.writer == "student" and self.sampling.engine in OWN_KERNELS,
         )
         self.log_dict(metrics, batch_size=len(rollouts))
+        if self.trainer.is_global_zero:
+            self.alarms.check(metrics, self.loss, outcome_users(self.advantage, self.trainer), step=self.global_step)
 
     # --- stopping and resuming between two updates of a rollout ---
 

@@ -51,9 +51,11 @@ class PreferenceModule(PolicyModule):
         reference_cache: folder for the reference's log-probs. They are computed before the first step, kept there, and
             found again by later runs with the same weights and pairs; no copy of the policy is held. Null: they are
             computed at every step.
-        seed: of dropout; null: that of `--seed_everything`, else 0.
+        seed: of what is drawn at random; null: that of `--seed_everything`, else 0.
         gradient_clip: largest norm of the gradient; null: no clipping.
     """
+
+    keeps_dropout = False  # as in TRL and the papers' released codes: before the first step the policy is the reference
 
     def __init__(
         self,

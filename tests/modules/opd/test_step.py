@@ -39,6 +39,9 @@ def graded_elsewhere(count: int = 4) -> list[Prompt]:
 @pytest.fixture
 def meeting(monkeypatch) -> dict[str, threading.Event]:
     """Grading and scoring that each go on only when the other has begun: one after the other they would never end."""
+    monkeypatch.setattr(
+        "lit_uniopd.modules.opd.uni_opd.check_golds", lambda *_, **__: None
+    )  # grades before any scoring
     begun = {"grading": threading.Event(), "scoring": threading.Event()}
     score, judge = TeacherPool.score, GraderPool._grade_in_worker
 
