@@ -183,6 +183,7 @@ def row_by_row(policy: Policy, prompts: list[Prompt], answers: list[list[int]]) 
 @pytest.mark.parametrize("prompts", [[ONE, OTHER], [TWO, ONE, OTHER], [NONE, TWO]], ids=["shapes", "counts", "none"])
 def test_log_probs_of_a_batch_are_those_of_single_rows(make: Callable[[], Any], prompts: list[Prompt]) -> None:
     policy = Policy(*make(), PolicyArgs())
+    check_head(policy.model)
     expected = row_by_row(policy, prompts, ANSWERS)
     encoded = [policy.encode(prompt) for prompt in prompts for _ in ANSWERS]
     tokens_BT = torch.tensor([answer + [0] * (3 - len(answer)) for _ in prompts for answer in ANSWERS])
