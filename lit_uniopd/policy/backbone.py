@@ -40,6 +40,8 @@ def body_of(model: nn.Module) -> nn.Module:
     """The submodule that maps token ids (and pictures) to ``last_hidden_state``, of text-only and multimodal models."""
     base = unwrap(model)
     body = base.base_model
+    if body is base:  # Llama 4 and Mllama name their body otherwise than they say
+        body = getattr(base, "model", base)
     if body is base:
         raise UserError(f"{type(base).__name__} is not a causal or image-text model; set its `path` to one that is.")
     return body
@@ -68,6 +70,11 @@ def head_of(model: nn.Module) -> OutputHead:
     return OutputHead(layer.weight, layer.bias, scale, softcap)
 
 
+def reads_prompts_both_ways(model: nn.Module) -> bool:
+    """Whether every token of a prompt attends to all of it: a prefix language model."""
+    return unwrap(model).config.model_type == "paligemma"
+
+
 @torch.no_grad()
 def check_head(model: nn.Module) -> None:
     """Compare body + head with the model's own logits on a few tokens, and without the last, once at load.
@@ -80,9 +87,12 @@ def check_head(model: nn.Module) -> None:
     ids = torch.arange(4, device=head_of(model).weight_VH.device)[None] % head_of(model).weight_VH.shape[0]
     was_training = model.training
     model.eval()
-    hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-    prefix = body_of(model)(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    actual, expected = head_of(model).logits(hidden), model(input_ids=ids, use_cache=False).logits.float()
+    # To a prefix language model these are tokens of an answer, which alone must not look ahead.
+    types = {"token_type_ids": torch.ones_like(ids)} if reads_prompts_both_ways(model) else {}
+    hidden = body_of(model)(input_ids=ids, use_cache=False, **types).last_hidden_state
+    expected = model(input_ids=ids, use_cache=False, **types).logits.float()
+    types = {name: value[:, :-1] for name, value in types.items()}
+    prefix = body_of(model)(input_ids=ids[:, :-1], use_cache=False, **types).last_hidden_state
     model.train(was_training)
     precise = hidden.dtype in (torch.float32, torch.float64)
     change = (hidden[:, :-1].float() - prefix.float()).norm() / prefix.float().norm().clamp(min=1e-30)
@@ -91,6 +101,8 @@ def check_head(model: nn.Module) -> None:
             f"{type(unwrap(model)).__name__} looks at later tokens, so it has no log-probs of a next one; choose a "
             "causal model (some are made causal by is_decoder in their config)."
         )
+    fits = hidden.shape[-1] == head_of(model).weight_VH.shape[1]  # not where a projection stands between
+    actual = head_of(model).logits(hidden) if fits else torch.full_like(expected, torch.inf)
     # Low precision may round in another order. In float32 also a cap that is far above these logits is seen.
     if (actual - expected).abs().max() > (1e-4 if precise else 0.05) * expected.abs().max().clamp(min=1e-3):
         raise UserError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy.backbone import body_of, unwrap
+from lit_uniopd.policy.backbone import body_of, reads_prompts_both_ways, unwrap
 
 Vision = Mapping[str, Tensor]
 """A prompt's tensors from the processor, pictures along the first dimension (``pixel_values``, ``image_grid_thw`` ...);
@@ -113,11 +113,6 @@ def _stacked(name: str, rows: Sequence[Vision]) -> Tensor:
     for place, value in zip(joined.split([len(value) for value in values]), values, strict=True):
         place[(slice(None), *map(slice, value.shape[1:]))] = value
     return joined
-
-
-def reads_prompts_both_ways(model: nn.Module) -> bool:
-    """Whether every token of a prompt attends to all of it: a prefix language model."""
-    return unwrap(model).config.model_type == "paligemma"
 
 
 def reads_pictures_both_ways(model: nn.Module) -> bool:

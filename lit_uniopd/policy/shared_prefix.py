@@ -36,10 +36,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lit_uniopd.policy.backbone import body_of, layer_configs, unwrap
+from lit_uniopd.policy.backbone import body_of, layer_configs, reads_prompts_both_ways, unwrap
 from lit_uniopd.policy.cascade_attention import SharedPrefixCache
 from lit_uniopd.policy.micro_batches import packed_batches, token_budget_batches
-from lit_uniopd.policy.multimodal import Vision, reads_pictures_both_ways, reads_prompts_both_ways
+from lit_uniopd.policy.multimodal import Vision, reads_pictures_both_ways
 from lit_uniopd.policy.ragged import Ragged
 
 ATTENTION = "uniopd_packed"

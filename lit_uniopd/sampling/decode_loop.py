@@ -126,7 +126,9 @@ def _try_selecting(model: nn.Module) -> bool:
         except (TypeError, RuntimeError, ValueError, LookupError, AttributeError):
             return False
         ids = torch.tensor([[a, b, b, a], [b, a, a, b], [b, a, a, a]], device=weight_VH.device)
-        expected = head_of(model).logits(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
+        inputs = vision_inputs(model, ids, [], torch.arange(4, device=ids.device) >= 3)
+        hidden = body_of(model)(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+        expected = head_of(model).logits(hidden[:, -1])
     return reads_alike(actual, expected, weight_VH.dtype)
 
 

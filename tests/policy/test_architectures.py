@@ -13,7 +13,7 @@ from tiny import make_tokenizer
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy import Policy, PolicyArgs
+from lit_uniopd.policy import Policy
 from lit_uniopd.policy.backbone import check_head
 from lit_uniopd.policy.multimodal import vision_inputs, vision_of
 from lit_uniopd.sampling import SamplingArgs, sample
@@ -102,7 +102,6 @@ def idefics3() -> tuple[nn.Module, Any]:
         vision_config=TOWER,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         scale_factor=2,
-        pad_token_id=0,
     )
     return scattered(transformers.Idefics3ForConditionalGeneration, config), processor
 
@@ -136,7 +135,7 @@ def paligemma() -> tuple[nn.Module, Any]:
     processor = transformers.PaliGemmaProcessor(pictures, words, chat_template=CHAT.replace("PICTURE", "<image>"))
     config = transformers.PaliGemmaConfig(
         text_config=transformers.GemmaConfig(vocab_size=len(words), **TEXT),
-        vision_config=transformers.SiglipVisionConfig(**TOWER, projection_dim=32),
+        vision_config=transformers.SiglipVisionConfig(**TOWER | {"projection_dim": 32}),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         projection_dim=32,
         hidden_size=32,
@@ -182,7 +181,8 @@ def row_by_row(policy: Policy, prompts: list[Prompt], answers: list[list[int]]) 
 @pytest.mark.parametrize("make", PICTURED)
 @pytest.mark.parametrize("prompts", [[ONE, OTHER], [TWO, ONE, OTHER], [NONE, TWO]], ids=["shapes", "counts", "none"])
 def test_log_probs_of_a_batch_are_those_of_single_rows(make: Callable[[], Any], prompts: list[Prompt]) -> None:
-    policy = Policy(*make(), PolicyArgs())
+    policy = Policy(*make())
+    check_head(policy.model)
     expected = row_by_row(policy, prompts, ANSWERS)
     encoded = [policy.encode(prompt) for prompt in prompts for _ in ANSWERS]
     tokens_BT = torch.tensor([answer + [0] * (3 - len(answer)) for _ in prompts for answer in ANSWERS])
@@ -197,7 +197,7 @@ def test_log_probs_of_a_batch_are_those_of_single_rows(make: Callable[[], Any], 
 @pytest.mark.parametrize("make", PICTURED)
 @pytest.mark.parametrize("engine", ["loop", "generate"])
 def test_rollouts_of_a_batch_have_the_log_probs_of_single_rows(make: Callable[[], Any], engine: Any) -> None:
-    policy = Policy(*make(), PolicyArgs())
+    policy = Policy(*make())
     prompts = [NONE, TWO, ONE, OTHER]
     encoded = [policy.encode(prompt) for prompt in prompts]
     done = sample(
