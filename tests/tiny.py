@@ -170,5 +170,14 @@ def trainer(tmp_path: Any, **options: Any) -> Trainer:
     return Trainer(**{**settings, **options})
 
 
+def rounding(*sums: torch.Tensor | float, steps: int = 16) -> float:
+    """How far two kernels may be apart that add up the same float32 numbers: steps of the largest sum's last digit.
+
+    Half a digit is lost for each number that is added, mostly up as often as down. An absolute limit that holds for a
+    token's log-prob fails on some processors for the sum of an answer's.
+    """
+    return steps * torch.finfo(torch.float32).eps * max(float(torch.as_tensor(value).abs().max()) for value in sums)
+
+
 def weights(module: UniOPD) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
