@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,7 +114,6 @@ NOT_HAD = re.compile(
 
 @pytest.mark.parametrize("line", RUNS)
 def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
-    began = time.perf_counter()
     status, rows = screen_of(arguments_of(line, desk), capsys)
 
     text = " ".join(" ".join(rows).split())
