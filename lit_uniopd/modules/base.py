@@ -41,11 +41,6 @@ from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
 
-NO_END = (
-    "The tokenizer has no end-of-sequence token and no chat template that ends a turn: nothing teaches answers to end; "
-    "name a tokenizer that has one by --{flag}.tokenizer."
-)
-
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
     """AdamW with the settings of Uni-OPD's released scripts."""
@@ -199,8 +194,14 @@ class PolicyModule(LightningModule):
 
     @property
     def answer_end(self) -> AnswerEnd:
-        """What ends an answer of the policy."""
         return answer_end(self._processor, self.policy_args.chat_template_kwargs)
+
+    def warn_without_end(self) -> None:
+        if self.answer_end.token is None:
+            rank_zero_warn(
+                "The tokenizer has no end-of-sequence token and no chat template that ends a turn: nothing teaches "
+                f"answers to end; name a tokenizer that has one by --{self.policy_flag}.tokenizer."
+            )
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
-from lit_uniopd.modules.base import NO_END, PolicyModule, default_optimizer
+from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.step_mean import StepMean
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
@@ -71,8 +71,7 @@ class SFT(PolicyModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         end, empty = self.answer_end, 0
-        if end.token is None:
-            rank_zero_warn(NO_END.format(flag=self.policy_flag))
+        self.warn_without_end()
         prompts = self.trainer_data.prompts("train") + self.trainer_data.prompts("val")
         for prompt in prompts:
             if not isinstance(prompt.gold, str) or not prompt.gold:

@@ -21,7 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.modules.base import NO_END, PolicyModule, default_optimizer
+from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.preference.charts import preference_charts
 from lit_uniopd.modules.preference.losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.modules.preference.reference_cache import ReferenceCache, weights_digest
@@ -86,8 +86,7 @@ class PreferenceModule(PolicyModule):
     def setup(self, stage: str) -> None:
         """Check the pairs' scores before any model is loaded."""
         super().setup(stage)
-        if self.answer_end.token is None:
-            rank_zero_warn(NO_END.format(flag=self.policy_flag))
+        self.warn_without_end()
         if not self.loss.takes_means and self.loss.beta >= 1:
             rank_zero_warn(
                 f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; "
