@@ -15,6 +15,8 @@ from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
 
+SHORT = 8
+"""Tokens up to which an answer is looked at for whether it is more than its end."""
 PairSources = PairSourceArgs | list[PairSourceArgs] | None
 
 
@@ -44,6 +46,8 @@ class PairReport:
     """Dropped: an answer has no token."""
     cut: int
     """Answers that ``max_length`` cut."""
+    only_end: int
+    """Answers with no text: kept, all that is compared of them is their end."""
     weights: WeightReport | None
     """None: the pairs have no scores."""
 
@@ -53,6 +57,7 @@ class PairReport:
         notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
         notes += [f"{self.empty} dropped for an empty answer"] if self.empty else []
         notes += [f"{self.cut} answers cut to max_length"] if self.cut else []
+        notes += [f"{self.only_end} answers empty but for their end"] if self.only_end else []
         notes += [str(self.weights)] if self.weights else ["no scores"]
         return ", ".join(notes)
 
@@ -189,9 +194,9 @@ class PreferenceDataModule(SourceDataModule):
 
     def _encoded(
         self, pairs: Sequence[PreferencePair], encoder: EncodesAnswers, path: str
-    ) -> tuple[list[EncodedPair], tuple[int, int, int, int]]:
-        """Pairs that fit, and how many had too long prompts, identical or empty answers, and answers that were cut."""
-        long_prompts = identical = empty = cut = 0
+    ) -> tuple[list[EncodedPair], tuple[int, int, int, int, int]]:
+        """Pairs that fit, and how many had too long prompts, identical or empty answers, answers cut, and only ends."""
+        long_prompts = identical = empty = cut = only_end = 0
         encoded: list[EncodedPair] = []
         for pair in self.tracked(pairs, f"Tokenising {path}"):
             # The length first: it reads the pictures, and a model that cannot do so says so here.
@@ -208,9 +213,12 @@ class PreferenceDataModule(SourceDataModule):
                 empty += 1
             else:
                 cut += (len(chosen) > room) + (len(rejected) > room)
+                if len(chosen) <= SHORT or len(rejected) <= SHORT:
+                    blank = encoder.encode_answer(pair.prompt, "")[1]
+                    only_end += (chosen == blank) + (rejected == blank)
                 text_tokens = () if pair.prompt.images else tuple(prompt_tokens)
                 encoded.append(EncodedPair(pair, text_tokens, tuple(chosen[:room]), tuple(rejected[:room])))
-        return encoded, (long_prompts, identical, empty, cut)
+        return encoded, (long_prompts, identical, empty, cut, only_end)
 
     def _encoder(self) -> EncodesAnswers:
         if self.answers is not None:

@@ -6,11 +6,8 @@ from typing import Any
 from lit_uniopd.doctor.dry_run import Case, Model
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy.chat_template import answered_text
+from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.teachers import foreign_ids
-from lit_uniopd.types import Prompt
-
-ANSWER = "An answer that ends here"
 
 
 def check_tokenizers(case: Case) -> Iterator[Finding]:
@@ -59,45 +56,46 @@ def _rows(model: Model) -> Iterator[Finding]:
 
 def check_ends(case: Case) -> Iterator[Finding]:
     """Is the token that ends a turn in the chat template one at which sampling stops?"""
-    prompt = next(iter(case.prompts), Prompt(id="doctor", messages=({"role": "user", "content": "Hello"},)))
     student = case.student
     sources = ends_of(student)
     end_ids = frozenset().union(*sources.values())
     stops = ", ".join(f"{file} {_name_tokens(student, ids)}" for file, ids in sources.items() if ids)
     pad: Any = student.tokenizer.pad_token_id
     padding = "; padding is masked, though pad is an end token" if pad in end_ids else ""
-    if not end_ids:
+    end = _end_of(student)
+    if end.token is None and not end_ids:
         yield red(
             "ends",
             f"No end-of-sequence token is known of {student.args.path}: every answer runs to max_new_tokens.",
             "Set eos_token_id in the model's generation_config.json.",
         )
         return
-    turn, tail = turn_end(student, prompt)
-    if turn is None and tail.strip():
+    turn = end.token if end.written else None
+    plain = end.text.removesuffix(end.marks[0]) if end.marks and not end.written else ""
+    if plain:
         yield yellow(
             "ends",
-            f"The chat template ends a turn with the plain text {tail[:20]!r}, where sampling does not stop ({stops}).",
+            f"The chat template ends a turn with the plain text {plain[:20]!r}, where sampling does not stop "
+            f"({stops}).",
             "Check that the student writes an end-of-sequence token of its own, or give it a template that does.",
         )
     elif turn is not None and turn not in end_ids:
-        yield red(
+        yield yellow(
             "ends",
-            f"The chat template ends a turn with {_name_tokens(student, {turn})}, but sampling stops at {stops}: "
-            "answers run on.",
+            f"The chat template ends a turn with {_name_tokens(student, {turn})}, where answers end here; the model's "
+            f"files say {stops or 'nothing'}: in other programs its answers run on.",
             f"Add {turn} to eos_token_id in generation_config.json of --{student.flag}.path.",
         )
     else:
         last = f"the template's turns end with {_name_tokens(student, {turn})}, " if turn is not None else ""
         yield green("ends", f"{last[:1].upper()}{last[1:]}{'s' if last else 'S'}ampling stops at {stops}{padding}.")
     for name, teacher in case.teachers.items():
-        yield from _teachers_end(case, name, teacher, prompt)
+        yield from _teachers_end(case, name, teacher)
 
 
-def _teachers_end(case: Case, name: str, teacher: Model, prompt: Prompt) -> Iterator[Finding]:
-    """A teacher that ends its turns with another token finds the student's end unlikely, and answers grow longer."""
-    student_end: Any = turn_end(case.student, prompt)[0] or case.student.tokenizer.eos_token_id
-    teacher_end: Any = turn_end(teacher, prompt)[0] or teacher.tokenizer.eos_token_id
+def _teachers_end(case: Case, name: str, teacher: Model) -> Iterator[Finding]:
+    """A teacher that ends its turns otherwise finds the student's ends unlikely, and answers grow longer."""
+    student_end, teacher_end = _end_of(case.student).token, _end_of(teacher).token
     if student_end is not None and teacher_end is not None and student_end != teacher_end:
         yield yellow(
             f"ends {name}",
@@ -109,7 +107,7 @@ def _teachers_end(case: Case, name: str, teacher: Model, prompt: Prompt) -> Iter
 
 
 def ends_of(model: Model) -> dict[str, frozenset[int]]:
-    """Each place that names end tokens -> their ids; sampling stops at all of them."""
+    """Where the model's files name an end token -> which; sampling stops at all of them, and at `answer_end`."""
     generation = model.generation_config
     return {
         "tokenizer": _ids(model.tokenizer.eos_token_id),
@@ -122,21 +120,8 @@ def _ids(value: Any) -> frozenset[int]:
     return frozenset() if value is None else frozenset([value] if isinstance(value, int) else value)
 
 
-def turn_end(model: Model, prompt: Prompt) -> tuple[int | None, str]:
-    """The special token that the chat template writes behind an answer, and all that it writes there.
-
-    None: there is no template, or it writes nothing special.
-    """
-    tokenizer = model.tokenizer
-    if tokenizer.chat_template is None and getattr(model.processor, "chat_template", None) is None:
-        return None, ""
-    text = answered_text(model.processor, prompt, ANSWER, model.args.chat_template_kwargs)
-    tail = text.rpartition(ANSWER)[2] if ANSWER in text else ""
-    ids = tokenizer(tail.lstrip(), add_special_tokens=False).input_ids
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
-        tokenizer.all_special_ids
-    )
-    return (ids[0] if ids and ids[0] in special else None), tail
+def _end_of(model: Model) -> AnswerEnd:
+    return answer_end(model.processor, model.args.chat_template_kwargs)
 
 
 def _name_tokens(model: Model, ids: Any) -> str:

@@ -26,7 +26,7 @@ from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
 from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
 from lit_uniopd.policy.args import PolicyArgs
-from lit_uniopd.policy.chat_template import encode, encode_answer
+from lit_uniopd.policy.chat_template import AnswerEnd, answer_end, encode, encode_answer
 from lit_uniopd.policy.dropout import warn_of_dropout
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.policy import Policy
@@ -200,6 +200,17 @@ class PolicyModule(LightningModule):
         """Tokens of the prompt, its pictures' included; needs the processor only, so datamodules can ask early."""
         args = self.policy_args
         return len(encode(self._processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
+
+    @property
+    def answer_end(self) -> AnswerEnd:
+        return answer_end(self._processor, self.policy_args.chat_template_kwargs)
+
+    def warn_without_end(self) -> None:
+        if self.answer_end.token is None:
+            rank_zero_warn(
+                "The tokenizer has no end-of-sequence token and no chat template that ends a turn: nothing teaches "
+                f"answers to end; name a tokenizer that has one by --{self.policy_flag}.tokenizer."
+            )
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""

@@ -1,23 +1,40 @@
 """Supervised fine-tuning: how experts and starting points are made."""
 
+from typing import NamedTuple
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
 from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.step_mean import StepMean
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import without_end
 from lit_uniopd.types import Prompt, PromptBatch
 
 
-class SFT(PolicyModule):
-    """Maximise the likelihood of given answers, the end of the answer included.
+class AnswerLoss(NamedTuple):
+    """The loss of a few answers."""
 
-    The data are those of ``PromptDataModule``; the column named by `answer` holds the whole text to learn.
+    loss: Tensor
+    """Mean negative log-prob of their tokens."""
+    cut: float
+    """Share of answers that were cut to ``max_answer_tokens``."""
+    tokens: int
+    """How many tokens the mean is over."""
+
+
+class SFT(PolicyModule):
+    """Maximise the likelihood of given answers, the end of the answer included (see ``answer_end``).
+
+    The data are those of ``PromptDataModule``; the column named by `answer` holds the whole text to learn. Every token
+    of an optimizer step counts alike, whatever the batch size, ``accumulate_grad_batches`` and the number of ranks.
 
     Args:
         policy: the model to train.
@@ -47,15 +64,26 @@ class SFT(PolicyModule):
             answers_heldout=False,
         )
         self.max_answer_tokens = max_answer_tokens
+        self.step_mean = StepMean()
+        self.trained = WeightedMeans()
         self.validated = WeightedMeans()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        for prompt in self.trainer_data.prompts("train") + self.trainer_data.prompts("val"):
+        end, empty = self.answer_end, 0
+        self.warn_without_end()
+        prompts = self.trainer_data.prompts("train") + self.trainer_data.prompts("val")
+        for prompt in prompts:
             if not isinstance(prompt.gold, str) or not prompt.gold:
                 raise UserError(
                     f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer`."
                 )
+            empty += not without_end(prompt, prompt.gold, end).strip()
+        if empty:
+            rank_zero_warn(
+                f"{empty} of {len(prompts)} answers are empty: all that they teach is to end at once; remove those "
+                "rows if that is not meant."
+            )
 
     def workload(self) -> Workload:
         size, prompts = self.trainer_data.batch_size, self.trainer_data.prompts("train")
@@ -67,18 +95,33 @@ class SFT(PolicyModule):
     def essential_charts(self) -> Charts:
         return {"Loss": ["train/loss", *(["val/loss"] if self.trainer.enable_validation else [])]}
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.step_mean.restart()
+        self.trained = WeightedMeans()
+
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
-        self.reseed("sft", self.global_step)
-        loss, cut = self.answer_loss(batch.prompts)
-        self.log_dict({"train/loss": loss, "train/truncated": cut}, batch_size=len(batch), prog_bar=True)
-        return loss
+        self.reseed("sft", self.global_step, batch_idx)
+        loss, cut, tokens = self.answer_loss(batch.prompts)
+        self.trained.add("train/loss", loss.detach() * tokens, tokens)
+        self.trained.add("train/truncated", cut * len(batch), len(batch))
+        return self.step_mean.weighted(self, loss, tokens)
+
+    def on_after_backward(self) -> None:
+        self.step_mean.after_backward(self)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the step's answers, those of all accumulated batches and ranks together."""
+        super().on_before_optimizer_step(optimizer)
+        values, self.trained = self.trained.reduce(self), WeightedMeans()
+        self.log_dict(values, prog_bar=True)
 
     def validation_step(self, batch: PromptBatch | EvalBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if isinstance(batch, EvalBatch):
             super().validation_step(batch, batch_idx, dataloader_idx)
         elif len(batch):
-            loss, _ = self.answer_loss(batch.prompts)
-            self.validated.add("val/loss", loss * len(batch), len(batch))
+            loss, _, tokens = self.answer_loss(batch.prompts)
+            self.validated.add("val/loss", loss * tokens, tokens)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -89,13 +132,9 @@ class SFT(PolicyModule):
         super().on_validation_epoch_end()
         self.log_dict(self.validated.reduce(self), prog_bar=True)
 
-    def answer_loss(self, prompts: tuple[Prompt, ...]) -> tuple[Tensor, float]:
-        """Mean negative log-prob of the answers' tokens, and the share of answers that were cut."""
-        eos = self.policy.tokenizer.eos_token_id
-        answers = [
-            self.policy.tokenizer(str(prompt.gold), add_special_tokens=False).input_ids + ([] if eos is None else [eos])
-            for prompt in prompts
-        ]
+    def answer_loss(self, prompts: tuple[Prompt, ...]) -> AnswerLoss:
+        """Loss of the answers of some prompts, and how many tokens and cuts they have."""
+        answers = [self.encode_answer(prompt, str(prompt.gold))[1] for prompt in prompts]
         cut = sum(len(answer) > self.max_answer_tokens for answer in answers) / len(answers)
         rows = [torch.tensor(answer[: self.max_answer_tokens]) for answer in answers]
         tokens_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -104,4 +143,5 @@ class SFT(PolicyModule):
         logps_BT, _ = self.policy.token_logps(
             [prompt.tokens for prompt in encoded], tokens_BT, mask_BT, vision=[prompt.vision for prompt in encoded]
         )
-        return -logps_BT.sum() / mask_BT.sum(), cut
+        tokens = int(mask_BT.sum())
+        return AnswerLoss(-logps_BT.sum() / tokens, cut, tokens)

@@ -1,10 +1,13 @@
-"""From a prompt to a model's inputs: chat template, token ids, pictures."""
+"""From a prompt to a model's inputs: chat template, token ids, pictures; and where an answer ends."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError, first_line
@@ -21,6 +24,20 @@ class EncodedPrompt:
     """Token ids; a picture's placeholder is repeated for each token that the model makes of it."""
     vision: Vision = field(default_factory=dict)
     """The processor's output for the pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """What ends an answer: the same in SFT, in pairs, and where sampling stops."""
+
+    text: str
+    """What stands behind an answer, up to and including the token at which the model stops."""
+    token: int | None
+    """Id of that token; None: the tokenizer has none."""
+    marks: tuple[str, ...]
+    """Texts of the tokens at which the model stops: this one and the end-of-sequence token."""
+    written: bool
+    """Whether the chat template writes that token itself."""
 
 
 def encode(
@@ -64,15 +81,115 @@ def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:
 def render(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any]) -> list[int]:
     """Token ids of a prompt in the model's chat template, or as plain text if it has none.
 
-    A conversation that ends with an assistant turn is continued; any other gets the generation prompt.
+    A conversation that ends with an assistant turn is continued; any other gets the generation prompt. Plain text keeps
+    the token that the tokenizer puts before it, and not the one that some put behind it: the answer follows there.
 
     Raises:
         UserError: if the model has no chat template and the prompt has more than one message.
     """
+    return _token_ids(processor, chat_text(processor, prompt, chat_template_kwargs))
+
+
+def _token_ids(processor: Any, text: str) -> list[int]:
+    """Token ids of a rendered conversation, or of plain text with what the tokenizer puts before it."""
     tokenizer = tokenizer_of(processor)
-    if tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None:
-        return tokenizer(chat_text(processor, prompt, chat_template_kwargs)).input_ids
-    return tokenizer(chat_text(processor, prompt, chat_template_kwargs), add_special_tokens=False).input_ids
+    tokens: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    if _template(processor) is not None:
+        return tokens
+    framed: list[int] = tokenizer(text).input_ids
+    if not tokens:
+        return [token for token in framed[:1] if token == tokenizer.bos_token_id]
+    if tokens[0] == tokenizer.bos_token_id:  # the data write it themselves
+        return tokens
+    ends = range(len(tokens), len(framed) + 1)
+    return next((framed[:end] for end in ends if framed[end - len(tokens) : end] == tokens), framed)
+
+
+def _template(processor: Any) -> Any:
+    """The chat template; None: there is none."""
+    return tokenizer_of(processor).chat_template or getattr(processor, "chat_template", None)
+
+
+def answer_end(processor: Any, chat_template_kwargs: dict[str, Any]) -> AnswerEnd:
+    """What ends an answer, as the chat template writes it.
+
+    It is the first special token that the template writes behind every assistant turn, the last one of a conversation
+    or not, with the text before it and the special tokens that follow at once. What comes later is not part of the
+    answer: a newline, or the end-of-sequence token that some templates write behind the end of the turn. Where the
+    template writes no such token, and where there is no template, it is the end-of-sequence token.
+    """
+    tokenizer = tokenizer_of(processor)
+    # Tables of thousands of special tokens are not to be searched for each answer anew.
+    state = (str(_template(processor)), tokenizer.eos_token, len(tokenizer), repr(sorted(chat_template_kwargs.items())))
+    ends: dict[Any, AnswerEnd] = _ENDS.setdefault(tokenizer, {})
+    if state not in ends:
+        ends[state] = _find_end(processor, chat_template_kwargs)
+    return ends[state]
+
+
+_ENDS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, AnswerEnd]] = WeakKeyDictionary()
+
+
+def _find_end(processor: Any, chat_template_kwargs: dict[str, Any]) -> AnswerEnd:
+    tokenizer = tokenizer_of(processor)
+    eos: Any = tokenizer.eos_token
+    tail = _behind_answer(processor, chat_template_kwargs, last=True)
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()} | ({eos} - {None})
+    names = sorted((name for name in added if name.strip() and name in tail), key=lambda name: (-len(name), name))
+    if not names:
+        marks = () if eos is None else (eos,)
+        return AnswerEnd(tail.rstrip() + "".join(marks), tokenizer.eos_token_id, marks, written=False)  # type: ignore[arg-type]
+    special = "|".join(map(re.escape, names))
+    inside = _behind_answer(processor, chat_template_kwargs, last=False)
+    unlike = (i for i, pair in enumerate(zip(tail, inside, strict=False)) if pair[0] != pair[1])
+    always = tail[: next(unlike, len(inside))]
+    match = re.search(f"(?:{special})+", always) or re.search(special, tail)
+    assert match is not None
+    name = re.findall(special, match.group())[-1]
+    token: Any = tokenizer.convert_tokens_to_ids(name)
+    marks = tuple(dict.fromkeys([name] if eos is None else [name, eos]))
+    return AnswerEnd(tail[: match.end()], token, marks, written=True)
+
+
+def _behind_answer(processor: Any, chat_template_kwargs: dict[str, Any], *, last: bool) -> str:
+    """What the chat template writes behind an assistant turn; empty without a template."""
+    template = _template(processor)
+    if template is None:
+        return ""
+    mark = "ANSWER0"
+    for in_parts in (False, True):  # some templates read one form of content only
+        texts = {"user": "question", "assistant": mark}
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": texts[role]}] if in_parts else texts[role]}
+            for role in ("user", "assistant", "user")[: 2 if last else 3]
+        ]
+        try:
+            text: Any = tokenizer_of(processor).apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=False, **chat_template_kwargs
+            )
+        except (TemplateError, TypeError):
+            continue
+        if mark in text:
+            return text.rpartition(mark)[2]
+    return ""
+
+
+def without_end(prompt: Prompt, answer: str, end: AnswerEnd) -> str:
+    """The answer without the end that its data already write.
+
+    Raises:
+        UserError: naming the prompt, if the answer goes on behind such an end.
+    """
+    ends = [text for text in (end.text, *end.marks) if text]
+    while written := next((text for text in ends if answer.rstrip().endswith(text)), None):
+        answer = answer.rstrip().removesuffix(written)
+    mark = next((mark for mark in end.marks if mark in answer), None)
+    if mark is not None:
+        raise UserError(
+            f"Prompt {prompt.id!r}: its answer goes on behind {mark!r}, where the model stops; cut the answer there, "
+            "or write that mark in another way."
+        )
+    return answer
 
 
 def encode_answer(
@@ -82,33 +199,43 @@ def encode_answer(
 
     The prompt's ids are those of a rollout, so they are the same for all answers to it. Prompt and answer are rendered
     and tokenised together, and the answer is what follows the prompt; if a token would span the end of the prompt, the
-    two are tokenised separately, as in a rollout.
+    two are tokenised separately, as in a rollout. An answer that the template would change (some drop its reasoning)
+    is taken as it is.
 
-    The answer ends with the token that ends its turn in the chat template, or with the end-of-sequence token where the
-    template has none. What the template adds behind that is dropped, since a model that stops there never writes it.
+    The answer ends as `answer_end` says, once, also where the data already write that end.
 
     Raises:
-        UserError: as in `render`.
+        UserError: as in `render` and `without_end`.
     """
-    tokenizer = tokenizer_of(processor)
+    end = answer_end(processor, chat_template_kwargs)
+    answer = without_end(prompt, answer, end)
     start = chat_text(processor, prompt, chat_template_kwargs)
-    text = start + answer
-    plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
-    if not plain:
+    text = answer + end.text
+    if _template(processor) is not None:
         rendered = answered_text(processor, prompt, answer, chat_template_kwargs)
-        text = rendered if rendered.startswith(start) else text
-    prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
-    tokens = tokenizer(text, add_special_tokens=plain).input_ids
+        if rendered.startswith(start):
+            text = _turn_of(rendered.removeprefix(start), answer, end) or text
+    return _apart(processor, start, text)
+
+
+def _turn_of(rendered: str, answer: str, end: AnswerEnd) -> str:
+    """The answer with what a template writes before it, a speaker's name or an empty thought, and its end.
+
+    Empty: the template has changed the answer.
+    """
+    if not end.written:
+        head = rendered.rstrip().removesuffix(end.text.removesuffix("".join(end.marks))).rstrip()
+        return head.removesuffix(answer.strip()) + answer + end.text if head.endswith(answer.strip()) else ""
+    length = rendered.find(end.marks[0]) + len(end.marks[0])
+    return rendered[:length] if answer.strip() in rendered[:length] and end.marks[0] in rendered else ""
+
+
+def _apart(processor: Any, start: str, text: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of what follows it, tokenised together unless a token would span its end."""
+    prompt_tokens, tokens = (_token_ids(processor, whole) for whole in (start, start + text))
     if tokens[: len(prompt_tokens)] == prompt_tokens:
-        tokens = tokens[len(prompt_tokens) :]
-    else:
-        tokens = tokenizer(text[len(start) :], add_special_tokens=False).input_ids
-    eos: Any = tokenizer.eos_token_id
-    if eos in tokens:
-        tokens = tokens[: len(tokens) - tokens[::-1].index(eos)]
-    elif eos is not None:
-        tokens = [*tokens, eos]
-    return prompt_tokens, tokens
+        return prompt_tokens, tokens[len(prompt_tokens) :]
+    return prompt_tokens, tokenizer_of(processor)(text, add_special_tokens=False).input_ids
 
 
 def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:
@@ -121,7 +248,7 @@ def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwa
         messages[-1]["content"] = messages[-1]["content"] + content
     else:
         messages.append({"role": "assistant", "content": content})
-    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
+    template = _template(processor)
     text: Any = tokenizer.apply_chat_template(
         readable_messages(tokenizer, template, messages),
         chat_template=template,
@@ -136,7 +263,7 @@ def chat_text(processor: Any, prompt: Prompt, chat_template_kwargs: dict[str, An
     """The prompt as one text, in the chat template if there is one. Arguments and errors as in `render`."""
     tokenizer = tokenizer_of(processor)
     messages = [dict(message) for message in prompt.messages]
-    template: Any = tokenizer.chat_template or getattr(processor, "chat_template", None)
+    template = _template(processor)
     if template is None:
         if len(messages) != 1:
             raise UserError(
@@ -224,14 +351,8 @@ def encode_continuation(
     prompt; the two are then tokenised separately, as in a rollout.
 
     Raises:
-        UserError: as in `render`.
+        UserError: as in `render` and `without_end`.
     """
-    tokenizer = tokenizer_of(processor)
-    start = chat_text(processor, prompt, chat_template_kwargs)
-    plain = tokenizer.chat_template is None and getattr(processor, "chat_template", None) is None
+    text = without_end(prompt, text, answer_end(processor, chat_template_kwargs))
     seam = " " if prompt.messages[-1]["role"] == "assistant" else ""
-    prompt_tokens = tokenizer(start, add_special_tokens=plain).input_ids
-    tokens = tokenizer(start + seam + text, add_special_tokens=plain).input_ids
-    if tokens[: len(prompt_tokens)] == prompt_tokens:
-        return prompt_tokens, tokens[len(prompt_tokens) :]
-    return prompt_tokens, tokenizer(seam + text, add_special_tokens=False).input_ids
+    return _apart(processor, chat_text(processor, prompt, chat_template_kwargs), seam + text)

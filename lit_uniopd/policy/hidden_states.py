@@ -19,7 +19,7 @@ from lit_uniopd.distributed.sharding import gathered, is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
-from lit_uniopd.policy.chat_template import EncodedPrompt, encode, render, tokenizer_of
+from lit_uniopd.policy.chat_template import EncodedPrompt, answer_end, encode, render, tokenizer_of
 from lit_uniopd.policy.multimodal import (
     Vision,
     grid_positions,
@@ -76,13 +76,14 @@ class HiddenStateModel(nn.Module):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Every id that ends an answer: those of the generation config, the model config and the tokenizer."""
+        """Every id that ends an answer: that of `answer_end`, and those of generation config, config and tokenizer."""
         base: PreTrainedModel = unwrap(self.model)
         eos_ids: set[int] = set()
         sources: list[Any] = [
             base.generation_config.eos_token_id if base.generation_config is not None else None,
             base.config.get_text_config().eos_token_id,
             self.tokenizer.eos_token_id,
+            answer_end(self.processor, self.args.chat_template_kwargs).token,
         ]
         for ids in sources:
             eos_ids.update([] if ids is None else [ids] if isinstance(ids, int) else ids)

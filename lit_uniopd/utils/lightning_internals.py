@@ -13,6 +13,7 @@ __all__ = [
     "set_logged_step",
     "set_signal_connector",
     "signal_connector",
+    "steps_next",
     "unwrapped_batch_sampler",
 ]
 
@@ -34,6 +35,11 @@ def restore_loaders(trainer: Trainer) -> None:
     trains on the first rows again, without a word.
     """
     trainer.fit_loop._load_combined_loader_states()
+
+
+def steps_next(trainer: Trainer) -> bool:
+    """Whether the batch under way is the last of its optimizer step, of ``accumulate_grad_batches`` or the epoch."""
+    return not trainer.fit_loop._should_accumulate()
 
 
 def signal_connector(trainer: Trainer) -> Any:

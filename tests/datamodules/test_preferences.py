@@ -264,6 +264,13 @@ def test_an_answer_without_a_token_is_dropped_and_counted(tmp_path):
     assert len(data.train_pairs) == 1
 
 
+def test_answers_that_are_only_their_end_are_counted(tmp_path):
+    rows = [{"prompt": "1", "chosen": "2", "rejected": bad} for bad in ("", "<eos>", "<eos>\n", "3")]
+    report = set_up(tmp_path, rows).report["--data.train"]
+    assert (report.empty, report.only_end) == (0, 3)
+    assert "3 answers empty but for their end" in str(report)
+
+
 SCORED = [
     {"prompt": str(i), "chosen": "a", "rejected": "b", "score_chosen": good, "score_rejected": bad}
     for i, (good, bad) in enumerate([(5.0, 1.0), (3.0, 3.0), (2.0, 4.0)])

@@ -29,7 +29,7 @@ from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule,
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from lit_uniopd.distributed.fsdp import FSDP
 from lit_uniopd.distributed.sharding import full_tensor, trained_state
-from lit_uniopd.modules import LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
+from lit_uniopd.modules import SFT, LossArgs, OmniDPO, PairLossArgs, Sentinel, UniOPD
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
@@ -70,6 +70,7 @@ class Files:
             for i in range(21)
         ]
         self._table("pairs", pairs)
+        self._table("texts", [{"prompt": f"{i}=", "answer": "ab" * (i * i % 19 + 1)} for i in range(21)])
         for i in range(5):
             Image.new("RGB", (40, 40), (40 * i, 90, 200)).save(self.root / f"{i}.png")
         sentences = [
@@ -211,6 +212,13 @@ def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> 
     return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
 
+def sft(files: Files, ranks: int) -> tuple[Any, Any]:
+    """Answers of very unlike lengths, which ranks and accumulated batches split unevenly."""
+    texts = SourceArgs(path=str(files.table("texts")))
+    data = PromptDataModule(texts, texts, batch_size=ROWS // ranks, val_batch_size=3, seed=5)
+    return SFT(files.model("student"), optimizer=sgd, seed=3), data
+
+
 class Timed(FSDP):
     """Remembers from when to when this rank was loading."""
 
@@ -241,6 +249,7 @@ SCENARIOS: dict[str, Scenario] = {
     "omni_dpo_cached": lambda f, r: omni(f, r, cached=True, lora=LORA),
     "sentinel": sentinel,
     "sentinel_lora": lambda f, r: sentinel(f, r, lora=LORA),
+    "sft": sft,
     "sentinel_cached": lambda f, r: sentinel(f, r, cached=True),
 }
 RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
@@ -277,7 +286,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
         # what ran before: greedy answers that are nearly tied come out either way.
         options["limit_val_batches"] = 0
     if model.automatic_optimization:
-        options |= {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2 if name == "omni_dpo_lora" else 1}
+        options |= {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2 if name in ("omni_dpo_lora", "sft") else 1}
     fit = trainer(
         out.parent / "lightning",
         devices=ranks,

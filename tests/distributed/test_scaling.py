@@ -22,7 +22,7 @@ from lit_uniopd.policy import Policy, PolicyArgs
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "scaling.py"
-WITH_DDP = ("uni_opd", "split_groups", "pictures", "omni_dpo_lora", "sentinel")
+WITH_DDP = ("uni_opd", "split_groups", "pictures", "omni_dpo_lora", "sentinel", "sft")
 
 
 def launch(root: Path, ranks: int, jobs: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from lit_uniopd.utils.lightning_internals import (
     set_logged_step,
     set_signal_connector,
     signal_connector,
+    steps_next,
     unwrapped_batch_sampler,
 )
 
@@ -56,6 +57,33 @@ def test_the_logged_step_counts_batches_and_can_be_set(tmp_path):
     module.jump = 5
     fit(module, tmp_path)
     assert [logged for logged, _ in module.steps] == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("accumulated", "expected"), [(1, [True] * 3), (2, [False, True, True]), (3, [False, False, True])]
+)
+def test_the_last_batch_of_a_step_is_known(accumulated, expected, tmp_path):
+    steps = []
+
+    class Accumulates(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        def training_step(self, batch, batch_idx):
+            return self.weight.sum()
+
+        def on_after_backward(self) -> None:
+            steps.append((steps_next(self.trainer), self.trainer.global_step))
+
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, accumulate_grad_batches=accumulated, **options)
+    trainer.fit(Accumulates(), DataLoader([0, 1, 2]))  # type: ignore[arg-type]
+    assert [last for last, _ in steps] == expected
+    assert trainer.global_step == sum(expected)
 
 
 def test_another_connector_handles_signals(tmp_path):

@@ -25,6 +25,7 @@ from lit_uniopd.modules.base import PolicyModule, default_optimizer
 from lit_uniopd.modules.preference.charts import preference_charts
 from lit_uniopd.modules.preference.losses import PairLogps, PairLossArgs, pair_loss
 from lit_uniopd.modules.preference.reference_cache import ReferenceCache, weights_digest
+from lit_uniopd.modules.step_mean import StepMean
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
@@ -41,7 +42,8 @@ class PreferenceModule(PolicyModule):
     """Base of the objectives that learn from pairs.
 
     Their data are those of ``PreferenceDataModule``. Optimisation is Lightning's own: the trainer's
-    ``accumulate_grad_batches`` does what it says.
+    ``accumulate_grad_batches`` does what it says. Every pair of an optimizer step counts alike, also where an epoch
+    ends with fewer batches than that.
 
     Args:
         policy: the model to train; as it is before training, it is the reference.
@@ -79,12 +81,14 @@ class PreferenceModule(PolicyModule):
         self.loss = loss
         self.reference_cache = reference_cache
         self.references: ReferenceCache | None = None
+        self.step_mean = StepMean()
         self.trained = WeightedMeans()
         self.validated = WeightedMeans()
 
     def setup(self, stage: str) -> None:
         """Check the pairs' scores before any model is loaded."""
         super().setup(stage)
+        self.warn_without_end()
         if not self.loss.takes_means and self.loss.beta >= 1:
             rank_zero_warn(
                 f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; "
@@ -200,6 +204,11 @@ class PreferenceModule(PolicyModule):
         with self.policy.answering(), without_adapter:
             yield self.policy
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.step_mean.restart()
+        self.trained = WeightedMeans()
+
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         self.reseed("omni_dpo", self.global_step, batch_idx)
         result, logps = self.compare(batch)
@@ -208,7 +217,10 @@ class PreferenceModule(PolicyModule):
         weights = result.terms.get("w_quality", 1.0) * result.terms.get("w_performance", torch.ones(len(batch)))
         self.trained.add("weight", weights.sum(), len(batch))
         self.trained.add("square", (weights**2).sum(), len(batch))
-        return result.loss
+        return self.step_mean.weighted(self, result.loss, len(batch))
+
+    def on_after_backward(self) -> None:
+        self.step_mean.after_backward(self)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's pairs, those of all accumulated batches and ranks together."""

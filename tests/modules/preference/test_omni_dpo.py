@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from pairs_data import ROWS, data, omni
-from tiny import Memory, rounding, trainer
+from tiny import Memory, rounding, sgd, trainer
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
@@ -152,6 +152,22 @@ def test_accumulated_batches_take_the_step_of_one_and_are_logged_together(model_
             assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_last_step_of_fewer_batches_is_a_whole_step(model_dirs, table, tmp_path):
+    """Lightning divides its three batches by the four that it is said to accumulate."""
+    weights = []
+    for size, batches, accumulated in ((3, 1, 1), (1, 3, 4)):
+        module = omni(model_dirs["student"], optimizer=sgd)
+        options: Any = {"accumulate_grad_batches": accumulated, "limit_train_batches": batches}
+        fit = trainer(tmp_path, **options)
+        fit.fit(module, data(table, val=None, batch_size=size))
+        assert fit.global_step == 1
+        weights.append(dict(module.policy.named_parameters()))
+    start = dict(Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True).named_parameters())
+    assert max(float((value - start[name]).detach().abs().max()) for name, value in weights[0].items()) > 1e-3
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_the_first_step_has_no_margin_and_holds_on_to_nothing(model_dirs, table, tmp_path):

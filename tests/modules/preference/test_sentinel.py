@@ -57,7 +57,7 @@ def test_whether_a_sentence_without_context_ends_is_a_switch(name, model_dirs):
     ends = case["inputs"]["append_eos"]
     assert (case["outputs"]["chosen_labels"][-1] == 2) == ends  # 2 is the file's end token
     module = Sentinel(PolicyArgs(path=model_dirs["student"]), end_without_context=ends)
-    eos = module._processor.eos_token_id
+    eos = module.answer_end.token
     asked = {"role": "user", "content": "what?"}
     alone = module.encode_answer(Prompt("p", (asked,)), "a cat.")[1]
     behind = module.encode_answer(Prompt("p", (asked, {"role": "assistant", "content": "hm."})), "a cat.")[1]
