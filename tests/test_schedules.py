@@ -129,7 +129,7 @@ class Unsized(Prompts):
 
     def train_dataloader(self) -> DataLoader:
         class Rows(IterableDataset):
-            def __iter__(rows):
+            def __iter__(rows):  # pyright: ignore[reportSelfClsParameterName]
                 return iter([PromptBatch(self.train_prompts)] * 10)
 
         return DataLoader(Rows(), batch_size=None)

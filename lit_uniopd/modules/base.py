@@ -21,6 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
+from lit_uniopd.modules.same_model import check_same_model
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -394,19 +395,4 @@ class PolicyModule(LightningModule):
         """
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        shapes = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
-        saved_shapes = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
-        names = shapes.keys() | saved_shapes.keys()
-        differing = sorted(name for name in names if shapes.get(name) != saved_shapes.get(name))
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"--ckpt_path holds another model than --{self.policy_flag}.path {self.policy_args.path}: {name} has "
-                f"shape {saved_shapes.get(name, 'none')} there and {shapes.get(name, 'none')} here ({len(differing)} "
-                "tensors differ); give the model and the lora settings with which it was made."
-            )
-        if checkpoint["policy_path"] != self.policy_args.path:
-            rank_zero_warn(
-                f"The checkpoint was made from {checkpoint['policy_path']!r}; this run has "
-                f"{self.policy_args.path!r}, and frozen weights come from that."
-            )
+        check_same_model(self, checkpoint, self.policy_args.path, self.policy_flag)

@@ -99,7 +99,7 @@ def by_transformers(path: str, steps: list[list[Prompt]], rate: float) -> tuple[
         loss.backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= rate * parameter.grad
+                parameter -= rate * parameter.grad  # type: ignore[operator]
         losses.append(loss.item())
     return dict(model.named_parameters()), losses
 

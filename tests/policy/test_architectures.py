@@ -135,7 +135,7 @@ def paligemma() -> tuple[nn.Module, Any]:
     processor = transformers.PaliGemmaProcessor(pictures, words, chat_template=CHAT.replace("PICTURE", "<image>"))
     config = transformers.PaliGemmaConfig(
         text_config=transformers.GemmaConfig(vocab_size=len(words), **TEXT),
-        vision_config=transformers.SiglipVisionConfig(**TOWER | {"projection_dim": 32}),
+        vision_config=TOWER | {"projection_dim": 32, "model_type": "siglip_vision_model"},
         image_token_index=words.convert_tokens_to_ids("<image>"),
         projection_dim=32,
         hidden_size=32,

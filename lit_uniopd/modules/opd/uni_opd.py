@@ -33,7 +33,6 @@ from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
-from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards.grading import Grading
 from lit_uniopd.sampling.args import OWN_KERNELS, SamplingArgs
 from lit_uniopd.sampling.engines import check_servers
@@ -266,18 +265,17 @@ class UniOPD(PolicyModule):
             The reference's log-probs ``[B, T]``, where the advantages need them.
         """
         reference_BT: Tensor | None = None
+        options: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.micro_batch_tokens}
         with self.timed("score"):
             if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
-                rollouts.student_logps_BT = self._frozen_logps(self.policy, rollouts)
+                rollouts.student_logps_BT = frozen_logps(self.policy, rollouts, **options)
                 check_drift(self, rollouts, self.sampling)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
-                    reference_BT = self._frozen_logps(reference, rollouts)
+                    reference_BT = frozen_logps(reference, rollouts, **options)
             if self.teachers:
                 with interruptible(self.trainer, gathers=True):
-                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(
-                        rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens
-                    )
+                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(rollouts, **options)
             else:
                 itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
                 rollouts.teacher_logps_BT = itself_BT.clone()
@@ -287,9 +285,6 @@ class UniOPD(PolicyModule):
         if self.teachers:
             check_failures(self, rollouts, self.teachers.failures, limit=self.max_teacher_failures)
         return reference_BT
-
-    def _frozen_logps(self, policy: Policy, rollouts: Rollouts) -> Tensor:
-        return frozen_logps(policy, rollouts, temperature=self.temperature, max_tokens=self.micro_batch_tokens)
 
     def visit(self, rollouts: Rollouts) -> None:
         """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
