@@ -58,7 +58,9 @@ class PictureDataModule(StreamDataModule):
         if not files:
             raise UserError(f"--data.folder {self.folder} has no pictures; give one with {', '.join(SUFFIXES)} files.")
         if unreadable := [file for file in files if half_character(str(file))]:
-            raise UserError(f"--data.folder has a picture whose name is not UTF-8, {str(unreadable[0])!a}; rename it.")
+            raise UserError(
+                f"--data.folder has a picture whose name is not UTF-8, {str(unreadable[0])!a}; change its name."
+            )
         self.predict_prompts = [self._prompt(path) for path in files[: self.limit]]
 
     def predict_dataloader(self) -> Any:

@@ -12,10 +12,13 @@ from lit_uniopd.errors import UserError
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_LENGTH = (
-    "WarmupCosine ends with the run, whose optimizer steps are not known beforehand; give --trainer.max_steps, or "
-    "--model.lr_scheduler.init_args.total_steps (in Python: WarmupCosine(optimizer, total_steps=...))."
-)
+
+def unknown_length() -> UserError:
+    """What to raise where a schedule cannot know its length."""
+    return UserError(
+        "WarmupCosine ends with the run, whose optimizer steps are not known beforehand; give --trainer.max_steps, or "
+        "--model.lr_scheduler.init_args.total_steps (in Python: WarmupCosine(optimizer, total_steps=...))."
+    )
 
 
 class WarmupCosine(LambdaLR):
@@ -69,7 +72,7 @@ class WarmupCosine(LambdaLR):
         if self.total_steps is None:
             self.total_steps = run_steps
         if self.total_steps is None:
-            raise UserError(UNKNOWN_LENGTH)
+            raise unknown_length()
         if given and run_steps is not None and self.total_steps < run_steps:
             rank_zero_warn(
                 f"WarmupCosine reaches 0 after total_steps {self.total_steps}, and the run takes {run_steps}: the last "

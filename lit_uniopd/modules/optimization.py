@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.schedules import UNKNOWN_LENGTH, WarmupCosine
+from lit_uniopd.schedules import WarmupCosine, unknown_length
 
 
 def new_optimizer(make: OptimizerCallable, parameters: list[Parameter]) -> Optimizer:
@@ -63,7 +63,7 @@ def check_options(
     schedule = None if make_schedule is None else new_schedule(make_schedule, optimizer)
     endless = trainer.max_steps == -1 and trainer.max_epochs in (None, -1)
     if endless and isinstance(schedule, WarmupCosine) and schedule.total_steps is None:
-        raise UserError(UNKNOWN_LENGTH)
+        raise unknown_length()
 
 
 def run_steps(trainer: Trainer, steps_per_batch: int = 1) -> int | None:

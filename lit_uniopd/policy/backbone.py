@@ -99,7 +99,7 @@ def check_head(model: nn.Module) -> None:
     if change > (0.01 if precise else 0.1):
         raise UserError(
             f"{type(unwrap(model)).__name__} looks at later tokens, so it has no log-probs of a next one; choose a "
-            "causal model (some are made causal by is_decoder in their config)."
+            "causal model (some are made causal by `is_decoder` in their config)."
         )
     fits = hidden.shape[-1] == head_of(model).weight_VH.shape[1]  # not where a projection stands between
     actual = head_of(model).logits(hidden) if fits else torch.full_like(expected, torch.inf)

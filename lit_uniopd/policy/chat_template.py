@@ -328,7 +328,7 @@ def _joined(content: Any) -> str:
     if any(part.get("type") != "text" for part in content):
         raise UserError(
             "The model's chat template has no place for the pictures of a prompt; choose an image-text model that was "
-            "trained on conversations, or remove the pictures."
+            "trained on conversations, or remove the column `images`."
         )
     return "".join(part["text"] for part in content)
 

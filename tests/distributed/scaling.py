@@ -135,10 +135,10 @@ def _over_ranks(value: Any) -> list[Any]:
 
 
 class Judged(PromptDataModule):
-    """About half of the answers are right, so that balancing and calibration have something to do."""
+    """About a third of the answers are right, so that balancing and calibration have something to do."""
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
-        rollouts.outcome_B = rollouts.tokens_BT.sum(dim=1) % 2
+        rollouts.outcome_B = (rollouts.tokens_BT.sum(dim=1) % 3 == 0).long()
         super().on_rollouts_scored(trainer, pl_module, rollouts)
 
 
