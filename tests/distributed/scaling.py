@@ -106,12 +106,14 @@ class Files:
 
 
 class Recorder(Callback):
-    """The first step's gradients and answers, and how many groups other ranks than their own have trained on."""
+    """The first step's gradients and answers, and how many groups other ranks than their own have trained on,
+    and how many answers balancing has removed."""
 
     def __init__(self) -> None:
         self.grads: dict[str, torch.Tensor] = {}
         self.answers: list[tuple[int, list[int]]] = []
         self.moved = 0
+        self.removed = 0
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
         rows = zip(rollouts.group_B.tolist(), rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
@@ -119,6 +121,7 @@ class Recorder(Callback):
         self.answers = self.answers or sorted(row for rank_samples in _over_ranks(samples) for row in rank_samples)
         away = {group for group in rollouts.group_B.tolist() if group % trainer.world_size != trainer.global_rank}
         self.moved += sum(_over_ranks(len(away)))
+        self.removed += sum(_over_ranks(int((~rollouts.keep_B).sum())))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if not self.grads:
@@ -135,10 +138,10 @@ def _over_ranks(value: Any) -> list[Any]:
 
 
 class Judged(PromptDataModule):
-    """About a third of the answers are right, so that balancing and calibration have something to do."""
+    """About half of the answers are right, so that balancing and calibration have something to do."""
 
     def on_rollouts_scored(self, trainer: Trainer, pl_module: Any, rollouts: Rollouts) -> None:
-        rollouts.outcome_B = (rollouts.tokens_BT.sum(dim=1) % 3 == 0).long()
+        rollouts.outcome_B = rollouts.tokens_BT.sum(dim=1) % 2
         super().on_rollouts_scored(trainer, pl_module, rollouts)
 
 
@@ -301,7 +304,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     if fit.is_global_zero:
         numbers = {key: float(value) for key, value in logged.values.items() if not _is_time(key)}
         results = {"weights": weights, "grads": recorder.grads, "answers": recorder.answers, "logged": numbers}
-        results |= {"moved": recorder.moved, "loading": loading}
+        results |= {"moved": recorder.moved, "removed": recorder.removed, "loading": loading}
         torch.save(results, f"{out}.pt")
 
 

@@ -107,7 +107,7 @@ def test_the_scenarios_do_something(name, root):
     if name in ("uni_opd", "uni_opd_lora"):
         lengths = {len(tokens) for _, tokens in outcome["answers"]}
         assert len(lengths) > 1
-        assert outcome["logged"]["balance/removed_correct"] + outcome["logged"]["balance/removed_incorrect"] > 0
+        assert outcome["removed"] > 0  # in the whole run: the last step's answers may be in balance already
         assert outcome["logged"]["calibration/shift"] > 0
 
 
