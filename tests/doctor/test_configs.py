@@ -54,8 +54,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tables = dict.fromkeys(re.findall(r"[\w/]+\.jsonl", " ".join(RUNS)), prompts)
     tables |= {name: pairs for name in tables if "pairs" in name}
     tables |= {"text.jsonl": text_rows, "images.jsonl": image_rows, "pairs.jsonl": pairs, "scene_pairs.jsonl": captions}
-    tests: object = {"tests": [{"stdin": "1\n", "stdout": "1\n"}]}
-    tables["code.jsonl"] = [{**row, "answer": tests} for row in prompts]
+    tests = {"tests": [{"stdin": "1\n", "stdout": "1\n"}]}
+    tables["code.jsonl"] = [{**row, "answer": tests} for row in prompts]  # type: ignore[assignment]
     tables |= {"pictures.jsonl": pictures, "runs/sentence_pairs.jsonl": captions, "data/chair.jsonl": pictures}
     for folder in ("runs", "data"):  # pictures are looked for from the file's folder
         Path(folder).mkdir()
