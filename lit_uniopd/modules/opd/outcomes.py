@@ -73,9 +73,9 @@ def try_golds(prompts: Sequence[Prompt], graders: GraderPool) -> list[GoldTrial]
     for name, rows in by_grader.items():
         sample = rows[:: -(-len(rows) // TRIED)]
         responses = [gold_response(name, example_of(prompt)) for prompt in sample]
-        own = [GradeItem(name, p.gold, answer or "", p.row) for p, answer in zip(sample, responses, strict=True)]
-        grades = graders.grade([*own, *(replace(item, response=OTHER) for item in own)])
-        judged = list(zip(sample, responses, grades[: len(own)], grades[len(own) :], strict=True))
+        gold_items = [GradeItem(name, p.gold, answer or "", p.row) for p, answer in zip(sample, responses, strict=True)]
+        grades = graders.grade([*gold_items, *(replace(item, response=OTHER) for item in gold_items)])
+        judged = list(zip(sample, responses, grades[: len(gold_items)], grades[len(gold_items) :], strict=True))
         unknown = tuple(prompt for prompt, _, *pair in judged if any(map(_unreadable, pair)))
         refused = tuple(
             prompt
