@@ -10,17 +10,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_uniopd import STARTED
-from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, run_directory
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
 from lit_uniopd.benchmarks.report.reporter import Reporter
-from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of, write_json
+from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy import Policy
+from lit_uniopd.utils.run_directory import run_directory
+from lit_uniopd.utils.write_json import write_json
 
 Scores = dict[str, float]
 

@@ -8,11 +8,9 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
-from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import wide_console
-from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.benchmarks.spec import ProfileName
 from lit_uniopd.diagnostics.hallucination import positions_figure
 from lit_uniopd.errors import UserError
@@ -24,7 +22,9 @@ from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.seeding import derive_seed
+from lit_uniopd.utils.write_json import write_json
 
 Scores = dict[str, float]
 SCORES = {

@@ -10,13 +10,13 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
-from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.scorers import GraderScore, Scorer
 from lit_uniopd.scorers.pairing import PairingArgs, ScoredAnswer, pair_answers, pairing_report
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.jsonl import read_lines, write_lines
 from lit_uniopd.utils.trainer_data import TrainerData
+from lit_uniopd.utils.write_json import write_json
 
 log = logging.getLogger(__name__)
 

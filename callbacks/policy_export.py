@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
-from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.cli.export import restored
 from lit_uniopd.distributed.sharding import is_sharded, trained_state
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.utils.run_directory import run_directory
 
 log = logging.getLogger(__name__)
 

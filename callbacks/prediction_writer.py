@@ -10,10 +10,10 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError, full_disk_named
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.jsonl import rank_file
+from lit_uniopd.utils.run_directory import run_directory
 
 log = logging.getLogger(__name__)
 

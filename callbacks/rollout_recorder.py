@@ -5,12 +5,12 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from lit_uniopd.benchmarks.distributed_evaluator import run_directory
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.utils.lightning_internals import logged_step
+from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.view import GROUPS_FILE
 from lit_uniopd.view.records import chosen_groups, group_record, token_pieces
 

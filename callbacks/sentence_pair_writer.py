@@ -8,7 +8,6 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
-from lit_uniopd.benchmarks.report.summary import write_json
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
@@ -16,6 +15,7 @@ from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
+from lit_uniopd.utils.write_json import write_json
 
 log = logging.getLogger(__name__)
 

@@ -186,11 +186,6 @@ class Evaluator:
         return int(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
 
-def run_directory(trainer: Trainer) -> Path:
-    """Where a run's files go. A collective call."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
-
-
 def earlier_records(directory: Path) -> list[Path]:
     """Records of the other versions of the same run, newest first."""
     siblings = [folder for folder in directory.parent.glob(f"*/{RECORDS}") if folder.parent != directory]

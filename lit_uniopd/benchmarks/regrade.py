@@ -23,7 +23,6 @@ from lit_uniopd.benchmarks.report.summary import (
     compact,
     graded_by,
     run_records,
-    write_json,
     write_parquet,
 )
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
@@ -31,6 +30,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.utils.progress import follow, progress_bar
+from lit_uniopd.utils.write_json import write_json
 
 log = logging.getLogger(__name__)
 

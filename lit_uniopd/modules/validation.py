@@ -5,7 +5,7 @@ from typing import Protocol
 
 from lightning import Trainer
 
-from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator, run_directory
+from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
 from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
@@ -18,6 +18,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import PromptBatch
+from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.trainer_data import TrainerData
 
 

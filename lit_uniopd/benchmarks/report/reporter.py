@@ -10,9 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.exports import export
 from lit_uniopd.benchmarks.report.console import Scores, print_scores
-from lit_uniopd.benchmarks.report.summary import SUMMARY, compact, summary_of, write_json
+from lit_uniopd.benchmarks.report.summary import SUMMARY, compact, summary_of
 from lit_uniopd.benchmarks.report.tensorboard import draw_lines, hparams_of, scalars_of, write_figures
 from lit_uniopd.utils.lightning_internals import logged_step
+from lit_uniopd.utils.write_json import write_json
 
 log = logging.getLogger(__name__)
 

@@ -82,14 +82,6 @@ def _commit() -> str:
     return finished.stdout.strip() or "unknown"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def compact(directory: Path) -> Path | None:
     """Move a run's JSON lines into ``records.parquet``; they are deleted once that file has been read back.
 
