@@ -12,8 +12,12 @@ from transformers import PretrainedConfig
 
 log = logging.getLogger(__name__)
 
-_RATES = re.compile(r"drop|^(input_)?jitter_noise$")
+_RATES = re.compile(r"drop|^(input_)?jitter_noise$|^moe_jitter_eps$")
 """Names of numbers that make a forward pass random in training mode: dropout, drop path, layer drop, routers' noise."""
+
+
+_SAMPLING_ROUTERS = {"PhimoeTopKRouter"}
+"""Modules that draw experts at random in training mode, whatever the rates."""
 
 
 class DropoutRate(NamedTuple):
@@ -32,7 +36,7 @@ def switch_off_dropout(model: nn.Module) -> list[DropoutRate]:
 
     Rates are set to 0 where architectures read them: in dropout modules (torch's own and those of adapters), in floats
     of other modules (``attention_dropout``) and in configs (GPT-J, Falcon). The modes stay, since gradient
-    checkpointing and some mixtures of experts depend on them.
+    checkpointing and some mixtures of experts depend on them; only routers that draw their experts do not train.
 
     Returns:
         What was above 0.
@@ -42,6 +46,8 @@ def switch_off_dropout(model: nn.Module) -> list[DropoutRate]:
     for name, module in model.named_modules():
         if isinstance(config := getattr(module, "config", None), PretrainedConfig):
             configs[id(config)] = config
+        if type(module).__name__ in _SAMPLING_ROUTERS:
+            module.register_forward_pre_hook(_evaluates)  # outlasts later calls of train()
         attributes = ["p"] if isinstance(module, _DropoutNd) else [key for key in vars(module) if _RATES.search(key)]
         rates += [DropoutRate(module, key, getattr(module, key), name) for key in attributes]
     for config in configs.values():
@@ -50,6 +56,10 @@ def switch_off_dropout(model: nn.Module) -> list[DropoutRate]:
     for entry in rates:
         setattr(entry.owner, entry.attribute, 0.0)
     return rates
+
+
+def _evaluates(module: nn.Module, _: Any) -> None:
+    module.eval()
 
 
 @contextmanager

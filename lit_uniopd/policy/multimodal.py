@@ -68,7 +68,7 @@ def _unknown_input(name: str) -> UserError:
 def vision_inputs(
     model: nn.Module, ids_RL: Tensor, vision: Sequence[Vision], answers_RL: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Further arguments of the model's forward pass for rows of which some have pictures; none without pictures.
+    """Further arguments of the model's forward pass for rows of which some have pictures; few or none without.
 
     Args:
         model: image-text model.
@@ -85,10 +85,12 @@ def vision_inputs(
         # The pair of types that this model was trained with: 0 on the prompt, with or without pictures, 1 behind it.
         types_RL = torch.zeros_like(ids_RL) if answers_RL is None else answers_RL.to(ids_RL).expand_as(ids_RL)
         inputs["token_type_ids"] = types_RL
-    elif names:
-        config: Any = unwrap(model).config
-        is_picture_RL = (ids_RL == config.image_token_id).int() if _TYPED & taken else None
-        inputs |= {name: is_picture_RL for name in TOKEN_TYPES if name in taken and is_picture_RL is not None}
+    elif names or (unwrap(model).training and "mm_token_type_ids" in taken):  # Molmo 2 trains with them only
+        token = getattr(unwrap(model).config, "image_token_id", None)
+        typed = [name for name in TOKEN_TYPES if name in taken]
+        if typed and names and token is None:
+            raise _unknown_input(typed[0])
+        inputs |= dict.fromkeys(typed, (ids_RL == (-1 if token is None else token)).int())
     return inputs
 
 
@@ -190,9 +192,6 @@ def names_reached(output: Tensor, parameters: Mapping[str, nn.Parameter]) -> set
         reached |= set() if leaf is None else {leaf}
         queue += [function for function, _ in node.next_functions]
     return reached
-
-
-_TYPED = frozenset(TOKEN_TYPES)
 
 
 @cache

@@ -246,6 +246,8 @@ def packed_attention(
         return cascade.attend(int(module.layer_idx), query, key, value, **options), None  # type: ignore[arg-type]
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask is not None and attention_mask.numel() > 1:  # not the placeholder: biases of the layer (Doge)
+        raise ValueError("its layers add something to the scores of attention")
     options |= {"is_causal": True}
     # 1. Prompts come first in the row.
     split = [packing.prompt_tokens, query.shape[2] - packing.prompt_tokens]
