@@ -1,7 +1,8 @@
 """Architectures whose inputs or caches differ from the usual: batches against single rows by plain transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,25 @@ def llava_next() -> tuple[nn.Module, Any]:
     return scattered(transformers.LlavaNextForConditionalGeneration, config), processor
 
 
+def llava() -> tuple[nn.Module, Any]:
+    words = tokenizer("<image>")
+    processor = transformers.LlavaProcessor(
+        image_processor("CLIPImageProcessor", size={"shortest_edge": 28}, crop_size=SIZE),
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=CHAT.replace("PICTURE", "<image>"),
+    )
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **TEXT),
+        vision_config=transformers.CLIPVisionConfig(**TOWER),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    return scattered(transformers.LlavaForConditionalGeneration, config), processor
+
+
 def idefics3() -> tuple[nn.Module, Any]:
     words = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>")
     edge = {"longest_edge": 28}
@@ -153,7 +173,7 @@ def asked(name: str, text: str, *pictures: Any) -> Prompt:
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
-PICTURED = [llava_next, idefics3, gemma3, paligemma]
+PICTURED = [llava, llava_next, idefics3, gemma3, paligemma]
 SQUARE, WIDE, TALL = picture(56, 56, 0), picture(120, 30, 1), picture(28, 90, 2)
 ONE, OTHER = asked("one", "what?", SQUARE), asked("other", "and what is there?", WIDE)
 TWO, NONE = asked("two", "both?", TALL, SQUARE), asked("none", "2+2?")
@@ -174,8 +194,36 @@ def row_by_row(policy: Policy, prompts: list[Prompt], answers: list[list[int]]) 
                 inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= len(encoded.tokens)).long()[None]
             logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits
             logps = logits[0, len(encoded.tokens) - 1 : -1].log_softmax(-1)
-            out.append(logps.gather(1, torch.tensor(answer)[:, None])[:, 0].detach())
+            out.append(logps.gather(1, torch.tensor(answer)[:, None])[:, 0])
     return out
+
+
+def pair_gradient(model: nn.Module, logps: Sequence[Tensor]) -> Tensor:
+    """Gradient of DPO's loss on pairs of answers that follow each other, its reference at even odds; all weights."""
+    sums = torch.stack([answer.sum() for answer in logps])
+    loss = -nn.functional.logsigmoid(0.1 * (sums[::2] - sums[1::2])).mean()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    filled = [
+        weight.new_zeros(weight.shape) if grad is None else grad for weight, grad in zip(weights, grads, strict=True)
+    ]
+    return torch.cat([grad.flatten() for grad in filled])
+
+
+@pytest.mark.parametrize("make", PICTURED)
+def test_gradients_of_pairs_with_pictures_are_those_of_single_rows(make: Callable[[], Any]) -> None:
+    policy = Policy(*make())
+    prompts = [NONE, TWO, ONE, OTHER]
+    expected = pair_gradient(policy.model, row_by_row(policy, prompts, ANSWERS))
+    policy.train()
+    policy.switch_off_dropout()
+    encoded = [policy.encode(prompt) for prompt in prompts for _ in ANSWERS]
+    tokens_BT = torch.tensor([[10, 11, 2], [12, 2, 0]] * len(prompts))
+    mask_BT = torch.tensor([[True] * 3, [True, True, False]] * len(prompts))
+    vision = [prompt.vision for prompt in encoded]
+    logps_BT, _ = policy.token_logps([prompt.tokens for prompt in encoded], tokens_BT, mask_BT, vision=vision)
+    actual = pair_gradient(policy.model, list(logps_BT))
+    assert (actual - expected).norm() <= 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("make", PICTURED)
@@ -236,6 +284,8 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     "recurrent_gemma": SHAPED
     | {"num_hidden_layers": 3, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 16},
     "mamba": SMALL | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "doge": SHAPED,
+    "phimoe": SHAPED | {"num_local_experts": 4, "hidden_dropout": 0.1, "attention_dropout": 0.1},
 }
 PROMPTS = [[11, 12, 13], [4, 5, 6, 7, 8, 9, 30, 31, 32], [10], [11, 12, 14]]
 
@@ -271,6 +321,27 @@ def test_several_answers_have_the_log_probs_of_the_forward_pass(name: str) -> No
             logits = model(torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
         torch.testing.assert_close(done.logps_BT[row][mask], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_gradients_of_pairs_in_training_mode_are_those_of_single_rows(name: str) -> None:
+    model = language_model(name)
+    rows = []
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]  # packed, where the model can
+    for prompt, answer in zip(prompts, ANSWERS * 2, strict=True):
+        logits = model(torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        rows.append(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0])
+    expected = pair_gradient(model, rows)
+    policy = Policy(model, SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0, eos_token_id=2)))
+    policy.train()
+    policy.switch_off_dropout()
+    tokens_BT, mask_BT = (
+        torch.tensor([[10, 11, 2], [12, 2, 0]] * 2),
+        torch.tensor([[True] * 3, [True, True, False]] * 2),
+    )
+    logps_BT, _ = policy.token_logps(prompts, tokens_BT, mask_BT)
+    torch.testing.assert_close(logps_BT[mask_BT], torch.cat(rows).detach(), atol=1e-4, rtol=1e-4)
+    assert (pair_gradient(model, list(logps_BT)) - expected).norm() <= 1e-4 * expected.norm()
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
