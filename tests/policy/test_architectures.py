@@ -285,7 +285,8 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     | {"num_hidden_layers": 3, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 16},
     "mamba": SMALL | {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
     "doge": SHAPED,
-    "phimoe": SHAPED | {"num_local_experts": 4, "hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "phimoe": SHAPED
+    | {"num_local_experts": 4, "router_jitter_noise": 0.5, "hidden_dropout": 0.1, "attention_dropout": 0.1},
 }
 PROMPTS = [[11, 12, 13], [4, 5, 6, 7, 8, 9, 30, 31, 32], [10], [11, 12, 14]]
 
