@@ -1,16 +1,15 @@
 """Architectures whose inputs or caches differ from the usual: batches against single rows by plain transformers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
 from tiny import make_tokenizer
+from tiny_pictures import SIZE, TEXT, TOWER, image_processor, pair_gradient, picture, scattered
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
@@ -24,27 +23,6 @@ CHAT = (
     "{% for m in messages %}<bos>{{ m['role'][0] }}:{% for c in m['content'] %}{% if c['type'] == 'image' %}PICTURE"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<bos>a:{% endif %}"
 )
-TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 2048,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-TOWER: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-SIZE = {"height": 28, "width": 28}
 ANSWERS = [[10, 11, 2], [12, 2]]
 
 
@@ -52,20 +30,6 @@ def tokenizer(*extra: str) -> Any:
     words = make_tokenizer(None, extra=extra)
     words.add_special_tokens({"additional_special_tokens": ["<end>", *extra]})
     return words
-
-
-def image_processor(name: str, **options: Any) -> Any:
-    """The one that needs no torchvision."""
-    return getattr(transformers, name + "Pil")(**options)
-
-
-def scattered(kind: Any, config: Any) -> Any:
-    torch.manual_seed(0)
-    model = kind(config)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.2)
-    return model.eval()
 
 
 def llava_next() -> tuple[nn.Module, Any]:
@@ -163,10 +127,6 @@ def paligemma() -> tuple[nn.Module, Any]:
     return scattered(transformers.PaliGemmaForConditionalGeneration, config), processor
 
 
-def picture(width: int, height: int, seed: int) -> Any:
-    return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (height, width, 3), dtype="uint8"))
-
-
 def asked(name: str, text: str, *pictures: Any) -> Prompt:
     content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]
     return Prompt(name, ({"role": "user", "content": content},), images=pictures)
@@ -196,18 +156,6 @@ def row_by_row(policy: Policy, prompts: list[Prompt], answers: list[list[int]]) 
             logps = logits[0, len(encoded.tokens) - 1 : -1].log_softmax(-1)
             out.append(logps.gather(1, torch.tensor(answer)[:, None])[:, 0])
     return out
-
-
-def pair_gradient(model: nn.Module, logps: Sequence[Tensor]) -> Tensor:
-    """Gradient of DPO's loss on pairs of answers that follow each other, its reference at even odds; all weights."""
-    sums = torch.stack([answer.sum() for answer in logps])
-    loss = -nn.functional.logsigmoid(0.1 * (sums[::2] - sums[1::2])).mean()
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    grads = torch.autograd.grad(loss, weights, allow_unused=True)
-    filled = [
-        weight.new_zeros(weight.shape) if grad is None else grad for weight, grad in zip(weights, grads, strict=True)
-    ]
-    return torch.cat([grad.flatten() for grad in filled])
 
 
 @pytest.mark.parametrize("make", PICTURED)

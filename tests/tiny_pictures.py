@@ -1,0 +1,62 @@
+"""Parts of tiny image-text models, and gradients to compare them by."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+SIZE = {"height": 28, "width": 28}
+
+
+def image_processor(name: str, **options: Any) -> Any:
+    """The one that needs no torchvision."""
+    return getattr(transformers, name + "Pil")(**options)
+
+
+def scattered(kind: Any, config: Any) -> Any:
+    torch.manual_seed(0)
+    model = kind(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def picture(width: int, height: int, seed: int) -> Any:
+    return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (height, width, 3), dtype="uint8"))
+
+
+def pair_gradient(model: nn.Module, logps: Sequence[Tensor]) -> Tensor:
+    """Gradient of DPO's loss on pairs of answers that follow each other, its reference at even odds; all weights."""
+    sums = torch.stack([answer.sum() for answer in logps])
+    loss = -nn.functional.logsigmoid(0.1 * (sums[::2] - sums[1::2])).mean()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    filled = [
+        weight.new_zeros(weight.shape) if grad is None else grad for weight, grad in zip(weights, grads, strict=True)
+    ]
+    return torch.cat([grad.flatten() for grad in filled])
