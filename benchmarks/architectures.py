@@ -14,7 +14,7 @@ import signal
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -127,7 +127,7 @@ def small(config: Any) -> dict[str, Any]:
     return sizes | {name: small(value) | {"model_type": value.model_type} for name, value in inner.items()}
 
 
-def merged(sizes: dict[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+def merged(sizes: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
     """The one over the other, config within config."""
     inner = {
         key: merged(sizes[key], value) for key, value in special.items() if key in sizes and key.endswith("_config")

@@ -17,8 +17,8 @@ from lit_uniopd.policy import Policy
 from lit_uniopd.policy.backbone import check_head
 
 IMAGE, VIDEO, START, END, NEWLINE = 60, 61, 62, 63, 59
-LANGUAGE = TEXT | {"vocab_size": 64}
-GRID = LANGUAGE | {
+LANGUAGE: dict[str, Any] = TEXT | {"vocab_size": 64}
+GRID: dict[str, Any] = LANGUAGE | {
     "rope_parameters": {
         "rope_type": "default",
         "rope_theta": 10000.0,
@@ -49,9 +49,15 @@ def encoder(processor: Any, tokens_of: Callable[[Any, int], list[int]]) -> Encod
 
 
 def glm4v() -> tuple[nn.Module, Encode]:
-    size = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
+    size: dict[str, Any] = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
     pictures = image_processor("Glm4vImageProcessor", patch_size=14, merge_size=2, size=size)
-    tower = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32}
+    tower: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+    }
     config = transformers.Glm4vConfig(
         text_config=GRID,
         vision_config=tower | {"patch_size": 14, "image_size": 56},
@@ -68,9 +74,10 @@ def mistral3() -> tuple[nn.Module, Encode]:
     pictures = image_processor(
         "PixtralImageProcessor", size={"longest_edge": 84}, patch_size={"height": 28, "width": 28}
     )
+    tower: dict[str, Any] = TOWER | {"image_size": 84}
     config = transformers.Mistral3Config(
         text_config=transformers.MistralConfig(**LANGUAGE),
-        vision_config=transformers.PixtralVisionConfig(**TOWER | {"image_size": 84}),
+        vision_config=transformers.PixtralVisionConfig(**tower),
         image_token_index=IMAGE,
         spatial_merge_size=2,
     )
@@ -85,7 +92,7 @@ def mistral3() -> tuple[nn.Module, Encode]:
 def gemma4() -> tuple[nn.Module, Encode]:
     pictures = image_processor("Gemma4ImageProcessor", patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
     sizes = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "global_head_dim": 16}
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "patch_size": 4}
+    tower: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "patch_size": 4}
     config = transformers.Gemma4Config(
         text_config=LANGUAGE | sizes | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 512},
         vision_config=tower
