@@ -6,15 +6,18 @@ jsonargparse answers a misspelt key with two screens of usage and a tree of ever
 import difflib
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_uniopd.cli.arguments import as_typed, may_be_null, texts_of_values
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 _KEY = re.compile(r'(?:Parser key|key) "([^"]+)":?\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -25,8 +28,35 @@ _NOISE = re.compile(
 )
 
 
+_TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
+
+
 class OneSentenceParser(LightningArgumentParser):
-    """Raises ``UserError`` where argparse would print its usage and exit."""
+    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too."""
+
+    def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
+        if args is None:
+            args = sys.argv[1:]
+        if getattr(self, "_inner_parser", False):  # of a class, called by the parser of the command line
+            return super().parse_args([as_typed(arg, _TYPED.get()) for arg in args], *further, **options)
+        token = _TYPED.set(texts_of_values(args))
+        try:
+            return super().parse_args(args, *further, **options)
+        finally:
+            _TYPED.reset(token)
+
+    def _check_value_key(self, action: Any, value: Any, key: str, *further: Any, **options: Any) -> Any:
+        """Refuse null for an option that has another default, which jsonargparse lets pass, and keep texts as typed."""
+        check = super()._check_value_key
+        if value is None and action.default is not None and not may_be_null(getattr(action, "_typehint", None)):
+            return action._check_type_(value, mode=self.parser_mode)
+        try:
+            return check(action, value, key, *further, **options)
+        except TypeError:
+            typed = _TYPED.get().get(str(value))  # "Question: be short" is a mapping too
+            if typed is None or isinstance(value, str):
+                raise
+            return check(action, typed, key, *further, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser of nested options: its message becomes part of the outer one
@@ -88,13 +118,7 @@ def check_configs(argv: Sequence[str], allowed_keys: Collection[str]) -> None:
     for path in _configs(argv):
         if not path.is_file():  # the parser reports it
             continue
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-            problem = getattr(error, "problem", None) or "it is no text"
-            raise UserError(f"--config {path} is not YAML{where} ({problem}); mend it.") from error
+        settings = read_yaml(path, "--config")
         if settings is not None and not isinstance(settings, dict):
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
         for key in map(str, settings or {}):
