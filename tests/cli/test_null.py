@@ -1,73 +1,19 @@
 """null, in every option of every shipped class that may have none, on the command line, in a config, and over a config."""
 
-import dataclasses
-import inspect
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
-from jsonargparse._common import parser_context
-from jsonargparse._typehints import ActionTypeHint
 from lightning import Callback, LightningDataModule, LightningModule
-from parsing import parsed
+from parsing import SHIPPED, Option, options_of, parsed
 
-import callbacks
-import datamodules
-from lit_uniopd import modules
 from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.error_messages import OneSentenceParser
 from lit_uniopd.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = {
-    f"{package.__name__}.{name}": section
-    for section, package in (("model", modules), ("data", datamodules), ("trainer.callbacks", callbacks))
-    for name in package.__all__
-    if not dataclasses.is_dataclass(getattr(package, name)) and not inspect.isabstract(getattr(package, name))
-}
 ARGUMENTS = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml"), "--data.train.path=t.jsonl"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    key: str
-    type: Any
-    required: bool
-
-    @property
-    def types(self) -> tuple[Any, ...]:
-        return get_args(self.type) if get_origin(self.type) not in (Literal, list, dict) else (self.type,)
-
-    @property
-    def nullable(self) -> bool:
-        return type(None) in self.types
-
-    @property
-    def value(self) -> Any:
-        """Some value that is not null."""
-        kind = next((each for each in self.types if each is not type(None)), self.type)
-        if get_origin(kind) is Literal:
-            return get_args(kind)[0]
-        if get_origin(kind) in (list, dict):
-            return get_origin(kind)()
-        return {bool: True, int: 3, float: 0.5, str: "text"}.get(kind)
-
-
-def options_of(cls: Any, prefix: str = "") -> Iterator[Option]:
-    """What a class takes, options of its dataclasses with their keys joined by dots."""
-    with parser_context(parent_parser=OneSentenceParser()):
-        actions = ActionTypeHint.get_class_parser(cls)._actions
-    for action in actions:
-        kind = getattr(action, "_typehint", None)
-        if kind is None or "help" in action.dest.split("."):
-            continue
-        option = Option(prefix + action.dest, kind, action.required)
-        yield option
-        for each in option.types:
-            if dataclasses.is_dataclass(each):
-                yield from options_of(each, f"{option.key}.")
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -90,12 +36,11 @@ def at(settings: Any, key: str) -> Any:
 @pytest.fixture(scope="module", params=SHIPPED)
 def shipped(request: pytest.FixtureRequest) -> tuple[str, str, list[Option]]:
     """Path of a class, its section, and its options."""
-    package, _, name = request.param.rpartition(".")
-    module = {"lit_uniopd.modules": modules, "datamodules": datamodules, "callbacks": callbacks}[package]
-    options = list(options_of(getattr(module, name)))
+    section, cls = SHIPPED[request.param]
+    options = list(options_of(cls))
     if not any(option.nullable for option in options):
         pytest.skip("nothing of it may be null")
-    return request.param, SHIPPED[request.param], options
+    return request.param, section, options
 
 
 @pytest.fixture(scope="module")
