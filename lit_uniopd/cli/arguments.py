@@ -1,7 +1,9 @@
 """What a word of the command line, or of a config, stands for."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 import yaml
@@ -35,6 +37,25 @@ def configure_parsing() -> None:
     """Make jsonargparse read YAML as we do, and take the string beneath a dataclass field for its help."""
     set_loader("yaml", load_argument, (yaml.YAMLError,))
     set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
+
+
+def one_by_one(argv: Sequence[str]) -> list[str]:
+    """The arguments, with a list behind ``+=`` appended item by item: as a whole it could also be one item, a text.
+
+    Args:
+        argv: arguments.
+    """
+    arguments: list[str] = []
+    for argument in argv:
+        items: Any = None
+        if appended := re.fullmatch(r"(--[\w.]+\+=)(\[.*\])", argument, re.DOTALL):
+            with suppress(yaml.YAMLError):
+                items = load_argument(appended[2])
+        if appended and isinstance(items, list):
+            arguments += [appended[1] + (item if isinstance(item, str) else json.dumps(item)) for item in items]
+        else:
+            arguments.append(argument)
+    return arguments
 
 
 def texts_of_values(argv: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_uniopd.cli.arguments import as_typed, may_be_null, texts_of_values
+from lit_uniopd.cli.arguments import as_typed, may_be_null, one_by_one, texts_of_values
 from lit_uniopd.cli.parse_errors import sentence
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.strict_yaml import read_yaml
@@ -31,6 +31,7 @@ class OneSentenceParser(LightningArgumentParser):
             args = sys.argv[1:]
         if getattr(self, "_inner_parser", False):  # of a class, called by the parser of the command line
             return super().parse_args([as_typed(arg, _TYPED.get()) for arg in args], *further, **options)
+        args = one_by_one(args)
         token = _TYPED.set(texts_of_values(args))
         try:
             return super().parse_args(args, *further, **options)

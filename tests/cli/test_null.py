@@ -11,6 +11,9 @@ from parsing import SHIPPED, Option, options_of, parsed
 from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.error_messages import OneSentenceParser
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules import UniOPD
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.teachers import TeacherArgs
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml"), "--data.train.path=t.jsonl"]
@@ -123,6 +126,40 @@ def test_a_text_remains_as_it_was_typed(text):
 def test_where_null_is_not_allowed_it_is_refused(key):
     with pytest.raises(UserError, match=rf"^--{key}\b"):
         parsed(*ARGUMENTS, f"--{key}=null")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "domains"),
+    [
+        (["=[math, code]"], ["math", "code"]),
+        (["+=math", "+=code"], ["math", "code"]),
+        (["=[math]", "+=code"], ["math", "code"]),
+        (["=[math]", "+=[code, law]"], ["math", "code", "law"]),
+        (["+=[code, 1]"], ["code", "1"]),  # and no text "[code, 1]"
+        (["=[math]", "+=[]"], ["math"]),
+        (["=[math]", "=null"], None),
+        (["=null", "+=math"], ["math"]),
+    ],
+)
+def test_lists(arguments, domains):
+    options = [f"--data.train.only_domains{argument}" for argument in arguments]
+    assert parsed(*ARGUMENTS, *options).data.init_args.train.only_domains == domains
+
+
+def test_sources_are_appended():
+    more = "--data.train+=[{path: b.jsonl, grader: null}, {path: c.jsonl, limit: 3}]"
+    train = parsed(*ARGUMENTS, more).data.init_args.train
+    assert [(source.path, source.grader, source.limit) for source in train[1:]] == [
+        ("b.jsonl", None, None),
+        ("c.jsonl", None, 3),
+    ]
+
+
+def test_a_teacher_that_is_null_is_none():
+    teachers: Any = {"math": TeacherArgs("x"), "code": None}
+    assert list(UniOPD(PolicyArgs("x"), teachers).teachers) == ["math"]
+    with pytest.raises(UserError, match=r"Set --model\.teachers to at least one"):
+        UniOPD(PolicyArgs("x"), dict.fromkeys(teachers))  # type: ignore[arg-type]
 
 
 def test_a_number_of_yaml_1_2_is_a_number(tmp_path):
