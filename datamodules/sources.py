@@ -97,7 +97,7 @@ def columns_of(
         flag: the option that ``source`` came from, for messages.
         roles: what columns can hold.
         required: those of them that must exist; another may be missing under its default name, and null or "" leaves
-            it unread ("", since jsonargparse 4.53 takes null on the command line for a word).
+            it unread.
 
     Raises:
         UserError: naming the column that is missing.

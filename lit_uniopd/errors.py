@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 DISK_FULL = {
     errno.ENOSPC: "the disk is full",
@@ -31,7 +32,24 @@ class UserError(Exception):
 
     The message is one sentence that names the flag or column and the remedy. The command line prints it without a
     traceback (unless ``--debug``). Deliberately no ``ValueError``: argument parsers swallow those while they try types.
+
+    It is written with flags; in plain Python it names the arguments that they set: ``--data.train.path`` is
+    ``train.path`` of the datamodule there, ``--model.loss.kind`` is ``loss.kind`` of the module.
     """
+
+    on_command_line: ClassVar[bool] = False
+    """Whether whoever reads it has typed flags."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if UserError.on_command_line else _FLAG.sub(_argument, message)
+
+
+_FLAG = re.compile(r"(?<![\w-])--(?:(model|data|trainer)\.(?:init_args\.)?|(?=ckpt_path|seed_everything))(?=[A-Za-z_])")
+
+
+def _argument(match: re.Match[str]) -> str:
+    return "trainer." if match[1] == "trainer" else ""
 
 
 @contextmanager

@@ -13,11 +13,20 @@ from PIL import Image
 from serving import ModelServers
 from tiny import make_model
 
+from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import engine_vllm
 from lit_uniopd.utils import http
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _messages_name_flags() -> Iterator[None]:
+    """Wherever a test stands, messages are those of the command line; tests/test_errors.py has those of Python."""
+    UserError.on_command_line = True
+    yield
+    UserError.on_command_line = False
 
 
 @pytest.fixture(scope="session")

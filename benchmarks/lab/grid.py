@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs/lab"
 MATCH = re.compile(r"^\{match:(\w+)\}$")
@@ -49,7 +49,7 @@ class Grid:
     @classmethod
     def read(cls, path: Path = CONFIGS / "grid.yaml") -> "Grid":
         """Read a grid file."""
-        return cls(**yaml.safe_load(path.read_text()))
+        return cls(**read_yaml(path))
 
     def student(self, setting: str) -> tuple[str, tuple[str, ...]]:
         """Who learns in a setting, and on which of the playground's prompts."""

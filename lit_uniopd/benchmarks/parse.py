@@ -9,10 +9,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 T = TypeVar("T")
 
@@ -44,11 +43,9 @@ def _inherited(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the YAML file of a benchmark.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}); mend it.") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold keys and values, as the files in lit_uniopd/benchmarks/specs do.")
     return values

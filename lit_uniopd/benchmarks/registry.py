@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from lit_uniopd.benchmarks.parse import read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 SPECS = Path(__file__).parent / "specs"
 
@@ -33,7 +32,7 @@ def all_specs() -> list[BenchmarkSpec]:
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """Names that stand for several benchmarks."""
-    return {name: tuple(members) for name, members in yaml.safe_load((SPECS / "_groups.yaml").read_text()).items()}
+    return {name: tuple(members) for name, members in read_yaml(SPECS / "_groups.yaml").items()}
 
 
 def find_spec(name: str) -> BenchmarkSpec:

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.cli.renamed import with_current_class_paths
@@ -184,8 +185,7 @@ def run(argv: Any, cli: type[UniOPDCLI] = UniOPDCLI) -> UniOPDCLI:
     """
     torch.set_float32_matmul_precision("high")
     install_filters()
-    # The string beneath a dataclass field is its help text.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True, add_print_completion_argument=True)
+    configure_parsing()
     return cli(
         LightningModule,
         LightningDataModule,

@@ -20,6 +20,7 @@ def main(args: "ArgsType" = None) -> None:
     """
     argv: Any = sys.argv[1:] if args is None else args
     debug = isinstance(argv, list) and "--debug" in argv
+    typed, UserError.on_command_line = UserError.on_command_line, True
     if isinstance(argv, list):
         argv = spell_out([arg for arg in argv if arg != "--debug"])
     try:
@@ -35,6 +36,8 @@ def main(args: "ArgsType" = None) -> None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        UserError.on_command_line = typed or args is None  # a notebook goes on in Python
 
 
 def answer_without_trainer(argv: list[str]) -> None:

@@ -6,71 +6,90 @@ jsonargparse answers a misspelt key with two screens of usage and a tree of ever
 import difflib
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import NoReturn
+from types import MappingProxyType
+from typing import Any, NoReturn
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_uniopd.cli.arguments import as_typed, may_be_null, one_by_one, texts_of_values
+from lit_uniopd.cli.parse_errors import sentence
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.strict_yaml import read_yaml
 
-_KEY = re.compile(r'(?:Parser key|key) "([^"]+)":?\s*')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_UNKNOWN_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
-_NOISE = re.compile(
-    r"^(Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given"
-    r"|.*Type Callable\[|Expected a path but|Expected a dot import path)"
-)
+_TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
 
 
 class OneSentenceParser(LightningArgumentParser):
-    """Raises ``UserError`` where argparse would print its usage and exit."""
+    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too."""
+
+    def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
+        if args is None:
+            args = sys.argv[1:]
+        if getattr(self, "_inner_parser", False):  # of a class, called by the parser of the command line
+            return super().parse_args([as_typed(arg, _TYPED.get()) for arg in args], *further, **options)
+        args = one_by_one(args)
+        token = _TYPED.set(texts_of_values(args))
+        try:
+            return super().parse_args(args, *further, **options)
+        finally:
+            _TYPED.reset(token)
+
+    def _check_value_key(self, action: Any, value: Any, key: str, *further: Any, **options: Any) -> Any:
+        """Refuse null for an option that has another default, which jsonargparse lets pass, and keep texts as typed."""
+        check = super()._check_value_key
+        if value is None and action.default is not None and not may_be_null(getattr(action, "_typehint", None)):
+            return action._check_type_(value, mode=self.parser_mode)
+        try:
+            return check(action, value, key, *further, **options)
+        except TypeError:
+            typed = _TYPED.get().get(str(value))  # "Question: be short" is a mapping too
+            if typed is None or isinstance(value, str):
+                raise
+            return check(action, typed, key, *further, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser of nested options: its message becomes part of the outer one
             super().error(message, ex)
-        raise UserError(one_sentence(message)) from ex
+        configs = {str(path): read_yaml(path) for path in _configs(getattr(self, "args", ())) if path.is_file()}
+        parser = getattr(ex, "subcommand_parser", self)
+        known = [action.dest for action in parser._actions if "help" not in action.dest.split(".")]
+        if valueless := re.search(r"argument ([-\w./]+): expected one argument", message):
+            name = valueless[1].rpartition("/")[2]
+            bare = (arg for arg in getattr(self, "args", ()) if re.match(rf"{name}[\w.]*$", arg))
+            message = f"{next(bare, name)} has no value"
+        raise UserError(one_sentence(message, known, configs)) from ex
 
 
-def one_sentence(message: str) -> str:
-    """The flag and the innermost complaints of an error tree, and how to see what is accepted.
+def one_sentence(message: str, known: Collection[str] = (), configs: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """What is wrong with which flag, and how to see what is accepted.
 
     Args:
         message: of jsonargparse, over many lines.
+        known: options of the parser.
+        configs: file -> its content, of the config files that were given.
     """
-    keys = list(dict.fromkeys(_KEY.findall(message)))
-    flag = f"--{'.'.join(keys)}: " if keys else ""
-    if unknown := _UNKNOWN_CLASS.search(message):
-        near = difflib.get_close_matches(unknown[2], dir(sys.modules.get(unknown[1])), n=1)
-        meant = f" (did you mean {unknown[1]}.{near[0]}?)" if near else ""
-        return f"{flag}there is no {unknown[2]} in {unknown[1]}{meant}; name a class by its whole path."
-    if plain := re.search(r"Expected a dot import path string: ([A-Z]\w+)", message):
-        return f"{flag}there is no {plain[1]}; name a class by its whole path, as lit_uniopd.modules.UniOPD."
     if early := re.search(r"Option '([^']+)' is not accepted before subcommand '(\w+)'", message):
         return (
             f"--{early[1].replace('.init_args', '')} stands before {early[2]}; put -c and all options behind the verb."
         )
     if file := re.search(r"unrecognized arguments: (\S+\.ya?ml)\b", message):
         return f"{file[1]} stands alone; put -c before it, as in `uniopd fit -c {file[1]}`."
+    if alone := re.search(r"unrecognized arguments: ([^-\s]\S*)", message):
+        return f"{alone[1]} stands alone; put the option that it is for before it, see `uniopd fit --help`."
     if missing := re.search(r"arguments are required: (.*)", message):
         names = " and ".join(f"--{name.partition('.')[2]}" for name in missing[1].split(", "))
         return f"There is no {names}; give a config, -c configs/quickstart.yaml say."
-    classes = _CLASS.findall(message)
-    lines = [_KEY.sub("", line).strip().removeprefix("- ") for line in message.splitlines()]
-    complaints = dict.fromkeys(line.rstrip(".") for line in lines if line and not _NOISE.match(line))
-    value = re.search(r"Given value: (?!NestedArg|Namespace|\{)(.{1,60})", message)
-    problem = (
-        " or ".join(complaints or {" ".join(message.split()).rstrip("."): None})
-        .replace("typing.", "")
-        .replace(". Got value:", ", not")
-    )
-    if "File does not exist" in problem:
-        return f"{flag}{problem}; mend the path."
-    got = f" (got {value[1].partition('. Got value')[0].strip()})" if value else ""
-    command = f"fit --{keys[0]}.help={classes[0]}" if classes and keys else "fit --help"
-    return f"{flag}{problem}{got}; `uniopd {'--help' if 'subcommand' in problem else command}` lists what there is."
+    if message.endswith(" has no value"):
+        return f"{message}; write one behind it."
+    if "subcommand" in message and "does not accept" not in message:
+        return f"{' '.join(message.split()).rstrip('.')}; `uniopd --help` lists what there is."
+    if path := re.search(r'"config": (File does not exist.*)', message):
+        return f"--config: {path[1].rstrip('.')}; mend the path."
+    return sentence(message, known, configs)
 
 
 def check_configs(argv: Sequence[str], allowed_keys: Collection[str]) -> None:
@@ -88,13 +107,7 @@ def check_configs(argv: Sequence[str], allowed_keys: Collection[str]) -> None:
     for path in _configs(argv):
         if not path.is_file():  # the parser reports it
             continue
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-            problem = getattr(error, "problem", None) or "it is no text"
-            raise UserError(f"--config {path} is not YAML{where} ({problem}); mend it.") from error
+        settings = read_yaml(path, "--config")
         if settings is not None and not isinstance(settings, dict):
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
         for key in map(str, settings or {}):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_ch
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 CONFIG = "config.yaml"
 """In the directory of every run; it says which model was trained."""
@@ -107,7 +107,7 @@ def trained_args(checkpoint: Path, config: Path | None = None) -> tuple[PolicyAr
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(f"There is no {CONFIG} of the run that wrote {checkpoint}; name it by --config.")
-    settings: Any = yaml.safe_load(path.read_text())
+    settings: Any = read_yaml(path)
     settings = ((settings or {}).get("model") or {}).get("init_args") or {}
     name = next((name for name in TRAINED if settings.get(name)), None)
     if name is None:

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 _FOLDER = Path(__file__).parent
 BUILT_IN = ("coco", "chair", "released_code")
@@ -78,7 +77,7 @@ class Lexicon:
         file = _FOLDER / f"{path}_objects.yaml" if path in BUILT_IN else Path(path)
         try:
             return cls(**_content(file))
-        except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{path} is no lexicon ({error!r}); name {', '.join(BUILT_IN)}, or a file like coco_objects.yaml."
             ) from error
@@ -131,7 +130,7 @@ class Lexicon:
 
 def _content(file: Path) -> dict[str, Any]:
     """Arguments of `Lexicon` from a file, merged with those of the lexicon that it extends."""
-    document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    document: Any = read_yaml(file)
     words_by_class = {name: list(words or ()) for name, words in document["classes"].items()}
     content = {
         "classes": words_by_class,

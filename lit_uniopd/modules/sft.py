@@ -33,7 +33,7 @@ class AnswerLoss(NamedTuple):
 class SFT(PolicyModule):
     """Maximise the likelihood of given answers, the end of the answer included (see ``answer_end``).
 
-    The data are those of ``PromptDataModule``; the column named by `answer` holds the whole text to learn. Every token
+    The data are those of ``PromptDataModule``; `answer_column` names the column of the whole text to learn. Every token
     of an optimizer step counts alike, whatever the batch size, ``accumulate_grad_batches`` and the number of ranks.
 
     Args:
@@ -76,7 +76,7 @@ class SFT(PolicyModule):
         for prompt in prompts:
             if not isinstance(prompt.gold, str) or not prompt.gold:
                 raise UserError(
-                    f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer`."
+                    f"Prompt {prompt.id!r} has no text to learn from; name the column that holds it by `answer_column`."
                 )
             empty += not without_end(prompt, prompt.gold, end).strip()
         if empty:

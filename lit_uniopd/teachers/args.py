@@ -90,8 +90,9 @@ class TeacherArgs(PolicyArgs):
                     raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")
 
 
-# In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there.
+# In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there, and
+# null removes a teacher that a config names.
 if TYPE_CHECKING:
     Teachers = Mapping[str, PolicyArgs]
 else:
-    Teachers = dict[str, TeacherArgs]
+    Teachers = dict[str, TeacherArgs | None]

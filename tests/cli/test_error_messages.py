@@ -91,18 +91,26 @@ TINY = "--model.policy.path=playground:tiny_text"
 GPU = str(ROOT / "configs/trainer/gpu.yaml")
 MISTAKES = {
     # --- the command line itself ---
-    "a flag that there is not": (["--bogus=1"], "--bogus=1", "--help` lists"),
+    "a flag that there is not": (["--bogus=1"], "--bogus: there is no such option", "--help` lists"),
     "a misspelt class": (["--model=lit_uniopd.modules.UniOPDD"], "--model", "did you mean lit_uniopd.modules.UniOPD?"),
     "a misspelt callback": (
         ["--trainer.callbacks+=callbacks.MarginCalibratoin"],
         "--trainer.callbacks",
         "did you mean callbacks.MarginCalibration?",
     ),
-    "an option of a module that it has not": (["--model.studnt.path=x"], "--studnt.path", "lists"),
-    "an option of a datamodule that it has not": (["--data.batch_siz=3"], "--data: Option 'batch_siz'", "lists"),
+    "an option of a module that it has not": (
+        ["--model.studnt.path=x"],
+        "--model.studnt.path",
+        "did you mean --model.student.path?",
+    ),
+    "an option of a datamodule that it has not": (
+        ["--data.batch_siz=3"],
+        "--data.batch_siz:",
+        "did you mean --data.batch_size?",
+    ),
     "an option of a callback that it has not": (
         ["--trainer.callbacks+=callbacks.MarginCalibration", "--trainer.callbacks.dleta=1"],
-        "'dleta'",
+        "--trainer.callbacks.dleta",
         "lists",
     ),
     "no such config": (["--config=none.yaml"], "--config", "mend the path"),
@@ -110,12 +118,16 @@ MISTAKES = {
     "YAML that is a list": (["--config=list.yaml"], "--config list.yaml", "must hold keys and values"),
     "a misspelt key of a config": (["--config=misspelt.yaml"], "misspelt.yaml has the key 'modle'", "lists"),
     "a misspelt key with nothing in it": (["--config=hollow.yaml"], "'modle'", "(did you mean model?)"),
-    "a text for a number": (["--trainer.max_steps=many"], "--trainer.max_steps", "Expected a <class 'int'>"),
-    "a value that is none of the choices": (["--model.loss.kind=reverse"], "--model.loss.kind", "'reverse_kl'"),
+    "a text for a number": (["--trainer.max_steps=many"], "--trainer.max_steps", "expects a whole number, not 'many'"),
+    "a value that is none of the choices": (
+        ["--model.loss.kind=reverse"],
+        "--model.loss.kind expects one of sampled, reverse_kl",
+        "did you mean reverse_kl?",
+    ),
     "a rate that is no number": (
         ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=fast"],
         "--model.optimizer.lr",
-        "Expected a <class 'float'>",
+        "expects a number, not 'fast'",
     ),
     "a class without its path": (["--model=UniOPD2"], "--model: there is no UniOPD2", "name a class by its whole path"),
     "no such optimizer": (
@@ -164,7 +176,7 @@ MISTAKES = {
     "an empty prompt": (["--data.train.path=silent.jsonl"], "silent.jsonl:1", "column 'prompt' is empty; give one"),
     "the same name twice": (["--data.train.path=twice.jsonl"], "twice.jsonl:2", "--data.train.id_column"),
     "a missing picture": (["--data.train.path=blind.jsonl"], "no.png does not exist", "mend column 'images'"),
-    "no gold answer": (["--data.train.path=ungraded.jsonl"], "no gold answer", "by `answer`"),
+    "no gold answer": (["--data.train.path=ungraded.jsonl"], "no gold answer", "by `answer_column`"),
     "no such grader": (["--data.train.grader=maths"], "'maths'", "name one of"),
     "no such teacher": (["--data.train.teacher=law"], "--model.teachers has only math, code", "add a teacher"),
     "no such domain": (["--data.train.only_domains=[law]"], "--data.train.only_domains has 'law'", "choose among"),
@@ -256,7 +268,11 @@ def test_a_teacher_of_another_family(fit, capsys, new_model):
         (["regrade", "nowhere"], "nowhere is no directory", "give that of a run"),
         (["benchmarks", "--bogus"], "--bogus", "see `uniopd benchmarks --help`"),
         (["export"], "uniopd export: the following arguments are required", "see `uniopd export --help`"),
-        (["validate", "-c", str(ROOT / "configs/benchmarks.yaml"), "--profile", "fxture"], "profile", "'fixture'"),
+        (
+            ["validate", "-c", str(ROOT / "configs/benchmarks.yaml"), "--profile", "fxture"],
+            "profile",
+            "did you mean fixture?",
+        ),
         (
             ["validate", "-c", str(ROOT / "configs/benchmarks.yaml"), "--data.benchmarks=[aime2]"],
             "'aime2'",

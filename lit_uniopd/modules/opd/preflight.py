@@ -27,7 +27,7 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
             if prompt.gold is None:
                 raise UserError(
                     f"Prompt {prompt.id!r} has grader {prompt.grader!r} but no gold answer; name the column that holds "
-                    "it by `answer`, or set `grader: null` to train without outcomes."
+                    "it by `answer_column`, or set `grader: null` to train without outcomes."
                 )
 
 

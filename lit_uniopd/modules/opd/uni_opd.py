@@ -55,7 +55,7 @@ class UniOPD(PolicyModule):
         student: the model to train.
         teachers: name -> teacher, and where it lives; in Python `PolicyArgs` do for one that lives here. A prompt goes
             to the teacher named in its `teacher` column, else to the one named like its domain, else to the one called
-            `default`.
+            `default`. null removes one that a config names.
         sampling: how the student writes its training answers.
         val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
         loss: the objective.
@@ -110,6 +110,7 @@ class UniOPD(PolicyModule):
             sandbox=sandbox,
             gradient_clip=gradient_clip,
         )
+        teachers = {name: teacher for name, teacher in teachers.items() if teacher is not None}
         check_arguments(sampling, loss, advantage, writer, updates_per_rollout, teachers)
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
