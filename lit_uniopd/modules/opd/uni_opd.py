@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -76,6 +76,14 @@ class UniOPD(PolicyModule):
     """
 
     keeps_dropout = False  # the ratio of a rollout's first update is 1
+    writes_rollouts = True
+    line_values: ClassVar[dict[str, str]] = {
+        "train/loss": "train/loss",
+        "KL": "train/kl_all_tokens",
+        "reward": "rollout/reward",
+        "correct": "rollout/outcome_rate",
+        "length": "rollout/length",
+    }
 
     def __init__(
         self,

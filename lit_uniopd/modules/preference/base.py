@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -57,6 +57,11 @@ class PreferenceModule(PolicyModule):
         gradient_clip: largest norm of the gradient; null: no clipping.
     """
 
+    line_values: ClassVar[dict[str, str]] = {
+        "train/loss": "train/loss",
+        "accuracy": "train/accuracy",
+        "margin": "train/margin",
+    }
     keeps_dropout = False  # as in TRL and the papers' released codes: before the first step the policy is the reference
 
     def __init__(
