@@ -138,7 +138,7 @@ def test_pairs_show_accuracy_and_margin_and_a_fast_run_its_first_and_last_step(m
         "".join(json.dumps({"prompt": f"{i}+1=", "chosen": f"{i + 1}", "rejected": "x"}) + "\n" for i in range(9))
     )
     data = PreferenceDataModule(train=PairSourceArgs(path=str(table)), batch_size=2, seed=1)
-    run = trainer(tmp_path, max_epochs=-1, max_steps=5)
+    run: Any = trainer(tmp_path, max_epochs=-1, max_steps=5)
     run.fit(DPO(PolicyArgs(path=model_dirs["student"]), optimizer=adam, seed=1), data)
     assert sum(isinstance(callback, ProgressLines) for callback in run.callbacks) == 1  # no command line, no YAML
     steps = [line for line in lines if line.startswith("step ")]

@@ -21,7 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
-from lit_uniopd.modules.progress_lines import ProgressLines
+from lit_uniopd.modules.progress_lines import missing_lines
 from lit_uniopd.modules.same_model import check_same_model
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
@@ -46,7 +46,6 @@ from lit_uniopd.utils.lightning_internals import (
     set_signal_connector,
     signal_connector,
 )
-from lit_uniopd.utils.progress import silence_other_bars
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
@@ -85,10 +84,6 @@ class PolicyModule(LightningModule):
     policy: Policy
     keeps_dropout: ClassVar[bool] = True
     """Whether it is trained with dropout; not where its log-probs are compared with ones made without."""
-    writes_rollouts: ClassVar[bool] = False
-    """Whether a batch of prompts is a rollout, of one or several optimizer steps."""
-    line_values: ClassVar[dict[str, str]] = {"train/loss": "train/loss"}
-    """What a line about a step shows: name -> tag."""
 
     def __init__(
         self,
@@ -107,7 +102,6 @@ class PolicyModule(LightningModule):
     ) -> None:
         super().__init__()
         install_filters()  # here too: a notebook has no command line
-        silence_other_bars()
         # Checkpoints hold the trained weights only; the rest comes from where it was loaded.
         self.strict_loading = False
         self.policy = None  # type: ignore[assignment]
@@ -126,9 +120,7 @@ class PolicyModule(LightningModule):
         self._logged_steps: int | None = None
 
     def configure_callbacks(self) -> list[Callback]:
-        """Signs of life where no bar is drawn, also without our command line; one that the trainer has stays."""
-        has_lines = any(isinstance(callback, ProgressLines) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if has_lines else [ProgressLines()]
+        return missing_lines(self.trainer)  # also without our command line
 
     # --- setting up: check what can be checked, then load, adapt and shard ---
 

@@ -12,20 +12,22 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lit_uniopd.modules.optimization import run_steps
 from lit_uniopd.monitoring.step_timer import StepTimer
-from lit_uniopd.utils.progress import heartbeat, in_notebook
+from lit_uniopd.utils.progress import heartbeat, in_notebook, silence_other_bars
 from lit_uniopd.utils.progress_text import counted, duration, joined, number, rate, share, time_left
 
 PARTS = {"rollout": "writing answers", "score": "scoring answers", "grade": "grading answers", "update": "updating"}
 """Part of a step, as the timer calls it -> in words."""
-VALIDATION_TAGS = ("val/accuracy", "val/loss")
+LOSS = {"train/loss": "train/loss"}
+VALIDATION = {"val/accuracy": "val/accuracy", "val/loss": "val/loss"}
 TOKENS = "time/tokens_per_second"
 
 
 class Observed(Protocol):
-    """What a module says about itself."""
+    """A module. Some also have ``writes_rollouts``, whether a batch is a rollout of one or several optimizer steps.
 
-    writes_rollouts: bool
-    line_values: dict[str, str]
+    And ``line_values``, what a line about a step shows: name -> tag.
+    """
+
     timer: StepTimer
 
     @property
@@ -77,6 +79,7 @@ class ProgressLines(Callback):
         if self._speaks:
             heartbeat.end(self)
             heartbeat.begin(self)
+        self._where, self._total_steps = "", None
         self._do("loading models")
         self._say(joined(f"{TrainerFn(stage).value} begins", type(pl_module).__name__, pl_module.model_name))
 
@@ -117,7 +120,7 @@ class ProgressLines(Callback):
             joined(
                 self._where,
                 counted("prompts", self.prompts),
-                *values(metrics, pl_module.line_values),
+                *values(metrics, getattr(pl_module, "line_values", LOSS)),
                 rate(float(metrics[TOKENS]), "tok") if TOKENS in metrics else rate(prompts_per_second, "prompts"),
                 time_left(steps, left, seconds),
             )
@@ -150,12 +153,12 @@ class ProgressLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            tags = dict(zip(VALIDATION_TAGS, VALIDATION_TAGS, strict=True))
-            self._say(joined(self._rows_text(), *values(trainer.callback_metrics, tags)))
-        self._do("training")
+            self._say(joined(self._rows_text(), *values(trainer.callback_metrics, VALIDATION)))
+        self._do("training" if trainer.state.fn == "fit" else "finishing")
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._say(self._rows_text())
+        self._do("finishing")
 
     on_predict_end = on_test_end
 
@@ -192,7 +195,7 @@ class ProgressLines(Callback):
         """Where the run stands, in rollouts and optimizer steps."""
         every, step, total = module.steps_per_batch, trainer.global_step, self._total_steps
         rollout = counted("rollout", step // every + under_way, None if total is None else total // every)
-        return joined(rollout if module.writes_rollouts else "", counted("step", step, total))
+        return joined(rollout if getattr(module, "writes_rollouts", False) else "", counted("step", step, total))
 
     def state_dict(self) -> dict[str, Any]:
         return {"prompts": self.prompts}
@@ -209,6 +212,13 @@ def values(metrics: Mapping[str, Any], tags: Mapping[str, str]) -> list[str]:
         tags: name -> tag, in order.
     """
     return [f"{name} {number(float(metrics[tag]))}" for name, tag in tags.items() if tag in metrics]
+
+
+def missing_lines(trainer: Trainer) -> list[Callback]:
+    """Signs of life for a trainer that has none: the callback, and no bars of other libraries in a log."""
+    silence_other_bars()
+    has_lines = any(isinstance(callback, ProgressLines) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return [] if has_lines else [ProgressLines()]
 
 
 def bar_is_drawn(trainer: Trainer) -> bool:

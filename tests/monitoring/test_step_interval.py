@@ -75,7 +75,7 @@ def test_batches_whose_gradients_wait_count_once(model_dirs, tmp_path):
     ends: list[tuple[int, bool]] = []
 
     class Counted(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # type: ignore[override]
             ends.append((trainer.global_step, step_interval.batch_passes_multiple(trainer, 2)))
 
     table = tmp_path / "rows.jsonl"

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
+import torch
 
+from lit_uniopd.playground.training import train_until
 from lit_uniopd.utils import progress, progress_text
 from lit_uniopd.utils.progress import Heartbeat, PhaseLines, follow, progress_bar, track
 
@@ -90,3 +93,20 @@ def test_other_libraries_draw_no_bars_into_a_file(variable, expected):
             check=True,
         )
         assert done.stdout.split() == [*expected.split(), "True"], order
+
+
+def test_the_playground_says_what_it_makes_and_draws_nothing(lines, capfd):
+    def loss(model: torch.nn.Module, _rng: Any, _step: int) -> torch.Tensor:
+        time.sleep(0.02)
+        return model(torch.ones(1, 2)).square().sum()
+
+    options: dict[str, Any] = {"stop_at": 1.0, "learning_rate": 0.1, "averaging": 0.9, "seed": 0}
+    options |= {"first_check": 10, "check_every": 10, "max_steps": 40, "label": "playground: a model learns"}
+    scores = iter([0.25, 1.0])
+    _, steps, _ = train_until(torch.nn.Linear(2, 1), loss, lambda _: next(scores), **options)  # type: ignore[arg-type]
+    assert steps == 20
+    texts = [line.split(" ", 1)[1] for line in lines]
+    assert texts[0] == "playground: a model learns · 40 steps"
+    assert all(text.startswith("playground: a model learns ") for text in texts)
+    assert any("0.25, stops at 1.00" in text for text in texts)
+    assert capfd.readouterr().err == ""

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -27,7 +27,7 @@ from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_los
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
-from lit_uniopd.modules.opd.rollout_metrics import step_metrics
+from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -77,13 +77,7 @@ class UniOPD(PolicyModule):
 
     keeps_dropout = False  # the ratio of a rollout's first update is 1
     writes_rollouts = True
-    line_values: ClassVar[dict[str, str]] = {
-        "train/loss": "train/loss",
-        "KL": "train/kl_all_tokens",
-        "reward": "rollout/reward",
-        "correct": "rollout/outcome_rate",
-        "length": "rollout/length",
-    }
+    line_values = LINE_VALUES
 
     def __init__(
         self,
