@@ -50,7 +50,7 @@ def main() -> None:
     data = timed("balancing", PromptDataModule)(
         train=SourceArgs(path="playground:train"), batch_size=32, online_balance=OnlineBalanceArgs()
     )
-    callbacks = [timed("calibration", MarginCalibration)(), timed("diagnostics", OrderDiagnostics)()]
+    callbacks = [timed("calibration", MarginCalibration)(), timed("diagnostics", OrderDiagnostics)(every_n_steps=40)]
     model = Step(
         student=PolicyArgs(path="playground:student"),
         teachers={name: TeacherArgs(path=f"playground:{name}_teacher") for name in ("math", "code")},

@@ -20,6 +20,7 @@ from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.policy import Policy
 from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.write_json import write_json
@@ -76,7 +77,6 @@ class BenchmarkEvaluation(Callback):
         self.teacher_scores: dict[str, Scores] = {}
         self.earlier_seconds = 0.0
         self.last: EvalResult | None = None
-        self._last_step = -1
         self._finished: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
@@ -100,7 +100,6 @@ class BenchmarkEvaluation(Callback):
                     "`grader` by `val` of the data (--data.val.path, --data.val.grader), or name `benchmarks`."
                 )
             self.evaluator, self.reporter = pl_module.validation.evaluator, pl_module.validation.reporter
-        self._last_step = trainer.global_step
         if trainer.global_step > 0:  # resumed: the first scores are in the checkpoint
             return
         if self.with_teachers:
@@ -111,9 +110,7 @@ class BenchmarkEvaluation(Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: PolicyModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A training step may be several optimizer steps and jump over the multiple itself.
-        every, step = self.every_n_steps, trainer.global_step
-        if every is not None and step // every > self._last_step // every:
+        if batch_passes_multiple(trainer, self.every_n_steps):
             self.evaluate(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
@@ -131,7 +128,6 @@ class BenchmarkEvaluation(Callback):
 
     def evaluate(self, trainer: Trainer, pl_module: PolicyModule) -> EvalResult:
         """Evaluate the policy as it is now, and publish the result."""
-        self._last_step = trainer.global_step
         self.last = self.evaluator.run(pl_module.policy_for, "student", trainer.global_step)
         self.reporter.publish(self.last, references=self.references())
         return self.last

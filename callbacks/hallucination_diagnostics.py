@@ -18,6 +18,7 @@ from lit_uniopd.hallucination.chair import chair_counts
 from lit_uniopd.hallucination.lexicon import Lexicon, chair_words
 from lit_uniopd.hallucination.positions import PlacedMention, place_mentions
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
@@ -112,8 +113,7 @@ class HallucinationDiagnostics(Callback):
             self.measure(trainer, pl_module, "before")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        step = trainer.global_step
-        if self.every_n_steps is not None and step != self._last_step and step % self.every_n_steps == 0:
+        if batch_passes_multiple(trainer, self.every_n_steps):
             self.measure(trainer, pl_module, "after")
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]

@@ -8,7 +8,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
+from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.types import CORRECT, INCORRECT, Rollouts
@@ -25,11 +27,14 @@ class OrderDiagnostics(Callback):
     domain, teacher and difficulty. Figures, histograms and the table of misjudged answers show rank 0's answers.
 
     Args:
-        every_n_steps: steps between two figures; each shows all steps since the last.
+        every_n_steps: optimizer steps between two figures, of which a rollout may take several; each shows all rollouts
+            since the last.
         examples: overestimated and underestimated answers in the table.
     """
 
     def __init__(self, every_n_steps: int = 10, examples: int = 3) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"OrderDiagnostics.every_n_steps must be at least 1, got {every_n_steps}.")
         self.every_n_steps = every_n_steps
         self.examples = examples
         self._judged: list[Judged] = []
@@ -59,7 +64,7 @@ class OrderDiagnostics(Callback):
             return
         self._judged.append(judged)
         step = logged_step(trainer)
-        if step % self.every_n_steps == 0:
+        if rollout_passes_multiple(trainer, self.every_n_steps):
             if isinstance(trainer.logger, TensorBoardLogger):
                 self._write(trainer.logger.experiment, rollouts, judged, step)
             self._judged.clear()

@@ -4,8 +4,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from transformers import PreTrainedTokenizerBase
 
+from lit_uniopd.errors import UserError
 from lit_uniopd.functional.margin import trajectory_returns
 from lit_uniopd.modules import UniOPD
+from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.markdown import cell, last_message_text, table
@@ -20,12 +22,15 @@ class RolloutBrowser(Callback):
     A second table has the tokens of these answers on which teacher and student differ most.
 
     Args:
-        every_n_steps: training steps between two tables.
+        every_n_steps: optimizer steps between two tables, of which a rollout may take several; the first rollout has
+            one.
         max_chars: longer prompts and answers are cut in the middle.
         tokens: of each answer in the second table; 0: no such table.
     """
 
     def __init__(self, every_n_steps: int = 10, max_chars: int = 1500, tokens: int = 12) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"RolloutBrowser.every_n_steps must be at least 1, got {every_n_steps}.")
         self.every_n_steps = every_n_steps
         self.max_chars = max_chars
         self.tokens = tokens
@@ -33,7 +38,8 @@ class RolloutBrowser(Callback):
     def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
         """Write the table; the step is that of the curves."""
         step = logged_step(trainer)
-        if step % self.every_n_steps or not isinstance(trainer.logger, TensorBoardLogger):
+        due = rollout_passes_multiple(trainer, self.every_n_steps)
+        if not due or not isinstance(trainer.logger, TensorBoardLogger):
             return
         for domain in sorted(set(rollouts.domain)):
             rows = [row for row, name in enumerate(rollouts.domain) if name == domain]

@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
 from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.run_directory import run_directory
@@ -23,7 +24,7 @@ class RolloutRecorder(Callback):
     token by token, as the update saw them: balanced, calibrated, clipped. Each rank writes groups of its own answers.
 
     Args:
-        every_n_steps: training steps between two records.
+        every_n_steps: optimizer steps between two records, of which a rollout may take several; the first is recorded.
         max_tokens: of each answer; longer ones are cut, and marked so.
     """
 
@@ -42,7 +43,9 @@ class RolloutRecorder(Callback):
         A rollout whose updates a killed run left for the resumed one is written by the resumed run.
         """
         step = logged_step(trainer)
-        if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
+        if not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
+            return
+        if not rollout_passes_multiple(trainer, self.every_n_steps, updated=True):
             return
         rollouts = pl_module.rollouts
         path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast

@@ -70,7 +70,7 @@ def quickstart_laps() -> list[dict[str, float]]:
             accelerator="cpu",
             devices=1,
             max_steps=4 * ROLLOUTS,
-            callbacks=[RolloutBrowser(every_n_steps=10)],
+            callbacks=[RolloutBrowser(every_n_steps=40)],
             logger=TensorBoardLogger(directory),
             log_every_n_steps=1,
             enable_checkpointing=False,

@@ -18,7 +18,8 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
-from lit_uniopd.utils.progress import progress_bar
+from lit_uniopd.utils.progress import progress_bar, say
+from lit_uniopd.utils.progress_text import joined, number
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +122,16 @@ class Evaluator:
             batches = eval_batches(
                 benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
             )
-            with policy_of(benchmark).gathered(), progress_bar(len(batches), benchmark.key, "batch") as bar:
+            rows, title = sum(map(len, batches)), f"{name} answers {benchmark.name}"
+            with policy_of(benchmark).gathered(), progress_bar(rows, title, announce=True) as bar:
                 for batch in batches:
                     with interruptible(self.trainer):
                         self.answer(policy_of(benchmark), batch.requests)
-                    bar.update()
-        return self.finish(benchmarks)
+                    bar.update(len(batch))
+        result = self.finish(benchmarks)
+        scores = result.by_name(result.primary()).items()
+        say(joined(f"{name} at step {step}", *(f"{title} {number(score)}" for title, score in scores)))
+        return result
 
     def finish(self, only: Sequence[Benchmark] | None = None) -> EvalResult:
         """Wait for the graders and add up over the ranks. A collective call.

@@ -1,11 +1,13 @@
 """``uniopd fit`` and the like: LightningCLI with one-sentence errors, and the config as text in TensorBoard."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -18,6 +20,7 @@ from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.progress import in_notebook
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
 
@@ -79,10 +82,18 @@ class UniOPDCLI(LightningCLI):
         """
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if not sys.stdout.isatty() and not in_notebook() and self._leaves_bar_open():
+            kwargs = {"enable_progress_bar": False, **kwargs}
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:  # an unknown strategy, missing devices
             raise trainer_mistake(error) from error
+
+    def _leaves_bar_open(self) -> bool:
+        """Whether the user asked for a progress bar neither by the option nor by a callback."""
+        callbacks = self._get(self.config_init, "trainer.callbacks") or []
+        bars = [c for c in (callbacks if isinstance(callbacks, list) else [callbacks]) if isinstance(c, ProgressBar)]
+        return not bars and self._get(self.config_init, "trainer.enable_progress_bar") is None
 
     def before_fit(self) -> None:
         if not is_overridden("training_step", self.model):

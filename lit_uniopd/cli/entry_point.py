@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS, help_parser
 from lit_uniopd.errors import UserError, explain_failure
+from lit_uniopd.utils.progress import silence_other_bars
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import ArgsType
@@ -23,10 +24,11 @@ def main(args: "ArgsType" = None) -> None:
     typed, UserError.on_command_line = UserError.on_command_line, True
     if isinstance(argv, list):
         argv = spell_out([arg for arg in argv if arg != "--debug"])
+    show_our_log()
+    silence_other_bars()
     try:
         if isinstance(argv, list):
             answer_without_trainer(argv)
-        show_our_log()
         from lit_uniopd.cli.app import run_process
 
         run_process(argv)
@@ -54,7 +56,6 @@ def answer_without_trainer(argv: list[str]) -> None:
         help_parser().print_help()
         raise SystemExit
     if argv[0] in COMMANDS:
-        show_our_log()
         raise SystemExit(COMMANDS[argv[0]].run(argv[1:]))
     if not argv[0].startswith("-") and argv[0] not in TRAINER_COMMANDS:
         near = difflib.get_close_matches(argv[0], [*TRAINER_COMMANDS, *COMMANDS], n=1)

@@ -1,5 +1,7 @@
 """The run that arguments of ``uniopd fit`` describe, built and examined, but not started."""
 
+import sys
+import time
 from typing import Any
 
 from lightning import Trainer
@@ -11,6 +13,8 @@ from lit_uniopd.doctor.all_checks import quiet, run_all_checks
 from lit_uniopd.doctor.dry_run import Stage
 from lit_uniopd.doctor.findings import Finding, complaint
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.progress import Heartbeat, bars_are_readable
+from lit_uniopd.utils.progress_text import duration, joined
 
 CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
 
@@ -39,6 +43,27 @@ class UnstartedRun(UniOPDCLI):
             self._check_run()
 
 
+class CheckLines:
+    """Which check is under way, a line a minute where there is no terminal; logs are silent meanwhile."""
+
+    def __init__(self) -> None:
+        self.name, self.began = "reading", time.monotonic()
+        self._heartbeat = Heartbeat(write=lambda text: print(text, file=sys.stderr))
+
+    def context(self) -> str:
+        return f"doctor: {self.name}"
+
+    def line(self) -> str:
+        return joined(self.context(), f"for {duration(time.monotonic() - self.began)}")
+
+    def __enter__(self) -> None:
+        if not bars_are_readable():
+            self._heartbeat.begin(self)
+
+    def __exit__(self, *_: Any) -> None:
+        self._heartbeat.end(self)
+
+
 def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> list[Finding]:
     """Build the run and look at it, with the name of the current check on the screen.
 
@@ -50,7 +75,13 @@ def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> li
     Raises:
         UserError: if the arguments describe no run.
     """
-    with quiet(), Console(stderr=True).status("reading") as status:
+    lines = CheckLines()
+
+    def on_check(name: str) -> None:
+        lines.name = name
+        status.update(name)
+
+    with quiet(), lines, Console(stderr=True).status("reading") as status:
         try:
             unstarted: Any = run(["fit", *fit_arguments], UnstartedRun)
         except UserError as error:
@@ -63,5 +94,5 @@ def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> li
             quick=quick,
             stage=stage,
             trainer_problem=unstarted.trainer_problem,
-            on_check=status.update,
+            on_check=on_check,
         )

@@ -51,6 +51,7 @@ class PolicyWriter:
                 keys=[int(prompt.key, 16) >> 1 for prompt in prompts],
                 vision=[prompt.vision for prompt in encoded],
                 on_progress=follow(bar),
+                on_tokens=bar.add_tokens,
             )
         rows_and_masks = zip(completions.tokens_BT.cpu(), completions.mask_BT.cpu(), strict=True)
         ids = [row[mask].tolist() for row, mask in rows_and_masks]

@@ -27,6 +27,11 @@ class StepTimer:
         self._open: list[str | None] = [OVERHEAD]
         self._since = self.now()
 
+    @property
+    def phase(self) -> str | None:
+        """The phase that counts now."""
+        return self._open[-1]
+
     def _change(self) -> None:
         now, phase = self.now(), self._open[-1]
         if phase is not None:

@@ -52,7 +52,7 @@ def bootstrap_scenes(
 ) -> list[Caption]:
     """Bootstrap all scenes side by side."""
     writer = PolicyWriter(policy, sampling, seed)
-    with progress_bar(len(prompts), "playground: sentence pairs", unit="scene") as bar:
+    with progress_bar(len(prompts), "playground: sentence pairs", unit="scene", announce=True) as bar:
         bootstrapper = Bootstrapper(writer, detectors, ObjectExtractor(), args, seed=seed)
 
         def advance(_: Caption) -> None:

@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Sequence
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lit_uniopd.errors import UserError
@@ -13,6 +12,7 @@ from lit_uniopd.playground.models import BOS, EOS, PAD, encode, make_tokenizer
 from lit_uniopd.policy.multimodal import Vision, vision_inputs
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import sample
+from lit_uniopd.utils.progress import progress_bar
 
 IGNORED = -100
 Row = tuple[str, str]
@@ -90,7 +90,7 @@ def train_until(
         max_steps: give up.
         averaging: decay of the exponential average of the weights, which is the result.
         seed: of the data.
-        label: for the progress bar and the error message.
+        label: for signs of life and the error message.
 
     Returns:
         The averaged model, the steps taken, the last score.
@@ -105,7 +105,7 @@ def train_until(
     average = copy.deepcopy(model)
     trained, averaged = list(model.parameters()), list(average.parameters())
     reached = 0.0
-    with tqdm(total=max_steps, desc=label, unit="step", leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(max_steps, label, "step", announce=True) as bar:
         for step in range(max_steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (step + 1) / 20)

@@ -359,7 +359,7 @@ def decode(
     eos_E: Tensor,
     tokens_BT: Tensor,
     logps_BT: Tensor,
-    on_finished: Callable[[int], None],
+    on_step: Callable[[int, int], None],
 ) -> None:
     """Decode until every answer has ended or is full.
 
@@ -372,17 +372,19 @@ def decode(
         eos_E: Token ids that end an answer.
         tokens_BT: Written in place.
         logps_BT: Written in place.
-        on_finished: Called after each step with the number of these answers that are finished.
+        on_step: Called after each step with the number of these answers that are finished, and of those that got a
+            token.
     """
     total, steps = len(rows_R), tokens_BT.shape[1]
-    open_R = torch.ones_like(rows_R, dtype=torch.bool)
+    open_R, count = torch.ones_like(rows_R, dtype=torch.bool), total
     for step in range(steps):
         tokens_R, logps_R = choose(step, rows_R, logits_RV)
         tokens_BT[rows_R, step], logps_BT[rows_R, step] = tokens_R, logps_R
+        open_before = count
         open_R &= ~torch.isin(tokens_R, eos_E)
         count = int(open_R.sum())
         full = step == steps - 1
-        on_finished(total if full else total - count)
+        on_step(total if full else total - count, open_before)
         if count == 0 or full:
             return
         if len(rows_R) - count >= DROP_SHARE * len(rows_R):

@@ -96,7 +96,7 @@ def _collect(request: GenerationRequest, manager: Any, rows: dict[str, int]) -> 
                     f"transformers' continuous batching failed on an answer ({reason}); set sampling.engine=loop."
                 )
             answers[rows[output.request_id]] = torch.tensor(output.generated_tokens), torch.tensor(output.logprobs)
-            progress(len(answers))
+            progress(len(answers), len(output.generated_tokens))
     return answers
 
 

@@ -35,7 +35,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             request.eos_E,
             buffer.tokens_BT,
             buffer.logps_BT,
-            lambda done, before=before: progress(before + done),
+            lambda done, tokens, before=before: progress(before + done, tokens),
         )
         finished += len(group.rows_R)
     return buffer

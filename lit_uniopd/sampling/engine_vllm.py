@@ -54,9 +54,9 @@ def write(request: GenerationRequest) -> AnswerBuffer:
         while_waiting=lambda: progress(finished),
     )
     for prompt, (url, answer) in answers:
-        _store(buffer, request, prompt, answer, url)
+        tokens = _store(buffer, request, prompt, answer, url)
         finished += request.answers
-        progress(finished)
+        progress(finished, tokens)
     pool.weights.confirm(request.model)
     return buffer
 
@@ -186,8 +186,8 @@ def _completion_body(request: GenerationRequest, prompt: int, name: str) -> dict
     }
 
 
-def _store(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer: Any, url: str) -> None:
-    """Check the answers to one prompt, and write them into their rows."""
+def _store(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer: Any, url: str) -> int:
+    """Check the answers to one prompt, write them into their rows, and return how many tokens they have."""
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
         rows = [
@@ -204,6 +204,7 @@ def _store(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer
         )
     for row, (tokens, logps, _) in enumerate(rows, start=prompt * request.answers):
         buffer.put(row, torch.tensor(tokens), torch.tensor(logps))
+    return sum(len(tokens) for tokens, _, _ in rows)
 
 
 def _defect(request: GenerationRequest, rows: list[tuple[list[int], list[float], str]]) -> str:

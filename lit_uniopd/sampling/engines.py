@@ -55,6 +55,7 @@ def sample(
     keys: Sequence[int] | None = None,
     vision: Sequence[Vision] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_tokens: Callable[[int], None] | None = None,
 ) -> Completions:
     """Write ``args.n`` answers to each prompt.
 
@@ -72,6 +73,7 @@ def sample(
         keys: A number for each prompt's noise, so that its answers do not depend on its place. None: 0, 1, ...
         vision: Of each prompt, what the processor made of its pictures. None: there are none.
         on_progress: Called with (finished answers, all answers) whenever more are finished.
+        on_tokens: Called with the number of tokens written since the last call, by engines that tell.
 
     Raises:
         ValueError: if a prompt is empty, there is none, or the model is in training mode.
@@ -89,6 +91,7 @@ def sample(
         keys=range(len(prompt_tokens)) if keys is None else keys,
         vision=[{}] * len(prompt_tokens) if vision is None else vision,
         on_progress=on_progress,
+        on_tokens=on_tokens,
     )
     engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
     buffer = ENGINES[engine].write(request)

@@ -34,6 +34,8 @@ class GenerationRequest:
     """Of each prompt, what the processor made of its pictures."""
     on_progress: Callable[[int, int], None] | None = None
     """Called with (finished answers, all answers) whenever more are finished."""
+    on_tokens: Callable[[int], None] | None = None
+    """Called with the number of tokens that were written since the last call."""
     answers: int = field(init=False)
     """Different answers to each prompt."""
     banned: list[int] = field(init=False)
@@ -111,17 +113,23 @@ class Progress:
     """
 
     def __init__(self, request: GenerationRequest) -> None:
-        self.on_progress, self.rows = request.on_progress, request.rows
+        self.on_progress, self.on_tokens, self.rows = request.on_progress, request.on_tokens, request.rows
         self.repeat = request.args.n // request.answers
         self.reported = 0
 
-    def __call__(self, finished: int) -> None:
+    def __call__(self, finished: int, tokens: int = 0) -> None:
         """Report how many rows of the whole request are finished.
+
+        Args:
+            finished: since the beginning.
+            tokens: written since the last call, as far as the engine tells.
 
         Raises:
             Stopped: if a signal has come and the answers may be left.
         """
         poll()
+        if self.on_tokens is not None and tokens:
+            self.on_tokens(tokens)
         if self.on_progress is not None and finished > self.reported:
             self.reported = finished
             self.on_progress(finished * self.repeat, self.rows * self.repeat)

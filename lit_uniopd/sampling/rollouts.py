@@ -48,6 +48,7 @@ def write_answers(
             keys=keys,
             vision=[prompt.vision for prompt in encoded],
             on_progress=follow(bar),
+            on_tokens=bar.add_tokens,
         )
     device = answers.tokens_BT.device
     ids = [row[mask].tolist() for row, mask in zip(answers.tokens_BT.cpu(), answers.mask_BT.cpu(), strict=True)]

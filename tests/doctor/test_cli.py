@@ -1,11 +1,15 @@
 """`uniopd doctor` as its user meets it."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
 
 from lit_uniopd.cli import main
+from lit_uniopd.doctor.all_checks import quiet
+from lit_uniopd.doctor.unstarted_run import CheckLines
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -59,3 +63,14 @@ def test_exit_statuses(arguments, capsys):
     assert "-> Choose --data.train.prompt_column from question, answer." in out
     assert ended([*arguments, "--model.student.pth=x"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_long_check_is_told_of_where_there_is_no_terminal(capsys):
+    lines = CheckLines()
+    lines._heartbeat.silence_s = 0.05
+    with lines, quiet():
+        lines.name = "models"
+        time.sleep(0.3)
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d doctor: models · for 0 s", line) for line in said)

@@ -11,6 +11,15 @@ from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
 
+LINE_VALUES = {
+    "train/loss": "train/loss",
+    "KL": "train/kl_all_tokens",
+    "reward": "rollout/reward",
+    "correct": "rollout/outcome_rate",
+    "length": "rollout/length",
+}
+"""What a line about a step shows: name -> tag."""
+
 
 def step_metrics(
     module: LightningModule,

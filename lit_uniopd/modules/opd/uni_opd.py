@@ -27,7 +27,7 @@ from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_los
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
-from lit_uniopd.modules.opd.rollout_metrics import step_metrics
+from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -76,6 +76,8 @@ class UniOPD(PolicyModule):
     """
 
     keeps_dropout = False  # the ratio of a rollout's first update is 1
+    writes_rollouts = True
+    line_values = LINE_VALUES
 
     def __init__(
         self,

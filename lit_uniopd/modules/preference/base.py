@@ -36,6 +36,8 @@ from lit_uniopd.utils.stop_request import poll
 
 PROBES = 4
 """Entries of a cache of reference log-probs that are computed again when it is loaded."""
+LINE_VALUES = {"train/loss": "train/loss", "accuracy": "train/accuracy", "margin": "train/margin"}
+"""What a line about a step shows: name -> tag."""
 
 
 class PreferenceModule(PolicyModule):
@@ -57,6 +59,7 @@ class PreferenceModule(PolicyModule):
         gradient_clip: largest norm of the gradient; null: no clipping.
     """
 
+    line_values = LINE_VALUES
     keeps_dropout = False  # as in TRL and the papers' released codes: before the first step the policy is the reference
 
     def __init__(
