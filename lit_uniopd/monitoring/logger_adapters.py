@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from pathlib import Path
@@ -170,16 +171,21 @@ class MLFlowAdapter(LoggerAdapter):
 
     holds_media = True
 
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logger)
+        # Said of every score of every benchmark (`@`): its names are documented, and nothing can be done about them.
+        warnings.filterwarnings("ignore", message="MLFlow only allows", category=RuntimeWarning)
+
     def text(self, tag: str, markdown: str, step: int) -> None:
-        self.logger.experiment.log_text(self.logger.run_id, markdown, f"media/{_file_name(tag)}/{step}.md")
+        self.logger.experiment.log_text(self.logger.run_id, markdown, f"media/{_mlflow_name(tag)}/{step}.md")
 
     def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
-        self.logger.experiment.log_image(self.logger.run_id, image_HWC, key=_file_name(tag), step=step)
+        self.logger.experiment.log_image(self.logger.run_id, image_HWC, key=_mlflow_name(tag), step=step)
 
     def settings(self, values: Mapping[str, Any]) -> None:
         # MLflow refuses another value of what a run has already, and a run that goes on may have other settings.
         known = self.logger.experiment.get_run(self.logger.run_id).data.params
-        flat = {_file_name(name): value for name, value in _flat(values).items()}
+        flat = {_mlflow_name(name): value for name, value in _flat(values).items()}
         self.logger.log_hyperparams({name: value for name, value in flat.items() if name not in known})
 
     def view_command(self) -> str:
@@ -246,22 +252,29 @@ def rendered(figure: "Figure") -> np.ndarray:
 def _histogram_figure(values: np.ndarray, edges: Sequence[float] | None) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3), layout="constrained")
+    figure = Figure(figsize=(5, 3))
     axes: Any = figure.subplots()
-    axes.hist(values, bins=40 if edges is None else list(edges), color="#44546a")
+    axes.stairs(*np.histogram(values, bins=40 if edges is None else list(edges)), fill=True, color="#44546a")
     return figure
 
 
 def _as_html(markdown: str) -> str:
     """What TensorBoard would show."""
-    from tensorboard.plugin_util import markdown_to_safe_html
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of html5lib, inside TensorBoard
+        from tensorboard.plugin_util import markdown_to_safe_html
 
     return markdown_to_safe_html(markdown)
 
 
+def _mlflow_name(tag: str) -> str:
+    """A tag without what MLflow does not take, as Lightning writes the names of scalars."""
+    return re.sub("[^a-zA-Z0-9_/. -]+", "", tag)
+
+
 def _file_name(tag: str) -> str:
-    """A tag as a relative path of harmless letters, which is what MLflow takes as a name too."""
-    return "/".join(re.sub(r"[^\w. -]", "_", part, flags=re.ASCII).strip(". ") or "_" for part in tag.split("/"))
+    """A tag as a relative path that every file system takes, and that leads nowhere else."""
+    return "/".join(re.sub(r'[<>:"\\|?*\x00-\x1f]', "_", part).strip(". ") or "_" for part in tag.split("/"))
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
