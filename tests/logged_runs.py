@@ -48,11 +48,11 @@ def read_tensorboard(directory: Path | str) -> LoggedRun:
 def read_wandb(directory: Path) -> LoggedRun:
     """From the file that an offline run keeps for `wandb sync`, and the media beside it."""
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    for _ in range(100):  # W&B's own process writes it, and ends a little later than `finish`
+    records = list(_wandb_records(file))
+    deadline = time.monotonic() + 10
+    while not records[-1].HasField("exit") and time.monotonic() < deadline:
+        time.sleep(0.1)  # W&B's own process writes it, and ends a little later than `finish`
         records = list(_wandb_records(file))
-        if records and records[-1].HasField("exit"):
-            break
-        time.sleep(0.1)
     run = LoggedRun()
     for record in records:
         for item in record.config.update:
@@ -72,9 +72,9 @@ def read_wandb(directory: Path) -> LoggedRun:
 def _add_wandb_row(run: LoggedRun, row: dict[str, Any], files: Path) -> None:
     step = row.pop("trainer/global_step")
     for tag, value in row.items():
-        kind = value["_type"] if isinstance(value, dict) else "scalar"
+        kind = _kind(value)
         if kind == "scalar" and not tag.startswith("_"):
-            run.scalars[tag][step] = value
+            run.scalars[tag][step] = float(value)
         elif kind == "html-file":
             run.texts[tag][step] = (files / value["path"]).read_text()
         elif kind == "table-file":
@@ -84,6 +84,11 @@ def _add_wandb_row(run: LoggedRun, row: dict[str, Any], files: Path) -> None:
             run.images[tag].add(step)
         elif kind == "histogram":
             run.histograms[tag].add(step)
+
+
+def _kind(value: Any) -> str:
+    """Of W&B's and Trackio's values."""
+    return value["_type"] if isinstance(value, dict) else "scalar"
 
 
 def _wandb_records(file: Path) -> Iterator[Any]:
@@ -132,9 +137,9 @@ def read_trackio(project: str, name: str) -> LoggedRun:
     for row in SQLiteStorage.get_logs(project, name):
         step = row["step"]
         for tag, value in row.items():
-            kind = value["_type"] if isinstance(value, dict) else "scalar"
+            kind = _kind(value)
             if kind == "scalar" and tag not in ("step", "timestamp"):
-                run.scalars[tag][step] = value
+                run.scalars[tag][step] = float(value)
             elif kind == "trackio.markdown":
                 run.texts[tag][step] = value["_value"]
             elif kind == "trackio.table":

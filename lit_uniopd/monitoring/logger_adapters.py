@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class LoggerAdapter:
 
     def histogram(self, tag: str, values: np.ndarray, step: int, edges: Sequence[float] | None = None) -> None:
         """Show how values are spread, between these edges of bins if they are given."""
-        self.image(tag, rendered(_histogram_figure(values, edges)), step)
+        self.image(tag, rendered(_histogram_figure(tag, values, edges)), step)
 
     def layout(self, title: str, charts: Charts) -> None:
         """Put curves together into charts."""
@@ -112,58 +113,36 @@ class WandbAdapter(LoggerAdapter):
     """
 
     holds_media = True
+    package = "wandb"
+
+    @property
+    def types(self) -> Any:
+        """The package, which has a class for each kind of value."""
+        return import_module(self.package)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        import wandb
-
-        self.logger.log_metrics({tag: wandb.Html(_as_html(markdown), data_is_not_path=True)}, step)
+        self.logger.log_metrics({tag: self.types.Html(_as_html(markdown), data_is_not_path=True)}, step)
 
     def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
-        import wandb
-
-        self.logger.log_metrics({tag: wandb.Image(image_HWC)}, step)
+        self.logger.log_metrics({tag: self.types.Image(image_HWC)}, step)
 
     def table(self, tag: str, markdown: str, step: int) -> None:
-        import wandb
-
         columns = table_columns(markdown)
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self.logger.log_metrics({f"{tag}_table": wandb.Table(columns=list(columns), data=rows)}, step)
+        self.logger.log_metrics({f"{tag}_table": self.types.Table(columns=list(columns), data=rows)}, step)
 
     def histogram(self, tag: str, values: np.ndarray, step: int, edges: Sequence[float] | None = None) -> None:
-        import wandb
-
         counts = np.histogram(values, bins=64 if edges is None else list(edges))
-        self.logger.log_metrics({tag: wandb.Histogram(np_histogram=counts)}, step)
+        self.logger.log_metrics({tag: self.types.Histogram(np_histogram=counts)}, step)
 
 
-class TrackioAdapter(LoggerAdapter):
+class TrackioAdapter(WandbAdapter):
     """Trackio has W&B's kinds of values, and Markdown."""
 
-    holds_media = True
+    package = "trackio"
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        import trackio
-
-        self.logger.log_metrics({tag: trackio.Markdown(markdown)}, step)
-
-    def image(self, tag: str, image_HWC: np.ndarray, step: int) -> None:
-        import trackio
-
-        self.logger.log_metrics({tag: trackio.Image(image_HWC)}, step)
-
-    def table(self, tag: str, markdown: str, step: int) -> None:
-        import trackio
-
-        columns = table_columns(markdown)
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        self.logger.log_metrics({f"{tag}_table": trackio.Table(columns=list(columns), data=rows)}, step)
-
-    def histogram(self, tag: str, values: np.ndarray, step: int, edges: Sequence[float] | None = None) -> None:
-        import trackio
-
-        counts = np.histogram(values, bins=64 if edges is None else list(edges))
-        self.logger.log_metrics({tag: trackio.Histogram(np_histogram=counts)}, step)
+        self.logger.log_metrics({tag: self.types.Markdown(markdown)}, step)
 
 
 class MLFlowAdapter(LoggerAdapter):
@@ -249,12 +228,14 @@ def rendered(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _histogram_figure(values: np.ndarray, edges: Sequence[float] | None) -> "Figure":
+def _histogram_figure(title: str, values: np.ndarray, edges: Sequence[float] | None) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3))
     axes: Any = figure.subplots()
     axes.stairs(*np.histogram(values, bins=40 if edges is None else list(edges)), fill=True, color="#44546a")
+    axes.set_title(title, fontsize=9)
+    axes.set_ylabel("count")
     return figure
 
 

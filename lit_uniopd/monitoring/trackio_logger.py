@@ -2,11 +2,12 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_uniopd.errors import UserError
@@ -52,10 +53,8 @@ class TrackioLogger(Logger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The `trackio.Run`, started when it is first asked for."""
-        import trackio
-
         if self._run is None:
-            self._run = trackio.init(
+            self._run = import_module("trackio").init(
                 self._project, name=self._run_name, resume=self._resume, config=self._settings, **self._init
             )
             self._run_name = self._run.name
