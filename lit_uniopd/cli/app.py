@@ -39,8 +39,8 @@ class ConfigRecorder(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
-        log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
         log_settings(trainer, yaml.safe_load(text))
+        log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
 
 
 class UniOPDCLI(LightningCLI):

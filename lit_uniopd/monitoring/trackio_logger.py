@@ -41,7 +41,8 @@ class TrackioLogger(Logger):
         space_id: str | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        if find_spec("trackio") is None:
+        package = find_spec("trackio")
+        if package is None or package.origin is None:  # or a folder of that name in the working directory
             raise UserError("--trainer.logger TrackioLogger: Trackio is not installed; run `pip install trackio`.")
         super().__init__()
         self._project, self._run_name, self._resume = project, name, resume
@@ -67,8 +68,8 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         values = vars(params) if isinstance(params, Namespace) else params
-        # Trackio writes them with the first values of a run, so they are wanted before.
-        (self._settings if self._run is None else self._run.config).update(values)
+        self._settings |= values
+        self.finalize("success")  # Trackio writes settings with the first values after a start, and then no more
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,9 @@ def test_settings_are_kept_once_and_plainly(tmp_path, kind):
     logger, read = MAKERS[kind](tmp_path)
     board_logger = TensorBoardLogger(tmp_path / "board", name="run")
     run = trainer(tmp_path, logger=[board_logger, logger])
+    logger.log_metrics({"train/loss": 2.0}, step=0)
     log_settings(run, SETTINGS)
-    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.finalize("success")
     if isinstance(logger, WandbLogger):
         logger.experiment.finish()
@@ -277,8 +279,9 @@ def test_trackios_logger_goes_on_after_it_was_finalized(tmp_path):
     assert read(logger, tmp_path).scalars["train/loss"] == {5: 5.0, 3: 3.0}
 
 
-def test_a_missing_trackio_is_one_sentence(monkeypatch):
-    monkeypatch.setattr("lit_uniopd.monitoring.trackio_logger.find_spec", lambda _: None)
+@pytest.mark.parametrize("package", [None, ModuleSpec("trackio", None, is_package=True)], ids=["none", "folder"])
+def test_a_missing_trackio_is_one_sentence(monkeypatch, package):
+    monkeypatch.setattr("lit_uniopd.monitoring.trackio_logger.find_spec", lambda _: package)
     with pytest.raises(UserError, match="pip install trackio"):
         TrackioLogger()
 
