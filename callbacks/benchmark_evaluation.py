@@ -1,12 +1,10 @@
 """Benchmarks during training: before the first step, every N steps, after the last."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_uniopd import STARTED
@@ -20,6 +18,7 @@ from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.monitoring.media import run_adapters
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.policy import Policy
 from lit_uniopd.utils.run_directory import run_directory
@@ -31,7 +30,7 @@ Scores = dict[str, float]
 class BenchmarkEvaluation(Callback):
     """Evaluate the policy while it trains, on the engine that `uniopd validate` uses.
 
-    Scores, intervals, samples and figures go to TensorBoard, answers to `records.parquet`, and a table with the scores
+    Scores, intervals, samples and figures go to the loggers, answers to `records.parquet`, and a table with the scores
     before and after, beside the teachers', to the terminal and `summary.json`.
 
     Args:
@@ -183,8 +182,9 @@ class BenchmarkEvaluation(Callback):
         console.print(
             score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, heading="after")
         )
-        if isinstance(trainer.logger, TensorBoardLogger):
-            console.print(f"Curves:  tensorboard --logdir {os.path.relpath(self._finished)}", soft_wrap=True)
+        for adapter in run_adapters(trainer):
+            if command := adapter.view_command():
+                console.print(f"Curves:  {command}", soft_wrap=True)
         self._finished = None
 
     @property

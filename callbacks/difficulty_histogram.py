@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_uniopd.diagnostics import difficulty_figure
 from lit_uniopd.errors import UserError
+from lit_uniopd.monitoring.media import log_figure, log_histogram
 from lit_uniopd.utils.trainer_data import TrainerData
 
 
 class DifficultyHistogram(Callback):
-    """Draw prompts by difficulty before and after balancing, in TensorBoard and as `difficulty.png` of the run."""
+    """Draw prompts by difficulty before and after balancing, in the loggers and as `difficulty.png` of the run."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir  # on all ranks: it is broadcast
@@ -24,19 +24,8 @@ class DifficultyHistogram(Callback):
         if directory is not None:
             Path(directory).mkdir(parents=True, exist_ok=True)
             figure.savefig(Path(directory) / "difficulty.png", dpi=110)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            writer = trainer.logger.experiment
-            writer.add_figure("data/difficulty", figure, trainer.global_step)
-            for when, counts in (("before", report.before), ("after", report.after)):
-                # One bucket for each number of right answers.
-                writer.add_histogram_raw(
-                    f"data/difficulty_{when}",
-                    min=0,
-                    max=len(counts) - 1,
-                    num=sum(counts),
-                    sum=sum(i * n for i, n in enumerate(counts)),
-                    sum_squares=sum(i * i * n for i, n in enumerate(counts)),
-                    bucket_limits=[i + 0.5 for i in range(len(counts))],
-                    bucket_counts=counts,
-                    global_step=trainer.global_step,
-                )
+        log_figure(trainer, "data/difficulty", figure)
+        for when, counts in (("before", report.before), ("after", report.after)):
+            right_answers = [answers for answers, prompts in enumerate(counts) for _ in range(prompts)]
+            edges = [answers - 0.5 for answers in range(len(counts) + 1)]  # a bin for each number of right answers
+            log_histogram(trainer, f"data/difficulty_{when}", right_answers, edges=edges)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
 from lit_uniopd.benchmarks.loading import load_benchmark
@@ -18,11 +17,13 @@ from lit_uniopd.hallucination.chair import chair_counts
 from lit_uniopd.hallucination.lexicon import Lexicon, chair_words
 from lit_uniopd.hallucination.positions import PlacedMention, place_mentions
 from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.monitoring.media import log_figure, shows_media
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.seeding import derive_seed
 from lit_uniopd.utils.write_json import write_json
@@ -42,7 +43,7 @@ class HallucinationDiagnostics(Callback):
     """Caption pictures whose objects are known, before training, every so many steps, and after it.
 
     CHAIR's scores, object recall and length stand side by side, since saying less is the cheapest way to hallucinate
-    less. They are `hallucination/<decoding>/<score>` in TensorBoard, with a figure of mentions by their place in the
+    less. They are logged as `hallucination/<decoding>/<score>`, with a figure of mentions by their place in the
     caption; the table is printed at the end, and saved as `hallucination.json` of the run.
 
     Args:
@@ -110,15 +111,16 @@ class HallucinationDiagnostics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if "before" not in self.scores:  # not resumed
-            self.measure(trainer, pl_module, "before")
+            self.measure(trainer, pl_module, "before", logged_step(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *_: Any, **__: Any) -> None:  # type: ignore[override]
         if batch_passes_multiple(trainer, self.every_n_steps):
-            self.measure(trainer, pl_module, "after")
+            # The loggers' axis counts a batch when it has ended, and here it has not quite.
+            self.measure(trainer, pl_module, "after", logged_step(trainer) + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if self._last_step != trainer.global_step:
-            self.measure(trainer, pl_module, "after")
+            self.measure(trainer, pl_module, "after", logged_step(trainer))
         path = run_directory(trainer) / "hallucination.json"
         if trainer.is_global_zero:
             write_json(path, {"step": trainer.global_step, "pictures": len(self.prompts), **self.scores})
@@ -131,8 +133,8 @@ class HallucinationDiagnostics(Callback):
 
     # --- what ---
 
-    def measure(self, trainer: Trainer, pl_module: PolicyModule, when: str) -> None:
-        """Caption the pictures and log the scores. A collective call."""
+    def measure(self, trainer: Trainer, pl_module: PolicyModule, when: str, step: int) -> None:
+        """Caption the pictures and log the scores, at this step of the loggers' axis. A collective call."""
         self._last_step = trainer.global_step
         rank_prompts = self.prompts[trainer.global_rank :: trainer.world_size]
         self.scores[when] = {}
@@ -153,10 +155,9 @@ class HallucinationDiagnostics(Callback):
                 ]
             for logger in trainer.loggers:
                 tags = {f"hallucination/{name}/{key}": value for key, value in self.scores[when][name].items()}
-                logger.log_metrics(tags, step=trainer.global_step)
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger) and self.mentions:
-            figure = positions_figure(self.mentions)
-            trainer.logger.experiment.add_figure("hallucination/positions", figure, trainer.global_step)
+                logger.log_metrics(tags, step=step)
+        if self.mentions and shows_media(trainer):
+            log_figure(trainer, "hallucination/positions", positions_figure(self.mentions), step)
 
     def _captions(self, pl_module: PolicyModule, prompts: list[Prompt], temperature: float) -> list[str]:
         args = SamplingArgs(

@@ -4,12 +4,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
+from lit_uniopd.monitoring.media import log_figure, log_histogram, log_table, shows_media
 from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
 from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -65,26 +64,21 @@ class OrderDiagnostics(Callback):
         self._judged.append(judged)
         step = logged_step(trainer)
         if rollout_passes_multiple(trainer, self.every_n_steps):
-            if isinstance(trainer.logger, TensorBoardLogger):
-                self._write(trainer.logger.experiment, rollouts, judged, step)
+            if shows_media(trainer):
+                self._write(trainer, rollouts, judged, step)
             self._judged.clear()
 
-    def _write(self, writer: Any, rollouts: Rollouts, judged: Judged, step: int) -> None:
+    def _write(self, trainer: Trainer, rollouts: Rollouts, judged: Judged, step: int) -> None:
         """Figures of all rollouts since the last time, and the table of the latest."""
         for when in ("before", "after"):
             for name, outcome in (("correct", CORRECT), ("incorrect", INCORRECT)):
                 returns = [getattr(rollout, f"{when}_B")[rollout.outcome_B == outcome] for rollout in self._judged]
-                _histogram(writer, f"order/returns_{name}_{when}", torch.cat(returns), step)
+                log_histogram(trainer, f"order/returns_{name}_{when}", torch.cat(returns), step)
             margins = [r.order(r.rows >= 0, after=when == "after").margin_mean for r in self._judged]
-            _histogram(writer, f"order/margins_{when}", torch.cat(margins), step)
+            log_histogram(trainer, f"order/margins_{when}", torch.cat(margins), step)
         figure = order_figure(self._judged)
         if figure is not None:
-            writer.add_figure("order/returns_and_margins", figure, step)
+            log_figure(trainer, "order/returns_and_margins", figure, step)
         text = misjudged_table(rollouts, judged, count=self.examples)
         if text:
-            writer.add_text("order/misjudged", text, step)
-
-
-def _histogram(writer: Any, tag: str, values: Tensor, step: int) -> None:
-    if len(values):
-        writer.add_histogram(tag, values, step)
+            log_table(trainer, "order/misjudged", text, step)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.preferences import (
@@ -20,8 +19,10 @@ from lit_uniopd.diagnostics.preferences import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.modules import PreferenceModule
+from lit_uniopd.monitoring.media import log_figure, log_table, shows_media
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
+from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.view import PAIRS_FILE
 from lit_uniopd.view.records import pair_records
@@ -31,7 +32,7 @@ class PreferenceDiagnostics(Callback):
     """Of objectives that learn from pairs: how the policy ranks its pairs, and the curves of the run.
 
     Logs `pairs/rank_correlation` (Spearman's rho of score gaps and reward margins) and `pairs/effective_share` (of the
-    weights), and shows the figure and the table in TensorBoard after each validation; the last figure is `pairs.png` of
+    weights), and shows the figure and the table after each validation; the last figure is `pairs.png` of
     the run. With several ranks they are of rank 0's share of the pairs. At the end, `curves.png` has loss, accuracy and
     margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
     pairs of the last validation, for `uniopd view`: both weights, the mastery, the rewards. A run without validation
@@ -99,16 +100,15 @@ class PreferenceDiagnostics(Callback):
         pairs, step = joined(self._batches), trainer.global_step
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
-            logger.log_metrics({k: v for k, v in values.items() if v == v}, step=step)
+            logger.log_metrics({k: v for k, v in values.items() if v == v}, step=logged_step(trainer))
         self._show(trainer, pairs_figure(pairs), "pairs/weights", directory, "pairs.png")
         lines = pair_records(pairs, step=step, count=self.kept_pairs)
         if directory is not None:
             write_lines(Path(directory) / PAIRS_FILE, lines)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            table = weights_table(pairs, count=self.table_rows)
-            trainer.logger.experiment.add_text("pairs/weights", table, step)
+        if shows_media(trainer):
+            log_table(trainer, "pairs/weights", weights_table(pairs, count=self.table_rows))
             if (figure := images_figure(lines)) is not None:
-                trainer.logger.experiment.add_figure("pairs/pictures", figure, step)
+                log_figure(trainer, "pairs/pictures", figure)
 
     # --- curves ---
 
@@ -144,5 +144,4 @@ class PreferenceDiagnostics(Callback):
         if directory is not None:
             Path(directory).mkdir(parents=True, exist_ok=True)
             figure.savefig(Path(directory) / file, dpi=110)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+        log_figure(trainer, tag, figure)

@@ -1,12 +1,12 @@
-"""A few rollouts as text in TensorBoard."""
+"""A few rollouts as tables of the run's loggers."""
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.margin import trajectory_returns
 from lit_uniopd.modules import UniOPD
+from lit_uniopd.monitoring.media import log_table, shows_media
 from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
 from lit_uniopd.types import Rollouts
 from lit_uniopd.utils.lightning_internals import logged_step
@@ -38,16 +38,14 @@ class RolloutBrowser(Callback):
     def on_rollouts_scored(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
         """Write the table; the step is that of the curves."""
         step = logged_step(trainer)
-        due = rollout_passes_multiple(trainer, self.every_n_steps)
-        if not due or not isinstance(trainer.logger, TensorBoardLogger):
+        if not rollout_passes_multiple(trainer, self.every_n_steps) or not shows_media(trainer):
             return
         for domain in sorted(set(rollouts.domain)):
             rows = [row for row, name in enumerate(rollouts.domain) if name == domain]
-            text = self.table(rollouts, rows)
-            trainer.logger.experiment.add_text(f"rollout/{domain}", text, step)
+            log_table(trainer, f"rollout/{domain}", self.table(rollouts, rows), step)
             if self.tokens and isinstance(pl_module, UniOPD):
-                text = self.token_table(rollouts, rows, pl_module.policy.tokenizer)
-                trainer.logger.experiment.add_text(f"rollout_tokens/{domain}", text, step)
+                tokens = self.token_table(rollouts, rows, pl_module.policy.tokenizer)
+                log_table(trainer, f"rollout_tokens/{domain}", tokens, step)
 
     def table(self, rollouts: Rollouts, rows: list[int]) -> str:
         """Markdown table of the worst and the best of these rows."""

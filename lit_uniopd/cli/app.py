@@ -1,10 +1,11 @@
-"""``uniopd fit`` and the like: LightningCLI with one-sentence errors, and the config as text in TensorBoard."""
+"""``uniopd fit`` and the like: LightningCLI with one-sentence errors, and the config in every logger."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -20,6 +21,7 @@ from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
 from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
+from lit_uniopd.monitoring.media import log_settings, log_text
 from lit_uniopd.utils.progress import in_notebook
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
@@ -31,7 +33,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class ConfigRecorder(SaveConfigCallback):
-    """Write the resolved config to the run's directory and, as text, to TensorBoard."""
+    """Write the resolved config to the run's directory and, as text and as hyper-parameters, to its loggers."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Without a logger a run has no directory of its own: the file would land in the working directory and stop the
@@ -40,10 +42,9 @@ class ConfigRecorder(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                text = self.parser.dump(self.config, skip_none=False)
-                logger.experiment.add_text("config", "    " + text.replace("\n", "\n    "), trainer.global_step)
+        text = self.parser.dump(self.config, skip_none=False)
+        log_settings(trainer, yaml.safe_load(text))
+        log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
 
 
 class UniOPDCLI(LightningCLI):

@@ -7,12 +7,12 @@ from typing import Any
 import psutil
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from lit_uniopd.memory.parameter_counts import model_size
 from lit_uniopd.memory.plan import padded, readable
+from lit_uniopd.monitoring.media import log_text
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,8 @@ def parameter_table(models: Mapping[str, nn.Module]) -> str:
 
 
 def publish(trainer: Trainer, tag: str, title: str, text: str) -> None:
-    """Print a table once, and put it into TensorBoard as text."""
+    """Print a table once, and show it as a text of the run."""
     if not trainer.is_global_zero:
         return
     log.info("%s\n%s", title, text)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text(tag, text, trainer.global_step)
+    log_text(trainer, tag, text)

@@ -1,1 +1,1 @@
-"""Timing and logging of steps: timer, intervals, means over ranks, TensorBoard layout."""
+"""Timing and logging of steps: timer, intervals, means over ranks, and what goes to which logger."""

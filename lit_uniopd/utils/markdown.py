@@ -1,5 +1,6 @@
 """Model text inside Markdown tables."""
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that ``cell`` has made safe."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def table_columns(markdown: str) -> dict[str, list[str]]:
+    """Read a `table` back: title -> plain cells; a column without a title, or with one that is taken, is numbered."""
+    header, _, *lines = (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in markdown.splitlines())
+    titles = [
+        title if title.strip() and title not in header[:i] else f"{title}{i + 1}" for i, title in enumerate(header)
+    ]
+    rows = [[html.unescape(text.replace("<br>", "\n")) for text in line] for line in lines]
+    return {title: column for title, *column in zip(titles, *rows, strict=True)}
 
 
 def last_message_text(prompt: Prompt) -> str:

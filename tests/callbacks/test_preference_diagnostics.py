@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from logged_runs import read_tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Prompts, module, prompts, sgd, trainer
 
@@ -39,6 +40,22 @@ def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path):
     text = events.Tensors("pairs/weights/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert len(text.splitlines()) == 2 + 4
     assert (directory / "pairs.png").stat().st_size > 5000
+
+
+def test_pairs_stand_at_the_steps_of_validation_whichever_logger_is_first(model_dirs, tmp_path: Path):
+    table = tmp_path / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    source = PairSourceArgs(path=str(table))
+    data = PreferenceDataModule(train=source, val=source, batch_size=3, val_batch_size=6)
+    board = TensorBoardLogger(tmp_path, name="run")
+    loggers = [CSVLogger(tmp_path, name="run"), board]
+    run = trainer(tmp_path, callbacks=[PreferenceDiagnostics()], max_epochs=2, logger=loggers, limit_val_batches=1.0)
+    run.fit(OmniDPO(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1), data)
+    logged = read_tensorboard(board.log_dir)
+    steps = {1, 3}  # after two of four batches, and after the last
+    assert set(logged.scalars["val/accuracy"]) == set(logged.scalars["pairs/effective_share"]) == steps
+    assert logged.images["pairs/weights"] == set(logged.texts["pairs/weights"]) == steps
+    assert logged.images["pairs/curves"] == {4}
 
 
 def test_it_is_refused_where_there_are_no_pairs(model_dirs, tmp_path):

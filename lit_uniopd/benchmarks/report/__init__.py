@@ -1,1 +1,1 @@
-"""What an evaluation leaves behind: TensorBoard, `summary.json`, `records.parquet`, a table on the terminal."""
+"""What an evaluation leaves behind: curves and figures, `summary.json`, `records.parquet`, a table on the terminal."""

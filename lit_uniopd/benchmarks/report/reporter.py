@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.exports import export
 from lit_uniopd.benchmarks.report.console import Scores, print_scores
 from lit_uniopd.benchmarks.report.summary import SUMMARY, compact, summary_of
 from lit_uniopd.benchmarks.report.tensorboard import draw_lines, hparams_of, scalars_of, write_figures
+from lit_uniopd.monitoring.media import run_adapters
 from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.write_json import write_json
 
@@ -43,7 +43,7 @@ class Reporter:
         """Write one evaluation.
 
         Args:
-            result: the evaluation. A partial one (the trainer's sanity check) is not shown in TensorBoard.
+            result: the evaluation. A partial one (the trainer's sanity check) is not logged.
             final: the run ends with it: write the summary, compact the records, export answers for judges.
             references: name -> scores of other models, drawn as lines and in the radar.
             scores_logged: the module has logged the scores themselves.
@@ -63,17 +63,13 @@ class Reporter:
         values = {tag: value for tag, value in scalars_of(result).items() if tag not in logged}
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step)
-            if isinstance(logger, TensorBoardLogger):
-                write_figures(logger.experiment, result, step, self.before, references)
-                draw_lines(Path(logger.log_dir), references, result, step)
+        write_figures(self.trainer, result, step, self.before, references)
+        draw_lines(self.trainer, references, result, step)
 
     def draw_references(self, references: Mapping[str, Scores]) -> None:
         """Draw other models' scores as lines beside the evaluation that was published last."""
-        if self.before is None or not self.trainer.is_global_zero:
-            return
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                draw_lines(Path(logger.log_dir), references, self.before, self._step())
+        if self.before is not None:
+            draw_lines(self.trainer, references, self.before, self._step())
 
     def _step(self) -> int:
         # The axis of Lightning's own curves, which differs from global_step under manual optimization.
@@ -81,9 +77,9 @@ class Reporter:
 
     def _close(self, result: EvalResult) -> None:
         write_json(self.directory / SUMMARY, summary_of(result))
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(hparams_of(result), {f"final/{k}": v for k, v in result.primary().items()})
+        scores = {f"final/{key}": score for key, score in result.primary().items()}
+        for adapter in run_adapters(self.trainer):
+            adapter.final_scores(hparams_of(result), scores, self._step())
         for key, benchmark in result.benchmarks.items():
             if benchmark.spec.scoring.export is not None:
                 path = export(result.records[key], benchmark, self.directory / "exports", result.name)

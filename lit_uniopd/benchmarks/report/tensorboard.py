@@ -1,11 +1,9 @@
-"""An evaluation in TensorBoard: scores with intervals, health, lengths, samples, pictures and the radar."""
+"""An evaluation in the loggers: scores with intervals, health, lengths, samples, pictures and the radar."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+from lightning import Trainer
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult
 from lit_uniopd.benchmarks.records import Record
@@ -13,6 +11,7 @@ from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.report.radar import radar_figure
 from lit_uniopd.benchmarks.report.samples import sample_images, sample_table
 from lit_uniopd.benchmarks.spec import section
+from lit_uniopd.monitoring.media import log_figure, log_histogram, log_image, log_text, run_adapters, shows_media
 
 Scores = Mapping[str, float]
 
@@ -44,7 +43,7 @@ def means_of(result: EvalResult) -> dict[str, float]:
 
 
 def write_figures(
-    writer: SummaryWriter,
+    trainer: Trainer,
     result: EvalResult,
     step: int,
     before: EvalResult | None,
@@ -53,24 +52,26 @@ def write_figures(
     """Everything that is not a scalar.
 
     Args:
-        writer: of the run.
+        trainer: whose loggers get it.
         result: this evaluation.
-        step: on TensorBoard's axis.
+        step: on the axis of the scalars.
         before: the evaluation before, for what has changed.
         references: name -> scores of other models, for the radar.
     """
+    if not shows_media(trainer):
+        return
     for key, records in result.records.items():
         benchmark = result.benchmarks[key]
         old = {} if before is None else {(r.sample_id, r.sample_idx): r for r in before.records.get(key, [])}
-        writer.add_text(f"eval_samples/{key}", sample_table(benchmark, records, old), step)
+        log_text(trainer, f"eval_samples/{key}", sample_table(benchmark, records, old), step)
         for i, picture in enumerate(sample_images(benchmark, records)):
-            writer.add_image(f"eval_images/{key}/{i}", picture, step, dataformats="HWC")
+            log_image(trainer, f"eval_images/{key}/{i}", picture, step)
         for name, lengths in _lengths(records).items():
-            writer.add_histogram(f"eval_len/{key}/{name}", np.array(lengths), step)
+            log_histogram(trainer, f"eval_len/{key}/{name}", lengths, step)
     models = {**published_scores(result), **references, result.name: result.primary()}
     published = {key: benchmark.spec for key, benchmark in result.benchmarks.items()}
     if (figure := radar_figure(models, published)) is not None:
-        writer.add_figure("eval_radar", figure, step)
+        log_figure(trainer, "eval_radar", figure, step)
 
 
 def published_scores(result: EvalResult) -> dict[str, dict[str, float]]:
@@ -89,21 +90,22 @@ def _lengths(records: list[Record]) -> dict[str, list[int]]:
     return {name: lengths for name, lengths in split.items() if lengths}
 
 
-def draw_lines(directory: Path, references: Mapping[str, Scores], result: EvalResult, step: int) -> None:
-    """Other models' scores as lines: TensorBoard draws equal tags of different runs into one chart.
+def draw_lines(trainer: Trainer, references: Mapping[str, Scores], result: EvalResult, step: int) -> None:
+    """Other models' scores as lines beside those of the run.
 
     Args:
-        directory: of the run; each model gets a run of its own below it.
+        trainer: whose loggers get them.
         references: name -> scores by ``Benchmark.key``.
         result: of the model itself, for the tags.
         step: where the line goes on.
     """
     for name, scores in references.items():
-        with SummaryWriter(directory / name) as writer:
-            for key, score in scores.items():
-                metric = next(iter(result.scores.get(key, {})), None)
-                if metric is not None:
-                    writer.add_scalar(result.benchmarks[key].tag(metric), score, step)
+        metrics = {key: next(iter(result.scores.get(key, {})), None) for key in scores}
+        line = {
+            result.benchmarks[key].tag(metric): scores[key] for key, metric in metrics.items() if metric is not None
+        }
+        for adapter in run_adapters(trainer):
+            adapter.reference_scores(name, line, step)
 
 
 def hparams_of(result: EvalResult) -> dict[str, Any]:
