@@ -43,9 +43,7 @@ def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatc
     Path("config.yaml").write_text(CONFIG)
     rows = [{"prompt": [dict(message) for message in prompt.messages]} for prompt in questions(2)]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "-c", "config.yaml", "--model.student.path", "playground:smollm2"])
-    assert not stop.value.code
+    main(["fit", "-c", "config.yaml", "--model.student.path", "playground:smollm2"])
     (exported,) = Path("runs/real").glob("version_0/export/*")
     try:
         model = AutoModelForCausalLM.from_pretrained(exported)
@@ -64,9 +62,10 @@ def test_the_doctor_has_nothing_against_it(model_path, taught, tmp_path):
     teachers = {"default": PolicyArgs(path=taught)}
     module = UniOPD(PolicyArgs(path=model_path), teachers, SamplingArgs(n=2, max_new_tokens=8), grader_workers=1)
     findings = run_all_checks(module, Prompts(questions(2), batch_size=2), trainer(tmp_path))
-    print(*[(f.name, f.status, f.message) for f in findings], sep="\n")
-    status = {finding.name: finding for finding in findings}
-    assert not [finding for finding in findings if finding.status == "red"]
+    machine = {"versions", "device", "memory", "disk"}
+    status = {finding.name: finding for finding in findings if finding.name not in machine}
+    assert {name for name, finding in status.items() if finding.status != "green"} == {"golds"}  # they have no grader
     assert "135M parameters" in status["models"].message
-    for name in ("models", "self-test"):
-        assert status[name].status == "green", status[name]
+    assert "The same table of 49,152 tokens." in status["tokens default"].message
+    assert "end with <|im_end|> (2), sampling stops at tokenizer <|im_end|> (2)" in status["ends"].message
+    assert {"self-test", "drift", "disagreement default", "template default"} <= status.keys()
