@@ -43,6 +43,7 @@ COMMANDS = {
     "export": Command(
         "lit_uniopd.cli.export_command", "Turn a checkpoint into a Hugging Face directory, or its adapter into PEFT's."
     ),
+    "convert": Command("lit_uniopd.cli.convert_command", "Turn a GGUF file into a Hugging Face directory."),
     "view": Command(
         "lit_uniopd.view.cli", "Write one HTML file with every token of a run's chosen rollouts and pairs."
     ),

