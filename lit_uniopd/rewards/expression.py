@@ -4,6 +4,7 @@ A small grammar of its own: no text of a model is evaluated as a program, sizes 
 loaded. What is not wholly a number (``x^2``, ``3 apples and 4``) has no value.
 """
 
+import functools
 import math
 import re
 from fractions import Fraction
@@ -29,6 +30,7 @@ _PREFIX = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=4096)
 def evaluate(text: str) -> Value | None:
     r"""The value of a text that is one number, with or without a unit, a name (``x =``) and markup around it.
 

@@ -8,6 +8,12 @@ from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 
 _THINK_TAG = re.compile(r"</?think>")
+_REASONING_TAG = re.compile(r"<(/?)(thinking|reasoning|reflection|analysis|scratchpad|thought)>", re.IGNORECASE)
+_MODEL_BOX = re.compile(
+    r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>|<(conclusion|final_answer|final|ans)>(.*?)</\2>|\[\[([A-Za-z])\]\]",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Of GLM-V, LLaVA-CoT and prompts of judges."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
@@ -32,6 +38,34 @@ def strip_thinking(response: str) -> str | None:
             start = tag.end()
         thinking = opens
     return None if thinking else "".join([*visible, response[start:]])
+
+
+def strip_reasoning(visible: str) -> str | None:
+    """A response without the blocks that models make up for their reasoning (``<thinking>``, ``<reflection>``).
+
+    Args:
+        visible: A response without its ``<think>`` blocks.
+
+    Returns:
+        None if the last block is not closed and the response ends inside it.
+    """
+    pieces: list[str] = []
+    start, name = 0, None
+    for tag in _REASONING_TAG.finditer(visible):
+        if not tag[1] and name is None:
+            pieces.append(visible[start : tag.start()])
+            name = tag[2].lower()
+        elif tag[1] and name == tag[2].lower():
+            start, name = tag.end(), None
+    return None if name is not None else "".join([*pieces, visible[start:]])
+
+
+def last_model_box(text: str) -> str | None:
+    """What the last box of a model's own markup holds (``<|begin_of_box|>B<|end_of_box|>``); None without one."""
+    last = None
+    for last in _MODEL_BOX.finditer(text):  # noqa: B007  # the last one
+        pass
+    return None if last is None else (last[1] or last[3] or last[4] or "")
 
 
 def last_box(text: str) -> str | None:
