@@ -116,7 +116,7 @@ def _cued(text: str, letters: str, options: Mapping[str, str]) -> str | None:
         for cue in reversed(list(pattern.finditer(text))[-_CUES:]):
             if cue.start() <= place:
                 break
-            if _hypothetical(text, cue.start()) or _denied(text, cue.start()):
+            if is_hypothetical(text, cue.start()) or is_denied(text, cue.start()):
                 continue
             candidate = _behind_cue(text, cue.end(), letters, options, choosing=choosing)
             if candidate is not None:
@@ -164,7 +164,7 @@ def _concluded(text: str, letters: str, options: Mapping[str, str]) -> str | Non
         match = _BEHIND_CONCLUSION.match(following)
         if match is None or match[1] not in letters or _is_word(following, match.end(1), match[1]):
             continue
-        if not _denied(text, cue.start()) and not cues.REJECTED_BEHIND.match(following, match.end(1)):
+        if not is_denied(text, cue.start()) and not cues.REJECTED_BEHIND.match(following, match.end(1)):
             return match[1]
     return _mentioned(text, letters)
 
@@ -251,12 +251,12 @@ def _is_verdict(text: str, called: re.Match[str], letters: str) -> bool:
         letter in letters
         and not named
         and not cues.FIGURE.search(before)
-        and not _denied(text, called.start())
+        and not is_denied(text, called.start())
         and not cues.CONDITION.match(text, called.end())
     )
 
 
-def _hypothetical(text: str, start: int) -> bool:
+def is_hypothetical(text: str, start: int) -> bool:
     """Whether a cue belongs to a hypothesis or to somebody else: "if the answer were B"."""
     before = re.split(r"[.!?。\n]", text[max(0, start - 48) : start])[-1]
     match = cues.HYPOTHESIS.search(before)
@@ -268,7 +268,7 @@ def _hypothetical(text: str, start: int) -> bool:
     )
 
 
-def _denied(text: str, start: int) -> bool:
+def is_denied(text: str, start: int) -> bool:
     """Whether the same sentence negates a cue: "I don't think the answer is B"."""
     before = re.split(r"[.!?。,，;；\n]", text[max(0, start - 24) : start])[-1]
     return cues.NEGATION.search(before) is not None

@@ -15,6 +15,7 @@ from lit_uniopd.rewards.units import split_unit
 Value = Fraction | float
 """Exact where the number is rational, else the nearest double."""
 MAX_CHARS = 300
+_MAX_RELATIVE = 1e-3
 _MAX_BITS = 4096
 """Of exact numbers; what is larger has no value."""
 _TOKEN = re.compile(
@@ -60,6 +61,11 @@ def equal_values(first: Value, second: Value) -> bool:
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return first == second
     return math.isclose(as_float(first), as_float(second), rel_tol=1e-12, abs_tol=1e-300)
+
+
+def is_close(first: float, second: float) -> bool:
+    """Whether two numbers are the same but for rounding, also where both would be rounded to nothing."""
+    return abs(first - second) <= _MAX_RELATIVE * max(abs(first), abs(second))
 
 
 def _value(formula: str) -> Value | None:

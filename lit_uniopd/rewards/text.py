@@ -9,7 +9,10 @@ from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 
 _THINK_TAG = re.compile(r"</?think>")
 _REASONING_TAG = re.compile(r"<(/?)(thinking|reasoning|reflection|analysis|scratchpad|thought)>", re.IGNORECASE)
-_MODEL_BOX = re.compile(
+_MODEL_BOX = re.compile(r"<\|(begin|end)_of_box\|>|<(/?)(?:conclusion|final_answer|final|ans)>", re.IGNORECASE)
+"""Of GLM-V, LLaVA-CoT and prompts of judges."""
+_JUDGED = re.compile(r"\[\[([A-Za-z])\]\]")
+_BOX = re.compile(
     r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>|<(conclusion|final_answer|final|ans)>(.*?)</\2>|\[\[([A-Za-z])\]\]",
     re.DOTALL | re.IGNORECASE,
 )
@@ -61,11 +64,21 @@ def strip_reasoning(visible: str) -> str | None:
 
 
 def last_model_box(text: str) -> str | None:
-    """What the last box of a model's own markup holds (``<|begin_of_box|>B<|end_of_box|>``); None without one."""
-    last = None
-    for last in _MODEL_BOX.finditer(text):  # noqa: B007  # the last one
-        pass
-    return None if last is None else (last[1] or last[3] or last[4] or "")
+    """What the last box of a model's own markup holds (``<|begin_of_box|>B<|end_of_box|>``, ``[[B]]``).
+
+    Returns:
+        None without one that is closed.
+    """
+    content: str | None = None
+    start: int | None = None
+    for tag in _MODEL_BOX.finditer(text):
+        if tag[1] == "begin" or (tag[1] is None and not tag[2]):
+            start = tag.end()
+        elif start is not None:
+            content, start = text[start : tag.start()], None
+    if content is None and (letters := _JUDGED.findall(text)):
+        return letters[-1]
+    return content
 
 
 def last_box(text: str) -> str | None:

@@ -52,7 +52,10 @@ _NAMES: dict[str, str] = {
 }
 _CANON = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 _WORD = r"(?:[^\W\d_]|[%’'])+"
-_ONE = rf"(?:\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{{\s*[^{{}}]{{0,40}}\}}|{_WORD}\.?)(?:\s?\^\s?\{{?-?\d\}}?)?"
+_ONE = (
+    rf"(?:\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{{(?:[^{{}}]|\{{[^{{}}]{{0,9}}\}}){{0,40}}\}}|{_WORD}\.?)"
+    r"(?:\s?\^\s?\{?-?\d\}?)?"
+)
 _UNIT = re.compile(rf"(?P<blank>\s*)(?P<unit>{_ONE}(?:\s*(?:/|\\cdot|\*|\s)\s*{_ONE}){{0,5}})\s*")
 _DEGREE = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?\s*([CF])?\s*|\s*\\degree\s*")
 _NUMBER_END = re.compile(r"[\d})!.]\s*$|\\pi\s*$")
