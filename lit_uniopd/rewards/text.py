@@ -1,11 +1,13 @@
 """Finding the final answer in a response, and the grader that compares it as text."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.grade import gold_text, unknown, verdict
+from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
+from lit_uniopd.rewards.notation import without_emphasis
 
 _THINK_TAG = re.compile(r"</?think>")
 _REASONING_TAG = re.compile(r"<(/?)(thinking|reasoning|reflection|analysis|scratchpad|thought)>", re.IGNORECASE)
@@ -19,6 +21,7 @@ _BOX = re.compile(
 """Of GLM-V, LLaVA-CoT and prompts of judges."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_QUOTES = "\"'“”‘’«»「」"
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
 
 
@@ -127,13 +130,52 @@ def visible_answer(response: str) -> str | None:
     return visible if visible is None or visible == response else visible.strip()
 
 
-def grade_exact(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    """Whole-response equality: the response without thinking and outer blanks is the gold answer, letter by letter."""
+def grade_exact(
+    gold: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    extraction: Literal["protocol", "robust"] = "robust",
+    ignore_case: bool = False,
+) -> Grade:
+    """Equality of texts, after normalisation.
+
+    Args:
+        gold: Text or a number.
+        prediction: The response; thinking and outer blanks never count.
+        row: Not used.
+        extraction: ``protocol``: the whole response is the gold answer, letter by letter. ``robust``: the last answer
+            tag, else the last box, else the whole response is, after repeated blanks, quotes and markdown around it,
+            one final full stop and the width of signs (``Ａ`` is ``A``) are taken off both sides.
+        ignore_case: capital and small letters are the same.
+
+    Raises:
+        ValueError: for another ``extraction``.
+    """
+    check_extraction(extraction)
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
     answer = strip_thinking(prediction)
+    if answer is not None and extraction == "robust":
+        answer = strip_reasoning(answer)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
-    answer = answer.strip()
-    return verdict(answer == expected.strip(), answer) if answer else Grade(False, 0.0, reason="no_answer")
+    answer, expected = answer.strip(), expected.strip()
+    if extraction == "robust" and answer != expected:
+        marked = last_answer_tag(answer)
+        marked = last_box(answer) if marked is None else marked
+        answer, expected = normalised_text(answer if marked is None else marked), normalised_text(expected)
+    if not answer:
+        return Grade(False, 0.0, reason="no_answer")
+    equal = answer.casefold() == expected.casefold() if ignore_case else answer == expected
+    return verdict(equal, answer)
+
+
+def normalised_text(text: str) -> str:
+    """A text without what surrounds it: blanks, quotes, markdown, one final full stop; NFKC signs, single blanks."""
+    text = unicodedata.normalize("NFKC", text)
+    for _ in range(3):
+        text = without_emphasis(text).strip().strip(_QUOTES)
+        text = text.strip() if text.endswith("..") else re.sub(r"\s*[.。।۔]$", "", text.strip())
+    return " ".join(text.split())
