@@ -12,7 +12,8 @@ def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None
     """Similarity to the best of the gold answers.
 
     Args:
-        golds: A text or number, or several; blank ones are left out.
+        golds: A text or number, or several; missing ones are left out. Blank texts are too, but to a blank answer
+            they are the same, as on the official server.
         prediction: The response. If it holds thinking, that and the blanks around it are taken off first.
         row: Not used.
         threshold: Similarities below it count as 0, in (0, 1]. An answer is correct if it reaches it.
@@ -24,9 +25,12 @@ def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
     several = isinstance(golds, Sequence) and not isinstance(golds, str)
     expected = [text for gold in (golds if several else [golds]) if (text := gold_text(gold)) is not None]
+    answer = visible_answer(prediction)
+    blank = any(isinstance(gold, str) and not gold.strip() for gold in (golds if several else [golds]))
+    if blank and answer is not None and not answer.strip():
+        return Grade(True, 1.0, answer, "ok")
     if not expected:
         return unknown("no_gold")
-    answer = visible_answer(prediction)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
     if not answer.strip():
@@ -53,8 +57,10 @@ def anls_score(golds: Sequence[str], answer: str, threshold: float = 0.5) -> flo
 def _similarity(gold: str, answer: str, threshold: float) -> float:
     length = max(len(gold), len(answer))
     first, second = _normalised(gold), _normalised(answer)
+    if length == 0:
+        return 1.0  # nothing differs, by the official rule
     # The lengths alone differ by too much: hostile answers are long, gold answers are not.
-    if length == 0 or 1 - abs(len(first) - len(second)) / length < threshold:
+    if 1 - abs(len(first) - len(second)) / length < threshold:
         return 0.0
     similarity = 1 - levenshtein(first, second) / length
     return similarity if similarity >= threshold else 0.0

@@ -12,11 +12,13 @@ from typing import Any
 
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import gold_text, unknown, verdict
+from lit_uniopd.rewards.notation import ascii_notation, without_emphasis, without_stop
 from lit_uniopd.rewards.text import visible_answer
 
 MAX_RELATIVE_CHANGE = 0.05
 _MAX_NUMBER_CHARS = 400
 """No number of a chart is longer; float() of hostile digits takes its time."""
+_YEAR = re.compile(r"1\d{3}|20\d{2}|2100")
 _QUOTES = "\"'`“”‘’«»"
 _CURRENCY = re.compile(r"([+-]?)\s*[$€£¥₹]\s*")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
@@ -34,8 +36,11 @@ def grade_chartqa_relaxed(gold: Any, prediction: str, row: Mapping[str, Any] | N
 
 
 def grade_chartqa_normalised(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    """The same rule after outer blanks and quotes, one final full stop, a leading currency sign and thousands
-    separators are taken off both sides.
+    """The same rule as a person would apply it.
+
+    Outer blanks, quotes and markdown, one final full stop, a leading currency sign and thousands separators are taken
+    off both sides, other scripts' digits and signs are read, float noise does not count, and a year (a whole number
+    from 1000 to 2100, written as one) has no 5 %: it is the same year or another.
     """
     return _grade(gold, prediction, normalise=True)
 
@@ -51,14 +56,25 @@ def _grade(gold: Any, prediction: str, *, normalise: bool) -> Grade:
         expected, answer = _normalised(expected), _normalised(answer)
     if not answer.strip():
         return Grade(False, 0.0, reason="no_answer")
-    return verdict(_relaxed_equal(expected, answer), answer)
+    equal = _equal_to_a_person if normalise else _relaxed_equal
+    return verdict(equal(expected, answer), answer)
 
 
 def _relaxed_equal(expected: str, answer: str) -> bool:
     target, value = _number(expected), _number(answer)
-    if value is not None and target:  # a target of zero has no relative difference
+    # A target of zero has no relative difference; that of nan and infinities is nan, and never small.
+    if value is not None and target:
         return abs(value - target) / abs(target) <= MAX_RELATIVE_CHANGE
     return answer.lower() == expected.lower()
+
+
+def _equal_to_a_person(expected: str, answer: str) -> bool:
+    if _YEAR.fullmatch(expected) and _YEAR.fullmatch(answer):
+        return expected == answer
+    target, value = _number(expected), _number(answer)
+    if value is not None and target and math.isfinite(target):  # "inf" and "nan" are words here: equal to themselves
+        return abs(value - target) <= MAX_RELATIVE_CHANGE * abs(target) * (1 + 1e-9)
+    return answer.casefold() == expected.casefold()
 
 
 def _number(text: str) -> float | None:
@@ -68,11 +84,11 @@ def _number(text: str) -> float | None:
         number = float(text.rstrip("%")) / 100.0 if text.endswith("%") else float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None  # "inf" and "nan" are words: equal to themselves
+    return number
 
 
 def _normalised(text: str) -> str:
-    text = text.strip().strip(_QUOTES).strip()
-    text = text.removesuffix(".").rstrip().strip(_QUOTES).strip()
+    text = without_emphasis(ascii_notation(text).strip().strip(_QUOTES).strip())
+    text = without_emphasis(without_stop(text).strip(_QUOTES).strip())
     text = _CURRENCY.sub(r"\1", text, count=1) if _CURRENCY.match(text) else text
     return _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)

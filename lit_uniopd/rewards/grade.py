@@ -51,6 +51,16 @@ def gold_text(gold: Any) -> str | None:
     return format(number.to_integral_value() if number.is_finite() and number == int(number) else number, "f")
 
 
+def check_extraction(extraction: str, modes: tuple[str, ...] = ("protocol", "robust")) -> None:
+    """Refuse unknown modes of finding the answer.
+
+    Raises:
+        ValueError: with the modes there are.
+    """
+    if extraction not in modes:
+        raise ValueError(f"extraction must be one of {', '.join(modes)}, not {extraction!r}")
+
+
 def guarded(name: str, grade: Callable[..., Grade]) -> Grader:
     """Make ``grade`` keep the promises of a `Grader`: no gold, no verdict; an exception becomes reason ``error``."""
 

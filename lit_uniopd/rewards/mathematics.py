@@ -1,25 +1,31 @@
-r"""The mathematics grader: our own extraction of the boxed answer, compared by math-verify.
+r"""The mathematics grader: the boxed answer, compared by our own rules and by math-verify.
 
-The rule is that of G-OPD, the evaluation that Uni-OPD follows: the last ``\boxed`` of the response, cut at 300
-characters, boxed again and compared with the boxed gold answer; no box is wrong. The whole response never reaches
-math-verify, which would also read boxes in the thinking and join several boxes to one number.
+Three modes of finding the answer and comparing it:
 
-Tolerances of math-verify that are kept: a percentage equals both readings (50 % = 0.5 = 50), decimals agree after
-rounding to ``digits`` places, ``{1, 2}`` equals the open interval (1, 2), words are compared as products of letters.
+- ``protocol`` is that of G-OPD, the evaluation that Uni-OPD follows: the last ``\boxed`` of the response, cut at 300
+  characters, boxed again and compared with the boxed gold answer by math-verify alone; no box is wrong. The whole
+  response never reaches math-verify, which would also read boxes in the thinking and join several boxes to one
+  number. Its tolerances stand: letters are units, words are products of letters, 15 digits are equality.
+- ``boxed``, for rewards: a box in any form, several boxes of one sentence as one list, no box inside a program;
+  compared by `lit_uniopd.rewards.math_equality`, which grants less to what is wrong and more to other notations.
+- ``robust``: as ``boxed``, and where there is no box the answer that the response declares.
+
+In all of them a percentage equals both readings (50 % = 0.5 = 50), and decimals agree after rounding to ``digits``
+places.
 """
 
-import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.boxes import declared_answer, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
-from lit_uniopd.rewards.grade import gold_text, unknown, verdict
-from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
+from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
+from lit_uniopd.rewards.math_equality import clean, equal_answers, math_verify
+from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
-"""Thin spaces and guarded commas inside a number."""
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -32,6 +38,7 @@ def grade_math(
     digits: int = 6,
     tags: bool = False,
     choices: Mapping[str, str] | None = None,
+    extraction: Literal["protocol", "boxed", "robust"] = "boxed",
 ) -> Grade:
     r"""Compare the last boxed answer with the gold answer.
 
@@ -46,20 +53,28 @@ def grade_math(
         digits: Decimal places to which numbers are rounded before they are compared.
         tags: Read the last ``<answer>`` tag, if there is one: the last box in it, else all of it.
         choices: Letter -> option. The text of an option and its letter are the same answer.
+        extraction: ``protocol``, ``boxed`` or ``robust``; see the module.
+
+    Raises:
+        ValueError: if the gold answer cannot be read, or for another ``extraction``.
     """
+    check_extraction(extraction, ("protocol", "boxed", "robust"))
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
     visible = strip_thinking(prediction)
+    if visible is not None and extraction != "protocol":
+        visible = strip_reasoning(visible)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
-    answer = _clean(_final(visible, tags))[:max_chars]
+    answer, expected = _answers(visible, expected, max_chars, tags, extraction)
     if not answer:
         return Grade(False, 0.0, reason="no_answer")
-    expected = _clean(last_box(expected) or expected)[:max_chars]
     if choices and (right := _by_choices(expected, answer, choices)) is not None:
         return verdict(right, answer)
-    return verdict(answer == expected or _equivalent(expected, answer, digits), answer)
+    if extraction == "protocol":
+        return verdict(answer == expected or _equal_by_protocol(expected, answer, digits), answer)
+    return verdict(equal_answers(clean(expected), clean(answer), digits), answer)
 
 
 def check_math_verify() -> None:
@@ -69,16 +84,23 @@ def check_math_verify() -> None:
         RuntimeError: if they are not understood, with the remedy.
     """
     for gold, answer in (("0.5", r"50\%"), ("50", r"50\%"), (r"50\%", "0.5"), (r"50\%", "50")):
-        if not _equivalent(gold, answer, digits=6):
+        if not _equal_by_protocol(gold, answer, digits=6):
             raise RuntimeError(
                 "math-verify cannot read percentages with the installed ANTLR runtime; "
                 "install antlr4-python3-runtime==4.13.2."
             )
 
 
-def _final(visible: str, tags: bool) -> str:
-    tagged = last_answer_tag(visible) if tags else None
-    return (last_box(visible) or "") if tagged is None else (last_box(tagged) or tagged)
+def _answers(visible: str, gold: str, max_chars: int, tags: bool, extraction: str) -> tuple[str, str]:
+    """The response's answer, ``""`` for none, and the gold one."""
+    if extraction == "protocol":
+        tagged = last_answer_tag(visible) if tags else None
+        final = (last_box(visible) or "") if tagged is None else (last_box(tagged) or tagged)
+        return _clean(final)[:max_chars], _clean(last_box(gold) or gold)[:max_chars]
+    final = marked_answer(visible, tags=tags)
+    if final is None and extraction == "robust":
+        final = declared_answer(visible)
+    return _clean(final or "")[:max_chars], _clean(last_box(gold) or gold)[:max_chars]
 
 
 def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool | None:
@@ -96,27 +118,11 @@ def _clean(answer: str) -> str:
     return answer[:-1].rstrip() if ends_sentence else answer
 
 
-def _equivalent(expected: str, answer: str, digits: int) -> bool:
+def _equal_by_protocol(expected: str, answer: str, digits: int) -> bool:
     if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(answer):  # most contest answers; 1.5 ms saved on each
         return int(expected) == int(answer)
-    parse, verify = _math_verify()
+    parse, verify = math_verify(units=True)
     gold, target = parse(expected), parse(answer)
     if not gold:
         raise ValueError(f"math-verify cannot read the gold answer {expected[:80]!r}")
     return verify(gold, target, float_rounding=digits, timeout_seconds=None, raise_on_error=True)
-
-
-@functools.cache
-def _math_verify() -> tuple[Any, Any]:
-    # Half a second to import: only grading processes pay for it.
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    # Not its default pair of extractors: the second takes the last number of what the LaTeX grammar rejects, so that
-    # "203 \lor 204" would earn 204's reward. Its time limits need SIGALRM, which the worker uses itself; the parent
-    # keeps time.
-    latex = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    def parse_boxed(text: str) -> list[Any]:
-        return parse(rf"\boxed{{{text}}}", extraction_config=latex, parsing_timeout=None, raise_on_error=True)  # type: ignore[arg-type]
-
-    return parse_boxed, verify

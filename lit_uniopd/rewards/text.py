@@ -1,15 +1,27 @@
 """Finding the final answer in a response, and the grader that compares it as text."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.grade import gold_text, unknown, verdict
+from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
+from lit_uniopd.rewards.notation import without_emphasis
 
 _THINK_TAG = re.compile(r"</?think>")
+_REASONING_TAG = re.compile(r"<(/?)(thinking|reasoning|reflection|analysis|scratchpad|thought)>", re.IGNORECASE)
+_MODEL_BOX = re.compile(r"<\|(begin|end)_of_box\|>|<(/?)(?:conclusion|final_answer|final|ans)>", re.IGNORECASE)
+"""Of GLM-V, LLaVA-CoT and prompts of judges."""
+_JUDGED = re.compile(r"\[\[([A-Za-z])\]\]")
+_BOX = re.compile(
+    r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>|<(conclusion|final_answer|final|ans)>(.*?)</\2>|\[\[([A-Za-z])\]\]",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Of GLM-V, LLaVA-CoT and prompts of judges."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_QUOTES = "\"'“”‘’«»「」"
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
 
 
@@ -32,6 +44,44 @@ def strip_thinking(response: str) -> str | None:
             start = tag.end()
         thinking = opens
     return None if thinking else "".join([*visible, response[start:]])
+
+
+def strip_reasoning(visible: str) -> str | None:
+    """A response without the blocks that models make up for their reasoning (``<thinking>``, ``<reflection>``).
+
+    Args:
+        visible: A response without its ``<think>`` blocks.
+
+    Returns:
+        None if the last block is not closed and the response ends inside it.
+    """
+    pieces: list[str] = []
+    start, name = 0, None
+    for tag in _REASONING_TAG.finditer(visible):
+        if not tag[1] and name is None:
+            pieces.append(visible[start : tag.start()])
+            name = tag[2].lower()
+        elif tag[1] and name == tag[2].lower():
+            start, name = tag.end(), None
+    return None if name is not None else "".join([*pieces, visible[start:]])
+
+
+def last_model_box(text: str) -> str | None:
+    """What the last box of a model's own markup holds (``<|begin_of_box|>B<|end_of_box|>``, ``[[B]]``).
+
+    Returns:
+        None without one that is closed.
+    """
+    content: str | None = None
+    start: int | None = None
+    for tag in _MODEL_BOX.finditer(text):
+        if tag[1] == "begin" or (tag[1] is None and not tag[2]):
+            start = tag.end()
+        elif start is not None:
+            content, start = text[start : tag.start()], None
+    if content is None and (letters := _JUDGED.findall(text)):
+        return letters[-1]
+    return content
 
 
 def last_box(text: str) -> str | None:
@@ -80,13 +130,52 @@ def visible_answer(response: str) -> str | None:
     return visible if visible is None or visible == response else visible.strip()
 
 
-def grade_exact(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    """Whole-response equality: the response without thinking and outer blanks is the gold answer, letter by letter."""
+def grade_exact(
+    gold: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    extraction: Literal["protocol", "robust"] = "robust",
+    ignore_case: bool = False,
+) -> Grade:
+    """Equality of texts, after normalisation.
+
+    Args:
+        gold: Text or a number.
+        prediction: The response; thinking and outer blanks never count.
+        row: Not used.
+        extraction: ``protocol``: the whole response is the gold answer, letter by letter. ``robust``: the last answer
+            tag, else the last box, else the whole response is, after repeated blanks, quotes and markdown around it,
+            one final full stop and the width of signs (``Ａ`` is ``A``) are taken off both sides.
+        ignore_case: capital and small letters are the same.
+
+    Raises:
+        ValueError: for another ``extraction``.
+    """
+    check_extraction(extraction)
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
     answer = strip_thinking(prediction)
+    if answer is not None and extraction == "robust":
+        answer = strip_reasoning(answer)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
-    answer = answer.strip()
-    return verdict(answer == expected.strip(), answer) if answer else Grade(False, 0.0, reason="no_answer")
+    answer, expected = answer.strip(), expected.strip()
+    if extraction == "robust" and answer != expected:
+        marked = last_answer_tag(answer)
+        marked = last_box(answer) if marked is None else marked
+        answer, expected = normalised_text(answer if marked is None else marked), normalised_text(expected)
+    if not answer:
+        return Grade(False, 0.0, reason="no_answer")
+    equal = answer.casefold() == expected.casefold() if ignore_case else answer == expected
+    return verdict(equal, answer)
+
+
+def normalised_text(text: str) -> str:
+    """A text without what surrounds it: blanks, quotes, markdown, one final full stop; NFKC signs, single blanks."""
+    text = unicodedata.normalize("NFKC", text)
+    for _ in range(3):
+        text = without_emphasis(text).strip().strip(_QUOTES)
+        text = text.strip() if text.endswith("..") else re.sub(r"\s*[.。।۔]$", "", text.strip())
+    return " ".join(text.split())

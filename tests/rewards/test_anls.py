@@ -67,3 +67,36 @@ def test_thinking_is_not_part_of_the_answer():
 def test_hostile_lengths_are_fast():
     assert GRADERS["anls"](["a" * 60], "a" * 1_000_000).score == 0.0
     assert GRADERS["anls"](["ab" * 2000], "ba" * 2000).correct
+
+
+def reference(references: list[str], prediction: str, threshold: float = 0.5) -> float:
+    """The released function of lmms-eval's DocVQA and InfoVQA, with the textbook distance."""
+    values = []
+    for answer in references:
+        gold, detected = " ".join(answer.strip().lower().split()), " ".join(prediction.strip().lower().split())
+        length = max(len(answer.upper()), len(prediction.upper()))
+        values.append(0.0 if length == 0 else edits(gold, detected) / length)
+    result = 1 - min(values)
+    return 0.0 if result < threshold else result
+
+
+@pytest.mark.parametrize(
+    "golds",
+    [[""], ["", "abc"], ["abc"], ["nan"], ["inf"], ["0"], ["1.0"], ["NaN", "x"], ["A B"], ["ab  c"], ["é"], ["—"]],
+)
+@pytest.mark.parametrize("answer", ["", " ", "abc", "nan", "inf", "0", "1", "a b", "ab c", "e", "-", "É"])
+def test_empty_texts_and_other_corners_are_as_the_reference_rules(golds, answer):
+    assert anls_score(golds, answer) == pytest.approx(reference(golds, answer))
+    grade = GRADERS["anls"](golds, answer)
+    if grade.reason != "no_gold":
+        assert grade.score == pytest.approx(reference(golds, answer))
+    else:
+        assert not any(golds)
+
+
+def test_a_blank_gold_is_a_blank_answer_and_a_missing_one_is_no_gold():
+    assert GRADERS["anls"]("", "").correct
+    assert GRADERS["anls"](["", "abc"], "").correct
+    assert GRADERS["anls"]([None], "").reason == "no_gold"
+    assert GRADERS["anls"]([float("nan")], "nan").reason == "no_gold"
+    assert GRADERS["anls"]("", "abc").reason == "no_gold"

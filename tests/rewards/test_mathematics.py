@@ -167,10 +167,12 @@ def test_no_gold(math, gold):
     assert (grade.correct, grade.reason, grade.outcome) == (None, "no_gold", -1)
 
 
-def test_official_numbers(math):
+@pytest.mark.parametrize("extraction", ["protocol", "boxed", "robust"])
+def test_official_numbers(math, extraction):
     cases = json.loads(GOLDEN.read_text())["math_gopd_last_boxed_math_verify"]
     assert len(cases) == 8
-    assert [math(case["label"], case["response"]).score for case in cases] == [case["score"] for case in cases]
+    scores = [math(case["label"], case["response"], extraction=extraction).score for case in cases]
+    assert scores == [case["score"] for case in cases]
 
 
 def test_boxed_text_is_cut(math):
@@ -192,7 +194,7 @@ def test_the_canary_names_the_remedy(monkeypatch):
     def stale(gold, target, **_):
         return gold == target or "%" not in gold[0] + target[0]
 
-    monkeypatch.setattr(mathematics, "_math_verify", lambda: (lambda text: [text], stale))
+    monkeypatch.setattr(mathematics, "math_verify", lambda **_: (lambda text: [text], stale))
     with pytest.raises(RuntimeError, match=r"install antlr4-python3-runtime==4\.13\.2"):
         mathematics.check_math_verify()
 
@@ -201,3 +203,192 @@ def test_the_canary_names_the_remedy(monkeypatch):
 def test_thousands_may_be_set_apart(math, answer):
     grade = math("10000", rf"\boxed{{{answer}}}")
     assert grade.correct is (answer != r"1\,0\,000")
+
+
+NEIGHBOURS = [
+    # several boxes for several solutions
+    ("3, 7", r"The solutions are \boxed{3} and \boxed{7}.", True),
+    ("3, 7", r"$x=\boxed{7}$ or $x=\boxed{3}$", True),
+    ("3, 7", r"\boxed{3}, \boxed{7}", True),
+    ("1, 2, 3", r"\boxed{1}, \boxed{2}, and \boxed{3}", True),
+    ("3, 7", r"\boxed{3} and \boxed{8}", False),
+    ("3, 7", r"\boxed{7}", False),
+    ("7", r"The solutions are \boxed{3} and \boxed{7}.", False),
+    ("7", r"\boxed{3} or \boxed{7}", False),
+    ("7", r"\boxed{7}, that is, $x = \boxed{7}$", True),
+    ("7", r"A draft: \boxed{3}. Correction: \boxed{7}", True),
+    ("3000204", r"\boxed{3}, \boxed{204}", False),
+    # boxes without braces, in code, of models, empty
+    ("7", r"\boxed7", True),
+    ("7", r"$\boxed7$.", True),
+    ("7", r"\boxed 7", True),
+    ("1", r"\boxed 12", False),
+    ("B", r"\boxed B", True),
+    (r"\pi", r"\boxed\pi", True),
+    ("7", "The answer is \\boxed{7}.\n```python\nprint('\\\\boxed{8}')\n```", True),
+    ("8", "The answer is \\boxed{7}.\n```python\nprint('\\\\boxed{8}')\n```", False),
+    ("7", "```latex\n\\boxed{8}\n```\nso \\boxed{7}", True),
+    ("7", "<|begin_of_box|>7<|end_of_box|>", True),
+    ("7", r"<thinking>\boxed{8}</thinking>\boxed{7}", True),
+    ("7", r"\boxed{7} then \boxed{}", False),
+    # scripts, dashes, full stops, emphasis
+    ("42", r"\boxed{４２}", True),
+    ("42", r"\boxed{٤٢}", True),
+    ("42", r"\boxed{４３}", False),
+    ("-5", r"\boxed{–5}", True),
+    ("-5", r"\boxed{－５}", True),
+    ("5", r"\boxed{–5}", False),
+    ("42", r"\boxed{42。}", True),
+    ("42", r"\boxed{42．}", True),
+    ("42", r"\boxed{42,}", True),
+    ("12", r"\boxed{**12**}", True),
+    ("12", r"\boxed{\textbf{12}}", True),
+    ("x^2", r"\boxed{x²}", True),
+    ("x_2", r"\boxed{x²}", False),
+    (r"\frac{1}{2}", r"\boxed{½}", True),
+    (r"\sqrt{2}", r"\boxed{√2}", True),
+    # repeating decimals
+    (r"\frac{1}{3}", r"\boxed{0.\overline{3}}", True),
+    (r"\frac{1}{3}", r"\boxed{0.(3)}", True),
+    (r"\frac{1}{3}", r"\boxed{0.\dot{3}}", True),
+    (r"\frac{1}{3}", r"\boxed{0.333\ldots}", True),
+    (r"\frac{1}{7}", r"\boxed{0.\overline{142857}}", True),
+    (r"0.\overline{3}", r"\boxed{\frac{1}{3}}", True),
+    (r"\frac{1}{6}", r"\boxed{0.\overline{16}}", False),
+    ("1", r"\boxed{0.\overline{9}}", True),
+    # exact numbers
+    (r"1-\frac{1}{2^{60}}", r"\boxed{1-\frac{1}{2^{61}}}", False),
+    (r"1-\frac{1}{2^{60}}", r"\boxed{1-2^{-60}}", True),
+    (r"\frac{20!}{40!}", r"\boxed{\frac{21!}{40!}}", False),
+    (r"\frac{20!}{40!}", r"\boxed{20!/40!}", True),
+    ("2^{100}", r"\boxed{2^{100}+1}", False),
+    ("2^{100}", r"\boxed{4^{50}}", True),
+    (r"\sqrt{2}+10^{-30}", r"\boxed{\sqrt{2}}", False),
+    (r"\binom{60}{30}", r"\boxed{\binom{60}{29}}", False),
+    ("x+10^{-20}", r"\boxed{x}", False),
+    (r"10^{-8}", r"\boxed{0.00000002}", False),
+    ("0", r"\boxed{0.0000001}", False),
+    (r"e^{-50}", r"\boxed{e^{-51}}", False),
+    (r"\{1, 10^{-20}\}", r"\boxed{\{1, 2 \cdot 10^{-20}\}}", False),
+    # bases
+    ("1011_2", r"\boxed{1011_3}", False),
+    ("1011_2", r"\boxed{1011_{2}}", True),
+    ("1011_2", r"\boxed{1011_{\text{two}}}", True),
+    ("1011_2", r"\boxed{1011}", True),
+    ("1011_2", r"\boxed{1101_2}", False),
+    ("1011_2", r"\boxed{11_{10}}", True),
+    ("2A_{16}", r"\boxed{2a_{16}}", True),
+    # units and what only looks like them
+    ("27", r"\boxed{27 dollars}", True),
+    ("27", r"\boxed{\$27}", True),
+    ("40", r"\boxed{40 km/h}", True),
+    ("40", r"\boxed{40 \text{ km/h}}", True),
+    ("40", r"\boxed{40\ \mathrm{km\,h^{-1}}}", True),
+    ("25", r"\boxed{25 \text{ cm}^2}", True),
+    ("25", r"\boxed{25\text{ square units}}", True),
+    ("12", r"\boxed{12 apples}", True),
+    (r"5\text{ cm}", r"\boxed{5 cm}", True),
+    (r"5\text{ cm}", r"\boxed{5}", True),
+    (r"5\text{ cm}", r"\boxed{5\text{ m}}", False),
+    (r"5\text{ cm}", r"\boxed{5\text{ cm}^2}", False),
+    ("5 meters", r"\boxed{5 \text{ m}}", True),
+    ("3", r"\boxed{3t}", False),
+    ("3t", r"\boxed{3}", False),
+    ("2m", r"\boxed{2}", False),
+    ("x+2c", r"\boxed{x+2}", False),
+    (r"\frac{1}{2}s", r"\boxed{\frac{1}{2}}", False),
+    (r"3\sqrt{2}", r"\boxed{3\sqrt{2}\text{ cm}}", True),
+    (r"4\pi", r"\boxed{4\pi \text{ cm}^2}", True),
+    # inequations, intervals, the empty set
+    (r"b \neq a", r"\boxed{a \ne b}", True),
+    (r"b \neq a", r"\boxed{b \neq c}", False),
+    (r"b \neq a", r"\boxed{b = a}", False),
+    (r"x \neq 3", r"\boxed{x≠3}", True),
+    (r"x \neq 3", r"\boxed{(-\infty,3)\cup(3,\infty)}", True),
+    (r"x \neq 3", r"\boxed{\mathbb{R} \setminus \{3\}}", True),
+    (r"x \neq 3", r"\boxed{x = 3}", False),
+    (r"x \neq 3", r"\boxed{3}", False),
+    (r"m \in [\sqrt{2}, +\infty)", r"\boxed{m \geq \sqrt{2}}", True),
+    (r"m \geq \sqrt{2}", r"\boxed{m \in [\sqrt{2}, \infty)}", True),
+    (r"[2, \infty)", r"\boxed{x \ge 2}", True),
+    (r"[2, \infty)", r"\boxed{x > 2}", False),
+    (r"(2, \infty)", r"\boxed{x < 2}", False),
+    (r"(-1, 3]", r"\boxed{-1 < x \le 3}", True),
+    (r"(-1, 3]", r"\boxed{-1 \le x < 3}", False),
+    (r"\emptyset", r"\boxed{\varnothing}", True),
+    (r"\emptyset", r"\boxed{∅}", True),
+    (r"\emptyset", r"\boxed{\text{no solution}}", True),
+    (r"\emptyset", r"\boxed{0}", False),
+    ("(1,2)", r"\boxed{\{1,2\}}", False),
+    (r"\{1,2\}", r"\boxed{(1,2)}", False),
+    # clock times and ratios
+    ("3:30", r"\boxed{3:30}", True),
+    ("3:30", r"\boxed{03:30}", True),
+    ("3:30", r"\boxed{3:03}", False),
+    ("3:30", r"\boxed{3:30 \text{ p.m.}}", True),
+    ("15:30", r"\boxed{3:30 PM}", True),
+    (r"3:30\text{ p.m.}", r"\boxed{3:30 a.m.}", False),
+    ("2:3", r"\boxed{4:6}", True),
+    ("2:3", r"\boxed{3:2}", False),
+    # words
+    ("CAB", r"\boxed{ABC}", False),
+    ("Monday", r"\boxed{\text{monday}}", True),
+    ("triangle", r"\boxed{integral}", False),
+    (r"\text{silent}", r"\boxed{\text{listen}}", False),
+    ("even", r"\boxed{odd}", False),
+    ("偶数", r"\boxed{奇数}", False),
+    ("xy", r"\boxed{yx}", True),
+    # numbers set apart
+    ("1000", r"\boxed{1 000}", True),
+    ("1000", r"\boxed{1\,000}", True),
+    ("1000.99", r"\boxed{1000,99}", True),
+    ("2.5", r"\boxed{2\frac{1}{2}}", True),
+    ("2", r"\boxed{2\pi}", False),
+]
+
+
+@pytest.mark.parametrize(("gold", "response", "right"), NEIGHBOURS)
+def test_the_neighbours_of_what_once_was_misjudged(math, gold, response, right):
+    assert math(gold, response).correct is right
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "protocol", "boxed", "robust"),
+    [
+        ("12", r"so \boxed{12}", True, True, True),
+        ("12", "The final answer is 12.", False, False, True),
+        ("12", "The final answer is $12$. I hope it is correct.", False, False, True),
+        ("12", "#### 12", False, False, True),
+        ("12", "**Answer:** 12", False, False, True),
+        ("12", "答案是12。", False, False, True),
+        (r"\frac{1}{2}", r"Answer: $\frac{1}{2}$", False, False, True),
+        ("12", "12", False, False, True),
+        ("12", "The answer is not 12.", False, False, False),
+        ("12", "If the answer is 12, we are lost.", False, False, False),
+        ("12", r"The answer is 12, no: \boxed{13}", False, False, False),
+        ("12", "We see 12 apples.", False, False, False),
+        ("3, 7", r"\boxed{3} and \boxed{7}", False, True, True),
+        ("7", r"\boxed{3} and \boxed{7}", True, False, False),
+        ("7", r"\boxed7", False, True, True),
+        ("3", r"\boxed{3t}", True, False, False),
+        ("42", r"\boxed{４２}", False, True, True),
+    ],
+)
+def test_the_modes_of_extraction(math, gold, response, protocol, boxed, robust):
+    grades = {mode: math(gold, response, extraction=mode).correct for mode in ("protocol", "boxed", "robust")}
+    assert grades == {"protocol": protocol, "boxed": boxed, "robust": robust}
+
+
+def test_an_answer_tag_is_read_where_it_is_asked_for(math):
+    assert math("12", "<answer>**12**</answer>", tags=True).correct
+    assert math("12", "<answer>The answer is 12.</answer>", tags=True).correct
+    assert math("12", r"<answer>so \boxed{12}</answer>", tags=True).correct
+    assert math("12", "<answer>12</answer>").reason == "no_answer"
+    assert math("12", "x", extraction="lenient").reason == "error"
+
+
+def test_options_are_compared_as_mathematics(math):
+    choices = {"A": "2", "B": "-2", "C": "1", "D": r"$\frac{1}{2}$"}
+    assert math("B", r"\boxed{−2}", choices=choices).correct
+    assert math("B", r"\boxed{2}", choices=choices).correct is False
+    assert math("D", r"\boxed{0.5}", choices=choices).correct

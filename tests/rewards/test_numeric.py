@@ -45,3 +45,106 @@ def test_no_number_is_no_answer_and_a_gold_without_one_is_an_error():
 @pytest.mark.parametrize("piece", ["9", "1,", "1/", "-", "1e", "1 x 10^", r"\frac{", '"answer": '])
 def test_hostile_text_takes_linear_time(piece):
     assert GRADERS["numeric"]("12345", piece * (100_000 // len(piece))).correct is not True
+
+
+NEIGHBOURS = [
+    # expressions are read whole, never by their last digits
+    ("2", r"<answer>2\pi</answer>", False),
+    ("6.283", r"<answer>2\pi</answer>", True),
+    ("6.283", r"\boxed{2π}", True),
+    ("2", r"\boxed{\sqrt{2}}", False),
+    ("1.414", r"\boxed{\sqrt{2}}", True),
+    ("1.414", "√2", True),
+    ("3", r"\boxed{2\sqrt{3}}", False),
+    ("-3", r"<answer>10^{-3}</answer>", False),
+    ("0.001", r"<answer>10^{-3}</answer>", True),
+    ("8", "2^3", True),
+    ("3", "2^3", False),
+    ("8", "2³", True),
+    ("2", r"<answer>x^2</answer>", False),
+    ("2", r"\boxed{2x}", False),
+    ("2", r"The value is x_2", False),
+    ("2", r"it grows as n^2", False),
+    ("3", r"\boxed{\log 3}", False),
+    ("3", r"\boxed{x + 3}", False),
+    ("120", "5!", True),
+    ("5", "5!", False),
+    # mixed numbers and fractions
+    ("2.5", r"<answer>2\frac{1}{2}</answer>", True),
+    ("2.5", "2 1/2", True),
+    ("2.5", "2½", True),
+    ("-2.5", r"-2\frac{1}{2}", True),
+    ("0.5", r"<answer>2\frac{1}{2}</answer>", False),
+    ("0.5", r"\frac12", True),
+    ("0.333", r"0.\overline{3}", True),
+    # units, also with powers
+    ("25", "<answer>25 cm^2</answer>", True),
+    ("2", "<answer>25 cm^2</answer>", False),
+    ("25", r"\boxed{25\text{ cm}^2}", True),
+    ("25", "25 cm²", True),
+    ("25", "The area is 25 cm^2.", True),
+    ("2", "The area is 25 cm^2.", False),
+    ("40", r"\boxed{40 km/h}", True),
+    ("9.8", r"\boxed{9.8\ \mathrm{m/s^2}}", True),
+    ("27", r"\boxed{27 dollars}", True),
+    ("27", r"\boxed{\$27}", True),
+    ("27", "€27", True),
+    ("30", r"30^\circ", True),
+    ("30", "30°C", True),
+    # scripts and signs
+    ("42", "４２", True),
+    ("42", "答案是 ４２。", True),
+    ("42", "٤٢", True),
+    ("-3", "–3", True),
+    ("-3", "the answer is -3", True),
+    ("3", "the answer is -3", False),
+    ("3.14", "3,14", True),
+    ("1234567", "1,234,567", True),
+    ("1000", "1 000", True),
+    ("3.14", "**3.14**", True),
+    # an empty place is no answer, and the first place there is decides
+    ("5", r"5 steps, so \boxed{}", False),
+    ("5", r"5 <answer></answer>", False),
+    ("5", r"5 <answer>unknown</answer>", False),
+    ("5", r'{"reason": "5 cats", "answer": "none"}', False),
+    ("5", r'{"answer": 5}', True),
+    # hedges
+    ("5", "<answer>3 or 5</answer>", False),
+    ("3", r"\boxed{3 or 5}", False),
+    ("5", "The answer is 3 or 5", False),
+    ("5", "It is 4, or 5.", False),
+    ("5", "Take 3 or 4 first; the answer is 5", True),
+    ("50", "50 percent", True),
+    ("0.5", "50 percent", True),
+]
+
+
+@pytest.mark.parametrize(("gold", "response", "right"), NEIGHBOURS)
+def test_a_number_is_read_as_it_is_meant(gold, response, right):
+    assert GRADERS["numeric"](gold, response, absolute=0.001).correct is right
+
+
+@pytest.mark.parametrize(
+    ("response", "robust", "protocol"),
+    [
+        ("The total is 7.", True, False),
+        ("7", True, True),
+        ("7 km", True, True),
+        (r"so \boxed{7}", True, True),
+        ("<answer>about 7</answer>", True, True),
+        ('{"short answer": "7"}', True, True),
+        ("First 3, then 7", True, False),
+    ],
+)
+def test_the_protocol_reads_no_prose(response, robust, protocol):
+    assert GRADERS["numeric"]("7", response, extraction="robust").correct is robust
+    assert GRADERS["numeric"]("7", response, extraction="protocol").correct is protocol
+
+
+def test_another_extraction_is_refused():
+    assert GRADERS["numeric"]("7", "7", extraction="lenient").reason == "error"
+
+
+def test_exact_numbers_are_compared_exactly():
+    assert GRADERS["numeric"]("10000000000000000000001", "10000000000000000000000").correct is False
+    assert GRADERS["numeric"]("10000000000000000000001", "10000000000000000000001").correct is True

@@ -58,3 +58,40 @@ def test_last_box(text, box):
 def test_exact(gold, response, correct, reason):
     grade = GRADERS["exact"](gold, response)
     assert (grade.correct, grade.reason) == (correct, reason)
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "robust", "protocol"),
+    [
+        ("Paris", "Paris", True, True),
+        ("Paris", "Paris.", True, False),
+        ("Paris", " **Paris** ", True, False),
+        ("Paris", '"Paris"', True, False),
+        ("Paris", "“Paris.”", True, False),
+        ("Paris", "<answer>Paris</answer>", True, False),
+        ("Paris", r"It is \boxed{Paris}", True, False),
+        ("Paris.", "Paris", True, False),
+        ("New York", "New  York", True, False),
+        ("New York", "New\nYork", True, False),
+        ("北京", "北京。", True, False),
+        ("दिल्ली", "दिल्ली।", True, False),
+        ("A1", "Ａ１", True, False),
+        ("etc...", "etc", False, False),
+        ("Paris", "paris", False, False),
+        ("Paris", "Not Paris", False, False),
+        ("Paris", "Paris, France", False, False),
+        ("Paris", "Parıs", False, False),
+        ("-5", "5", False, False),
+        ("3.5", "3,5", False, False),
+        ("Paris", "<thinking>Rome</thinking>Paris", True, False),
+    ],
+)
+def test_exact_normalises_what_it_says(gold, response, robust, protocol):
+    assert GRADERS["exact"](gold, response).correct is robust
+    assert GRADERS["exact"](gold, response, extraction="protocol").correct is protocol
+
+
+def test_exact_may_ignore_case():
+    assert GRADERS["exact"]("Paris", "PARIS.", ignore_case=True).correct
+    assert GRADERS["exact"]("Paris", "Rome", ignore_case=True).correct is False
+    assert GRADERS["exact"]("Paris", ".").reason == "no_answer"

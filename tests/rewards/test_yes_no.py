@@ -42,3 +42,92 @@ def test_forms_of_a_gold_yes(gold):
 def test_other_golds():
     assert GRADERS["yes_no"]("perhaps", "yes").reason == "error"
     assert GRADERS["yes_no"](None, "yes").reason == "no_gold"
+
+
+NEIGHBOURS = [
+    # conclusions and declared answers
+    ("Let me check whether there is no dog... There is a dog. So the answer is yes.", "yes"),
+    ("There are no cats, but the answer is yes.", "yes"),
+    ("There are no cats. Therefore, no.", "no"),
+    ("No dog is visible at first. Answer: Yes", "yes"),
+    ("The answer is no, there is only a cat.", "no"),
+    ("The answer is **No**.", "no"),
+    ("The correct answer is: yes", "yes"),
+    ("The answer is not yes.", "no"),
+    ("I would not say the answer is yes. The answer is no.", "no"),
+    ("If the answer is yes, there must be a dog. There is none, so no.", "no"),
+    ("Final answer: True", "yes"),
+    ('{"reason": "no dog", "answer": "yes"}', "yes"),
+    ("So, yes.", "yes"),
+    ("Yes. The answer is yes, no doubt.", "yes"),
+    ("<|begin_of_box|>No<|end_of_box|>", "no"),
+    ("<thinking>no?</thinking>Yes", "yes"),
+    ("**Yes**, it is.", "yes"),
+    # negations without the words
+    ("I cannot see any dog", "no"),
+    ("I can't see any dog.", "no"),
+    ("There isn’t a dog.", "no"),
+    ("None of the animals is a dog.", "no"),
+    ("The image is without any dog.", "no"),
+    ("Neither of them is a dog", "no"),
+    ("There is nothing on the table.", "no"),
+    ("I am unable to see a dog.", "no"),
+    ("The dog is absent.", "no"),
+    # negations that negate nothing, and not knowing
+    ("There is a dog, no doubt.", None),
+    ("I cannot deny that there is a dog.", None),
+    ("I am not sure.", None),
+    ("I don't know", None),
+    ("It cannot be determined from the picture.", None),
+    ("There is a dog.", None),
+    # hedges
+    ("Yes and no.", None),
+    ("The answer is yes or no.", None),
+    ("<answer>Yes or no</answer>", None),
+    # other languages
+    ("Nein, da ist kein Hund.", "no"),
+    ("Sí, hay un perro.", "yes"),
+    ("Non.", "no"),
+    ("Oui", "yes"),
+    ("La respuesta es sí.", "yes"),
+    ("Es ist kein Hund zu sehen.", "no"),
+    ("是的", "yes"),
+    ("没有", "no"),
+    ("答案：否", "no"),
+    ("いいえ", "no"),
+    ("네", "yes"),
+    ("Да.", "yes"),
+]
+
+
+@pytest.mark.parametrize(("response", "expected"), NEIGHBOURS)
+def test_conclusions_and_negations(response, expected):
+    assert GRADERS["yes_no"]("yes", response).extracted == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "protocol", "robust"),
+    [
+        ("Yes", "yes", "yes"),
+        ("No, it is not", "no", "no"),
+        ("There is not a dog", "no", "no"),
+        ("There is a dog", "yes", None),
+        ("I cannot see any dog", "yes", "no"),
+        ("maybe", "yes", None),
+        ("There is a dog. No doubt.", "yes", None),
+        ("There are no cats, but the answer is yes.", "no", "yes"),
+    ],
+)
+def test_the_protocol_is_the_rule_of_pope(response, protocol, robust):
+    assert GRADERS["yes_no"]("yes", response, extraction="protocol").extracted == protocol
+    assert GRADERS["yes_no"]("yes", response, extraction="robust").extracted == robust
+
+
+def test_exact_reads_one_word():
+    assert GRADERS["yes_no"]("yes", "Yes", exact=True).correct
+    assert GRADERS["yes_no"]("yes", "Yes.", exact=True).reason == "no_answer"
+
+
+@pytest.mark.parametrize("piece", ["no ", "the answer is ", "yes or ", "so ", "if ", "not ", "\\boxed{", "是"])
+def test_hostile_text_takes_linear_time(piece):
+    assert GRADERS["yes_no"]("yes", piece * (100_000 // len(piece))).correct is not None

@@ -54,7 +54,7 @@ def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapte
         grader = {"float": "numeric", "multiple choice": "choice"}.get(kind, "math")
         options: dict[str, Any] = {"absolute": 1e-3} if grader == "numeric" else {}
         if grader == "math":
-            options = {"tags": True}
+            options = {"tags": True, "extraction": "protocol"}
         group = str(values["group"]) if "group" in values else f"seed{number % seeds}"
         examples.append(replace(example, grader=grader, options=options, group=group))
     return Adapted(examples)

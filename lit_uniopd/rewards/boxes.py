@@ -1,0 +1,118 @@
+r"""Finding the boxed answers of mathematics, and answers that are declared without a box."""
+
+import re
+from dataclasses import dataclass
+
+from lit_uniopd.rewards import choice_cues as cues
+from lit_uniopd.rewards.choice_readers import is_denied, is_hypothetical
+from lit_uniopd.rewards.expression import evaluate
+from lit_uniopd.rewards.text import last_answer_tag, last_model_box
+
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_OPENING = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_BARE = re.compile(
+    r"\s?(\d)(?![\d.,/^!\\A-Za-z{])|\s?([A-Za-z])(?![A-Za-z])|\s?(\\(?:pi|infty|emptyset|varnothing))(?![A-Za-z])"
+)
+r"""What TeX boxes without braces: one digit, letter or command; of ``\boxed 12`` it would box the 1."""
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_DOLLARS = r"[\s$]*(?:\\[()\[\]])?[\s$]*"
+_JOINS = re.compile(
+    rf"{_DOLLARS}(?:,\s*and\b|,\s*or\b|[,;、，&和或]|\b(?:and|or|und|oder|y|et|ou)\b){_DOLLARS}"
+    rf"(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=)?{_DOLLARS}",
+    re.I,
+)
+"""What stands between the boxes of one list."""
+_END = re.compile(r"\n|[.。](?=\s|$)|(?<=\$)\.|,\s+(?:which|since|because|so|as)\b|\s+(?:because|since|which)\b")
+
+_NUMBER_ANNOUNCED = re.compile(r"(?:答案|结果)\s?(?:应该)?(?:是|为|[:：])|(?:答え|正解)\s?(?:は|[:：])")
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    content: str | None
+    """None: it is never closed."""
+    start: int
+    end: int
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""The final boxed answer of a response: its last box, and those that ``and``, ``or`` or a comma join to it.
+
+    Boxes in fenced programs are no answers. The last box is the answer even if it is broken: an earlier one may be a
+    draft.
+
+    Returns:
+        None without a box, or if the last one is never closed; several boxes are one list, ``3, 7``.
+    """
+    masked = _FENCE.sub(lambda match: " " * len(match[0]), text)
+    boxes = _boxes(masked)
+    if not boxes or boxes[-1].content is None:
+        return None
+    contents = [boxes[-1].content]
+    for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        if (
+            before.content is None
+            or not before.content.strip()
+            or not _JOINS.fullmatch(masked[before.end : after.start])
+        ):
+            break
+        contents.append(before.content)
+    distinct = list(dict.fromkeys(content.strip() for content in reversed(contents)))
+    return ", ".join(distinct) if len(distinct) > 1 else contents[0]
+
+
+def marked_answer(text: str, *, tags: bool) -> str | None:
+    """The answer that stands in an answer tag (if they are read), in a model's own box, or in a box; None without."""
+    tagged = last_answer_tag(text) if tags else None
+    if tagged is None:
+        tagged = last_model_box(text)
+    if tagged is None:
+        return boxed_answer(text)
+    inner = boxed_answer(tagged)
+    return tagged if inner is None else inner
+
+
+def declared_answer(text: str) -> str | None:
+    """The answer that a response without a box announces (``The final answer is 12.``), or is from end to end."""
+    if len(text) <= 80 and "\n" not in text.strip() and evaluate(text) is not None:
+        return text
+    announced = [*cues.ANNOUNCED.finditer(text), *_NUMBER_ANNOUNCED.finditer(text)]
+    for cue in sorted(announced, key=lambda match: match.start(), reverse=True)[:100]:
+        if is_hypothetical(text, cue.start()) or is_denied(text, cue.start()):
+            continue
+        behind = text[cue.end() : cue.end() + 300].lstrip(" \t\n:*=$")
+        end = _END.search(behind)
+        answer = (behind[: end.start()] if end else behind).strip(" *$")
+        if answer and not cues.NEGATION.match(answer):
+            return answer
+    return None
+
+
+def _boxes(text: str) -> list[_Box]:
+    """All boxes, in order; one inside another is not listed twice."""
+    boxes: list[_Box] = []
+    for opening in _OPENING.finditer(text):
+        if boxes and opening.start() < boxes[-1].end:
+            if (
+                boxes[-1].content is not None
+                and boxes[-1].content.strip() == text[opening.start() : boxes[-1].end - 1].strip()
+            ):
+                boxes.pop()  # \boxed{\boxed{5}}
+            else:
+                continue
+        rest = re.compile(r"\s*\{").match(text, opening.end())
+        if rest is None:
+            if bare := _BARE.match(text, opening.end()):
+                boxes.append(_Box(bare[1] or bare[2] or bare[3], opening.start(), bare.end()))
+            continue
+        boxes.append(_closed(text, opening.start(), rest.end()))
+    return boxes
+
+
+def _closed(text: str, opening: int, start: int) -> _Box:
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return _Box(text[start : brace.start()], opening, brace.end())
+    return _Box(None, opening, start)
