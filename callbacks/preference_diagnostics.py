@@ -22,6 +22,7 @@ from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.modules import PreferenceModule
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
+from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.view import PAIRS_FILE
 from lit_uniopd.view.records import pair_records
@@ -93,7 +94,7 @@ class PreferenceDiagnostics(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         """Log, show and write the pairs of all batches."""
-        directory = trainer.log_dir  # on all ranks: it is broadcast
+        directory = run_directory(trainer)
         if not trainer.is_global_zero or not self._batches:
             return
         pairs, step = joined(self._batches), trainer.global_step
@@ -102,8 +103,7 @@ class PreferenceDiagnostics(Callback):
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=step)
         self._show(trainer, pairs_figure(pairs), "pairs/weights", directory, "pairs.png")
         lines = pair_records(pairs, step=step, count=self.kept_pairs)
-        if directory is not None:
-            write_lines(Path(directory) / PAIRS_FILE, lines)
+        write_lines(directory / PAIRS_FILE, lines)
         if isinstance(trainer.logger, TensorBoardLogger):
             table = weights_table(pairs, count=self.table_rows)
             trainer.logger.experiment.add_text("pairs/weights", table, step)
@@ -122,7 +122,7 @@ class PreferenceDiagnostics(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report_training_pairs(trainer, pl_module)
-        directory = trainer.log_dir  # on all ranks: it is broadcast
+        directory = run_directory(trainer)
         if trainer.is_global_zero and any(self.curves.values()):
             figure = curves_figure(self.curves["train"], self.curves["val"])
             self._show(trainer, figure, "pairs/curves", directory, "curves.png")
@@ -140,9 +140,8 @@ class PreferenceDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curves = state_dict["curves"]
 
-    def _show(self, trainer: Trainer, figure: Any, tag: str, directory: str | None, file: str) -> None:
-        if directory is not None:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(directory) / file, dpi=110)
+    def _show(self, trainer: Trainer, figure: Any, tag: str, directory: Path, file: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        figure.savefig(directory / file, dpi=110)
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)

@@ -45,7 +45,7 @@ class RolloutRecorder(Callback):
         if step % self.every_n_steps or not isinstance(pl_module, UniOPD) or pl_module.rollouts is None:
             return
         rollouts = pl_module.rollouts
-        path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast
+        path = run_directory(trainer) / GROUPS_FILE
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
         spared_BT = never_gap_masked(rollouts, pl_module.loss, pl_module.policy.eos_ids)

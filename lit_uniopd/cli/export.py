@@ -15,9 +15,8 @@ from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_ch
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.utils.run_directory import CONFIG
 
-CONFIG = "config.yaml"
-"""In the directory of every run; it says which model was trained."""
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
 

@@ -70,8 +70,9 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     problem = _problem(path, contents)
     if problem is None:
         return
-    run = path.parents[2] if path.parent.name == "checkpoints" and len(path.parents) > 2 else path.parent
-    candidates = (file for file in newest_first(run, "*.ckpt") if file != path)
+    version = path.absolute().parents[1]
+    folders = version.parent.glob("version_*") if version.name.startswith("version_") else [path.parent]
+    candidates = (file for file in newest_first("*.ckpt", *folders) if file.absolute() != path.absolute())
     intact = next((file for file in candidates if _problem(file, contents) is None), None)
     remedy = (
         f"the newest whole one is --ckpt_path {intact}"
@@ -81,9 +82,10 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     raise UserError(f"{flag} {path} {problem}; {remedy}.")
 
 
-def newest_first(root: Path, pattern: str) -> list[Path]:
-    """Files below a directory, by modification time."""
-    return sorted(root.glob(f"**/{pattern}"), key=lambda file: file.stat().st_mtime, reverse=True)
+def newest_first(pattern: str, *roots: Path) -> list[Path]:
+    """Files below directories, by modification time."""
+    files = {file for root in roots for file in root.glob(f"**/{pattern}")}
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _problem(path: Path, contents: bool) -> str | None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,6 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
+from lit_uniopd.modules.run_files import run_files
 from lit_uniopd.modules.same_model import check_same_model
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
@@ -119,6 +120,10 @@ class PolicyModule(LightningModule):
         self._logged_steps: int | None = None
 
     # --- setting up: check what can be checked, then load, adapt and shard ---
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What looks after the run's directory; a class that adds callbacks of its own adds them to these."""
+        return run_files(self.trainer)
 
     def prepare_data(self) -> None:
         """Build the playground's models on one rank before all ranks load them."""
