@@ -15,9 +15,11 @@ from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trai
 from lit_uniopd.cli.logger_mistakes import logger_mistakes_named
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
-from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
+from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first, read_entry
 from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.modules.same_run import RECORD, check_same_run, run_record
 from lit_uniopd.utils.run_directory import (
     CONFIG,
     check_writable,
@@ -124,6 +126,11 @@ class UniOPDCLI(LightningCLI):
         config.weights_only = True
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self.trainer)
+            if self.subcommand == "fit" and isinstance(self.model, PolicyModule):
+                self.model.resumes = read_entry(Path(config.ckpt_path), RECORD)
+                if self.model.resumes is not None:  # before data are read; what is known later is looked at again
+                    current = run_record(self.model, self.trainer)
+                    check_same_run(self.model.resumes, current, self.model.policy_flag, trains=True)
         check_directories(self.trainer, config.get("ckpt_path"))
         claim_directory(self.trainer)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded
+from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, META, is_sharded_checkpoint, load_sharded
 from lit_uniopd.errors import UserError
 
 RUN_KEYS = ("state_dict", "loops", "policy_path")
@@ -110,3 +110,12 @@ def _problem(path: Path, contents: bool) -> str | None:
         return f"is damaged (wrong check sum of {broken})"
     missing = [key for key in RUN_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     return f"is no checkpoint of a run of `uniopd fit`: it has no {missing[0]!r}" if missing else None
+
+
+def read_entry(path: Path, key: str) -> Any:
+    """One entry of a checkpoint, file or directory, without reading its tensors; None if there is none."""
+    file = path / META if is_sharded_checkpoint(path) else path
+    try:
+        return torch.load(file, map_location="meta", mmap=True, weights_only=True).get(key)
+    except LOAD_ERRORS:  # loading it will say what is wrong
+        return None

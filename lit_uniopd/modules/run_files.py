@@ -31,6 +31,8 @@ class RunFiles(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             leave_directory(trainer)
+            if stage == "fit":  # of a run that had no step left to take
+                remove_failed_start(trainer)
 
 
 def run_files(trainer: Trainer) -> list[Callback]:

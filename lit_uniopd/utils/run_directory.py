@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,8 +92,8 @@ def checkpoint_folders(trainer: Trainer) -> list[Path]:
     """Where runs of this configuration have saved, and only they: below each of their directories, and in the
     `dirpath` of each `ModelCheckpoint`.
     """
-    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    given = [Path(saver.dirpath) for saver in savers if saver.dirpath is not None and "://" not in str(saver.dirpath)]
+    paths = [str(saver.dirpath) for saver in _savers(trainer) if saver.dirpath is not None]
+    given = [Path(path) for path in paths if "://" not in path]
     stated = stated_directory(trainer)
     versions = [*run_root(trainer).glob("version_*"), *([] if stated is None else [stated])]
     return [*given, *(version / CHECKPOINTS for version in versions)]
@@ -138,10 +139,23 @@ def claim_directory(trainer: Trainer) -> None:
             set_version(other, int(number) if number.isdecimal() else directory.name)
         if isinstance(other, CSVLogger):
             _ = other.experiment  # it warns of folders that have files, TensorBoard's for one
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(state.claimed / CHECKPOINTS)
-            state.savers.append(callback)
+    for saver in _savers(trainer):
+        if saver.dirpath is None:
+            saver.dirpath = str(state.claimed / CHECKPOINTS)
+            state.savers.append(saver)
+        else:
+            _allow_own_folders(Path(saver.dirpath), state.made)
+
+
+def _allow_own_folders(directory: Path, made: list[Path]) -> None:
+    """Lightning warns of a `dirpath` that is not empty; the root of the runs is not, now that this one has begun."""
+    contents = set(directory.iterdir()) if directory.is_dir() else set()
+    if contents and contents <= {path.resolve() for path in made}:
+        warnings.filterwarnings("ignore", message=f"Checkpoint directory {re.escape(str(directory))} exists")
+
+
+def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
 
 
 def _make(state: _State, root: Path, logger: FileLogger | None) -> Path:
