@@ -19,7 +19,7 @@ from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_fi
 from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
-from lit_uniopd.modules.same_run import RECORD, check_same_run, run_record
+from lit_uniopd.modules.same_run import RECORD
 from lit_uniopd.utils.run_directory import (
     CONFIG,
     check_writable,
@@ -127,10 +127,7 @@ class UniOPDCLI(LightningCLI):
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self.trainer)
             if self.subcommand == "fit" and isinstance(self.model, PolicyModule):
-                self.model.resumes = read_entry(Path(config.ckpt_path), RECORD)
-                if self.model.resumes is not None:  # before data are read; what is known later is looked at again
-                    current = run_record(self.model, self.trainer)
-                    check_same_run(self.model.resumes, current, self.model.policy_flag, trains=True)
+                self.model.record.expect(read_entry(Path(config.ckpt_path), RECORD), self.trainer)
         check_directories(self.trainer, config.get("ckpt_path"))
         claim_directory(self.trainer)
 

@@ -1,8 +1,7 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,16 +20,9 @@ from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
-from lit_uniopd.modules.optimization import (
-    check_options,
-    new_optimizer,
-    new_schedule,
-    reached_limit,
-    run_steps,
-)
+from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.run_files import run_files
-from lit_uniopd.modules.same_model import check_same_model
-from lit_uniopd.modules.same_run import RECORD, check_same_run, log_changed_settings, rows_digest, run_record
+from lit_uniopd.modules.same_run import CheckpointRecord
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -57,8 +49,6 @@ from lit_uniopd.utils.lightning_internals import (
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
-
-log = logging.getLogger(__name__)
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -88,8 +78,8 @@ class PolicyModule(LightningModule):
         validation: answers benchmarks and held-out prompts.
         memory: plans what the run will hold on each device.
         timer: where the time of a step goes.
+        record: what its checkpoints say of their run, and whether one may be loaded.
         loaded_step: optimizer steps of the checkpoint that was loaded; 0: none was.
-        resumes: record of the checkpoint that is going to be loaded, to refuse it before any model is; None: not known.
     """
 
     policy: Policy
@@ -127,16 +117,13 @@ class PolicyModule(LightningModule):
         self.validation = Validation(self, self.val_sampling, self.graders, answers_heldout=answers_heldout)
         self.memory = MemoryPlanner()
         self.timer = StepTimer(self._now)
+        self.record = CheckpointRecord(self)
         self.loaded_step = 0
         self._logged_steps: int | None = None
-        self.resumes: Mapping[str, Any] | None = None
-        self._rows: str | None = None
-        self._has_trained = False
 
     # --- setting up: check what can be checked, then load, adapt and shard ---
 
     def configure_callbacks(self) -> list[Callback]:
-        """What looks after the run's directory; a class that adds callbacks of its own adds them to these."""
         return run_files(self.trainer)
 
     def prepare_data(self) -> None:
@@ -165,9 +152,7 @@ class PolicyModule(LightningModule):
         self.validation.setup(self.trainer, stage)
         if stage == "fit":
             check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)
-            self._rows = rows_digest(self.trainer_data)
-            if self.resumes is not None:
-                check_same_run(self.resumes, run_record(self, self.trainer, self._rows), self.policy_flag, trains=True)
+            self.record.read_rows()
         if stage == "fit" and self.policy is None:
             self.memory.check(self.trainer, self.memory_setup)
 
@@ -194,7 +179,6 @@ class PolicyModule(LightningModule):
         """
 
     def on_fit_start(self) -> None:
-        self._has_trained = False
         if self.trainer.is_global_zero:
             warn_of_dropout(self.policy.dropout_off, self.policy_flag)
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
@@ -299,7 +283,6 @@ class PolicyModule(LightningModule):
         return time.perf_counter()
 
     def on_train_start(self) -> None:
-        self._has_trained = True
         restore_loaders(self.trainer)
         schedule = self.lr_schedulers()
         if isinstance(schedule, WarmupCosine):
@@ -398,8 +381,6 @@ class PolicyModule(LightningModule):
 
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
-            if not self._has_trained and (reached := reached_limit(self.trainer)):
-                log.warning("There is nothing left to do: %s", reached)
             self.validation.compact_records()
 
     def teardown(self, stage: str) -> None:
@@ -409,22 +390,11 @@ class PolicyModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["policy_path"] = self.policy_args.path
-        checkpoint[RECORD] = run_record(self, self.trainer, self._rows)
+        self.record.save(checkpoint)
         if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
             checkpoint["logged_steps"] = logged_step(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with the model before anything is overwritten.
-
-        Raises:
-            UserError: if it belongs to another run, another model or another choice of trained weights.
-        """
-        fits = self.trainer.state.fn == "fit"
-        current = run_record(self, self.trainer, self._rows)
-        check_same_run(checkpoint.get(RECORD), current, self.policy_flag, trains=fits)
-        if fits:
-            log_changed_settings(checkpoint.get(RECORD), current)
+        self.record.check(checkpoint)  # nothing is overwritten yet
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        check_same_model(self, checkpoint, self.policy_args.path, self.policy_flag)

@@ -1,7 +1,10 @@
 """A run's directory from its setup to its end, on the command line and in plain Python alike."""
 
+import logging
+
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.modules.optimization import reached_limit
 from lit_uniopd.utils.run_directory import (
     claim_directory,
     leave_directory,
@@ -10,14 +13,21 @@ from lit_uniopd.utils.run_directory import (
     share_directory,
 )
 
+log = logging.getLogger(__name__)
+
 
 class RunFiles(Callback):
     """Tells all ranks the run's directory; a run that is refused at its start, or writes nothing, leaves none."""
 
+    def __init__(self) -> None:
+        self._has_begun = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._has_begun = False
         share_directory(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._has_begun = True
         mark_begun(trainer)
 
     on_validation_start = on_train_start
@@ -31,7 +41,9 @@ class RunFiles(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             leave_directory(trainer)
-            if stage == "fit":  # of a run that had no step left to take
+            if stage == "fit" and not self._has_begun:
+                if (reached := reached_limit(trainer)) is not None:
+                    log.warning("There is nothing left to do: %s", reached)
                 remove_failed_start(trainer)
 
 

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.optimization import new_optimizer, new_schedule
+from lit_uniopd.modules.same_model import check_same_model
 from lit_uniopd.utils.trainer_data import TrainerData
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,64 @@ _HARMLESS = {
 }
 """Settings whose change does not change what is trained."""
 _START_ANEW = "or start a new run from its weights: `uniopd export` writes them as a model"
+
+
+class CheckpointRecord:
+    """What a module's checkpoints say of their run, and whether one may be loaded.
+
+    Args:
+        module: a ``PolicyModule``.
+
+    Attributes:
+        expected: the record of the checkpoint that is going to be loaded, to refuse it before any model is; None: not
+            known, or it has none.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.expected: Mapping[str, Any] | None = None
+        self._rows: str | None = None
+
+    def expect(self, record: Mapping[str, Any] | None, trainer: Trainer) -> None:
+        """A run is going to train on from this checkpoint: refuse what can be seen without data and models.
+
+        Raises:
+            UserError: as ``check_same_run``.
+        """
+        self.expected = record
+        if record is not None:
+            check_same_run(record, run_record(self.module, trainer), self.module.policy_flag, trains=True)
+
+    def read_rows(self) -> None:
+        """Once the data are read, and before the models are.
+
+        Raises:
+            UserError: as ``check_same_run``.
+        """
+        self._rows = rows_digest(self.module.trainer_data)
+        if self.expected is not None:
+            check_same_run(self.expected, self._current(), self.module.policy_flag, trains=True)
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add the record."""
+        checkpoint["policy_path"] = self.module.policy_args.path
+        checkpoint[RECORD] = self._current()
+
+    def check(self, checkpoint: dict[str, Any]) -> None:
+        """Compare a checkpoint with the run and with its model.
+
+        Raises:
+            UserError: if it is of another run, another model or another choice of trained weights.
+        """
+        args, flag = self.module.policy_args, self.module.policy_flag
+        trains, record, current = self.module.trainer.state.fn == "fit", checkpoint.get(RECORD), self._current()
+        check_same_run(record, current, flag, trains=trains)
+        if trains:
+            log_changed_settings(record, current)
+        check_same_model(self.module, checkpoint, args.path, flag)
+
+    def _current(self) -> dict[str, Any]:
+        return run_record(self.module, self.module.trainer, self._rows)
 
 
 def run_record(module: Any, trainer: Trainer, rows: str | None = None) -> dict[str, Any]:
