@@ -25,7 +25,7 @@ class PolicyExport(Callback):
         self.directory = directory
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        # On all ranks: the directory and the gathered weights are collective calls. Rank 0 writes.
+        # On all ranks: gathering the weights is a collective call. Rank 0 writes.
         root = Path(self.directory or run_directory(trainer) / "export")
         policy = pl_module.policy
         gathered = trained_state(policy, keep=trainer.is_global_zero) if is_sharded(policy) else {}

@@ -23,6 +23,7 @@ from lit_uniopd.monitoring.media import log_figure, log_table, shows_media
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
 from lit_uniopd.utils.lightning_internals import logged_step
+from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.view import PAIRS_FILE
 from lit_uniopd.view.records import pair_records
@@ -94,7 +95,7 @@ class PreferenceDiagnostics(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         """Log, show and write the pairs of all batches."""
-        directory = trainer.log_dir  # on all ranks: it is broadcast
+        directory = run_directory(trainer)
         if not trainer.is_global_zero or not self._batches:
             return
         pairs, step = joined(self._batches), trainer.global_step
@@ -103,8 +104,7 @@ class PreferenceDiagnostics(Callback):
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=logged_step(trainer))
         self._show(trainer, pairs_figure(pairs), "pairs/weights", directory, "pairs.png")
         lines = pair_records(pairs, step=step, count=self.kept_pairs)
-        if directory is not None:
-            write_lines(Path(directory) / PAIRS_FILE, lines)
+        write_lines(directory / PAIRS_FILE, lines)
         if shows_media(trainer):
             log_table(trainer, "pairs/weights", weights_table(pairs, count=self.table_rows))
             if (figure := images_figure(lines)) is not None:
@@ -122,7 +122,7 @@ class PreferenceDiagnostics(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report_training_pairs(trainer, pl_module)
-        directory = trainer.log_dir  # on all ranks: it is broadcast
+        directory = run_directory(trainer)
         if trainer.is_global_zero and any(self.curves.values()):
             figure = curves_figure(self.curves["train"], self.curves["val"])
             self._show(trainer, figure, "pairs/curves", directory, "curves.png")
@@ -140,8 +140,7 @@ class PreferenceDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curves = state_dict["curves"]
 
-    def _show(self, trainer: Trainer, figure: Any, tag: str, directory: str | None, file: str) -> None:
-        if directory is not None:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            figure.savefig(Path(directory) / file, dpi=110)
+    def _show(self, trainer: Trainer, figure: Any, tag: str, directory: Path, file: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        figure.savefig(directory / file, dpi=110)
         log_figure(trainer, tag, figure)

@@ -48,7 +48,7 @@ class RolloutRecorder(Callback):
         if not rollout_passes_multiple(trainer, self.every_n_steps, updated=True):
             return
         rollouts = pl_module.rollouts
-        path = run_directory(trainer) / GROUPS_FILE  # on all ranks: it is broadcast
+        path = run_directory(trainer) / GROUPS_FILE
         teachers = pl_module.teachers
         routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else [""] * len(rollouts)
         spared_BT = never_gap_masked(rollouts, pl_module.loss, pl_module.policy.eos_ids)

@@ -10,19 +10,31 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
+from lit_uniopd.cli.logger_mistakes import logger_mistakes_named
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
-from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first
+from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first, read_entry
 from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.modules.same_run import RECORD
 from lit_uniopd.monitoring.media import log_settings, log_text
 from lit_uniopd.utils.progress import in_notebook
+from lit_uniopd.utils.run_directory import (
+    CONFIG,
+    check_writable,
+    checkpoint_folders,
+    claim_directory,
+    remove_failed_start,
+    run_directory,
+    run_root,
+    stated_directory,
+)
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.warning_filters import install_filters
 
@@ -36,10 +48,12 @@ class ConfigRecorder(SaveConfigCallback):
     """Write the resolved config to the run's directory and, as text and as hyper-parameters, to its loggers."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Without a logger a run has no directory of its own: the file would land in the working directory and stop the
-        # next run there, a resumed `predict` for one.
-        if trainer.loggers:
-            super().setup(trainer, pl_module, stage)
+        directory = run_directory(trainer)
+        if trainer.is_global_zero and not self.already_saved:
+            # What is there was looked at before the run began: a run that is resumed in its own directory.
+            self.parser.save(self.config, str(directory / CONFIG), skip_none=False, overwrite=True, multifile=False)
+            self.save_config(trainer, pl_module, stage)
+        self.already_saved = True
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
@@ -73,7 +87,12 @@ class UniOPDCLI(LightningCLI):
             keys = {option.partition(".")[0] for option in options} - {"help", "print_config"}
             check_configs(args, keys | set(TRAINER_COMMANDS))  # a file before the command has its settings below it
             args = with_current_class_paths(args)
-        super().parse_arguments(parser, args)
+        with logger_mistakes_named():
+            super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        with logger_mistakes_named():
+            super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
         """Take nothing from the checkpoint: our record is the config.
@@ -117,28 +136,46 @@ class UniOPDCLI(LightningCLI):
             config.verbose = False  # our table has what Lightning's has, by domain and with intervals
         # Checkpoints are read without executing pickles; ours need none.
         config.weights_only = True
-        for logger in self.trainer.loggers:
-            if logger.save_dir is not None:
-                check_writable(Path(logger.save_dir))
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self.trainer)
+            if self.subcommand == "fit" and isinstance(self.model, PolicyModule):
+                self.model.record.expect(read_entry(Path(config.ckpt_path), RECORD), self.trainer)
+        check_directories(self.trainer, config.get("ckpt_path"))
+        claim_directory(self.trainer)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            remove_failed_start(self.trainer)
+            raise
 
 
-def check_writable(directory: Path) -> None:
-    """Make the directory, or say in one sentence why not.
+def check_directories(trainer: Trainer, ckpt_path: str | None) -> None:
+    """Refuse directories that cannot be written, or that hold another run. Nothing is made.
+
+    Args:
+        trainer: of the run.
+        ckpt_path: that is resumed; a run may go on in its own directory.
 
     Raises:
         UserError: naming the flag.
     """
-    probe = directory / ".writable"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {directory} ({error.strerror}); choose another directory by --trainer.logger.save_dir."
-        ) from error
+    for directory in [Path(logger.save_dir) for logger in trainer.loggers if logger.save_dir is not None]:
+        try:
+            check_writable(directory)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {directory} ({error.strerror}); choose another directory by "
+                "--trainer.logger.save_dir."
+            ) from error
+    stated = stated_directory(trainer)
+    if stated is not None and (stated / CONFIG).exists():
+        resumed = ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(stated.resolve())
+        if not resumed:
+            raise UserError(
+                f"{stated} holds a run; leave --trainer.logger.version out, which makes a new one, or name another."
+            )
 
 
 def find_checkpoint(path: str, trainer: Trainer) -> str:
@@ -151,21 +188,20 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
     """
     flag = "--ckpt_path"
     if path == "last":
-        logger = trainer.logger
-        root = Path(logger.root_dir) if isinstance(logger, TensorBoardLogger) else Path(trainer.default_root_dir)
-        for interrupted in root.glob("**/*.ckpt.old"):
+        folders = checkpoint_folders(trainer)
+        for interrupted in (file for folder in folders for file in folder.glob("**/*.ckpt.old")):
             finish_replacement(interrupted.with_suffix(""))
-        last = newest_first(root, "last*.ckpt")
+        last = newest_first("last*.ckpt", *folders)
         if not last:
-            checkpoints = newest_first(root, "*.ckpt")
+            checkpoints = newest_first("*.ckpt", *folders)
             newest = f"the newest checkpoint is --ckpt_path {checkpoints[0]}" if checkpoints else ""
             remedy = newest or "give the path of a checkpoint"
-            raise UserError(f"--ckpt_path last: there is no last.ckpt under {root}; {remedy}.")
+            raise UserError(f"--ckpt_path last: there is no last.ckpt of this run under {run_root(trainer)}; {remedy}.")
         flag, path = "--ckpt_path last:", str(last[0])
     elif not Path(path).exists():
         raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
     elif Path(path).is_dir() and not is_sharded_checkpoint(Path(path)):
-        inside = newest_first(Path(path), "*.ckpt")
+        inside = newest_first("*.ckpt", Path(path))
         remedy = f"the newest checkpoint in it is {inside[0]}" if inside else "give one that a run has written"
         raise UserError(f"--ckpt_path {path} is a folder and no checkpoint; {remedy}.")
     check_checkpoint(Path(path), flag=flag)

@@ -14,10 +14,9 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.utils.new_directory import new_directory
+from lit_uniopd.utils.run_directory import CONFIG
 from lit_uniopd.utils.strict_yaml import read_yaml
 
-CONFIG = "config.yaml"
-"""In the directory of every run; it says which model was trained."""
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded
+from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, META, is_sharded_checkpoint, load_sharded
 from lit_uniopd.errors import UserError
 
 RUN_KEYS = ("state_dict", "loops", "policy_path")
@@ -70,8 +70,9 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     problem = _problem(path, contents)
     if problem is None:
         return
-    run = path.parents[2] if path.parent.name == "checkpoints" and len(path.parents) > 2 else path.parent
-    candidates = (file for file in newest_first(run, "*.ckpt") if file != path)
+    version = path.absolute().parents[1]
+    folders = version.parent.glob("version_*") if version.name.startswith("version_") else [path.parent]
+    candidates = (file for file in newest_first("*.ckpt", *folders) if file.absolute() != path.absolute())
     intact = next((file for file in candidates if _problem(file, contents) is None), None)
     remedy = (
         f"the newest whole one is --ckpt_path {intact}"
@@ -81,9 +82,10 @@ def check_checkpoint(path: Path, *, flag: str = "--ckpt_path", contents: bool = 
     raise UserError(f"{flag} {path} {problem}; {remedy}.")
 
 
-def newest_first(root: Path, pattern: str) -> list[Path]:
-    """Files below a directory, by modification time."""
-    return sorted(root.glob(f"**/{pattern}"), key=lambda file: file.stat().st_mtime, reverse=True)
+def newest_first(pattern: str, *roots: Path) -> list[Path]:
+    """Files below directories, by modification time."""
+    files = {file for root in roots for file in root.glob(f"**/{pattern}")}
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
 
 
 def _problem(path: Path, contents: bool) -> str | None:
@@ -108,3 +110,12 @@ def _problem(path: Path, contents: bool) -> str | None:
         return f"is damaged (wrong check sum of {broken})"
     missing = [key for key in RUN_KEYS if not isinstance(checkpoint, dict) or key not in checkpoint]
     return f"is no checkpoint of a run of `uniopd fit`: it has no {missing[0]!r}" if missing else None
+
+
+def read_entry(path: Path, key: str) -> Any:
+    """One entry of a checkpoint, file or directory, without reading its tensors; None if there is none."""
+    file = path / META if is_sharded_checkpoint(path) else path
+    try:
+        return torch.load(file, map_location="meta", mmap=True, weights_only=True).get(key)
+    except LOAD_ERRORS:  # loading it will say what is wrong
+        return None

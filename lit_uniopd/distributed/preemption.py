@@ -129,6 +129,7 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         Whether a training batch is under way; the resumed run begins it anew.
     """
     unfinished = unfinished_batches(trainer)
+    _reopen_epoch(trainer, fit_loop)
     if unfinished:
         progress = fit_loop["epoch_loop.batch_progress"]
         for count in (progress["total"], progress["current"]):
@@ -143,6 +144,26 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         progress["current"] = dict.fromkeys(progress["current"], 0)
         progress["is_last_batch"] = False
     return unfinished > 0
+
+
+def _reopen_epoch(trainer: Trainer, fit_loop: dict[str, Any]) -> None:
+    """Of a checkpoint that is saved at the end of an epoch or of the training: say which batch comes next.
+
+    Lightning would resume it rightly only where it need not go on: a run that is prolonged by `max_steps` would take
+    the epoch's batches for those of the next, and leave as many out; and where `max_steps` has ended a run in the
+    middle of an epoch, that epoch would count as a whole one.
+    """
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    ready = epochs["current"]["ready"]
+    if epochs["current"]["processed"] != ready or ready == 0:  # under way
+        return
+    is_whole = batches["current"]["ready"] >= trainer.num_training_batches
+    for count in (epochs["total"], epochs["current"]):
+        count["processed"] -= not is_whole
+        count["completed"] = count["processed"]
+    if is_whole:
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
 
 
 # --- receiving signals ---

@@ -27,6 +27,7 @@ from lit_uniopd.teachers import RemoteTeacher
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import EncodedPair, Prompt
 from lit_uniopd.utils.paths import resolve_path
+from lit_uniopd.utils.run_directory import run_root
 from lit_uniopd.utils.trainer_data import TrainerData
 
 Stage = Literal["fit", "validate", "test", "predict"]
@@ -126,7 +127,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.stage = self.stage or _stage_of(self.module, self.data)
-        self.directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        self.directory = run_root(self.trainer)
         self.trainer = DryTrainer(self.trainer, self.module, self.data, self.stage)
         self._sampling = getattr(self.module, "sampling", None)
         server = getattr(self._sampling, "server", None)

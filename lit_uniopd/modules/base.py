@@ -22,7 +22,8 @@ from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.progress_lines import missing_lines
-from lit_uniopd.modules.same_model import check_same_model
+from lit_uniopd.modules.run_files import run_files
+from lit_uniopd.modules.same_run import CheckpointRecord
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -78,6 +79,7 @@ class PolicyModule(LightningModule):
         validation: answers benchmarks and held-out prompts.
         memory: plans what the run will hold on each device.
         timer: where the time of a step goes.
+        record: what its checkpoints say of their run, and whether one may be loaded.
         loaded_step: optimizer steps of the checkpoint that was loaded; 0: none was.
     """
 
@@ -116,11 +118,12 @@ class PolicyModule(LightningModule):
         self.validation = Validation(self, self.val_sampling, self.graders, answers_heldout=answers_heldout)
         self.memory = MemoryPlanner()
         self.timer = StepTimer(self._now)
+        self.record = CheckpointRecord(self)
         self.loaded_step = 0
         self._logged_steps: int | None = None
 
     def configure_callbacks(self) -> list[Callback]:
-        return missing_lines(self.trainer)  # also without our command line
+        return [*run_files(self.trainer), *missing_lines(self.trainer)]  # also without our command line
 
     # --- setting up: check what can be checked, then load, adapt and shard ---
 
@@ -150,6 +153,7 @@ class PolicyModule(LightningModule):
         self.validation.setup(self.trainer, stage)
         if stage == "fit":
             check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)
+            self.record.read_rows()
         if stage == "fit" and self.policy is None:
             self.memory.check(self.trainer, self.memory_setup)
 
@@ -387,16 +391,11 @@ class PolicyModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-        checkpoint["policy_path"] = self.policy_args.path
+        self.record.save(checkpoint)
         if rewind_unfinished(self.trainer, checkpoint["loops"]["fit_loop"]):
             checkpoint["logged_steps"] = logged_step(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with the model before anything is overwritten.
-
-        Raises:
-            UserError: if it belongs to another model or another choice of trained weights.
-        """
+        self.record.check(checkpoint)  # nothing is overwritten yet
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        check_same_model(self, checkpoint, self.policy_args.path, self.policy_flag)

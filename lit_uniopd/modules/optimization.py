@@ -92,3 +92,17 @@ def run_steps(trainer: Trainer, steps_per_batch: int = 1) -> int | None:
         ]
         limits.append(sum(math.ceil(batches / count) for count in accumulated) * steps_per_batch)
     return min(limits, default=None)
+
+
+def reached_limit(trainer: Trainer) -> str | None:
+    """Which limit of the run a checkpoint has reached, and how to go on, as a sentence; None: none."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        limit, value, done = "max_steps", trainer.max_steps, f"{trainer.global_step} steps"
+    elif trainer.max_epochs not in (None, -1) and trainer.current_epoch >= trainer.max_epochs:
+        limit, value, done = "max_epochs", trainer.max_epochs, f"{trainer.current_epoch} epochs"
+    else:
+        return None
+    return (
+        f"the checkpoint has taken {done}, --trainer.{limit} is {value}; raise it to train on, or look at the result "
+        "by `uniopd validate` with the same --ckpt_path."
+    )

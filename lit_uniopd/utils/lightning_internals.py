@@ -3,16 +3,20 @@
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnector
 from torch.utils.data import DataLoader
 
 __all__ = [
     "SignalConnector",
+    "is_open",
     "logged_step",
     "restore_loaders",
     "set_logged_step",
     "set_signal_connector",
+    "set_version",
     "signal_connector",
+    "stated_version",
     "steps_next",
     "unwrapped_batch_sampler",
 ]
@@ -55,3 +59,18 @@ def set_signal_connector(trainer: Trainer, connector: SignalConnector) -> None:
 def unwrapped_batch_sampler(loader: DataLoader) -> Any:
     """A loader's batch sampler without the wrapper that notes the indices of predictions."""
     return getattr(loader.batch_sampler, "_batch_sampler", loader.batch_sampler)
+
+
+def is_open(logger: TensorBoardLogger | CSVLogger) -> bool:
+    """Whether the logger has its directory already: it makes it when its `experiment` is first asked for."""
+    return logger._experiment is not None
+
+
+def stated_version(logger: TensorBoardLogger | CSVLogger) -> int | str | None:
+    """The version that a logger was given or has taken; None: it would take the next one when asked."""
+    return logger._version
+
+
+def set_version(logger: TensorBoardLogger | CSVLogger, version: int | str) -> None:
+    """Let a logger that has no version yet write into this one."""
+    logger._version = version
