@@ -85,10 +85,18 @@ class BenchmarkEvaluation(Callback):
         if self.specs is None:  # it takes the module's evaluator, which does not exist yet
             return
         directory = run_directory(trainer)
-        benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
+        benchmarks = self.load_benchmarks()
         pl_module.validation.check(benchmarks)
         self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
         self.reporter = Reporter(trainer, directory)
+
+    def load_benchmarks(self) -> list[Benchmark]:
+        """The benchmarks with their rows; none where the held-out prompts are evaluated.
+
+        Raises:
+            UserError: if one cannot be had.
+        """
+        return [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
 
     # --- when ---
 

@@ -5,14 +5,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.dry_run import Case, complaints, count_names
-from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
-from lit_uniopd.doctor.settings import calibrations
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, yellow
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.opd.outcomes import gold_objections, outcome_users
 from lit_uniopd.scorers import GraderScore
+from lit_uniopd.types import Prompt
 
 GOLDS = 64
 """Gold answers of each domain that are graded, spread evenly over its rows."""
@@ -102,8 +104,14 @@ def check_graders(case: Case) -> Iterator[Finding]:
     module = case.module
     splits = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
     prompts = list({id(prompt): prompt for prompt in splits}.values())  # splits may share rows
-    if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
-        yield from _without_outcomes(case)
+    users = outcome_users(module.advantage, case.trainer) if case.on_policy else []
+    ungraded = bool(case.train_prompts) and all(prompt.grader is None for prompt in case.train_prompts)
+    if case.on_policy and ungraded and not users:
+        yield yellow(
+            "golds",
+            "No training prompt has a grader: outcomes are unknown.",
+            "Name one by --data.train.grader to see accuracies and to use margin calibration and balancing.",
+        )
     if case.scorers and prompts and all(prompt.grader is None for prompt in prompts):
         yield red(
             "golds",
@@ -119,19 +127,22 @@ def check_graders(case: Case) -> Iterator[Finding]:
             "outcomes.",
         )
         prompts = [p for p in prompts if p.gold is not None]
-    benchmarks = list(heldout_benchmarks(prompts, module.val_sampling, "train").values()) + case.benchmarks
-    yield from _grade_golds(case, benchmarks)
+    with complaints("golds") as problems:
+        benchmarks = case.benchmarks + case.benchmarks_of_callbacks
+        rows = list(heldout_benchmarks(prompts, module.val_sampling, "train").values())
+        problems.extend(_grade_golds(case, rows + benchmarks))
+        problems.extend(_tried_golds(case, [p for p in case.train_prompts if p.gold is not None or ungraded], users))
+    refused = any("refused by their own grader" in problem.message for problem in problems)
+    yield from (finding for finding in problems if not (refused and finding.status == "yellow"))
 
 
-def _without_outcomes(case: Case) -> Iterator[Finding]:
-    users = [type(callback).__name__ for callback in calibrations(case)]
-    users += ["--data.online_balance"] if getattr(case.data, "online_balance", None) is not None else []
-    users += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
-    problem, remedy = "No training prompt has a grader: outcomes are unknown", "Name one by --data.train.grader"
-    if users:
-        yield red("golds", f"{problem}, and {', '.join(users)} can do nothing.", f"{remedy}, or leave these out.")
-    else:
-        yield yellow("golds", f"{problem}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
+def _tried_golds(case: Case, trained: list[Prompt], users: list[str]) -> Iterator[Finding]:
+    """What ``fit`` says of gold answers that their grader cannot use."""
+    graders, heldout = case.module.graders, heldout_benchmarks(case.val_prompts, case.module.val_sampling, "val")
+    if case.on_policy:
+        yield from shown(gold_objections(trained, graders, users))
+    for benchmark in [*heldout.values(), *case.benchmarks, *case.benchmarks_of_callbacks]:
+        yield from shown(benchmark_objections(benchmark, graders))
 
 
 def _grade_golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:

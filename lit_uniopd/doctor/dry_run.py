@@ -169,6 +169,13 @@ class Case:
     def benchmarks(self) -> list[Benchmark]:
         return self.trainer_data.benchmarks or []
 
+    @cached_property
+    def benchmarks_of_callbacks(self) -> list[Benchmark]:
+        """Those that callbacks evaluate while it trains (`callbacks.BenchmarkEvaluation`)."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        loaders = [callback.load_benchmarks for callback in callbacks if hasattr(callback, "load_benchmarks")]
+        return [benchmark for load in loaders for benchmark in load()] if self.stage == "fit" else []
+
     @property
     def prompts(self) -> list[Prompt]:
         """The prompts that the policy trains on, else those of prediction, validation or benchmarks."""
