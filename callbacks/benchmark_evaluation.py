@@ -76,6 +76,7 @@ class BenchmarkEvaluation(Callback):
         self.teacher_scores: dict[str, Scores] = {}
         self.earlier_seconds = 0.0
         self.last: EvalResult | None = None
+        self._benchmarks: list[Benchmark] | None = None
         self._last_step = -1
         self._finished: Path | None = None
 
@@ -96,7 +97,9 @@ class BenchmarkEvaluation(Callback):
         Raises:
             UserError: if one cannot be had.
         """
-        return [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
+        if self._benchmarks is None:
+            self._benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
+        return self._benchmarks
 
     # --- when ---
 

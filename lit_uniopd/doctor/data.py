@@ -12,14 +12,13 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.dry_run import Case, complaints, count_names
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, yellow
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.lossy_sources import source_objections
 from lit_uniopd.modules.opd.outcomes import gold_objections, outcome_users
 from lit_uniopd.scorers import GraderScore
 from lit_uniopd.types import Prompt
 
 GOLDS = 64
 """Gold answers of each domain that are graded, spread evenly over its rows."""
-MANY = 0.1
-"""Share of dropped rows that is worth a look."""
 
 
 def check_data(case: Case) -> Iterator[Finding]:
@@ -47,7 +46,7 @@ def check_data(case: Case) -> Iterator[Finding]:
         remedy = f"Make --{case.student.flag}.path readable first; long rows are dropped or cut by its tokens."
         yield yellow("data", "Rows were read, but not measured.", remedy)
     else:
-        yield from _lossy_sources(case.data)
+        yield from shown(source_objections(case.trainer_data.reports))
 
 
 @contextmanager
@@ -78,21 +77,6 @@ def _unavailable_benchmarks(data: Any) -> Iterator[Finding]:
         first = complaint("data", "red", str(next(iter(errors.values()))))
         count = f"{len(errors)} of {len(data.specs)} benchmarks cannot be had ({', '.join(errors)}). "
         yield red("data", (count if len(errors) > 1 else "") + first.message, first.remedy)
-
-
-def _lossy_sources(data: Any) -> Iterator[Finding]:
-    """Sources of which the datamodule's report says that many rows were dropped."""
-    report: Any = getattr(data, "report", {})
-    sources = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
-    for flag, source in ((flag, source) for flag, listed in sources.items() for source in listed):
-        dropped = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
-        if dropped > MANY * source.rows:
-            yield yellow(
-                "data",
-                f"{flag.removeprefix('--data.')} loses {dropped / source.rows:.0%} of its rows: {source}.",
-                "Raise --data.max_prompt_tokens (or max_length), or mend the rows, so that what is left is the data "
-                "you mean.",
-            )
 
 
 def check_graders(case: Case) -> Iterator[Finding]:
@@ -128,20 +112,21 @@ def check_graders(case: Case) -> Iterator[Finding]:
         )
         prompts = [p for p in prompts if p.gold is not None]
     with complaints("golds") as problems:
-        benchmarks = case.benchmarks + case.benchmarks_of_callbacks
+        benchmarks = case.trainer_data.benchmarks_in_fit if case.stage == "fit" else case.benchmarks
         rows = list(heldout_benchmarks(prompts, module.val_sampling, "train").values())
         problems.extend(_grade_golds(case, rows + benchmarks))
-        problems.extend(_tried_golds(case, [p for p in case.train_prompts if p.gold is not None or ungraded], users))
+        trained = [prompt for prompt in case.train_prompts if prompt.gold is not None or ungraded]
+        problems.extend(_tried_golds(case, trained, benchmarks, users))
     refused = any("refused by their own grader" in problem.message for problem in problems)
     yield from (finding for finding in problems if not (refused and finding.status == "yellow"))
 
 
-def _tried_golds(case: Case, trained: list[Prompt], users: list[str]) -> Iterator[Finding]:
+def _tried_golds(case: Case, trained: list[Prompt], benchmarks: list[Benchmark], users: list[str]) -> Iterator[Finding]:
     """What ``fit`` says of gold answers that their grader cannot use."""
     graders, heldout = case.module.graders, heldout_benchmarks(case.val_prompts, case.module.val_sampling, "val")
     if case.on_policy:
         yield from shown(gold_objections(trained, graders, users))
-    for benchmark in [*heldout.values(), *case.benchmarks, *case.benchmarks_of_callbacks]:
+    for benchmark in [*heldout.values(), *benchmarks]:
         yield from shown(benchmark_objections(benchmark, graders))
 
 

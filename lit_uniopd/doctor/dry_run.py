@@ -121,6 +121,8 @@ class Case:
     """Where the run's files would go."""
     missing: set[str] = field(init=False, default_factory=set)
     """Names of models whose config or tokenizer cannot be read; filled in by the check of the models."""
+    objected: bool = field(init=False, default=False)
+    """Whether the settings were objected to; filled in by their check."""
     unreachable: set[str] = field(init=False, default_factory=set)
     """Teachers whose servers did not answer well; no other check asks them."""
 
@@ -168,13 +170,6 @@ class Case:
     @property
     def benchmarks(self) -> list[Benchmark]:
         return self.trainer_data.benchmarks or []
-
-    @cached_property
-    def benchmarks_of_callbacks(self) -> list[Benchmark]:
-        """Those that callbacks evaluate while it trains (`callbacks.BenchmarkEvaluation`)."""
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        loaders = [callback.load_benchmarks for callback in callbacks if hasattr(callback, "load_benchmarks")]
-        return [benchmark for load in loaders for benchmark in load()] if self.stage == "fit" else []
 
     @property
     def prompts(self) -> list[Prompt]:
