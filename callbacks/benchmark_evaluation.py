@@ -91,6 +91,11 @@ class BenchmarkEvaluation(Callback):
         self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
         self.reporter = Reporter(trainer, directory)
 
+    @property
+    def validates_after(self) -> bool:
+        """Whether held-out prompts are answered after the last step, however seldom Lightning validates."""
+        return self.specs is None and self.after
+
     def load_benchmarks(self) -> list[Benchmark]:
         """The benchmarks with their rows; none where the held-out prompts are evaluated.
 

@@ -95,7 +95,9 @@ def benchmark_objections(benchmark: Benchmark, graders: GraderPool) -> Iterator[
     """What the gold answers of a benchmark make impossible."""
     rows, option = f"rows of benchmark {benchmark.name}", "`grader` in the benchmark's YAML file"
     if benchmark.is_heldout:
-        rows, option = f"held-out prompts of {benchmark.name}", "--data.val.grader or in the column `grader`"
+        split = benchmark.spec.protocol
+        rows = f"{'held-out ' if split == 'val' else f'{split} '}prompts of {benchmark.name}"
+        option = f"--data.{split}.grader or in the column `grader`"
     yield from trial_objections(try_benchmark(benchmark, graders), rows, option)
 
 

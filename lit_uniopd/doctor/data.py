@@ -123,10 +123,12 @@ def check_graders(case: Case) -> Iterator[Finding]:
 
 def _tried_golds(case: Case, trained: list[Prompt], benchmarks: list[Benchmark], users: list[str]) -> Iterator[Finding]:
     """What ``fit`` says of gold answers that their grader cannot use."""
-    graders, heldout = case.module.graders, heldout_benchmarks(case.val_prompts, case.module.val_sampling, "val")
+    graders, sampling = case.module.graders, case.module.val_sampling
+    splits = {"val": case.val_prompts, "predict": case.predict_prompts}
+    heldout = [b for split, prompts in splits.items() for b in heldout_benchmarks(prompts, sampling, split).values()]
     if case.on_policy:
         yield from shown(gold_objections(trained, graders, users))
-    for benchmark in [*heldout.values(), *benchmarks]:
+    for benchmark in [*heldout, *benchmarks]:
         yield from shown(benchmark_objections(benchmark, graders))
 
 

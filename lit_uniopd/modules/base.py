@@ -11,6 +11,7 @@ from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
+from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
@@ -143,7 +144,8 @@ class PolicyModule(LightningModule):
         if not isinstance(signal_connector(self.trainer), StopSignals):
             set_signal_connector(self.trainer, StopSignals(self.trainer))
         if stage == "predict":
-            self.graders.prepare({prompt.grader for prompt in self.trainer_data.prompts("predict") if prompt.grader})
+            graded = heldout_benchmarks(self.trainer_data.prompts("predict"), self.val_sampling, "predict")
+            self.validation.check(list(graded.values()))
         self.validation.setup(self.trainer, stage)
         if stage == "fit":
             check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)

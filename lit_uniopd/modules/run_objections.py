@@ -180,22 +180,17 @@ def trainer_objections(trainer: Trainer, steps_per_batch: int) -> Iterator[Objec
     """
     data, batches = TrainerData(trainer), planned_batches(trainer, steps_per_batch)
     every = trainer.val_check_interval
-    heldout = bool(data.prompts("val") or data.val_pairs)
+    later = any(getattr(callback, "validates_after", False) for callback in data.callbacks)
+    heldout = bool(data.prompts("val") or data.val_pairs) and bool(trainer.limit_val_batches) and not later
     per_epoch = trainer.check_val_every_n_epoch
-    if heldout and trainer.limit_val_batches and batches is not None and per_epoch is None and every > batches:
+    if heldout and batches is not None and per_epoch is None and every > batches:
         yield Objection(
             "validation",
             f"--trainer.val_check_interval {every} batches is more than the {batches} of the run, so it is never "
             "validated while it trains; lower it.",
         )
     epochs = trainer.max_epochs
-    if (
-        heldout
-        and trainer.limit_val_batches
-        and per_epoch is not None
-        and epochs not in (None, -1)
-        and per_epoch > epochs
-    ):
+    if heldout and per_epoch is not None and epochs not in (None, -1) and per_epoch > epochs:
         yield Objection(
             "validation",
             f"--trainer.check_val_every_n_epoch {per_epoch} is more than the {epochs} epochs of the run, so it is "

@@ -108,8 +108,11 @@ class Validation:
                 )
         graders = {name for b in benchmarks for e in b.examples if (name := b.grader(e)) is not None}
         self.graders.prepare(sorted(graders | {name for b in benchmarks for name in b.spec.scoring.also}))
-        if rank_zero_only.rank == 0:
-            refuse_or_warn(chain.from_iterable(benchmark_objections(b, self.graders) for b in benchmarks))
+        self._try_golds(benchmarks)
+
+    @rank_zero_only
+    def _try_golds(self, benchmarks: list[Benchmark]) -> None:
+        refuse_or_warn(chain.from_iterable(benchmark_objections(b, self.graders) for b in benchmarks))
 
     def gather(self) -> None:
         """Hold whole weights until ``release``: ranks have differing numbers of rows to answer."""

@@ -99,12 +99,12 @@ def test_golds_are_tried_as_fit_tries_them(examined, grader, monkeypatch):
         findings = [
             f for name in ("golds", "golds math") for f in of(examined(data=strange, callbacks=callbacks), name)
         ]
-        told = [f for f in findings if f"Grader {grader!r} cannot use the gold answers of 8 of 8" in f.message]
+        unusable = [f for f in findings if f"Grader {grader!r} cannot use the gold answers of 8 of 8" in f.message]
         refused = [f for f in findings if "refused by their own grader" in f.message]
-        assert [f.status for f in told] == [status] or refused, findings
+        assert [f.status for f in unusable] == [status] or refused, findings
         if callbacks:
-            assert "a mapping of inputs, outputs, fn_name" in told[0].message
-            assert told[0].remedy.startswith("Name the grader that takes this form by --data.train.grader")
+            assert "a mapping of inputs, outputs, fn_name" in unusable[0].message
+            assert unusable[0].remedy.startswith("Name the grader that takes this form by --data.train.grader")
 
 
 def test_golds_of_held_out_prompts_are_tried_too(examined, monkeypatch):

@@ -10,6 +10,7 @@ from doctor_data import of
 from tiny import CHAT, Prompts, make_tokenizer, module, prompts, sgd, trainer
 from torch.optim import lr_scheduler
 
+from callbacks import BenchmarkEvaluation
 from lit_uniopd.doctor import run_all_checks
 from lit_uniopd.modules.run_objections import (
     end_objections,
@@ -150,6 +151,9 @@ def test_validations_that_never_come(tmp_path, settings, steps_per_batch, messag
     objections = said(trainer_objections(run, steps_per_batch))
     assert len(objections) == (message is not None)
     assert message is None or message in objections[0][1]
+    run.callbacks.append(BenchmarkEvaluation())
+    assert said(trainer_objections(run, steps_per_batch)) == []  # after the last step they are
+    run.callbacks.pop()
     run.datamodule = SimpleNamespace()
     assert said(trainer_objections(run, steps_per_batch)) == []
 

@@ -231,6 +231,15 @@ def test_answers_that_cannot_differ_are_refused_before_they_are_written(model_di
     assert model.policy is None
 
 
+def test_golds_that_their_grader_cannot_use_are_told_before_answers_are_written(model_dirs, tmp_path, caplog):
+    row = {"prompt": "1=", "answer": {"inputs": ["1"], "outputs": ["1"]}}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    data = PromptDataModule(predict=SourceArgs(path=str(tmp_path / "p.jsonl"), grader="math"))
+    trainer(tmp_path).predict(Evaluation(PolicyArgs(path=model_dirs["student"])), data)
+    assert "Grader 'math' cannot use the gold answers of 1 of 1 predict prompts of default" in caplog.text
+    assert "name another grader by --data.predict.grader" in caplog.text
+
+
 def answered(paths: dict[str, str], root: Path, n: int) -> Any:
     student = module(paths, val_sampling=SamplingArgs(n=n, max_new_tokens=8))
     (rollouts,) = trainer(root).predict(student, Prompts(prompts(2)))  # type: ignore[misc]

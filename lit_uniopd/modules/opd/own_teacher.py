@@ -1,14 +1,15 @@
 """A teacher that is the student itself: advantages are zero but for rounding, and nothing is learned from it."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.policy import Policy
-from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
@@ -16,22 +17,33 @@ READ = 4
 """Prompts that are read by both, to see whether their templates differ."""
 
 
-def own_teachers(student: Policy, teachers: TeacherPool, prompts: Sequence[Prompt]) -> Iterator[Objection]:
+def own_teachers(module: Any) -> Iterator[Objection]:
     """The teachers that have the student's weights and read its prompts as it does.
 
     Args:
-        student: as training begins, after a checkpoint was read.
-        teachers: of which those in this process are compared.
-        prompts: to train on.
+        module: ``UniOPD`` as training begins, after a checkpoint was read. Of its teachers, those in this process are
+            compared; one that waits on disk is looked for by its path.
     """
-    for name, teacher in teachers.loaded.items():
+    student, teachers = module.policy, module.teachers
+    prompts = module.trainer_data.prompts("train")
+    for name, args in teachers.args.items():
         routed = [prompt for prompt in prompts if teachers.route(prompt) == name][:READ]
-        if routed and is_itself(student, teacher, routed):
+        if teacher := teachers.loaded.get(name):
+            same = bool(routed) and is_itself(student, teacher, routed)
+        else:
+            same = args.placement == "disk_cache" and not module.global_step and _same_source(args, student.args)
+        if same:
             yield Objection(
                 "teachers",
                 f"Teacher {name} is the student as it is now: it has the same weights and reads the same prompts, so "
                 f"there is nothing to learn from it; name another model by --model.teachers.{name}.path.",
             )
+
+
+def _same_source(args: PolicyArgs, other: PolicyArgs) -> bool:
+    """Whether two policies are loaded from one place and read prompts alike."""
+    names = ("path", "revision", "tokenizer", "quantization", "chat_template_kwargs")
+    return all(getattr(args, name) == getattr(other, name) for name in names)
 
 
 def is_itself(student: Policy, teacher: Policy, prompts: Sequence[Prompt]) -> bool:

@@ -173,8 +173,7 @@ class UniOPD(PolicyModule):
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
         super().on_fit_start()
-        itself = own_teachers(self.policy, self.teachers, self.trainer_data.prompts("train"))
-        refuse_or_warn(itself, warns=self.trainer.is_global_zero)
+        refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
     def workload(self) -> Workload:
         data = self.trainer_data

@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny import Prompts, module, prompts, trainer
 
 from callbacks import BenchmarkEvaluation, MarginCalibration
@@ -18,6 +20,7 @@ from lit_uniopd.modules.opd.objections import RolloutSettings, rollout_objection
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 
+ROOT = Path(__file__).parents[3]
 FEW: dict[str, Any] = {"n": 3, "max_new_tokens": 6}
 KL = LossArgs(kind="reverse_kl")
 GROUP, ALL = {"Shift": "group"}, {"Shift": "global"}
@@ -66,6 +69,34 @@ def only(refused: bool, **changes: Any) -> str:
 )
 def test_usual_settings_are_not_objected_to(changes):
     assert said(**changes) == []
+
+
+def settings_of(path: str) -> dict[str, Any]:
+    """The `init_args` of model and data of a shipped config, and its callbacks."""
+    config = yaml.safe_load((ROOT / "configs" / path).read_text())
+    callbacks = config.get("trainer", {}).get("callbacks+", [])
+    arguments = {part: (config.get(part) or {}).get("init_args", {}) for part in ("model", "data")}
+    return {**arguments, "callbacks": [entry["class_path"] for entry in callbacks]}
+
+
+@pytest.mark.parametrize("base", ["quickstart.yaml", "lab/base.yaml", "uni_opd/multi_teacher.yaml"])
+@pytest.mark.parametrize("preset", sorted(path.name for path in (ROOT / "configs/uni_opd/presets").glob("*.yaml")))
+def test_shipped_configs_are_not_objected_to(base, preset):
+    run, added = settings_of(base), settings_of(f"uni_opd/presets/{preset}")
+    model, data = {**run["model"], **added["model"]}, {**run["data"], **added["data"]}
+    balance = data.get("online_balance")
+    scopes = {"balance": "group"} if balance else {}
+    calibrations = [name for name in added["callbacks"] if "MarginCalibration" in name]
+    objections = said(
+        sampling=SamplingArgs(**model["sampling"]),
+        loss=LossArgs(**{**run["model"]["loss"], **model.get("loss", {})}),
+        updates=model["updates_per_rollout"],
+        batch_size=data["batch_size"],
+        balance=None if balance is None else OnlineBalanceArgs(**balance),
+        scopes=scopes | dict.fromkeys(calibrations, "group"),
+        calibrations=calibrations,
+    )
+    assert objections == []
 
 
 @pytest.mark.parametrize("option", [{"temperature": 0.0}, {"temperature": 0.01}, {"top_k": 1}, {"top_p": 0.01}])

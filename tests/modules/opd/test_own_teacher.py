@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_uniopd.modules.opd.own_teacher import same_weights
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
+from lit_uniopd.teachers import TeacherArgs
 
 ITSELF = "is the student as it is now"
 
@@ -59,6 +60,15 @@ def test_fit_tells_of_it_once(family, tmp_path, caplog, which):
         trainer(tmp_path, max_steps=1).fit(model, Prompts(prompts(8)))
     assert caplog.text.count(f"Teacher math {ITSELF}") == (which == "copy")
     assert f"Teacher code {ITSELF}" not in caplog.text
+
+
+@pytest.mark.parametrize("which", ["student", "moved"])
+def test_a_teacher_on_disk_is_known_by_its_path(family, tmp_path, caplog, which):
+    cached = TeacherArgs(path=family[which], placement="disk_cache", cache=str(tmp_path / "cache"))
+    model = module({**family, "math": "", "code": ""}, teachers={"default": cached})
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, max_steps=1).fit(model, Prompts(prompts(8)))
+    assert caplog.text.count(f"Teacher default {ITSELF}") == (which == "student")
 
 
 def test_with_another_prompt_the_same_weights_are_another_teacher(family, tmp_path, caplog):
