@@ -10,10 +10,13 @@ from tiny import CHAT, make_tokenizer, prompts
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import Generation
-from lit_uniopd.modules.lengths import beyond_positions, shortened_benchmarks, unlike_lengths
+from lit_uniopd.modules import lengths
+from lit_uniopd.modules.lengths import beyond_positions, beyond_servers, shortened_benchmarks, unlike_lengths
 from lit_uniopd.modules.lossy_sources import source_objections
 from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_system_prompts
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.types import Prompt
 
 ROTARY = {"model_type": "qwen3", "max_position_embeddings": 256}
@@ -43,6 +46,18 @@ def test_beyond_the_positions_of_a_model(config, prompt, answer, refused):
     if objections:
         remedy = f"lower {option} to {256 - prompt}, or drop" if prompt < 256 else "; drop long prompts"
         assert remedy in objections[0].message
+
+
+@pytest.mark.parametrize(
+    ("limits", "prompt", "refused"), [([64, 32], 12, False), ([64, 32], 13, True), ([64], 44, False), ([], 999, False)]
+)
+def test_beyond_what_the_servers_take(monkeypatch, limits, prompt, refused):
+    monkeypatch.setattr(lengths, "connect", lambda _: SimpleNamespace(limits=limits))
+    server = ServerArgs(urls=["http://localhost:1"], model="m", directory="/tmp/x")
+    sampling = SamplingArgs(engine="vllm", server=server, max_new_tokens=20)
+    objections = list(beyond_servers(sampling, prompt))
+    assert [objection.refused for objection in objections] == [True] * refused
+    assert not refused or "lower --model.sampling.max_new_tokens to 19, or start" in objections[0].message
 
 
 @pytest.mark.parametrize(
