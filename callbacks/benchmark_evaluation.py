@@ -76,6 +76,7 @@ class BenchmarkEvaluation(Callback):
         self.teacher_scores: dict[str, Scores] = {}
         self.earlier_seconds = 0.0
         self.last: EvalResult | None = None
+        self._benchmarks: list[Benchmark] | None = None
         self._finished: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
@@ -84,10 +85,25 @@ class BenchmarkEvaluation(Callback):
         if self.specs is None:  # it takes the module's evaluator, which does not exist yet
             return
         directory = run_directory(trainer)
-        benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
+        benchmarks = self.load_benchmarks()
         pl_module.validation.check(benchmarks)
         self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
         self.reporter = Reporter(trainer, directory)
+
+    @property
+    def validates_after(self) -> bool:
+        """Whether held-out prompts are answered after the last step, however seldom Lightning validates."""
+        return self.specs is None and self.after
+
+    def load_benchmarks(self) -> list[Benchmark]:
+        """The benchmarks with their rows; none where the held-out prompts are evaluated.
+
+        Raises:
+            UserError: if one cannot be had.
+        """
+        if self._benchmarks is None:
+            self._benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
+        return self._benchmarks
 
     # --- when ---
 

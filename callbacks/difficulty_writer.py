@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.scorers.pass_rates import difficulties, read_difficulties
@@ -27,6 +27,16 @@ class DifficultyWriter(ResumablePrediction):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # type: ignore[override]
+        sampling = pl_module.val_sampling
+        option = sampling.greedy_option("model.val_sampling")
+        if stage == "predict" and trainer.is_global_zero and (option is not None or sampling.n == 1):
+            log.warning(
+                "With %s a prompt is always right or always wrong, so none is of medium difficulty; set "
+                "--model.val_sampling.n 8 and temperature 1.",
+                option or "--model.val_sampling.n 1",
+            )
 
     def lines(self, pl_module: LightningModule, rollouts: Rollouts) -> Iterable[Mapping[str, Any]]:
         return map(asdict, difficulties(rollouts))

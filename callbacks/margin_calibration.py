@@ -44,6 +44,8 @@ class MarginCalibration(Callback):
 
     needs_outcomes = True
     """Without outcomes there is no margin: the module then stops or warns."""
+    changes_advantages = True
+    """Only the sampled loss reads them: the module refuses the others."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class MarginCalibration(Callback):
     ) -> None:
         if not 0 <= min_retain <= 1:
             raise UserError(f"MarginCalibration.min_retain must be in [0, 1], not {min_retain}.")
+        if variant == "mask" and min_retain == 1:
+            raise UserError("MarginCalibration.min_retain 1 leaves every answer, so a mask does nothing; lower it.")
         self.variant = variant
         self.direction: Direction = direction
         self.delta = delta

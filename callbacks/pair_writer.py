@@ -68,14 +68,26 @@ class PairWriter(ResumablePrediction):
             line["answers"].append(asdict(answer))
         return groups.values()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse prompts that cannot be scored, and to go on with another scorer's answers."""
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:  # type: ignore[override]
+        """Refuse, before a model is loaded, prompts that cannot be scored and answers that cannot differ."""
+        if stage != "predict":
+            return
         prompts = TrainerData(trainer).prompts("predict")
         if prompts and isinstance(self.scorer, GraderScore) and all(prompt.grader is None for prompt in prompts):
             raise UserError(
                 "No prompt has a grader, by which PairWriter scores answers; name one by --data.predict.grader, or "
                 "another --trainer.callbacks.scorer."
             )
+        sampling = pl_module.val_sampling
+        same = sampling.greedy_option("model.val_sampling") or ("--model.val_sampling.n 1" if sampling.n == 1 else None)
+        if same is not None:
+            raise UserError(
+                f"With {same} a prompt has no two answers that differ, and PairWriter pairs those; set "
+                "--model.val_sampling.n 5 and temperature 0.8, say."
+            )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to go on with another scorer's answers."""
         other_scorers = {line["scorer"] for line in read_lines(self.lines_file)} - {self.scorer.name}
         if other_scorers:
             raise UserError(

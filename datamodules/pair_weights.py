@@ -18,6 +18,10 @@ FLAT = 0.01
 """Quality weights whose standard deviation is below this treat all pairs alike."""
 
 
+SATURATED = 0.95
+"""Mean of such weights above which the scores differ too much for the slope, not too little."""
+
+
 @dataclass
 class PairWeightArgs:
     """How scores become weights."""

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.loaders import ResumableLoader, SourceDataModule, at_least_one, flagged
 from datamodules.pair_sources import PairSourceArgs, read_pairs
-from datamodules.pair_weights import FLAT, PairWeightArgs, ScoreScale, WeightReport, weigh
+from datamodules.pair_weights import FLAT, SATURATED, PairWeightArgs, ScoreScale, WeightReport, weigh
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
@@ -244,6 +244,11 @@ def _warn_of_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:
         rank_zero_warn(
             f"{alike}the scores of every pair differ by {weights.only_gap:g}; give finer scores than a verdict, or set "
             "--model.loss.use_quality false."
+        )
+    elif weights.spread < FLAT and weights.mean > SATURATED:
+        rank_zero_warn(
+            f"{alike}its scores differ by far more than 1 / --data.weighting.eta {eta}; lower eta, or set "
+            "normalization to zscore."
         )
     elif weights.spread < FLAT:
         rank_zero_warn(

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from lit_uniopd.benchmarks.records import Record, content_hash
 from lit_uniopd.benchmarks.registry import find_spec
-from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
+from lit_uniopd.benchmarks.spec import (
+    Benchmark,
+    BenchmarkSpec,
+    Example,
+    Generation,
+    HubData,
+    PromptFormat,
+    Report,
+    Scoring,
+)
 from lit_uniopd.errors import UserError
 
 if TYPE_CHECKING:  # `uniopd compare` needs neither
@@ -67,6 +76,7 @@ def heldout_spec(domain: str, split: str, *, pictures: bool = False) -> Benchmar
         domain=domain,
         modality="image" if pictures else "text",
         hub=HubData(id=""),
+        prompt=PromptFormat(chat={}),  # as in training, whatever the policy's own options leave to the template
         scoring=Scoring(grader=None),
         report=Report(metrics=({"name": "avg"},)),
     )

@@ -17,7 +17,7 @@ from lit_uniopd.doctor.hub_reachability import offline_if_unreachable
 from lit_uniopd.doctor.image_tokens import check_images
 from lit_uniopd.doctor.models import check_judges_and_detectors, check_models, check_servers
 from lit_uniopd.doctor.self_distillation import check_reference, check_self_distillation
-from lit_uniopd.doctor.settings import check_sampling, check_setup
+from lit_uniopd.doctor.settings import check_objections, check_setup
 from lit_uniopd.doctor.teacher_routing import check_routes
 from lit_uniopd.doctor.token_disagreement import check_disagreement
 from lit_uniopd.doctor.tokenizers import check_ends, check_tokenizers
@@ -49,7 +49,7 @@ CHECKS = (
     Check("ends", check_ends),
     Check("templates", check_templates),
     Check("pictures", check_images),
-    Check("sampling", check_sampling),
+    Check("sampling", check_objections),
     Check("settings", check_setup),
     Check("memory", check_memory),
     Check("disk", check_disk),

@@ -1,17 +1,15 @@
 """One real prompt as student and teacher read it, and the switches of their chat templates."""
 
 import difflib
-import re
 from collections.abc import Iterator
-from typing import Any
 
 from lit_uniopd.doctor.dry_run import Case, Model
-from lit_uniopd.doctor.findings import Finding, green, yellow
+from lit_uniopd.doctor.findings import Finding, green, shown, yellow
+from lit_uniopd.modules.run_objections import template_objections
 from lit_uniopd.policy.chat_template import chat_text
+from lit_uniopd.policy.template_options import switches_of
 from lit_uniopd.types import Prompt
 
-SWITCH = re.compile(r"\b(?:enable_thinking|reasoning_effort|thinking_budget)\b|\bthinking\b(?=\s+is\s+)")
-"""Options of the templates of Qwen3, GLM, gpt-oss, Seed-OSS and DeepSeek-V3.1."""
 COLUMN = 46
 """Characters of each side."""
 LINES = 30
@@ -69,19 +67,9 @@ def _fold(text: str) -> list[str]:
 
 
 def _switches(model: Model) -> Iterator[Finding]:
-    """Compare the options that the template reads with those that are set."""
-    template: Any = model.tokenizer.chat_template or getattr(model.processor, "chat_template", None)
-    options = model.args.chat_template_kwargs
-    text = "" if template is None else str(template)
-    unread = sorted(key for key in options if not re.search(rf"\b{re.escape(key)}\b", text))
-    if unread:
-        yield yellow(
-            f"template {model.name}",
-            f"The chat template never reads {', '.join(unread)}, which is set.",
-            f"Correct or remove it in --{model.flag}.chat_template_kwargs.",
-        )
-    code = " ".join(re.findall(r"{[%{].*?[%}]}", text, flags=re.DOTALL))
-    switches = sorted(set(SWITCH.findall(code)))
+    """Options that are set and never read, and switches of thinking that are left open."""
+    options, switches = model.args.chat_template_kwargs, switches_of(model.processor)
+    yield from shown(template_objections(model.processor, options, model.flag))
     unset = [name for name in switches if name not in options]
     if unset:
         yield yellow(

@@ -5,19 +5,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.dry_run import Case, complaints, count_names
-from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
-from lit_uniopd.doctor.settings import calibrations
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, yellow
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.lossy_sources import source_objections
+from lit_uniopd.modules.opd.outcomes import gold_objections, outcome_users
 from lit_uniopd.scorers import GraderScore
+from lit_uniopd.types import Prompt
 
 GOLDS = 64
 """Gold answers of each domain that are graded, spread evenly over its rows."""
-MANY = 0.1
-"""Share of dropped rows that is worth a look."""
 
 
 def check_data(case: Case) -> Iterator[Finding]:
@@ -45,7 +46,7 @@ def check_data(case: Case) -> Iterator[Finding]:
         remedy = f"Make --{case.student.flag}.path readable first; long rows are dropped or cut by its tokens."
         yield yellow("data", "Rows were read, but not measured.", remedy)
     else:
-        yield from _lossy_sources(case.data)
+        yield from shown(source_objections(case.trainer_data.reports))
 
 
 @contextmanager
@@ -78,21 +79,6 @@ def _unavailable_benchmarks(data: Any) -> Iterator[Finding]:
         yield red("data", (count if len(errors) > 1 else "") + first.message, first.remedy)
 
 
-def _lossy_sources(data: Any) -> Iterator[Finding]:
-    """Sources of which the datamodule's report says that many rows were dropped."""
-    report: Any = getattr(data, "report", {})
-    sources = {flag: source if isinstance(source, list) else [source] for flag, source in report.items()}
-    for flag, source in ((flag, source) for flag, listed in sources.items() for source in listed):
-        dropped = sum(getattr(source, name, 0) for name in ("too_long", "long_prompts", "identical", "empty"))
-        if dropped > MANY * source.rows:
-            yield yellow(
-                "data",
-                f"{flag.removeprefix('--data.')} loses {dropped / source.rows:.0%} of its rows: {source}.",
-                "Raise --data.max_prompt_tokens (or max_length), or mend the rows, so that what is left is the data "
-                "you mean.",
-            )
-
-
 def check_graders(case: Case) -> Iterator[Finding]:
     """Let graders judge gold answers and empty ones; off-policy objectives grade nothing while they train."""
     if (case.stage == "fit" and not case.on_policy) or case.detectors:
@@ -102,8 +88,14 @@ def check_graders(case: Case) -> Iterator[Finding]:
     module = case.module
     splits = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
     prompts = list({id(prompt): prompt for prompt in splits}.values())  # splits may share rows
-    if case.on_policy and case.train_prompts and all(prompt.grader is None for prompt in case.train_prompts):
-        yield from _without_outcomes(case)
+    users = outcome_users(module.advantage, case.trainer) if case.on_policy else []
+    ungraded = bool(case.train_prompts) and all(prompt.grader is None for prompt in case.train_prompts)
+    if case.on_policy and ungraded and not users:
+        yield yellow(
+            "golds",
+            "No training prompt has a grader: outcomes are unknown.",
+            "Name one by --data.train.grader to see accuracies and to use margin calibration and balancing.",
+        )
     if case.scorers and prompts and all(prompt.grader is None for prompt in prompts):
         yield red(
             "golds",
@@ -119,19 +111,25 @@ def check_graders(case: Case) -> Iterator[Finding]:
             "outcomes.",
         )
         prompts = [p for p in prompts if p.gold is not None]
-    benchmarks = list(heldout_benchmarks(prompts, module.val_sampling, "train").values()) + case.benchmarks
-    yield from _grade_golds(case, benchmarks)
+    with complaints("golds") as problems:
+        benchmarks = case.trainer_data.benchmarks_in_fit if case.stage == "fit" else case.benchmarks
+        rows = list(heldout_benchmarks(prompts, module.val_sampling, "train").values())
+        problems.extend(_grade_golds(case, rows + benchmarks))
+        trained = [prompt for prompt in case.train_prompts if prompt.gold is not None or ungraded]
+        problems.extend(_tried_golds(case, trained, benchmarks, users))
+    refused = any("refused by their own grader" in problem.message for problem in problems)
+    yield from (finding for finding in problems if not (refused and finding.status == "yellow"))
 
 
-def _without_outcomes(case: Case) -> Iterator[Finding]:
-    users = [type(callback).__name__ for callback in calibrations(case)]
-    users += ["--data.online_balance"] if getattr(case.data, "online_balance", None) is not None else []
-    users += ["--model.advantage.outcome_weight"] if case.module.advantage.outcome_weight else []
-    problem, remedy = "No training prompt has a grader: outcomes are unknown", "Name one by --data.train.grader"
-    if users:
-        yield red("golds", f"{problem}, and {', '.join(users)} can do nothing.", f"{remedy}, or leave these out.")
-    else:
-        yield yellow("golds", f"{problem}.", f"{remedy} to see accuracies and to use margin calibration and balancing.")
+def _tried_golds(case: Case, trained: list[Prompt], benchmarks: list[Benchmark], users: list[str]) -> Iterator[Finding]:
+    """What ``fit`` says of gold answers that their grader cannot use."""
+    graders, sampling = case.module.graders, case.module.val_sampling
+    splits = {"val": case.val_prompts, "predict": case.predict_prompts}
+    heldout = [b for split, prompts in splits.items() for b in heldout_benchmarks(prompts, sampling, split).values()]
+    if case.on_policy:
+        yield from shown(gold_objections(trained, graders, users))
+    for benchmark in [*heldout, *benchmarks]:
+        yield from shown(benchmark_objections(benchmark, graders))
 
 
 def _grade_golds(case: Case, benchmarks: list[Benchmark]) -> Iterator[Finding]:

@@ -122,6 +122,8 @@ class Case:
     """Where the run's files would go."""
     missing: set[str] = field(init=False, default_factory=set)
     """Names of models whose config or tokenizer cannot be read; filled in by the check of the models."""
+    objected: bool = field(init=False, default=False)
+    """Whether the settings were objected to; filled in by their check."""
     unreachable: set[str] = field(init=False, default_factory=set)
     """Teachers whose servers did not answer well; no other check asks them."""
 

@@ -1,8 +1,11 @@
 """What a check has found, and what to do about it."""
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from lit_uniopd.utils.objections import Objection
 
 Status = Literal["green", "yellow", "red"]
 
@@ -49,6 +52,12 @@ def complaint(name: str, status: Literal["yellow", "red"], message: str) -> Find
         problem, flag = remedy, re.search(r"--[a-z_][\w.]*\w", remedy)
         remedy = f"correct {flag[0]}" if flag else "mend what this names"
     return Finding(name, status, problem + ".", remedy[:1].upper() + remedy[1:] + ".")
+
+
+def shown(objections: Iterable[Objection]) -> Iterator[Finding]:
+    """What ``fit`` would say, as findings: red where it would refuse the run, yellow where it would warn."""
+    for objection in objections:
+        yield complaint(objection.topic, "red" if objection.refused else "yellow", objection.message)
 
 
 def exit_status(findings: list[Finding]) -> int:

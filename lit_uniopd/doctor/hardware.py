@@ -115,9 +115,6 @@ def check_device(case: Case) -> Iterator[Finding]:
     if device.type == "cuda" and precision == "32-true" and case.stage == "fit":
         remedy = "Set --trainer.precision bf16-mixed, which keeps the weights in float32."
         problems.append(yellow("device", f"{name} computes in 32 bits, several times slower than in 16.", remedy))
-    if precision in ("bf16-true", "16-true") and case.stage == "fit" and case.student.args.lora is None:
-        remedy = "Set --trainer.precision bf16-mixed, or train adapters by --model.student.lora.rank."
-        problems.append(yellow("device", f"--trainer.precision {precision} loses small steps in the weights.", remedy))
     yield from problems
     if not problems:
         yield green("device", f"{case.trainer.num_devices} x {name}, precision {precision}.")

@@ -14,7 +14,6 @@ from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.losses import divergence_loss, sampled_loss
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
-from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
@@ -118,13 +117,6 @@ def gradient_norm(policy: Policy, value: Tensor) -> float:
     return math.sqrt(sum(float(g.float().pow(2).sum()) for g in gradients if g is not None))
 
 
-def has_dropout(policy: Policy) -> bool:
-    """Whether training has dropout, which answering has not."""
-    layers = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules())
-    options = unwrap(policy.model).config.get_text_config().to_dict()
-    return layers or any("dropout" in name and isinstance(p, float) and p > 0 for name, p in options.items())
-
-
 def check_self_distillation(case: Case) -> Iterator[Finding]:
     """Advantage, loss and gradient with the student as its own teacher; its log-probs in rollout and update."""
     if case.pool is None or not prompts_of_all_teachers(case):
@@ -144,9 +136,12 @@ def check_self_distillation(case: Case) -> Iterator[Finding]:
         yield green("self-test", f"As its own teacher the student learns nothing. {numbers}")
     drift = f"Log-probs of rollout and update differ by {result.drift:.1e} a token, {result.drift_largest:.1e} at most."
     if result.drift > limit:
-        noisy = has_dropout(case.policy)
-        remedy = "Set the dropout of model and adapters to 0" if noisy else "Try another attention kernel"
-        yield yellow("drift", drift, f"{remedy}, since what is learned from is this far from what was sampled.")
+        yield yellow(
+            "drift",
+            drift,
+            "Try --model.student.attn_implementation sdpa or another --model.sampling.engine, since what is learned "
+            "from is this far from what was sampled.",
+        )
     else:
         yield green("drift", drift)
 
@@ -176,8 +171,8 @@ def check_reference(case: Case) -> Iterator[Finding]:
         yield red(
             "self-test",
             f"Before the first step the policy is its own reference, but {numbers}.",
-            f"Set --{module.policy_flag}.lora.dropout and the model's own dropout to 0, or try "
-            f"--{module.policy_flag}.attn_implementation sdpa.",
+            f"Set --{module.policy_flag}.attn_implementation sdpa and share_prompts false, and see which of them mends "
+            "it; then report it.",
         )
     else:
         yield green("self-test", f"Before the first step the policy is its own reference: {numbers}.")

@@ -1,20 +1,43 @@
 """Where student and teacher disagree, token by token."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
-from lit_uniopd.doctor.self_distillation import prompts_of_teacher, small_rollouts
+from lit_uniopd.doctor.self_distillation import ANSWERS, prompts_of_teacher, small_rollouts
+from lit_uniopd.modules.opd.losses import never_gap_masked
+from lit_uniopd.modules.opd.own_teacher import is_itself
+from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Rollouts
 
 MASKED = 0.05
 """Share of tokens beyond the gap threshold that is worth a look."""
 WORST = 5
-ALIKE = 1e-6
+ROUNDINGS = {torch.float32: 24.0, torch.float64: 24.0}
+"""How many eps of its type, for each nat of its parts, two computations of a log-prob may differ by. In 16 bits, where
+sums are in 32 all the same, it is 0.5."""
+
+
+def rounding(logps: torch.Tensor, vocabulary: int, dtype: torch.dtype) -> float:
+    """Nats per token, on average, that rounding explains between two computations with the same weights.
+
+    A log-prob is a logit less the log of a sum over the vocabulary: about ``|log p|`` and ``log V`` nats large, each
+    known to a few eps.
+
+    Args:
+        logps: of the tokens that are compared.
+        vocabulary: tokens that the sum is over.
+        dtype: the coarser one in which the two were computed.
+    """
+    size = math.log(vocabulary) + float(logps.abs().mean())
+    return ROUNDINGS.get(dtype, 0.5) * torch.finfo(dtype).eps * size
 
 
 def check_disagreement(case: Case) -> Iterator[Finding]:
@@ -42,7 +65,8 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
     sizes = gaps.abs()
     median, p90 = torch.quantile(sizes.float(), torch.tensor([0.5, 0.9], device=sizes.device)).tolist()
     limit = module.loss.gap_threshold if module.loss.kind == "sampled" else None
-    beyond = 0.0 if limit is None else float((sizes >= limit).float().mean())
+    maskable = _maskable(case, rollouts)[mask_BT]
+    beyond = 0.0 if limit is None else float(((sizes >= limit) & maskable).float().mean())
     numbers = (
         f"|log p_T - log p_S| is {float(sizes.mean()):.3g} nats a token (median {median:.2g}, 90 % {p90:.2g}, "
         f"most {float(sizes.max()):.3g}; {len(sizes)} tokens)"
@@ -67,10 +91,43 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
             "Look at the two templates first, then at the tokens below; --model.loss.gap_threshold sets the limit.",
             details,
         )
-    if float(sizes.mean()) < ALIKE:
+    if same := _same(case, name, pool, rollouts, teacher_BT, mask_BT):
         remedy = f"Check that --model.teachers.{name}.path is not the student's own."
-        return yellow(title, f"{numbers}: there is nothing to learn from it.", remedy)
+        return yellow(title, f"{numbers}: {same}, so there is nothing to learn from it.", remedy)
     return green(title, f"{numbers}.", details)
+
+
+def _maskable(case: Case, rollouts: Rollouts) -> torch.Tensor:
+    """Tokens that the gap mask may take, bool ``[B, T]``."""
+    spared_BT = never_gap_masked(rollouts, case.module.loss, case.policy.eos_ids)
+    return rollouts.mask_BT if spared_BT is None else rollouts.mask_BT & ~spared_BT
+
+
+def _same(
+    case: Case, name: str, pool: TeacherPool, rollouts: Rollouts, teacher_BT: torch.Tensor, mask_BT: torch.Tensor
+) -> str:
+    """Why the teacher is the student itself; empty: it is another model."""
+    options: dict[str, Any] = {"temperature": case.module.temperature, "max_tokens": case.module.micro_batch_tokens}
+    student, teacher = case.policy, pool.loaded.get(name)
+    if teacher is not None and is_itself(student, teacher, rollouts.prompts[::ANSWERS]):
+        return "it has the student's weights and reads the same prompts"
+    own_BT, dtype = rollouts.student_logps_BT, _dtype(student)
+    if teacher is not None and _dtype(teacher) == dtype:
+        # Scored as the teacher is, the student's own log-probs differ by the last digits of 32 bits at most.
+        with case.trainer.precision_plugin.forward_context():
+            own_BT, _ = TeacherPool.of({name: student}).score(rollouts, **options)
+        dtype = torch.float32
+    elif teacher is not None:
+        dtype = max(dtype, _dtype(teacher), key=lambda dtype: torch.finfo(dtype).eps)
+    elif "16" in str(case.trainer.precision):
+        dtype = torch.bfloat16
+    gap = float((teacher_BT - own_BT)[mask_BT].abs().mean())
+    limit = rounding(own_BT[mask_BT], head_of(student.model).weight_VH.shape[0], dtype)
+    return f"that is rounding ({limit:.1e} nats a token at this vocabulary)" if gap <= limit else ""
+
+
+def _dtype(policy: Policy) -> torch.dtype:
+    return next(p.dtype for p in policy.parameters() if p.is_floating_point())
 
 
 def _worst(case: Case, name: str, rollouts: Rollouts, teacher_BT: torch.Tensor, mask_BT: torch.Tensor) -> str:

@@ -1,7 +1,7 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,8 +10,8 @@ import torch
 from lightning import Callback, LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 
+from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
@@ -20,9 +20,10 @@ from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
-from lit_uniopd.modules.optimization import check_options, new_optimizer, new_schedule, run_steps
+from lit_uniopd.modules.optimization import check_options, default_optimizer, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.progress_lines import missing_lines
 from lit_uniopd.modules.run_files import run_files
+from lit_uniopd.modules.run_objections import run_objections
 from lit_uniopd.modules.same_run import CheckpointRecord
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
@@ -47,14 +48,10 @@ from lit_uniopd.utils.lightning_internals import (
     set_signal_connector,
     signal_connector,
 )
+from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
-
-
-def default_optimizer(params: Any) -> torch.optim.Optimizer:
-    """AdamW with the settings of Uni-OPD's released scripts."""
-    return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
 
 
 class PolicyModule(LightningModule):
@@ -149,13 +146,19 @@ class PolicyModule(LightningModule):
         if not isinstance(signal_connector(self.trainer), StopSignals):
             set_signal_connector(self.trainer, StopSignals(self.trainer))
         if stage == "predict":
-            self.graders.prepare({prompt.grader for prompt in self.trainer_data.prompts("predict") if prompt.grader})
+            graded = heldout_benchmarks(self.trainer_data.prompts("predict"), self.val_sampling, "predict")
+            self.validation.check(list(graded.values()))
         self.validation.setup(self.trainer, stage)
         if stage == "fit":
             check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)
+            refuse_or_warn(self.objections(), warns=self.trainer.is_global_zero)
             self.record.read_rows()
         if stage == "fit" and self.policy is None:
             self.memory.check(self.trainer, self.memory_setup)
+
+    def objections(self) -> Iterator[Objection]:
+        """What speaks against a fit: `setup` refuses it or warns, and the doctor shows the same."""
+        return run_objections(self, self._processor)
 
     def configure_model(self) -> None:
         if self.policy is None:
@@ -213,13 +216,6 @@ class PolicyModule(LightningModule):
     @property
     def answer_end(self) -> AnswerEnd:
         return answer_end(self._processor, self.policy_args.chat_template_kwargs)
-
-    def warn_without_end(self) -> None:
-        if self.answer_end.token is None:
-            rank_zero_warn(
-                "The tokenizer has no end-of-sequence token and no chat template that ends a turn: nothing teaches "
-                f"answers to end; name a tokenizer that has one by --{self.policy_flag}.tokenizer."
-            )
 
     def encode_answer(self, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt without its pictures, and of an answer that somebody else wrote."""

@@ -15,6 +15,11 @@ from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.schedules import WarmupCosine, unknown_length
 
 
+def default_optimizer(params: Any) -> torch.optim.Optimizer:
+    """AdamW with the settings of Uni-OPD's released scripts."""
+    return torch.optim.AdamW(params, lr=1e-6, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1)
+
+
 def new_optimizer(make: OptimizerCallable, parameters: list[Parameter]) -> Optimizer:
     """The optimizer of `--model.optimizer`.
 

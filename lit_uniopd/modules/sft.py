@@ -1,5 +1,6 @@
 """Supervised fine-tuning: how experts and starting points are made."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,18 @@ from torch import Tensor
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Workload
-from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.modules.lengths import beyond_positions
+from lit_uniopd.modules.optimization import default_optimizer
+from lit_uniopd.modules.run_objections import end_objections
 from lit_uniopd.modules.step_mean import StepMean
+from lit_uniopd.modules.unlike_prompts import unlike_system_prompts
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import without_end
 from lit_uniopd.types import Prompt, PromptBatch
+from lit_uniopd.utils.objections import Objection
 
 
 class AnswerLoss(NamedTuple):
@@ -71,7 +77,6 @@ class SFT(PolicyModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         end, empty = self.answer_end, 0
-        self.warn_without_end()
         prompts = self.trainer_data.prompts("train") + self.trainer_data.prompts("val")
         for prompt in prompts:
             if not isinstance(prompt.gold, str) or not prompt.gold:
@@ -85,11 +90,23 @@ class SFT(PolicyModule):
                 "rows if that is not meant."
             )
 
+    def objections(self) -> Iterator[Objection]:
+        yield from super().objections()
+        yield from end_objections(self.answer_end, self.policy_flag)
+        data = self.trainer_data
+        yield from unlike_system_prompts(data.prompts("train"), data.prompts("val"))
+        lengths = {"prompt": self.longest_prompt(data.prompts("train")), "answer": self.longest_answer()}
+        yield from beyond_positions(self.policy_args, self.policy_flag, **lengths, option="--model.max_answer_tokens")
+
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer, as far as those of most characters tell, after the cut."""
+        candidates = sorted(self.trainer_data.prompts("train"), key=lambda prompt: -len(str(prompt.gold)))[:4]
+        answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in candidates]
+        return min(max(answers, default=0), self.max_answer_tokens)
+
     def workload(self) -> Workload:
         size, prompts = self.trainer_data.batch_size, self.trainer_data.prompts("train")
-        candidates = sorted(prompts, key=lambda prompt: -len(str(prompt.gold)))[:4]
-        answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in candidates]
-        longest = self.longest_prompt(prompts) + min(max(answers, default=0), self.max_answer_tokens)
+        longest = self.longest_prompt(prompts) + self.longest_answer()
         return Workload(train_tokens=size * longest, longest_row=longest, tokens_flag="--data.batch_size {rows}")
 
     def essential_charts(self) -> Charts:

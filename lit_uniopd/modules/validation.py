@@ -1,11 +1,14 @@
 """How a module validates: its policies answer benchmarks, or held-out prompts as benchmarks of their own."""
 
 from contextlib import ExitStack
+from itertools import chain
 from typing import Protocol
 
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
+from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
 from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
@@ -18,6 +21,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import PromptBatch
+from lit_uniopd.utils.objections import refuse_or_warn
 from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.trainer_data import TrainerData
 
@@ -90,7 +94,7 @@ class Validation:
         self.evaluator = Evaluator(trainer, benchmarks, self.graders, directory) if benchmarks else None
 
     def check(self, benchmarks: list[Benchmark]) -> None:
-        """Refuse what these models or this machine cannot run, before any model is loaded.
+        """Refuse what these models or this machine cannot run, and try the gold answers, before any model is loaded.
 
         Raises:
             UserError: naming the benchmark and the remedy.
@@ -104,6 +108,11 @@ class Validation:
                 )
         graders = {name for b in benchmarks for e in b.examples if (name := b.grader(e)) is not None}
         self.graders.prepare(sorted(graders | {name for b in benchmarks for name in b.spec.scoring.also}))
+        self._try_golds(benchmarks)
+
+    @rank_zero_only
+    def _try_golds(self, benchmarks: list[Benchmark]) -> None:
+        refuse_or_warn(chain.from_iterable(benchmark_objections(b, self.graders) for b in benchmarks))
 
     def gather(self) -> None:
         """Hold whole weights until ``release``: ranks have differing numbers of rows to answer."""

@@ -6,6 +6,10 @@ from typing import Literal, get_args
 
 from lit_uniopd.errors import UserError
 
+COLD = 0.05
+"""At this temperature a token that is a nat behind the first is drawn once in 500 million times."""
+NARROW = 0.05
+"""The most probable token has more than this share nearly everywhere."""
 Sync = Literal["auto", "adapter", "transfer", "reload"]
 
 
@@ -97,3 +101,16 @@ class SamplingArgs:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
         if (self.engine == "vllm") != (self.server is not None):
             raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")
+
+    def greedy_option(self, flag: str) -> str | None:
+        """The option by which every answer takes the most probable token, or nearly so; None: there is none.
+
+        Args:
+            flag: where the options came from, `model.sampling`.
+        """
+        options = {
+            f"temperature {self.temperature:g}": self.temperature <= COLD,
+            "top_k 1": self.top_k == 1,
+            f"top_p {self.top_p:g}": self.top_p <= NARROW,
+        }
+        return next((f"--{flag}.{option}" for option, holds in options.items() if holds), None)

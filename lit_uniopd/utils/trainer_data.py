@@ -17,10 +17,12 @@ class TrainerData:
 
     Attributes:
         datamodule: the trainer's, or None.
+        callbacks: the trainer's.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.datamodule: Any = getattr(trainer, "datamodule", None)
+        self.callbacks: list[Any] = list(getattr(trainer, "callbacks", ()))
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Prompts of a split, as ``setup`` has read them."""
@@ -38,6 +40,17 @@ class TrainerData:
     def benchmarks(self) -> list[Any] | None:
         """The benchmarks to answer (`lit_uniopd.benchmarks.spec.Benchmark`); None: the data are of another kind."""
         return getattr(self.datamodule, "benchmarks", None)
+
+    @property
+    def benchmarks_in_fit(self) -> list[Any]:
+        """Benchmarks that are answered while it trains, those of callbacks that have ``load_benchmarks`` included."""
+        loaders = [getattr(callback, "load_benchmarks", list) for callback in self.callbacks]
+        return [*(self.benchmarks or ()), *(benchmark for load in loaders for benchmark in load())]
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What became of the rows of each source, by split or option."""
+        return dict(getattr(self.datamodule, "report", {}))
 
     @property
     def difficulty_report(self) -> Any:

@@ -317,18 +317,23 @@ PUT_TOGETHER = {
     "lit_uniopd/doctor/unstarted_run.py": "fit's own sentence, with the doctor's help named beside",
     "lit_uniopd/memory/suggestions.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",
     "lit_uniopd/policy/loading.py": "one of five remedies, of which the tests above have two",
+    "lit_uniopd/utils/objections.py": "the sentence of an Objection, which is looked at where that is made",
     "lit_uniopd/teachers/remote.py": "one of the complaints of lit_uniopd/utils/http.py, behind the flag",
 }
 """Files in which a message is more than what stands in the call, and where it is looked at instead."""
 
 
+MESSAGE_AT = {"UserError": 0, "Objection": 1}
+"""Which of the arguments is the sentence."""
+
+
 def messages() -> Iterator[tuple[str, str]]:
-    """File and text of every ``UserError(...)``; what is filled in stands in braces."""
+    """File and text of every ``UserError(...)`` and ``Objection(...)``; what is filled in stands in braces."""
     for package in ("lit_uniopd", "callbacks", "datamodules"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
-                    yield str(path.relative_to(ROOT)), text_of(node.args[0])
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MESSAGE_AT:
+                    yield str(path.relative_to(ROOT)), text_of(node.args[MESSAGE_AT[node.func.id]])
 
 
 def text_of(node: ast.expr) -> str:

@@ -86,6 +86,36 @@ def test_prompts_without_graders(examined):
     assert (finding.status, "MarginCalibration" in finding.message) == ("red", True)
 
 
+LABELS = {"inputs": ["1 2"], "outputs": ["3"], "fn_name": "add"}
+
+
+@pytest.mark.parametrize("grader", ["math", "code_functional"])
+def test_golds_are_tried_as_fit_tries_them(examined, grader, monkeypatch):
+    """The labels of the papers' own code: red where fit refuses them, yellow where it warns."""
+    monkeypatch.setattr(backends, "_failures", {})
+    monkeypatch.setattr(backends, "probe", lambda _: None)
+    strange = Prompts([replace(prompt, grader=grader, gold=LABELS) for prompt in prompts(8)])
+    for callbacks, status in (([MarginCalibration()], "red"), ([], "yellow")):
+        findings = [
+            f for name in ("golds", "golds math") for f in of(examined(data=strange, callbacks=callbacks), name)
+        ]
+        unusable = [f for f in findings if f"Grader {grader!r} cannot use the gold answers of 8 of 8" in f.message]
+        refused = [f for f in findings if "refused by their own grader" in f.message]
+        assert [f.status for f in unusable] == [status] or refused, findings
+        if callbacks:
+            assert "a mapping of inputs, outputs, fn_name" in unusable[0].message
+            assert unusable[0].remedy.startswith("Name the grader that takes this form by --data.train.grader")
+
+
+def test_golds_of_held_out_prompts_are_tried_too(examined, monkeypatch):
+    monkeypatch.setattr(backends, "_failures", {})
+    monkeypatch.setattr(backends, "probe", lambda _: None)
+    data = Prompts(prompts(8))
+    data.val_prompts = [replace(p, grader="code_functional", gold=LABELS) for p in prompts(2)]
+    finding = of(examined(data=data), "golds")[0]
+    assert (finding.status, "1 of 1 held-out prompts of code" in finding.message) == ("yellow", True)
+
+
 def test_without_teachers_golds_and_sampling_still_matter(examined):
     options: Any = {"advantage": AdvantageArgs(teacher_weight=0.0, outcome_weight=1.0)}
     assert of(examined(**options), "golds")[0].status == "green"
@@ -174,10 +204,10 @@ def test_two_texts_side_by_side():
 @pytest.mark.parametrize(
     ("options", "name", "status", "words"),
     [
-        ({"sampling": SamplingArgs(n=2, max_new_tokens=6, top_p=0.9)}, "settings", "yellow", "top_p"),
+        ({"sampling": SamplingArgs(n=2, max_new_tokens=6, top_p=0.9)}, "sampling", "yellow", "top_p"),
         ({"sampling": SamplingArgs(n=2, max_new_tokens=6, temperature=0.0)}, "sampling", "red", "temperature 0"),
         ({"sampling": SamplingArgs(n=2, max_new_tokens=400)}, "sampling", "yellow", "256 positions"),
-        ({"updates_per_rollout": 20}, "sampling", "red", "a rollout's 12 answers"),
+        ({"updates_per_rollout": 20}, "sampling", "red", "the 12 answers of a rollout"),
         (
             {"sampling": SamplingArgs(n=1, max_new_tokens=6), "callbacks": [MarginCalibration()]},
             "sampling",

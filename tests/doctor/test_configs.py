@@ -114,6 +114,12 @@ NOT_HAD = re.compile(
 """What is rightly red on a machine without GPU, network and servers."""
 
 
+OF_THIS_DESK = re.compile(
+    r"The NLL holds on to every chosen answer|A step is to take \d+ rows|exceed the \d+ positions"
+)
+"""Rightly said of 64 pairs whose chosen answers all score 4, and of models with few positions."""
+
+
 @pytest.mark.parametrize("line", RUNS)
 def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     status, rows = screen_of(arguments_of(line, desk), capsys)
@@ -126,6 +132,9 @@ def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     assert max(map(len, rows)) <= 100
     assert reds == len(NOT_HAD.findall(text)), text
     assert len(unplugged) <= 1
+    assert "never reads" not in text, text  # a switch for Qwen3 is silent with models that have none
+    objected = set(re.findall(r"yellow (?:sampling|settings|validation|golds) (.*?) -> ", text))
+    assert [message for message in objected if not OF_THIS_DESK.search(message)] == [], text
     if re.search(r"data\.(train|predict)\.path", line):  # whatever became of the models
         assert re.search(r"green data [\d,]+ (training|prediction) (prompts|pairs)", text), text
     if "-c configs/trainer/" in line and "cpu.yaml" not in line and not torch.cuda.is_available():

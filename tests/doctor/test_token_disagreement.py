@@ -2,14 +2,17 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from doctor_data import ENDING, of
 from pairs_data import ROWS, data, omni
 from tiny import Memory, Prompts, make_tokenizer, module, prompts, trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_uniopd.doctor import run_all_checks, self_distillation, token_disagreement
 from lit_uniopd.doctor.dry_run import Case
@@ -100,6 +103,63 @@ def test_disagreement_with_real_teachers(examined, healthy, new_model):
     assert (masked.status, "which the loss masks" in masked.message) == ("yellow", True)
     same = of(examined({"math": healthy["student"]}, quick=False), "disagreement math")[0]
     assert (same.status, "nothing to learn" in same.message) == ("yellow", True)
+
+
+def stepped(path: str, to: Path, rate: float) -> str:
+    """The same model after one step of SGD on a text."""
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
+    ids = torch.arange(5, 25)[None]
+    model(ids, labels=ids).loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= rate * parameter.grad
+    model.save_pretrained(to)
+    AutoTokenizer.from_pretrained(path).save_pretrained(to)
+    return str(to)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_student_as_its_teacher_at_a_real_vocabulary(new_model, examined, tmp_path, dtype):
+    """Rounding is 8e-6 nats and more there; a step of SGD is told apart from it."""
+    wide = new_model("wide", tokenizer=make_tokenizer(ENDING), vocab_size=49_152)
+    copy = shutil.copytree(wide, tmp_path / "copy")
+    paths = {"math": str(copy), "code": stepped(wide, tmp_path / "stepped", 1e-3)}
+    models = {name: PolicyArgs(path=path, dtype=dtype) for name, path in paths.items()}
+    student = PolicyArgs(path=wide, dtype=dtype)
+    findings = examined(quick=False, student=student, teachers=models, loss=FAR)
+    same, other = of(findings, "disagreement math")[0], of(findings, "disagreement code")[0]
+    assert (same.status, "has the student's weights" in same.message) == ("yellow", True), same
+    assert (other.status, "nothing to learn" in other.message) == ("green", False), other
+
+
+def test_a_teacher_of_other_type_or_on_a_server_is_told_by_its_log_probs(new_model, examined, monkeypatch):
+    """Where weights cannot be compared, rounding of the coarser type decides."""
+    monkeypatch.setattr(token_disagreement, "is_itself", lambda *_: False)
+    wide = new_model("wide", tokenizer=make_tokenizer(ENDING), vocab_size=49_152)
+    for types in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
+        student, teacher = (PolicyArgs(path=wide, dtype=dtype) for dtype in types)  # type: ignore[arg-type]
+        findings = examined(quick=False, student=student, teachers={"default": teacher}, loss=FAR)
+        finding = of(findings, "disagreement default")[0]
+        assert (finding.status, "that is rounding" in finding.message) == ("yellow", True), (types, finding)
+
+
+def test_rounding_grows_with_type_vocabulary_and_log_probs():
+    logps = torch.full((8,), -2.0)
+    limit = token_disagreement.rounding(logps, 49_152, torch.float32)
+    assert limit == pytest.approx(24 * 2**-23 * (math.log(49_152) + 2))
+    assert 8e-6 < limit < 1e-4  # as measured with SmolLM2
+    assert 2.4e-5 < token_disagreement.rounding(logps, 262_144, torch.float32) < 1e-4  # and with Gemma 3
+    assert token_disagreement.rounding(5 * logps, 49_152, torch.float32) > limit
+    assert 0.01 < token_disagreement.rounding(logps, 49_152, torch.bfloat16) < 0.1
+
+
+def test_ends_that_the_gap_mask_spares_are_not_beyond_it(examined):
+    shares = {}
+    for ends in (False, True):
+        loss = LossArgs(gap_threshold=0.5, gap_mask_ends=ends)
+        message = of(examined(quick=False, loss=loss), "disagreement math")[0].message
+        shares[ends] = float(message.rpartition("% at 0.5 nats")[0].rpartition(" ")[2])
+    assert 0 < shares[False] < shares[True]
 
 
 def test_a_teacher_that_cannot_score(examined, new_model, monkeypatch):

@@ -221,6 +221,25 @@ def test_prompts_without_graders_are_refused_before_they_are_answered(model_dirs
     assert not list(tmp_path.glob("pairs*"))
 
 
+@pytest.mark.parametrize("options", [{"n": 1}, {"n": 5, "temperature": 0.0}, {"n": 5, "top_k": 1}])
+def test_answers_that_cannot_differ_are_refused_before_they_are_written(model_dirs, tmp_path, options):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1=", "answer": "1"}\n')
+    data = PromptDataModule(predict=SourceArgs(path=str(tmp_path / "p.jsonl"), grader="exact"))
+    model = Evaluation(PolicyArgs(path=model_dirs["student"]), val_sampling=SamplingArgs(**options))
+    with pytest.raises(UserError, match=r"a prompt has no two answers that differ, and PairWriter pairs those; set"):
+        trainer(tmp_path, callbacks=[PairWriter(str(tmp_path / "pairs.jsonl"))]).predict(model, data)
+    assert model.policy is None
+
+
+def test_golds_that_their_grader_cannot_use_are_told_before_answers_are_written(model_dirs, tmp_path, caplog):
+    row = {"prompt": "1=", "answer": {"inputs": ["1"], "outputs": ["1"]}}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    data = PromptDataModule(predict=SourceArgs(path=str(tmp_path / "p.jsonl"), grader="math"))
+    trainer(tmp_path).predict(Evaluation(PolicyArgs(path=model_dirs["student"])), data)
+    assert "Grader 'math' cannot use the gold answers of 1 of 1 predict prompts of default" in caplog.text
+    assert "name another grader by --data.predict.grader" in caplog.text
+
+
 def answered(paths: dict[str, str], root: Path, n: int) -> Any:
     student = module(paths, val_sampling=SamplingArgs(n=n, max_new_tokens=8))
     (rollouts,) = trainer(root).predict(student, Prompts(prompts(2)))  # type: ignore[misc]

@@ -77,6 +77,7 @@ def rollout_statistics(
     for name, values_B, of_B in _per_sample(rollouts):
         averages.add(f"rollout/{name}", values_B[of_B].sum(), of_B.sum())
     averages.add("rollout/unknown_outcomes", (rollouts.outcome_B == UNKNOWN).sum(), len(rollouts))
+    averages.add("rollout/empty", sum(not text.strip() for text in rollouts.text), len(rollouts))
     averages.add("rollout/teacher_failed", (~rollouts.teacher_ok_B).sum(), len(rollouts))
     averages.add("rollout/removed", (~rollouts.keep_B).sum(), len(rollouts))
     averages.add("rollout/reward", (rollouts.advantages_BT * rollouts.mask_BT).sum(), rollouts.mask_BT.sum())

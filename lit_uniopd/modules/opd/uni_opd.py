@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -17,19 +16,22 @@ from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wa
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.objections import opd_objections
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
+from lit_uniopd.modules.opd.own_teacher import own_teachers
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
+from lit_uniopd.modules.optimization import default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
@@ -41,6 +43,7 @@ from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
+from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.seeding import derive_seed
 
 log = logging.getLogger(__name__)
@@ -152,11 +155,10 @@ class UniOPD(PolicyModule):
             self.teachers.check(self._processor, self.policy_args)
         super().setup(stage)
         self.domains = sorted({prompt.domain for prompt in prompts})
-        if self.loss.kind == "sampled" and (self.sampling.top_p < 1 or self.sampling.top_k > 0):
-            rank_zero_warn(
-                "sampling.top_p and top_k cut the distribution that answers are drawn from, but the loss treats them "
-                "as drawn from the whole policy; set top_p 1 and top_k 0 to be on-policy."
-            )
+
+    def objections(self) -> Iterator[Objection]:
+        yield from super().objections()
+        yield from opd_objections(self, self._processor)
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -175,6 +177,7 @@ class UniOPD(PolicyModule):
     def on_fit_start(self) -> None:
         self.teachers.to(self.device)
         super().on_fit_start()
+        refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
     def workload(self) -> Workload:
         data = self.trainer_data

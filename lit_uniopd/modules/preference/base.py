@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
@@ -21,16 +21,20 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import sequence_logps
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.memory import Setup, Workload
-from lit_uniopd.modules.base import PolicyModule, default_optimizer
+from lit_uniopd.modules.base import PolicyModule
+from lit_uniopd.modules.optimization import default_optimizer
 from lit_uniopd.modules.preference.charts import preference_charts
 from lit_uniopd.modules.preference.losses import PairLogps, PairLossArgs, pair_loss
+from lit_uniopd.modules.preference.objections import loss_objections, pair_length_objections, score_objections
 from lit_uniopd.modules.preference.reference_cache import ReferenceCache, weights_digest
+from lit_uniopd.modules.run_objections import end_objections
 from lit_uniopd.modules.step_mean import StepMean
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.types import PairBatch
+from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.progress import track
 from lit_uniopd.utils.stop_request import poll
 
@@ -88,29 +92,20 @@ class PreferenceModule(PolicyModule):
         self.trained = WeightedMeans()
         self.validated = WeightedMeans()
 
+    def objections(self) -> Iterator[Objection]:
+        yield from super().objections()
+        yield from end_objections(self.answer_end, self.policy_flag)
+        data = self.trainer_data
+        yield from loss_objections(self.loss)
+        eta = getattr(getattr(data.datamodule, "weighting", None), "eta", None)
+        yield from score_objections(self.loss, data.train_pairs, eta)
+        yield from pair_length_objections(data.train_pairs, self.policy_args, self.policy_flag)
+
     def setup(self, stage: str) -> None:
-        """Check the pairs' scores before any model is loaded."""
         super().setup(stage)
-        self.warn_without_end()
-        if not self.loss.takes_means and self.loss.beta >= 1:
-            rank_zero_warn(
-                f"--model.loss.beta {self.loss.beta} multiplies sums of log-probs, for which 0.01 to 0.1 is usual; "
-                "lower it, or set --model.loss.average true."
-            )
-        pairs = self.trainer_data.train_pairs
-        if not self.loss.needs_scores or not pairs:
-            return
-        best = max(encoded.pair.score_chosen for encoded in pairs)
-        if best != best:
-            raise UserError(
-                "Omni-DPO needs scores, and the pairs have none; give --data.train score columns, or switch off "
-                "--model.loss.use_quality and --model.loss.use_nll."
-            )
-        if self.loss.use_nll and self.loss.lam > 0 and best < self.loss.tau_good:
-            rank_zero_warn(
-                f"The NLL can never act: no chosen answer scores --model.loss.tau_good {self.loss.tau_good} (the best "
-                f"has {best:.3g}); lower it to the scale of your scores, or set use_nll false."
-            )
+        if stage != "fit":  # what a validation cannot do without either
+            scores = score_objections(self.loss, self.trainer_data.train_pairs, None)
+            refuse_or_warn((objection for objection in scores if objection.refused), warns=False)
 
     def on_policy_loaded(self) -> None:
         if not self.loss.needs_reference:

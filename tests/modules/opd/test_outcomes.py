@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from tiny import Prompts, module, prompts, trainer
 
-from callbacks.margin_calibration import MarginCalibration
+from callbacks import BenchmarkEvaluation, MarginCalibration
 from datamodules import OnlineBalanceArgs, PromptDataModule, SourceArgs
+from lit_uniopd.benchmarks.golds import benchmark_objections, try_golds
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import all_specs
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
-from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users, try_golds
+from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.types import Prompt
@@ -39,6 +42,20 @@ UNREADABLE = {
     "code_functional": [PAPER, json.dumps(PAPER), TESTS, "42", {**CALLS, "expected": []}],
     "code_stdio": [PAPER, CALLS, "def f(): ...", {"tests": [{"input": "1"}]}],
 }
+
+
+MINE = """
+id: mine
+protocol: me
+version: 1
+title: Mine
+domain: math
+modality: text
+hub: {{id: "{rows}"}}
+columns: {{question: question, answer: answer}}
+scoring: {{grader: math}}
+report: {{metrics: [{{name: avg}}]}}
+"""
 
 
 def asked(grader: str | None, golds: list[Any]) -> list[Prompt]:
@@ -117,15 +134,51 @@ def test_the_papers_labels_stop_a_paper_run_before_a_model_is_loaded(model_dirs,
     assert ("8 stay unknown" in caplog.text) == (needs == "nothing")
 
 
-def test_outcomes_that_stay_unknown_while_it_trains_are_warned_of_once(model_dirs, tmp_path, caplog):
+def test_a_run_that_needs_outcomes_stops_where_no_prompt_has_a_grader(model_dirs, tmp_path):
     asking = [Prompt(p.id, p.messages, domain=p.domain) for p in prompts(8)]
+    model = module(model_dirs)
+    with pytest.raises(UserError, match=r"No training prompt has a grader, .*MarginCalibration can do nothing; name"):
+        trainer(tmp_path, callbacks=[MarginCalibration()]).fit(model, Prompts(asking))
+    assert model.policy is None
+
+
+def test_outcomes_that_stay_unknown_while_it_trains_are_warned_of_once(model_dirs, tmp_path, caplog):
+    asking = [p if p.id in ("p0", "p4") else Prompt(p.id, p.messages, domain=p.domain) for p in prompts(8)]
     with caplog.at_level(logging.WARNING):
         run = trainer(tmp_path, callbacks=[MarginCalibration()])
         run.fit(module(model_dirs, student=PolicyArgs(path=model_dirs["student"])), Prompts(asking))
     assert run.global_step == 2
-    assert caplog.text.count("No training prompt has a grader") == 1
-    assert caplog.text.count("100% of the outcomes of the rollout of step 1 are unknown, and MarginCalibration") == 1
+    assert caplog.text.count("75% of the outcomes of the rollout of step 1 are unknown, and MarginCalibration") == 1
+    assert caplog.text.count("are unknown") == 1
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path).fit(module(model_dirs), Prompts(asking))  # nothing needs them
     assert "outcomes" not in caplog.text
+
+
+@pytest.mark.parametrize(("grader", "gold"), [("math", PAPER), ("code_functional", PAPER), ("choice", "none of these")])
+def test_golds_of_held_out_prompts_are_tried_too(model_dirs, tmp_path, caplog, grader, gold):
+    data = Prompts(prompts(8))
+    data.val_prompts = [Prompt(p.id, p.messages, gold=gold, grader=grader, domain="math") for p in prompts(4)]
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, limit_val_batches=1, max_steps=1).fit(module(model_dirs), data)
+    assert caplog.text.count(f"Grader {grader!r} cannot use the gold answers of 4 of 4 held-out prompts of math") == 1
+    assert "name another grader by --data.val.grader" in caplog.text
+
+
+def test_gold_answers_of_every_bundled_benchmark_can_be_used(graders):
+    specs = [spec for spec in all_specs() if spec.fixture is not None]
+    assert len(specs) > 30
+    for spec in specs:
+        assert list(benchmark_objections(load_benchmark(spec, "fixture"), graders)) == [], spec.key
+
+
+def test_gold_answers_of_benchmarks_in_a_run_are_tried(model_dirs, tmp_path, caplog):
+    rows = [{"question": f"{i}+1=", "answer": PAPER} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text(MINE.format(rows=tmp_path / "rows.jsonl"))
+    look = BenchmarkEvaluation([str(tmp_path / "mine.yaml")], profile="paper", before=False, after=False)
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, callbacks=[look], max_steps=1).fit(module(model_dirs), Prompts(prompts(8)))
+    assert caplog.text.count("Grader 'math' cannot use the gold answers of 3 of 3 rows of benchmark mine@me") == 1
+    assert "name another grader by `grader` in the benchmark's YAML file" in caplog.text

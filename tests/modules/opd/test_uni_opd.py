@@ -130,6 +130,20 @@ def test_the_schedule_is_stepped_once_per_optimizer_step(model_dirs, tmp_path):
     assert [metrics["train/lr"] for metrics in recorder.metrics] == pytest.approx([0.025, 0.05, 0.075])
 
 
+def test_answers_without_a_text_are_counted(model_dirs, tmp_path):
+    shares = []
+
+    class Blank(Callback):
+        def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+            rollouts.text[:5] = ["", " ", "\n", "0", "."]
+            shares.append(sum(not text.strip() for text in rollouts.text) / len(rollouts))
+
+    fit = trainer(tmp_path, callbacks=[Blank()], max_steps=1)
+    fit.fit(module(model_dirs), Prompts(prompts(4)))
+    assert shares[0] >= 3 / 12
+    assert float(fit.callback_metrics["rollout/empty"]) == pytest.approx(shares[0])
+
+
 def test_datamodule_and_callbacks_see_scored_rollouts_in_order(model_dirs, tmp_path):
     seen = []
 
@@ -164,7 +178,13 @@ def test_curves_are_split_by_domain_and_teacher(model_dirs, tmp_path):
         for name in ("loss", "entropy", "grad_norm", "clip_fraction", "gap_fraction", "logp_drift", "lr")
     }
     wanted |= {f"time/{part}" for part in ("rollout", "grade", "score", "update", "step")}
-    wanted |= {"rollout/tokens_per_second", "rollout/truncated", "rollout/teacher_failed", "rollout/unknown_outcomes"}
+    wanted |= {
+        "rollout/empty",
+        "rollout/tokens_per_second",
+        "rollout/truncated",
+        "rollout/teacher_failed",
+        "rollout/unknown_outcomes",
+    }
     assert wanted <= set(names)
     assert names["train/logp_drift"] < 1e-4
 
@@ -276,8 +296,9 @@ def test_mistakes_in_prompts_are_found_before_any_model_is_loaded(tmp_path, chan
 
 
 def test_truncated_sampling_is_warned_about(model_dirs, tmp_path, caplog):
-    with pytest.warns(UserWarning, match="on-policy"), caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO):
         run(model_dirs, tmp_path, sampling=SamplingArgs(n=3, max_new_tokens=6, top_p=0.9))
+    assert "set top_p 1 and top_k 0 to be on-policy" in caplog.text
     assert "Teacher math scores the answers to 2 prompts" in caplog.text
 
 

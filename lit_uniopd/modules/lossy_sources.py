@@ -1,0 +1,35 @@
+"""Sources of which much is dropped or cut: what is left may be other data than the user means."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lit_uniopd.utils.objections import Objection
+
+MANY = 0.1
+"""Share of dropped rows, or of cut answers, that is worth a look."""
+DROPPED = ("too_long", "long_prompts", "identical", "empty")
+
+
+def source_objections(reports: Mapping[str, Any]) -> Iterator[Objection]:
+    """What speaks against training on what is left of the rows.
+
+    Args:
+        reports: of a datamodule: option or split -> what became of the rows of its source, or of its sources.
+    """
+    sources = {flag: report if isinstance(report, list) else [report] for flag, report in reports.items()}
+    for flag, report in ((flag, report) for flag, listed in sources.items() for report in listed):
+        name = flag.removeprefix("--data.")
+        dropped = sum(getattr(report, counter, 0) for counter in DROPPED)
+        if dropped > MANY * report.rows:
+            yield Objection(
+                "data",
+                f"{name} loses {dropped / report.rows:.0%} of its rows: {report}; raise --data.max_prompt_tokens (or "
+                "max_length), or mend the rows, so that what is left is the data you mean.",
+            )
+        cut, kept = getattr(report, "cut", 0), report.rows - dropped
+        if cut > MANY * 2 * kept:
+            yield Objection(
+                "data",
+                f"{name} has {cut / (2 * kept):.0%} of its answers cut by max_length, which are compared without their "
+                "ends; raise --data.max_length.",
+            )
