@@ -1,14 +1,14 @@
 """Graders of programs: they run in a sandbox that sees inputs only, and results are compared here.
 
-An answer is right if every call or test gives the expected result. A program that raises, ends early, returns something
-other than plain data or uses too much memory is wrong; so is one that runs out of time twice. Only a failure of the
-sandbox itself leaves the outcome unknown.
+An answer is right if every call or test gives the expected result. A program that raises, ends early, runs out of time,
+uses too much memory, or returns what equals no plain data is wrong. Only a failure of the sandbox itself leaves the
+outcome unknown. What this process takes in and compares is bounded by the size of the expected results, so that a
+hostile program costs its time limit, once, and no time here.
 """
 
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.definitions import after_prelude
 from lit_uniopd.rewards.equality import equal_evalplus, equal_lcb, equal_stdio
 from lit_uniopd.rewards.grade import failed, unknown
 from lit_uniopd.rewards.oracles import ORACLES
 from lit_uniopd.rewards.program import extract_program
 from lit_uniopd.rewards.tagged import load_tagged
 from lit_uniopd.rewards.text import strip_thinking
+from lit_uniopd.sandbox.child.encoding import Foreign, encode
 
 if TYPE_CHECKING:
     from lit_uniopd.sandbox import CallResult, Sandbox, SandboxArgs
@@ -34,10 +36,14 @@ CALL_LIMIT_S = 10.0
 REFERENCE_FACTOR = 8.0
 """A call may take this many times as long as the reference solution's slowest call."""
 CALLS_IN_ALL = 6.0
-"""All calls of a program together may take this many times the limit of one: a minute at least, as in EvalPlus."""
+"""All calls or tests of an answer together may take this many times the limit of one by default: a minute at least, as
+in EvalPlus."""
 STDIO_LIMIT_S = 60.0
+_RESULT_FACTOR, _RESULT_BYTES = 32, 1 << 16
+"""A result that equals the expected one has at most so many times its bytes (1+0j and True), and some to spare for
+repetitions where only the set counts."""
 
-_FUTURE = re.compile(r"^from __future__ import [^\n(]*$", re.MULTILINE)
+_LONGEST_GOLD = 1 << 30
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +74,10 @@ class FunctionTask:
     def limit(self, least: float) -> float:
         """Wall seconds of one call."""
         return max(least, REFERENCE_FACTOR * self.reference_seconds)
+
+    def result_bytes(self) -> list[int]:
+        """Most bytes of an encoded result of each call that can be right."""
+        return [_RESULT_FACTOR * len(encode(value, _LONGEST_GOLD)) + _RESULT_BYTES for value in self.expected]
 
     def accepts(self, index: int, actual: Any, equality: str = "evalplus") -> bool:
         """Whether ``actual`` is a right result of call ``index``."""
@@ -107,6 +117,7 @@ def grade_code_functional(
     *,
     equality: Literal["evalplus", "lcb"] = "evalplus",
     time_limit: float = CALL_LIMIT_S,
+    time_budget: float | None = None,
     sandbox: "Sandbox | None" = None,
 ) -> Grade:
     """Call the function that a response defines and compare what it returns.
@@ -114,11 +125,12 @@ def grade_code_functional(
     Args:
         gold: The fields of `FunctionTask`, as a mapping, as JSON text, or as ``{"tagged": text}`` with the text that
             `lit_uniopd.rewards.tagged` makes of such a mapping. Without calls there is no verdict.
-        prediction: The response; `extract_program` finds its program. Thinking that never ends is reason
-            ``truncated``, no program is ``no_answer``, a time-out ``timeout``, and all are wrong.
+        prediction: The response; `extract_program` finds the program that defines the function. Thinking that never
+            ends is reason ``truncated``, no program is ``no_answer``, a time-out ``timeout``, and all are wrong.
         row: Not used.
         equality: Rule of `lit_uniopd.rewards.equality`.
         time_limit: Wall seconds per call; slow reference solutions raise it.
+        time_budget: Wall seconds of all calls together; None: `CALLS_IN_ALL` times the limit of one.
         sandbox: Where to run; None: the best one of this machine.
 
     Raises:
@@ -131,10 +143,13 @@ def grade_code_functional(
         return unknown("no_gold")
     task = FunctionTask(**fields)
 
-    def run(program: str, sandbox: "Sandbox") -> Verdict:
-        return _call(sandbox, _with_prelude(task.prelude, program), task, task.limit(time_limit), equality)
+    limit = task.limit(time_limit)
 
-    return _grade("code_functional", prediction, run, sandbox)
+    def run(program: str, sandbox: "Sandbox") -> Verdict:
+        budget = time_budget or CALLS_IN_ALL * limit
+        return _call(sandbox, after_prelude(task.prelude, program), task, limit, budget, equality)
+
+    return _grade("code_functional", extract_program(prediction, task.entry_point), prediction, run, sandbox)
 
 
 def grade_code_stdio(
@@ -143,6 +158,7 @@ def grade_code_stdio(
     row: Mapping[str, Any] | None = None,
     *,
     time_limit: float = STDIO_LIMIT_S,
+    time_budget: float | None = None,
     sandbox: "Sandbox | None" = None,
 ) -> Grade:
     """Run the program of a response on each standard input and compare what it prints.
@@ -153,6 +169,7 @@ def grade_code_stdio(
         prediction: As for `grade_code_functional`.
         row: Not used.
         time_limit: Wall seconds per test.
+        time_budget: Wall seconds of all tests together; None: `CALLS_IN_ALL` times the limit of one.
         sandbox: Where to run; None: the best one of this machine.
 
     Raises:
@@ -165,9 +182,11 @@ def grade_code_stdio(
         return unknown("no_gold")
 
     def run(program: str, sandbox: "Sandbox") -> Verdict:
-        return _run(sandbox, _with_prelude(prelude, program), tests, time_limit)
+        return _run(
+            sandbox, after_prelude(prelude, program), tests, time_limit, time_budget or CALLS_IN_ALL * time_limit
+        )
 
-    return _grade("code_stdio", prediction, run, sandbox)
+    return _grade("code_stdio", extract_program(prediction), prediction, run, sandbox)
 
 
 def _gold_fields(gold: Any) -> dict[str, Any]:
@@ -180,19 +199,16 @@ def _gold_fields(gold: Any) -> dict[str, Any]:
     return load_tagged(fields["tagged"]) if set(fields) == {"tagged"} else dict(fields)
 
 
-def _with_prelude(prelude: str, program: str) -> str:
-    if not prelude:
-        return program
-    future = "\n".join(_FUTURE.findall(program))  # must stay in front
-    return "\n".join([future, prelude, _FUTURE.sub("", program)])
-
-
-def _grade(name: str, prediction: str, run: Callable[[str, "Sandbox"], Verdict], sandbox: "Sandbox | None") -> Grade:
-    if strip_thinking(prediction) is None:
-        return Grade(False, 0.0, reason="truncated")
-    program = extract_program(prediction)
+def _grade(
+    name: str,
+    program: str | None,
+    prediction: str,
+    run: Callable[[str, "Sandbox"], Verdict],
+    sandbox: "Sandbox | None",
+) -> Grade:
     if program is None:
-        return Grade(False, 0.0, reason="no_answer")
+        truncated = strip_thinking(prediction) is None
+        return Grade(False, 0.0, reason="truncated" if truncated else "no_answer")
     try:
         sandbox = sandbox or check_sandbox()
     except UserError as error:
@@ -200,21 +216,21 @@ def _grade(name: str, prediction: str, run: Callable[[str, "Sandbox"], Verdict],
         return unknown("unsafe")
     try:
         verdict = run(program, sandbox)
-        if verdict == "timeout":  # wall time: the machine may have been busy
-            verdict = run(program, sandbox)
     except SandboxFailure as error:
         return failed(name, type(error).__name__, str(error))
     return Grade(verdict == "ok", float(verdict == "ok"), program, verdict)
 
 
-def _call(sandbox: "Sandbox", program: str, task: FunctionTask, limit: float, equality: str) -> Verdict:
-    deadline = time.monotonic() + CALLS_IN_ALL * limit
+def _call(sandbox: "Sandbox", program: str, task: FunctionTask, limit: float, budget: float, equality: str) -> Verdict:
     right = 0
-    with closing(sandbox.calls(program, task.entry_point, task.calls, timeout=limit)) as results:  # type: ignore[type-var]
+    results = sandbox.calls(
+        program, task.entry_point, task.calls, timeout=limit, budget=budget, result_bytes=task.result_bytes()
+    )
+    with closing(results):  # type: ignore[type-var]
         for index, result in enumerate(results):
             if result.status == "error":
                 raise SandboxFailure(result.message)
-            if result.status == "timeout" or time.monotonic() > deadline:
+            if result.status == "timeout":
                 return "timeout"
             if not accepts(task, index, result, equality):
                 return "wrong"
@@ -224,15 +240,19 @@ def _call(sandbox: "Sandbox", program: str, task: FunctionTask, limit: float, eq
 
 def accepts(task: FunctionTask, index: int, result: "CallResult", equality: str = "evalplus") -> bool:
     """Whether call ``index`` gave a right result."""
-    if result.status == "ok":
-        return task.accepts(index, result.value, equality)
-    # A match object is not plain data, but neither is it None.
-    return task.oracle == "found" and result.status == "not_plain" and task.accepts(index, True)
+    foreign = result.status in ("not_plain", "output") or isinstance(result.value, Foreign)
+    if task.oracle == "found" and foreign:  # a match object is not plain data, but neither is it None
+        return task.accepts(index, True)
+    return result.status == "ok" and task.accepts(index, result.value, equality)
 
 
-def _run(sandbox: "Sandbox", program: str, tests: Sequence[tuple[str, str]], limit: float) -> Verdict:
+def _run(sandbox: "Sandbox", program: str, tests: Sequence[tuple[str, str]], limit: float, budget: float) -> Verdict:
+    deadline = time.monotonic() + budget
     for stdin, expected in tests:
-        result = sandbox.stdio(program, stdin, timeout=limit)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return "timeout"
+        result = sandbox.stdio(program, stdin, timeout=min(limit, remaining))
         if result.status == "error":
             raise SandboxFailure(result.message)
         if result.status == "timeout":

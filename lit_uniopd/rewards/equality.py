@@ -1,37 +1,50 @@
 """When the result of a program is the expected one.
 
-Values come out of the sandbox as plain data of exact types, so ``==`` cannot be hijacked here. Nothing recurses:
-results may be nested as deep as the sandbox lets them.
+Values come out of the sandbox as plain data of exact types, or as `Foreign` values that stand for some, so ``==``
+cannot be hijacked here. Nothing recurses: results may be nested as deep as the sandbox lets them.
 """
 
 import math
+import struct
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from lit_uniopd.sandbox.child.encoding import Foreign
+
 TOLERANCE = 1e-6
-"""Of floats, relative and absolute, where a task sets nothing else."""
+"""Absolute, of expected floats, where a task sets none."""
 _RELATIVE = 1e-7
-"""Relative part beside a tolerance that a task sets, as in EvalPlus."""
+"""Relative part beside the absolute tolerance."""
+_FORMATS = {"half": "<e", "single": "<f"}
 
 
 def equal_evalplus(expected: Any, actual: Any, atol: float = 0.0) -> bool:
-    """Equality as EvalPlus defines it for HumanEval+ and MBPP+.
+    """Equality as EvalPlus 0.3.1 defines it for HumanEval+ and MBPP+.
 
-    Python's ``==`` (3 equals 3.0 and True equals 1, a list never equals a tuple), except that floats, also those inside
-    lists, tuples and values of dicts, may differ by `TOLERANCE`, relative or absolute. nan equals nothing.
+    Python's ``==``: 3 equals 3.0 and True equals 1, numpy's True, Fraction(2) and an IntEnum equal their number, a list
+    never equals a tuple but a named tuple does. An expected float, or list or tuple of floats alone, may be missed by
+    ``TOLERANCE + 1e-7 * |expected|``, if the result has the very type of what is expected (numpy.float64 is not float)
+    and the same shape. A numpy array has no truth value unless it has one item. nan equals nothing.
+
+    Unlike EvalPlus nothing is broadcast: an array of one item is not that item, though numpy calls them equal.
 
     Args:
         expected: decides by its type: an expected int has no tolerance.
         actual: what the program returned.
-        atol: the task's own absolute tolerance, for ints too; 0: none.
+        atol: the task's own absolute tolerance, for whatever is made of numbers; 0: none.
     """
-    return all(_equal_leaves(a, b, atol) for a, b in _pairs(expected, actual, tuple_for_list=False))
+    if _equal(expected, actual, tuple_for_list=False):
+        return True
+    if isinstance(actual, Foreign) or type(actual) is not type(expected) or not (atol or _is_floats(expected)):
+        return False
+    shape, actual_shape = _shape(expected), _shape(actual)
+    return shape is not None and shape == actual_shape and _close(expected, actual, atol or TOLERANCE)
 
 
 def equal_lcb(expected: Any, actual: Any) -> bool:
     """Equality as LiveCodeBench defines it for functions: ``==``, but a tuple may stand for an expected list."""
-    return all(not _is_nan(b) and a == b for a, b in _pairs(expected, actual, tuple_for_list=True))
+    return _equal(expected, actual, tuple_for_list=True)
 
 
 def equal_stdio(expected: str, actual: str) -> bool:
@@ -40,14 +53,29 @@ def equal_stdio(expected: str, actual: str) -> bool:
     Outer blanks are stripped from the output and from each line; there must be as many lines. Two lines are equal as
     text, or if both hold the same exact numbers and nothing else (3.0 is 3; no float is involved).
     """
-    expected_lines, actual_lines = expected.strip().split("\n"), actual.strip().split("\n")
-    return len(expected_lines) == len(actual_lines) and all(map(_equal_lines, expected_lines, actual_lines))
+    expected, actual = expected.strip(), actual.strip()
+    if expected.count("\n") != actual.count("\n"):  # before millions of lines are made into a list
+        return False
+    return all(map(_equal_lines, expected.split("\n"), actual.split("\n")))
 
 
 _DIFFERENT = (False, True)
 
 
-def _pairs(expected: Any, actual: Any, *, tuple_for_list: bool) -> Iterator[tuple[Any, Any]]:
+def _equal(expected: Any, actual: Any, *, tuple_for_list: bool) -> bool:
+    if isinstance(actual, Foreign):
+        if actual.kind == "array":
+            shape = _shape(actual.value)
+            if shape is None or math.prod(shape) != 1:
+                return False  # numpy refuses to call it true
+            expected = _lists(expected)
+        elif actual.kind in _FORMATS and type(expected) is float:
+            expected = _rounded(expected, _FORMATS[actual.kind])
+        actual = actual.value
+    return all(not _is_nan(a) and not _is_nan(b) and a == b for a, b in _pairs(expected, actual, tuple_for_list))
+
+
+def _pairs(expected: Any, actual: Any, tuple_for_list: bool) -> Iterator[tuple[Any, Any]]:
     """The pairs of leaves to compare; at the first difference in structure, a pair that is never equal."""
     stack = [(expected, actual)]
     while stack:
@@ -67,23 +95,64 @@ def _pairs(expected: Any, actual: Any, *, tuple_for_list: bool) -> Iterator[tupl
             yield a, b
 
 
-def _equal_leaves(expected: Any, actual: Any, atol: float) -> bool:
-    if _is_nan(expected) or _is_nan(actual):
-        return False
-    if expected == actual:
-        return True
-    if not _is_number(expected) or not _is_number(actual) or not (atol or type(expected) is float):
-        return False
+def _is_floats(value: Any) -> bool:
+    """Whether a value is a float, or a list or tuple of floats alone: the one case with a tolerance by default."""
+    if type(value) in (list, tuple):
+        return bool(value) and all(type(item) is float for item in value)
+    return type(value) is float
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Lengths of nested lists or tuples, as numpy sees them; None if they are ragged."""
+    shape: list[int] = []
+    level = [value]
+    while level and all(type(item) in (list, tuple) for item in level):
+        lengths = {len(item) for item in level}
+        if len(lengths) > 1:
+            return None
+        shape.extend(lengths)
+        level = [child for item in level for child in item]
+    return None if any(type(item) in (list, tuple) for item in level) else tuple(shape)
+
+
+def _close(expected: Any, actual: Any, atol: float) -> bool:
+    """``numpy.allclose`` of two nests of one shape: everything is a number, and near enough."""
+    stack = [(expected, actual)]
+    while stack:
+        a, b = stack.pop()
+        if type(a) in (list, tuple):
+            stack.extend(zip(a, b, strict=True))
+        elif not _is_number(a) or not _is_number(b) or not _is_near(a, b, atol):
+            return False
+    return True
+
+
+def _is_near(expected: Any, actual: Any, atol: float) -> bool:
     try:
-        if atol:
-            return abs(expected - actual) <= atol + _RELATIVE * abs(expected) < math.inf
-        return math.isclose(expected, actual, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        return expected == actual or abs(actual - expected) <= atol + _RELATIVE * abs(expected) < math.inf
     except OverflowError:  # an int beyond all floats
         return False
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (bool, int, float, complex)
+
+
+def _rounded(number: float, format: str) -> float:
+    try:
+        return struct.unpack(format, struct.pack(format, number))[0]
+    except OverflowError:
+        return math.nan
+
+
+def _lists(value: Any) -> Any:
+    """Nested tuples as lists, of a value of one item; an array does not tell them apart."""
+    depth = 0
+    while type(value) in (list, tuple) and len(value) == 1:
+        value, depth = value[0], depth + 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def _is_nan(value: Any) -> bool:
@@ -104,7 +173,8 @@ def _equal_lines(expected: str, actual: str) -> bool:
     expected, actual = expected.strip(), actual.strip()
     if expected == actual:
         return True
-    expected_tokens, actual_tokens = expected.split(), actual.split()
+    expected_tokens = expected.split()
+    actual_tokens = actual.split(None, len(expected_tokens))  # of a line of any length, no more tokens than that
     if len(expected_tokens) != len(actual_tokens):
         return False
     try:

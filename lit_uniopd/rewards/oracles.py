@@ -4,17 +4,19 @@ Each takes the arguments of a call, the expected and the actual result, and the 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from lit_uniopd.rewards.equality import equal_evalplus
+from lit_uniopd.sandbox.child.encoding import MAX_EQUAL_HASHES, Foreign
 
 Oracle = Callable[[Sequence[Any], Any, Any, float], bool]
 
 
 def _find_zero(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
     """HumanEval/32: the polynomial, lowest coefficient first, is near zero at the answer."""
+    actual = _plain(actual)
     if type(actual) not in (int, float):
         return False
     try:
@@ -26,19 +28,39 @@ def _find_zero(arguments: Sequence[Any], expected: Any, actual: Any, atol: float
 
 def _set_equal(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
     """Order and repetition do not matter (Mbpp/2, 7, 111, 140, 232, 249, 579, 769)."""
+    actual = _plain(actual)
     if not all(isinstance(value, list | tuple | set | frozenset) for value in (expected, actual)):
         return False
     try:
-        return equal_evalplus(set(expected), set(actual), atol)
+        distinct = _distinct(actual)
+        return distinct is not None and equal_evalplus(set(expected), distinct, atol)
     except TypeError:  # not hashable
         return False
+
+
+def _distinct(items: Iterable[Any]) -> set[Any] | None:
+    """The set of some items; None if more of them share a hash than chance allows: building it would take for ever."""
+    by_hash: dict[int, list[Any]] = {}
+    for item in items:
+        same = by_hash.setdefault(hash(item), [])
+        if item not in same:
+            same.append(item)
+        if len(same) > MAX_EQUAL_HASHES:
+            return None
+    return {item for same in by_hash.values() for item in same}
+
+
+def _plain(actual: Any) -> Any:
+    return actual.value if isinstance(actual, Foreign) else actual
 
 
 def _truth_or(always: Any) -> Oracle:
     """A constant passes as well as the expected result, since the task's text supports both (Mbpp/164, 295)."""
 
     def judge(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
-        return equal_evalplus(expected, actual, atol) or (type(actual) in (bool, int, float) and actual == always)
+        return equal_evalplus(expected, actual, atol) or (
+            type(_plain(actual)) in (bool, int, float) and _plain(actual) == always
+        )
 
     return judge
 

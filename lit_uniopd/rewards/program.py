@@ -1,15 +1,17 @@
 """Finding the program in a response.
 
-The last python block is the program. Fences follow CommonMark (backticks or tildes, closed by at least as many), with
-two allowances for what models write: a fence may begin behind text on its line, and a tagged fence inside an open one
-shows that the open one was never closed, so it begins a new block.
+The last python block is the program, or the last that defines the function which the task asks for. Fences follow
+CommonMark (backticks or tildes, closed by at least as many), with allowances for what models write: a fence may begin
+behind text on its line, code may stand on the line of its fence, and a tagged fence inside an open one shows that the
+open one was never closed, so it begins a new block.
 """
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
+from lit_uniopd.rewards.definitions import MAX_CHARACTERS, defining_program, error_line
 from lit_uniopd.rewards.text import strip_thinking
 
 _FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([^`\r\n]*)\r?$")
@@ -17,6 +19,12 @@ _PYTHON = re.compile(r"\{?[ .]*(?:python|py)[0-9.]*\b.*", re.IGNORECASE)
 _PYTHON_ALONE = re.compile(r"(?:python|py)[0-9.]*", re.IGNORECASE)
 _MARKDOWN = re.compile(r"(?:markdown|md)\b.*", re.IGNORECASE)
 _CODE_STARTS = re.compile(r"^(?:def |async def |class |import |from |@)", re.MULTILINE)
+_ONE_LINE = re.compile(r"```((?:python|py)[0-9.]*(?=[ \t]))?([^`\n]+)```")
+_CODE_ON_FENCE = re.compile(
+    r"(?:python|py)?[0-9.]*[ \t]*((?:(?:def|async def|class|import|from) +\w|@\w)[^\n]*)", re.IGNORECASE
+)
+_OPENING_TAG = re.compile(r"^[ \t]*(?:\[(?:PYTHON|BEGIN|CODE)\]|<(?:code|python)>)[ \t]*\n?", re.MULTILINE)
+_CLOSING_TAG = re.compile(r"\[(?:/PYTHON|/CODE|/BEGIN|DONE|END)\]|</(?:code|python)>")
 _STUCK_FENCE = re.compile(r"[^\s`~](?:`{3,}|~{3,})[ \t]*\r?$", re.MULTILINE)
 _MAX_PARSES = 20
 """Attempts at unfenced code: each costs time in proportion to the response."""
@@ -29,10 +37,10 @@ class _Block:
     closed: bool
 
 
-def extract_program(response: str) -> str | None:
+def extract_program(response: str, entry_point: str | None = None) -> str | None:
     """The program that a response presents.
 
-    In this order, blank blocks aside:
+    Without an entry point, in this order, blank blocks aside:
 
     1. the last closed block that is tagged as python;
     2. an unclosed block at the end that is tagged as python and can be parsed;
@@ -42,7 +50,14 @@ def extract_program(response: str) -> str | None:
        ``from`` or ``@`` and can be parsed.
 
     So a block of output, text or shell commands after the program is not mistaken for it, and a block that was cut
-    together with the response counts only if it parses. Takes time in proportion to the response.
+    together with the response counts only if it parses. With an entry point, `defining_program` chooses among the
+    blocks of each kind first, and among the pieces of unfenced code between prose; where none defines it, the order
+    above holds. ``[PYTHON]``, ``[BEGIN]``, ``[CODE]`` and ``<code>`` at the start of a line fence too. Takes time in
+    proportion to the response.
+
+    Args:
+        response: what a model wrote.
+        entry_point: the function that the task asks for, or a method of a class ``Solution``.
 
     Returns:
         None without a program, or if the thinking never ends.
@@ -50,13 +65,30 @@ def extract_program(response: str) -> str | None:
     visible = strip_thinking(response)
     if visible is None:
         return None
-    blocks = [block for block in _blocks(visible) if block.code.strip()]
-    for is_kind in (_is_python, _is_untagged, _is_other):
+    blocks = _nonblank(visible) or _nonblank(_CLOSING_TAG.sub("\n```\n", _OPENING_TAG.sub("```python\n", visible)))
+    kinds = [[block for block in blocks if is_kind(block)] for is_kind in (_is_python, _is_untagged, _is_other)]
+    if entry_point is not None:
+        for codes in map(_last_codes, kinds) if blocks else [_pieces(visible)]:
+            program = defining_program(codes, entry_point)
+            if program is not None:
+                return program
+    for kind in kinds:
         for closed in (True, False):
-            candidates = [block for block in blocks if is_kind(block) and block.closed is closed]
+            candidates = [block for block in kind if block.closed is closed]
             if candidates and (closed or _parses(candidates[-1].code)):
                 return candidates[-1].code
     return None if blocks else _unfenced(visible)
+
+
+def _nonblank(text: str) -> list[_Block]:
+    return [block for block in _blocks(text) if block.code.strip()]
+
+
+def _last_codes(blocks: list[_Block]) -> list[str]:
+    """The last blocks, as many as are worth being parsed."""
+    lengths = accumulate(len(block.code) for block in reversed(blocks[-_MAX_PARSES:]))
+    count = sum(length <= MAX_CHARACTERS for length in lengths)
+    return [block.code for block in blocks[len(blocks) - count :]]
 
 
 def _is_python(block: _Block) -> bool:
@@ -97,6 +129,11 @@ def _fenced(text: str) -> Iterator[_Block]:
             if fence:
                 yield _Block(tag, _joined(lines, indent), closed=False)
             fence, tag, indent, lines = *mark, _indent(line), []
+            code = _CODE_ON_FENCE.fullmatch(tag)
+            if code is not None:
+                tag, lines = "python", [" " * indent + code[1]]
+        elif (one := _ONE_LINE.search(line)) and (one[1] or _CODE_STARTS.match(one[2].strip())):
+            yield _Block("python", one[2].strip() + "\n", closed=True)
     if fence:
         yield _unclosed(tag, _joined(lines, indent))
 
@@ -141,18 +178,18 @@ def _unclosed(tag: str, code: str) -> _Block:
 
 def _unfenced(text: str) -> str | None:
     # A fence at the very end closes one that stood in the prompt.
-    text = text.replace("\r\n", "\n").rstrip().rstrip("`~").rstrip()
+    text = text.replace("\r\n", "\n").rstrip().rstrip("`~").rstrip()[-MAX_CHARACTERS:]
     position = 0
     for _ in range(_MAX_PARSES):
         start = _CODE_STARTS.search(text, position)
         if start is None:
             return None
         code = text[start.start() :]
-        error_line = _error_line(code)
-        if error_line is None:
+        line = error_line(code)
+        if line is None:
             return code + "\n"
         # Every start above the syntax error would run into it again.
-        position = max(start.end(), start.start() + _offset(code, error_line))
+        position = max(start.end(), start.start() + _offset(code, line))
     return None
 
 
@@ -166,17 +203,25 @@ def _offset(text: str, line: int) -> int:
     return position
 
 
+def _pieces(text: str) -> list[str]:
+    """The pieces of unfenced code that can be parsed; prose between them is where the parser stops."""
+    text = text.replace("\r\n", "\n").rstrip().rstrip("`~").rstrip()[-MAX_CHARACTERS:]
+    pieces: list[str] = []
+    position = 0
+    for _ in range(_MAX_PARSES):
+        start = _CODE_STARTS.search(text, position)
+        if start is None:
+            break
+        code = text[start.start() :]
+        line = error_line(code)
+        piece = code if line is None else code[: _offset(code, line)]
+        if piece.strip() and (line is None or _parses(piece)):
+            pieces.append(piece.rstrip() + "\n")
+        if line is None:
+            break
+        position = max(start.end(), start.start() + _offset(code, line))
+    return pieces
+
+
 def _parses(code: str) -> bool:
-    return _error_line(code) is None
-
-
-def _error_line(code: str) -> int | None:
-    """Line of the first syntax error, counted from 1; None without one."""
-    try:
-        # The parser warns of escapes such as "\d"; what they stand for does not matter here.
-        ast.parse(re.sub(r"\\[^\n]", "xx", code))
-    except SyntaxError as error:
-        return error.lineno or 1
-    except (ValueError, MemoryError, RecursionError):  # null bytes, nesting
-        return code.count("\n") + 1
-    return None
+    return len(code) <= MAX_CHARACTERS and error_line(code) is None

@@ -5,6 +5,7 @@ inputs and receives plain data; the process never learns the right answers, so i
 imports torch.
 """
 
+from lit_uniopd.sandbox.child.encoding import Foreign as Foreign
 from lit_uniopd.sandbox.sandbox import Sandbox as Sandbox
 from lit_uniopd.sandbox.types import BackendName as BackendName
 from lit_uniopd.sandbox.types import CallResult as CallResult

@@ -185,6 +185,10 @@ class SandboxedProcess:
         self._write(self.requests, LENGTH.pack(NONCE_BYTES + len(argument)) + nonce + argument)
         return self._answer_to(nonce, deadline)
 
+    def limit_answer(self, max_bytes: int) -> None:
+        """Take no answer with a body of more bytes from now on."""
+        self.answers.limit = HEADER.size + max_bytes
+
     def communicate(self, stdin: bytes, deadline: float) -> int:
         """Feed standard input, collect `stdout`, and return the exit code.
 

@@ -1,5 +1,6 @@
 """Running untrusted programs."""
 
+import math
 import time
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from lit_uniopd.sandbox.process import OutOfTurnError, SandboxedProcess, StartEr
 from lit_uniopd.sandbox.types import CallResult, ExportError, Limits, SandboxArgs, Status, StdioResult
 
 MESSAGE_CHARACTERS = 300
+_MESSAGE_BYTES = 1 << 14
+"""Room for what went wrong, which takes the place of a result."""
 _MAX_INPUT_BYTES = 1 << 30
 _NO_ARGUMENT = encoding.encode(None, 1)
 
@@ -41,6 +44,8 @@ class Sandbox:
         *,
         timeout: float | Sequence[float],
         load_timeout: float = 10.0,
+        budget: float | None = None,
+        result_bytes: Sequence[int] | None = None,
     ) -> Generator[CallResult, None, None]:
         """Call one function of a program, one call after the other in one process.
 
@@ -54,6 +59,9 @@ class Sandbox:
             calls: positional arguments, plain data, of each call. Every call gets a copy of its own.
             timeout: wall seconds per call, or one number for each call.
             load_timeout: wall seconds to run the program's top level.
+            budget: wall seconds of the top level and all calls together; what runs when they are over is a ``timeout``.
+            result_bytes: most bytes of each encoded result; a longer one is not decoded and its status is ``output``.
+                None: the limit of all output.
 
         Raises:
             UserError: if no backend works.
@@ -64,26 +72,30 @@ class Sandbox:
         timeouts = [float(timeout)] * len(requests) if isinstance(timeout, int | float) else list(timeout)
         if len(timeouts) < len(requests):
             raise ValueError(f"timeout has {len(timeouts)} numbers for {len(requests)} calls")
-        if min([load_timeout, *timeouts]) <= 0:
-            raise ValueError("timeout and load_timeout must be positive")
+        budget = math.inf if budget is None else budget
+        if min([load_timeout, budget, *timeouts]) <= 0:
+            raise ValueError("timeout, load_timeout and budget must be positive")
+        sizes = result_bytes or [self.limits.output_bytes] * len(requests)
         job = {"mode": "calls", "program": program, "entry_point": entry_point}
-        return self._calls(self.backend, job, list(zip(requests, timeouts, strict=False)), load_timeout)
+        # The top level is the first request.
+        steps = [(_NO_ARGUMENT, load_timeout, _MESSAGE_BYTES), *zip(requests, timeouts, sizes, strict=False)]
+        return self._calls(self.backend, job, steps if requests else [], budget)
 
     def _calls(
-        self, backend: str, job: dict[str, Any], requests: list[tuple[bytes, float]], load_timeout: float
+        self, backend: str, job: dict[str, Any], steps: list[tuple[bytes, float, int]], budget: float
     ) -> Generator[CallResult, None, None]:
-        if not requests:
+        if not steps:
             return
         try:
             with backends.started(backend, self.limits, job) as process:
-                loaded, _ = _ask(process, _NO_ARGUMENT, load_timeout)
-                if loaded.status != "ok":
-                    yield loaded
-                    return
-                for request, seconds in requests:
-                    result, alive = _ask(process, request, seconds)
-                    yield result
-                    if not alive:
+                deadline = time.monotonic() + budget
+                for number, (request, seconds, size) in enumerate(steps):
+                    process.limit_answer(min(max(size, _MESSAGE_BYTES), self.limits.output_bytes))
+                    result, alive = _ask(process, request, min(seconds, deadline - time.monotonic()))
+                    loaded = number > 0
+                    if loaded or result.status != "ok":
+                        yield result
+                    if not alive or not (loaded or result.status == "ok"):
                         return
         except StartError as error:
             yield CallResult(None, "error", 0.0, str(error)[-MESSAGE_CHARACTERS:])
@@ -128,6 +140,7 @@ def _encode_arguments(index: int, arguments: Sequence[Any]) -> bytes:
 def _ask(process: SandboxedProcess, request: bytes, seconds: float) -> tuple[CallResult, bool]:
     """The result of one request, and whether the child can take another."""
     start = time.monotonic()
+    seconds = max(seconds, 0.0)
 
     def failed(status: Status, message: str) -> tuple[CallResult, bool]:
         return CallResult(None, status, time.monotonic() - start, message[:MESSAGE_CHARACTERS]), False

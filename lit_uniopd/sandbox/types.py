@@ -66,7 +66,7 @@ class CallResult:
     """The outcome of one call of a function."""
 
     value: Any
-    """The returned plain data; None unless the status is ok."""
+    """The returned plain data, or a `Foreign` value that equals some; None unless the status is ok."""
     status: Status
     seconds: float
     """Wall time from sending the arguments to having the result."""

@@ -10,6 +10,7 @@ from lit_uniopd.rewards import GRADERS, Grade, code
 from lit_uniopd.rewards.code import check_sandbox, grade_code_functional, grade_code_stdio
 from lit_uniopd.rewards.tagged import dump_tagged, load_tagged
 from lit_uniopd.sandbox import CallResult, StdioResult
+from lit_uniopd.sandbox.child import encoding
 
 NAN, INF = math.nan, math.inf
 
@@ -117,7 +118,18 @@ def test_wrong_functions(program):
         ("return range(2)", [0, 1], False),
         ("return (x for x in [0, 1])", [0, 1], False),
         ("return map(str, [0])", ["0"], False),
-        ("import numpy\n    return numpy.int64(3)", 3, False),
+        ("import numpy\n    return numpy.int64(3)", 3, True),
+        ("import numpy\n    return (numpy.array([1, 2]) > 0).all()", True, True),
+        ("import numpy\n    return numpy.float32(0.1)", 0.1, True),
+        ("import numpy\n    return numpy.array([1, 2])", [1, 2], False),
+        ("import numpy\n    return [numpy.int8(1), {2: numpy.True_}]", [1, {2: True}], True),
+        ("import collections\n    return collections.namedtuple('P', 'x y')(1, 2)", (1, 2), True),
+        ("import fractions\n    return fractions.Fraction(6, 2), fractions.Fraction(1, 4)", (3, 0.25), True),
+        ("import fractions\n    return fractions.Fraction(1, 3)", 1 / 3, False),
+        ("import decimal\n    return decimal.Decimal('0.5')", 0.5, True),
+        ("import enum\n    return enum.IntEnum('E', 'A B')(2)", 2, True),
+        ("import enum\n    return enum.Enum('E', 'A B')(2)", 2, False),
+        ("return {1: 2}.keys()", {1}, True),
         ("return list(range(300_000))", list(range(300_000)), True),
     ],
 )
@@ -167,7 +179,8 @@ def test_oracles_and_tolerances():
     assert GRADERS["code_functional"](gold, match).correct is True
     gold = function([["ab"], ["b"]], [True, True], oracle="found")
     assert GRADERS["code_functional"](gold, match).correct is False
-    assert GRADERS["code_functional"](function([[]], [1], atol=0.5), fenced("def f():\n    return 1.4")).correct is True
+    gold = function([[]], [1.0], atol=0.5)
+    assert GRADERS["code_functional"](gold, fenced("def f():\n    return 1.4")).correct is True
 
 
 def test_prelude_goes_first():
@@ -203,6 +216,37 @@ def test_prelude_goes_first():
 def test_responses(response, reason):
     grade = GRADERS["code_functional"](DOUBLE, response)
     assert (grade.correct, grade.reason) == (reason == "ok", reason)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        fenced("def f(x):\n    return 2 * x") + "Usage:\n" + fenced("print(f(int(input())))"),
+        fenced("def f(x):\n    return 2 * x") + "Tests:\n" + fenced("from solution import f\nassert f(1) == 3"),
+        fenced("def f(x):\n    return 2 * x\nassert f(1) == 3\nn = int(input())\nprint(f(n))"),
+        fenced("import math")
+        + fenced("def double(x):\n    return math.prod([2, x])")
+        + fenced("def f(x):\n    return double(x)"),
+        fenced("def f(x):\n    return double(x)")
+        + "with"
+        + fenced("def double(x):\n    return 2 * x\nprint(double(input()))"),
+        "[PYTHON]\ndef f(x):\n    return 2 * x\n[/PYTHON]\n[TESTS]\nassert f(1) == 3\n[/TESTS]",
+        "[BEGIN]\ndef f(x):\n    return 2 * x\n[DONE]",
+        "```python def f(x): return 2 * x ```",
+        "Sure! Here it is:\n\ndef f(x):\n    return 2 * x\n\nThis doubles the number.",
+        "import math\n\nNow:\n\ndef f(x):\n    return math.prod([2, x])\n\nNote: simple\n>>> f(1)\n2",
+    ],
+)
+def test_the_program_that_defines_the_function_is_run(response):
+    assert GRADERS["code_functional"](DOUBLE, response).reason == "ok"
+
+
+def test_statements_that_the_function_needs_stay():
+    program = (
+        "import functools, sys\nmemo = {}\ndef f(x):\n    return memo.get(x, 2 * x)\nmemo[1] = 2\nfor i in range(2):\n"
+        "    memo[i] = 2 * i\nf = functools.cache(f)\nsys.setrecursionlimit(10**6)\n"
+    )
+    assert GRADERS["code_functional"](DOUBLE, fenced(program + "print(f(5))")).extracted == program
 
 
 READ = "n, *rest = open(0).read().split()"
@@ -311,9 +355,12 @@ class FakeSandbox:
     def __init__(self, *runs):
         self.runs = [*runs]
         self.timeouts = []
+        self.budgets = []
 
-    def calls(self, program, entry_point, calls, *, timeout, load_timeout=10.0) -> Iterator[CallResult]:
+    def calls(self, program, entry_point, calls, *, timeout, budget, result_bytes) -> Iterator[CallResult]:
+        assert len(result_bytes) == len(calls)
         self.timeouts.append(timeout)
+        self.budgets.append(budget)
         for status, value in self.runs.pop(0):
             yield CallResult(value, status, 0.0)
 
@@ -326,21 +373,13 @@ class FakeSandbox:
 ONE = fenced("def f(): pass")
 
 
-def test_a_time_out_is_tried_once_more():
-    good, slow, bad = [("ok", 1), ("ok", 2)], [("ok", 1), ("timeout", None)], [("ok", 1), ("ok", 3)]
-    gold = function([[], []], [1, 2])
-    for runs, reason in (
-        ((slow, good), "ok"),
-        ((slow, slow), "timeout"),
-        ((slow, bad), "wrong"),
-        ((bad,), "wrong"),
-        ((good,), "ok"),
-    ):
-        sandbox = FakeSandbox(*runs)
-        assert grade_code_functional(gold, ONE, sandbox=sandbox).reason == reason  # type: ignore[arg-type]
-        assert sandbox.runs == []
+def test_a_time_out_is_paid_for_once():
+    sandbox = FakeSandbox([("ok", 1), ("timeout", None)], [("ok", 1), ("ok", 2)])
+    assert grade_code_functional(function([[], []], [1, 2]), ONE, sandbox=sandbox).reason == "timeout"  # type: ignore[arg-type]
+    assert len(sandbox.runs) == 1
     sandbox = FakeSandbox(("timeout", ""), ("ok", "1\n"))
-    assert grade_code_stdio(stdio(("", "1")), ONE, sandbox=sandbox).correct is True  # type: ignore[arg-type]
+    assert grade_code_stdio(stdio(("", "1")), ONE, sandbox=sandbox).reason == "timeout"  # type: ignore[arg-type]
+    assert len(sandbox.runs) == 1
 
 
 def test_it_stops_at_the_first_failure():
@@ -369,12 +408,41 @@ def test_limits():
     assert sandbox.timeouts == [60.0]
 
 
-def test_many_slow_calls_run_out_of_time_together(monkeypatch):
-    clock = iter(range(0, 1000, 9))
+def test_an_answer_has_a_budget_for_all_of_its_tests(monkeypatch):
+    for options, budget in (({}, 60.0), ({"time_limit": 20.0}, 120.0), ({"time_budget": 5.0}, 5.0)):
+        sandbox = FakeSandbox([("ok", 1)])
+        grade_code_functional(function([[]], [1]), ONE, sandbox=sandbox, **options)  # type: ignore[arg-type]
+        assert sandbox.budgets == [budget]
+    clock = iter(range(0, 1000, 25))
     monkeypatch.setattr(code.time, "monotonic", lambda: float(next(clock)))
-    runs = [[("ok", 1)] * 50] * 2
-    grade = grade_code_functional(function([[]] * 50, [1] * 50), ONE, sandbox=FakeSandbox(*runs))  # type: ignore[arg-type]
-    assert grade.reason == "timeout"
+    sandbox = FakeSandbox(*[("ok", "1")] * 40)
+    gold = stdio(*[("", "1")] * 40)
+    assert grade_code_stdio(gold, ONE, time_budget=120.0, sandbox=sandbox).reason == "timeout"  # type: ignore[arg-type]
+    assert sandbox.timeouts == [60.0, 60.0, 45.0, 20.0]
+
+
+def test_slow_calls_run_out_of_time_together():
+    slow = fenced("import time\ndef f():\n    time.sleep(0.2)\n    return 1")
+    gold = function([[]] * 50, [1] * 50)
+    assert GRADERS["code_functional"](gold, slow, time_limit=20.0, time_budget=0.5).reason == "timeout"
+
+
+def test_a_result_much_longer_than_the_right_one_is_not_taken_in(monkeypatch):
+    decoded = []
+    decode = encoding.decode
+    monkeypatch.setattr(encoding, "decode", lambda data: decoded.append(len(data)) or decode(data))
+    long = "def f():\n    return list(range(300_000))"
+    assert GRADERS["code_functional"](function([[]], [[1, 2]]), fenced(long)).reason == "wrong"
+    assert max(decoded) < 1 << 16
+    assert GRADERS["code_functional"](function([[]], [[*range(300_000)]]), fenced(long)).reason == "ok"
+    assert GRADERS["code_functional"](function([[]], [True], oracle="found"), fenced(long)).reason == "ok"
+    ones, repeated = function([[]], [[True] * 1000]), "def f():\n    return [1 + 0j] * 1000"
+    assert GRADERS["code_functional"](ones, fenced(repeated)).reason == "ok"
+
+
+def test_colliding_numbers_are_wrong_at_once():
+    colliding = fenced("def f():\n    return [i * (2**61 - 1) for i in range(3000)]")
+    assert GRADERS["code_functional"](function([[]], [[1, 2]], oracle="set_equal"), colliding).reason == "wrong"
 
 
 def test_a_failing_sandbox_says_nothing_about_the_program(monkeypatch, caplog):

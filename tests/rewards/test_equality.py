@@ -4,6 +4,7 @@ import pytest
 
 from lit_uniopd.rewards.equality import equal_evalplus, equal_lcb, equal_stdio
 from lit_uniopd.rewards.oracles import ORACLES
+from lit_uniopd.sandbox import Foreign
 
 NAN, INF = math.nan, math.inf
 
@@ -30,8 +31,8 @@ def nested(value, depth):
         (0.3, 0.1 + 0.2, True), (1.0, 1.0000005, True), (1.0, 1.00001, False), (1e9, 1e9 + 100, True),
         (1e9, 1e9 + 10_000, False), (0.0, 1e-7, True), (0.0, 1e-5, False), (1.0, "1.0", False), (1.0, None, False),
         (1, 1.0000001, False), (1.0, 10**400, False), (10**400, 10**400, True), (10**400, 1.0, False),
-        ([0.3, 0.6], [0.1 + 0.2, 0.6], True), ([[0.3]], [[0.1 + 0.2]], True), ((0.3,), [0.3], False),
-        ({"a": 0.3}, {"a": 0.1 + 0.2}, True), ([0.3, "x"], [0.1 + 0.2, "x"], True), ([0.3, 1], [0.3, 1.0000001], False),
+        ([0.3, 0.6], [0.1 + 0.2, 0.6], True), ([[0.3]], [[0.1 + 0.2]], False), ((0.3,), [0.3], False),
+        ({"a": 0.3}, {"a": 0.1 + 0.2}, False), ([0.3, "x"], [0.1 + 0.2, "x"], False), ((0.3, 1.0), (0.1 + 0.2, 1), True), ([0.3, 1], [0.3, 1.0000001], False),
         (NAN, NAN, False), ([NAN], [NAN], False), ({"a": NAN}, {"a": NAN}, False), ({NAN}, {NAN}, False),
         ({(NAN, 1)}, {(NAN, 1)}, False), (1.0, NAN, False), (INF, INF, True), (INF, -INF, False), (INF, 1e308, False),
         (1e308, INF, False), (-0.0, 0.0, True),
@@ -43,12 +44,54 @@ def test_evalplus(expected, actual, equal):
 
 @pytest.mark.parametrize(
     ("expected", "actual", "atol", "equal"),
-    [(1.0, 1.0009, 1e-3, True), (1.0, 1.002, 1e-3, False), (1, 1.0009, 1e-3, True), ([1.0], [1.0009], 1e-3, True),
+    [(1.0, 1.0009, 1e-3, True), (1.0, 1.002, 1e-3, False), (1, 1.0009, 1e-3, False), (1, 2, 1.0, True), ([[1.0]], [[1.0009]], 1e-3, True), ([[1.0], [1.0, 2.0]], [[1.0], [1.0009, 2.0]], 1e-3, False),
+     ([[1.0, 1.0]], [[1.0009], [1.0]], 1e-3, False), ({"a": 1.0}, {"a": 1.0009}, 1e-3, False), ([1.0], [1.0009], 1e-3, True),
      (1.0, 1 + 5e-7, 1e-9, False), (True, 0.9999, 1e-3, False), (NAN, NAN, 1e-3, False), (INF, 1.0, 1e-3, False),
      ("a", "b", 1e-3, False)],
 )  # fmt: skip
 def test_evalplus_with_the_tolerance_of_a_task(expected, actual, atol, equal):
     assert equal_evalplus(expected, actual, atol) is equal
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "equal"),
+    [
+        (True, Foreign(True, "other"), True), (3, Foreign(3, "other"), True), (3, Foreign(4, "other"), False), ([3], Foreign(3, "other"), False),
+        (0.3, Foreign(0.3, "other"), True), (0.3, Foreign(0.1 + 0.2, "other"), False), ((1, 2), Foreign((1, 2), "other"), True),
+        ((0.3, 1.0), Foreign((0.1 + 0.2, 1.0), "other"), False), ([1, 2], Foreign((1, 2), "other"), False), (NAN, Foreign(NAN, "other"), False),
+        (0.1, Foreign(0.10000000149011612, "single"), True), (0.1, Foreign(0.0999755859375, "half"), True), (0.1, Foreign(0.0999755859375, "single"), False),
+        (1e300, Foreign(INF, "single"), False), (3, Foreign(3.0, "single"), True), ([1, 2], Foreign([1, 2], "array"), False),
+        ([3], Foreign([3], "array"), True), ((3,), Foreign([3], "array"), True), (3, Foreign(3, "array"), True), (3, Foreign([3], "array"), False),
+        ([[3]], Foreign([[3]], "array"), True), ([3, 3], Foreign([3], "array"), False), ([], Foreign([], "array"), False), ([4], Foreign([3], "array"), False),
+    ],
+)  # fmt: skip
+def test_evalplus_on_values_of_other_types(expected, actual, equal):
+    assert equal_evalplus(expected, actual) is equal
+
+
+def test_a_set_of_colliding_numbers_is_not_built():
+    modulus = 2**61 - 1
+    colliding = CountedInts(i * modulus for i in range(20_000))
+    assert ORACLES["set_equal"]([], [1, 2], colliding, 0.0) is False
+    assert colliding.read < 100
+    assert ORACLES["set_equal"]([], [1, 2], [1, 2] * 50_000, 0.0) is True
+    assert ORACLES["set_equal"]([], list(range(5000)), list(range(5000)), 0.0) is True
+
+
+class CountedInts(list):
+    """A list that counts how many of its items were read."""
+
+    read = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.read += 1
+            yield item
+
+
+def test_long_output_is_not_taken_apart():
+    assert not equal_stdio("1\n2", "1\n" * 3_000_000)
+    assert not equal_stdio("1 2", "1 " * 3_000_000)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +160,10 @@ def test_depth_is_no_matter(equal):
         ("digit_distance", [123, 256], 7, 7, 0.0, True),
         ("digit_distance", [5, 19], 6, 5, 0.0, True),  # |0 - 1| + |5 - 9|
         ("digit_distance", [5, 19], 6, 4, 0.0, False),
+        ("set_equal", [], (1, 2), Foreign([2, 1, 1], "array"), 0.0, True),
+        ("set_equal", [], (1, 2), Foreign([[2], [1]], "array"), 0.0, False),
+        ("find_zero", [[-1, 2]], None, Foreign(0.5, "other"), 1e-4, True),
+        ("or_zero", [8], 7, Foreign(0, "other"), 0.0, True),
         ("found", ["x"], True, True, 0.0, True),
         ("found", ["x"], True, "x", 0.0, True),
         ("found", ["x"], False, None, 0.0, True),

@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from lit_uniopd.rewards.definitions import before_definition
 from lit_uniopd.rewards.program import extract_program
 
 DRAFT, FINAL = "x = 'draft'\n", "def f(x):\n    return x\n"
@@ -95,6 +96,81 @@ def test_unfenced_code_begins_with_a_definition_or_an_import(start):
 )
 def test_there_is_no_program(response):
     assert extract_program(response) is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        block(FINAL) + block("print(f(1))\n"),
+        block(FINAL) + block("from solution import f\nassert f(1) == 1\n"),
+        block(FINAL) + block("result = f(2)\nf = f(3)\n"),
+        block(DRAFT.replace("x", "f")) + block(FINAL) + block("f(1)\n", ""),
+        block(FINAL, "") + block("print(f(1))\n"),
+        block("def f(x):\n    return -x\n") + block(FINAL),
+        block(FINAL + "assert f(2) == 3\nprint(f(int(input())))\n"),
+        "```python " + FINAL + "```",
+        f"[PYTHON]\n{FINAL}[/PYTHON]",
+        f"[BEGIN]\n{FINAL}[DONE]",
+        f"<code>\n{FINAL}</code>",
+        f"<answer>\n{FINAL}</answer>",
+        f"Sure:\n\n{FINAL}\nThat is all. It's done.",
+        f"{FINAL}\n**Explanation**: 1. It returns x.\n\nExample:\n>>> f(1)\n1",
+    ],
+)
+def test_the_block_that_defines_the_function_is_the_program(response):
+    program = extract_program(response, "f")
+    assert program is not None
+    assert program.strip() == FINAL.strip()
+
+
+@pytest.mark.parametrize(
+    ("response", "program"),
+    [
+        ("```python def f(x): return x ```", "def f(x): return x\n"),
+        ("It is ```def f(x): return x```.", "def f(x): return x\n"),
+        ("[BEGIN] def f(x): return x [DONE]", "def f(x): return x \n"),
+        (block("def g(x):\n    return x\n") + block("def f(x):\n    return g(x)\n"), "def g(x):\n    return x\ndef f(x):\n    return g(x)\n"),
+        (
+            block("from __future__ import annotations\ndef f(x: List):\n    return x\n") + block("from typing import List\n"),
+            "from __future__ import annotations\nfrom typing import List\n\ndef f(x: List):\n    return x\n",
+        ),
+        (block("from math import *\n") + block("def f(x):\n    return gcd(x, 2)\n"), "from math import *\ndef f(x):\n    return gcd(x, 2)\n"),
+        (block("class Solution:\n    def f(self, x):\n        return x\nprint(Solution().f(1))\n"), "class Solution:\n    def f(self, x):\n        return x\n"),
+        (block("def g(x):\n    return x\n"), "def g(x):\n    return x\n"),
+        (block("f = lambda x: x\nprint(f(1)); import os\n"), "f = lambda x: x\nprint(f(1)); import os\n"),
+        ("Use ```x``` here", None),
+    ],
+)  # fmt: skip
+def test_programs_of_several_pieces(response, program):
+    assert extract_program(response, "f") == program
+
+
+def test_what_the_prompt_gives_stands_before_its_function():
+    prompt = "import math\n\ndef poly(x):\n    return x\n\n@cache\ndef f(x):\n    pass\n"
+    assert before_definition(prompt, "f") == "import math\n\ndef poly(x):\n    return x"
+    assert before_definition(prompt, "g") == before_definition("def f(", "f") == ""
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a=b\n",
+        "f=a\n",
+        "a0=a1;a1=a2\n",
+        "def f(): a\n",
+        "f(a)\n",
+        "```\n```python\n",
+        "```python x```",
+        "[BEGIN]\n",
+        "f\n.\n",
+    ],
+)
+def test_hostile_programs_are_searched_in_linear_time(unit):
+    start = time.perf_counter()
+    extract_program("```python\ndef f(x):\n    return a\n" + unit * (40_000 // len(unit)), "f")
+    extract_program("def f(x):\n    return a\n" + unit * (40_000 // len(unit)), "f")
+    extract_program("```python\ndef f(x):\n    return a\n" + unit * (1_000_000 // len(unit)), "f")
+    assert time.perf_counter() - start < 60.0  # quadratic time would take hours
 
 
 def test_fences_inside_a_program_stay():

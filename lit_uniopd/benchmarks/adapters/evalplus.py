@@ -26,12 +26,12 @@ from lit_uniopd.rewards.code import (
     program_slots,
 )
 from lit_uniopd.rewards.tagged import dump_tagged, load_tagged
-from lit_uniopd.sandbox import CallResult, Sandbox
+from lit_uniopd.sandbox import CallResult, Foreign, Sandbox
 from lit_uniopd.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when checked rows would come out differently; older cache files are then ignored."""
 LONGEST_RESULT = 1 << 20
 """Characters; calls whose computed result is longer are skipped."""
@@ -142,7 +142,8 @@ def _check(row: EvalPlusRow, sandbox: Sandbox) -> CheckedRow:
     task = FunctionTask(
         entry_point=row.entry_point,
         calls=[row.inputs[i] for i in indices],
-        expected=[results[i].value if row.results is None else row.results[i] for i in indices],
+        expected=[_plain(results[i]) if row.results is None else row.results[i] for i in indices],
+        prelude=row.prelude,
         atol=row.atol,
         oracle=row.oracle,
         reference_seconds=max((results[i].seconds for i in indices), default=0.0),
@@ -166,8 +167,12 @@ def _solve(row: EvalPlusRow, sandbox: Sandbox) -> list[CallResult]:
     return results
 
 
+def _plain(result: CallResult) -> Any:
+    return result.value.value if isinstance(result.value, Foreign) else result.value
+
+
 def _is_too_long(result: CallResult) -> bool:
-    return result.status == "output" or (result.status == "ok" and len(dump_tagged(result.value)) > LONGEST_RESULT)
+    return result.status == "output" or (result.status == "ok" and len(dump_tagged(_plain(result))) > LONGEST_RESULT)
 
 
 _STUBS: tuple[Callable[[Sequence[Any]], Any], ...] = (

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lit_uniopd.rewards.definitions import before_definition
 from lit_uniopd.sandbox import ExportError, Sandbox
 
 _EXPORT_S = 60.0
@@ -60,6 +61,9 @@ class EvalPlusRow:
     """Result of each call; None: what the reference solution returns."""
     atol: float
     oracle: str | None
+    prelude: str = ""
+    """What the prompt gives in front of the function: imports, and the helpers of a few tasks. EvalPlus runs the whole
+    prompt before a completion, and nothing of it before the program of a chat model."""
 
 
 def row_id(row: Mapping[str, Any]) -> str:
@@ -101,6 +105,7 @@ def read_row(row: Mapping[str, Any], sandbox: Sandbox) -> EvalPlusRow:
         results=None if results is None else list(results),
         atol=_tolerance(tree),
         oracle=(_HUMANEVAL_ORACLES if human_eval else _MBPP_ORACLES).get(entry_point),
+        prelude=before_definition(row["prompt"] + "    pass\n", entry_point) if human_eval else "",
     )
 
 

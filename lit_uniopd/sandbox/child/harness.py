@@ -74,17 +74,21 @@ def _serve(job: dict[str, Any], requests: int, answers: int) -> None:
     step: Callable[[Any], Any] = load
     while (request := receive_(requests)) is not None:
         nonce, body = request[:NONCE_BYTES], request[NONCE_BYTES:]
-        answer_(answers, nonce, *reply_(step, decode_(body), encode_, job["max_bytes"]))
+        answer_(answers, nonce, *reply_(step, decode_(body), encode_, job["max_bytes"], job["mode"] == "calls"))
         step = call
     os._exit(0)
 
 
 def _reply(
-    step: Callable[[Any], Any], argument: Any, encode_: Callable[[Any, int], bytes], max_bytes: int
+    step: Callable[[Any], Any],
+    argument: Any,
+    encode_: Callable[[Any, int, bool], bytes],
+    max_bytes: int,
+    foreign: bool,
 ) -> tuple[Kind, bytes]:
     kind: Kind
     try:
-        return "ok", encode_(step(argument), max_bytes)
+        return "ok", encode_(step(argument), max_bytes, foreign)
     except NotPlainError as error:
         kind, message = "not_plain", str(error)
     except TooLargeError as error:
@@ -95,7 +99,7 @@ def _reply(
         kind, message = "exit", _describe(error)
     except BaseException as error:
         kind, message = "exception", _describe(error)
-    return kind, encode_(message[:MESSAGE_CHARACTERS], max_bytes)
+    return kind, encode_(message[:MESSAGE_CHARACTERS], max_bytes, False)
 
 
 def _describe(error: BaseException) -> str:
