@@ -1,6 +1,7 @@
 """What comes of `--model.optimizer` and `--model.lr_scheduler`, and how many optimizer steps a run has."""
 
 import math
+from typing import Any
 
 import torch
 from lightning import Trainer
