@@ -54,7 +54,8 @@ class OneSentenceParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser of nested options: its message becomes part of the outer one
             super().error(message, ex)
-        configs = {str(path): read_yaml(path) for path in _configs(getattr(self, "args", ())) if path.is_file()}
+        files = (path for path in _configs(getattr(self, "args", ())) if "\n" not in str(path))  # or a config's text
+        configs = {str(path): read_yaml(path) for path in files if path.is_file()}
         parser = getattr(ex, "subcommand_parser", self)
         known = [action.dest for action in parser._actions if "help" not in action.dest.split(".")]
         if valueless := re.search(r"argument ([-\w./]+): expected one argument", message):
