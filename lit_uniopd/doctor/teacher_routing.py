@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lit_uniopd.doctor.dry_run import Case
-from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.opd.objections import idle_teachers
 
 
 def check_routes(case: Case) -> Iterator[Finding]:
@@ -24,10 +25,4 @@ def check_routes(case: Case) -> Iterator[Finding]:
         yield red("teachers", f"{len(errors):,} prompts have no teacher. {first.message}", first.remedy)
     if counts:
         yield green("teachers", ", ".join(f"{name}: {count:,} prompts" for name, count in sorted(counts.items())) + ".")
-    for name in case.pool:
-        if not counts[name]:
-            yield yellow(
-                "teachers",
-                f"No training prompt goes to {name}, which is loaded all the same.",
-                f"Name it in the teacher or domain column of some prompts, or leave --model.teachers.{name} out.",
-            )
+    yield from shown(idle_teachers(counts, case.pool))

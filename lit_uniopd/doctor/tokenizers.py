@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lit_uniopd.doctor.dry_run import Case, Model
-from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
+from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, yellow
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules.opd.objections import unlike_ends
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.teachers import foreign_ids
 
@@ -90,20 +91,7 @@ def check_ends(case: Case) -> Iterator[Finding]:
         last = f"the template's turns end with {_name_tokens(student, {turn})}, " if turn is not None else ""
         yield green("ends", f"{last[:1].upper()}{last[1:]}{'s' if last else 'S'}ampling stops at {stops}{padding}.")
     for name, teacher in case.teachers.items():
-        yield from _teachers_end(case, name, teacher)
-
-
-def _teachers_end(case: Case, name: str, teacher: Model) -> Iterator[Finding]:
-    """A teacher that ends its turns otherwise finds the student's ends unlikely, and answers grow longer."""
-    student_end, teacher_end = _end_of(case.student).token, _end_of(teacher).token
-    if student_end is not None and teacher_end is not None and student_end != teacher_end:
-        yield yellow(
-            f"ends {name}",
-            f"The student ends its turns with {_name_tokens(case.student, {student_end})}, this teacher with "
-            f"{_name_tokens(teacher, {teacher_end})}: it will find the student's ends unlikely, and answers grow.",
-            "Give student and teacher the same end of turn: a base model with a base teacher, an instruct model with "
-            "an instruct one.",
-        )
+        yield from shown(unlike_ends(name, end, _end_of(teacher)))
 
 
 def ends_of(model: Model) -> dict[str, frozenset[int]]:

@@ -1,6 +1,6 @@
 """Settings of on-policy distillation with which it would train on something else than they say."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.outcomes import outcome_scopes
 from lit_uniopd.modules.run_objections import template_objections
 from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_system_prompts
+from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.utils.objections import Objection
@@ -73,12 +74,16 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
             calibrations=[type(callback).__name__ for callback in callbacks],
         )
     )
-    for name, teacher in module.teachers.args.items():
-        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
-            flag = f"model.teachers.{name}"
-            yield from template_objections(load_processor(teacher, flag), teacher.chat_template_kwargs, flag)
     args, flag = module.policy_args, module.policy_flag
     trained, heldout = data.prompts("train"), data.prompts("val") if trainer.limit_val_batches else []
+    for name, teacher in module.teachers.args.items():
+        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
+            reader = load_processor(teacher, f"model.teachers.{name}")
+            yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
+            ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
+            yield from unlike_ends(name, *ends)
+    if trained and module.teachers:
+        yield from idle_teachers(module.teachers.routes(trained), module.teachers)
     if any(prompt.grader is not None for prompt in heldout):
         yield from unlike_lengths(sampling.max_new_tokens, module.val_sampling.max_new_tokens)
     yield from unlike_system_prompts(trained, heldout)
@@ -91,6 +96,40 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     benchmarks = data.benchmarks_in_fit
     yield from shortened_benchmarks(benchmarks, sampling.max_new_tokens)
     yield from unlike_benchmark_prompts(benchmarks, args, flag, processor)
+
+
+def unlike_ends(name: str, student: AnswerEnd, teacher: AnswerEnd) -> Iterator[Objection]:
+    """A teacher that ends its turns otherwise finds the student's ends unlikely.
+
+    Args:
+        name: of the teacher.
+        student: what ends its answers.
+        teacher: what ends those of the teacher.
+    """
+    if student.token is not None and teacher.token is not None and student.token != teacher.token:
+        yield Objection(
+            f"ends {name}",
+            f"The student ends its turns with {student.marks[0]} ({student.token}), teacher {name} with "
+            f"{teacher.marks[0]} ({teacher.token}): it will find the student's ends unlikely, and answers grow; give "
+            "--model.student and its teachers the same end of turn, a base model with a base teacher, an instruct "
+            "model with an instruct one.",
+        )
+
+
+def idle_teachers(routes: Mapping[str, int], names: Iterable[str]) -> Iterator[Objection]:
+    """Teachers that score nothing.
+
+    Args:
+        routes: name -> how many training prompts go to it.
+        names: of all teachers.
+    """
+    for name in names:
+        if not routes.get(name):
+            yield Objection(
+                "teachers",
+                f"No training prompt goes to {name}, which is loaded all the same; name it in the teacher or domain "
+                f"column of some prompts, or leave --model.teachers.{name} out.",
+            )
 
 
 def greedy_validation(sampling: SamplingArgs) -> Iterator[Objection]:

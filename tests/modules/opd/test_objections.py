@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny import Prompts, module, prompts, trainer
+from tiny import CHAT, Prompts, make_tokenizer, module, prompts, trainer
 
 from callbacks import BenchmarkEvaluation, MarginCalibration
 from datamodules import OnlineBalanceArgs
@@ -194,6 +194,15 @@ def fitted(model_dirs: dict[str, str], tmp_path: Any, caplog: Any, data: Prompts
 def test_a_usual_run_says_nothing(model_dirs, tmp_path, caplog):
     student = PolicyArgs(path=model_dirs["student"], chat_template_kwargs={"enable_thinking": False})
     assert fitted(model_dirs, tmp_path, caplog, Prompts(prompts(8)), student=student) == ""
+
+
+def test_teachers_that_end_otherwise_or_have_no_prompt(model_dirs, tmp_path, caplog, new_model):
+    other = new_model("other", tokenizer=make_tokenizer(CHAT.replace("<end>", "<eos>")), seed=3)
+    data = Prompts([replace(prompt, domain="math") for prompt in prompts(8)])
+    logged = fitted({**model_dirs, "math": other}, tmp_path, caplog, data)
+    assert logged.count("The student ends its turns with <end> (3), teacher math with <eos> (2): it will find") == 1
+    assert logged.count("No training prompt goes to code, which is loaded all the same; name it in") == 1
+    assert "teacher code with" not in logged
 
 
 def test_fit_says_each_thing_once(model_dirs, tmp_path, caplog):
