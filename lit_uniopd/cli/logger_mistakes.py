@@ -46,15 +46,17 @@ def logger_mistake(error: BaseException) -> UserError | None:
     if missing:
         name = [*names[:1], *_CLASS.findall(messages[: missing.start()])][-1]
         package = missing[1] or missing[2]
-        return UserError(f"--trainer.logger {name} needs a package that is missing: pip install '{package}'.")
+        return UserError(f"--trainer.logger {name} needs a package; install it: pip install '{package}'.")
     *_, cause = _chain(error)
     if isinstance(cause, UserError | AttributeError) or not names:
         return None
     text = " ".join(str(cause).split())
     first = re.split(r"(?<=[.!]) (?=[A-Z])", text)[0].rstrip(".!")
-    remedy = next((remedy for words, remedy in _REMEDIES.items() if words in text), None)
-    help_command = f"`uniopd fit --trainer.logger.help={names[0]}` lists what it takes"
-    return UserError(f"--trainer.logger {names[0]}: {first}; {remedy or help_command}.")
+    remedy = next(
+        (remedy for words, remedy in _REMEDIES.items() if words in text),
+        f"`uniopd fit --trainer.logger.help={names[0]}` lists what it takes",
+    )
+    return UserError(f"--trainer.logger {names[0]}: {first}; {remedy}.")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -147,8 +147,8 @@ def check_same_run(record: Mapping[str, Any] | None, current: Mapping[str, Any],
         return
     if record["format"] > FORMAT:
         raise UserError(
-            f"--ckpt_path is of a newer version (format {record['format']}, this one reads up to {FORMAT}); update "
-            "lit_uniopd."
+            f"--ckpt_path is of a newer version (format {record['format']}, this one reads up to {FORMAT}); install "
+            "a newer lit_uniopd."
         )
     differs = {key for key, value in current.items() if None not in (value, record.get(key)) and value != record[key]}
     if "lora" in differs:

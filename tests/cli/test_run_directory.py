@@ -144,7 +144,7 @@ def test_a_stated_version_that_holds_a_run_is_refused_but_for_its_own_resumption
 def test_a_logger_whose_package_is_missing_is_answered_by_the_command(logger, package, files, tmp_path, capsys):
     name = f"{LIGHTNING}.CometLogger" if "Comet" in logger else logger
     message = error_of(capsys, ["fit", *files, f"--trainer.logger={logger}"])
-    assert message.startswith(f"error: --trainer.logger {name} needs a package that is missing: pip install '{package}")
+    assert message.startswith(f"error: --trainer.logger {name} needs a package; install it: pip install '{package}")
 
 
 def test_what_a_logger_refuses_is_its_own_sentence(files, monkeypatch, capsys):

@@ -101,7 +101,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path, model_dirs):
     content = torch.load(last, weights_only=True)
     content[RECORD]["format"] = 99
     torch.save(content, last)
-    with pytest.raises(UserError, match=r"newer version \(format 99, .*; update lit_uniopd"):
+    with pytest.raises(UserError, match=r"newer version \(format 99, .*; install a newer lit_uniopd"):
         fit(tmp_path / "second", sft(model_dirs), steps=2, ckpt_path=last)
 
 
