@@ -1,17 +1,14 @@
 """A real model in plain transformers, and conversations for it: what the tests of tests/real compare with."""
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback
-from tiny import Prompts, trainer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_uniopd.modules import SFT
-from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import Prompt
 
 SUMS = [(3, 4), (12, 5), (9, 8), (7, 6), (2, 19), (11, 11), (15, 3), (4, 4)]
@@ -36,11 +33,13 @@ def questions(count: int) -> list[Prompt]:
     return [asked(prompt.id) for prompt in sums(count)]
 
 
-def teach(path: str, directory: Path, steps: int = 3) -> None:
-    """Write the model as it is after a few steps of supervised fine-tuning on `sums`."""
-    module = SFT(PolicyArgs(path=path), optimizer=partial(torch.optim.AdamW, lr=3e-5, weight_decay=0.0), seed=0)
-    trainer(directory, max_steps=steps).fit(module, Prompts(sums(4) * steps))
-    module.policy.save(directory)
+def sharpen(path: str, directory: Path) -> None:
+    """Write the model as one that is surer of everything it says: its logits times 1.5."""
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)  # the last thing before the output layer
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(path).save_pretrained(directory)
 
 
 class Plain:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from real_model import Plain, teach
+from real_model import Plain, sharpen
 
 from lit_uniopd.playground import locate, smollm2
 from lit_uniopd.playground.cache import once
@@ -27,14 +27,14 @@ def playground(request: pytest.FixtureRequest) -> Path:
             if other.is_dir() and other != root:
                 shutil.rmtree(other)
         locate("smollm2", root)
-        once(root / "taught", lambda directory: teach(str(root / "smollm2"), directory))
+        once(root / "sharper", lambda directory: sharpen(str(root / "smollm2"), directory))
     return root
 
 
 @pytest.fixture(scope="session")
-def taught(playground: Path) -> str:
-    """Another model, the same after a few steps on answers that end with a box."""
-    return str(playground / "taught")
+def sharper(playground: Path) -> str:
+    """Another model: the same, surer of itself."""
+    return str(playground / "sharper")
 
 
 @pytest.fixture(scope="session")

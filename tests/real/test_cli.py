@@ -58,8 +58,8 @@ def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_doctor_has_nothing_against_it(model_path, taught, tmp_path):
-    teachers = {"default": PolicyArgs(path=taught)}
+def test_the_doctor_has_nothing_against_it(model_path, sharper, tmp_path):
+    teachers = {"default": PolicyArgs(path=sharper)}
     module = UniOPD(PolicyArgs(path=model_path), teachers, SamplingArgs(n=2, max_new_tokens=8), grader_workers=1)
     findings = run_all_checks(module, Prompts(questions(2), batch_size=2), trainer(tmp_path))
     machine = {"versions", "device", "memory", "disk"}

@@ -15,6 +15,7 @@ from lit_uniopd.cli.export import export
 from lit_uniopd.modules import DPO, SFT, PairLossArgs, UniOPD
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
 
 PAIRS = [
     ("What is 3 + 4?", "3 + 4 = 7.", "It is eight, I think."),
@@ -121,7 +122,6 @@ def test_three_steps_of_dpo_are_those_of_trls_trainer(model_path, plain, tmp_pat
     norms = [entry["grad_norm"] for entry in theirs.state.log_history if "grad_norm" in entry]
     assert len(theirs.losses) == len(norms) == len(steps.metrics) == 3
     assert steps["train/loss"][0] == pytest.approx(0.693147, abs=1e-5)
-    print(theirs.losses, steps["train/loss"], norms, steps["train/grad_norm"])
     assert len({round(loss, 2) for loss in theirs.losses}) > 1  # it has moved
     for ours, loss in zip(steps["train/loss"], theirs.losses, strict=True):
         assert ours == pytest.approx(loss, abs=1e-4)
@@ -158,18 +158,48 @@ def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 7])
-def test_the_student_comes_closer_to_another_teacher(seed, model_path, taught, tmp_path):
+def test_the_student_comes_closer_to_another_teacher(seed, model_path, sharper, tmp_path):
     """With the shipped loss settings, over eight steps; the rate is the one that suits so few."""
-    steps = Steps()
-    module = opd(model_path, taught, seed=seed, sampling=SamplingArgs(n=4, max_new_tokens=20))
-    trainer(tmp_path, callbacks=[steps], max_steps=8, max_epochs=8).fit(module, Prompts(questions(2), batch_size=2))
-    kl = steps["train/kl_all_tokens"]
-    assert len(kl) == 8
-    print(seed, kl, steps["train/gap_fraction"], steps["rollout/length"], steps["train/loss"])
-    assert sum(kl[-2:]) / 2 < 0.8 * kl[0], kl
+    steps = KLs()
+    module = opd(model_path, sharper, seed=seed, sampling=SamplingArgs(n=8, max_new_tokens=16))
+    trainer(tmp_path, callbacks=[steps], max_steps=8, max_epochs=8).fit(module, Prompts(questions(1), batch_size=1))
+    assert len(steps.metrics) == 8
+    before, after = steps.exact
+    assert after < 0.6 * before
+
+
+class KLs(Steps):
+    """Also the KL per token before and after training, on answers that are sampled with the same noise.
+
+    That of whole distributions: the KL of the sampled tokens, ``train/kl_all_tokens``, is three times more or less from
+    one step of 128 tokens to the next.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exact: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.measure(pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.measure(pl_module)
+
+    @torch.no_grad()
+    def measure(self, module: UniOPD) -> None:
+        rollouts = write_answers(module.policy, questions(1), SamplingArgs(n=16, max_new_tokens=16), seed=0)
+        total = 0.0
+        for start, tokens, length in zip(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.lengths_B, strict=True):
+            ids = torch.tensor([start + tokens[:length].tolist()])
+            student, teacher = (
+                policy.model(input_ids=ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
+                for policy in (module.policy, module.teachers["default"])
+            )
+            total += float((student.exp() * (student - teacher)).sum())
+        self.exact.append(total / int(rollouts.lengths_B.sum()))
 
 
 def opd(student: str, teacher: str, **options: Any) -> UniOPD:
-    rate = partial(torch.optim.AdamW, lr=3e-5, betas=(0.9, 0.98), weight_decay=0.1)
+    rate = partial(torch.optim.AdamW, lr=5e-6, betas=(0.9, 0.98), weight_decay=0.1)
     teachers = {"default": PolicyArgs(path=teacher)}
     return UniOPD(PolicyArgs(path=student), teachers, optimizer=rate, grader_workers=1, **options)
