@@ -1,4 +1,4 @@
-"""A veto on equal expressions: what differs in 60 digits is not equal, whatever 15 digits say. Imports sympy."""
+"""A veto on equal expressions: what differs in 150 digits is not equal, whatever 15 digits say. Imports sympy."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import sympy
 
 from lit_uniopd.rewards.expression import is_close
 
-_DIGITS = 60
+_NOISE = sympy.Float(10) ** -150
+"""Relative difference below which numbers are equal; sympy works with up to 400 digits to find it."""
 _POINTS = (
     sympy.Rational(7, 13),
     sympy.Rational(31, 11),
@@ -76,14 +77,14 @@ def _same_number(first: Any, second: Any, rounded: bool) -> bool:
         return True
     if isinstance(first, sympy.Rational) and isinstance(second, sympy.Rational):
         return _is_percentage_of(first, second)
-    a, b = first.evalf(_DIGITS), second.evalf(_DIGITS)
+    a, b = first.evalf(), second.evalf()
     if rounded:
         x, y = complex(a), complex(b)
         return is_close(x.real, y.real) and abs(x.imag - y.imag) <= 1e-6
-    difference, size = abs((first - second).evalf(_DIGITS, maxn=200)), max(abs(a), abs(b))
+    difference, size = abs((first - second).evalf(15, maxn=400)), max(abs(a), abs(b))
     if not difference.is_number or difference.is_comparable is False:
         return True
-    return bool(difference <= size * sympy.Float(10) ** -40)
+    return bool(difference <= size * _NOISE)
 
 
 def _is_percentage_of(first: Any, second: Any) -> bool:

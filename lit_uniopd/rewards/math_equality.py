@@ -2,7 +2,7 @@ r"""When two answers of mathematics are the same: forms that math-verify misread
 
 math-verify compares by 15 digits, takes letters for units and words for products of letters, so that 1 - 2^{-60} equals
 1 - 2^{-61}, 3t equals 3, and TRIANGLE equals INTEGRAL. Here exact numbers are compared exactly, units and words as what
-they are, and whatever math-verify calls equal is tried once more in 60 digits.
+they are, and whatever math-verify calls equal is tried once more in 150 digits.
 """
 
 import functools
