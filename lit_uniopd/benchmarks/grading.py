@@ -23,6 +23,8 @@ def grade_items(record: Record, request: Request) -> list[GradeItem]:
 def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
     """The record with its verdicts; the first is that of the benchmark's own grader."""
     grade, *further_grades = grades if record.grader else [UNGRADED, *grades]
+    names = [record.grader, *record.also]
+    failed = [name for name, given in zip(names, [grade, *further_grades], strict=True) if given.reason == "error"]
     # A cut answer without a result is a length problem, whatever the grader says of it.
     truncated = grade.reason == "no_answer" and record.finish == "length"
     return replace(
@@ -32,6 +34,7 @@ def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> 
         extracted=grade.extracted,
         reason="truncated" if truncated else grade.reason,
         also={name: further_grade.score for name, further_grade in zip(record.also, further_grades, strict=True)},
+        failed_graders=",".join(failed),
         grader_version=__version__,
         sandbox=sandbox if record.grader.startswith("code_") else None,
     )

@@ -62,6 +62,8 @@ class Record:
     grader_version: str = ""
     also: Mapping[str, float] = field(default_factory=dict)
     """Scores of further graders."""
+    failed_graders: str = ""
+    """Names of the graders that broke down on this answer, by commas; those of ``also`` count it 0."""
     breakdown: Mapping[str, str] = field(default_factory=dict)
     seconds_generate: float = 0.0
     rank: int = 0

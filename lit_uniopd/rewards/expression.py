@@ -63,9 +63,9 @@ def equal_values(first: Value, second: Value) -> bool:
     return math.isclose(as_float(first), as_float(second), rel_tol=1e-12, abs_tol=1e-300)
 
 
-def is_close(first: float, second: float) -> bool:
-    """Whether two numbers are the same but for rounding, also where both would be rounded to nothing."""
-    return abs(first - second) <= _MAX_RELATIVE * max(abs(first), abs(second))
+def is_close(first: float, second: float, digits: int) -> bool:
+    """Whether two numbers that agree to ``digits`` places are the same, also where both are rounded to nothing."""
+    return abs(first - second) <= max(_MAX_RELATIVE, 10.0**-digits) * max(abs(first), abs(second))
 
 
 def _value(formula: str) -> Value | None:

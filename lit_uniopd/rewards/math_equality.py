@@ -2,7 +2,7 @@ r"""When two answers of mathematics are the same: forms that math-verify misread
 
 math-verify compares by 15 digits, takes letters for units and words for products of letters, so that 1 - 2^{-60} equals
 1 - 2^{-61}, 3t equals 3, and TRIANGLE equals INTEGRAL. Here exact numbers are compared exactly, units and words as what
-they are, and whatever math-verify calls equal is tried once more in 60 digits.
+they are, and whatever math-verify calls equal is tried once more in 150 digits.
 """
 
 import functools
@@ -34,6 +34,8 @@ _NEQ = re.compile(r"\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=|<>")
 _VARIABLE_NEQ = re.compile(r"\s*[A-Za-z]\s*\\(?:neq|ne)(?![A-Za-z])\s*(.+)")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ ,'’\-]+[^\W\d_]+)*")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|mbox)\s*\{([^{}]*)\}")
+_ONE_LETTER = re.compile(r"[\d})]\s*[A-Za-z](?:\s*\^\s*\{?-?\d\}?)?\s*$")
+"""``5 m``: five metres, or five times m; a unit only where the other side has one too."""
 _ORDERED = re.compile(r"\s*(?:\\left)?\s*([(\[])(.*)(?:\\right)?([)\]])\s*", re.DOTALL)
 _SET = re.compile(r"\s*(?:\\left)?\s*\\\{.*\\\}\s*", re.DOTALL)
 
@@ -63,7 +65,10 @@ def equal_answers(expected: str, answer: str, digits: int) -> bool:
     for rule in (_empty_sets, _bases, _clocks, _ratios, _unequal, _brackets, _in_words):
         if (equal := rule(expected, answer)) is not None:
             return equal
+    texts = expected, answer
     (expected, unit), (answer, other) = _number_and_unit(expected), _number_and_unit(answer)
+    if any(map(_ONE_LETTER.search, texts)) and (unit is None or other is None):
+        return texts[0] == texts[1] or _verified(*texts, digits)
     if unit and other and unit != other:
         return False
     if expected == answer:
@@ -222,7 +227,7 @@ def _equal(first: Value, second: Value, digits: int | None) -> bool:
         return True
     if digits is None:
         return False
-    return round(first, digits) == round(second, digits) and is_close(as_float(first), as_float(second))
+    return round(first, digits) == round(second, digits) and is_close(as_float(first), as_float(second), digits)
 
 
 # --- math-verify -----------------------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ def _verified(expected: str, answer: str, digits: int) -> bool:
     )
     # Beside each expression stands its text, which says nothing.
     pairs = [(a, b) for a in gold for b in target if not isinstance(a, str) and not isinstance(b, str)]
-    return bool(equal) and (not pairs or any(may_be_equal(a, b) for a, b in pairs))
+    return bool(equal) and (not pairs or any(may_be_equal(a, b, digits) for a, b in pairs))
 
 
 @functools.cache

@@ -94,6 +94,9 @@ def split_unit(text: str) -> tuple[str, str | None]:
         single = len(words[0]) == 1 and words[0].isascii()
         if not wrapped and single and (not match["blank"] or words[0].lower() not in _SHORT):
             return text, None
+        letters = all(len(word) == 1 and word.isascii() for word in words)
+        if not wrapped and letters and len(words) > 1 and "/" not in match["unit"]:
+            return text, None  # a product of variables
         return text[:start].strip(), canonical_unit(match["unit"])
     return text, None
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_uniopd.distributed.collectives import max_over_ranks, sum_over_ranks
 from lit_uniopd.modules.opd.engine_drift import add_engine_drift
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
+from lit_uniopd.rewards import GRADERS
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
 
@@ -78,6 +79,11 @@ def rollout_statistics(
         averages.add(f"rollout/{name}", values_B[of_B].sum(), of_B.sum())
     averages.add("rollout/unknown_outcomes", (rollouts.outcome_B == UNKNOWN).sum(), len(rollouts))
     averages.add("rollout/empty", sum(not text.strip() for text in rollouts.text), len(rollouts))
+    # Of every grader there is, so that all ranks average the same names; those without answers are left out.
+    graders = [prompt.grader for prompt in rollouts.prompts]
+    for name in GRADERS:
+        errors = [grade.reason == "error" for grade, used in zip(rollouts.grades, graders, strict=True) if used == name]
+        averages.add(f"rollout/grader_error/{name}", sum(errors), len(errors))
     averages.add("rollout/teacher_failed", (~rollouts.teacher_ok_B).sum(), len(rollouts))
     averages.add("rollout/removed", (~rollouts.keep_B).sum(), len(rollouts))
     averages.add("rollout/reward", (rollouts.advantages_BT * rollouts.mask_BT).sum(), rollouts.mask_BT.sum())
