@@ -16,6 +16,7 @@ from typing import Any
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import gold_text, unknown, verdict
+from lit_uniopd.rewards.magnitude import is_astronomic
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
 
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
@@ -59,6 +60,8 @@ def grade_math(
     expected = _clean(last_box(expected) or expected)[:max_chars]
     if choices and (right := _by_choices(expected, answer, choices)) is not None:
         return verdict(right, answer)
+    if answer != expected and is_astronomic(answer) and not is_astronomic(expected):
+        return verdict(False, answer)  # sympy would compute it first
     return verdict(answer == expected or _equivalent(expected, answer, digits), answer)
 
 

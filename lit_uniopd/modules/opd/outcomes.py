@@ -11,6 +11,7 @@ from lightning import Trainer
 from lit_uniopd.benchmarks.heldout import example_of
 from lit_uniopd.benchmarks.loading import gold_response
 from lit_uniopd.errors import UserError
+from lit_uniopd.grade import KILLED
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.rewards import Grade, GradeItem, GraderPool
 from lit_uniopd.types import Prompt
@@ -81,7 +82,8 @@ def try_golds(prompts: Sequence[Prompt], graders: GraderPool) -> list[GoldTrial]
             prompt
             for prompt, response, grade, _ in judged
             # Of several golds any one may be too rare to be right by itself.
-            if grade.correct is False and response is not None and not isinstance(prompt.gold, list | tuple)
+            if grade.correct is False and grade.reason not in KILLED
+            if response is not None and not isinstance(prompt.gold, list | tuple)
         )
         trials.append(GoldTrial(name, len(sample), unknown, refused))
     return trials
@@ -89,7 +91,7 @@ def try_golds(prompts: Sequence[Prompt], graders: GraderPool) -> list[GoldTrial]
 
 def _unreadable(grade: Grade) -> bool:
     """A busy machine or a missing sandbox says nothing about the gold answer."""
-    return grade.correct is None and grade.reason not in ("timeout", "unsafe")
+    return grade.correct is None and grade.reason not in (*KILLED, "unsafe")
 
 
 def check_golds(prompts: Sequence[Prompt], graders: GraderPool, users: Sequence[str], *, warns: bool = True) -> None:
