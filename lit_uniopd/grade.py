@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 CORRECT, INCORRECT, UNKNOWN = 1, 0, -1
 """Values of ``Rollouts.outcome_B``."""
+KILLED = ("timeout", "memory")
+"""Reasons of answers whose process was killed or gave up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,8 @@ class Grade:
     extracted: str | None = None
     """The final answer that was found in the response."""
     reason: str = "ok"
-    """``ok | wrong | no_answer | truncated | timeout | error | no_gold | unsafe`` (no sandbox to run it in)."""
+    """``ok | wrong | no_answer | truncated | timeout | memory | error | no_gold | unsafe`` (no sandbox to run it in).
+    """
 
     @property
     def outcome(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from lit_uniopd.benchmarks.heldout import example_of
 from lit_uniopd.benchmarks.loading import gold_response
 from lit_uniopd.benchmarks.spec import Benchmark, Example
+from lit_uniopd.grade import KILLED
 from lit_uniopd.rewards import Grade, GradeItem, GraderPool
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
@@ -81,14 +82,15 @@ def _try(name: str, rows: Sequence[tuple[Prompt | Example, Mapping[str, Any]]], 
         row
         for (row, _), response, grade, _ in judged
         # Of several golds any one may be too rare to be right by itself.
-        if grade.correct is False and response is not None and not isinstance(row.gold, list | tuple)
+        if grade.correct is False and grade.reason not in KILLED
+        if response is not None and not isinstance(row.gold, list | tuple)
     )
     return GoldTrial(name, len(sample), unknown, refused)
 
 
 def _unreadable(grade: Grade) -> bool:
     """A busy machine or a missing sandbox says nothing about the gold answer."""
-    return grade.correct is None and grade.reason not in ("timeout", "unsafe")
+    return grade.correct is None and grade.reason not in (*KILLED, "unsafe")
 
 
 def benchmark_objections(benchmark: Benchmark, graders: GraderPool) -> Iterator[Objection]:

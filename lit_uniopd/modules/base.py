@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import Callback, LightningModule
@@ -67,6 +67,7 @@ class PolicyModule(LightningModule):
         val_sampling: how validation answers are written; null: one greedy answer.
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
+        grader_killed: what an answer is that takes longer, or too much memory.
         sandbox: where programs that answers contain are run.
         gradient_clip: largest norm of the gradient; null: no clipping but the trainer's own.
         answers_heldout: whether validation answers held-out prompts; False: they are for a loss of the module's own.
@@ -95,6 +96,7 @@ class PolicyModule(LightningModule):
         val_sampling: SamplingArgs | None = None,
         grader_workers: int = 1,
         grader_timeout: float = 10.0,
+        grader_killed: Literal["incorrect", "unknown"] = "incorrect",
         sandbox: SandboxArgs | None = None,
         gradient_clip: float | None = None,
         answers_heldout: bool = True,
@@ -111,7 +113,7 @@ class PolicyModule(LightningModule):
         self.gradient_clip = gradient_clip
         self.seed = run_seed(seed)
         self.val_sampling = val_sampling or SamplingArgs(n=1, temperature=0.0)
-        self.graders = GraderPool(workers=grader_workers, time_limit=grader_timeout, sandbox=sandbox)
+        self.graders = GraderPool(grader_workers, grader_timeout, sandbox, grader_killed)
         self.validation = Validation(self, self.val_sampling, self.graders, answers_heldout=answers_heldout)
         self.memory = MemoryPlanner()
         self.timer = StepTimer(self._now)

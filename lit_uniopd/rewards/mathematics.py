@@ -22,6 +22,7 @@ from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.boxes import declared_answer, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
+from lit_uniopd.rewards.magnitude import is_astronomic
 from lit_uniopd.rewards.math_equality import clean, equal_answers, math_verify
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
@@ -72,6 +73,8 @@ def grade_math(
         return Grade(False, 0.0, reason="no_answer")
     if choices and (right := _by_choices(expected, answer, choices)) is not None:
         return verdict(right, answer)
+    if answer != expected and is_astronomic(answer) and not is_astronomic(expected):
+        return verdict(False, answer)  # sympy would compute it first
     if extraction == "protocol":
         return verdict(answer == expected or _equal_by_protocol(expected, answer, digits), answer)
     return verdict(equal_answers(clean(expected), clean(answer), digits), answer)

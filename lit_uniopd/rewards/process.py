@@ -3,31 +3,40 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from lit_uniopd.errors import UserError
 from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.fork_server import ForkedProcess, ForkServer
 from lit_uniopd.rewards.grade import failed, unknown
 from lit_uniopd.rewards.pipe import pack, receive, send
 
-START_LIMIT_S = 120.0
-"""A grading process imports sympy, from a cold network disk at worst."""
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)
+"""Exit codes of a process whose stack or memory an answer has used up."""
 
 
 class GraderProcess:
     """A handle on one grading process, which starts with the first answer and again after each kill."""
 
-    def __init__(self) -> None:
-        self.child: subprocess.Popen[bytes] | None = None
+    def __init__(self, server: ForkServer) -> None:
+        self.child: ForkedProcess | None = None
+        self._server = server
         self._owner = os.getpid()
 
+    def start(self) -> ForkedProcess:
+        """The process, started if it does not run.
+
+        Raises:
+            UserError: if it does not start or its graders do not work.
+        """
+        if self.child is None or self.child.poll() is not None:
+            self.kill()
+            self.child = self._server.fork()
+        return self.child
+
     def grade(self, grader: str, gold: str, response: str, options: Mapping[str, Any], time_limit: float) -> Grade:
-        """Judge one answer.
+        """Judge one answer; the reason is ``timeout`` or ``memory`` if it was too much for the process.
 
         Raises:
             UserError: if the process does not start or its graders do not work.
@@ -37,13 +46,17 @@ class GraderProcess:
             message = pack(task)
         except (TypeError, ValueError) as error:  # options that are not plain data
             return failed(grader, type(error).__name__, str(error))
-        child = self.child if self.child is not None and self.child.poll() is None else self._start()
+        child = self.start()
         try:
             reply = self._exchange(child, message, time_limit)
         except TimeoutError:
             return unknown("timeout")
         except (EOFError, OSError, ValueError) as error:
+            if child.returncode in _CRASHES:
+                return unknown("memory")
             return failed(grader, type(error).__name__, str(error))
+        if "killed" in reply:
+            return unknown(reply["killed"])
         return failed(grader, *reply["error"]) if "error" in reply else Grade(**reply)
 
     def kill(self) -> int | None:
@@ -57,41 +70,16 @@ class GraderProcess:
         status = child.wait()
         for stream in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):  # unwritten data of a broken pipe
-                stream.close()  # type: ignore[union-attr]
+                stream.close()
         return status
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        self.kill()
-        environment = dict(os.environ)
-        root = str(Path(__file__).parents[2])  # the project is run from a clone, in any directory
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        environment["PYTHONHASHSEED"] = "0"  # sympy's order of terms, and so its choices, depend on it
-        command = [sys.executable, "-P", "-W", "ignore", "-m", "lit_uniopd.rewards.worker"]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        self.child = child
-        try:
-            hello = self._exchange(child, b"", START_LIMIT_S)
-        except (EOFError, OSError, ValueError) as error:
-            raise UserError(
-                f"A grading process did not start ({error}); run `{sys.executable} -m lit_uniopd.rewards.worker` "
-                "to see why."
-            ) from error
-        if "failed" in hello:
-            self.kill()
-            raise UserError(
-                f"The graders cannot be used: {str(hello['failed']).rstrip('.')}; install what `pyproject.toml` names."
-            )
-        return child
-
-    def _exchange(self, child: subprocess.Popen[bytes], task: bytes, limit: float) -> dict[str, Any]:
+    def _exchange(self, child: ForkedProcess, task: bytes, limit: float) -> dict[str, Any]:
         """Send a task and wait for the reply; end the process if it does not come in time or at all.
 
         Raises:
             TimeoutError: if it did not come in time.
             EOFError, OSError, ValueError: if the process died, perhaps in the middle of its reply.
         """
-        assert child.stdin is not None
-        assert child.stdout is not None
         expired = threading.Event()
 
         def expire() -> None:
@@ -107,8 +95,7 @@ class GraderProcess:
         except BaseException as error:
             timer.cancel()
             status = self.kill()  # a later reply to this task must not be taken for that to the next
-            alarmed = sys.platform != "win32" and status == -signal.SIGALRM
-            if isinstance(error, Exception) and (expired.is_set() or alarmed):
+            if isinstance(error, Exception) and (expired.is_set() or status == -signal.SIGALRM):
                 raise TimeoutError(f"no reply within {limit:g} s") from error
             raise
         timer.cancel()

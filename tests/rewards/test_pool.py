@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.rewards import GRADERS, Grade, GradeItem, GraderPool, get_grader, grade
-from lit_uniopd.rewards import process as process_module
+from lit_uniopd.rewards import GRADERS, Grade, GradeItem, GraderPool, fork_server, get_grader, grade
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = r"\boxed{9^{9^{9^9}}}"
+HOSTILE = r"\boxed{\sqrt{9^{9^{9^9}}}}"
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
@@ -37,7 +36,62 @@ def test_a_hostile_answer_is_killed_and_only_it_suffers():
     with GraderPool(workers=1, time_limit=1.5) as pool:
         grades = pool.grade([item("1"), item(HOSTILE), item("1.0"), item(HOSTILE), item("2")])
     assert [g.reason for g in grades] == ["ok", "timeout", "ok", "timeout", "wrong"]
-    assert [g.outcome for g in grades] == [1, -1, 1, -1, 0]
+    assert [g.outcome for g in grades] == [1, 0, 1, 0, 0]
+
+
+def test_what_is_killed_is_unknown_on_demand():
+    with GraderPool(workers=1, time_limit=0.5, killed="unknown") as pool:
+        (judged,) = pool.grade([item(HOSTILE)])
+    assert (judged.correct, judged.reason) == (None, "timeout")
+
+
+def test_hostile_answers_are_set_aside_and_hold_up_nobody():
+    order = []
+    with GraderPool(workers=1, time_limit=4.0) as pool:
+        pool.grade([item("1.0")])
+        futures = pool.submit([item(HOSTILE)] * 3 + [item("1.0")] * 5)
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda _, number=number: order.append(number))
+        grades = pool.collect(futures)
+        assert len(pool._processes) == 1  # those of the hostile answers are gone
+    assert [g.reason for g in grades] == ["timeout"] * 3 + ["ok"] * 5
+    assert order[:5] == [3, 4, 5, 6, 7]
+
+
+def test_so_many_answers_are_set_aside_at_once(monkeypatch):
+    lock, running, peak, all_over = threading.Lock(), 0, 0, threading.Event()
+
+    def endless(gold, response, row=None, *, sandbox):
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        all_over.wait(2.0)
+        with lock:
+            running -= 1
+        return Grade(False, 0.0)
+
+    monkeypatch.setattr("lit_uniopd.rewards.pool.IN_THREAD", {"code_stdio": endless})
+    monkeypatch.setattr("lit_uniopd.rewards.pool.PATIENCE_S", 0.02)
+    with GraderPool(workers=1) as pool:
+        futures = pool.submit([GradeItem("code_stdio", number, "") for number in range(20)])
+        futures[4].result(timeout=30)
+        all_over.set()
+        pool.collect(futures)
+        assert pool._programs.acquire(blocking=False)  # every place was given back
+        assert not pool._programs.acquire(blocking=False)
+    assert peak == 5
+
+
+@needs_signals
+def test_an_answer_that_crashes_its_process_is_incorrect(monkeypatch):
+    with GraderPool(workers=1, time_limit=60) as pool:
+        pool.grade([item("1.0")])
+        killer = threading.Timer(0.1, os.kill, (pids(pool)[0], signal.SIGSEGV))
+        killer.start()
+        (judged,) = pool.grade([item(HOSTILE)])
+        killer.join()
+    assert (judged.correct, judged.reason) == (False, "memory")
 
 
 @needs_signals
@@ -190,7 +244,7 @@ def test_it_works_without_a_main_guard_and_from_any_directory(tmp_path):
 
 def test_graders_that_cannot_work_are_the_users_affair(monkeypatch, tmp_path):
     (tmp_path / "math_verify.py").write_text("raise ImportError('no antlr')")
-    monkeypatch.setattr(process_module, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr(fork_server, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # tmp_path comes first and shadows the package
     pool = GraderPool()
     with pytest.raises(UserError, match="The graders cannot be used: no antlr"):
@@ -255,7 +309,7 @@ def test_no_grader_raises_on_garbage(monkeypatch):
     pairs: list[tuple[Any, Any]] = [(rng.choice(["1", "\\frac12", rng.choice(texts)]), text) for text in texts]
     pairs += [("1", text) for text in (None, b"1", 1, ["1"])]
     pairs += [(gold, "\\boxed{1}") for gold in (b"1", ["1"], {"a": 1}, object(), 1j, 10**5000, float("inf"), True)]
-    reasons = {"ok", "wrong", "no_answer", "truncated", "timeout", "error", "no_gold", "unsafe"}
+    reasons = {"ok", "wrong", "no_answer", "truncated", "timeout", "memory", "error", "no_gold", "unsafe"}
     with GraderPool(workers=1, time_limit=2.0) as pool:
         for name, grader in GRADERS.items():
             for (gold, text), pooled in zip(pairs, pool.grade([GradeItem(name, *pair) for pair in pairs]), strict=True):

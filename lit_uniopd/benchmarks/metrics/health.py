@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.grade import KILLED
 
-FAILED = ("error", "timeout", "unsafe")
+FAILED = ("error", "unsafe", *KILLED)
 
 
 def health_of(records: Sequence[Record]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from lit_uniopd.distributed.collectives import max_over_ranks, sum_over_ranks
+from lit_uniopd.grade import KILLED
 from lit_uniopd.modules.opd.engine_drift import add_engine_drift
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.rewards import GRADERS
@@ -100,10 +101,12 @@ def _per_sample(rollouts: Rollouts) -> list[tuple[str, Tensor, Tensor]]:
     """(name, value per sample, which samples have one)."""
     every_B = rollouts.lengths_B >= 0
     cut_B = every_B.new_tensor([reason == "length" for reason in rollouts.finish])
+    # An answer that its grader had to give up is not right, whatever training makes of it.
+    killed_B = every_B.new_tensor([grade.reason in KILLED for grade in rollouts.grades])
     return [
         ("length", rollouts.lengths_B.double(), every_B),
         ("truncated", cut_B.double(), every_B),
-        ("outcome_rate", (rollouts.outcome_B == CORRECT).double(), rollouts.outcome_B != UNKNOWN),
+        ("outcome_rate", (rollouts.outcome_B == CORRECT).double(), (rollouts.outcome_B != UNKNOWN) | killed_B),
     ]
 
 

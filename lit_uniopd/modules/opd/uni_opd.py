@@ -72,6 +72,7 @@ class UniOPD(PolicyModule):
         gradient_clip: largest norm of the gradient; null: no clipping.
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
+        grader_killed: what an answer is that takes longer, or too much memory.
         sandbox: where programs that answers contain are run; null: in the safest way this machine has.
         optimizer: from parameters to an optimizer; write out every argument.
         lr_scheduler: from an optimizer to a schedule, stepped once per optimizer step; null: constant.
@@ -97,6 +98,7 @@ class UniOPD(PolicyModule):
         gradient_clip: float | None = 1.0,
         grader_workers: int = 2,
         grader_timeout: float = 10.0,
+        grader_killed: Literal["incorrect", "unknown"] = "incorrect",
         sandbox: SandboxArgs | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -112,6 +114,7 @@ class UniOPD(PolicyModule):
             val_sampling=val_sampling or greedy,
             grader_workers=grader_workers,
             grader_timeout=grader_timeout,
+            grader_killed=grader_killed,
             sandbox=sandbox,
             gradient_clip=gradient_clip,
         )

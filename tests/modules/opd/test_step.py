@@ -53,9 +53,9 @@ def meeting(monkeypatch) -> dict[str, threading.Event]:
         meet("scoring", "grading")
         return score(self, *args, **options)
 
-    def grading(self: GraderPool, item: GradeItem) -> Grade:
+    def grading(self: GraderPool, item: GradeItem, turn: Any) -> Grade:
         meet("grading", "scoring")
-        return judge(self, item)
+        return judge(self, item, turn)
 
     monkeypatch.setattr(TeacherPool, "score", scoring)
     monkeypatch.setattr(GraderPool, "_grade_in_worker", grading)
@@ -79,11 +79,11 @@ def test_a_teacher_that_fails_leaves_the_graders_free(model_dirs, tmp_path, monk
     begun, release, judged = threading.Event(), threading.Event(), []
     judge = GraderPool._grade_in_worker
 
-    def grading(self: GraderPool, item: GradeItem) -> Grade:
+    def grading(self: GraderPool, item: GradeItem, turn: Any) -> Grade:
         judged.append(item)
         begun.set()
         release.wait(PATIENCE)
-        return judge(self, item)
+        return judge(self, item, turn)
 
     monkeypatch.setattr(GraderPool, "_grade_in_worker", grading)
 
@@ -104,7 +104,7 @@ def test_graders_that_fail_stop_the_step_and_can_be_used_again(model_dirs, tmp_p
     model = module(model_dirs)
     with monkeypatch.context() as patch:
 
-        def broken(self: GraderPool, item: GradeItem) -> Grade:
+        def broken(self: GraderPool, item: GradeItem, turn: Any) -> Grade:
             raise UserError("no grading here")
 
         patch.setattr(GraderPool, "_grade_in_worker", broken)
