@@ -164,7 +164,9 @@ def run_grouped(case: Case, rounds: int) -> dict[str, Grouped]:
             decoder, start = Decoder(model, case.new_tokens), time.process_time()
             logits_RV = decoder.prefill(prompts, case.n, 0, share=side == "shared")
             prefilled, eos = time.process_time(), torch.zeros(0).long()
-            decode(decoder, logits_RV, torch.arange(rows), choose, eos, tokens_BT, logps_BT, lambda finished: None)
+            decode(
+                decoder, logits_RV, torch.arange(rows), choose, eos, tokens_BT, logps_BT, lambda finished, written: None
+            )
             result.bytes = decoder.cache_bytes()
             if lap:
                 result.decoding.append(time.process_time() - prefilled)

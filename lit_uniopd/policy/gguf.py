@@ -144,9 +144,10 @@ def _dequantised(file: Path, config: PretrainedConfig, dtype: torch.dtype) -> Pr
     Raises:
         UserError: if the file lacks some.
     """
-    stored, loading = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, config=config, dtype=dtype, output_loading_info=True
     )
+    stored, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         raise UserError(f"{file} lacks {len(missing)} tensors of the model ({missing[0]}, say); give a complete file.")

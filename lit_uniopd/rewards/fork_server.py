@@ -96,12 +96,12 @@ class ForkServer:
         command = [sys.executable, "-P", "-W", "ignore", "-m", "lit_uniopd.rewards.worker"]
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, env=environment)
+            self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment)
         hello: dict[str, Any] = {}
         try:
             self._socket.settimeout(START_LIMIT_S)
             with self._socket.makefile("rb", buffering=0) as stream:
-                hello = receive(stream)
+                hello = receive(stream)  # type: ignore[arg-type]
             self._socket.settimeout(None)
         except (EOFError, OSError, ValueError) as error:
             self._abandon()

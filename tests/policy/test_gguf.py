@@ -55,7 +55,7 @@ def llama() -> LlamaForCausalLM:
             num_key_value_heads=2,
             max_position_embeddings=128,
             rms_norm_eps=2**-17,  # a float32, as the file holds it
-            rope_theta=5000.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
             tie_word_embeddings=True,
             bos_token_id=0,
             eos_token_id=1,
@@ -97,7 +97,8 @@ def write(
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
     for key, value in (more or {}).items():
-        (writer.add_uint16 if isinstance(value, int) else writer.add_string)(key, value)
+        add: Any = writer.add_uint16 if isinstance(value, int) else writer.add_string
+        add(key, value)
     weights = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     tensors = {
         "token_embd.weight": weights["model.embed_tokens.weight"],

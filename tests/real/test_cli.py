@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_model import questions
@@ -46,7 +47,7 @@ def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatc
     main(["fit", "-c", "config.yaml", "--model.student.path", "playground:smollm2"])
     (exported,) = Path("runs/real").glob("version_0/export/*")
     try:
-        model = AutoModelForCausalLM.from_pretrained(exported)
+        model: Any = AutoModelForCausalLM.from_pretrained(exported)
     finally:
         (exported / "model.safetensors").unlink(missing_ok=True)  # half a gigabyte, that pytest would keep
     tokenizer = AutoTokenizer.from_pretrained(exported)

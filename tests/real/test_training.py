@@ -33,7 +33,7 @@ def test_two_steps_of_sft_are_those_of_plain_pytorch(model_path, plain, tmp_path
     module = SFT(PolicyArgs(path=model_path), optimizer=partial(torch.optim.SGD, lr=rate))
     trainer(tmp_path, callbacks=[steps]).fit(module, Prompts(rows, batch_size=2))
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    losses, largest, update = [], 0.0, 0.0
+    losses, largest, update, limit = [], 0.0, 0.0, 0.0
     for batch in (rows[:2], rows[2:]):
         encoded = [plain.tokens(prompt) for prompt in batch]
         nll = -torch.stack([plain.logps(model, *row).sum() for row in encoded]).sum()

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from typing import Any
 
 import pytest
 
@@ -75,5 +76,5 @@ def test_the_same_values_are_accepted(returned, golds, atol):
 def _names():
     """The source of each value."""
     tree = ast.parse(RETURNED)
-    values = next(node.value for node in tree.body if ast.unparse(node).startswith("VALUES"))
-    return [ast.get_source_segment(RETURNED, node) or "" for node in values.elts]
+    values: Any = next(node for node in tree.body if ast.unparse(node).startswith("VALUES"))
+    return [ast.get_source_segment(RETURNED, node) or "" for node in values.value.elts]

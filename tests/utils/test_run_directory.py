@@ -34,7 +34,7 @@ class Elsewhere(Memory):
     def save_dir(self) -> str:
         return str(self.folder)
 
-    log_dir = save_dir
+    log_dir = save_dir  # type: ignore[assignment]
 
 
 LOGGERS = {

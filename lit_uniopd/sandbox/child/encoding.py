@@ -106,7 +106,7 @@ def decode(data: bytes) -> Any:
         MalformedError: if the bytes are not one complete encoding within the bounds.
     """
     if data[:1] == _FOREIGN_TAG:
-        kinds = [kind for kind, tag in _FOREIGN_KINDS.items() if tag == data[1:2]]
+        kinds: list[ForeignKind] = [kind for kind, tag in _FOREIGN_KINDS.items() if tag == data[1:2]]
         if not kinds or data[2:3] == _FOREIGN_TAG:
             raise MalformedError("unknown kind of value")
         return Foreign(decode(data[2:]), kinds[0])

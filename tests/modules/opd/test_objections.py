@@ -114,10 +114,9 @@ def test_answers_that_are_all_the_same(option):
 
 
 def test_a_cut_distribution_is_another_matter():
-    for option in ({"top_p": 0.9}, {"top_k": 50}):
-        message = only(False, sampling=SamplingArgs(n=4, **option))
-        assert "set top_p 1 and top_k 0 to be on-policy" in message
-        assert said(sampling=SamplingArgs(n=4, **option), loss=KL) == []
+    for sampling in (SamplingArgs(n=4, top_p=0.9), SamplingArgs(n=4, top_k=50)):
+        assert "set top_p 1 and top_k 0 to be on-policy" in only(False, sampling=sampling)
+        assert said(sampling=sampling, loss=KL) == []
 
 
 def test_fewer_answers_than_are_compared():

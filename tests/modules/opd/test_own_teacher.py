@@ -73,7 +73,7 @@ def test_a_teacher_on_disk_is_known_by_its_path(family, tmp_path, caplog, which)
 
 def test_with_another_prompt_the_same_weights_are_another_teacher(family, tmp_path, caplog):
     AutoTokenizer.from_pretrained(family["copy"])
-    speaks = make_tokenizer("think well\n" + make_tokenizer().chat_template)
+    speaks = make_tokenizer(f"think well\n{make_tokenizer().chat_template}")
     other = Path(shutil.copytree(family["copy"], tmp_path / "other"))
     speaks.save_pretrained(other)
     model = module({"student": family["student"], "math": str(other), "code": family["copy"]})
