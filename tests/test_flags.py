@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from parsing import SHIPPED, options_of, uniopd_parser
 
@@ -16,6 +16,7 @@ import lit_uniopd.hallucination.detectors as detectors
 from lit_uniopd import schedules, scorers
 from lit_uniopd.cli.commands import COMMANDS
 from lit_uniopd.distributed.fsdp import FSDP
+from lit_uniopd.monitoring.trackio_logger import TrackioLogger
 from lit_uniopd.teachers import TeacherArgs
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +24,13 @@ PACKAGES = ("lit_uniopd", "callbacks", "datamodules")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "configs/**/*.yaml", "notebooks/*.ipynb")
 OTHERS = {"sandbox/backends.py", "benchmarks/report/summary.py"}
 """Files whose options are those of other programs: bubblewrap and git."""
-ELSEWHERE = {"grouped", "logdir", "model_outputs", "policy"}
-"""Flags of a benchmark script, of TensorBoard, of another project's evaluator, and of a parser that nobody types to."""
+ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy"}
+"""Flags of a benchmark script, of TensorBoard, of llama.cpp, of another project's evaluator, and of a parser that nobody types to."""
 INSIDE = {
     "model.teachers.NAME": (TeacherArgs,),
     "model.optimizer": (torch.optim.AdamW,),
     "model.lr_scheduler": (schedules.WarmupCosine,),
-    "trainer.logger": (TensorBoardLogger,),
+    "trainer.logger": (TensorBoardLogger, CSVLogger, WandbLogger, MLFlowLogger, TrackioLogger),
     "trainer.strategy": (FSDP, ModelParallelStrategy),
     "trainer.callbacks.scorer": tuple(each for each in vars(scorers).values() if isinstance(each, type)),
     "model.detectors": tuple(each for each in vars(detectors).values() if isinstance(each, type)),

@@ -118,16 +118,20 @@ class UniOPDCLI(LightningCLI):
     def before_fit(self) -> None:
         if not is_overridden("training_step", self.model):
             raise UserError(f"{type(self.model).__name__} trains nothing; use `uniopd validate`, or another --model.")
-        self._check_run()
+        self._begin_run()
 
     def before_validate(self) -> None:
-        self._check_run()
+        self._begin_run()
 
     def before_test(self) -> None:
-        self._check_run()
+        self._begin_run()
 
     def before_predict(self) -> None:
+        self._begin_run()
+
+    def _begin_run(self) -> None:
         self._check_run()
+        claim_directory(self.trainer)
 
     def _check_run(self) -> None:
         """Let what is bound to fail do so before models are loaded."""
@@ -141,7 +145,6 @@ class UniOPDCLI(LightningCLI):
             if self.subcommand == "fit" and isinstance(self.model, PolicyModule):
                 self.model.record.expect(read_entry(Path(config.ckpt_path), RECORD), self.trainer)
         check_directories(self.trainer, config.get("ckpt_path"))
-        claim_directory(self.trainer)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:

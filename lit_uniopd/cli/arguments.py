@@ -28,7 +28,7 @@ def load_argument(text: str) -> Any:
     """
     value = parse_yaml(text, "A value", loader=ArgumentLoader)
     words = isinstance(value, dict) and all(item is None for item in value.values())
-    if words and (":" not in text or re.fullmatch(r"[^\n:]+:", text.strip())):  # {image}, or Answer:
+    if words and value and (":" not in text or re.fullmatch(r"[^\n:]+:", text.strip())):  # {image}, or Answer:
         return text
     return value
 

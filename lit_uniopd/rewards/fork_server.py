@@ -88,7 +88,7 @@ class ForkServer:
 
     def _start(self) -> None:
         if not hasattr(os, "fork"):
-            raise UserError("The graders of mathematics need a system with fork; run this in WSL, or leave them out.")
+            raise UserError("The grader `math` needs a system with fork; run this in WSL, or choose another grader.")
         environment = dict(os.environ)
         root = str(Path(__file__).parents[2])  # the project is run from a clone, in any directory
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))

@@ -114,6 +114,7 @@ class Heartbeat:
 
     def _watch(self) -> None:
         """Wait and speak; ends when no work is left."""
+        idle = threading.Event()  # never set
         while True:
             with self._lock:
                 rest = self._last_line + self.silence_s - time.monotonic()
@@ -121,7 +122,7 @@ class Heartbeat:
                     self._thread = None
                     return
             if rest > 0:
-                time.sleep(rest)
+                idle.wait(rest)
             elif text := self.text():
                 self.say(text)
 

@@ -118,7 +118,7 @@ def test_an_answer_without_result_that_was_cut_is_truncated(run):
 
 def test_further_graders_are_recorded_beside_the_first(run):
     scoring = Scoring(grader="exact", also=("math",))
-    (record,) = run(Scripted(lambda *_: r"\boxed{4}"), benchmark(["right"], scoring=scoring)).values()
+    (record,) = run(Scripted(lambda *_: r"\boxed{4.0}"), benchmark(["right"], scoring=scoring)).values()
     assert (record.score, dict(record.also)) == (0.0, {"math": 1.0})
 
 

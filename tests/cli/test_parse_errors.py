@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml"), "--data.train.path=t.jsonl"]
 THERE = (
     "there are student, teachers, sampling, val_sampling, loss, advantage, writer, updates_per_rollout, "
-    "micro_batch_tokens, max_teacher_failures, gradient_clip, grader_workers, grader_timeout, sandbox, optimizer, "
-    "lr_scheduler, seed"
+    "micro_batch_tokens, max_teacher_failures, gradient_clip, grader_workers, grader_timeout, grader_killed, sandbox, "
+    "optimizer, lr_scheduler, seed"
 )
 JARGON = re.compile(
     r"<class|Union|Literal|Callable|Namespace|NestedArg|Subtypes|typing|init_args|NoneType|None\b|Parser"

@@ -30,6 +30,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     assert config["trainer"]["strategy"].pop("class_path") == "lit_uniopd.distributed.fsdp.FSDP"
     assert old["trainer"]["strategy"].pop("class_path") == "lit_uniopd.fsdp.FSDP"
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
+    old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     assert config == {**old, "trainer": {**old["trainer"], "max_steps": 7}, "ckpt_path": config["ckpt_path"]}
 
 

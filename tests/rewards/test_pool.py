@@ -19,7 +19,8 @@ needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signal
 
 
 def item(answer, gold="1"):
-    return GradeItem("math", gold, answer if "box" in answer else rf"\boxed{{{answer}}}")
+    response = answer if "box" in answer else rf"\boxed{{{answer}}}"
+    return GradeItem("math", gold, response, options={"extraction": "protocol"})  # the mode that computes towers
 
 
 def pids(pool):
