@@ -63,7 +63,7 @@ class Lexicon:
         reading: Reading = "robust",
     ) -> None:
         if reading not in ("chair", "robust"):
-            raise UserError(f"A lexicon's reading must be chair or robust, not {reading!r}.")
+            raise UserError(f"The lexicon file's `reading: {reading}` is unknown; write chair or robust.")
         self.classes = tuple(classes)
         self.verbs, self.adjectives, self.reading = frozenset(verbs), frozenset(adjectives), reading
         self.class_of: dict[str, str] = {}

@@ -317,7 +317,7 @@ def test_the_reading_is_a_switch_of_the_grader_and_of_lexicons(tmp_path):
     file.write_text("extends: chair\nreading: robust\nclasses:\n  lamp: []\n")
     assert [mention.word for mention in Lexicon.read(file).find("A lamp, no dog.")] == ["lamp"]
     file.write_text("reading: mine\nclasses:\n  lamp: []\n")
-    with pytest.raises(UserError, match="reading must be chair or robust, not 'mine'"):
+    with pytest.raises(UserError, match="reading: mine. is unknown; write chair or robust"):
         Lexicon.read(file)
 
 
