@@ -54,7 +54,8 @@ class HallucinationDiagnostics(Callback):
         max_new_tokens: longest caption.
         batch_size: captions written at the same time.
         every_n_steps: optimizer steps between two measurements; null: only before and after.
-        lexicon: coco, or a YAML file of words for objects; null: CHAIR's own words for COCO's 80 classes.
+        lexicon: coco, chair_robust (CHAIR's words, but not where a caption denies them), or a YAML file of words for
+            objects; null: CHAIR's own words and reading, as published scores are counted.
     """
 
     def __init__(

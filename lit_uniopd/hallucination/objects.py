@@ -1,4 +1,4 @@
-"""Which objects a sentence names: by the lexicon, and optionally by a scene-graph parser too."""
+"""Which objects a sentence names: by the lexicon, by a scene-graph parser, or by both."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -176,11 +176,23 @@ class ObjectExtractor:
     Args:
         lexicon: words for objects. None: COCO's.
         scene_graph: adds the entities that the lexicon does not have, so that the vocabulary is open.
+        lexicon_finds: False: the parser alone finds objects, as in the paper; the lexicon only names their classes.
+
+    Raises:
+        ValueError: if nothing finds objects.
     """
 
-    def __init__(self, lexicon: Lexicon | None = None, scene_graph: SceneGraphParser | None = None) -> None:
+    def __init__(
+        self,
+        lexicon: Lexicon | None = None,
+        scene_graph: SceneGraphParser | None = None,
+        *,
+        lexicon_finds: bool = True,
+    ) -> None:
+        if scene_graph is None and not lexicon_finds:
+            raise ValueError("scene_graph must be given where lexicon_finds is False")
         self.lexicon = lexicon or coco()
-        self.scene_graph = scene_graph
+        self.scene_graph, self.lexicon_finds = scene_graph, lexicon_finds
 
     def prepare(self, device: torch.device | str) -> None:
         """Load the scene-graph parser, if there is one."""
@@ -193,7 +205,9 @@ class ObjectExtractor:
 
     def __call__(self, sentences: Sequence[str]) -> list[list[str]]:
         """Words for objects in each sentence, in the singular, each once."""
-        rows = [[word for word, _ in self.lexicon.mentions(sentence)] for sentence in sentences]
+        rows: list[list[str]] = [[] for _ in sentences]
+        if self.lexicon_finds:
+            rows = [[word for word, _ in self.lexicon.mentions(sentence)] for sentence in sentences]
         if self.scene_graph is not None and sentences:
             graphs = self.scene_graph(sentences)
             rows = [[*words, *objects_of_triples(graph)] for words, graph in zip(rows, graphs, strict=True)]

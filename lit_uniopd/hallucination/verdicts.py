@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 Verdict = Literal["factual", "hallucinated", "uncertain"]
 Vote = bool | None
-"""True: the detector sees the object; None: the object is not in its vocabulary."""
+"""True: the detector sees the object; None: it cannot tell, as the object is not in its vocabulary, or as the label of
+its box joins several objects."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, as fractions of the picture."""
 
@@ -13,7 +14,8 @@ Box = tuple[float, float, float, float]
 class Detection(NamedTuple):
     """A detector's result for one object."""
 
-    found: bool
+    found: Vote
+    """None: undecided."""
     score: float
     """The best, in [0, 1]."""
     box: Box | None = None
@@ -25,7 +27,7 @@ Uncertain = Literal["ignore", "factual", "hallucinated"]
 
 
 def vote_of(detection: Detection | None) -> Vote:
-    """The vote that follows from a detection."""
+    """The vote that follows from a detection; None: the object is not in the vocabulary."""
     return None if detection is None else detection.found
 
 
@@ -40,7 +42,8 @@ def cross_check(
     Args:
         votes: of each detector, on the same objects.
         out_of_vocabulary: how a detector's None counts. ``accept`` is the released code's choice, so that only objects
-            of its closed vocabulary can be hallucinated; ``abstain`` leaves the verdict to the other detectors.
+            of its closed vocabulary can be hallucinated; ``abstain`` leaves the verdict to the other detectors. An
+            undecided detection counts alike.
         uncertain: the verdict if detectors disagree; ``ignore`` makes it "uncertain" (the paper's choice, table 9).
 
     Raises:

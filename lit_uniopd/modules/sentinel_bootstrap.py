@@ -31,12 +31,14 @@ class SentenceBootstrap(PolicyModule):
     Args:
         policy: the model that the pairs are for; it writes the candidates.
         detectors: that vote on objects; one of `lit_uniopd.hallucination.detectors`, or your own.
-        lexicon: words for objects: coco (COCO's 80 classes), chair (fewer words for them), released_code, or a YAML
-            file; null: coco.
+        lexicon: words for objects: coco (COCO's 80 classes), chair (fewer words for them), chair_robust (these words,
+            but not where a sentence denies them), released_code, or a YAML file; null: coco.
         scene_graph: a parser that finds objects which the lexicon does not have; null: the lexicon alone.
         bootstrap: the choices in which paper and released code differ.
         sampling: of the candidates for a sentence; null: ten at temperature 0.7, as released.
         seed: of the sampling; null: that of `--seed_everything`, else 0.
+        lexicon_finds: whether the lexicon finds objects too; false: the scene-graph parser alone, as in the paper, and
+            the lexicon only names the classes of what it finds.
     """
 
     def __init__(
@@ -48,14 +50,25 @@ class SentenceBootstrap(PolicyModule):
         bootstrap: BootstrapArgs = BootstrapArgs(),  # noqa: B008  # never mutated
         sampling: SamplingArgs | None = None,
         seed: int | None = None,
+        lexicon_finds: bool = True,
     ) -> None:
         super().__init__(policy, flag="model.policy", seed=seed, val_sampling=sampling or released_sampling())
         if not detectors:
             raise UserError("--model.detectors is empty; name at least one of lit_uniopd.hallucination.detectors.")
+        if scene_graph is None and not lexicon_finds:
+            raise UserError(
+                "--model.lexicon_finds false leaves nothing that finds objects; name a parser by --model.scene_graph."
+            )
         self.detectors = detectors
         self.bootstrap = bootstrap
-        self.extract = ObjectExtractor(Lexicon.read(lexicon or "coco"), scene_graph)
-        self._extraction = {"lexicon": lexicon, "scene_graph": None if scene_graph is None else scene_graph.path}
+        words = Lexicon.read(lexicon or "coco")
+        self.extract = ObjectExtractor(words, scene_graph, lexicon_finds=lexicon_finds)
+        self._extraction = {
+            "lexicon": lexicon,
+            "reading": words.reading,
+            "lexicon_finds": lexicon_finds,
+            "scene_graph": None if scene_graph is None else scene_graph.path,
+        }
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

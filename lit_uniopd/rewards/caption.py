@@ -3,20 +3,27 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import unknown
 from lit_uniopd.rewards.text import strip_thinking
 
+if TYPE_CHECKING:
+    from lit_uniopd.hallucination.tokens import Reading
 
-def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+
+def grade_chair(
+    gold: Any, prediction: str, row: Mapping[str, Any] | None = None, *, reading: "Reading" = "chair"
+) -> Grade:
     """Compare the COCO objects that a caption names with those of the picture.
 
     Args:
         gold: classes of the picture; a list, or a mapping whose ``objects`` is one.
         prediction: The caption.
         row: Not used.
+        reading: ``chair`` counts as published scores do; ``robust`` leaves out what the caption denies or asks for,
+            and words that are a verb or an adjective in it.
 
     Returns:
         A grade that is correct if nothing is hallucinated; its score is the share of mentions that are right (1.0
@@ -32,7 +39,7 @@ def grade_chair(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
         return Grade(False, 0.0, reason="truncated")
     if not caption.strip():
         return Grade(False, 0.0, reason="no_answer")
-    counts = chair_counts(chair_words().mentions(caption), objects)
+    counts = chair_counts(chair_words(reading).mentions(caption), objects)
     return _graded(counts.mentions, counts.hallucinated, asdict(counts))
 
 

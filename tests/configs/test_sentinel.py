@@ -57,6 +57,8 @@ def test_presets_of_the_bootstrapping(preset, capsys):
     assert BootstrapArgs(**model["bootstrap"]) == PRESETS[preset]
     assert (model["sampling"]["n"], model["sampling"]["temperature"]) == (10, 0.7)
     assert model["lexicon"] == {"paper": "coco", "released_code": "released_code"}[preset]
+    assert model["scene_graph"]["class_path"].endswith(".SceneGraphParser")
+    assert model["lexicon_finds"] == {"paper": False, "released_code": True}[preset]
     kinds = [detector["class_path"].rsplit(".", 1)[-1] for detector in model["detectors"]]
     assert kinds == {"paper": ["GroundingDino", "Owlv2"], "released_code": ["GroundingDino", "ClosedSet"]}[preset]
 

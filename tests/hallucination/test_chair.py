@@ -48,7 +48,7 @@ def test_our_lexicon_reads_the_same_captions_alike():
     ("text", "classes"),
     [
         ("Two men and three women ride bikes.", ["person", "person", "bicycle"]),
-        ("A hot dog, no dog.", ["hot dog", "dog"]),
+        ("A hot dog, no dog.", ["hot dog"]),
         ("The train track is empty.", []),
         ("A train on the train tracks.", ["train"]),
         ("Wine glasses and knives on the tables", ["wine glass", "knife", "dining table"]),

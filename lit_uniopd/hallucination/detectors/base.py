@@ -22,6 +22,11 @@ def as_detection(output: Detection | tuple[bool, float]) -> Detection:
     return output if isinstance(output, Detection) else Detection(*output)
 
 
+def _strength(detection: Detection) -> tuple[int, float]:
+    """Order of detections of one class: seen, undecided, absent; then by score."""
+    return (False, None, True).index(detection.found), detection.score
+
+
 class Detector(ABC):
     """Decides which objects are in a picture.
 
@@ -100,7 +105,7 @@ class Detector(ABC):
         for row, detections in zip(rows, outputs, strict=True):
             for name, output in detections.items():
                 kind, detection = class_of(name), as_detection(output)
-                best[row][kind] = max(detection, best[row].get(kind, detection), key=lambda d: (d.found, d.score))
+                best[row][kind] = max(detection, best[row].get(kind, detection), key=_strength)
         return [
             {word: None if term is None else best[row][class_of(word)] for word, term in term_of.items()}
             for row, term_of in enumerate(terms)

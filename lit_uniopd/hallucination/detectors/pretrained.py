@@ -20,10 +20,10 @@ from transformers.image_transforms import center_to_corners_format
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.detectors.base import Detections, Detector, on_picture, opened
+from lit_uniopd.hallucination.detectors.labels import LabelMatch as LabelMatch
+from lit_uniopd.hallucination.detectors.labels import labels_to_objects as labels_to_objects
 from lit_uniopd.hallucination.lexicon import coco
-from lit_uniopd.hallucination.verdicts import Box, Detection
-
-LabelMatch = Literal["exact", "substring"]
+from lit_uniopd.hallucination.verdicts import Detection
 
 
 class PretrainedDetector(Detector):
@@ -96,8 +96,9 @@ class GroundingDino(PretrainedDetector):
         path: hub id or directory.
         box_threshold: least score of a box; the released code's 0.35, not the library's 0.25.
         text_threshold: least score of a word of the caption for it to be part of the box's label.
-        label_match: ``exact``: a box shows an object if its label is the object; ``substring``: if it contains it, as
-            in the released code ("woman" then shows a man, and "hot dog" a dog).
+        label_match: ``exact``: a box shows an object if its label is the object, and one whose label joins several
+            objects leaves them undecided; ``substring``: a label shows each object that it contains, as in the
+            released code ("woman" then shows a man, and "hot dog" a dog).
         **loading: as in `PretrainedDetector`.
     """
 
@@ -281,34 +282,6 @@ class ClosedSet(PretrainedDetector):
                     best[name] = Detection(True, score, on_picture(box, picture))
             detections.append(best)
         return detections
-
-
-def labels_to_objects(
-    objects: Sequence[str],
-    labels: Sequence[str],
-    scores: Sequence[float],
-    match: LabelMatch = "exact",
-    boxes: Sequence[Box] | None = None,
-) -> Detections:
-    """Detections of objects from a detector's free-text labels.
-
-    Args:
-        objects: what was looked for.
-        labels: of the boxes.
-        scores: of the boxes.
-        match: ``exact``, or ``substring``: the label contains the object's characters.
-        boxes: where they are; None: not known.
-    """
-    detections: Detections = {}
-    for name in objects:
-        matches = [
-            (score, number)
-            for number, (label, score) in enumerate(zip(labels, scores, strict=True))
-            if (name.lower() == label.strip(" .").lower() if match == "exact" else name.lower() in label.lower())
-        ]
-        score, number = max(matches, default=(0.0, None))
-        detections[name] = Detection(bool(matches), score, None if boxes is None or number is None else boxes[number])
-    return detections
 
 
 def _corners(boxes_RQ4: Tensor) -> Tensor:
