@@ -7,6 +7,7 @@ them within reach. No cgroup bounds the programs of all sandboxes together: memo
 """
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -38,11 +39,12 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _PROBE_S = 20.0
 _GONE_S = 2.0
 
-# Tries a socket, a file and a fork. The forked child leaves its session and sleeps, so that the parent can look for it.
+# Tries a socket, a file (also to empty it, from which Landlock guards since Linux 6.2 only), shared memory and a fork. The
+# forked child leaves its session and sleeps, so that the parent can look for it.
 CANARY = """
-import os, socket, time
+import ctypes, os, socket, time
 
-def attempts(port, marker):
+def attempts(port, marker, memory):
     escapes = []
     try:
         socket.create_connection(("127.0.0.1", port), 2).close()
@@ -54,6 +56,17 @@ def attempts(port, marker):
         escapes.append("read a file outside")
     except OSError:
         pass
+    for empty in (lambda: os.truncate(marker, 0), lambda: os.close(os.open(marker, 3 | os.O_TRUNC))):
+        try:
+            empty()
+            escapes.append("empty a file outside")
+            break
+        except OSError:
+            pass
+    attach = ctypes.CDLL(None).shmat
+    attach.restype = ctypes.c_void_p
+    if attach(memory, None, 0) not in (None, ctypes.c_void_p(-1).value):
+        escapes.append("change shared memory")
     try:
         reader, writer = os.pipe()
         if os.fork() == 0:
@@ -223,12 +236,27 @@ def probe(backend: str) -> str | None:
     if sys.platform != "linux":
         return "needs Linux"
     try:
-        with tempfile.NamedTemporaryFile() as marker, socket.create_server(("127.0.0.1", 0)) as server:
-            return _run_canary(backend, [server.getsockname()[1], marker.name])
+        with (
+            tempfile.NamedTemporaryFile() as marker,
+            socket.create_server(("127.0.0.1", 0)) as server,
+            _shared_memory() as memory,
+        ):
+            return _run_canary(backend, [server.getsockname()[1], marker.name, memory])
     except StartError as error:
         return str(error).splitlines()[-1]
     except (EOFError, TimeoutError, OutOfTurnError, TooMuchOutputError, ValueError) as error:
         return f"the canary failed ({type(error).__name__} {error})"
+
+
+@contextlib.contextmanager
+def _shared_memory() -> Iterator[int]:
+    """The id of a System V segment of this user; -1, which nobody has, where the kernel knows none."""
+    libc = ctypes.CDLL(None)
+    segment = libc.shmget(0, 4096, 0o1600)  # IPC_PRIVATE, IPC_CREAT and the owner's rights
+    try:
+        yield segment
+    finally:
+        libc.shmctl(segment, 0, None)  # IPC_RMID
 
 
 def _run_canary(backend: str, arguments: list[Any]) -> str | None:

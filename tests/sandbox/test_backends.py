@@ -2,14 +2,17 @@
 
 import logging
 import marshal
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from sandbox.attacks import attempts
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.sandbox import Sandbox, SandboxArgs, backends, process
-from lit_uniopd.sandbox.child import confinement
+from lit_uniopd.sandbox.child import confinement, landlock, seccomp
 
 
 @pytest.fixture
@@ -23,6 +26,15 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]
     backends._announced.cache_clear()
     yield ends
     backends._announced.cache_clear()
+
+
+def replace_in_child(monkeypatch: pytest.MonkeyPatch, module: ModuleType, old: str, new: str) -> None:
+    """Change a line of a module that runs in the child."""
+    codes = dict(marshal.loads(process._child_code()))
+    source = Path(str(module.__file__)).read_text()
+    assert old in source
+    codes[module.__name__] = compile(source.replace(old, new), module.__name__, "exec")
+    monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
 
 
 def test_a_canary_that_gets_out_is_noticed():
@@ -39,16 +51,37 @@ def test_a_canary_that_gets_out_is_noticed():
 )
 def test_a_layer_that_the_kernel_lacks_is_missed_where_it_is_needed(sandbox, monkeypatch, layer, escape):
     """Bubblewrap's own view of the files stands in for Landlock; nothing stands in for the filter."""
-    codes = dict(marshal.loads(process._child_code()))
-    name = "lit_uniopd.sandbox.child.confinement"
-    source = Path(confinement.__file__).read_text().replace(f"if {layer}():", "if False:")
-    codes[name] = compile(source, name, "exec")
-    monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
+    replace_in_child(monkeypatch, confinement, f"if {layer}():", "if False:")
     failure = backends.probe(sandbox.backend)
     if (sandbox.backend, layer) == ("bubblewrap", "landlock_version"):
         assert failure is None
     else:
         assert escape in (failure or "")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_landlock_that_cannot_guard_from_truncation_needs_the_filter(sandbox, monkeypatch, tmp_path, version):
+    """Linux 5.13 to 6.1."""
+    replace_in_child(monkeypatch, landlock, "return max(0, ", f"return min({version}, ")
+    (tmp_path / "file").write_text("secret")
+    program = """
+        def f(path):
+            attempt("truncate", lambda: os.truncate(path, 0) or True)
+            for mode in range(4): attempt(mode, lambda: os.open(path, mode | os.O_TRUNC) or True)
+            return managed
+    """
+    assert backends.probe(sandbox.backend) is None
+    assert attempts(sandbox, "import os\n" + textwrap.dedent(program), str(tmp_path / "file")) == []
+    assert (tmp_path / "file").read_text() == "secret"
+
+
+def test_without_both_the_probe_sees_files_emptied_and_memory_shared(monkeypatch):
+    """Landlock as it was before Linux 6.2, and a filter that allows both: no backend to choose by itself."""
+    replace_in_child(monkeypatch, landlock, "return max(0, ", "return min(2, ")
+    more = 'ALLOWED: dict[str, tuple[int, int | None]] = {"truncate": (76, 45), "shmat": (30, 196),'
+    replace_in_child(monkeypatch, seccomp, "ALLOWED: dict[str, tuple[int, int | None]] = {", more)
+    failure = backends.probe("seccomp")
+    assert failure == "a program can empty a file outside, change shared memory"
 
 
 @pytest.mark.parametrize("working", backends.SAFE)
