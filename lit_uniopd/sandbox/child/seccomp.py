@@ -60,7 +60,8 @@ ALLOWED: dict[str, tuple[int, int | None]] = {
 CONDITIONAL: dict[str, tuple[int, int | None]] = {
     "open": (2, None), "openat": (257, 56), "mmap": (9, 222), "clone": (56, 220), "kill": (62, 129),
     "tgkill": (234, 131), "prlimit64": (302, 261), "sched_getaffinity": (204, 123), "prctl": (157, 167),
-    "fcntl": (72, 25), "ioctl": (16, 29), "sendto": (44, 206), "socketpair": (53, 199),
+    "fcntl": (72, 25), "ioctl": (16, 29), "sendto": (44, 206), "socketpair": (53, 199), "getpgid": (121, 155),
+    "getsid": (124, 156), "getpriority": (140, 141),
 }  # fmt: skip
 """Calls that are allowed with some arguments."""
 
@@ -137,6 +138,9 @@ def _conditions(pid: int) -> dict[str, list[Instruction]]:
         "tgkill": _allow_only(0, [pid]),
         "prlimit64": _allow_only(0, [0, pid]),
         "sched_getaffinity": _allow_only(0, [0, pid]),
+        "getpgid": _allow_only(0, [0, pid]),
+        "getsid": _allow_only(0, [0, pid]),
+        "getpriority": _allow_only(1, [0, pid]),
         "prctl": _allow_only(0, _OWN_OPTIONS),
         "fcntl": _allow_only(1, _DESCRIPTOR_COMMANDS),
         "ioctl": _allow_only(1, _TERMINAL_AND_PIPE_QUESTIONS),
