@@ -1,12 +1,14 @@
 """Which kernel mechanism isolates a program, and the proof that it works on this machine.
 
 A program can still use the processor until its deadline (all cores, with threads), use memory up to the limit, and read
-the interpreter, the system's libraries and the installed packages. Under ``seccomp`` and ``unshare`` it can also find
-out whether a path exists. No backend protects from kernel bugs (a virtual machine would); the filter leaves fewer of
-them within reach. No cgroup bounds the programs of all sandboxes together: memory limits hold for each alone.
+the interpreter, the system's libraries and the installed packages. Under ``seccomp`` it can also find out by stat
+whether a file or a process exists, how large a file is and when it changed, and the host's name. No backend protects
+from kernel bugs (a virtual machine would); the filter leaves fewer of them within reach. No cgroup bounds the programs
+of all sandboxes together: memory limits hold for each alone.
 """
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
@@ -38,11 +40,12 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _PROBE_S = 20.0
 _GONE_S = 2.0
 
-# Tries a socket, a file and a fork. The forked child leaves its session and sleeps, so that the parent can look for it.
+# Tries a socket, a file (also to empty it, which Landlock knows since Linux 6.2 only), the library, shared memory and a
+# fork. The forked child leaves its session and sleeps, so that the parent can look for it.
 CANARY = """
-import os, socket, time
+import ctypes, os, socket, time
 
-def attempts(port, marker):
+def attempts(port, marker, memory):
     escapes = []
     try:
         socket.create_connection(("127.0.0.1", port), 2).close()
@@ -54,6 +57,22 @@ def attempts(port, marker):
         escapes.append("read a file outside")
     except OSError:
         pass
+    for empty in (lambda: os.truncate(marker, 0), lambda: os.close(os.open(marker, 3 | os.O_TRUNC))):
+        try:
+            empty()
+            escapes.append("empty a file outside")
+            break
+        except OSError:
+            pass
+    try:
+        os.close(os.open(os.__file__, os.O_WRONLY))
+        escapes.append("write to the library")
+    except OSError:
+        pass
+    attach = ctypes.CDLL(None).shmat
+    attach.restype = ctypes.c_void_p
+    if attach(memory, None, 0) not in (None, ctypes.c_void_p(-1).value):
+        escapes.append("change shared memory")
     try:
         reader, writer = os.pipe()
         if os.fork() == 0:
@@ -113,8 +132,8 @@ def command(backend: str) -> tuple[str, ...]:
     if backend == "bubblewrap":
         return (*_bubblewrap(), *python())
     if backend == "unshare":
-        # Without setpriv, `unshare` itself would outlive a parent that is killed. The mount namespace hides no files:
-        # here Landlock alone keeps a program from them.
+        # Without setpriv, `unshare` itself would outlive a parent that is killed. The child itself empties the mount
+        # namespace of everything that it may not read.
         namespaces = ["--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--uts"]
         prefix = (_tool("setpriv"), "--pdeathsig", "KILL", _tool("unshare"))
         return (*prefix, *namespaces, "--fork", "--kill-child", *python())
@@ -133,7 +152,7 @@ def _bubblewrap() -> list[str]:
     devices = [argument for path in _DEVICES if os.path.exists(path) for argument in ("--dev-bind", path, path)]
     streams = [("stdin", 0), ("stdout", 1), ("stderr", 2)]
     links = [argument for name, fd in streams for argument in ("--symlink", f"/proc/self/fd/{fd}", f"/dev/{name}")]
-    keep = ["--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent"]
+    keep = ["--unshare-all", "--unshare-user", "--hostname", "sandbox", "--cap-drop", "ALL", "--die-with-parent"]
     return [_tool("bwrap"), *keep, *binds, *devices, *links, "--proc", "/proc", "--remount-ro", "/", "--chdir", "/"]
 
 
@@ -154,6 +173,7 @@ def started(backend: str, limits: Limits, job: dict[str, Any]) -> Iterator[Sandb
         "confined": confined,
         "readable": list(readable()) if confined else [],
         "writable": list(_DEVICES),
+        "private_view": backend == "unshare",
         "site": list(site_packages()),
         "parent": 0 if backend in WRAPPED else os.getpid(),
     }
@@ -223,12 +243,27 @@ def probe(backend: str) -> str | None:
     if sys.platform != "linux":
         return "needs Linux"
     try:
-        with tempfile.NamedTemporaryFile() as marker, socket.create_server(("127.0.0.1", 0)) as server:
-            return _run_canary(backend, [server.getsockname()[1], marker.name])
+        with (
+            tempfile.NamedTemporaryFile() as marker,
+            socket.create_server(("127.0.0.1", 0)) as server,
+            _shared_memory() as memory,
+        ):
+            return _run_canary(backend, [server.getsockname()[1], marker.name, memory])
     except StartError as error:
         return str(error).splitlines()[-1]
     except (EOFError, TimeoutError, OutOfTurnError, TooMuchOutputError, ValueError) as error:
         return f"the canary failed ({type(error).__name__} {error})"
+
+
+@contextlib.contextmanager
+def _shared_memory() -> Iterator[int]:
+    """The id of a System V segment of this user; -1, which nobody has, where the kernel knows none."""
+    libc = ctypes.CDLL(None)
+    segment = libc.shmget(0, 4096, 0o1600)  # IPC_PRIVATE, IPC_CREAT and the owner's rights
+    try:
+        yield segment
+    finally:
+        libc.shmctl(segment, 0, None)  # IPC_RMID
 
 
 def _run_canary(backend: str, arguments: list[Any]) -> str | None:

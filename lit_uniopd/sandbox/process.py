@@ -19,7 +19,7 @@ from lit_uniopd.sandbox.child.pipe import HEADER, KINDS, LENGTH, NONCE_BYTES, Ki
 
 START_LIMIT_S = 60.0
 """For the interpreter and the confinement, before the program is loaded: at worst from a cold network disk."""
-_MODULES = ("encoding", "pipe", "landlock", "seccomp", "confinement", "harness")
+_MODULES = ("encoding", "pipe", "landlock", "seccomp", "view", "confinement", "harness")
 _STDERR_TAIL = 4096
 _PIECE = 1 << 16
 

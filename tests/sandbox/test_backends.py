@@ -2,14 +2,18 @@
 
 import logging
 import marshal
+import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from sandbox.attacks import attempts
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.sandbox import Sandbox, SandboxArgs, backends, process
-from lit_uniopd.sandbox.child import confinement
+from lit_uniopd.sandbox.child import confinement, landlock, seccomp, view
 
 
 @pytest.fixture
@@ -25,6 +29,15 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str | None]]
     backends._announced.cache_clear()
 
 
+def replace_in_child(monkeypatch: pytest.MonkeyPatch, module: ModuleType, old: str, new: str) -> None:
+    """Change a line of a module that runs in the child, on top of earlier changes to others."""
+    codes = dict(marshal.loads(process._child_code()))
+    source = Path(str(module.__file__)).read_text()
+    assert old in source
+    codes[module.__name__] = compile(source.replace(old, new), module.__name__, "exec")
+    monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
+
+
 def test_a_canary_that_gets_out_is_noticed():
     """The plain backend stands in for one that promises more than it keeps."""
     failure = backends.probe("plain")
@@ -38,17 +51,48 @@ def test_a_canary_that_gets_out_is_noticed():
     [("landlock_version", "read a file outside"), ("filter_supported", "start processes without bound")],
 )
 def test_a_layer_that_the_kernel_lacks_is_missed_where_it_is_needed(sandbox, monkeypatch, layer, escape):
-    """Bubblewrap's own view of the files stands in for Landlock; nothing stands in for the filter."""
-    codes = dict(marshal.loads(process._child_code()))
-    name = "lit_uniopd.sandbox.child.confinement"
-    source = Path(confinement.__file__).read_text().replace(f"if {layer}():", "if False:")
-    codes[name] = compile(source, name, "exec")
-    monkeypatch.setattr(process, "_child_code", lambda: marshal.dumps(list(codes.items())))
+    """A view of the files of one's own stands in for Landlock; nothing stands in for the filter."""
+    replace_in_child(monkeypatch, confinement, f"if {layer}():", "if False:")
     failure = backends.probe(sandbox.backend)
-    if (sandbox.backend, layer) == ("bubblewrap", "landlock_version"):
+    if layer == "landlock_version" and sandbox.backend in backends.WRAPPED:
         assert failure is None
     else:
         assert escape in (failure or "")
+
+
+def test_a_view_that_can_be_written_to_is_no_sandbox(monkeypatch):
+    """The interpreter and the installed packages may belong to the user."""
+    if not os.access(os.__file__, os.W_OK):
+        pytest.skip("the library belongs to somebody else")
+    replace_in_child(monkeypatch, confinement, "if landlock_version():", "if False:")
+    assert backends.probe("unshare") is None
+    replace_in_child(monkeypatch, view, '"<QQQQ", 1,', '"<QQQQ", 0,')
+    assert backends.probe("unshare") == "a program can write to the library"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_landlock_that_cannot_guard_from_truncation_needs_the_filter(sandbox, monkeypatch, tmp_path, version):
+    """Linux 5.13 to 6.1."""
+    replace_in_child(monkeypatch, landlock, "return max(0, ", f"return min({version}, ")
+    (tmp_path / "file").write_text("secret")
+    program = """
+        def f(path):
+            attempt("truncate", lambda: os.truncate(path, 0) or True)
+            for mode in range(4): attempt(mode, lambda: os.open(path, mode | os.O_TRUNC) or True)
+            return managed
+    """
+    assert backends.probe(sandbox.backend) is None
+    assert attempts(sandbox, "import os\n" + textwrap.dedent(program), str(tmp_path / "file")) == []
+    assert (tmp_path / "file").read_text() == "secret"
+
+
+def test_without_both_the_probe_sees_files_emptied_and_memory_shared(monkeypatch):
+    """Landlock as it was before Linux 6.2, and a filter that allows both: no backend to choose by itself."""
+    replace_in_child(monkeypatch, landlock, "return max(0, ", "return min(2, ")
+    more = 'ALLOWED: dict[str, tuple[int, int | None]] = {"truncate": (76, 45), "shmat": (30, 196),'
+    replace_in_child(monkeypatch, seccomp, "ALLOWED: dict[str, tuple[int, int | None]] = {", more)
+    failure = backends.probe("seccomp")
+    assert failure == "a program can empty a file outside, change shared memory"
 
 
 @pytest.mark.parametrize("working", backends.SAFE)

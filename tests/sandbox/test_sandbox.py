@@ -87,6 +87,32 @@ FUNCTIONS = {
     "local time": "import datetime, zoneinfo\ndef f(x): return x * 400 + datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo('UTC')).minute",
     "kills itself softly": "import os, signal\ndef f(x):\n  signal.signal(signal.SIGUSR1, lambda *a: None)\n  os.kill(os.getpid(), signal.SIGUSR1)\n  return x * 400",
     "/dev/null": "def f(x):\n  with open('/dev/null', 'w') as file: file.write('x')\n  return x * 400",
+    "numpy, much of it": "import numpy as np\ndef f(x):\n  r = np.random.default_rng(0)\n  a = r.normal(size=(300, 300))\n  u, s, v = np.linalg.svd(a)\n  assert np.allclose(u * s @ v, a) and abs(np.fft.ifft(np.fft.fft(a)) - a).max() < 1e-9\n  return int(np.full(400, x).sum())",
+    "json, re, decimal": "import decimal, json, re\ndef f(x):\n  d = decimal.Decimal(json.loads(json.dumps({'a': [x]}))['a'][0])\n  return int(re.sub(r'(\\d+)', r'\\1', str(d * 400)))",
+    "random, secrets, uuid": "import random, secrets, uuid\ndef f(x):\n  random.seed(); random.SystemRandom().random(); secrets.token_bytes(9); uuid.uuid1(); uuid.uuid4()\n  return x * 400",
+    "heapq, itertools": "import heapq, itertools\ndef f(x):\n  h = list(itertools.islice(itertools.count(x), 400))\n  heapq.heapify(h)\n  return heapq.heappop(h) * len(h) + x",
+    "sqlite in memory": "import sqlite3\ndef f(x):\n  db = sqlite3.connect(':memory:')\n  db.execute('create table t (n int)')\n  db.executemany('insert into t values (?)', [(x,)] * 400)\n  db.commit()\n  return db.execute('select sum(n) from t').fetchone()[0]",
+    "locks, queues, timers": "import queue, threading\ndef f(x):\n  q, e = queue.Queue(), threading.Event()\n  threading.Timer(0.01, e.set).start()\n  threading.Thread(target=lambda: [q.put(x) for _ in range(400)]).start()\n  return sum(q.get(timeout=5) for _ in range(400)) if e.wait(5) else 0",
+    "an alarm": "import signal, time\ndef f(x):\n  seen = []\n  signal.signal(signal.SIGALRM, lambda *a: seen.append(x))\n  signal.setitimer(signal.ITIMER_REAL, 0.01)\n  time.sleep(0.2)\n  return seen[0] * 400",
+    "a signal waited for": "import os, signal\ndef f(x):\n  signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n  signal.raise_signal(signal.SIGUSR1)\n  return x * 400 if signal.sigwait([signal.SIGUSR1]) == signal.SIGUSR1 else 0",
+    "processes refused": "import multiprocessing, os, subprocess\ndef f(x):\n  for start in (lambda: subprocess.run(['true']), lambda: os.fork(), lambda: multiprocessing.Pool(2), lambda: os.popen('true')):\n    try: start()\n    except OSError: continue\n    return 0\n  return x * 400",
+    "pipes, pairs, polls": "import os, select, selectors, socket\ndef f(x):\n  a, b = socket.socketpair()\n  a.setblocking(False); b.settimeout(2)\n  a.send(bytes([x]))\n  with selectors.DefaultSelector() as s:\n    s.register(b, selectors.EVENT_READ)\n    s.select(2)\n  r, w = os.pipe()\n  os.write(w, b.recv(1))\n  select.select([r], [], [], 2)\n  return os.read(os.dup(r), 1)[0] * 400",
+    "a pool in asyncio": "import asyncio, time\nasync def g(x):\n  await asyncio.sleep(0.001)\n  return await asyncio.to_thread(int, x)\nasync def main(x): return sum(await asyncio.gather(*(g(x) for _ in range(400))))\ndef f(x): return asyncio.run(main(x))",
+    "memory maps": "import mmap\ndef f(x):\n  with mmap.mmap(-1, 1 << 20) as m:\n    m[0] = x\n    m.resize(1 << 21)\n    m.flush()\n    return m[0] * 400",
+    "the machine": "import os, platform, resource, shutil, sys, sysconfig, time\ndef f(x):\n  platform.platform(); sysconfig.get_paths(); os.uname(); os.cpu_count(); len(os.sched_getaffinity(0)); os.getpid(); os.times(); os.getsid(0); os.getpgid(0); os.getpriority(os.PRIO_PROCESS, 0)\n  os.get_terminal_size if sys.stdin.isatty() else 0\n  shutil.get_terminal_size(); resource.getrusage(resource.RUSAGE_SELF); time.process_time(); time.thread_time(); time.get_clock_info('monotonic')\n  return x * 400",
+    "locale": "import calendar, gettext, locale\ndef f(x):\n  locale.setlocale(locale.LC_ALL, '')\n  locale.format_string('%d', x, grouping=True); gettext.gettext('x'); calendar.month_name[1]\n  return x * 400",
+    "time zones": "import datetime, time, zoneinfo\ndef f(x):\n  time.localtime(); datetime.datetime.now().astimezone(); datetime.datetime(2020, 6, 1, tzinfo=zoneinfo.ZoneInfo('Europe/Berlin')).utcoffset()\n  return x * 400",
+    "compression and hashes": "import bz2, gzip, hashlib, io, lzma, pickle, tarfile, zipfile, zlib\ndef f(x):\n  data = pickle.dumps([x] * 400)\n  for m in (bz2, gzip, lzma, zlib): assert m.decompress(m.compress(data)) == data\n  hashlib.sha256(data).hexdigest(); hashlib.scrypt(b'x', salt=b'y', n=2, r=8, p=1)\n  return sum(pickle.loads(data))",
+    "exceptions and tracebacks": "import contextlib, io, traceback, warnings, logging\ndef f(x):\n  try: 1 / 0\n  except ZeroDivisionError: assert 'ZeroDivisionError' in traceback.format_exc()\n  warnings.warn('x'); logging.warning('x')\n  with contextlib.redirect_stdout(io.StringIO()) as out: print(x * 400)\n  return int(out.getvalue())",
+    "files in memory, paths": "import io, os, pathlib\ndef f(x):\n  assert os.path.exists('/usr/lib') and not os.path.exists('/nowhere') and pathlib.Path('.').resolve() == pathlib.Path('/')\n  assert os.path.isfile(os.__file__) and open(os.__file__).readline() and 'os.py' in os.listdir(os.path.dirname(os.__file__))\n  return io.StringIO(str(x * 400)).read() and x * 400",
+    "tests": "import doctest, unittest\nclass T(unittest.TestCase):\n  def test(self): self.assertEqual(1, 1)\ndef f(x):\n  r = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(T))\n  return x * 400 if r.wasSuccessful() else 0",
+    "ctypes": "import ctypes\ndef f(x): return ctypes.CDLL(None).abs(-x) * 400",
+    "garbage and memory": "import gc, tracemalloc, weakref\ndef f(x):\n  tracemalloc.start(); a = [bytearray(1 << 20) for _ in range(200)]; del a; gc.collect(); tracemalloc.stop()\n  return x * 400",
+    "the standard library": (
+        "import importlib, sys\nskip = {'antigravity', 'this', 'idlelib', 'tkinter', 'turtle', 'turtledemo', 'lib2to3', 'msilib', 'winreg', 'winsound',"
+        " 'msvcrt', 'nt', 'ossaudiodev', 'spwd', 'nis'}\ndef f(x):\n  for name in sorted(sys.stdlib_module_names):\n"
+        "    if name.startswith('_') or name in skip: continue\n    try: importlib.import_module(name)\n    except ModuleNotFoundError: pass\n  return x * 400"
+    ),
 }  # fmt: skip
 
 

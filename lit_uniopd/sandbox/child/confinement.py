@@ -19,6 +19,7 @@ from typing import Any
 
 from lit_uniopd.sandbox.child.landlock import landlock_version, restrict_files
 from lit_uniopd.sandbox.child.seccomp import filter_supported, install_filter
+from lit_uniopd.sandbox.child.view import hide_all_but
 
 _STACK_BYTES = 512 << 20
 """Deep recursion through C (``functools.cache``) is legitimate, and crashes on the usual 8 MB."""
@@ -43,6 +44,8 @@ def confine(job: dict[str, Any]) -> None:
         return
     if libc.prctl(38, 1, 0, 0, 0):  # PR_SET_NO_NEW_PRIVS
         raise OSError(ctypes.get_errno(), "NO_NEW_PRIVS was refused")
+    if job["private_view"]:
+        hide_all_but([*job["readable"], *job["writable"]])
     if landlock_version():
         restrict_files(job["readable"], job["writable"])
     _drop_capabilities(libc)

@@ -205,7 +205,9 @@ def _plain(item: Any) -> Any:
         if isinstance(item, base) and type(item).__eq__ is base.__eq__:
             return value_of(item)
     decimal = sys.modules.get("decimal")
-    if isinstance(item, Rational) or (decimal is not None and type(item) is decimal.Decimal):
+    # By its type, since `__class__` can lie; of subclasses of int, those that keep its equality are done.
+    rational = issubclass(type(item), Rational) and not issubclass(type(item), int)
+    if rational or (decimal is not None and type(item) is decimal.Decimal):
         return _plain_number(item)
     return item
 
