@@ -8,7 +8,7 @@ little-endian).
 
 Does not protect from: opening files, since a filter cannot read the path behind a pointer (Landlock guards those), and
 for the same reason from finding out by stat which files exist; reads and writes on descriptors that are open already;
-kernel bugs behind the calls that it allows.
+kernel bugs behind the calls that it allows, and behind uretprobe and uprobe of x86-64, which the kernel exempts.
 """
 
 import ctypes
