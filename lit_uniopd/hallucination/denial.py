@@ -29,6 +29,7 @@ _OWN = _DEFINITE | _words("some one two three four five six several many there i
 _SEEN = _words("visible present seen shown pictured depicted there here included evident")
 _ABSENT = _words("absent missing nowhere")
 _PRONOUNS = _words("it he she they there that this these those you we i")
+_ECHOES = _BE | _words("do does did don doesn didn has have had hasn haven can could will would won wouldn")
 _IDIOMS = {
     "no": _words("doubt matter wonder surprise question problem more less fewer"),
     "not": _words("only just merely simply all every many much enough far necessarily sure clear more less"),
@@ -74,7 +75,8 @@ def _asks(words: Sequence[str]) -> bool:
         return False
     commas = [place for place, word in enumerate(words) if word == ","]
     tag = [word for word in words[commas[-1] + 1 :] if word[-1].isalnum()] if commas else []
-    return not (tag and len(tag) <= 4 and (tag in (["right"], ["correct"], ["no"]) or tag[-1] in _PRONOUNS))
+    echo = len(tag) in range(2, 6) and tag[0] in _ECHOES and bool(_PRONOUNS & set(tag[1:]))
+    return not (echo or tag in (["right"], ["correct"], ["no"]))
 
 
 def _denied(words: Sequence[str]) -> Iterator[int]:
@@ -110,7 +112,7 @@ def _phrase(words: Sequence[str], start: int, *, of_verb: bool = False) -> Itera
     articles = 0
     for place in range(start, len(words)):
         word, following = words[place], words[place + 1 : place + 2]
-        if word == "of" and words[place - 1] in _EVIDENCE:
+        if (word == "of" and words[place - 1] in _EVIDENCE) or (word == "as" and words[place - 1] == "such"):
             continue
         if word in ("and", "or", "nor", "&"):
             if following and (following[0] in _OWN or (word == "and" and _claims(words, place + 1, of_verb))):
