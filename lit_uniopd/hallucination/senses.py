@@ -7,6 +7,8 @@ from lit_uniopd.hallucination.tokens import Token
 
 _words = lambda text: frozenset(text.split())  # noqa: E731
 
+_REACH = 12
+"""Words that are looked at on each side."""
 _AUXILIARIES = _words(
     "will would can could may might must shall should do does did don doesn didn won wouldn couldn shouldn mustn "
     "'ll 'd cannot let help helps helped"
@@ -168,7 +170,7 @@ def _has_article(before: Sequence[str]) -> bool:
 def _before(tokens: Sequence[Token], place: int) -> list[str]:
     """Words in front, back to the last stop."""
     start = place
-    while start and tokens[start - 1].is_word:
+    while start > max(place - _REACH, 0) and tokens[start - 1].is_word:
         start -= 1
     return [token.text for token in tokens[start:place]]
 
@@ -176,6 +178,6 @@ def _before(tokens: Sequence[Token], place: int) -> list[str]:
 def _behind(tokens: Sequence[Token], place: int) -> list[str]:
     """Words behind, up to the next stop."""
     end = place + 1
-    while end < len(tokens) and tokens[end].is_word:
+    while end < min(place + _REACH, len(tokens)) and tokens[end].is_word:
         end += 1
     return [token.text for token in tokens[place + 1 : end]]

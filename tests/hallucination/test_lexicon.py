@@ -1,5 +1,7 @@
 """What a careful person says a caption mentions, against what the lexicon reads; and CHAIR's own reading beside it."""
 
+import time
+
 import pytest
 
 from lit_uniopd.errors import UserError
@@ -353,3 +355,20 @@ def test_places_are_those_of_the_text():
     words = {mention.word: mention.start for mention in coco().find(text)}
     assert words == {word: text.index(spelled) for word, spelled in zip(words, ("man", "dog", "snow"), strict=True)}
     assert [mention.sentence for mention in place_mentions(text, ["dog"], coco())] == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["no dog ", "no dogs, ", "orange ", "not any ", "neither dog ", "dog is not visible ", "?"]
+)
+def test_a_caption_that_repeats_itself_costs_no_more_than_its_length(text):
+    start = time.process_time()
+    coco().find(text * 20_000)
+    assert time.process_time() - start < 20, "seconds; without a bound it took minutes"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n", "?", "'", "’", "-", "no", "not", "without", "no of", "orange", "1.", "İ", "狗"]
+)
+def test_fragments_are_read_too(text):
+    for lexicon in (coco(), chair_words()):
+        assert classes(text, lexicon) <= {"orange"}
