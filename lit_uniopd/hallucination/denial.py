@@ -6,6 +6,8 @@ from lit_uniopd.hallucination.tokens import SENTENCE_ENDS, Token, sentences_of
 
 _words = lambda text: frozenset(text.split())  # noqa: E731
 
+_REACH = 40
+"""Words that a denial reaches at most, so that a caption that repeats itself costs no more time than its length."""
 _BE = _words("is are was were be being been am isn aren wasn weren 's 're")
 _PREPOSITIONS = _words(
     "in on at by with without near beside besides behind under over above below from into onto inside outside across "
@@ -29,6 +31,7 @@ _OWN = _DEFINITE | _words("some one two three four five six several many there i
 _SEEN = _words("visible present seen shown pictured depicted there here included evident")
 _ABSENT = _words("absent missing nowhere")
 _PRONOUNS = _words("it he she they there that this these those you we i")
+_ECHOES = _BE | _words("do does did don doesn didn has have had hasn haven can could will would won wouldn")
 _IDIOMS = {
     "no": _words("doubt matter wonder surprise question problem more less fewer"),
     "not": _words("only just merely simply all every many much enough far necessarily sure clear more less"),
@@ -74,7 +77,8 @@ def _asks(words: Sequence[str]) -> bool:
         return False
     commas = [place for place, word in enumerate(words) if word == ","]
     tag = [word for word in words[commas[-1] + 1 :] if word[-1].isalnum()] if commas else []
-    return not (tag and len(tag) <= 4 and (tag in (["right"], ["correct"], ["no"]) or tag[-1] in _PRONOUNS))
+    echo = len(tag) in range(2, 6) and tag[0] in _ECHOES and bool(_PRONOUNS & set(tag[1:]))
+    return not (echo or tag in (["right"], ["correct"], ["no"]))
 
 
 def _denied(words: Sequence[str]) -> Iterator[int]:
@@ -88,7 +92,7 @@ def _denied(words: Sequence[str]) -> Iterator[int]:
             yield from _phrase(words, place + 1, of_verb=True)
             yield from _behind_any(words, place + 1)
             yield from _subject(words, place)
-        elif word == "neither" and "nor" in words[place:]:
+        elif word == "neither" and "nor" in words[place : place + _REACH]:
             yield from _phrase(words, place + 1, of_verb=True)
         elif word in _ABSENT and place and words[place - 1] in _BE:
             if following in ("", ",", "and", "from", "in", "here", "to") or not following[-1].isalnum():
@@ -108,9 +112,9 @@ def _phrase(words: Sequence[str], start: int, *, of_verb: bool = False) -> Itera
         of_verb: whether a verb may stand between (``does not have a dog``); then what is definite is not denied.
     """
     articles = 0
-    for place in range(start, len(words)):
+    for place in range(start, min(start + _REACH, len(words))):
         word, following = words[place], words[place + 1 : place + 2]
-        if word == "of" and words[place - 1] in _EVIDENCE:
+        if (word == "of" and words[place - 1] in _EVIDENCE) or (word == "as" and words[place - 1] == "such"):
             continue
         if word in ("and", "or", "nor", "&"):
             if following and (following[0] in _OWN or (word == "and" and _claims(words, place + 1, of_verb))):
@@ -152,7 +156,7 @@ def _is_list(words: Sequence[str], start: int) -> bool:
 
 def _behind_any(words: Sequence[str], start: int) -> Iterator[int]:
     """Nouns behind an "any" of the denied clause: ``not looking at any dogs``."""
-    for place in range(start, len(words)):
+    for place in range(start, min(start + _REACH, len(words))):
         if words[place] in ("but", ";", "although", "though", "while"):
             return
         if words[place] == "any":
@@ -174,9 +178,9 @@ def _subject(words: Sequence[str], place: int) -> Iterator[int]:
     verb = place - 1
     if verb < 0 or words[verb] not in _BE | _words("can could"):
         return
-    start = verb
-    while start and words[start - 1] not in _BREAKS and (words[start - 1][-1].isalnum() or words[start - 1] == ","):
-        if words[start - 1] in ("'s", ","):
+    start, first = verb, max(verb - _REACH, 0)
+    while start > first and words[start - 1] not in _BREAKS and words[start - 1] != "'s":
+        if not words[start - 1][-1].isalnum():
             break
         start -= 1
     if start == 0 or words[start - 1] not in _PREPOSITIONS:

@@ -65,7 +65,8 @@ class Lexicon:
         if reading not in ("chair", "robust"):
             raise UserError(f"The lexicon file's `reading: {reading}` is unknown; write chair or robust.")
         self.classes = tuple(classes)
-        self.verbs, self.adjectives, self.reading = frozenset(verbs), frozenset(adjectives), reading
+        self.verbs, self.adjectives = frozenset(verbs), frozenset(adjectives)
+        self.reading: Reading = reading
         self.class_of: dict[str, str] = {}
         for name, words in classes.items():
             for word in (name, *words):

@@ -7,6 +7,8 @@ from lit_uniopd.hallucination.tokens import Token
 
 _words = lambda text: frozenset(text.split())  # noqa: E731
 
+_REACH = 12
+"""Words that are looked at on each side."""
 _AUXILIARIES = _words(
     "will would can could may might must shall should do does did don doesn didn won wouldn couldn shouldn mustn "
     "'ll 'd cannot let help helps helped"
@@ -40,6 +42,10 @@ _VERBS = _words(
     "placed sliced peeled shown visible present next lying sitting standing resting had have does did being stretches"
 )
 """Words behind a noun that are no noun themselves, though a dictionary has some of them as such."""
+_PRONOUNS = _words(
+    "who whom whose which that while where when because although though since until if so he she it they we you i not "
+    "nearby there here both either neither then too also"
+)
 _PIECES = _words("slice slices piece pieces half halves wedge wedges segment segments bowl basket bag crate pile")
 _PLURALS = _words("people men women children kids couples")
 _NO_PLURALS = _words("sports clothes glasses gas bus this his its is was has as us series across always")
@@ -89,7 +95,12 @@ def is_verb(tokens: Sequence[Token], place: int, word: str) -> bool:
     if last in _SINGULAR_SUBJECTS:
         return last != "it" or len(earlier) < 2 or earlier[-2] not in _PREPOSITIONS
     noun_before = "NOUN" in _kinds(last) and not _is_plural(last) and last not in _DETERMINERS | _PREPOSITIONS
-    return noun_before and "ADJ" not in _kinds(last) and bool(following) and following[0] in _OBJECTS_ALONE
+    return (
+        noun_before
+        and "ADJ" not in _kinds(last)
+        and bool(following)
+        and (following[0] in _OBJECTS_ALONE or following[0].isdigit())
+    )
 
 
 def _is_bare_verb(words: Sequence[str]) -> bool:
@@ -115,13 +126,14 @@ def is_adjective(tokens: Sequence[Token], place: int, word: str) -> bool:
 
 def _goes_on(following: str, before: Sequence[str]) -> bool:
     """Whether a word continues the noun phrase, so that the word in front of it describes it."""
-    if following in _VERBS or following in _PREPOSITIONS or following.startswith("'"):
+    if following in _VERBS | _PREPOSITIONS | _PRONOUNS or following.startswith("'"):
         return False
     kinds = _kinds(following)
     singular_article = any(word in ("a", "an", "one") for word in before[-2:])
     if "VERB" in kinds and following.endswith("s") and singular_article:
         return False  # an orange rolls
-    return bool(kinds & {"NOUN", "ADJ"})
+    # A word that no dictionary has is a young noun.
+    return not kinds or bool(kinds & {"NOUN", "ADJ"})
 
 
 def _is_colour(tokens: Sequence[Token], place: int) -> bool:
@@ -149,7 +161,8 @@ def _has_article(before: Sequence[str]) -> bool:
             return True
         if word == "of":
             return place > 0 and before[place - 1] in _PIECES
-        if "ADJ" not in _kinds(word) or word in _PREPOSITIONS:
+        describes = "ADJ" in _kinds(word) or word.endswith(("ed", "en"))
+        if not describes or word in _PREPOSITIONS:
             return False
     return False
 
@@ -157,7 +170,7 @@ def _has_article(before: Sequence[str]) -> bool:
 def _before(tokens: Sequence[Token], place: int) -> list[str]:
     """Words in front, back to the last stop."""
     start = place
-    while start and tokens[start - 1].is_word:
+    while start > max(place - _REACH, 0) and tokens[start - 1].is_word:
         start -= 1
     return [token.text for token in tokens[start:place]]
 
@@ -165,6 +178,6 @@ def _before(tokens: Sequence[Token], place: int) -> list[str]:
 def _behind(tokens: Sequence[Token], place: int) -> list[str]:
     """Words behind, up to the next stop."""
     end = place + 1
-    while end < len(tokens) and tokens[end].is_word:
+    while end < min(place + _REACH, len(tokens)) and tokens[end].is_word:
         end += 1
     return [token.text for token in tokens[place + 1 : end]]

@@ -4,11 +4,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lit_uniopd.hallucination.detectors import TableDetector
-from lit_uniopd.hallucination.detectors.labels import labels_to_objects
+from lit_uniopd.hallucination.detectors.labels import LabelMatch, labels_to_objects
 from lit_uniopd.hallucination.verdicts import Detection, cross_check, vote_of
 
 
-def votes(objects, labels, match="exact"):
+def votes(objects, labels, match: LabelMatch = "exact"):
     detections = labels_to_objects(objects, labels, [0.9] * len(labels), match)
     return {name: vote_of(detection) for name, detection in detections.items()}
 

@@ -1,5 +1,7 @@
 """What a careful person says a caption mentions, against what the lexicon reads; and CHAIR's own reading beside it."""
 
+import time
+
 import pytest
 
 from lit_uniopd.errors import UserError
@@ -166,6 +168,7 @@ DENIALS = [
     ("There is no bus. A dog runs.", {"dog"}),
     ("A dog is next to a bus, and no people.", {"dog", "bus"}),
     ("No dogs and two cats.", {"cat"}),
+    ("There are no other objects such as cars or people.", set()),
     ("There is no longer a bus.", set()),
     ("The dog is nowhere to be seen.", set()),
     ("If there were a dog, a cat would run.", {"cat"}),
@@ -195,6 +198,8 @@ QUESTIONS = [
     ("How many people are there? There are two buses.", {"bus"}),
     ("There is a dog on the bench, isn't there?", {"dog", "bench"}),
     ("A dog, right?", {"dog"}),
+    ("The dog is cute, don't you think?", {"dog"}),
+    ("Is the man riding a horse, or is he standing?", set()),
     ("What a dog!", {"dog"}),
 ]
 
@@ -265,6 +270,8 @@ ADJECTIVES = [
     ("An orange life jacket.", set()),
     ("An orange striped umbrella.", {"umbrella"}),
     ("The car, orange in color, is parked.", {"car"}),
+    ("An orange hoodie.", set()),
+    ("The toilet bowl.", {"toilet"}),
     ("A remote area.", set()),
     ("A male lion.", set()),
     ("A female dog.", {"dog"}),
@@ -286,6 +293,9 @@ ADJECTIVES = [
     ("A sliced orange.", {"orange"}),
     ("An orange cut in half.", {"orange"}),
     ("An orange orange.", {"orange"}),
+    ("A half-eaten orange.", {"orange"}),
+    ("An orange which is ripe.", {"orange"}),
+    ("An orange and a banana.", {"orange", "banana"}),
     ("A remote.", {"remote"}),
     ("A couple sits on a bench.", {"person", "bench"}),
     ("A crowd of people.", {"person"}),
@@ -317,7 +327,7 @@ def test_the_reading_is_a_switch_of_the_grader_and_of_lexicons(tmp_path):
     file.write_text("extends: chair\nreading: robust\nclasses:\n  lamp: []\n")
     assert [mention.word for mention in Lexicon.read(file).find("A lamp, no dog.")] == ["lamp"]
     file.write_text("reading: mine\nclasses:\n  lamp: []\n")
-    with pytest.raises(UserError, match="reading: mine. is unknown; write chair or robust"):
+    with pytest.raises(UserError, match=r"reading: mine. is unknown; write chair or robust"):
         Lexicon.read(file)
 
 
@@ -345,3 +355,20 @@ def test_places_are_those_of_the_text():
     words = {mention.word: mention.start for mention in coco().find(text)}
     assert words == {word: text.index(spelled) for word, spelled in zip(words, ("man", "dog", "snow"), strict=True)}
     assert [mention.sentence for mention in place_mentions(text, ["dog"], coco())] == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["no dog ", "no dogs, ", "orange ", "not any ", "neither dog ", "dog is not visible ", "?"]
+)
+def test_a_caption_that_repeats_itself_costs_no_more_than_its_length(text):
+    start = time.process_time()
+    coco().find(text * 20_000)
+    assert time.process_time() - start < 20, "seconds; without a bound it took minutes"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n", "?", "'", "’", "-", "no", "not", "without", "no of", "orange", "1.", "İ", "狗"]
+)
+def test_fragments_are_read_too(text):
+    for lexicon in (coco(), chair_words()):
+        assert classes(text, lexicon) <= {"orange"}
