@@ -27,7 +27,7 @@ from lit_uniopd.teachers import RemoteTeacher
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import EncodedPair, Prompt
 from lit_uniopd.utils.paths import resolve_path
-from lit_uniopd.utils.run_directory import run_root
+from lit_uniopd.utils.run_directory import make_nothing, run_root
 from lit_uniopd.utils.trainer_data import TrainerData
 
 Stage = Literal["fit", "validate", "test", "predict"]
@@ -86,6 +86,7 @@ class DryTrainer(Trainer):
 
     def __init__(self, trainer: Trainer, module: LightningModule, data: Any, stage: Stage) -> None:
         self.__dict__.update(vars(trainer))
+        make_nothing(self)
         self.loggers = []  # nothing of this belongs to a run
         self.state = TrainerState(fn=STATES[stage])
         self.datamodule = data

@@ -70,6 +70,12 @@ def share_directory(trainer: Trainer) -> None:
     state.path = Path(trainer.strategy.broadcast(str(state.claimed)))
 
 
+def make_nothing(trainer: Trainer) -> None:
+    """Let ``run_directory`` be the root of the run, which is looked at and not started."""
+    root = run_root(trainer)
+    setattr(trainer, _STATE, _State(claimed=root, path=root))
+
+
 def run_root(trainer: Trainer) -> Path:
     """The folder of all versions of this configuration. Nothing is made.
 

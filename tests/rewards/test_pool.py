@@ -14,13 +14,13 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GRADERS, Grade, GradeItem, GraderPool, fork_server, get_grader, grade
 
 ROOT = Path(__file__).parents[2]
-HOSTILE = r"\boxed{\sqrt{9^{9^{9^9}}}}"
+HOSTILE = r"\boxed{(x+y+z)^{1000}}"  # expanded, and compared term by term
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
 def item(answer, gold="1"):
     response = answer if "box" in answer else rf"\boxed{{{answer}}}"
-    return GradeItem("math", gold, response, options={"extraction": "protocol"})  # the mode that computes towers
+    return GradeItem("math", gold, response, options={"extraction": "protocol"})
 
 
 def pids(pool):
