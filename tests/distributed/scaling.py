@@ -280,7 +280,12 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     recorder, logged = Recorder(), Memory()
     export = PolicyExport(str(out)) if resume is None and name in RESUMED else None
     calibration = MarginCalibration(scope="group" if name == "split_groups" else "global")
-    calls = [recorder, None if name == "divergence" else calibration, Saver(out) if name in RESUMED else None, export]
+    calls = [
+        recorder,
+        None if name in ("divergence", "pictures") else calibration,
+        Saver(out) if name in RESUMED else None,
+        export,
+    ]
     calls = [call for call in calls if call is not None]
     options: dict[str, Any] = {"max_epochs": -1, "max_steps": STEPS, "limit_val_batches": 1.0, "inference_mode": False}
     options |= {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": STEPS}
