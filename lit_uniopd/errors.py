@@ -27,6 +27,14 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(" .:") if text else type(error).__name__
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it, the innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 class UserError(Exception):
     """A mistake in a flag, a config, a file or a column.
 
@@ -79,8 +87,7 @@ def explain_failure(error: BaseException) -> UserError | None:
     Returns:
         None for any other error.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             where = f" ({cause.filename})" if cause.filename else ""
             return UserError(
@@ -97,5 +104,4 @@ def explain_failure(error: BaseException) -> UserError | None:
                 f"{first_line(cause)}; lower the learning rate (--model.optimizer.lr), and go on from a checkpoint of "
                 "before, or start anew."
             )
-        cause = cause.__cause__ or cause.__context__
     return None

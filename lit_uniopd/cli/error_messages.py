@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_uniopd.cli.arguments import as_typed, may_be_null, one_by_one, texts_of_values
 from lit_uniopd.cli.parse_errors import sentence
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, causes
 from lit_uniopd.utils.strict_yaml import read_yaml
 
 _TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
@@ -154,9 +154,7 @@ def trainer_mistake(error: Exception) -> UserError:
 
 def user_error_in(error: BaseException) -> UserError | None:
     """The ``UserError`` that led to another error: jsonargparse wraps what a class raises while it is built."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None and isinstance(error, MisconfigurationException):  # options that contradict each other
+    mistake = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
+    if mistake is None and isinstance(error, MisconfigurationException):  # options that contradict each other
         return trainer_mistake(error)
-    return cause
+    return mistake

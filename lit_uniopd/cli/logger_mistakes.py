@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, causes
 
 _LOGGER = "lightning.pytorch.loggers.logger.Logger"
 _CLASS = re.compile(r"class_path[=:]? ?'([\w.]+)'")
@@ -38,7 +38,7 @@ def logger_mistake(error: BaseException) -> UserError | None:
     Args:
         error: what the parser raised while it read or built the classes of a config.
     """
-    messages = "\n".join(str(link) for link in _chain(error))
+    messages = "\n".join(str(link) for link in causes(error))
     if _LOGGER not in messages:
         return None
     missing = _MISSING.search(messages)  # among several loggers the cause is lost, its text is not
@@ -47,7 +47,7 @@ def logger_mistake(error: BaseException) -> UserError | None:
         name = [*names[:1], *_CLASS.findall(messages[: missing.start()])][-1]
         package = missing[1] or missing[2]
         return UserError(f"--trainer.logger {name} needs a package; install it: pip install '{package}'.")
-    *_, cause = _chain(error)
+    *_, cause = causes(error)
     if isinstance(cause, UserError | AttributeError) or not names:
         return None
     text = " ".join(str(cause).split())
@@ -57,11 +57,3 @@ def logger_mistake(error: BaseException) -> UserError | None:
         f"`uniopd fit --trainer.logger.help={names[0]}` lists what it takes",
     )
     return UserError(f"--trainer.logger {names[0]}: {first}; {remedy}.")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes, the innermost last."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
