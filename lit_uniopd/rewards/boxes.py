@@ -10,6 +10,7 @@ from lit_uniopd.rewards.text import last_answer_tag, last_model_box
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_OPENING_BRACE = re.compile(r"\s*\{")
 _BARE = re.compile(
     r"\s?(\d)(?![\d.,/^!\\A-Za-z{])|\s?([A-Za-z])(?![A-Za-z])|\s?(\\(?:pi|infty|emptyset|varnothing))(?![A-Za-z])"
 )
@@ -100,12 +101,12 @@ def _boxes(text: str) -> list[_Box]:
                 boxes.pop()  # \boxed{\boxed{5}}
             else:
                 continue
-        rest = re.compile(r"\s*\{").match(text, opening.end())
-        if rest is None:
+        brace = _OPENING_BRACE.match(text, opening.end())
+        if brace is None:
             if bare := _BARE.match(text, opening.end()):
                 boxes.append(_Box(bare[1] or bare[2] or bare[3], opening.start(), bare.end()))
             continue
-        boxes.append(_closed(text, opening.start(), rest.end()))
+        boxes.append(_closed(text, opening.start(), brace.end()))
     return boxes
 
 

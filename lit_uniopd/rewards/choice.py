@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.choice_readers import alone, if_allowed, read
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
-from lit_uniopd.rewards.text import last_answer_tag, last_box, last_model_box, strip_reasoning, strip_thinking
+from lit_uniopd.rewards.text import marked_answers, strip_reasoning
 
 DEFAULT_LETTERS = ascii_uppercase[:10]
 """Which letters may be answers if the options are not given."""
@@ -46,8 +46,7 @@ def grade_choice(
     expected = _gold_letters(gold, options, letters)
     if expected is None:
         return unknown("no_gold")
-    visible = strip_thinking(prediction)
-    visible = None if visible is None else strip_reasoning(visible)
+    visible = strip_reasoning(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     chosen = chosen_letters(visible, letters, options, prose=extraction == "robust")
@@ -71,11 +70,10 @@ def chosen_letters(
     text = unicodedata.normalize("NFKC", response)
     options = options or {}
     # Not the normalised text: NFKC writes x² as x2.
-    for piece in (last_answer_tag(response), last_model_box(response), last_box(response)):
-        if piece is not None and piece.strip():
-            chosen = read(piece, letters, options) if prose else alone(piece, letters, options)
-            if chosen is not None:
-                return chosen or None
+    for piece in marked_answers(response):
+        chosen = read(piece, letters, options) if prose else alone(piece, letters, options)
+        if chosen is not None:
+            return chosen or None
     exact = alone(response, letters, options)
     if exact is not None or not prose:
         return exact or None

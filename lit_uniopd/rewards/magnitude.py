@@ -19,10 +19,9 @@ def is_astronomic(text: str) -> bool:
     for written, plain in _PLAIN:
         text = text.replace(written, plain)
     tokens = _TOKEN.findall(text.replace(" ", ""))
-    logs: list[float | None] = []  # the logarithm of the number that ends before each token's right end, from the right
-    # From the right, since powers are: after token i, value[i] is the logarithm of the power that begins there.
-    ends: list[int] = [0] * (len(tokens) + 1)
-    logs = [None] * (len(tokens) + 1)
+    # From the right, as powers are read: the logarithm of the power that begins at each token, and where it ends.
+    logs: list[float | None] = [None] * (len(tokens) + 1)
+    ends = [0] * (len(tokens) + 1)
     for i in reversed(range(len(tokens))):
         log, end = _atom(tokens, i, logs, ends)
         if log is None:

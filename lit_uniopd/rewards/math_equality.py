@@ -14,10 +14,10 @@ from lit_uniopd.rewards.expression import Value, as_float, evaluate, is_close, i
 from lit_uniopd.rewards.notation import ascii_notation, exact_decimals, without_emphasis, without_layout, without_stop
 from lit_uniopd.rewards.units import split_unit
 
-_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
+THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
 """Thin spaces and guarded commas inside a number."""
 _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d ])")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER = re.compile(r"[+-]?[0-9]+")
 _ANNOUNCED = re.compile(r"^(?:the\s+)?(?:final\s+)?answer\s*(?:is|:|=)\s*:?\s*", re.I)
 _EMPTY = re.compile(
     r"\\emptyset|\\varnothing|\\O|\\\{\s*\\\}|\\text\s*\{\s*no (?:real )?solutions?\s*\}|no (?:real )?solutions?", re.I
@@ -42,7 +42,7 @@ _SET = re.compile(r"\s*(?:\\left)?\s*\\\{.*\\\}\s*", re.DOTALL)
 
 def clean(answer: str) -> str:
     """An answer in one notation, without a sentence's full stop, emphasis, and ``the answer is`` around it."""
-    answer = _THOUSANDS.sub("", ascii_notation(answer).strip())
+    answer = THOUSANDS.sub("", ascii_notation(answer).strip())
     for _ in range(3):
         answer = _ANNOUNCED.sub("", without_stop(without_emphasis(answer)).strip("$").strip())
     answer = _SPACED.sub(lambda match: match[0].replace(" ", ""), answer)
@@ -202,7 +202,7 @@ def _number_and_unit(text: str) -> tuple[str, str | None]:
 
 def _numbers(expected: str, answer: str, digits: int) -> bool | None:
     """Rational numbers; None where one of the two is something else."""
-    if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(answer):
+    if INTEGER.fullmatch(expected) and INTEGER.fullmatch(answer):
         return int(expected) == int(answer)
     comma_decimal = "." in expected and re.fullmatch(r"-?\d+,\d+", answer) is not None
     if _is_list(expected) or (_is_list(answer) and not comma_decimal):
@@ -236,16 +236,27 @@ def _equal(first: Value, second: Value, digits: int | None) -> bool:
 def _verified(expected: str, answer: str, digits: int) -> bool:
     from lit_uniopd.rewards.exact_sympy import may_be_equal
 
-    parse, verify = math_verify(units=False)
-    gold, target = parse(expected), parse(answer)
-    if not gold:
-        raise ValueError(f"math-verify cannot read the gold answer {expected[:80]!r}")
+    gold, target = parsed_pair(expected, answer, units=False)
+    _, verify = math_verify(units=False)
     equal = verify(
         gold, target, float_rounding=digits, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
     )
     # Beside each expression stands its text, which says nothing.
     pairs = [(a, b) for a in gold for b in target if not isinstance(a, str) and not isinstance(b, str)]
     return bool(equal) and (not pairs or any(may_be_equal(a, b, digits) for a, b in pairs))
+
+
+def parsed_pair(expected: str, answer: str, *, units: bool) -> tuple[list[Any], list[Any]]:
+    """What math-verify reads in the gold answer and in another; ``units`` as in `math_verify`.
+
+    Raises:
+        ValueError: if it cannot read the gold answer.
+    """
+    parse, _ = math_verify(units=units)
+    gold, target = parse(expected), parse(answer)
+    if not gold:
+        raise ValueError(f"math-verify cannot read the gold answer {expected[:80]!r}")
+    return gold, target
 
 
 @functools.cache

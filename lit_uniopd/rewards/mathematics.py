@@ -14,7 +14,6 @@ In all of them a percentage equals both readings (50 % = 0.5 = 50), and decimals
 places.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -23,11 +22,8 @@ from lit_uniopd.rewards.boxes import declared_answer, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
-from lit_uniopd.rewards.math_equality import clean, equal_answers, math_verify
+from lit_uniopd.rewards.math_equality import INTEGER, THOUSANDS, clean, equal_answers, math_verify, parsed_pair
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
-
-_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,!;: ]|~|\{,\})(?=\d{3}(?!\d))")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 def grade_math(
@@ -63,9 +59,7 @@ def grade_math(
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
-    visible = strip_thinking(prediction)
-    if visible is not None and extraction != "protocol":
-        visible = strip_reasoning(visible)
+    visible = strip_thinking(prediction) if extraction == "protocol" else strip_reasoning(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     answer, expected = _answers(visible, expected, max_chars, tags, extraction)
@@ -115,17 +109,15 @@ def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool 
 
 
 def _clean(answer: str) -> str:
-    answer = _THOUSANDS.sub("", answer.strip())
+    answer = THOUSANDS.sub("", answer.strip())
     # A sentence's full stop inside the box; not the invisible delimiter of \right. and not an ellipsis.
     ends_sentence = answer.endswith(".") and not answer.endswith(("..", r"\right.", r"\left."))
     return answer[:-1].rstrip() if ends_sentence else answer
 
 
 def _equal_by_protocol(expected: str, answer: str, digits: int) -> bool:
-    if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(answer):  # most contest answers; 1.5 ms saved on each
+    if INTEGER.fullmatch(expected) and INTEGER.fullmatch(answer):  # most contest answers; 1.5 ms saved on each
         return int(expected) == int(answer)
-    parse, verify = math_verify(units=True)
-    gold, target = parse(expected), parse(answer)
-    if not gold:
-        raise ValueError(f"math-verify cannot read the gold answer {expected[:80]!r}")
+    gold, target = parsed_pair(expected, answer, units=True)
+    _, verify = math_verify(units=True)
     return verify(gold, target, float_rounding=digits, timeout_seconds=None, raise_on_error=True)

@@ -10,7 +10,7 @@ from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.expression import Value, as_float, evaluate, is_percentage
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import ascii_notation
-from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_thinking
+from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
 _JSON = re.compile(
     r"[\"'](?:final[_ ]?|short[_ ]?)?answer[\"']\s{0,4}:\s{0,4}"
@@ -74,7 +74,7 @@ def grade_numeric(
     targets = _read(expected, prose=True)
     if targets is None:
         raise ValueError(f"the gold answer {expected[:40]!r} is no number")
-    visible = strip_thinking(prediction)
+    visible = strip_reasoning(prediction) if extraction == "robust" else strip_thinking(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     marked = _marked(visible)
@@ -97,9 +97,9 @@ def _marked(text: str) -> str | None:
 def _read(text: str, *, prose: bool) -> tuple[str, tuple[Value, ...]] | None:
     """The number of a text, as it is written and what it may mean."""
     text = text.strip()
-    whole = evaluate(text)
-    if whole is not None:
-        return text, _readings(whole, is_percentage(text))
+    value = evaluate(text)
+    if value is not None:
+        return text, _readings(value, is_percentage(text))
     numbers = _numbers_in(ascii_notation(text)) if prose else []
     return numbers[-1] if numbers else None
 

@@ -177,20 +177,37 @@ def _unclosed(tag: str, code: str) -> _Block:
 
 
 def _unfenced(text: str) -> str | None:
+    """The first piece of code that goes on to the end."""
+    return next((f"{code}\n" for code, error in _candidates(text) if error is None), None)
+
+
+def _pieces(text: str) -> list[str]:
+    """The pieces of unfenced code that can be parsed; prose between them is where the parser stops."""
+    pieces: list[str] = []
+    for code, error in _candidates(text):
+        piece = code[:error]
+        if piece.strip() and (error is None or _parses(piece)):
+            pieces.append(piece.rstrip() + "\n")
+    return pieces
+
+
+def _candidates(text: str) -> Iterator[tuple[str, int | None]]:
+    """Text from each place on where code may begin, and where its first syntax error is; the last one has none."""
     # A fence at the very end closes one that stood in the prompt.
     text = text.replace("\r\n", "\n").rstrip().rstrip("`~").rstrip()[-MAX_CHARACTERS:]
     position = 0
     for _ in range(_MAX_PARSES):
         start = _CODE_STARTS.search(text, position)
         if start is None:
-            return None
+            return
         code = text[start.start() :]
         line = error_line(code)
-        if line is None:
-            return code + "\n"
+        error = None if line is None else _offset(code, line)
+        yield code, error
+        if error is None:
+            return
         # Every start above the syntax error would run into it again.
-        position = max(start.end(), start.start() + _offset(code, line))
-    return None
+        position = max(start.end(), start.start() + error)
 
 
 def _offset(text: str, line: int) -> int:
@@ -201,26 +218,6 @@ def _offset(text: str, line: int) -> int:
         if position == 0:
             return len(text)
     return position
-
-
-def _pieces(text: str) -> list[str]:
-    """The pieces of unfenced code that can be parsed; prose between them is where the parser stops."""
-    text = text.replace("\r\n", "\n").rstrip().rstrip("`~").rstrip()[-MAX_CHARACTERS:]
-    pieces: list[str] = []
-    position = 0
-    for _ in range(_MAX_PARSES):
-        start = _CODE_STARTS.search(text, position)
-        if start is None:
-            break
-        code = text[start.start() :]
-        line = error_line(code)
-        piece = code if line is None else code[: _offset(code, line)]
-        if piece.strip() and (line is None or _parses(piece)):
-            pieces.append(piece.rstrip() + "\n")
-        if line is None:
-            break
-        position = max(start.end(), start.start() + _offset(code, line))
-    return pieces
 
 
 def _parses(code: str) -> bool:

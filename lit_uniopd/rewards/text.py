@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
@@ -46,15 +46,15 @@ def strip_thinking(response: str) -> str | None:
     return None if thinking else "".join([*visible, response[start:]])
 
 
-def strip_reasoning(visible: str) -> str | None:
-    """A response without the blocks that models make up for their reasoning (``<thinking>``, ``<reflection>``).
-
-    Args:
-        visible: A response without its ``<think>`` blocks.
+def strip_reasoning(response: str) -> str | None:
+    """A response without thinking, and the blocks that models make up for it (``<thinking>``, ``<reflection>``).
 
     Returns:
-        None if the last block is not closed and the response ends inside it.
+        None if thinking or the last block is not closed, and the response ends inside it.
     """
+    visible = strip_thinking(response)
+    if visible is None:
+        return None
     pieces: list[str] = []
     start, name = 0, None
     for tag in _REASONING_TAG.finditer(visible):
@@ -120,6 +120,13 @@ def last_answer_tag(text: str) -> str | None:
     return text[start:] if closed is None and start is not None else closed
 
 
+def marked_answers(text: str) -> Iterator[str]:
+    """What a response marks as its answer and is not blank: in an answer tag, in a model's own box, in a box."""
+    for piece in (last_answer_tag(text), last_model_box(text), last_box(text)):
+        if piece is not None and piece.strip():
+            yield piece
+
+
 def visible_answer(response: str) -> str | None:
     """The response without thinking and the blanks around it; one without thinking stays unchanged.
 
@@ -156,9 +163,7 @@ def grade_exact(
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
-    answer = strip_thinking(prediction)
-    if answer is not None and extraction == "robust":
-        answer = strip_reasoning(answer)
+    answer = strip_reasoning(prediction) if extraction == "robust" else strip_thinking(prediction)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
     answer, expected = answer.strip(), expected.strip()

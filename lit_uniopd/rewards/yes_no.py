@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import without_emphasis
-from lit_uniopd.rewards.text import last_answer_tag, last_box, last_model_box, strip_reasoning, strip_thinking
+from lit_uniopd.rewards.text import marked_answers, strip_reasoning, strip_thinking
 
 _YES = "yes|yeah|yep|sí|sim|oui|ja|да|evet|ya"
 _NO = "no|nope|não|non|nein|нет|hayır|tidak"
@@ -86,9 +86,7 @@ def grade_yes_no(
     expected = _MEANING.get(text.strip().strip(".").lower())
     if expected is None:
         raise ValueError(f"the gold answer {text[:40]!r} is neither yes nor no")
-    visible = strip_thinking(prediction)
-    if visible is not None and extraction == "robust":
-        visible = strip_reasoning(visible)
+    visible = strip_reasoning(prediction) if extraction == "robust" else strip_thinking(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     if exact:
@@ -109,10 +107,7 @@ def _by_pope(text: str) -> str | None:
 
 
 def _decision(text: str) -> str | None:
-    for piece in (last_answer_tag(text), last_model_box(text), last_box(text)):
-        if piece is not None and piece.strip():
-            return _in_prose(piece)
-    return _in_prose(text)
+    return _in_prose(next(marked_answers(text), text))
 
 
 def _in_prose(text: str) -> str | None:

@@ -148,3 +148,17 @@ def test_another_extraction_is_refused():
 def test_exact_numbers_are_compared_exactly():
     assert GRADERS["numeric"]("10000000000000000000001", "10000000000000000000000").correct is False
     assert GRADERS["numeric"]("10000000000000000000001", "10000000000000000000001").correct is True
+
+
+@pytest.mark.parametrize(
+    ("response", "correct", "reason"),
+    [
+        ("<thinking>it may be 7</thinking> 5", True, "ok"),
+        ("5 <reflection>or was it 7?</reflection>", True, "ok"),
+        ("<Reasoning>5", False, "truncated"),
+        (r"<analysis>\boxed{5}</analysis> 7", False, "wrong"),
+    ],
+)
+def test_reasoning_in_tags_of_its_own_is_not_part_of_the_answer(response, correct, reason):
+    graded = GRADERS["numeric"]("5", response)
+    assert (graded.correct, graded.reason) == (correct, reason)
