@@ -236,8 +236,7 @@ def _equal(first: Value, second: Value, digits: int | None) -> bool:
 def _verified(expected: str, answer: str, digits: int) -> bool:
     from lit_uniopd.rewards.exact_sympy import may_be_equal
 
-    gold, target = parsed_pair(expected, answer, units=False)
-    _, verify = math_verify(units=False)
+    gold, target, verify = parsed(expected, answer, units=False)
     equal = verify(
         gold, target, float_rounding=digits, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
     )
@@ -246,17 +245,17 @@ def _verified(expected: str, answer: str, digits: int) -> bool:
     return bool(equal) and (not pairs or any(may_be_equal(a, b, digits) for a, b in pairs))
 
 
-def parsed_pair(expected: str, answer: str, *, units: bool) -> tuple[list[Any], list[Any]]:
-    """What math-verify reads in the gold answer and in another; ``units`` as in `math_verify`.
+def parsed(expected: str, answer: str, *, units: bool) -> tuple[list[Any], list[Any], Any]:
+    """What math-verify reads in the gold answer and in another, and its comparison; ``units`` as in `math_verify`.
 
     Raises:
         ValueError: if it cannot read the gold answer.
     """
-    parse, _ = math_verify(units=units)
+    parse, verify = math_verify(units=units)
     gold, target = parse(expected), parse(answer)
     if not gold:
         raise ValueError(f"math-verify cannot read the gold answer {expected[:80]!r}")
-    return gold, target
+    return gold, target, verify
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from lit_uniopd.rewards.boxes import declared_answer, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
-from lit_uniopd.rewards.math_equality import INTEGER, THOUSANDS, clean, equal_answers, math_verify, parsed_pair
+from lit_uniopd.rewards.math_equality import INTEGER, THOUSANDS, clean, equal_answers, parsed
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
 
@@ -118,6 +118,5 @@ def _clean(answer: str) -> str:
 def _equal_by_protocol(expected: str, answer: str, digits: int) -> bool:
     if INTEGER.fullmatch(expected) and INTEGER.fullmatch(answer):  # most contest answers; 1.5 ms saved on each
         return int(expected) == int(answer)
-    gold, target = parsed_pair(expected, answer, units=True)
-    _, verify = math_verify(units=True)
+    gold, target, verify = parsed(expected, answer, units=True)
     return verify(gold, target, float_rounding=digits, timeout_seconds=None, raise_on_error=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_uniopd.rewards import GradeItem, GraderPool, mathematics
+from lit_uniopd.rewards import GradeItem, GraderPool, math_equality, mathematics
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "uni_opd_graders.json"
 
@@ -194,7 +194,7 @@ def test_the_canary_names_the_remedy(monkeypatch):
     def stale(gold, target, **_):
         return gold == target or "%" not in gold[0] + target[0]
 
-    monkeypatch.setattr(mathematics, "math_verify", lambda **_: (lambda text: [text], stale))
+    monkeypatch.setattr(math_equality, "math_verify", lambda **_: (lambda text: [text], stale))
     with pytest.raises(RuntimeError, match=r"install antlr4-python3-runtime==4\.13\.2"):
         mathematics.check_math_verify()
 
