@@ -102,9 +102,9 @@ def test_what_a_message_asks_to_set_exists():
         "is_decoder",
     }  # of the datamodule, of a model's config
     texts = {text for path in SPOKEN.values() for text in texts_of(path) if text.endswith(".")}
-    asked = {name for text in texts for name in re.findall(r"\b(?:by|set) `([a-z_]+)(?=[`:])", text)}
-    assert len(asked) > 4
-    assert asked <= leaves
+    named = {name for text in texts for name in re.findall(r"\b(?:by|set) `([a-z_]+)(?=[`:])", text)}
+    assert len(named) > 4
+    assert named <= leaves
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: str(path.relative_to(ROOT)))

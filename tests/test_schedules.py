@@ -33,10 +33,10 @@ class Rates(Callback):
     """The rate of each optimizer step, as the optimizer has it while it steps."""
 
     def __init__(self) -> None:
-        self.seen: list[float] = []
+        self.rates: list[float] = []
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self.seen.append(optimizer.param_groups[0]["lr"])
+        self.rates.append(optimizer.param_groups[0]["lr"])
 
 
 def fit(model: Any, data: Any, root: Any, **options: Any) -> tuple[Any, list[float]]:
@@ -44,7 +44,7 @@ def fit(model: Any, data: Any, root: Any, **options: Any) -> tuple[Any, list[flo
     callbacks = [rates, *options.pop("callbacks", [])]
     run = trainer(root, callbacks=callbacks, **options)
     run.fit(model, data)
-    return run, rates.seen
+    return run, rates.rates
 
 
 def sft(path: str, ratio: float = 0.0, total_steps: int | None = None) -> SFT:

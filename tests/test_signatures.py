@@ -108,8 +108,8 @@ def faults_of(code: str) -> list[str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     calls = [call for call in calls if not (isinstance(call.func, ast.Name) and call.func.id in local)]
     alone = len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) and "\n" not in code.strip()
-    whole = tree.body[0].value if alone and isinstance(tree.body[0], ast.Expr) else None
-    return [fault for call in calls if (fault := misfit(call, signature=call is whole))]
+    statement = tree.body[0].value if alone and isinstance(tree.body[0], ast.Expr) else None
+    return [fault for call in calls if (fault := misfit(call, signature=call is statement))]
 
 
 def code_in(text: str) -> Iterator[str]:

@@ -72,10 +72,10 @@ def test_a_log_has_lines_and_no_bars(command, tmp_path):
     assert validations[0] == "validation begins · 8 rows"
     assert re.fullmatch(rf"validation 8/8 rows · {NUMBER} rows/s · val/accuracy {NUMBER}", validations[-1])
     # What is told once is told once.
-    told = [
+    notices = [
         line for line in done.stderr.splitlines() if line.strip() and not LINE.match(line) and not line.startswith("|")
     ]
-    assert [line for line in told if told.count(line) > 1] == []
+    assert [line for line in notices if notices.count(line) > 1] == []
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ _UNKNOWN = re.compile(
 )
 _IMPORT = re.compile(r"Expected a dot import path string: (.*)|Unexpected import path format: (.*)")
 _LOADED = re.compile(r"Unable to load config ['\"](.*)['\"]")
-_CLASS_WORDS = "a class by its whole path"
+_BY_PATH = "by its whole path"
+_CLASS_WORDS = f"a class {_BY_PATH}"
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -234,24 +235,23 @@ def wrong_value(flag: str, complaints: Sequence[Complaint], *, null: bool, where
 
 def wrong_class(flag: str, complaints: Sequence[Complaint]) -> str | None:
     """That a class is none, or none that will do; None where no complaint is about one."""
-    whole = "by its whole path"
     for each in complaints:
         if attribute := re.search(r"module '([^']+)' has no attribute '([^']+)'", each.text):
             module, name = attribute[1], attribute[2]
             near = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
             meant = f" (did you mean {module}.{near[0]}?)" if near else ""
-            return f"--{flag}: there is no {name} in {module}{meant}; name a class {whole}."
+            return f"--{flag}: there is no {name} in {module}{meant}; name a class {_BY_PATH}."
         if absent := re.search(r"No module named '([^']+)'", each.text):
-            return f"--{flag}: there is no module {absent[1]}; name a class {whole}."
+            return f"--{flag}: there is no module {absent[1]}; name a class {_BY_PATH}."
         if kind := re.search(r"does not correspond to a subclass of (\w+)", each.text):
             given = each.value or (each.classes[-1] if each.classes else "it")
-            return f"--{flag}: {given} is no {kind[1]}; name one {whole}."
+            return f"--{flag}: {given} is no {kind[1]}; name one {_BY_PATH}."
         if kind := re.search(r"Expected '([^']+)' to be a .*?(\w+)\W*$", each.text):
-            return f"--{flag}: {kind[1]} is no {kind[2]}; name one {whole}."
+            return f"--{flag}: {kind[1]} is no {kind[2]}; name one {_BY_PATH}."
         if path := _IMPORT.search(each.text):
             name = path[1] or path[2] or ""
             there = f"there is no {name}" if name.isidentifier() else f"{shown(name)} is no class"
-            return f"--{flag}: {there}; name a class {whole}, as lit_uniopd.modules.UniOPD."
+            return f"--{flag}: {there}; name a class {_BY_PATH}, as lit_uniopd.modules.UniOPD."
     return None
 
 

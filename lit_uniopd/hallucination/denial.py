@@ -2,39 +2,37 @@
 
 from collections.abc import Iterator, Sequence
 
-from lit_uniopd.hallucination.tokens import SENTENCE_ENDS, Token, sentences_of
-
-_words = lambda text: frozenset(text.split())  # noqa: E731
+from lit_uniopd.hallucination.tokens import SENTENCE_ENDS, Token, sentences_of, word_set
 
 _REACH = 40
 """Words that a denial reaches at most, so that a caption that repeats itself costs no more time than its length."""
-_BE = _words("is are was were be being been am isn aren wasn weren 's 're")
-_PREPOSITIONS = _words(
+_BE = word_set("is are was were be being been am isn aren wasn weren 's 're")
+_PREPOSITIONS = word_set(
     "in on at by with without near beside besides behind under over above below from into onto inside outside across "
     "along around between among against toward towards through beneath beyond during next for about as than off up of"
 )
 _BREAKS = (
     _BE
     | _PREPOSITIONS
-    | _words(
+    | word_set(
         "but except only just although though while whereas because since if whether when where which who that "
         "so however instead has had have does do did can could will would may might appears seems"
     )
 )
 """Words behind which a denial no longer holds."""
-_EVIDENCE = _words("sign signs trace traces evidence indication mention hint glimpse kind kinds type sort pair group")
+_EVIDENCE = word_set("sign signs trace traces evidence indication mention hint glimpse kind kinds type sort pair group")
 """``no sign of a dog`` denies the dog; ``no part of the dog`` does not."""
-_DEFINITE = _words("the this that these those his her its their my our your")
+_DEFINITE = word_set("the this that these those his her its their my our your")
 """What is called by these is there, whatever is denied of it: ``not looking at the dog``."""
-_OWN = _DEFINITE | _words("some one two three four five six several many there it he she they")
+_OWN = _DEFINITE | word_set("some one two three four five six several many there it he she they")
 """Words that open a claim of its own behind "and": ``no dog and two cats``."""
-_SEEN = _words("visible present seen shown pictured depicted there here included evident")
-_ABSENT = _words("absent missing nowhere")
-_PRONOUNS = _words("it he she they there that this these those you we i")
-_ECHOES = _BE | _words("do does did don doesn didn has have had hasn haven can could will would won wouldn")
+_SEEN = word_set("visible present seen shown pictured depicted there here included evident")
+_ABSENT = word_set("absent missing nowhere")
+_PRONOUNS = word_set("it he she they there that this these those you we i")
+_ECHOES = _BE | word_set("do does did don doesn didn has have had hasn haven can could will would won wouldn")
 _IDIOMS = {
-    "no": _words("doubt matter wonder surprise question problem more less fewer"),
-    "not": _words("only just merely simply all every many much enough far necessarily sure clear more less"),
+    "no": word_set("doubt matter wonder surprise question problem more less fewer"),
+    "not": word_set("only just merely simply all every many much enough far necessarily sure clear more less"),
 }
 _PHRASES = (
     ("lack", "of"),
@@ -176,7 +174,7 @@ def _subject(words: Sequence[str], place: int) -> Iterator[int]:
     if words[place] not in _ABSENT and following not in _SEEN and not (here and picture):
         return
     verb = place - 1
-    if verb < 0 or words[verb] not in _BE | _words("can could"):
+    if verb < 0 or words[verb] not in _BE | word_set("can could"):
         return
     start, first = verb, max(verb - _REACH, 0)
     while start > first and words[start - 1] not in _BREAKS and words[start - 1] != "'s":

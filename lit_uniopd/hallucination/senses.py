@@ -3,52 +3,52 @@
 from collections.abc import Sequence
 from functools import cache
 
-from lit_uniopd.hallucination.tokens import Token
-
-_words = lambda text: frozenset(text.split())  # noqa: E731
+from lit_uniopd.hallucination.tokens import Token, word_set
 
 _REACH = 12
 """Words that are looked at on each side."""
-_AUXILIARIES = _words(
+_AUXILIARIES = word_set(
     "will would can could may might must shall should do does did don doesn didn won wouldn couldn shouldn mustn "
     "'ll 'd cannot let help helps helped"
 )
-_ADVERBS = _words("not 't also always never often usually still soon now just even really both all together proudly")
-_TO = _words("next close adjacent similar according attached connected tied due thanks opposite parallel compared")
+_ADVERBS = word_set("not 't also always never often usually still soon now just even really both all together proudly")
+_TO = word_set("next close adjacent similar according attached connected tied due thanks opposite parallel compared")
 """Words behind which "to" opens no verb."""
-_SUBJECTS = _words("i you we they")
-_SINGULAR_SUBJECTS = _words("he she it who which that")
-_DETERMINERS = _words("a an the this that these those his her its their my our your some any each every another")
-_OBJECTS = _DETERMINERS | _words("him them it us me up down out through past along with for in on at over together to")
+_SUBJECTS = word_set("i you we they")
+_SINGULAR_SUBJECTS = word_set("he she it who which that")
+_DETERMINERS = word_set("a an the this that these those his her its their my our your some any each every another")
+_OBJECTS = _DETERMINERS | word_set(
+    "him them it us me up down out through past along with for in on at over together to"
+)
 """Words behind the verb of several: ``people bike down the road``."""
-_OBJECTS_ALONE = _DETERMINERS | _words(
+_OBJECTS_ALONE = _DETERMINERS | word_set(
     "him them it us himself herself itself themselves two three four five six seven eight ten twelve up"
 )
 """Words behind the verb of one, which a plural noun would not have: ``the table seats four``."""
-_PREPOSITIONS = _words(
+_PREPOSITIONS = word_set(
     "in on at by with near beside behind under over above below from into onto inside of to for next and or but "
     "between among as than off along around across while against through toward towards"
 )
-_ARTICLES = _words("a an one another each every single half whole peeled sliced fresh ripe juicy halved")
-_COLOURS = _words(
+_ARTICLES = word_set("a an one another each every single half whole peeled sliced fresh ripe juicy halved")
+_COLOURS = word_set(
     "red blue green yellow white black brown grey gray pink purple gold golden beige tan teal silver cream violet "
     "turquoise maroon colored coloured striped"
 )
-_SHADES = _words("bright dark light deep pale vibrant burnt neon vivid reddish yellowish solid mostly soft warm rich")
-_VERBS = _words(
+_SHADES = word_set("bright dark light deep pale vibrant burnt neon vivid reddish yellowish solid mostly soft warm rich")
+_VERBS = word_set(
     "sits rests lies stands looks walks runs plays holds watches rides poses smiles waits seems appears talks works "
     "stops moves turns uses reads drinks hangs floats flies eats jumps has is was were are wears leans sleeps swims "
     "grazes can could will would sit rest lie stand look walk run play hold watch ride pose smile wait cut left peeks "
     "placed sliced peeled shown visible present next lying sitting standing resting had have does did being stretches"
 )
 """Words behind a noun that are no noun themselves, though a dictionary has some of them as such."""
-_PRONOUNS = _words(
+_PRONOUNS = word_set(
     "who whom whose which that while where when because although though since until if so he she it they we you i not "
     "nearby there here both either neither then too also"
 )
-_PIECES = _words("slice slices piece pieces half halves wedge wedges segment segments bowl basket bag crate pile")
-_PLURALS = _words("people men women children kids couples")
-_NO_PLURALS = _words("sports clothes glasses gas bus this his its is was has as us series across always")
+_PIECES = word_set("slice slices piece pieces half halves wedge wedges segment segments bowl basket bag crate pile")
+_PLURALS = word_set("people men women children kids couples")
+_NO_PLURALS = word_set("sports clothes glasses gas bus this his its is was has as us series across always")
 
 
 @cache
@@ -87,7 +87,7 @@ def is_verb(tokens: Sequence[Token], place: int, word: str) -> bool:
             return True
         if last in ("and", "or") and _is_bare_verb(earlier[-3:-1]):
             return True
-        if not earlier and following[:1] and following[0] in _DETERMINERS | _words("in mind with"):
+        if not earlier and following[:1] and following[0] in _DETERMINERS | word_set("in mind with"):
             return (place + 1 < len(tokens) and following[0] not in ("in", "with")) or following[:2] == ["in", "mind"]
         sloppy_possessive = bool({"a", "an"} & set(earlier[-3:-1]))  # a ladies bike
         goes_on = following and (following[0] in _OBJECTS or "NOUN" in _kinds(following[0]))

@@ -20,6 +20,11 @@ _HYPHENS = "-\u2010\u2011"
 SENTENCE_ENDS = frozenset(".!?\u2026\u3002\uff1f\uff01")
 
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as a text."""
+    return frozenset(text.split())
+
+
 class Token(NamedTuple):
     """A word in small letters, with a straight apostrophe in front if it stands behind one; or a stop."""
 

@@ -150,11 +150,6 @@ class MLFlowAdapter(LoggerAdapter):
 
     holds_media = True
 
-    def __init__(self, logger: Any) -> None:
-        super().__init__(logger)
-        # Said of every score of every benchmark (`@`): its names are documented, and nothing can be done about them.
-        warnings.filterwarnings("ignore", message="MLFlow only allows", category=RuntimeWarning)
-
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.logger.experiment.log_text(self.logger.run_id, markdown, f"media/{_mlflow_name(tag)}/{step}.md")
 

@@ -117,12 +117,12 @@ class Heartbeat:
         idle = threading.Event()  # never set
         while True:
             with self._lock:
-                rest = self._last_line + self.silence_s - time.monotonic()
-                if rest <= 0 and not self._open:
+                remaining_s = self._last_line + self.silence_s - time.monotonic()
+                if remaining_s <= 0 and not self._open:
                     self._thread = None
                     return
-            if rest > 0:
-                idle.wait(rest)
+            if remaining_s > 0:
+                idle.wait(remaining_s)
             elif text := self.text():
                 self.say(text)
 

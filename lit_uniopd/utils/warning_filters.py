@@ -13,6 +13,8 @@ UNHELPFUL: dict[str, type[Warning]] = {
     # In a notebook the process has arguments of its own. They stay: with several ranks Lightning starts the others by
     # the arguments that this process was started with.
     "LightningCLI's args parameter": UserWarning,
+    # Said of every score of every benchmark (`@`): the names are documented, and nothing can be done about them.
+    "MLFlow only allows": RuntimeWarning,
     # tqdm in a notebook without ipywidgets: its bars are text then, and nothing else changes.
     "IProgress not found": Warning,
 }

@@ -31,12 +31,12 @@ class Watch(Callback):
     """Rows and rate of each batch."""
 
     def __init__(self) -> None:
-        self.seen: list[Any] = []
+        self.steps: list[Any] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         batch_prompts = getattr(batch, "prompts", None) or [pair.pair.prompt for pair in batch.pairs]
         rows = [prompt.messages[0]["content"] for prompt in batch_prompts]
-        self.seen.append((trainer.global_step, rows, trainer.optimizers[0].param_groups[0]["lr"]))
+        self.steps.append((trainer.global_step, rows, trainer.optimizers[0].param_groups[0]["lr"]))
 
 
 def table(root: Path, rows: list[dict[str, Any]]) -> str:
@@ -80,7 +80,7 @@ def fit(root: Path, model: PolicyModule, data: Any, accumulate: int, *more: Call
     options = {"accumulate_grad_batches": accumulate, "enable_checkpointing": True, "max_epochs": 2}
     run = trainer(root, callbacks=[saver, watch, *more], **options)
     run.fit(model, data, weights_only=True, **resumed)
-    return watch.seen
+    return watch.steps
 
 
 def assert_resumes(objective: str, schedule: str, model_dirs: dict[str, str], tmp_path: Path, *more: Callback) -> None:
@@ -88,12 +88,12 @@ def assert_resumes(objective: str, schedule: str, model_dirs: dict[str, str], tm
         trained, rows = model(objective, model_dirs, schedule), data(objective, tmp_path)
         return fit(tmp_path / name, trained, rows, ACCUMULATED.get(objective, 1), *more, **resumed), trained
 
-    seen, whole = run("whole")
-    steps = sorted({step for step, *_ in seen} - {0})
+    unbroken_steps, unbroken = run("whole")
+    steps = sorted({step for step, *_ in unbroken_steps} - {0})
     for step in {steps[0], steps[len(steps) // 2]}:  # within the first epoch, and at its end
-        rest, resumed = run(f"rest{step}", ckpt_path=tmp_path / f"whole/step={step}.ckpt")
-        assert rest == [batch for batch in seen if batch[0] >= step]
-        for (name, weight), ended in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        last_steps, resumed = run(f"rest{step}", ckpt_path=tmp_path / f"whole/step={step}.ckpt")
+        assert last_steps == [batch for batch in unbroken_steps if batch[0] >= step]
+        for (name, weight), ended in zip(unbroken.named_parameters(), resumed.parameters(), strict=True):
             assert torch.equal(weight, ended), name
 
 

@@ -131,12 +131,12 @@ def test_a_run_that_is_prolonged_from_its_end_leaves_no_batch_out(steps, every, 
     saver = ModelCheckpoint(root, save_last=True, every_n_train_steps=every)
     options = {"enable_checkpointing": True, "callbacks": [saver], "max_epochs": 9, "max_steps": steps}
     trainer(tmp_path, **options).fit(sft(model_dirs), Prompts(prompts(8)))
-    seen: list[tuple[int, int]] = []
+    batches: list[tuple[int, int]] = []
 
     class Watch(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            seen.append((trainer.current_epoch, batch_idx))
+            batches.append((trainer.current_epoch, batch_idx))
 
-    rest = trainer(tmp_path, callbacks=[Watch()], **limits)
-    rest.fit(sft(model_dirs), Prompts(prompts(8)), ckpt_path=root / "last.ckpt", weights_only=True)
-    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)][steps:]
+    resumed = trainer(tmp_path, callbacks=[Watch()], **limits)
+    resumed.fit(sft(model_dirs), Prompts(prompts(8)), ckpt_path=root / "last.ckpt", weights_only=True)
+    assert batches == [(0, 0), (0, 1), (1, 0), (1, 1)][steps:]

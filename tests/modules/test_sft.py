@@ -57,16 +57,16 @@ def test_a_row_without_text_is_named(model_dirs, tmp_path):
 
 
 def test_ends_in_the_data(model_dirs, tmp_path):
-    asked = prompts(1)[0]
-    going_on = [asked, Prompt(id="row 7", messages=asked.messages, gold="1<end>2")]
+    prompt = prompts(1)[0]
+    going_on = [prompt, Prompt(id="row 7", messages=prompt.messages, gold="1<end>2")]
     with pytest.raises(UserError, match="'row 7': its answer goes on behind '<end>', where the model stops; cut"):
         trainer(tmp_path).fit(SFT(PolicyArgs(path=model_dirs["student"])), Prompts(going_on))
     module = loaded(model_dirs["student"], tmp_path)
     plain, ended = (
-        module.answer_loss((Prompt(id="p", messages=asked.messages, gold=gold),)) for gold in ("12", "12<end>\n<eos>")
+        module.answer_loss((Prompt(id="p", messages=prompt.messages, gold=gold),)) for gold in ("12", "12<end>\n<eos>")
     )
     assert (ended.loss.item(), ended.tokens) == (plain.loss.item(), 3)
-    empty = [asked, Prompt(id="empty", messages=asked.messages, gold="<end>")]
+    empty = [prompt, Prompt(id="empty", messages=prompt.messages, gold="<end>")]
     with pytest.warns(UserWarning, match="2 of 4 answers are empty: all that they teach is to end at once"):
         trainer(tmp_path, max_steps=1).fit(SFT(PolicyArgs(path=model_dirs["student"]), optimizer=adam), Prompts(empty))
 
@@ -87,10 +87,10 @@ def by_transformers(path: str, steps: list[list[Prompt]], rate: float) -> tuple[
     for rows in steps:
         nll, count = torch.zeros((), dtype=torch.float64), 0
         for row in rows:
-            asked = tokenizer.apply_chat_template(
+            question = tokenizer.apply_chat_template(
                 [dict(m) for m in row.messages], add_generation_prompt=True, tokenize=False
             )
-            start, answer = (tokenizer(t, add_special_tokens=False).input_ids for t in (asked, f"{row.gold}<end>"))
+            start, answer = (tokenizer(t, add_special_tokens=False).input_ids for t in (question, f"{row.gold}<end>"))
             logps = model(input_ids=torch.tensor([start + answer])).logits[0].log_softmax(-1)
             nll = nll - logps[len(start) - 1 : -1].gather(1, torch.tensor(answer)[:, None]).sum()
             count += len(answer)
@@ -137,8 +137,8 @@ def test_accumulated_batches_draw_their_own_dropout(tmp_path):
 
     def losses() -> list[float]:
         module, values = SFT(PolicyArgs(path=str(tmp_path)), optimizer=sgd, seed=3), []
-        whole = module.answer_loss
-        module.answer_loss = lambda rows: (values.append(whole(rows)), values[-1])[1]  # type: ignore[method-assign]
+        answer_loss = module.answer_loss
+        module.answer_loss = lambda rows: (values.append(answer_loss(rows)), values[-1])[1]  # type: ignore[method-assign]
         trainer(tmp_path, accumulate_grad_batches=3).fit(module, Prompts([UNEVEN[0]] * 3, batch_size=1))
         return [value.loss.item() for value in values]
 

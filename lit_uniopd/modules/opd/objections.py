@@ -18,6 +18,9 @@ from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.utils.objections import Objection
 
+MOST = 256
+"""Answers up to which it is tried whether balancing can remove any; more are enough for any sensible ratio."""
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutSettings:
@@ -222,10 +225,6 @@ def _idle_balance(settings: RolloutSettings) -> Iterator[Objection]:
         f"--data.online_balance.ratio {balance.ratio:g} leaves all of {count} answers in, however many of them are "
         "right; raise --model.sampling.n, or set the ratio nearer to 1.",
     )
-
-
-MOST = 256
-"""Answers up to which it is tried whether balancing can remove any; more are enough for any sensible ratio."""
 
 
 def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
