@@ -9,13 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse._common import parser_context
 from jsonargparse._typehints import ActionTypeHint
-from lightning import LightningDataModule, LightningModule
 
 import callbacks
 import datamodules
 from lit_uniopd import modules
-from lit_uniopd.cli.app import TRAINER_DEFAULTS, UniOPDCLI
-from lit_uniopd.cli.arguments import configure_parsing
+from lit_uniopd.cli.app import UniOPDCLI, run
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs
 
 
@@ -33,19 +31,8 @@ def uniopd_parser() -> OneSentenceParser:
             built.append(parser)
             raise Built
 
-    configure_parsing()
     with suppress(Built):
-        Unparsed(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=OneSentenceParser,
-            args=[],
-        )
+        run([], Unparsed)
     return built[0]
 
 

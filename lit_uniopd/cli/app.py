@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -36,6 +35,7 @@ from lit_uniopd.utils.run_directory import (
     stated_directory,
 )
 from lit_uniopd.utils.stop_request import Stopped
+from lit_uniopd.utils.strict_yaml import parse_yaml
 from lit_uniopd.utils.warning_filters import install_filters
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -57,7 +57,7 @@ class ConfigRecorder(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
-        log_settings(trainer, yaml.safe_load(text))
+        log_settings(trainer, parse_yaml(text, "the config"))
         log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
 
 

@@ -1,8 +1,10 @@
 """``uniopd doctor -c CONFIG``: look at a run before its first step; takes the arguments of ``uniopd fit``."""
 
+import difflib
 from collections.abc import Sequence
 
 from lit_uniopd.cli.commands import TRAINER_COMMANDS
+from lit_uniopd.errors import UserError
 from lit_uniopd.utils.command_parser import CommandParser
 
 
@@ -29,6 +31,11 @@ def main(argv: Sequence[str]) -> int:
         help="what is to be run; without it: fit what can be trained, else validate or predict, as the data are for",
     )
     options, fit_arguments = parser.parse_known_args(argv)
+    for argument in fit_arguments:  # those of fit have dots, or names that are like none of these
+        if near := difflib.get_close_matches(argument.partition("=")[0], ("--quick", "--stage"), n=1):
+            raise UserError(
+                f"{argument}: there is no such option (did you mean {near[0]}?); see `uniopd doctor --help`."
+            )
 
     # Torch and Lightning: not before the arguments are right.
     from lit_uniopd.doctor.console import show

@@ -24,8 +24,7 @@ def check_objections(case: Case) -> Iterator[Finding]:
             problems.append(finding)  # what was found before an error stays
     yield from problems
     case.objected = any(problem.name == "settings" for problem in problems)
-    complete = not any(problem.name == "settings" and problem.status == "red" for problem in problems)
-    if case.on_policy and complete and not any(problem.name == "sampling" for problem in problems):
+    if case.on_policy and not any(problem.name == "sampling" for problem in problems):
         sampling, answers = case.module.sampling, case.trainer_data.batch_size * case.module.sampling.n
         yield green(
             "sampling",

@@ -32,7 +32,7 @@ class TeacherPool:
     synchronises gradients.
 
     Args:
-        args: name -> where the teacher comes from and lives; those of a policy make a resident teacher.
+        args: name -> where the teacher comes from and lives; those of a policy make a resident teacher, null none.
 
     Raises:
         UserError: naming the flag, if a teacher's options contradict each other.
@@ -41,8 +41,9 @@ class TeacherPool:
         failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
-    def __init__(self, args: Mapping[str, PolicyArgs]) -> None:
-        self.args = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in args.items()}
+    def __init__(self, args: Mapping[str, PolicyArgs | None]) -> None:
+        given = {name: teacher for name, teacher in args.items() if teacher is not None}
+        self.args = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
         self.failures: Counter[str] = Counter()
         self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
         self._cached: Counter[bool] = Counter()

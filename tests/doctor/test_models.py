@@ -271,7 +271,12 @@ def test_strategies_of_several_ranks_are_examined_by_one(machine, healthy, tmp_p
 
 def test_a_flag_of_nobody_is_answered_by_one_sentence(capsys):
     for arguments, words in (
-        (["--quik", "-c", str(ROOT / "configs/quickstart.yaml")], "unrecognized arguments: --quik"),
+        (
+            ["--quik", "-c", str(ROOT / "configs/quickstart.yaml")],
+            "--quik: there is no such option (did you mean --quick?)",
+        ),
+        (["--stge=fit", "-c", str(ROOT / "configs/quickstart.yaml")], "(did you mean --stage?)"),
+        (["--sead", "1", "-c", str(ROOT / "configs/quickstart.yaml")], "--sead: there is no such option"),
         (["--stage", "train", "-c", "x.yaml"], "invalid choice: 'train'"),
         (["-c", "none.yaml"], "mend the path"),
     ):

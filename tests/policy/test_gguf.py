@@ -176,7 +176,10 @@ REFUSED = {
     ),
     "no split": ({"split": None}, r"in a way not known here \(nobody says how\); name .* by --original"),
     "longer contexts": ({"more": {"llama.rope.scaling.type": "yarn"}}, "scales its positions"),
-    "a part": ({"more": {"split.count": 3}}, "is one of 3 parts; give the file that `llama-gguf-split --merge"),
+    "a part": (
+        {"more": {"split.count": 3}},
+        "is one of 3 parts; give the file that llama.cpp's `llama-gguf-split --merge",
+    ),
     "a missing tensor": ({"without": ["blk.1.ffn_up.weight"]}, r"lacks 1 tensors of the model \(model.layers.1.mlp.up"),
     "an architecture that is not there": (
         {"architecture": "clip"},

@@ -19,6 +19,7 @@ from lit_uniopd.utils.warning_filters import UNHELPFUL, install_filters, is_abou
         ("`is_gradient_checkpointing` is deprecated and will be removed.", FutureWarning),
         ("LightningCLI's args parameter is intended to run from within Python.", UserWarning),
         ("The dirpath has changed from 'a' to 'b', therefore `best_model_score` won't be reloaded.", UserWarning),
+        ("MLFlow only allows '_', '/', '.' and special characters in names.", RuntimeWarning),
         ("IProgress not found. Please update jupyter and ipywidgets.", TqdmWarning),
     ],
 )
@@ -30,9 +31,9 @@ def test_what_no_user_can_act_on_is_left_out(message, category):
         assert not caught
         warnings.warn("See: " + message, category, stacklevel=1)  # all else is shown
         if category is not TqdmWarning:  # which is of no kind but Warning, so that any kind is left out
-            warnings.warn(message, RuntimeWarning, stacklevel=1)
+            warnings.warn(message, ResourceWarning, stacklevel=1)
     assert len(caught) == 1 + (category is not TqdmWarning)
-    assert len(UNHELPFUL) == 5  # each has a case here
+    assert len(UNHELPFUL) == 6  # each has a case here
 
 
 def test_a_kernel_that_nobody_asked_for_is_not_missed(caplog):

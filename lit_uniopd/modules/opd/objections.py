@@ -79,12 +79,6 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     )
     args, flag = module.policy_args, module.policy_flag
     trained, heldout = data.prompts("train"), data.prompts("val") if trainer.limit_val_batches else []
-    for name, teacher in module.teachers.args.items():
-        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
-            reader = load_processor(teacher, f"model.teachers.{name}")
-            yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
-            ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
-            yield from unlike_ends(name, *ends)
     if trained and module.teachers:
         yield from idle_teachers(module.teachers.routes(trained), module.teachers)
     if any(prompt.grader is not None for prompt in heldout):
@@ -99,6 +93,13 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     benchmarks = data.benchmarks_in_fit
     yield from shortened_benchmarks(benchmarks, sampling.max_new_tokens)
     yield from unlike_benchmark_prompts(benchmarks, args, flag, processor)
+    # Last: a teacher that cannot be read ends this.
+    for name, teacher in module.teachers.args.items():
+        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
+            reader = load_processor(teacher, f"model.teachers.{name}")
+            yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
+            ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
+            yield from unlike_ends(name, *ends)
 
 
 def unlike_ends(name: str, student: AnswerEnd, teacher: AnswerEnd) -> Iterator[Objection]:
@@ -200,11 +201,17 @@ def _too_few_answers(settings: RolloutSettings) -> Iterator[Objection]:
             "--model.sampling.n (the paper has 16), or set the scope to global with several prompts a step.",
             refused=True,
         )
-    if settings.answers is not None and settings.updates > settings.answers:
+    if settings.answers is not None:
+        yield from too_many_updates(settings.updates, settings.answers)
+
+
+def too_many_updates(updates: int, answers: int) -> Iterator[Objection]:
+    """More optimizer steps on a rollout than a rank has answers; the last batch of a pass may be short."""
+    if updates > answers:
         yield Objection(
             "sampling",
-            f"--model.updates_per_rollout {settings.updates} is more than the {settings.answers} answers of a rollout; "
-            "lower it, or raise --model.sampling.n or --data.batch_size.",
+            f"--model.updates_per_rollout {updates} is more than the {answers} answers of a rollout; lower it, or "
+            "raise --model.sampling.n or --data.batch_size.",
             refused=True,
         )
 

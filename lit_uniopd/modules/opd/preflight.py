@@ -106,5 +106,5 @@ def check_arguments(
         raise UserError("--model.sampling.engine vllm serves the student; with --model.writer teacher set it to loop.")
     if loss.kind != "sampled" and advantage != AdvantageArgs():
         raise UserError(f"--model.advantage has no meaning for --model.loss.kind {loss.kind}; choose sampled.")
-    if advantage.needs_teachers and not teachers:
+    if advantage.needs_teachers and not any(teachers.values()):
         raise UserError("Set --model.teachers to at least one `name: {path: ...}`.")

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 
 from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wait_for_ranks
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
-from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
@@ -23,7 +22,7 @@ from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
-from lit_uniopd.modules.opd.objections import opd_objections
+from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.own_teacher import own_teachers
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
@@ -118,7 +117,6 @@ class UniOPD(PolicyModule):
             sandbox=sandbox,
             gradient_clip=gradient_clip,
         )
-        teachers = {name: teacher for name, teacher in teachers.items() if teacher is not None}
         check_arguments(sampling, loss, advantage, writer, updates_per_rollout, teachers)
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
@@ -211,12 +209,7 @@ class UniOPD(PolicyModule):
     # --- one step: sample, rebalance, grade and score, balance and calibrate, update ---
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        answers = len(batch) * self.sampling.n
-        if answers < self.updates_per_rollout:
-            raise UserError(
-                f"--model.updates_per_rollout {self.updates_per_rollout} is more than the {answers} "
-                "answers of a rollout; lower it, or raise --model.sampling.n or --data.batch_size."
-            )
+        refuse_or_warn(too_many_updates(self.updates_per_rollout, len(batch) * self.sampling.n))
         self.rollouts = None  # those of the step before
         scored = self.unfinished.take_up(self, batch, self.policy)
         if scored is None:

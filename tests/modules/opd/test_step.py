@@ -15,6 +15,7 @@ from tiny import Prompts, module, prompts, trainer
 
 from lit_uniopd.benchmarks.synthetic_images import draw
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules import UniOPD
 from lit_uniopd.monitoring.step_timer import StepTimer
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import Policy, PolicyArgs
@@ -39,9 +40,6 @@ def graded_elsewhere(count: int = 4) -> list[Prompt]:
 @pytest.fixture
 def meeting(monkeypatch) -> dict[str, threading.Event]:
     """Grading and scoring that each go on only when the other has begun: one after the other they would never end."""
-    monkeypatch.setattr(
-        "lit_uniopd.modules.opd.uni_opd.check_golds", lambda *_, **__: None
-    )  # grades before any scoring
     begun = {"grading": threading.Event(), "scoring": threading.Event()}
     score, judge = TeacherPool.score, GraderPool._grade_in_worker
 
@@ -57,8 +55,11 @@ def meeting(monkeypatch) -> dict[str, threading.Event]:
         meet("grading", "scoring")
         return judge(self, item, turn)
 
-    monkeypatch.setattr(TeacherPool, "score", scoring)
-    monkeypatch.setattr(GraderPool, "_grade_in_worker", grading)
+    def begin(*_: Any) -> None:
+        monkeypatch.setattr(TeacherPool, "score", scoring)
+        monkeypatch.setattr(GraderPool, "_grade_in_worker", grading)
+
+    monkeypatch.setattr(UniOPD, "on_train_start", begin)  # golds are tried before, with nothing to score
     return begun
 
 

@@ -114,15 +114,16 @@ def test_a_wrong_entry_is_found_out(model_dirs, tmp_path):
 
 
 def test_a_trained_policy_is_no_reference(model_dirs, tmp_path):
-    table, cache = write(tmp_path / "pairs.jsonl", ROWS[:3]), str(tmp_path / "cache")
+    table, cache = write(tmp_path / "pairs.jsonl", ROWS), str(tmp_path / "cache")
     run = trainer(tmp_path, max_steps=1)
-    run.fit(omni(model_dirs["student"], reference_cache=cache), data(table, batch_size=2))
+    run.fit(omni(model_dirs["student"], reference_cache=cache), data(table))
     run.save_checkpoint(tmp_path / "one.ckpt")
     resumed = omni(model_dirs["student"], reference_cache=cache)
-    trainer(tmp_path, max_steps=2).fit(resumed, data(table, batch_size=2), ckpt_path=tmp_path / "one.ckpt")
-    with pytest.raises(UserError, match="lacks 1 of 8 pairs, and the checkpoint's policy is not the reference"):
+    trainer(tmp_path, max_steps=2).fit(resumed, data(table), ckpt_path=tmp_path / "one.ckpt")
+    fewer = str(tmp_path / "fewer")  # a cache that another run filled with other pairs
+    first = write(tmp_path / "first.jsonl", ROWS[:3])
+    trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], reference_cache=fewer), data(first, batch_size=2))
+    with pytest.raises(UserError, match=r"lacks \d of 8 pairs, and the checkpoint's policy is not the reference"):
         trainer(tmp_path, max_steps=2).fit(
-            omni(model_dirs["student"], reference_cache=cache),
-            data(write(tmp_path / "pairs.jsonl", ROWS)),
-            ckpt_path=tmp_path / "one.ckpt",
+            omni(model_dirs["student"], reference_cache=fewer), data(table), ckpt_path=tmp_path / "one.ckpt"
         )
