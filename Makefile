@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test lint format docs bench lab preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-engines lint format docs bench lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -21,6 +21,17 @@ $(READY): pyproject.toml constraints.txt
 
 test: install  ## the whole test suite, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The real vLLM wants older transformers than the tests above, so it has an environment of its own.
+.venv-engines/ready: pyproject.toml constraints-engines.txt
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-engines.txt
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+test-engines: .venv-engines/ready  ## rollouts by the real vLLM, on the CPU
+	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest tests/engines
 
 lint: install  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check .
@@ -50,4 +61,4 @@ sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
 
 clean:  ## remove the environment; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache site
+	rm -rf .venv .venv-engines .pytest_cache .ruff_cache .import_linter_cache site

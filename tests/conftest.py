@@ -14,7 +14,7 @@ from serving import ModelServers
 from tiny import make_model
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling import engine_vllm
+from lit_uniopd.sampling import engine_vllm_server
 from lit_uniopd.utils import http
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -68,12 +68,12 @@ def trained(model_dirs: dict[str, str]) -> Iterator[ModelServers]:
 @pytest.fixture
 def rollout_servers(trained: ModelServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServers]:
     """Those servers as if they had just been started, and a trainer that has never seen them and waits briefly."""
-    engine_vllm._pool.cache_clear()
+    engine_vllm_server._pool.cache_clear()
     trained.behave()
     for url in trained.all:
         trained.tell(url, "/restart", {})
     trained.behave()
-    monkeypatch.setattr(engine_vllm, "PAUSE_S", 0.05)
+    monkeypatch.setattr(engine_vllm_server, "PAUSE_S", 0.05)
     monkeypatch.setattr(http, "PAUSE_S", 0.05)
     yield trained
     trained.behave()

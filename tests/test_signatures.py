@@ -19,8 +19,8 @@ import lit_uniopd
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (lit_uniopd, callbacks, datamodules)
-NEEDS_MORE = {"lit_uniopd.sampling.engine_vllm", "lit_uniopd.__main__"}
-"""Modules that import what is not always installed, or that run something."""
+NEEDS_MORE = {"lit_uniopd.__main__"}
+"""Modules that run something."""
 CODE = re.compile(r"``([^`]+)``|`([^`\n]+)`")
 FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -9,7 +9,7 @@ from lit_uniopd.doctor.dry_run import Case, Model, complaints
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, yellow
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.memory import build_meta_model, model_size
-from lit_uniopd.sampling import engine_vllm
+from lit_uniopd.sampling import engine_vllm_server
 from lit_uniopd.scorers import Judge
 from lit_uniopd.teachers import RemoteTeacher
 from lit_uniopd.utils.http import ServerError
@@ -59,7 +59,7 @@ def check_servers(case: Case) -> Iterator[Finding]:
     server: Any = getattr(getattr(case.module, "sampling", None), "server", None)
     if server is not None:
         with complaints("server") as problems:
-            engine_vllm.connect(server)
+            engine_vllm_server.connect(server)
             problems.append(green("server", f"{', '.join(server.urls)} serves {server.model}."))
         yield from problems
 

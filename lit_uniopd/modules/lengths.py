@@ -6,7 +6,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import model_config
 from lit_uniopd.sampling.args import SamplingArgs
-from lit_uniopd.sampling.engine_vllm import connect
+from lit_uniopd.sampling.engine_vllm_server import connect
 from lit_uniopd.utils.objections import Objection
 
 APART = 2

@@ -1,5 +1,8 @@
 """Low-rank adapters: around a model, and merged into its weights."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -34,19 +37,23 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
 
 
 @torch.no_grad()
-def merged_state(base: nn.Module) -> dict[str, Tensor]:
-    """The base model's state dict with every LoRA product added to its weight; sharded weights must be gathered."""
-    deltas: dict[str, Tensor] = {}
-    for name, layer in base.named_modules():
-        get_delta = getattr(layer, "get_delta_weight", None)
-        if get_delta is not None:
-            deltas[f"{name}.weight"] = get_delta("default")
-    merged = {}
+def merged_weights(base: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights of the base model, every LoRA product added to its weight; sharded ones must be gathered."""
+    layers: dict[str, Any] = {
+        f"{name}.weight": layer for name, layer in base.named_modules() if getattr(layer, "get_delta_weight", None)
+    }
     for name, tensor in weights_of(base).items():
         if ".lora_" in name:
             continue
         clean = name.replace(".base_layer.", ".")
-        # Added before rounding: a step of training is often smaller than the spacing of bfloat16 at a weight.
-        summed = tensor.to(deltas[clean].dtype) + deltas[clean] if clean in deltas else tensor
-        merged[clean] = summed.to(tensor.dtype)
-    return merged
+        if clean in layers:
+            # Added before rounding: a step of training is often smaller than the spacing of bfloat16 at a weight.
+            delta = layers[clean].get_delta_weight("default")
+            yield clean, (tensor.to(delta.dtype) + delta).to(tensor.dtype)
+        else:
+            yield clean, tensor
+
+
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
+    """All ``merged_weights``."""
+    return dict(merged_weights(base))

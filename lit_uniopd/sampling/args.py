@@ -57,6 +57,32 @@ class ServerArgs:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
 
 
+@dataclass
+class ColocateArgs:
+    """vLLM in the trainer's process: one engine a rank, for `engine: vllm` without servers."""
+
+    gpu_memory_utilization: float = 0.4
+    """Share of a GPU's memory that the engine may use, weights included. It is given back between rollouts."""
+    kv_cache_gib: float | None = None
+    """Room for keys and values, in GiB; null: what that share leaves on a GPU, 1 GiB on a CPU."""
+    max_model_len: int | None = None
+    """Longest prompt with answer, in tokens; null: the model's positions, or what the cache has room for."""
+    max_drift: float | None = 0.5
+    """The run stops when the engine's log-probs are further than this from the trainer's, in nats on average: for a
+    probe whenever weights were sent, and for every rollout. null: never."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "gpu_memory_utilization": (0 < self.gpu_memory_utilization <= 1, "in (0, 1]"),
+            "kv_cache_gib": (self.kv_cache_gib is None or self.kv_cache_gib > 0, "above 0, or null"),
+            "max_model_len": (self.max_model_len is None or self.max_model_len >= 2, "at least 2, or null"),
+            "max_drift": (self.max_drift is None or self.max_drift > 0, "above 0, or null"),
+        }
+        for name, (valid, rule) in rules.items():
+            if not valid:
+                raise UserError(f"sampling.colocate.{name} must be {rule}, got {getattr(self, name)!r}.")
+
+
 LocalEngine = Literal["loop", "generate", "cb"]
 Engine = Literal["loop", "generate", "cb", "vllm"]
 
@@ -82,9 +108,11 @@ class SamplingArgs:
     """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
     engine: Engine = "loop"
     """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
-    transformers' continuous batching, for text on CUDA; vllm: servers, for text."""
+    transformers' continuous batching, for text on CUDA; vllm: vLLM in this process or as servers, for text."""
     server: ServerArgs | None = None
-    """The servers of `engine: vllm`."""
+    """The servers of `engine: vllm`; null: the engine is in this process."""
+    colocate: ColocateArgs = field(default_factory=ColocateArgs)
+    """The engine of `engine: vllm` without servers."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -99,8 +127,13 @@ class SamplingArgs:
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
-        if (self.engine == "vllm") != (self.server is not None):
-            raise UserError("sampling.engine=vllm and sampling.server belong together; set both or neither.")
+        if self.server is not None and self.engine != "vllm":
+            raise UserError("sampling.server needs sampling.engine=vllm; set both, or leave the servers out.")
+
+    @property
+    def max_drift(self) -> float | None:
+        """Nats on average by which vLLM's log-probs may be off; None: by any."""
+        return (self.server or self.colocate).max_drift if self.engine == "vllm" else None
 
     def greedy_option(self, flag: str) -> str | None:
         """The option by which every answer takes the most probable token, or nearly so; None: there is none.

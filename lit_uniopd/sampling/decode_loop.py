@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import cache_utils
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -29,12 +29,15 @@ from lit_uniopd.policy.cascade_attention import SharedPrefixCache, worth_sharing
 from lit_uniopd.policy.multimodal import Vision, grid_positions, image_token_ids, vision_inputs
 from lit_uniopd.policy.shared_prefix import enable_packing, placeholder_mask, reads_alike, why_not_packed
 
+NO_STATES: tuple[type, ...] = (cache_utils.DummyLayer,) if hasattr(cache_utils, "DummyLayer") else ()
+"""Cache layers without keys and values: those of layers that read another's, since transformers 5.20."""
+
 SELECTABLE = {
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionLayer,
     LinearAttentionAndFullAttentionLayer,
-    DummyLayer,
+    *NO_STATES,
 }
 """Cache layers whose rows ``reorder_cache`` can repeat and drop, tested against ``generate``."""
 
@@ -154,7 +157,7 @@ class Decoder:
         self.max_new_tokens = max_new_tokens
         self.cache = DynamicCache(config=unwrap(model).config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
-        self.trimmable = all(isinstance(layer, GrowingLayer | DummyLayer) for layer in self.cache.layers)
+        self.trimmable = all(isinstance(layer, (GrowingLayer, *NO_STATES)) for layer in self.cache.layers)
         self.shared: SharedPrefixCache | None = None
 
     def prefill(
@@ -213,13 +216,13 @@ class Decoder:
 
     def _new_layers(self, kind: type[DynamicLayer]) -> None:
         """Empty layers without windows; `can_share` has checked that windows make no difference."""
-        layers: list[Any] = [layer if isinstance(layer, DummyLayer) else kind() for layer in self.cache.layers]
+        layers: list[Any] = [layer if isinstance(layer, NO_STATES) else kind() for layer in self.cache.layers]
         self.cache.layers = layers
 
     def _share(self, owners_R: Tensor, mask_PL: Tensor) -> None:
         """Move the prompts' caches to a `SharedPrefixCache`, and begin those of the answers."""
         layers: list[Any] = self.cache.layers
-        states = [None if isinstance(layer, DummyLayer) else (layer.keys, layer.values) for layer in layers]
+        states = [None if isinstance(layer, NO_STATES) else (layer.keys, layer.values) for layer in layers]
         self.shared = SharedPrefixCache(states, None if self.mask_RL is None else ~mask_PL, owners_R)
         self.mask_RL = None
         self._new_layers(GrowingLayer)

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.multimodal import Vision
-from lit_uniopd.sampling import engine_continuous, engine_generate, engine_loop, engine_vllm
+from lit_uniopd.sampling import (
+    engine_continuous,
+    engine_generate,
+    engine_loop,
+    engine_vllm_colocated,
+    engine_vllm_server,
+)
 from lit_uniopd.sampling.args import Engine, SamplingArgs
 from lit_uniopd.sampling.decode_loop import decodable
 from lit_uniopd.sampling.request import GenerationRequest
@@ -24,9 +30,9 @@ ENGINES: Mapping[Engine, ModuleType] = {
     "loop": engine_loop,
     "generate": engine_generate,
     "cb": engine_continuous,
-    "vllm": engine_vllm,
+    "vllm": engine_vllm_colocated,
 }
-"""Name in YAML -> the file whose ``write(request)`` answers it."""
+"""Name in YAML -> the file whose ``write(request)`` answers it; where vLLM runs as servers, theirs does."""
 
 
 @dataclass(slots=True)
@@ -94,18 +100,20 @@ def sample(
         on_tokens=on_tokens,
     )
     engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
-    buffer = ENGINES[engine].write(request)
+    buffer = (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request)
     return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
 
 
-def check_servers(args: SamplingArgs) -> None:
-    """Check that the servers, if there are any, serve the student.
+def check_engine(args: SamplingArgs) -> None:
+    """Check that vLLM is there, if it is to write the answers: in this process, or as servers of the student.
 
     Raises:
-        UserError: if one cannot be reached, or serves something else.
+        UserError: if it is not installed, or a server cannot be reached or serves something else.
     """
+    if args.engine == "vllm" and args.server is None:
+        engine_vllm_colocated.check_installed()
     if args.server is not None:
-        engine_vllm.connect(args.server)
+        engine_vllm_server.connect(args.server)
 
 
 def _completions(tokens_BT: Tensor, logps_BT: Tensor, eos_E: Tensor, repeat: int) -> Completions:

@@ -31,19 +31,26 @@ def add_engine_drift(averages: WeightedMeans, rollouts: Rollouts) -> float:
 
 
 def check_drift(module: LightningModule, rollouts: Rollouts, sampling: SamplingArgs) -> None:
-    """Stop when servers sample from something else than the student.
+    """Stop when vLLM samples from something else than the student.
 
     Raises:
         UserError: naming how far their log-probs are off.
     """
-    limit = None if sampling.server is None else sampling.server.max_drift
+    limit = sampling.max_drift
     if limit is None:
         return
     drift_BT = (rollouts.student_logps_BT - rollouts.sampler_logps_BT).abs() * rollouts.mask_BT
     drift = sum_over_ranks(module, float(drift_BT.sum())) / sum_over_ranks(module, int(rollouts.mask_BT.sum()))
-    if not drift <= limit:
+    if drift <= limit:
+        return
+    if sampling.server is None:
         raise UserError(
-            f"The servers' log-probs are {drift:.2f} nats from the student's on average, more than "
-            f"--model.sampling.server.max_drift {limit}: they have other weights, or were started without "
-            "--logprobs-mode processed_logprobs; mend that, or raise the limit."
+            f"vLLM's log-probs are {drift:.2f} nats from the student's on average, more than "
+            f"--model.sampling.colocate.max_drift {limit}: it runs this model otherwise; set --model.sampling.engine "
+            "loop, or raise the limit."
         )
+    raise UserError(
+        f"The servers' log-probs are {drift:.2f} nats from the student's on average, more than "
+        f"--model.sampling.server.max_drift {limit}: they have other weights, or were started without "
+        "--logprobs-mode processed_logprobs; mend that, or raise the limit."
+    )

@@ -36,7 +36,7 @@ from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.rewards.grading import Grading
 from lit_uniopd.sampling.args import OWN_KERNELS, SamplingArgs
-from lit_uniopd.sampling.engines import check_servers
+from lit_uniopd.sampling.engines import check_engine
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
@@ -145,7 +145,7 @@ class UniOPD(PolicyModule):
         check_prompts(prompts)
         check_graders([*trained, *data.prompts("val")])
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
-            check_servers(sampling)
+            check_engine(sampling)
         trained = trained if stage == "fit" else []
         users = outcome_users(self.advantage, self.trainer)
         check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)

@@ -16,7 +16,7 @@ from serving import ModelServers
 from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling import SamplingArgs, check_servers, engine_vllm, sample
+from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample
 from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.sampling.weight_sync import WeightSync, fingerprint
 from lit_uniopd.utils import http as http
@@ -174,7 +174,7 @@ def test_ranks_meet_in_the_directory_and_only_the_first_brings_the_weights(rollo
     sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "transfer"})
     assert sampling.server is not None
     arguments = (sampling.server.urls, "student", sampling.server.directory, "transfer", 20, 0)
-    ranks = [engine_vllm.ServerPool(*arguments) for _ in range(3)]
+    ranks = [engine_vllm_server.ServerPool(*arguments) for _ in range(3)]
     rollout_servers.behave()
     threads = [threading.Thread(target=rank.weights.publish, args=(model,)) for rank in ranks]
     for thread in threads:
@@ -240,7 +240,7 @@ def test_a_server_that_takes_no_weights_stops_the_run(rollout_servers, model, tm
     rollout_servers.behave()
     same_as_the_loop(adapted, sampling)  # mended and resumed
 
-    unseen = WeightSync(engine_vllm.connect(sampling.server).servers, "student", tmp_path / "weights", "auto")  # type: ignore[union-attr, arg-type]
+    unseen = WeightSync(engine_vllm_server.connect(sampling.server).servers, "student", tmp_path / "weights", "auto")  # type: ignore[union-attr, arg-type]
     unseen._write = lambda *_: None  # type: ignore[method-assign]  # a directory that the server does not see
     shift(adapted)
     with pytest.raises(UserError, match=r"did not take the student's new adapter from .*No adapter found.*old ones"):
@@ -260,7 +260,7 @@ def test_a_directory_that_cannot_be_written_is_named(rollout_servers, model, tmp
 def test_a_server_that_fails_once_is_asked_again(rollout_servers, model, tmp_path, fault) -> None:
     adapted, sampling = with_adapter(model), args(rollout_servers.all[:1], tmp_path)
     run(adapted, sampling)
-    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
     rollout_servers.misbehave(rollout_servers.all[0], fault, times=2)
     url, answer = pool.complete({**body(pool, adapted), "n": 1}, 0, adapted)
     assert url == rollout_servers.all[0]
@@ -281,7 +281,7 @@ def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, mo
     sampling = args(rollout_servers.all, tmp_path, server={"timeout": 1.0})
     expected = answers(run(model, sampling))
     for fault in ("drop", "slow", "error"):
-        pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+        pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
         weights, pool.weights.publish = pool.weights.publish, lambda *_: "student"  # type: ignore[method-assign]
         confirm, pool.weights.confirm = pool.weights.confirm, lambda *_: None  # type: ignore[method-assign]
         rollout_servers.misbehave(rollout_servers.all[0], fault, seconds=1.5)
@@ -306,7 +306,7 @@ def test_an_answer_that_is_not_what_was_asked_for_stops_the_run(
 ) -> None:
     sampling = args(rollout_servers.all[:1], tmp_path, temperature=1.0)
     run(model, sampling)
-    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
     pool.weights.publish = lambda *_: "student"  # type: ignore[method-assign]
     rollout_servers.misbehave(rollout_servers.all[0], fault)
     with pytest.raises(UserError, match=rf"^The server {rollout_servers.all[0]} {message}"):
@@ -319,7 +319,7 @@ def test_a_server_restarted_in_the_middle_of_a_rollout_gets_the_weights_again(
 ) -> None:
     adapted = with_adapter(model)
     sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": sync, "requests": 1})
-    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
     publish = pool.weights.publish
 
     def restarted(model: Any) -> str:
@@ -342,7 +342,7 @@ def test_a_server_restarted_between_rollouts_gets_the_weights_again(rollout_serv
 
 def test_a_server_that_loses_its_weights_unseen_is_noticed_afterwards(rollout_servers, model, tmp_path) -> None:
     sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "transfer"})
-    pool = engine_vllm.connect(sampling.server)  # type: ignore[arg-type]
+    pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
     publish = pool.weights.publish
     pool.weights.publish = lambda model: (publish(model), rollout_servers.tell(rollout_servers.all[0], "/restart", {}))[
         0
@@ -355,7 +355,7 @@ def test_a_server_that_loses_its_weights_unseen_is_noticed_afterwards(rollout_se
 def test_older_servers_reload_and_a_killed_process_stops_the_run_until_there_is_a_new_one(
     model_dirs, model, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(engine_vllm, "PAUSE_S", 0.05)
+    monkeypatch.setattr(engine_vllm_server, "PAUSE_S", 0.05)
     monkeypatch.setattr(http, "PAUSE_S", 0.05)
     first = ModelServers([("student", model_dirs["student"])], "rollout_server.py", ("--old",))
     try:
@@ -383,25 +383,25 @@ def test_older_servers_reload_and_a_killed_process_stops_the_run_until_there_is_
 
 
 def test_the_servers_are_asked_at_the_start_what_they_serve(rollout_servers, tmp_path) -> None:
-    check_servers(args(rollout_servers.all, tmp_path))
+    check_engine(args(rollout_servers.all, tmp_path))
     with pytest.raises(UserError, match=r"serves student, not sampling\.server\.model policy; correct the name"):
-        check_servers(args(rollout_servers.all, tmp_path, server={"model": "policy"}))
+        check_engine(args(rollout_servers.all, tmp_path, server={"model": "policy"}))
     with pytest.raises(
         UserError, match=r"^The server http://127\.0\.0\.1:9 of sampling\.server\.urls cannot be reached"
     ):
-        check_servers(args(["http://127.0.0.1:9"], tmp_path, server={"retries": 0}))
+        check_engine(args(["http://127.0.0.1:9"], tmp_path, server={"retries": 0}))
     rollout_servers.misbehave(rollout_servers.all[1], "html")
     with pytest.raises(UserError, match=r"does not answer in JSON.*a proxy's page.*start it, or correct the address"):
-        check_servers(args(rollout_servers.all, tmp_path, server={"retries": 0, "timeout": 19}))
+        check_engine(args(rollout_servers.all, tmp_path, server={"retries": 0, "timeout": 19}))
 
 
 def test_a_key_is_sent_where_servers_want_one(rollout_servers, tmp_path, monkeypatch) -> None:
     sampling = args(rollout_servers.all, tmp_path, server={"api_key_variable": "ROLLOUT_KEY"})
     with pytest.raises(UserError, match=r"^sampling\.server\.api_key_variable ROLLOUT_KEY is not set"):
-        check_servers(sampling)
+        check_engine(sampling)
     monkeypatch.setenv("ROLLOUT_KEY", "secret")
     assert sampling.server is not None
-    assert engine_vllm.connect(sampling.server).servers.headers["Authorization"] == "Bearer secret"
+    assert engine_vllm_server.connect(sampling.server).servers.headers["Authorization"] == "Bearer secret"
 
 
 def test_what_does_not_fit_or_cannot_be_sent_is_refused(rollout_servers, model, tmp_path) -> None:
@@ -417,18 +417,9 @@ def test_what_does_not_fit_or_cannot_be_sent_is_refused(rollout_servers, model, 
         run(model, args(rollout_servers.all, tmp_path, server={"sync": "adapter"}))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"engine": "vllm"}, r"^sampling\.engine=vllm and sampling\.server belong together"),
-        ({"engine": "loop", "server": ("a",)}, r"belong together"),
-    ],
-)
-def test_engine_and_server_belong_together(options: dict[str, Any], message: str) -> None:
-    if "server" in options:
-        options = {**options, "server": ServerArgs(urls=["http://a"], model="m", directory="d")}
-    with pytest.raises(UserError, match=message):
-        SamplingArgs(**options)
+def test_servers_belong_to_their_engine() -> None:
+    with pytest.raises(UserError, match=r"^sampling\.server needs sampling\.engine=vllm; set both, or leave"):
+        SamplingArgs(engine="loop", server=ServerArgs(urls=["http://a"], model="m", directory="d"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""vLLM in the trainer's process writes what the loop writes, from the weights of every step."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+from tiny import Prompts, module, prompts, trainer
+from transformers import AutoModelForCausalLM
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules import UniOPD
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
+from lit_uniopd.sampling import ColocateArgs, Completions, SamplingArgs, engine_vllm_colocated, sample
+
+PROMPTS = [[5, 7, 9, 11, 13], [9, 8, 7], [20, 21, 22, 23, 24, 25, 26]]
+ROOM = ColocateArgs(kv_cache_gib=0.05, max_model_len=128)
+
+
+def load(path: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def write(
+    model: Any, engine: Any, eos_ids: tuple[int, ...] = (), prompt_tokens: Any = PROMPTS, **options: Any
+) -> Completions:
+    keys = options.pop("keys", None)
+    args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, "colocate": ROOM} | options, engine=engine)
+    return sample(model, prompt_tokens, args, eos_ids=eos_ids, pad_id=0, seed=3, keys=keys)
+
+
+def change(model: Any, seed: int) -> None:
+    """Move every weight, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def same(vllm: Completions, loop: Completions) -> None:
+    assert torch.equal(vllm.tokens_BT, loop.tokens_BT)
+    assert vllm.finish == loop.finish
+    torch.testing.assert_close(vllm.logps_BT, loop.logps_BT, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_most_probable_answers_are_those_of_the_loop_after_every_change(tiny_dirs, untied, tied):
+    model = load(tiny_dirs["student"]) if tied else untied
+    answers = []
+    for step in range(4):
+        same(write(model, "vllm", temperature=0), loop := write(model, "loop", temperature=0))
+        answers.append(loop.tokens_BT)
+        change(model, step)
+    assert not any(torch.equal(answers[0], other) for other in answers[1:])
+
+
+def test_adapters_are_merged_on_the_way(tiny_dirs):
+    policy = Policy.load(PolicyArgs(path=tiny_dirs["student"], lora=LoraArgs(rank=4, alpha=8)), trainable=True).eval()
+    for step in range(2):
+        loop = write(policy.model, "loop", temperature=0)
+        same(write(policy.model, "vllm", temperature=0), loop)
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if "lora_" in name:
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)) * 0.2)
+    assert not torch.equal(loop.tokens_BT, write(policy.model, "vllm", temperature=0).tokens_BT)
+
+
+def test_answers_end_where_the_loops_do(tiny_dirs):
+    model = load(tiny_dirs["student"])
+    unended = write(model, "loop", temperature=0)
+    ends = (int(unended.tokens_BT[0, 4]), int(unended.tokens_BT[1, 9]))
+    vllm = write(model, "vllm", ends, temperature=0)
+    same(vllm, write(model, "loop", ends, temperature=0))
+    assert vllm.finish[:2] == ["stop", "stop"]
+    assert int(vllm.mask_BT[0].sum()) <= 5
+
+
+def test_log_probs_are_those_at_the_temperature(tiny_dirs):
+    """Of the model itself, by transformers alone."""
+    model = load(tiny_dirs["student"])
+    answers = write(model, "vllm", n=3, temperature=0.7)
+    for row, tokens in enumerate(answers.tokens_BT):
+        prompt = PROMPTS[row // 3]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits.double() / 0.7).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(answers.logps_BT[row].double(), expected, atol=1e-4, rtol=0)
+
+
+def test_draws_depend_on_seed_and_key_alone(tiny_dirs):
+    model = load(tiny_dirs["student"])
+    first = write(model, "vllm", n=4)
+    assert torch.equal(first.tokens_BT, write(model, "vllm", n=4).tokens_BT)
+    assert len({tuple(row.tolist()) for row in first.tokens_BT}) == 12
+    turned = write(model, "vllm", n=4, prompt_tokens=PROMPTS[::-1], keys=[2, 1, 0])
+    assert torch.equal(turned.tokens_BT[8:], first.tokens_BT[:4])
+    other = write(model, "vllm", n=4, keys=[7, 8, 9])
+    assert not torch.equal(other.tokens_BT, first.tokens_BT)
+
+
+def process_states() -> tuple[Any, ...]:
+    numpy_state: Any = np.random.get_state()
+    return random.getstate(), numpy_state[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_the_process_is_left_as_it_was(tiny_dirs):
+    model = load(tiny_dirs["student"])
+    states = process_states()
+    threads, setter, dtype = torch.get_num_threads(), torch.set_num_threads, torch.get_default_dtype()
+    write(model, "vllm")
+    assert states == process_states()
+    assert (threads, setter, dtype) == (torch.get_num_threads(), torch.set_num_threads, torch.get_default_dtype())
+
+
+# --- what must not pass in silence ---
+
+
+def test_an_engine_that_keeps_old_weights_is_an_error(tiny_dirs, monkeypatch):
+    model = load(tiny_dirs["student"])
+    write(model, "vllm")
+    old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    monkeypatch.setattr(engine_vllm_colocated, "checkpoint_weights", lambda _: iter(old.items()))
+    change(model, 1)
+    with pytest.raises(UserError, match=r"^vLLM kept old weights: .*; set sampling\.engine=loop, and report"):
+        write(model, "vllm")
+
+
+def test_an_engine_of_another_model_is_an_error(tiny_dirs, monkeypatch):
+    model, other = load(tiny_dirs["student"]), load(tiny_dirs["math"])
+    change(model, 2)  # so that weights are sent
+    monkeypatch.setattr(engine_vllm_colocated, "checkpoint_weights", lambda _: iter(other.state_dict().items()))
+    with pytest.raises(UserError, match=r"^vLLM's log-probs are \d+\.\d\d nats .*max_drift 0\.5: it runs this model"):
+        write(model, "vllm")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 125}, r"max_new_tokens=125 does not fit: the engine has room for 128 tokens and .* prompt"),
+        ({"colocate": ColocateArgs(kv_cache_gib=500)}, r"^vLLM cannot run Qwen3ForCausalLM in this process \(.*cache"),
+    ],
+)
+def test_what_has_no_room_is_refused(tiny_dirs, options, message):
+    with pytest.raises(UserError, match=message):
+        write(load(tiny_dirs["student"]), "vllm", **options)
+
+
+def test_heads_that_its_kernels_do_not_know_are_told_at_once(model_dirs):
+    with pytest.raises(UserError, match=r"^vLLM cannot run Qwen3ForCausalLM in this process \(.*head_dim=8"):
+        write(load(model_dirs["student"]), "vllm")
+
+
+# --- training ---
+
+
+class Drifts(Callback):
+    """What every step said of the engine."""
+
+    def __init__(self) -> None:
+        self.largest: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.largest.append(float(trainer.callback_metrics["rollout/engine_drift_max"]))
+
+
+def large_steps(params: Any) -> torch.optim.Optimizer:
+    """Stale weights would show in the log-probs."""
+    return torch.optim.AdamW(params, lr=0.03)
+
+
+def on_policy(paths: dict[str, str], **options: Any) -> UniOPD:
+    sampling = SamplingArgs(n=3, max_new_tokens=6, engine="vllm", colocate=ROOM)
+    return module(paths, **{"sampling": sampling, "optimizer": large_steps, **options})
+
+
+@pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)], ids=["full", "lora"])
+def test_it_samples_from_the_student_of_every_step(tiny_dirs, tmp_path, lora):
+    model, drifts = on_policy(tiny_dirs, student=PolicyArgs(path=tiny_dirs["student"], lora=lora)), Drifts()
+    trainer(tmp_path, callbacks=[drifts]).fit(model, Prompts(prompts(12)))
+    assert len(drifts.largest) == 3
+    assert max(drifts.largest) < 1e-4
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(tiny_dirs, tmp_path):
+    whole = on_policy(tiny_dirs)
+    trainer(tmp_path, max_epochs=3).fit(whole, Prompts(prompts(4)))
+    first = trainer(tmp_path, max_epochs=2)
+    first.fit(on_policy(tiny_dirs), Prompts(prompts(4)))
+    first.save_checkpoint(tmp_path / "two.ckpt")
+    resumed = on_policy(tiny_dirs)
+    trainer(tmp_path, max_epochs=3).fit(resumed, Prompts(prompts(4)), ckpt_path=tmp_path / "two.ckpt")
+    for name, parameter in resumed.policy.named_parameters():
+        torch.testing.assert_close(parameter, whole.policy.get_parameter(name), atol=1e-5, rtol=0)
+
+
+def test_held_out_prompts_are_answered_by_it_too(tiny_dirs, tmp_path):
+    sampling = SamplingArgs(n=1, max_new_tokens=6, temperature=0, colocate=ROOM)
+    results = []
+    for engine in ("loop", "vllm"):
+        options = {name: getattr(sampling, name) for name in ("n", "max_new_tokens", "temperature", "colocate")}
+        model = module(tiny_dirs, val_sampling=SamplingArgs(**options, engine=engine))
+        runner = trainer(tmp_path, limit_val_batches=1.0)
+        runner.validate(model, Prompts(prompts(8)), verbose=False)
+        results.append(dict(runner.callback_metrics))
+    assert results[0] == results[1]
+    assert results[0]
