@@ -3,10 +3,10 @@
     python tests/rollout_server.py [--raw] [--old] NAME=DIRECTORY[@PORT] ...
 
 Adds top_p, top_k, stop_token_ids and logit_bias to `/v1/completions`; `/v1/load_lora_adapter` and its opposite;
-`/pause`, `/resume`, the weight transfer of backend `disk`, `/weight_info`, `/collective_rpc` with `reload_weights`, and
+`/pause`, `/resume`, `/weight_info`, `/update_weight_version`, `/collective_rpc` with `reload_weights`, and
 `/reset_prefix_cache`. Prompts are cached by model name, and forgotten only when a request says so, as in vLLM.
 --raw: log-probs before temperature and cuts, its default, where this server's is --logprobs-mode processed_logprobs.
---old: without weight transfer and versions.
+--old: without pauses and versions.
 
     POST /restart {}    forgets adapters, weights and caches, as a new process would
 
@@ -48,7 +48,6 @@ class Trained(Served):
         self.adapters: dict[str, Trained] = {}
         self.cached: dict[tuple[int, ...], torch.Tensor] = {}
         self.version = "default"
-        self.update: str | None = None  # of a weight transfer: ready, started, updated
         self.running = threading.Event()
         self.running.set()
 
@@ -160,30 +159,9 @@ def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequest
             served.running.set()
             return {"status": "resumed"}
 
-        def post_init_weight_transfer_engine(self, body: dict[str, Any], fault: str, query: str) -> Any:
-            if body.get("init_info") is None:
-                raise Refusal("Missing 'init_info' in request body")
-            served.update = "ready"
-            return {"message": "Weight transfer initialized"}
-
-        def post_start_weight_update(self, body: dict[str, Any], fault: str, query: str) -> Any:
-            if served.update != "ready":
-                raise Broken("Weight transfer not initialized.")
-            served.update = "started"
-            return {"message": "Weight update started"}
-
-        def post_update_weights(self, body: dict[str, Any], fault: str, query: str) -> Any:
-            if served.update != "started":
-                raise Broken("start_weight_update must be called first")
-            served.update = "updated"
-            self.load(body["update_info"]["path"], fault)
-            return {"message": "Weights updated"}
-
-        def post_finish_weight_update(self, body: dict[str, Any], fault: str, query: str) -> Any:
-            if served.update != "updated":
-                raise Broken("no weights came")
-            served.update, served.version = "ready", body.get("weight_version") or served.version
-            return {"message": "Weight update finished"}
+        def post_update_weight_version(self, body: dict[str, Any], fault: str, query: str) -> Any:
+            served.version = body["new_version"]
+            return {"success": True, "new_version": served.version}
 
         def post_collective_rpc(self, body: dict[str, Any], fault: str, query: str) -> Any:
             if body.get("method") != "reload_weights":
@@ -212,7 +190,7 @@ def rollout_handler(served: Trained, mischief: Mischief) -> type[BaseHTTPRequest
 
 
 OLD = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc", "/reset_prefix_cache", "/restart"}
-"""Routes that servers without weight transfer have too."""
+"""Routes that servers without versions have too."""
 
 
 def spoil(answer: dict[str, Any], fault: str) -> dict[str, Any]:

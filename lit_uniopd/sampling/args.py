@@ -10,7 +10,7 @@ COLD = 0.05
 """At this temperature a token that is a nat behind the first is drawn once in 500 million times."""
 NARROW = 0.05
 """The most probable token has more than this share nearly everywhere."""
-Sync = Literal["auto", "adapter", "transfer", "reload"]
+Sync = Literal["auto", "adapter", "reload"]
 
 
 @dataclass
@@ -25,9 +25,8 @@ class ServerArgs:
     """Where the student's weights are left for the servers, who must see it under the same path; /dev/shm/NAME on one
     machine. For one run alone."""
     sync: Sync = "auto"
-    """How servers take the weights. adapter: as a LoRA adapter beside the base model; transfer: by vLLM's weight
-    transfer, backend disk; reload: by its reload_weights, where that is missing. auto: adapter under LoRA, else
-    transfer."""
+    """How servers take the weights. adapter: as a LoRA adapter beside the base model; reload: whole, by vLLM's
+    reload_weights. auto: adapter under LoRA, else reload."""
     requests: int = 64
     """Prompts that each process has under way at the same time."""
     timeout: float = 600.0
@@ -37,16 +36,16 @@ class ServerArgs:
     ... 30 s. A server that broke off is given the weights again before it is asked."""
     api_key_variable: str | None = None
     """Environment variable that holds the servers' key; null: none is sent."""
-    max_drift: float | None = 0.5
-    """The run stops when the servers' log-probs are further than this from the trainer's, in nats, on the average of a
-    rollout: they then sample from another model. null: never."""
+    max_drift: float | None = 0.2
+    """The run stops when the servers' log-probs are further than this from the trainer's, in nats on average: for a
+    probe whenever weights were sent, and for every rollout. They then sample from another model. null: never."""
 
     def __post_init__(self) -> None:
         rules = {
             "urls": (bool(self.urls), "the address of at least one server"),
             "model": (bool(self.model), "the name that the servers serve the student under"),
             "directory": (bool(self.directory), "a directory that trainer and servers see"),
-            "sync": (self.sync in get_args(Sync), "auto, adapter, transfer or reload"),
+            "sync": (self.sync in get_args(Sync), "auto, adapter or reload"),
             "requests": (self.requests >= 1, "at least 1"),
             "timeout": (self.timeout > 0, "above 0"),
             "retries": (self.retries >= 0, "at least 0"),
@@ -67,7 +66,7 @@ class ColocateArgs:
     """Room for keys and values, in GiB; null: what that share leaves on a GPU, 1 GiB on a CPU."""
     max_model_len: int | None = None
     """Longest prompt with answer, in tokens; null: the model's positions, or what the cache has room for."""
-    max_drift: float | None = 0.5
+    max_drift: float | None = 0.2
     """The run stops when the engine's log-probs are further than this from the trainer's, in nats on average: for a
     probe whenever weights were sent, and for every rollout. null: never."""
 

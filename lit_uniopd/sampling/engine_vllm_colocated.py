@@ -12,7 +12,7 @@ import itertools
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,11 +27,10 @@ from lit_uniopd.policy.backbone import head_of, unwrap
 from lit_uniopd.policy.checkpoint_names import checkpoint_weights
 from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
+from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.sampling.weight_sync import all_parameters, fingerprint
 from lit_uniopd.utils.seeding import derive_seed
 
-PROBE = 64
-"""Tokens of a prompt by which the engine is compared with the student after its weights were sent."""
 GIB = 1024**3
 CPU_CACHE_GIB = 1.0
 """Room for keys and values on the CPU, where no share of a GPU's memory is asked for."""
@@ -53,7 +52,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             )
     engine = _engine_of(request)
     engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    engine.take_weights(request.model, list(request.prompt_tokens[0][:PROBE]), request.args.colocate.max_drift)
+    engine.take_weights(request.model, request.prompt_tokens[0], request.args.colocate.max_drift)
     buffer = AnswerBuffer(request)
     try:
         for prompt, answers in engine.answers(request):
@@ -108,17 +107,19 @@ class ColocatedEngine:
         self.requests = itertools.count()
         self.fingerprint = ""
         """Of the weights that the engine has; empty: none that are of use."""
-        self.probe: list[int] = []
-        self.probe_logps = torch.empty(0)
-        """Of ``probe`` in the engine, and in the student, when weights were last sent."""
-        self.student_logps = torch.empty(0)
+        self.probe = WeightProbe(self._prompt_logps, "vLLM in this process", "sampling.colocate.max_drift")
         with _environment(device), _undisturbed(device), tempfile.TemporaryDirectory() as directory:
             _write_config(base, directory)
             try:
                 self.llm: Any = import_module("vllm").LLM(model=directory, **options)
-                self._prompt_logps([0, 0])  # shapes that its kernels do not know are refused by the first step only
+                try:
+                    self._prompt_logps([0, 0])  # shapes that its kernels do not know are refused by the first step
+                except BaseException:
+                    # Now, and not whenever it is collected: it takes along what all engines of the process share.
+                    self.llm.llm_engine.engine_core.shutdown()
+                    _engines.clear()
+                    raise
             except Exception as error:
-                _engines.clear()  # what vLLM has cleared away with this one was theirs too
                 raise UserError(
                     f"vLLM cannot run {type(base).__name__} in this process ({first_line(error)}); mend what it says "
                     "by sampling.colocate, or set sampling.engine=loop."
@@ -143,12 +144,12 @@ class ColocatedEngine:
     # --- weights ---
 
     @torch.no_grad()
-    def take_weights(self, model: nn.Module, probe: list[int], max_drift: float | None) -> None:
+    def take_weights(self, model: nn.Module, prompt: Sequence[int], max_drift: float | None) -> None:
         """Make sure that the engine has exactly these weights.
 
         Args:
             model: whole, with its adapters if it has any, which are merged.
-            probe: token ids by which engine and student are compared after the weights were sent.
+            prompt: token ids by which engine and student are compared after the weights were sent.
             max_drift: nats by which their log-probs may differ on average; None: any.
 
         Raises:
@@ -166,7 +167,7 @@ class ColocatedEngine:
             if self._sleeps:
                 self.llm.wake_up(tags=["kv_cache"])
             self._forget_prompts()
-            self._compare(model, self.probe or probe, max_drift)
+            self.probe.check(model, prompt, max_drift)
         self.fingerprint = current
 
     def _forget_prompts(self) -> None:
@@ -176,26 +177,6 @@ class ColocatedEngine:
                 return
             self.llm.llm_engine.step()  # steps that were begun before the last answer ended still hold room
         raise RuntimeError("vLLM does not forget the prompts that it has read with the old weights")
-
-    def _compare(self, model: nn.Module, probe: list[int], limit: float | None) -> None:
-        """Compare the log-probs of a probe with the student's, and with those before the weights were sent."""
-        if len(probe) < 2:  # nothing follows the first token
-            return
-        engine_logps, student_logps = self._prompt_logps(probe), _prompt_logps(model, probe)
-        before, student_before = self.probe_logps, self.student_logps
-        if self.probe and torch.equal(engine_logps, before) and not torch.equal(student_logps, student_before):
-            raise UserError(
-                "vLLM kept old weights: the student's log-probs have changed and the engine's have not; set "
-                "sampling.engine=loop, and report it with the versions that `uniopd doctor` names."
-            )
-        drift = float((engine_logps - student_logps).abs().mean())
-        if limit is not None and not drift <= limit:
-            raise UserError(
-                f"vLLM's log-probs are {drift:.2f} nats from the student's on average after its weights were sent, "
-                f"more than sampling.colocate.max_drift {limit:g}: it runs this model otherwise; set "
-                "sampling.engine=loop, or raise the limit."
-            )
-        self.probe, self.probe_logps, self.student_logps = probe, engine_logps, student_logps
 
     def _prompt_logps(self, tokens: list[int]) -> Tensor:
         """Log-probs of every token but the first, under the engine."""
@@ -287,14 +268,6 @@ def _answer(completion: Any) -> tuple[Tensor, Tensor]:
     tokens = list(completion.token_ids)
     logps = [entry[token].logprob for token, entry in zip(tokens, completion.logprobs, strict=True)]
     return torch.tensor(tokens), torch.tensor(logps)
-
-
-@torch.no_grad()
-def _prompt_logps(model: nn.Module, tokens: list[int]) -> Tensor:
-    """Log-probs of every token but the first, under the student."""
-    ids_1T = torch.tensor([tokens], device=head_of(model).weight_VH.device)
-    logps_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
-    return logps_TV.gather(1, ids_1T[0, 1:, None])[:, 0].cpu()
 
 
 def _pack_tied_head(model: nn.Module) -> None:

@@ -45,7 +45,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             )
     pool = connect(request.args.server)
     pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    name = pool.weights.publish(request.model)
+    name = pool.weights.publish(request.model, request.prompt_tokens[0], request.args.max_drift)
     buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
     answers = _concurrently(
         lambda prompt: pool.complete(_completion_body(request, prompt, name), prompt, request.model),

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.lora import merged_state
 from lit_uniopd.sampling.args import Sync
+from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.utils.http import ServerError, Servers
 
 STARTED = time.time()
@@ -43,22 +44,25 @@ class WeightSync:
         servers: vLLM servers.
         model: the name that they serve the untrained student under.
         directory: on a file system that all of them and this process see under this path, for this run alone.
-        sync: adapter: a LoRA adapter beside the base model. transfer: vLLM's weight transfer, backend `disk`. reload:
-            `reload_weights`, for servers without that. auto: adapter for a model with adapters, else transfer.
+        sync: adapter: a LoRA adapter beside the base model. reload: `reload_weights`. auto: adapter for a model with
+            adapters, else reload.
     """
 
     def __init__(self, servers: Servers, model: str, directory: str | Path, sync: Sync) -> None:
         self.servers, self.model, self.sync = servers, model, sync
         self.directory = Path(directory).absolute()
         self._name = ""
+        self._probes: dict[str, WeightProbe] = {}
         self._lock = threading.Lock()
         atexit.register(_delete_weights, self.directory)  # it may be in memory
 
-    def publish(self, model: nn.Module) -> str:
+    def publish(self, model: nn.Module, prompt: Sequence[int] = (), max_drift: float | None = None) -> str:
         """Make sure that every server has exactly these weights.
 
         Args:
             model: not sharded; adapters are sent alone, or merged.
+            prompt: token ids by which a server that got weights is compared with the student.
+            max_drift: nats by which their log-probs may differ on average; None: any.
 
         Returns:
             The model name that requests must give.
@@ -82,7 +86,32 @@ class WeightSync:
                 self._write(model, adapter)
             for url in missing:
                 self._send(url, adapter, record)
-        return self._name if adapter else self.model
+                self._check(url, model, prompt, max_drift)
+        return self._served_name(model)
+
+    def _served_name(self, model: nn.Module) -> str:
+        return self._name if self._is_adapter(model) else self.model
+
+    def _check(self, url: str, model: nn.Module, prompt: Sequence[int], max_drift: float | None) -> None:
+        """Compare the log-probs of a server that has got weights with the student's."""
+
+        def prompt_logps(tokens: list[int]) -> Tensor:
+            body = {"model": self._served_name(model), "prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0}
+            answer = self.servers.post("/v1/completions", {**body, "temperature": 0}, url=url)
+            entries = answer["choices"][0]["prompt_logprobs"][1:]
+            return torch.tensor(
+                [entry[str(token)]["logprob"] for token, entry in zip(tokens[1:], entries, strict=True)]
+            )
+
+        name = f"The server {url}"
+        probe = self._probes.setdefault(url, WeightProbe(prompt_logps, name, "sampling.server.max_drift"))
+        probe.engine_logps = prompt_logps  # every version of an adapter has a name of its own
+        try:
+            probe.check(model, prompt, max_drift)
+        except (ServerError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"{name} did not say how probable a prompt is ({error}); start it with vLLM, and resume."
+            ) from error
 
     def restore(self, url: str, model: nn.Module) -> None:
         """Send the published weights again to a server that may have been restarted.
@@ -120,9 +149,7 @@ class WeightSync:
 
     def _is_adapter(self, model: nn.Module) -> bool:
         if self.sync == "adapter" and not isinstance(model, PeftModel):
-            raise UserError(
-                "sampling.server.sync adapter needs a student with adapters; set its lora, or sync transfer."
-            )
+            raise UserError("sampling.server.sync adapter needs a student with adapters; set its lora, or sync reload.")
         return self.sync == "adapter" or (self.sync == "auto" and isinstance(model, PeftModel))
 
     def _has_weights(self, url: str, adapter: bool, record: dict[str, Any]) -> bool:
@@ -136,8 +163,6 @@ class WeightSync:
 
     def _version(self, url: str, retries: int | None = None) -> str | None:
         """The version of its weights that a server reports; None: it reports none."""
-        if self.sync == "reload":
-            return None
         try:
             return str(self.servers.get("/weight_info", url=url, retries=retries)["weight_version"])
         except (ServerError, KeyError, TypeError) as error:
@@ -152,10 +177,8 @@ class WeightSync:
         try:
             if adapter:
                 self._load_adapter(url, path, old)
-            elif self.sync == "reload":
-                self._reload(url, path)
             else:
-                self._transfer(url, path, old)
+                self._reload(url, path)
         except ServerError as error:
             kind = "adapter" if adapter else "weights"
             raise UserError(
@@ -177,26 +200,26 @@ class WeightSync:
         if self._name not in served_names(self.servers, url):
             raise load_error or ServerError("does not list the adapter afterwards")
 
-    def _transfer(self, url: str, path: str, old: str | None) -> None:
-        def post(route: str, body: dict[str, Any]) -> None:
-            self.servers.post(route, body, url=url, retries=0)
-
-        post("/pause?mode=wait&clear_cache=true", {})
-        if old is None or self._version(url) != old:  # not the process that got the last weights
-            post("/init_weight_transfer_engine", {"init_info": {}})
-        post("/start_weight_update", {})
-        post("/update_weights", {"update_info": {"path": path}})
-        post("/finish_weight_update", {"weight_version": self._name})
-        self._forget_prompts(url)
-        post("/resume", {})
+    def _reload(self, url: str, path: str) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
+        self._post_if_known("/pause?mode=wait", {}, url)
+        try:
+            self.servers.post("/collective_rpc", body, url=url, retries=0)
+            self._forget_prompts(url)
+            self._post_if_known("/update_weight_version", {"new_version": self._name}, url)
+        finally:
+            self._post_if_known("/resume", {}, url)
         version = self._version(url)
         if version not in (None, self._name):
             raise ServerError(f"reports version {version!r} of its weights afterwards")
 
-    def _reload(self, url: str, path: str) -> None:
-        body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
-        self.servers.post("/collective_rpc", body, url=url, retries=0)
-        self._forget_prompts(url)
+    def _post_if_known(self, route: str, body: dict[str, Any], url: str) -> None:
+        """A request that older servers have no route for."""
+        try:
+            self.servers.post(route, body, url=url, retries=0)
+        except ServerError as error:
+            if error.status != 404:
+                raise
 
     def _forget_prompts(self, url: str) -> None:
         """Clear the cached keys and values of prompts, which are those of the old weights."""

@@ -10,11 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from test_colocated import Drifts, on_policy
+from engines.comparisons import Drifts, on_policy
 from tiny import Prompts, adam, prompts, trainer
 
 from lit_uniopd.distributed.fsdp import FSDP

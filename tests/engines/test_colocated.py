@@ -6,21 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import Callback
+from engines.comparisons import PROMPTS, ROOM, Drifts, change, load, on_policy, same
 from tiny import Prompts, module, prompts, trainer
-from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.modules import UniOPD
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import ColocateArgs, Completions, SamplingArgs, engine_vllm_colocated, sample
-
-PROMPTS = [[5, 7, 9, 11, 13], [9, 8, 7], [20, 21, 22, 23, 24, 25, 26]]
-ROOM = ColocateArgs(kv_cache_gib=0.05, max_model_len=128)
-
-
-def load(path: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
 def write(
@@ -29,20 +20,6 @@ def write(
     keys = options.pop("keys", None)
     args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, "colocate": ROOM} | options, engine=engine)
     return sample(model, prompt_tokens, args, eos_ids=eos_ids, pad_id=0, seed=3, keys=keys)
-
-
-def change(model: Any, seed: int) -> None:
-    """Move every weight, as training would."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-
-
-def same(vllm: Completions, loop: Completions) -> None:
-    assert torch.equal(vllm.tokens_BT, loop.tokens_BT)
-    assert vllm.finish == loop.finish
-    torch.testing.assert_close(vllm.logps_BT, loop.logps_BT, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -58,14 +35,16 @@ def test_the_most_probable_answers_are_those_of_the_loop_after_every_change(tiny
 
 def test_adapters_are_merged_on_the_way(tiny_dirs):
     policy = Policy.load(PolicyArgs(path=tiny_dirs["student"], lora=LoraArgs(rank=4, alpha=8)), trainable=True).eval()
+    answers = []
     for step in range(2):
         loop = write(policy.model, "loop", temperature=0)
         same(write(policy.model, "vllm", temperature=0), loop)
+        answers.append(loop.tokens_BT)
         with torch.no_grad():
             for name, parameter in policy.model.named_parameters():
                 if "lora_" in name:
                     parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)) * 0.2)
-    assert not torch.equal(loop.tokens_BT, write(policy.model, "vllm", temperature=0).tokens_BT)
+    assert not torch.equal(*answers)
 
 
 def test_answers_end_where_the_loops_do(tiny_dirs):
@@ -124,7 +103,9 @@ def test_an_engine_that_keeps_old_weights_is_an_error(tiny_dirs, monkeypatch):
     old = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     monkeypatch.setattr(engine_vllm_colocated, "checkpoint_weights", lambda _: iter(old.items()))
     change(model, 1)
-    with pytest.raises(UserError, match=r"^vLLM kept old weights: .*; set sampling\.engine=loop, and report"):
+    with pytest.raises(
+        UserError, match=r"^vLLM in this process kept old weights: .*; set sampling\.engine=loop, or start"
+    ):
         write(model, "vllm")
 
 
@@ -132,7 +113,9 @@ def test_an_engine_of_another_model_is_an_error(tiny_dirs, monkeypatch):
     model, other = load(tiny_dirs["student"]), load(tiny_dirs["math"])
     change(model, 2)  # so that weights are sent
     monkeypatch.setattr(engine_vllm_colocated, "checkpoint_weights", lambda _: iter(other.state_dict().items()))
-    with pytest.raises(UserError, match=r"^vLLM's log-probs are \d+\.\d\d nats .*max_drift 0\.5: it runs this model"):
+    with pytest.raises(
+        UserError, match=r"^vLLM in this process is \d+\.\d\d nats .*max_drift 0\.2: it has other weights"
+    ):
         write(model, "vllm")
 
 
@@ -154,26 +137,6 @@ def test_heads_that_its_kernels_do_not_know_are_told_at_once(model_dirs):
 
 
 # --- training ---
-
-
-class Drifts(Callback):
-    """What every step said of the engine."""
-
-    def __init__(self) -> None:
-        self.largest: list[float] = []
-
-    def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.largest.append(float(trainer.callback_metrics["rollout/engine_drift_max"]))
-
-
-def large_steps(params: Any) -> torch.optim.Optimizer:
-    """Stale weights would show in the log-probs."""
-    return torch.optim.AdamW(params, lr=0.03)
-
-
-def on_policy(paths: dict[str, str], **options: Any) -> UniOPD:
-    sampling = SamplingArgs(n=3, max_new_tokens=6, engine="vllm", colocate=ROOM)
-    return module(paths, **{"sampling": sampling, "optimizer": large_steps, **options})
 
 
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)], ids=["full", "lora"])

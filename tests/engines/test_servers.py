@@ -1,0 +1,91 @@
+"""The real server: rollouts with whole weights and adapters after every change, and a teacher's log-probs."""
+
+from typing import Any
+
+import pytest
+import torch
+from engines.comparisons import PROMPTS, change, load, same
+from peft import LoraConfig, get_peft_model
+from tiny import Prompts, module, prompts, sgd, trainer
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import Completions, SamplingArgs, ServerArgs, engine_vllm_server, sample
+from lit_uniopd.teachers import HttpArgs, TeacherArgs
+
+
+def write(model: Any, server: ServerArgs | None, **options: Any) -> Completions:
+    engine = "loop" if server is None else "vllm"
+    args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, "temperature": 0, **options}, engine=engine, server=server)
+    return sample(model, PROMPTS, args, eos_ids=[], pad_id=0, seed=3)
+
+
+def server_args(real_server: Any, tmp_path: Any, **options: Any) -> ServerArgs:
+    return ServerArgs(urls=[real_server.url], model="student", directory=str(tmp_path / "weights"), **options)
+
+
+def test_whole_weights_after_every_change(real_server, untied_dir, tmp_path):
+    model, server = load(untied_dir), server_args(real_server, tmp_path)
+    for step in range(4):
+        same(write(model, server), write(model, None))
+        change(model, step)
+
+
+def test_adapters_after_every_change(real_server, untied_dir, tmp_path):
+    base, server = load(untied_dir), server_args(real_server, tmp_path)
+    write(base, server)  # whatever it had before
+    adapted: Any = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])).eval()
+    answers = []
+    for step in range(3):
+        same(write(adapted, server), loop := write(adapted, None))
+        answers.append(loop.tokens_BT)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)) * 0.2
+    assert not torch.equal(answers[0], answers[2])
+
+
+def test_several_draws_and_their_log_probs(real_server, untied_dir, tmp_path):
+    model, server = load(untied_dir), server_args(real_server, tmp_path)
+    answers = write(model, server, n=3, temperature=0.7)
+    assert len({tuple(row.tolist()) for row in answers.tokens_BT}) == 9
+    assert torch.equal(answers.tokens_BT, write(model, server, n=3, temperature=0.7).tokens_BT)
+    for row, tokens in enumerate(answers.tokens_BT):
+        prompt = PROMPTS[row // 3]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits.double() / 0.7).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(answers.logps_BT[row].double(), expected, atol=1e-4, rtol=0)
+
+
+def test_a_killed_server_is_one_sentence_and_a_new_one_gets_the_weights(real_server, untied_dir, tmp_path):
+    model, server = load(untied_dir), server_args(real_server, tmp_path, retries=0)
+    write(model, server)
+    change(model, 5)
+    real_server.kill()
+    with pytest.raises(UserError, match=rf"^The server {real_server.url} .*start it again, and resume\.$"):
+        write(model, server)
+    real_server.start()
+    same(write(model, server), write(model, None))
+
+
+def test_a_server_of_another_name_is_refused_at_once(real_server, tmp_path):
+    server = ServerArgs(urls=[real_server.url], model="another", directory=str(tmp_path))
+    with pytest.raises(UserError, match=r"serves student.*not sampling\.server\.model another"):
+        engine_vllm_server.connect(server)
+
+
+def test_a_teacher_behind_it_scores_as_one_in_memory(tiny_dirs, untied_dir, tmp_path, teacher_server):
+    runs = []
+    for teacher in (
+        PolicyArgs(path=untied_dir),
+        TeacherArgs(path=untied_dir, placement="http", http=HttpArgs(urls=[teacher_server.url], model="student")),
+    ):
+        model = module(tiny_dirs, teachers={"default": teacher}, optimizer=sgd)
+        trainer(tmp_path, max_steps=1).fit(model, Prompts(prompts(4)))
+        assert model.rollouts is not None
+        runs.append(model.rollouts)
+    local, remote = runs
+    assert torch.equal(local.tokens_BT, remote.tokens_BT)
+    assert bool(remote.teacher_ok_B.all())
+    torch.testing.assert_close(remote.teacher_logps_BT, local.teacher_logps_BT, atol=1e-4, rtol=0)
