@@ -6,7 +6,7 @@ from lit_uniopd.rewards import GRADERS
 from lit_uniopd.rewards.ifeval import loose_readings
 from lit_uniopd.rewards.ifeval.arguments import read_instructions
 from lit_uniopd.rewards.ifeval.checks import CHECKS, follows
-from lit_uniopd.rewards.ifeval.division import sentences, tokens
+from lit_uniopd.rewards.ifeval.division import sentences, tokens, words
 from lit_uniopd.rewards.ifeval.language import language_of
 
 CASES = [
@@ -107,6 +107,12 @@ def test_the_eight_loose_readings():
 )
 def test_sentences(text, count):
     assert len(sentences(text)) == count
+
+
+def test_words():
+    assert words("It's 3.5 e_mails, naïve!") == ["It", "s", "3", "5", "e_mails", "naïve"]
+    assert words("बिल्ली खिड़की पर है") == ["बिल्ली", "खिड़की", "पर", "है"]  # NLTK before 3.10.3 ends words at vowel signs
+    assert len(words("猫坐在窗上。")) == 1
 
 
 def test_clitics_and_hyphens_in_capitals():
