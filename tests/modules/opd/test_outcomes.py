@@ -32,7 +32,9 @@ USABLE = {
     "code_stdio": [TESTS, json.dumps(TESTS)],
     "anls": [["Paris", "paris"], "Paris"],
     "vqa_soft": [["no"] + ["yes"] * 9],
-    "ifeval": [],
+    "ifeval": [
+        {"instruction_id_list": ["startend:quotation", "keywords:existence"], "kwargs": [None, {"keywords": ["sun"]}]}
+    ],
 }
 UNREADABLE = {
     "math": [PAPER, CALLS, ["1", "2"], " ", "$", "}{"],
@@ -40,6 +42,12 @@ UNREADABLE = {
     "numeric": ["many", PAPER],
     "yes_no": ["perhaps", 7],
     "code_functional": [PAPER, json.dumps(PAPER), TESTS, "42", {**CALLS, "expected": []}],
+    "ifeval": [
+        PAPER,
+        {"instruction_id_list": ["startend:quotation"]},
+        {"instruction_id_list": ["keywords:existence"], "kwargs": [{}]},
+        {"instruction_id_list": ["new:thing"], "kwargs": [{}]},
+    ],
     "code_stdio": [PAPER, CALLS, "def f(): ...", {"tests": [{"input": "1"}]}],
 }
 
