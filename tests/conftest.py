@@ -2,14 +2,18 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from first_run import FirstRun, first_run
 from hypothesis import settings
 from PIL import Image
+from scenes_data import captioner
 from serving import ModelServers
 from tiny import make_model
 
@@ -19,6 +23,13 @@ from lit_uniopd.utils import http
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: none of them is left to one process when the other has nothing to do any more."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +45,28 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Three models of one family: a student and two teachers."""
     root = tmp_path_factory.mktemp("models")
     return {name: str(make_model(root / name, seed=i)) for i, name in enumerate(["student", "math", "code"])}
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of all processes of this session; what takes long is made in it once, under a lock."""
+    directory = tmp_path_factory.getbasetemp()
+    return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
+
+
+@pytest.fixture(scope="session")
+def quickstart(common: Path) -> FirstRun:
+    """The quickstart's run and its playground."""
+    with FileLock(common / "first_run.lock"):
+        return first_run(common)
+
+
+@pytest.fixture(scope="module")
+def scenes(common: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a small captioner's directory, with its pictures."""
+    with FileLock(common / "captioner.lock"):
+        made = captioner(common / "scenes").parent
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("playground") / made.name))
 
 
 @pytest.fixture
