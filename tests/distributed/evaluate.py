@@ -7,7 +7,6 @@ KILL_AFTER: each rank dies without a word when it has recorded so many batches; 
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -23,7 +22,7 @@ from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 
 
-def evaluate(kind: str, ranks: int, root: Path, model: str, names: Sequence[str]) -> None:
+def evaluate(kind: str, ranks: int, root: Path, model: str, names: list[str]) -> None:
     """Validate on fixture rows; ``root`` gets ``eval/version_N``."""
     logger = TensorBoardLogger(root, name="eval", default_hp_metric=False)
     strategy = FSDP(param_dtype=None, reduce_dtype=None) if kind == "fsdp" else kind
