@@ -2,14 +2,18 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from first_run import FirstRun, first_run
 from hypothesis import settings
 from PIL import Image
+from scenes_data import captioner
 from serving import ModelServers
 from tiny import make_model
 
@@ -19,6 +23,28 @@ from lit_uniopd.utils import http
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process begin with its share of the files that have slow tests, so that none waits for one at the end.
+
+    pytest-xdist deals tests out in pieces of equal number, and whoever is done takes over what others have left. The
+    last files come first: whole runs, which take longest.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    paths = list(dict.fromkeys(item.path for item in reversed(items) if item.get_closest_marker("slow")))
+    slow = {path: [item for item in items if item.path == path] for path in paths}
+    quick = [item for item in items if item.path not in slow]
+    share = len(items) // workers
+    items.clear()
+    for worker in range(workers):
+        files = paths[worker * len(paths) // workers : (worker + 1) * len(paths) // workers]
+        items += [item for path in files for item in slow[path]]
+        count = max(0, (worker + 1) * share - len(items))
+        items += quick[:count]
+        quick = quick[count:]
+    items += quick
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +60,28 @@ def model_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Three models of one family: a student and two teachers."""
     root = tmp_path_factory.mktemp("models")
     return {name: str(make_model(root / name, seed=i)) for i, name in enumerate(["student", "math", "code"])}
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of all processes of this session; what takes long is made in it once, under a lock."""
+    directory = tmp_path_factory.getbasetemp()
+    return directory.parent if "PYTEST_XDIST_WORKER" in os.environ else directory
+
+
+@pytest.fixture(scope="session")
+def quickstart(common: Path) -> FirstRun:
+    """The quickstart's run and its playground."""
+    with FileLock(common / "first_run.lock"):
+        return first_run(common)
+
+
+@pytest.fixture(scope="module")
+def scenes(common: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a small captioner's directory, with its pictures."""
+    with FileLock(common / "captioner.lock"):
+        made = captioner(common / "scenes").parent
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("playground") / made.name))
 
 
 @pytest.fixture

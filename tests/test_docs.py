@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from first_run import FirstRun
 from markdown.extensions.toc import slugify
 from parsing import uniopd_parser
 from tiny import make_model
@@ -77,12 +78,10 @@ IN_CONFIGS = {re.sub(r"\\\n\s*", "", line): str(head.path) for head in HEADS.val
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with what the pages assume: the configs, two models, and the files that they show."""
+def desk(tmp_path_factory: pytest.TempPathFactory, quickstart: FirstRun) -> Iterator[Path]:
+    """A directory with what the pages assume: the quickstart's playground, the configs, two models, and their files."""
     root = tmp_path_factory.mktemp("desk")
-    (ROOT / "runs/playground").mkdir(parents=True, exist_ok=True)  # built once, kept as a user's would be
-    (root / "runs").mkdir()
-    (root / "runs/playground").symlink_to(ROOT / "runs/playground")
+    quickstart.lend_playground(root)
     (root / "configs").symlink_to(ROOT / "configs")
     for seed, name in enumerate(["my-student", "my-math-expert"]):
         make_model(root / name, seed=seed)

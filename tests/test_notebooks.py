@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from first_run import FirstRun
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
@@ -15,9 +16,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working directory of the kernels, one for all, so that the playground is built once."""
-    return tmp_path_factory.mktemp("elsewhere")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, quickstart: FirstRun) -> Path:
+    """The working directory of the kernels, with the quickstart's playground."""
+    directory = tmp_path_factory.mktemp("elsewhere")
+    quickstart.lend_playground(directory)
+    return directory
 
 
 def executed(path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:

@@ -1,4 +1,4 @@
-"""The first command of the README, as a process of its own, started outside the repository."""
+"""The quickstarts, as processes of their own, started outside the repository."""
 
 import json
 import subprocess
@@ -26,13 +26,12 @@ def view(run: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
-    command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/quickstart.yaml")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().splitlines()[-1] == "Curves:  tensorboard --logdir runs/quickstart/version_0"
+def test_the_quickstart_teaches_the_student_and_says_where_to_look(quickstart):
+    assert quickstart.returncode == 0, quickstart.stderr[-3000:]
+    assert quickstart.stdout.strip().splitlines()[-1] == "Curves:  tensorboard --logdir runs/quickstart/version_0"
 
-    run = tmp_path / "runs/quickstart/version_0"
+    runs = Path(quickstart.directory) / "runs"
+    run = runs / "quickstart/version_0"
     summary = json.loads((run / "summary.json").read_text())
     before, after, teachers = (summary[model] for model in ("before", "after", "teachers"))
     assert set(before) == set(after) == set(teachers) == {"math", "code"}
@@ -46,7 +45,7 @@ def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
     assert curve[-1].value == pytest.approx(after["math"])
     assert len(curve) >= 4
     assert (run / "export/policy/model.safetensors").exists()
-    assert (tmp_path / "runs/playground/seed0").is_dir()
+    assert (runs / "playground/seed0").is_dir()
 
     (charts,) = curves_of(run).values()
     assert charts["KL to the teachers (nats per token)"] == ["teacher/math/kl", "teacher/code/kl"]
@@ -56,7 +55,8 @@ def test_the_quickstart_teaches_the_student_and_says_where_to_look(tmp_path):
 
 
 @pytest.mark.slow
-def test_preference_learning_goes_from_made_pairs_to_a_curve(tmp_path):
+def test_preference_learning_goes_from_made_pairs_to_a_curve(quickstart, tmp_path):
+    quickstart.lend_playground(tmp_path)
     command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/omni_dpo/quickstart.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -88,10 +88,10 @@ def with_image_paths(example: Example, spec: BenchmarkSpec) -> Example:
     Raises:
         UserError: naming the row, if a picture is missing.
     """
-    folder = folder_of(spec)
     images = []
     for image in example.images:
-        path = folder / image if isinstance(image, str) else image
+        # The folder is asked for where a path needs it: that of the playground is there only once its models are.
+        path = folder_of(spec) / image if isinstance(image, str) else image
         if isinstance(path, Path) and not path.is_file():
             raise UserError(
                 f"Benchmark {spec.key}: the picture {path} of row {example.id} does not exist; put it there or mend "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_uniopd.benchmarks import datasets
 from lit_uniopd.benchmarks.datasets import fixture_rows, read_rows
 from lit_uniopd.benchmarks.loading import check_golds, load_benchmark, select_examples
 from lit_uniopd.benchmarks.metrics import build_metrics
@@ -14,6 +15,7 @@ from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Genera
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.chat_template import render
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.utils.paths import has_scheme
 
 SPECS = all_specs()
 
@@ -53,6 +55,15 @@ def test_prompts_have_their_pictures_and_no_field_left_open(spec, loaded):
         assert text.strip()
         assert not any(f"{{{role}}}" in text for role in (*spec.columns, "options"))
         assert bool(example.images) is (spec.modality == "image")
+
+
+def test_bundled_rows_train_no_playground(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "resolve_path", lambda path: pytest.fail(f"{path} takes minutes to build"))
+    made_here = [spec for spec in SPECS if has_scheme(spec.hub.id)]
+    for spec in made_here:
+        assert len(load_benchmark(spec, "fixture").examples) >= 4
+    assert {spec.id for spec in made_here} == {"playground_math", "playground_code", "playground_scenes"}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=ids)

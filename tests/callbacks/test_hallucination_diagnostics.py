@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from scenes_data import captioner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard_events import curves_of
 from tiny import Prompts, module, prompts, sgd, trainer
@@ -26,8 +25,8 @@ from lit_uniopd.view import PAIRS_FILE, write_page
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    root = captioner(tmp_path_factory.mktemp("playground")).parent
+def scenes(scenes):
+    root = scenes
     make_scene_pairs(root / "captioner", root / "scenes.jsonl", root / "pairs.jsonl", 0)
     spec = {
         "id": "few_scenes",

@@ -1,4 +1,4 @@
-"""`uniopd validate` on fixture rows, on as many gloo ranks as asked for.
+"""`uniopd validate` on fixture rows, in this process or on as many gloo ranks as asked for.
 
 python evaluate.py KIND RANKS ROOT MODEL KILL_AFTER BENCHMARK ...
 
@@ -21,6 +21,17 @@ from lit_uniopd.distributed.fsdp import FSDP
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 
+
+def evaluate(kind: str, ranks: int, root: Path, model: str, names: list[str]) -> None:
+    """Validate on fixture rows; ``root`` gets ``eval/version_N``."""
+    logger = TensorBoardLogger(root, name="eval", default_hp_metric=False)
+    strategy = FSDP(param_dtype=None, reduce_dtype=None) if kind == "fsdp" else kind
+    options = {"logger": logger, "limit_val_batches": 1.0, "inference_mode": False}
+    run = trainer(root, devices=ranks, strategy=strategy, **options)
+    module = Evaluation(PolicyArgs(path=model), grader_workers=1)
+    run.validate(module, BenchmarkDataModule(names, profile="fixture", max_rows=2), verbose=False)
+
+
 if __name__ == "__main__":
     kind, ranks, root, model, kill_after, *names = sys.argv[1:]
     torch.set_num_threads(1)
@@ -36,11 +47,6 @@ if __name__ == "__main__":
 
     if int(kill_after):
         EvalEngine._collect = mortal  # type: ignore[method-assign]
-    logger = TensorBoardLogger(root, name="eval", default_hp_metric=False)
-    strategy = FSDP(param_dtype=None, reduce_dtype=None) if kind == "fsdp" else kind
-    options = {"logger": logger, "limit_val_batches": 1.0, "inference_mode": False}
-    run = trainer(Path(root), devices=int(ranks), strategy=strategy, **options)
-    module = Evaluation(PolicyArgs(path=model), grader_workers=1)
-    run.validate(module, BenchmarkDataModule(names, profile="fixture", max_rows=2), verbose=False)
+    evaluate(kind, int(ranks), Path(root), model, names)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter

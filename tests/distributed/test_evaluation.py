@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributed.evaluate import evaluate
 
 from lit_uniopd.benchmarks.report.summary import SUMMARY, run_records
 
 NAMES = ["aime24", "gsm8k", "we_math", "pope"]
 
 
-def evaluate(kind: str, ranks: int, root: Path, model: str, kill_after: int = 0) -> int:
+def launch(kind: str, root: Path, model: str, kill_after: int = 0) -> int:
+    """Evaluate on two ranks."""
     script = Path(__file__).parent / "evaluate.py"
-    arguments = [kind, str(ranks), str(root), model, str(kill_after), *NAMES]
+    arguments = [kind, "2", str(root), model, str(kill_after), *NAMES]
     done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
     if not kill_after:
         assert done.returncode == 0, done.stderr[-3000:]
@@ -29,11 +31,11 @@ def scores(run: Path) -> dict:
 @pytest.mark.slow
 def test_two_ranks_give_the_numbers_of_one_also_sharded_and_after_a_kill(tmp_path):
     model = "playground:tiny_vision"
-    evaluate("auto", 1, tmp_path / "one", model)
-    evaluate("fsdp", 2, tmp_path / "two", model)
-    assert evaluate("ddp", 2, tmp_path / "killed", model, kill_after=3) != 0
+    evaluate("auto", 1, tmp_path / "one", model, NAMES)
+    launch("fsdp", tmp_path / "two", model)
+    assert launch("ddp", tmp_path / "killed", model, kill_after=3) != 0
     done_before = run_records(tmp_path / "killed/eval/version_0")
-    evaluate("auto", 1, tmp_path / "killed", model)
+    evaluate("auto", 1, tmp_path / "killed", model, NAMES)
     single, two, killed = (
         scores(tmp_path / name) for name in ("one/eval/version_0", "two/eval/version_0", "killed/eval/version_1")
     )

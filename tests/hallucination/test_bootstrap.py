@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from scenes_data import captioner
 
 from callbacks import SentencePairWriter
 from datamodules import SentencePairDataModule
@@ -190,11 +189,6 @@ def test_bad_choices_name_their_flag():
 
 
 # --- the run ---
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return captioner(tmp_path_factory.mktemp("playground")).parent
 
 
 def predict(scenes: Path, out: Path, *options: str) -> None:

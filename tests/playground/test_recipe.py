@@ -1,5 +1,6 @@
 """Building the playground with a recipe so small that it learns nothing: what matters here is the files."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,8 @@ def test_a_model_that_does_not_learn_is_an_error(tmp_path):
 
 
 def test_locate(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "build", lambda root, seed: recipe.Playground(Path(root) / f"seed{seed}"))
+    builder = importlib.import_module("lit_uniopd.playground.locate")
+    monkeypatch.setattr(builder, "build", lambda root, seed: recipe.Playground(Path(root) / f"seed{seed}"))
     assert locate("math_teacher", tmp_path, 3) == tmp_path / "seed3/math_teacher"
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     assert locate("heldout.jsonl", tmp_path) == tmp_path / "seed5/heldout.jsonl"
@@ -126,6 +128,7 @@ def test_locate(tmp_path, monkeypatch):
         UserError, match="The path playground:maths_teacher is unknown; write playground: and one of student"
     ):
         locate("maths_teacher", tmp_path)
+    assert list(tmp_path.iterdir()) == []  # nothing was trained
 
 
 def test_the_tokenizer_reads_and_writes_every_character():

@@ -55,7 +55,7 @@ def test_every_word_is_a_token_with_the_space_before_it():
 
 
 def test_the_reader_is_the_processor_only_faster(tmp_path):
-    root = captioner(tmp_path).parent
+    root = captioner(tmp_path, steps=1).parent
     policy = Policy.load(PolicyArgs(path=str(root / "captioner")), trainable=False)
     prompts = read_scenes(root / "scenes.jsonl")
     reader, train = Reader(), draw_scenes(0, "train", 12)

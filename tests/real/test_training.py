@@ -188,15 +188,15 @@ class KLs(Steps):
     @torch.no_grad()
     def measure(self, module: UniOPD) -> None:
         rollouts = write_answers(module.policy, questions(1), SamplingArgs(n=16, max_new_tokens=16), seed=0)
-        total = 0.0
-        for start, tokens, length in zip(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.lengths_B, strict=True):
-            ids = torch.tensor([start + tokens[:length].tolist()])
-            student, teacher = (
-                policy.model(input_ids=ids).logits[0, len(start) - 1 : -1].log_softmax(-1)
-                for policy in (module.policy, module.teachers["default"])
-            )
-            total += float((student.exp() * (student - teacher)).sum())
-        self.exact.append(total / int(rollouts.lengths_B.sum()))
+        (start,) = {tuple(tokens) for tokens in rollouts.prompt_tokens}  # of one prompt
+        # Padding is on the right and attention causal: no mask needed.
+        ids = torch.cat([torch.tensor(start).expand(len(rollouts.tokens_BT), -1), rollouts.tokens_BT], dim=1)
+        student, teacher = (
+            policy.model(input_ids=ids).logits[:, len(start) - 1 : -1].log_softmax(-1)
+            for policy in (module.policy, module.teachers["default"])
+        )
+        kl_BT = (student.exp() * (student - teacher)).sum(-1)
+        self.exact.append(float(kl_BT[rollouts.mask_BT].mean()))
 
 
 def opd(student: str, teacher: str, **options: Any) -> UniOPD:
