@@ -58,6 +58,7 @@ _BEHIND_CONCLUSION = re.compile(
     r"[(\[]?([A-Z])[)\]]?(?=[\s.,;:!)\]。，]|$)",
     re.I,
 )
+_SET_APART = re.compile(r"(?:\*\*|__|[(\[])([A-Z])(?:\*\*|__|[)\]])")
 _CORRECTION = re.compile(r"\b(?:wait|no|actually|however|but|instead|hmm|correction|sorry)\b", re.I)
 
 
@@ -67,7 +68,10 @@ def read(text: str, letters: str, options: Mapping[str, str]) -> str | None:
         chosen = reader(text, letters, options)
         if chosen is not None:
             return chosen
-    return option_mentioned(text, options)
+    mentioned = option_mentioned(text, options)
+    # Another option's letter that is set apart, "so it is **E**", says more than an option's text.
+    others = {match[1] for match in _SET_APART.finditer(text)} & set(letters) - {mentioned}
+    return None if others else mentioned
 
 
 # --- the readers, from the most to the least explicit ----------------------------------------------------------------

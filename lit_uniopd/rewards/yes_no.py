@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import without_emphasis
-from lit_uniopd.rewards.text import marked_answers, strip_reasoning, strip_thinking
+from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning, strip_thinking
 
 _YES = "yes|yeah|yep|sí|sim|oui|ja|да|evet|ya"
 _NO = "no|nope|não|non|nein|нет|hayır|tidak"
@@ -40,13 +40,15 @@ _NOT = re.compile(
     re.I,
 )
 _DOUBLE = re.compile(
-    r"\b(?:not\s+(?:only|just)|no\s+doubt|without\s+(?:a\s+)?doubt|can(?:not|['’]t|\s+not)\s+(?:deny|be\s+denied|miss)|not\s+(?:un\w+|impossible|false"
+    r"\b(?:not\s+(?:only|just)|no\s+(?:doubt|problem|worries)|without\s+(?:a\s+)?doubt|can(?:not|['’]t|\s+not)\s+(?:deny|be\s+denied|miss)|not\s+(?:un\w+|impossible|false"
     r"|wrong|incorrect|absent|missing)|(?:isn['’]t|not)\s+without|why\s+not|not\s+sure|not\s+certain|don['’]t\s+know|cannot\s+(?:tell|determine|say|be\s+determined)"
     r"|can['’]t\s+(?:tell|determine|say)|unable\s+to\s+(?:tell|determine|say)|not\s+(?:clear|possible\s+to|enough)|无法(?:确定|判断))",
     re.I,
 )
 """Negations that negate nothing, or that only say that the response does not know."""
 _SENTENCE = re.compile(r"[.!?。！？\n]")
+_OPENING = re.compile(r"[\s\"'“(\[#>:-]{0,8}(?:no\s(?:problem|worries)\b[\s!.,:-]{0,4})?", re.I)
+"""What may stand in front of a first word; "no problem" is a courtesy."""
 _COUNTS = re.compile(r"\s+(?!(?:there|it|they|the|this|that|these|he|she|i|we|a|an|one|because|since)\b)[a-z]", re.I)
 
 
@@ -107,7 +109,7 @@ def _by_pope(text: str) -> str | None:
 
 
 def _decision(text: str) -> str | None:
-    return _in_prose(next(marked_answers(text), text))
+    return _in_prose(readable(next(marked_answers(text), text)))
 
 
 def _in_prose(text: str) -> str | None:
@@ -122,7 +124,10 @@ def _in_prose(text: str) -> str | None:
     text = _DOUBLE.sub(" ", text)
     first = _WORD.search(text)
     if first is not None and not _DENIED.search(text[max(0, first.start() - 20) : first.start()]):
-        return _meaning(text, first) or None
+        decision = _meaning(text, first)
+        # Behind other words, "yes, a cat, but no dog" says both.
+        both = any(word.lastgroup != first.lastgroup for word in _WORD.finditer(text, first.end()))
+        return None if both else decision or None
     sentence = _SENTENCE.split(text.strip(), maxsplit=1)[0]
     if _NOT.search(sentence):
         return "no"
@@ -157,7 +162,7 @@ def _declared(text: str) -> str | None:
 
 def _first_word(text: str) -> str | None:
     """A response that begins with yes or no, and is not a sentence about none (``No dogs are there``)."""
-    start = re.match(r"[\s\"'“(\[#>:-]{0,8}", text)
+    start = _OPENING.match(text)
     offset = start.end() if start else 0
     word = _WORD.match(text, offset)
     if word is None:
