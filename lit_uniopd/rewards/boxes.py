@@ -8,7 +8,7 @@ from lit_uniopd.rewards.choice_readers import is_denied, is_hypothetical
 from lit_uniopd.rewards.expression import evaluate
 from lit_uniopd.rewards.text import last_answer_tag, last_model_box, readable
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(`{3,}+|~{3,}+)[^\n]*+\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _OPENING_BRACE = re.compile(r"\s*\{")
 _BARE = re.compile(

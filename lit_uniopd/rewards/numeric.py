@@ -33,21 +33,23 @@ _BEFORE = re.compile(
     r"|\\(?:log|ln|lg|exp|sin|cos|tan|sqrt|frac|binom)(?:_\S{1,3})?\s?\(?\{?$"
 )
 _BEHIND = re.compile(
-    r"[A-Za-z_^!]|\s?[-+*/^]\s?(?:[A-Za-z](?![A-Za-z])|\\|\()"
-    r"|\\(?!text|\)|\]|\$|%|,|;|\\|\s|end|mathrm|circ|quad|approx|cdot\s?\\text)"
+    r"(?!\s?\^\s?\{?\s?\\circ)(?:[A-Za-z_^!]|\s?[-+*/^]\s?(?:[A-Za-z](?![A-Za-z])|\\|\()"
+    r"|\\(?!text|\)|\]|\$|%|,|;|\\|\s|end|mathrm|circ|quad|approx|cdot\s?\\text))"
 )
 _EITHER = re.compile(r"\s{0,3}(?:\\text\{)?\s{0,3}(?:,?\s{0,2}\bor\b|/|\boder\b|或|\bou\b)[\s}]{0,3}")
 _RANGE = re.compile(r"[%$\s]{0,3}-\s?\$?")
 _LISTED = re.compile(r"\s?[,;、]\s{0,3}(?:(?:and|und|y|et)\s)?|\s(?:and|und|y|et)\s", re.I)
 _BETWEEN = re.compile(r"\b(?:between|zwischen|entre)\s?\$?$", re.I)
 _DISCLAIMED = re.compile(
-    r"(?:\b(?:not|never|(?:more|less|fewer|greater|smaller|larger|higher|lower|rather)\s+than|at\s+(?:least|most)|up\s+to"
+    r"(?:\b(?:not|never|(?:more|less|fewer|greater|smaller|larger|higher|lower|rather)\s+than|at\s+(?:least|most)|up\s+to|below|above|under|over|beyond|exceeds?"
     r"|instead\s+of|such\s+as|nicht|statt|mehr\s+als|weniger\s+als|mindestens|höchstens|más\s+de|menos\s+de|al\s+menos|no\s+es"
     r"|plus\s+de|moins\s+de|au\s+moins|pas)|n['’]t)\s{1,3}(?:(?:be|exactly|equal\s+to|about|just|simply)\s{1,3})?\$?$"
+    r"|[\w)}$]\s[<>]=?\s$|\\(?:[gl]eq?|neq?|[gl]t)(?![a-z])\s{0,2}$"
     r"|(?:不是|而非|超过|大于|小于|少于|多于|至少|至多|不到)\s?$",
     re.I,
 )
 """Right before a number that is a bound or denied, and not the answer."""
+_MINUS = re.compile(r"(?<![\d)}])(?<![\d)}]\s)\b(?:minus|negative)\s(?=\d)", re.I)
 _SENTENCE = re.compile(r"[.!?。]\s|\n")
 _LIST_LENGTH = 3
 """So many numbers in a row are data."""
@@ -116,7 +118,7 @@ def _read(text: str, *, prose: bool) -> tuple[str, tuple[Value, ...]] | None:
     value = evaluate(text)
     if value is not None:
         return text, _readings(value, is_percentage(text))
-    return _answer_in(ascii_notation(readable(text))) if prose else None
+    return _answer_in(_MINUS.sub("-", ascii_notation(readable(text)))) if prose else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _answer_in(text: str) -> tuple[str, tuple[Value, ...]] | None:
     previous: _Number | None = None
     refused, listed = False, 1
     for number in _numbers_in(text):
-        before = text[max(0, number.start - 40) : number.start]
+        before = text[max(0, number.start - 40) : number.start].rstrip("+-$")
         listed = listed + 1 if previous and _LISTED.fullmatch(text, previous.end, number.start) else 1
         if previous is not None and _are_alternatives(text, previous, number):
             refused = refused or previous.readings != number.readings
