@@ -1,14 +1,23 @@
 """Average normalised Levenshtein similarity, the score of DocVQA and InfoVQA."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.grade import gold_text, unknown
-from lit_uniopd.rewards.text import visible_answer
+from lit_uniopd.rewards.exact import normalised_text, stated_answer
+from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown
+from lit_uniopd.rewards.text import strip_reasoning, visible_answer
 
 
-def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None, *, threshold: float = 0.5) -> Grade:
+def grade_anls(
+    golds: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    threshold: float = 0.5,
+    extraction: Literal["protocol", "robust"] = "protocol",
+) -> Grade:
     """Similarity to the best of the gold answers.
 
     Args:
@@ -17,15 +26,23 @@ def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None
         prediction: The response. If it holds thinking, that and the blanks around it are taken off first.
         row: Not used.
         threshold: Similarities below it count as 0, in (0, 1]. An answer is correct if it reaches it.
+        extraction: ``protocol``: the official score of the whole response. ``robust``: that of what the response
+            states as its answer, without quotes, markdown and a final full stop, and 0 where its digits are not those
+            of the gold answer: similar letters may be a slip of reading, another amount is another answer.
 
     Raises:
-        ValueError: if ``threshold`` is not in (0, 1].
+        ValueError: if ``threshold`` is not in (0, 1], or for another ``extraction``.
     """
+    check_extraction(extraction)
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
     several = isinstance(golds, Sequence) and not isinstance(golds, str)
     expected = [text for gold in (golds if several else [golds]) if (text := gold_text(gold)) is not None]
-    answer = visible_answer(prediction)
+    if extraction == "robust":
+        visible = strip_reasoning(prediction)
+        answer = None if visible is None else normalised_text(stated_answer(visible))
+    else:
+        answer = visible_answer(prediction)
     blank = any(isinstance(gold, str) and not gold.strip() for gold in (golds if several else [golds]))
     if blank and answer is not None and not answer.strip():
         return Grade(True, 1.0, answer, "ok")
@@ -35,6 +52,9 @@ def grade_anls(golds: Any, prediction: str, row: Mapping[str, Any] | None = None
         return Grade(False, 0.0, reason="truncated")
     if not answer.strip():
         return Grade(False, 0.0, reason="no_answer")
+    if extraction == "robust":
+        digits = _digits(answer)
+        expected = [text for gold in expected if _digits(text := normalised_text(gold)) == digits]
     score = anls_score(expected, answer, threshold)
     correct = score >= threshold
     return Grade(correct, score, answer, "ok" if correct else "wrong")
@@ -64,6 +84,10 @@ def _similarity(gold: str, answer: str, threshold: float) -> float:
         return 0.0
     similarity = 1 - levenshtein(first, second) / length
     return similarity if similarity >= threshold else 0.0
+
+
+def _digits(text: str) -> list[int]:
+    return [digit for character in text if (digit := unicodedata.decimal(character, None)) is not None]
 
 
 def _normalised(text: str) -> str:

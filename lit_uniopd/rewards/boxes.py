@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from lit_uniopd.rewards import choice_cues as cues
 from lit_uniopd.rewards.choice_readers import is_denied, is_hypothetical
 from lit_uniopd.rewards.expression import evaluate
-from lit_uniopd.rewards.text import last_answer_tag, last_model_box
+from lit_uniopd.rewards.text import last_answer_tag, last_model_box, readable
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(`{3,}+|~{3,}+)[^\n]*+\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _OPENING_BRACE = re.compile(r"\s*\{")
 _BARE = re.compile(
@@ -77,6 +77,7 @@ def declared_answer(text: str) -> str | None:
     """The answer that a response without a box announces (``The final answer is 12.``), or is from end to end."""
     if len(text) <= 80 and "\n" not in text.strip() and evaluate(text) is not None:
         return text
+    text = readable(text)
     announced = [*cues.ANNOUNCED.finditer(text), *_NUMBER_ANNOUNCED.finditer(text)]
     for cue in sorted(announced, key=lambda match: match.start(), reverse=True)[:100]:
         if is_hypothetical(text, cue.start()) or is_denied(text, cue.start()):
@@ -92,6 +93,7 @@ def declared_answer(text: str) -> str | None:
 def _boxes(text: str) -> list[_Box]:
     """All boxes, in order; one inside another is not listed twice."""
     boxes: list[_Box] = []
+    closings = _closing_braces(text)
     for opening in _OPENING.finditer(text):
         if boxes and opening.start() < boxes[-1].end:
             if (
@@ -106,14 +108,21 @@ def _boxes(text: str) -> list[_Box]:
             if bare := _BARE.match(text, opening.end()):
                 boxes.append(_Box(bare[1] or bare[2] or bare[3], opening.start(), bare.end()))
             continue
-        boxes.append(_closed(text, opening.start(), brace.end()))
+        closing = closings.get(brace.end() - 1)
+        if closing is None:
+            boxes.append(_Box(None, opening.start(), brace.end()))
+        else:
+            boxes.append(_Box(text[brace.end() : closing], opening.start(), closing + 1))
     return boxes
 
 
-def _closed(text: str, opening: int, start: int) -> _Box:
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return _Box(text[start : brace.start()], opening, brace.end())
-    return _Box(None, opening, start)
+def _closing_braces(text: str) -> dict[int, int]:
+    """The place of each closed brace -> that of the brace that closes it."""
+    closings: dict[int, int] = {}
+    unclosed: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            unclosed.append(brace.start())
+        elif brace.group() == "}" and unclosed:
+            closings[unclosed.pop()] = brace.start()
+    return closings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import unknown
-from lit_uniopd.rewards.text import strip_thinking
+from lit_uniopd.rewards.text import strip_reasoning, strip_thinking
 
 if TYPE_CHECKING:
     from lit_uniopd.hallucination.tokens import Reading
@@ -34,7 +34,7 @@ def grade_chair(
     objects = gold.get("objects") if isinstance(gold, Mapping) else gold
     if objects is None:
         return unknown("no_gold")
-    caption = strip_thinking(prediction)
+    caption = strip_reasoning(prediction) if reading == "robust" else strip_thinking(prediction)
     if caption is None:
         return Grade(False, 0.0, reason="truncated")
     if not caption.strip():

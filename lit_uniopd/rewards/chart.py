@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_uniopd.grade import Grade
+from lit_uniopd.rewards.exact import stated_answer
 from lit_uniopd.rewards.grade import gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import ascii_notation, without_emphasis, without_stop
-from lit_uniopd.rewards.text import visible_answer
+from lit_uniopd.rewards.text import strip_reasoning, visible_answer
 
 MAX_RELATIVE_CHANGE = 0.05
 _MAX_NUMBER_CHARS = 400
@@ -38,6 +39,7 @@ def grade_chartqa_relaxed(gold: Any, prediction: str, row: Mapping[str, Any] | N
 def grade_chartqa_normalised(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
     """The same rule as a person would apply it.
 
+    Read is what the response states as its answer (`lit_uniopd.rewards.exact.stated_answer`).
     Outer blanks, quotes and markdown, one final full stop, a leading currency sign and thousands separators are taken
     off both sides, other scripts' digits and signs are read, float noise does not count, and a year (a whole number
     from 1000 to 2100, written as one) has no 5 %: it is the same year or another.
@@ -49,11 +51,11 @@ def _grade(gold: Any, prediction: str, *, normalise: bool) -> Grade:
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
-    answer = visible_answer(prediction)
+    answer = strip_reasoning(prediction) if normalise else visible_answer(prediction)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
     if normalise:
-        expected, answer = _normalised(expected), _normalised(answer)
+        expected, answer = _normalised(expected), _normalised(stated_answer(answer))
     if not answer.strip():
         return Grade(False, 0.0, reason="no_answer")
     equal = _equal_to_a_person if normalise else _relaxed_equal

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.choice_readers import alone, if_allowed, read
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
-from lit_uniopd.rewards.text import marked_answers, strip_reasoning
+from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning
 
 DEFAULT_LETTERS = ascii_uppercase[:10]
 """Which letters may be answers if the options are not given."""
@@ -67,17 +67,16 @@ def chosen_letters(
     Returns:
         None if it chooses nothing, or hedges.
     """
-    text = unicodedata.normalize("NFKC", response)
     options = options or {}
     # Not the normalised text: NFKC writes x² as x2.
     for piece in marked_answers(response):
-        chosen = read(piece, letters, options) if prose else alone(piece, letters, options)
+        chosen = read(readable(piece), letters, options) if prose else alone(piece, letters, options)
         if chosen is not None:
             return chosen or None
     exact = alone(response, letters, options)
     if exact is not None or not prose:
         return exact or None
-    return read(text, letters, options) or None
+    return read(unicodedata.normalize("NFKC", readable(response)), letters, options) or None
 
 
 def _options(choices: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:

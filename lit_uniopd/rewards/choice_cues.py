@@ -26,6 +26,10 @@ ANNOUNCED = re.compile(
     re.I,
 )
 """Phrases that announce the answer."""
+ONE_OF_ALL = re.compile(r"\b(?:each|every|any|another|per)\s{1,2}$", re.I)
+"""Right before a cue: ``each option: A) ...`` announces nothing."""
+WOULD = re.compile(r"\bwould\b", re.I)
+IT_IS = re.compile(r"\b(?:it|this|that)\s(?:is|must\s+be)\s(?:option\s|choice\s)?[(\[*_]{0,3}([A-Z])(?![A-Za-z0-9'’])")
 CHOSEN = re.compile(
     r"\b(?:choose|chose|select|pick|picked|selected|go\s+with|opt\s+for|going\s+with|went\s+with|wähle|nehme|elijo|escojo|escolho|choisis|scelgo|"
     r"memilih|выбираю)\b|(?<![不别非勿])(?<!不能)(?<!不应)(?<!不会)(?<!不可)(?<!排除)(?:应|故|所以|因此)?选(?!项)(?:择)?(?:项)?\s{0,2}[:：]?",

@@ -58,6 +58,11 @@ _BEHIND_CONCLUSION = re.compile(
     r"[(\[]?([A-Z])[)\]]?(?=[\s.,;:!)\]。，]|$)",
     re.I,
 )
+_SET_APART = re.compile(r"(?:\*\*|__|[(\[])([A-Z])(?:\*\*|__|[)\]])")
+_SURVEY = re.compile(
+    r"\b(?:each|every|all|the)\s(?:\w+\s)?(?:options|choices|option|choice|statement)\b|\bone by one\b", re.I
+)
+"""Options are gone through: one that is listed is not yet chosen."""
 _CORRECTION = re.compile(r"\b(?:wait|no|actually|however|but|instead|hmm|correction|sorry)\b", re.I)
 
 
@@ -67,7 +72,11 @@ def read(text: str, letters: str, options: Mapping[str, str]) -> str | None:
         chosen = reader(text, letters, options)
         if chosen is not None:
             return chosen
-    return option_mentioned(text, options)
+    mentioned = option_mentioned(text, options)
+    # Another option's letter that is set apart, "so it is **E**", says more than an option's text.
+    others = {match[1] for match in _SET_APART.finditer(text)} & set(letters) - {mentioned}
+    surveyed = _SURVEY.search(text) and any(item[1] == mentioned for item in _ITEM.finditer(text))
+    return None if others or surveyed else mentioned
 
 
 # --- the readers, from the most to the least explicit ----------------------------------------------------------------
@@ -118,8 +127,12 @@ def _cued(text: str, letters: str, options: Mapping[str, str]) -> str | None:
                 break
             if is_hypothetical(text, cue.start()) or is_denied(text, cue.start()):
                 continue
+            if cues.ONE_OF_ALL.search(text, max(0, cue.start() - 12), cue.start()):
+                continue
             candidate = _behind_cue(text, cue.end(), letters, options, choosing=choosing)
             if candidate is not None:
+                if cues.WOULD.search(cue[0]) and _is_called_otherwise(text, cue.end(), candidate, letters):
+                    return ""
                 place, chosen = cue.start(), candidate
                 break
     clean = MARKUP.sub("", text) if len(text) < 4000 else text
@@ -137,7 +150,12 @@ def _called_true(text: str, letters: str) -> str | None:
     names = [match[1] or match[2] for match in called]
     if len(set(names)) > 1 and not _CORRECTION.search(text, called[-2].end(), called[-1].start()):
         return None
-    return names[-1]
+    return _conclusion(text[called[-1].end() :], letters) or names[-1]
+
+
+def _is_called_otherwise(text: str, start: int, chosen: str, letters: str) -> bool:
+    """Whether ``the answer would be A`` is followed by ``it is C``."""
+    return any(match[1] in letters and match[1] != chosen for match in cues.IT_IS.finditer(text, start))
 
 
 def _at_start(text: str, letters: str, options: Mapping[str, str]) -> str | None:
@@ -159,6 +177,11 @@ def _concluded(text: str, letters: str, options: Mapping[str, str]) -> str | Non
     for match in reversed(list(cues.ITSELF.finditer(clean))[-_CUES:]):
         if match[1] in letters:
             return match[1]
+    return _conclusion(text, letters) or _mentioned(text, letters)
+
+
+def _conclusion(text: str, letters: str) -> str | None:
+    """The letter behind the last ``so`` or ``therefore`` that has one."""
     for cue in reversed(list(cues.CONCLUSION.finditer(text))[-_CUES:]):
         following = MARKUP.sub("", text[cue.end() : cue.end() + 40])
         match = _BEHIND_CONCLUSION.match(following)
@@ -166,7 +189,7 @@ def _concluded(text: str, letters: str, options: Mapping[str, str]) -> str | Non
             continue
         if not is_denied(text, cue.start()) and not cues.REJECTED_BEHIND.match(following, match.end(1)):
             return match[1]
-    return _mentioned(text, letters)
+    return None
 
 
 def _mentioned(text: str, letters: str) -> str | None:

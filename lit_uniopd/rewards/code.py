@@ -23,7 +23,7 @@ from lit_uniopd.rewards.grade import failed, unknown
 from lit_uniopd.rewards.oracles import ORACLES
 from lit_uniopd.rewards.program import extract_program
 from lit_uniopd.rewards.tagged import load_tagged
-from lit_uniopd.rewards.text import strip_thinking
+from lit_uniopd.rewards.text import strip_reasoning
 from lit_uniopd.sandbox.child.encoding import Foreign, encode
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _grade(
     sandbox: "Sandbox | None",
 ) -> Grade:
     if program is None:
-        truncated = strip_thinking(prediction) is None
+        truncated = strip_reasoning(prediction, inline=False) is None
         return Grade(False, 0.0, reason="truncated" if truncated else "no_answer")
     try:
         sandbox = sandbox or check_sandbox()

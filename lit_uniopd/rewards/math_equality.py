@@ -6,6 +6,7 @@ they are, and whatever math-verify calls equal is tried once more in 150 digits.
 """
 
 import functools
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -104,7 +105,9 @@ def _clocks(expected: str, answer: str) -> bool | None:
     """Times of day; a gold time without am or pm is either."""
     first, second = _CLOCK.fullmatch(expected.strip()), _CLOCK.fullmatch(answer.strip())
     if first is None or second is None:
-        return None
+        # 3:30 is no ratio in lowest terms: a time, which no number equals.
+        is_time = first is not None and (first[3] or first[4] or math.gcd(int(first[1]), int(first[2])) > 1)
+        return False if is_time and ":" not in answer else None
     times = []
     for match in (first, second):
         hour = int(match[1])
@@ -204,10 +207,12 @@ def _numbers(expected: str, answer: str, digits: int) -> bool | None:
     """Rational numbers; None where one of the two is something else."""
     if INTEGER.fullmatch(expected) and INTEGER.fullmatch(answer):
         return int(expected) == int(answer)
-    comma_decimal = "." in expected and re.fullmatch(r"-?\d+,\d+", answer) is not None
+    first, second = evaluate(expected), evaluate(answer)
+    # Where the gold answer is no whole number, "0,5" is no list of them.
+    is_broken = "." in expected or (isinstance(first, Fraction) and first.denominator > 1)
+    comma_decimal = is_broken and re.fullmatch(r"-?\d+,\d+", answer) is not None
     if _is_list(expected) or (_is_list(answer) and not comma_decimal):
         return None
-    first, second = evaluate(expected), evaluate(answer)
     if not isinstance(first, Fraction) or not isinstance(second, Fraction):
         return None
     percent = [is_percentage(text) for text in (expected, answer)]

@@ -25,6 +25,19 @@ from lit_uniopd.rewards.magnitude import is_astronomic
 from lit_uniopd.rewards.math_equality import INTEGER, THOUSANDS, clean, equal_answers, parsed
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
+_FORMS = (
+    ("x^2 + 2x - 15", "(x-3)(x+5)"),
+    (r"6te^{2t} + 6t^2e^{2t}", r"f'(t) = 6t\left(t+1\right)\exp(2t)"),
+    (r"\frac{\sqrt{3}}{2} + \pi", r"\pi + \dfrac{1}{2}\sqrt[2]{3}"),
+    (r"[-2, 3) \cup (5, \infty)", r"-2 \leq x < 3"),
+    (r"\{3, 7\}", r"x_1 = 3, x_2 = 7"),
+    ("(2, -3)", r"\left(2, 3\right)"),
+    (r"\sin^2(x) + \log_{2}(y)", r"\cos(x) - \ln y"),
+    (r"\binom{5}{2} \cdot 3! \times |y|", r"\sum_{k=1}^{n} k"),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{bmatrix} 1 & 2 \\ 3 & 5 \end{bmatrix}"),
+    (r"y = 2x + 1", r"\text{odd}"),
+)
+
 
 def grade_math(
     gold: Any,
@@ -86,6 +99,16 @@ def check_math_verify() -> None:
                 "math-verify cannot read percentages with the installed ANTLR runtime; "
                 "install antlr4-python3-runtime==4.13.2."
             )
+
+
+def warm_up() -> None:
+    """Compare answers of every form once, so that the tables of the parser, which it makes as it reads, are there.
+
+    Processes that are forked from this one inherit them; without them each reads its first polynomial in a second.
+    """
+    for gold, answer in _FORMS:
+        for equal in (_equal_by_protocol, equal_answers):
+            equal(gold, answer, 6)
 
 
 def _answers(visible: str, gold: str, max_chars: int, tags: bool, extraction: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from lit_uniopd.rewards.definitions import MAX_CHARACTERS, defining_program, error_line
-from lit_uniopd.rewards.text import strip_thinking
+from lit_uniopd.rewards.text import strip_reasoning
 
 _FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([^`\r\n]*)\r?$")
 _PYTHON = re.compile(r"\{?[ .]*(?:python|py)[0-9.]*\b.*", re.IGNORECASE)
@@ -62,7 +62,7 @@ def extract_program(response: str, entry_point: str | None = None) -> str | None
     Returns:
         None without a program, or if the thinking never ends.
     """
-    visible = strip_thinking(response)
+    visible = strip_reasoning(response, inline=False)
     if visible is None:
         return None
     blocks = _nonblank(visible) or _nonblank(_CLOSING_TAG.sub("\n```\n", _OPENING_TAG.sub("```python\n", visible)))

@@ -9,12 +9,12 @@ from lit_uniopd.rewards.caption import grade_amber, grade_chair
 from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_relaxed
 from lit_uniopd.rewards.choice import grade_choice
 from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
+from lit_uniopd.rewards.exact import grade_exact
 from lit_uniopd.rewards.grade import Grader, guarded
 from lit_uniopd.rewards.ifeval import grade_ifeval
 from lit_uniopd.rewards.mathematics import grade_math
 from lit_uniopd.rewards.numeric import grade_numeric
 from lit_uniopd.rewards.playground import grade_playground
-from lit_uniopd.rewards.text import grade_exact
 from lit_uniopd.rewards.vqa import grade_vqa_soft
 from lit_uniopd.rewards.yes_no import grade_yes_no
 

@@ -1,27 +1,30 @@
-"""Finding the final answer in a response, and the grader that compares it as text."""
+"""Taking the reasoning off a response, and finding what it marks as its answer."""
 
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
 
-from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
-from lit_uniopd.rewards.notation import without_emphasis
-
-_THINK_TAG = re.compile(r"</?think>")
+_THINK_TAG = re.compile(r"(?P<opening><think>)|</think>")
+_MODEL_TAG = re.compile(
+    r"(?P<opening><think>|◁think▷|\[THINK\]|<seed:think>|<\|channel>thought\b)"
+    r"|</think>|◁/think▷|\[/THINK\]|</seed:think>|<channel\|>"
+)
+"""Around thinking, of Qwen and DeepSeek, Kimi, Magistral, Seed and Gemma."""
+_CHANNEL = re.compile(r"<\|channel\|>\s{0,9}(\w{1,20})[^<]{0,99}<\|message\|>")
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
+"""Of GPT-OSS. Decoded without special tokens, they read ``analysis...assistantfinal...``."""
+_BARE_ANALYSIS = re.compile(r"\s*analysis(?=[A-Z])")
+_BARE_FINAL = "assistantfinal"
 _REASONING_TAG = re.compile(r"<(/?)(thinking|reasoning|reflection|analysis|scratchpad|thought)>", re.IGNORECASE)
+_LINE_BLANKS = re.compile(r"(?:^|\n)[ \t]{0,40}\Z")
 _MODEL_BOX = re.compile(r"<\|(begin|end)_of_box\|>|<(/?)(?:conclusion|final_answer|final|ans)>", re.IGNORECASE)
 """Of GLM-V, LLaVA-CoT and prompts of judges."""
 _JUDGED = re.compile(r"\[\[([A-Za-z])\]\]")
-_BOX = re.compile(
-    r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>|<(conclusion|final_answer|final|ans)>(.*?)</\2>|\[\[([A-Za-z])\]\]",
-    re.DOTALL | re.IGNORECASE,
-)
-"""Of GLM-V, LLaVA-CoT and prompts of judges."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_QUOTES = "\"'“”‘’«»「」"
+_BLANKS = re.compile(r"[^\S\n]{3,}")
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_FIRST_CHARACTERS, _LAST_CHARACTERS = 20_000, 80_000
+"""How much of its two ends is read of a longer response: what it announces, and what it concludes."""
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is skipped as one unit: it opens nothing
 
 
@@ -33,10 +36,45 @@ def strip_thinking(response: str) -> str | None:
     Returns:
         None if the last block is not closed: the response was cut before its answer.
     """
+    return _without_thinking(response, _THINK_TAG)
+
+
+def strip_reasoning(response: str, *, inline: bool = True) -> str | None:
+    """A response without the thinking of any family of models, and without the blocks that models make up for it.
+
+    Besides ``<think>`` these are ``[THINK]``, ``◁think▷``, ``<seed:think>``, Gemma's and GPT-OSS's channels, of which
+    only the final one is the answer, and ``<thinking>``, ``<reflection>`` and the like.
+
+    Args:
+        response: What a model wrote.
+        inline: Made-up tags count inside a line too; if not, an opening one begins a line, as programs and their texts
+            may hold such tags.
+
+    Returns:
+        None if thinking or the last block is not closed, and the response ends inside it.
+    """
+    final = _final_channel(response)
+    visible = None if final is None else _without_thinking(final, _MODEL_TAG)
+    if visible is None:
+        return None
+    pieces: list[str] = []
+    start, name = 0, None
+    for tag in _REASONING_TAG.finditer(visible):
+        if not tag[1] and name is None:
+            if not inline and not _LINE_BLANKS.search(visible, max(0, tag.start() - 41), tag.start()):
+                continue
+            pieces.append(visible[start : tag.start()])
+            name = tag[2].lower()
+        elif tag[1] and name == tag[2].lower():
+            start, name = tag.end(), None
+    return None if name is not None else "".join([*pieces, visible[start:]])
+
+
+def _without_thinking(response: str, tags: re.Pattern[str]) -> str | None:
     visible: list[str] = []
     start, thinking = 0, False
-    for tag in _THINK_TAG.finditer(response):
-        opens = tag.group() == "<think>"
+    for tag in tags.finditer(response):
+        opens = tag["opening"] is not None
         if opens and not thinking:
             visible.append(response[start : tag.start()])
         elif not opens:
@@ -46,24 +84,21 @@ def strip_thinking(response: str) -> str | None:
     return None if thinking else "".join([*visible, response[start:]])
 
 
-def strip_reasoning(response: str) -> str | None:
-    """A response without thinking, and the blocks that models make up for it (``<thinking>``, ``<reflection>``).
-
-    Returns:
-        None if thinking or the last block is not closed, and the response ends inside it.
-    """
-    visible = strip_thinking(response)
-    if visible is None:
-        return None
-    pieces: list[str] = []
-    start, name = 0, None
-    for tag in _REASONING_TAG.finditer(visible):
-        if not tag[1] and name is None:
-            pieces.append(visible[start : tag.start()])
-            name = tag[2].lower()
-        elif tag[1] and name == tag[2].lower():
-            start, name = tag.end(), None
-    return None if name is not None else "".join([*pieces, visible[start:]])
+def _final_channel(response: str) -> str | None:
+    """What stands in the final channels of GPT-OSS; a response without channels stays; None if it never gets there."""
+    channels = list(_CHANNEL.finditer(response))
+    if channels:
+        finals = [channel for channel in channels if channel[1] == "final"]
+        ends = [_CHANNEL_END.search(response, channel.end()) for channel in finals]
+        contents = [
+            response[channel.end() : end.start() if end else len(response)]
+            for channel, end in zip(finals, ends, strict=True)
+        ]
+        return "".join(contents) if finals else None
+    if _BARE_ANALYSIS.match(response) is None:
+        return response
+    _, marker, final = response.rpartition(_BARE_FINAL)
+    return final if marker else None
 
 
 def last_model_box(text: str) -> str | None:
@@ -103,6 +138,17 @@ def last_box(text: str) -> str | None:
     return None
 
 
+def readable(text: str) -> str:
+    """A response for readers of prose: runs of blanks are cut short, and of a very long one the two ends are left.
+
+    So no phrase that they look for can meet a megabyte of blanks, and hostile answers cost milliseconds. Nobody answers
+    in prose of 100,000 characters behind the thinking.
+    """
+    if len(text) > _FIRST_CHARACTERS + _LAST_CHARACTERS:
+        text = f"{text[:_FIRST_CHARACTERS]}\n{text[-_LAST_CHARACTERS:]}"
+    return _BLANK_LINES.sub("\n\n", _BLANKS.sub("  ", text))
+
+
 def last_answer_tag(text: str) -> str | None:
     """What the last ``<answer>...</answer>`` holds.
 
@@ -135,52 +181,3 @@ def visible_answer(response: str) -> str | None:
     """
     visible = strip_thinking(response)
     return visible if visible is None or visible == response else visible.strip()
-
-
-def grade_exact(
-    gold: Any,
-    prediction: str,
-    row: Mapping[str, Any] | None = None,
-    *,
-    extraction: Literal["protocol", "robust"] = "robust",
-    ignore_case: bool = False,
-) -> Grade:
-    """Equality of texts, after normalisation.
-
-    Args:
-        gold: Text or a number.
-        prediction: The response; thinking and outer blanks never count.
-        row: Not used.
-        extraction: ``protocol``: the whole response is the gold answer, letter by letter. ``robust``: the last answer
-            tag, else the last box, else the whole response is, after repeated blanks, quotes and markdown around it,
-            one final full stop and the width of signs (``Ａ`` is ``A``) are taken off both sides.
-        ignore_case: capital and small letters are the same.
-
-    Raises:
-        ValueError: for another ``extraction``.
-    """
-    check_extraction(extraction)
-    expected = gold_text(gold)
-    if expected is None:
-        return unknown("no_gold")
-    answer = strip_reasoning(prediction) if extraction == "robust" else strip_thinking(prediction)
-    if answer is None:
-        return Grade(False, 0.0, reason="truncated")
-    answer, expected = answer.strip(), expected.strip()
-    if extraction == "robust" and answer != expected:
-        marked = last_answer_tag(answer)
-        marked = last_box(answer) if marked is None else marked
-        answer, expected = normalised_text(answer if marked is None else marked), normalised_text(expected)
-    if not answer:
-        return Grade(False, 0.0, reason="no_answer")
-    equal = answer.casefold() == expected.casefold() if ignore_case else answer == expected
-    return verdict(equal, answer)
-
-
-def normalised_text(text: str) -> str:
-    """A text without what surrounds it: blanks, quotes, markdown, one final full stop; NFKC signs, single blanks."""
-    text = unicodedata.normalize("NFKC", text)
-    for _ in range(3):
-        text = without_emphasis(text).strip().strip(_QUOTES)
-        text = text.strip() if text.endswith("..") else re.sub(r"\s*[.。।۔]$", "", text.strip())
-    return " ".join(text.split())

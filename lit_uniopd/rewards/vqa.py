@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.grade import gold_text, unknown
-from lit_uniopd.rewards.text import visible_answer
+from lit_uniopd.rewards.exact import normalised_text, stated_answer
+from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown
+from lit_uniopd.rewards.text import strip_reasoning, visible_answer
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -19,7 +20,13 @@ _CONTRACTIONS = re.compile(
 )
 
 
-def grade_vqa_soft(golds: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
+def grade_vqa_soft(
+    golds: Any,
+    prediction: str,
+    row: Mapping[str, Any] | None = None,
+    *,
+    extraction: Literal["protocol", "robust"] = "protocol",
+) -> Grade:
     """Soft accuracy: the mean over annotators, each left out in turn, of ``min(agreeing others / 3, 1)``.
 
     Answers are compared after the normalisation of the VQA evaluation: lower case, without punctuation and articles,
@@ -29,15 +36,25 @@ def grade_vqa_soft(golds: Any, prediction: str, row: Mapping[str, Any] | None = 
         golds: The people's answers; one text stands for ten equal ones.
         prediction: The response. If it holds thinking, that is taken off first.
         row: Not used.
+        extraction: ``protocol``: the whole response is the answer; ``robust``: what it states as its answer, without
+            quotes and markdown.
 
     Returns:
         A grade with the soft accuracy as its score; correct if that is at least 0.5.
+
+    Raises:
+        ValueError: for another ``extraction``.
     """
+    check_extraction(extraction)
     listed = list(golds) if isinstance(golds, list | tuple) else [golds] * 10
     people = [normalised(text) for gold in listed if (text := gold_text(gold)) is not None]
     if not people:
         return unknown("no_gold")
-    answer = visible_answer(prediction)
+    if extraction == "robust":
+        visible = strip_reasoning(prediction)
+        answer = None if visible is None else normalised_text(stated_answer(visible))
+    else:
+        answer = visible_answer(prediction)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
     if not answer.strip():

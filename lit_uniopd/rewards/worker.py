@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from lit_uniopd.rewards.fork_server import NUMBER, RUNNING
-from lit_uniopd.rewards.mathematics import check_math_verify
+from lit_uniopd.rewards.mathematics import check_math_verify, warm_up
 from lit_uniopd.rewards.pipe import pack, receive, send
 from lit_uniopd.rewards.registry import IN_WORKER
 
@@ -34,6 +34,7 @@ def main() -> None:
     _limit_memory()
     try:
         check_math_verify()
+        warm_up()
     except Exception as error:
         parent.sendall(pack({"failed": str(error)}))
         return

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import without_emphasis
-from lit_uniopd.rewards.text import marked_answers, strip_reasoning, strip_thinking
+from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning, strip_thinking
 
 _YES = "yes|yeah|yep|sí|sim|oui|ja|да|evet|ya"
 _NO = "no|nope|não|non|nein|нет|hayır|tidak"
@@ -40,13 +40,20 @@ _NOT = re.compile(
     re.I,
 )
 _DOUBLE = re.compile(
-    r"\b(?:not\s+(?:only|just)|no\s+doubt|without\s+(?:a\s+)?doubt|can(?:not|['’]t|\s+not)\s+(?:deny|be\s+denied|miss)|not\s+(?:un\w+|impossible|false"
+    r"\b(?:not\s+(?:only|just)|no\s+(?:doubt|problem|worries|other)|without\s+(?:a\s+)?doubt|can(?:not|['’]t|\s+not)\s+(?:deny|be\s+denied|miss)|not\s+(?:un\w+|impossible|false"
     r"|wrong|incorrect|absent|missing)|(?:isn['’]t|not)\s+without|why\s+not|not\s+sure|not\s+certain|don['’]t\s+know|cannot\s+(?:tell|determine|say|be\s+determined)"
-    r"|can['’]t\s+(?:tell|determine|say)|unable\s+to\s+(?:tell|determine|say)|not\s+(?:clear|possible\s+to|enough)|无法(?:确定|判断))",
+    r"|can['’]t\s+(?:tell|determine|say)|unable\s+to\s+(?:tell|determine|say)|not\s+(?:clear|possible\s+to|(?:\w+\s+)?enough(?:\s+to\s+(?:say|tell)(?:\s+(?:yes|no)\b)?)?)|无法(?:确定|判断))",
     re.I,
 )
 """Negations that negate nothing, or that only say that the response does not know."""
 _SENTENCE = re.compile(r"[.!?。！？\n]")
+_OPENING = re.compile(r"[\s\"'“(\[#>:-]{0,8}(?:no\s(?:problem|worries|other)\b[\s!.,:-]{0,4})?", re.I)
+"""What may stand in front of a first word; "no problem" is a courtesy, "no other" says nothing yet."""
+_REJECTED = re.compile(
+    r"[\"'”]?\s(?:(?:would\s+be|is|was)\s(?:wrong|incorrect|false|not)|(?:cannot|can['’]t)\s+be\s(?:right|correct))\b",
+    re.I,
+)
+"""Right behind a word: it is spoken about, and not said."""
 _COUNTS = re.compile(r"\s+(?!(?:there|it|they|the|this|that|these|he|she|i|we|a|an|one|because|since)\b)[a-z]", re.I)
 
 
@@ -107,7 +114,7 @@ def _by_pope(text: str) -> str | None:
 
 
 def _decision(text: str) -> str | None:
-    return _in_prose(next(marked_answers(text), text))
+    return _in_prose(readable(next(marked_answers(text), text)))
 
 
 def _in_prose(text: str) -> str | None:
@@ -121,8 +128,12 @@ def _in_prose(text: str) -> str | None:
             return decision or None
     text = _DOUBLE.sub(" ", text)
     first = _WORD.search(text)
-    if first is not None and not _DENIED.search(text[max(0, first.start() - 20) : first.start()]):
-        return _meaning(text, first) or None
+    clause = "" if first is None else re.split(r"[.!?\n,;:]", text[max(0, first.start() - 80) : first.start()])[-1]
+    if first is not None and not _DENIED.search(clause):
+        decision = _meaning(text, first)
+        # Behind other words, "yes, a cat, but no dog" says both.
+        both = any(word.lastgroup != first.lastgroup for word in _WORD.finditer(text, first.end()))
+        return None if both or _REJECTED.match(text, first.end()) else decision or None
     sentence = _SENTENCE.split(text.strip(), maxsplit=1)[0]
     if _NOT.search(sentence):
         return "no"
@@ -157,7 +168,7 @@ def _declared(text: str) -> str | None:
 
 def _first_word(text: str) -> str | None:
     """A response that begins with yes or no, and is not a sentence about none (``No dogs are there``)."""
-    start = re.match(r"[\s\"'“(\[#>:-]{0,8}", text)
+    start = _OPENING.match(text)
     offset = start.end() if start else 0
     word = _WORD.match(text, offset)
     if word is None:
@@ -165,7 +176,7 @@ def _first_word(text: str) -> str | None:
             r"(?:(?P<no>不是|没有|不|否|いいえ|아니)|(?P<yes>是的|是|有|对|はい|예|네))(?=[,，。、.!！\s]|的|$)"
         ).match(text, offset)
         return None if cjk is None else cjk.lastgroup
-    return _meaning(text, word)
+    return None if _REJECTED.match(text, word.end()) else _meaning(text, word)
 
 
 def _concluded(text: str) -> str | None:

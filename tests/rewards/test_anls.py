@@ -100,3 +100,24 @@ def test_a_blank_gold_is_a_blank_answer_and_a_missing_one_is_no_gold():
     assert GRADERS["anls"]([None], "").reason == "no_gold"
     assert GRADERS["anls"]([float("nan")], "nan").reason == "no_gold"
     assert GRADERS["anls"]("", "abc").reason == "no_gold"
+
+
+@pytest.mark.parametrize(
+    ("response", "protocol", "robust"),
+    [
+        ("$1,284.50", True, True),
+        ("**$1,284.50**", True, True),
+        ("The total is below.\n\nAnswer: $1,284.50", False, True),
+        ("<answer>$1,284.50</answer>", False, True),
+        ("<thinking>the last line</thinking>$1,284.50", False, True),
+        ("$1,284.60", True, False),  # another amount
+        ("$1,248.50", True, False),
+        ("$1,284.5O", True, False),
+        ("１,２８４.５０", False, True),
+        ("[THINK]$1,284.50", True, False),
+    ],
+)
+def test_the_robust_mode_wants_the_same_digits_where_the_answer_is_stated(response, protocol, robust):
+    for extraction, right in (("protocol", protocol), ("robust", robust)):
+        grade = GRADERS["anls"](["$1,284.50"], response, extraction=extraction)
+        assert (grade.correct, grade.score > 0) == (right, right)

@@ -111,3 +111,19 @@ def reference(prediction: str, target: str, max_relative_change: float = 0.05) -
 )
 def test_nan_and_infinity_are_as_the_reference_rules(gold, answer):
     assert GRADERS["chartqa_relaxed"](gold, answer).correct is reference(answer, gold)
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["<thinking>about 80?</thinking>87", "<answer>87</answer>", r"\boxed{87}", "Answer: 87", "[THINK]80[/THINK]87",
+     "The highest bar is Norway's.\n**Final answer:** 87"],
+)  # fmt: skip
+def test_a_person_reads_what_is_stated_behind_the_reasoning(response):
+    assert GRADERS["chartqa_normalised"]("87", response).correct
+    assert not GRADERS["chartqa_normalised"]("80", response).correct
+    assert not GRADERS["chartqa_relaxed"]("87", response).correct
+
+
+def test_reasoning_of_any_kind_that_never_ends_is_truncated():
+    assert GRADERS["chartqa_normalised"]("87", "<thinking>87").reason == "truncated"
+    assert GRADERS["chartqa_normalised"]("87", "◁think▷87").reason == "truncated"

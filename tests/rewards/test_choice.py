@@ -382,3 +382,32 @@ def test_no_letter_is_favoured():
 )
 def test_the_protocol_reads_no_prose(response, letters):
     assert grade_choice("B", response, choices=OPTIONS, extraction="protocol").extracted == letters
+
+
+ORDER = {"A": "It rises", "B": "It falls", "C": "It stays", "D": "It rises and falls"}
+
+
+@pytest.mark.parametrize(
+    ("response", "chosen"),
+    [
+        # a letter that is set apart contradicts an option's text
+        ("It stays for a while, so that we have **B**", None),
+        ("It stays: (A)", None),
+        ("It stays, **certainly**.", "C"),
+        # the answer of another case
+        ("For gases the answer would be A; here it is C.", None),
+        ("The answer would be A.", "A"),
+        ("I think the answer would be A, and it is A.", "A"),
+        # a verdict on a statement, and what follows from it
+        ("A is true for most of them, but not here, so D.", "D"),
+        ("C is correct.", "C"),
+        ("C is correct, so C.", "C"),
+        # options that are gone through
+        ("Let's look at each option:\nA) It rises: this would mean", None),
+        ("Let's take every option in turn:\nB) It falls", None),
+        ("I chose this option: A", "A"),
+        ("My choice: A", "A"),
+    ],
+)
+def test_what_is_only_spoken_about_is_not_chosen(response, chosen):
+    assert grade_choice("A", response, choices=ORDER).extracted == chosen

@@ -397,3 +397,28 @@ def test_options_are_compared_as_mathematics(math):
     assert math("B", r"\boxed{−2}", choices=choices).correct
     assert math("B", r"\boxed{2}", choices=choices).correct is False
     assert math("D", r"\boxed{0.5}", choices=choices).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        ("3:30", r"\boxed{0.1}", False),  # a time is no quotient
+        ("3:30", r"\boxed{\frac{1}{10}}", False),
+        ("12:00:00", r"\boxed{1}", False),
+        ("3:30", r"\boxed{03:30}", True),
+        ("3:4", r"\boxed{\frac{3}{4}}", True),  # a ratio is
+        (r"\frac{1}{2}", r"\boxed{0,5}", True),
+        (r"\frac{5}{4}", r"\boxed{1,25}", True),
+        ("5", r"\boxed{5,0}", False),  # may be a list
+        (r"\frac{1}{2}", r"\boxed{0, 5}", False),
+        ("4", r"[THINK]\boxed{4}[/THINK] \boxed{5}", False),
+        ("4", r"<|channel|>analysis<|message|>\boxed{5}<|end|><|channel|>final<|message|>\boxed{4}", True),
+    ],
+)
+def test_times_decimal_commas_and_reasoning(math, gold, response, right):
+    assert math(gold, response).correct is right
+
+
+def test_a_process_that_is_warm_has_read_every_form():
+    """Each form must be one that is compared, not one that fails before it warms anything."""
+    mathematics.warm_up()

@@ -162,3 +162,53 @@ def test_exact_numbers_are_compared_exactly():
 def test_reasoning_in_tags_of_its_own_is_not_part_of_the_answer(response, correct, reason):
     graded = GRADERS["numeric"]("5", response)
     assert (graded.correct, graded.reason) == (correct, reason)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        # bounds and denials are no answers
+        ("There are more than 12.", None),
+        ("There are fewer than 12 triangles.", None),
+        ("at least 12", None),
+        ("It was below -7 °C.", None),
+        ("Es sind mehr als 12.", None),
+        ("超过 12", None),
+        ("The speed is 37. It is not 18.5.", None),
+        ("The speed isn't 18.5 km/h.", None),
+        ("a number such as 12", None),
+        (r"\boxed{P > \frac{1}{2}}", None),
+        (r"\boxed{x \leq 4}", None),
+        # but an answer may stand before what is denied, and behind a bound
+        ("The speed is 17.5, not 18.5.", "17.5"),
+        ("It is 12, which is more than 10.", "12"),
+        ("It is more than 10: 12.", "12"),
+        ("28 * 4.5 => 126", "126"),
+        ("<b>126</b>", "126"),
+        # ranges and lists
+        ("in the range 17.5–18.5 km/h", None),
+        ("The speed is 17.5 - 18.5 km/h.", None),
+        ("between 120 and 126 euros", None),
+        ("Possible answers: 10, 11, 12", None),
+        ("3, 7, 8 and 12", None),
+        ("Sorted: 3, 7, 8. The median is 7.", "7"),
+        ("11.4 − 14.6 = −3.2", "-3.2"),
+        ("In 2019, 12 were left.", "12"),
+        # degrees and signs in words
+        ("It was −7 °C on Thursday.", "-7"),
+        ("minus 7", "-7"),
+        ("**Answer:** - 7 °C", "- 7"),
+        ("12 minus 7 is 5", "5"),
+    ],
+)
+def test_the_last_thing_said_is_the_answer(response, answer):
+    grade = GRADERS["numeric"]("1", response)
+    assert (None if grade.extracted is None else grade.extracted.replace(" ", "")) == (
+        answer and answer.replace(" ", "")
+    )
+
+
+def test_a_models_own_box_decides_in_robust_mode():
+    response = "First 18.5, then <|begin_of_box|>37<|end_of_box|> and not 18.5"
+    assert GRADERS["numeric"]("37", response).correct
+    assert not GRADERS["numeric"]("18.5", response).correct

@@ -192,3 +192,22 @@ def test_hostile_text_takes_linear_time(before, unit):
     start = time.perf_counter()
     extract_program(before + unit * (100_000 // len(unit)))
     assert time.perf_counter() - start < 5.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "<thinking>\n```python\nx = 0\n```\n</thinking>\n```python\nx = 1\n```",
+        "```python\nx = 1\n```\n<reflection>\n```python\nx = 0\n```\n</reflection>",
+        "[THINK]```python\nx = 0\n```[/THINK]```python\nx = 1\n```",
+        "<|channel|>analysis<|message|>```python\nx = 0\n```<|end|><|start|>assistant<|channel|>final<|message|>"
+        "```python\nx = 1\n```<|return|>",
+    ],
+)
+def test_programs_in_reasoning_are_drafts(response):
+    assert extract_program(response) == "x = 1\n"
+
+
+def test_tags_in_a_program_are_its_own():
+    code = "import re\nf = lambda s: re.sub('<thought>.*', '', s)\n"
+    assert extract_program(f"```python\n{code}```") == code

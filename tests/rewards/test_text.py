@@ -1,7 +1,8 @@
 import pytest
 
 from lit_uniopd.rewards import GRADERS
-from lit_uniopd.rewards.text import last_box, strip_thinking
+from lit_uniopd.rewards.exact import stated_answer
+from lit_uniopd.rewards.text import last_box, strip_reasoning, strip_thinking
 
 
 @pytest.mark.parametrize(
@@ -95,3 +96,68 @@ def test_exact_may_ignore_case():
     assert GRADERS["exact"]("Paris", "PARIS.", ignore_case=True).correct
     assert GRADERS["exact"]("Paris", "Rome", ignore_case=True).correct is False
     assert GRADERS["exact"]("Paris", ".").reason == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("response", "visible"),
+    [
+        ("<think>a</think>b", "b"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("◁think▷a◁/think▷b", "b"),
+        ("<seed:think>a</seed:think>b", "b"),
+        ("<|channel>thought\na\n<channel|>b", "b"),
+        ("<|channel>thought\n<channel|>b", "b"),
+        ("a◁/think▷b", "b"),
+        ("[THINK]a", None),
+        ("◁think▷a", None),
+        ("<seed:think>a", None),
+        ("<|channel>thought\na", None),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "b"),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "b"),
+        ("<|channel|>final<|message|>b", "b"),
+        ("<|channel|>commentary to=f<|message|>a<|call|><|channel|>final<|message|>b", "b"),
+        ("<|channel|>analysis<|message|>a", None),
+        ("<|channel|>analysis<|message|>a<|end|>", None),
+        ("analysisWe count.assistantfinalb", "b"),
+        ("analysisWe count.", None),
+        ("analysis of the figure: b", "analysis of the figure: b"),
+        ("[think] b", "[think] b"),
+        ("a <thinking>b</thinking>c", "a c"),
+        ("<Reflection>b</Reflection>c", "c"),
+        ("<thinking>b", None),
+    ],
+)
+def test_strip_reasoning_knows_every_family(response, visible):
+    assert strip_reasoning(response) == visible
+
+
+def test_made_up_tags_inside_a_line_are_text_where_programs_are_read():
+    code = "print('<analysis>')"
+    assert strip_reasoning(code, inline=False) == code
+    assert strip_reasoning("  <analysis>\na\n</analysis>b", inline=False) == "  b"
+    assert strip_reasoning(code) is None
+
+
+@pytest.mark.parametrize(
+    "response", ["<|begin_of_box|>Canberra<|end_of_box|>", "[THINK]Sydney?[/THINK]Canberra", "<final>Canberra</final>"]
+)
+def test_exact_reads_the_markup_of_models(response):
+    assert GRADERS["exact"]("Canberra", response).correct
+    assert not GRADERS["exact"]("Canberra", response, extraction="protocol").correct
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Canberra", "Canberra"),
+        ("It is not Sydney.\n\n**Final Answer:** Canberra", "Canberra"),
+        ("Answer: Sydney\nWait.\nAnswer: Canberra", "Canberra"),
+        ("So the answer is Canberra.", "Canberra."),
+        ("答案：堪培拉", "堪培拉"),
+        ("Answer: Sydney <answer>Canberra</answer>", "Canberra"),
+        ("Every answer is welcome", "Every answer is welcome"),
+        ("The answers are below", "The answers are below"),
+    ],
+)
+def test_where_a_response_states_its_answer(text, answer):
+    assert stated_answer(text) == answer

@@ -43,3 +43,15 @@ def test_one_gold_and_no_gold():
     assert GRADERS["vqa_soft"]("cat", "A cat").score == 1.0
     assert GRADERS["vqa_soft"]([], "cat").reason == "no_gold"
     assert GRADERS["vqa_soft"](["cat"] * 10, "").reason == "no_answer"
+
+
+@pytest.mark.parametrize(
+    "response", ["Answer: stop", "**stop**", "<answer>stop</answer>", "<thinking>go?</thinking>Stop.", r"\boxed{stop}"]
+)
+def test_the_robust_mode_reads_what_is_stated(response):
+    assert GRADERS["vqa_soft"]("stop", response, extraction="robust").correct
+    assert not GRADERS["vqa_soft"]("go", response, extraction="robust").correct
+
+
+def test_unclosed_thinking_of_another_family_is_truncated():
+    assert GRADERS["vqa_soft"]("stop", "[THINK]stop", extraction="robust").reason == "truncated"

@@ -131,3 +131,24 @@ def test_exact_reads_one_word():
 @pytest.mark.parametrize("piece", ["no ", "the answer is ", "yes or ", "so ", "if ", "not ", "\\boxed{", "是"])
 def test_hostile_text_takes_linear_time(piece):
     assert GRADERS["yes_no"]("yes", piece * (100_000 // len(piece))).correct is not None
+
+
+@pytest.mark.parametrize(
+    ("response", "decision"),
+    [
+        ("No problem! Yes, there is one.", "yes"),
+        ("No worries: no.", "no"),
+        ("No other colour fits: it is red.", None),
+        ("The image shows a cat. Yes, a cat is there, but no dog.", None),
+        ("A cat is there. Yes, it is.", "yes"),
+        ("I can't say that it isn't red; yes.", "yes"),
+        ("The picture does not show enough to say yes.", None),
+        ("There is not enough to tell.", None),
+        ("Yes would be wrong here: no.", None),
+        ("'No' is wrong.", None),
+        ("Yes is right.", "yes"),
+        ("<|channel|>analysis<|message|>No?<|end|><|start|>assistant<|channel|>final<|message|>Yes.", "yes"),
+    ],
+)
+def test_courtesies_and_words_that_are_only_spoken_about(response, decision):
+    assert GRADERS["yes_no"]("yes", response).extracted == decision
