@@ -25,7 +25,7 @@ from lit_uniopd.memory.optimizer_states import optimizer_bytes, paged
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_bits, unique_parameters
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
-from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step", "host"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -53,6 +53,8 @@ class Workload:
     """Tokens of the longest prompt."""
     new_tokens: int = 0
     """Tokens of the longest answer."""
+    colocated: ColocateArgs | None = None
+    """vLLM's engine in the same process, which then writes the answers with weights of its own."""
 
     @classmethod
     def of_rollouts(
@@ -80,6 +82,7 @@ class Workload:
             prompts=max(1, rows // sampling.n),
             prompt_tokens=longest_prompt,
             new_tokens=sampling.max_new_tokens,
+            colocated=sampling.colocate if here and sampling.engine == "vllm" else None,
         )
 
 
@@ -207,7 +210,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     if setup.reference_copy:
         allocations += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
         allocations.append(_scoring("reference", dims, replace(types, trained=False), setup))
-    allocations += _rollout_parts(setup, dims, types) + _update_parts(setup, policy, dims, types)
+    allocations += _rollout_parts(setup, policy, dims, types) + _update_parts(setup, policy, dims, types)
     if setup.shards > 1:
         allocations += _gathered_parts(setup, policy, dims, types)
     return MemoryPlan(tuple(allocations))
@@ -275,12 +278,20 @@ def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> All
     return Allocation(f"{label}: scoring", size if tokens else 0, "score", exact=False, turn=label)
 
 
-def _rollout_parts(setup: Setup, dims: Dimensions, types: Numerics) -> list[Allocation]:
+def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Allocation]:
     load = setup.workload
     if not load.rows:
         return []
     case = {"rows": load.rows, "prompts": load.prompts, "prompt": load.prompt_tokens, "new": load.new_tokens}
     cache = kv_cache_bytes(dims, types, **case, cuda=setup.cuda)
+    if load.colocated is not None:
+        held: Phase = "rollout" if setup.cuda else "always"  # it sleeps on GPUs only
+        weights = sum(p.numel() for _, p in unique_parameters(unwrap(policy))) * types.matmul
+        room = load.colocated.kv_cache_gib or (None if setup.cuda else CPU_CACHE_GIB)
+        return [
+            Allocation("vLLM: weights", weights, held, exact=False),
+            Allocation("vLLM: keys and values", cache if room is None else int(room * GIB), held, exact=False),
+        ]
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
     return [

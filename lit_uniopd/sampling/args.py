@@ -56,6 +56,10 @@ class ServerArgs:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
 
 
+CPU_CACHE_GIB = 1.0
+"""Room for the keys and values of vLLM in the trainer's process on a CPU, where nothing else is said."""
+
+
 @dataclass
 class ColocateArgs:
     """vLLM in the trainer's process: one engine a rank, for `engine: vllm` without servers."""

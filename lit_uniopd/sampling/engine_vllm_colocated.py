@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.backbone import head_of, unwrap
 from lit_uniopd.policy.checkpoint_names import checkpoint_weights
-from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
+from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
 from lit_uniopd.sampling.weight_probe import WeightProbe
-from lit_uniopd.sampling.weight_sync import all_parameters, fingerprint
+from lit_uniopd.sampling.weight_sync import fingerprint
 from lit_uniopd.utils.seeding import derive_seed
 
 GIB = 1024**3
-CPU_CACHE_GIB = 1.0
-"""Room for keys and values on the CPU, where no share of a GPU's memory is asked for."""
 
 
 def write(request: GenerationRequest) -> AnswerBuffer:
@@ -83,11 +81,30 @@ _engines: dict[tuple[Any, ...], ColocatedEngine] = {}
 def _engine_of(request: GenerationRequest) -> ColocatedEngine:
     """The engine of a model's architecture and of these settings, made when it is first asked for."""
     base: Any = unwrap(request.model)
+    _check_place(base, request.device)
     options = _engine_options(base, request.args, request.device)
     key = (type(base), base.config.to_json_string(), request.device, *options.values())
     if key not in _engines:
         _engines[key] = ColocatedEngine(base, options, request.device)
     return _engines[key]
+
+
+def _check_place(base: nn.Module, device: torch.device) -> None:
+    """Refuse a student or a device that an engine in this process cannot serve.
+
+    Raises:
+        UserError: naming the remedy.
+    """
+    if not all(parameter.is_floating_point() for parameter in base.parameters()):
+        raise UserError(
+            "sampling.engine=vllm in this process cannot take quantised weights; set sampling.engine=loop, or name "
+            "sampling.server, which takes adapters alone."
+        )
+    if device.type == "cuda" and device.index and not torch.distributed.is_initialized():
+        raise UserError(
+            f"sampling.engine=vllm in this process takes the first GPU that it sees, and the student is on {device}; "
+            f"start with CUDA_VISIBLE_DEVICES={device.index} and --trainer.devices 1."
+        )
 
 
 class ColocatedEngine:
@@ -155,7 +172,7 @@ class ColocatedEngine:
         Raises:
             UserError: if the engine has other weights afterwards.
         """
-        current = fingerprint(all_parameters(unwrap(model)))
+        current = fingerprint(unwrap(model).named_parameters())
         if current == self.fingerprint:
             return
         with _undisturbed(self.device):

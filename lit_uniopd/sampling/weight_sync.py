@@ -71,7 +71,7 @@ class WeightSync:
             UserError: if they cannot be written, or a server did not take them.
         """
         adapter = self._is_adapter(model)
-        self._name = PREFIX + fingerprint(_adapter_parameters(model) if adapter else all_parameters(model))
+        self._name = PREFIX + fingerprint(_adapter_parameters(model) if adapter else _all_parameters(model))
         with self._lock, self._locked():
             record = self._read_record()
             missing = []
@@ -344,7 +344,7 @@ def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad or "lora_" in name)
 
 
-def all_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _all_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
             raise UserError(

@@ -1,6 +1,7 @@
 """Training on answers of an engine with kernels of its own."""
 
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tiny import Prompts, module, prompts, trainer, weights
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import LossArgs
 from lit_uniopd.policy import LoraArgs, PolicyArgs
-from lit_uniopd.sampling import SamplingArgs, engine_continuous
+from lit_uniopd.sampling import ColocateArgs, SamplingArgs, engine_continuous
 from lit_uniopd.sampling.args import ServerArgs
 
 CB = SamplingArgs(n=3, max_new_tokens=6, engine="cb")
@@ -141,3 +142,26 @@ def test_a_teacher_that_writes_does_not_write_on_the_students_servers(rollout_se
         module(
             model_dirs, sampling=from_servers(rollout_servers, tmp_path), writer="teacher", loss=LossArgs(kind="jsd")
         )
+
+
+# ------------------------------------------------------------------------------------------------ vLLM in this process
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed; tests/engines runs it")
+def test_without_vllm_the_run_stops_before_a_model_is_loaded(model_dirs, tmp_path) -> None:
+    student = PolicyArgs(path=model_dirs["student"])
+    model = module(model_dirs, student=student, sampling=SamplingArgs(n=2, max_new_tokens=4, engine="vllm"))
+    with pytest.raises(
+        UserError, match=r"needs vLLM in this environment; install it by `pip install 'lit_uniopd\[vllm\]'`, name"
+    ):
+        trainer(tmp_path).fit(model, Prompts(prompts(4)))
+    assert "policy" not in model._modules
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("gpu_memory_utilization", 0.0), ("kv_cache_gib", 0), ("max_model_len", 1), ("max_drift", -1.0)],
+)
+def test_a_wrong_option_of_it_is_named(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^sampling\.colocate\.{field} must be"):
+        ColocateArgs(**{field: value})

@@ -1,0 +1,41 @@
+"""vLLM in the trainer's process has weights and a cache of its own."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from tiny import adam
+
+from lit_uniopd.memory import Setup, Workload, plan_memory
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import ColocateArgs, SamplingArgs
+
+WEIGHTS = 61 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32 + 2 * 8) + 32
+"""Numbers of the tiny student, by hand: embedding; q and o, k and v, the MLP, norms; the last norm. Heads are tied."""
+
+
+def entries(path: str, sampling: SamplingArgs, **options: Any) -> dict[str, tuple[int, str]]:
+    of = partial(Workload.of_rollouts, answers=8, longest_prompt=10, micro_batch_tokens=100)
+    plan = plan_memory(Setup(PolicyArgs(path=path), "model.student", adam, of(sampling, here=True), **options))
+    return {a.name: (a.bytes, a.phase) for a in plan.allocations}
+
+
+@pytest.mark.parametrize(("cuda", "held"), [(False, "always"), (True, "rollout")])
+def test_it_is_counted_where_it_is_held(model_dirs, cuda, held):
+    sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm", colocate=ColocateArgs(kv_cache_gib=0.5))
+    parts = entries(model_dirs["student"], sampling, cuda=cuda)
+    assert parts["vLLM: weights"] == (4 * WEIGHTS, held)
+    assert parts["vLLM: keys and values"] == (2**29, held)
+    assert not any(name.startswith("KV cache") for name in parts)
+
+
+def test_its_weights_are_of_the_type_that_the_student_computes_in(model_dirs):
+    sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm")
+    parts = entries(model_dirs["student"], sampling, precision="bf16-true")
+    assert parts["vLLM: weights"][0] == 2 * WEIGHTS
+    assert parts["vLLM: keys and values"][0] == 2**30
+
+
+def test_the_loop_has_none(model_dirs):
+    parts = entries(model_dirs["student"], SamplingArgs(n=4, max_new_tokens=6))
+    assert not any(name.startswith("vLLM") for name in parts)
