@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 CORPUS = Path(__file__).parents[1] / "tests" / "rewards" / "corpus"
 EXTRACTION = ({"extraction": "protocol"}, {"extraction": "robust"})
@@ -69,7 +68,7 @@ def read_corpus(directory: Path = CORPUS) -> list[Answer]:
             answer["correct"],
         )
         for path in sorted((directory / "answers").glob("*.yaml"))
-        for question in yaml.safe_load(path.read_text(encoding="utf-8"))
+        for question in read_yaml(path)
         for answer in question["answers"]
     ]
 
