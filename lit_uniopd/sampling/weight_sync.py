@@ -110,7 +110,8 @@ class WeightSync:
             probe.check(model, prompt, max_drift)
         except (ServerError, KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
-                f"{name} did not say how probable a prompt is ({error}); start it with vLLM, and resume."
+                f"{name} of sampling.server.urls did not say how probable a prompt is ({error}); start vLLM there, and "
+                "resume."
             ) from error
 
     def restore(self, url: str, model: nn.Module) -> None:

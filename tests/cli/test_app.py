@@ -40,6 +40,7 @@ def files(tmp_path: Path, model_dirs: dict[str, str], monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.slow
 def test_a_users_own_models_and_prompts(files, tmp_path):
     main(["fit", *files])
     first = tmp_path / "runs/multi_teacher/version_0"
@@ -116,6 +117,7 @@ def test_debug_keeps_the_traceback(files):
         main(["fit", *files, "--ckpt_path=nothing.ckpt", "--debug"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_answered_by_one_sentence(files, capsys, new_model):
     main(["fit", *files])
     other = new_model("wider", vocab_size=128)

@@ -77,6 +77,7 @@ def test_the_help_of_a_run_begins_with_how_to_call_it(capsys):
     assert any("--trainer.max_steps" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_own_modules_are_found_in_the_working_directory_and_shadow_nothing(tmp_path):
     """As the installed script runs: the first place to look in is that of the script."""
     (tmp_path / "bin").mkdir()

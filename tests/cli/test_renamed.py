@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from lit_uniopd.cli import main
 from lit_uniopd.cli.renamed import MOVED, with_current_class_paths
+from lit_uniopd.sampling import ColocateArgs
 
 # uniopd fit -c configs/uni_opd/multi_teacher.yaml -c configs/trainer/fsdp.yaml --print_config
 OLD = Path(__file__).parent / "config_of_838f5a7.yaml"
@@ -30,6 +32,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     assert config["trainer"]["strategy"].pop("class_path") == "lit_uniopd.distributed.fsdp.FSDP"
     assert old["trainer"]["strategy"].pop("class_path") == "lit_uniopd.fsdp.FSDP"
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
+    old["model"]["init_args"]["sampling"]["colocate"] = asdict(ColocateArgs())  # new since, and not used by the loop
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     assert config == {**old, "trainer": {**old["trainer"], "max_steps": 7}, "ckpt_path": config["ckpt_path"]}
 

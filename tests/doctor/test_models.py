@@ -235,6 +235,7 @@ def test_the_stage_may_be_chosen(healthy, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
 def test_without_the_gpu_that_a_config_wants_all_else_is_examined(healthy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"{i}=", "answer": str(i), "domain": "math"} for i in range(64)]

@@ -206,6 +206,7 @@ def predict(scenes: Path, out: Path, *options: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_path, monkeypatch):
     unbroken, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
     predict(scenes, unbroken)

@@ -15,6 +15,8 @@ from lit_uniopd.modules import UniOPD
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 trainer:
   accelerator: cpu
@@ -36,7 +38,6 @@ data:
 """
 
 
-@pytest.mark.slow
 def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
@@ -58,7 +59,6 @@ def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatc
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"  # one step of 1e-6 changes little
 
 
-@pytest.mark.slow
 def test_the_doctor_has_nothing_against_it(model_path, sharper, tmp_path):
     teachers = {"default": PolicyArgs(path=sharper)}
     module = UniOPD(PolicyArgs(path=model_path), teachers, SamplingArgs(n=2, max_new_tokens=8), grader_workers=1)

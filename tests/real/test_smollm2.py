@@ -14,6 +14,8 @@ from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = [
     1,
     9690,
@@ -73,7 +75,6 @@ def test_the_tokens_are_those_of_the_original(plain):
     assert (plain.model.generation_config.eos_token_id, plain.model.config.max_position_embeddings) == (2, 8192)
 
 
-@pytest.mark.slow
 def test_the_weights_are_those_of_the_file(plain):
     """To the last bit those that transformers reads from it, and they speak."""
     file = smollm2.gguf_file()
@@ -123,7 +124,6 @@ def test_a_killed_conversion_leaves_nothing_and_of_two_one_wins(tmp_path, playgr
     assert {file.name for file in (playground / "smollm2").iterdir()} >= {*smollm2.FILES}
 
 
-@pytest.mark.slow
 def test_log_probs_of_a_padded_batch_and_of_a_rollout(model_path, plain):
     """Of lengths and alphabets that differ, against each row alone in float64."""
     policy = Policy.load(PolicyArgs(path=model_path), trainable=False)
@@ -150,7 +150,6 @@ def test_log_probs_of_a_padded_batch_and_of_a_rollout(model_path, plain):
         assert float((logps_T[: len(expected_T)] - expected_T).abs().max()) <= 4 * rounding
 
 
-@pytest.mark.slow
 def test_adapters_are_trained_and_merged_into_what_plain_transformers_loads(model_path, tmp_path):
     """Two steps, then the export: the same logits, and no longer those of the model that training began with."""
     args = PolicyArgs(path=model_path, lora=LoraArgs(rank=4, alpha=8))

@@ -17,6 +17,8 @@ from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     ("What is 3 + 4?", "3 + 4 = 7.", "It is eight, I think."),
     ("Say hello.", "Hello there!", "No."),
@@ -67,7 +69,6 @@ def test_two_steps_of_sft_are_those_of_plain_pytorch(model_path, plain, tmp_path
         assert torch.equal(exported(input_ids=ids).logits, module.policy.model.eval()(input_ids=ids).logits)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # TRL's own
 def test_three_steps_of_dpo_are_those_of_trls_trainer(model_path, plain, tmp_path):
     """The second and third from weights that AdamW and the clipped gradient have moved away from the reference."""
@@ -128,7 +129,6 @@ def test_three_steps_of_dpo_are_those_of_trls_trainer(model_path, plain, tmp_pat
     assert steps["train/grad_norm"] == pytest.approx(norms, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
     """Loss, KL and gradient are what rounding leaves of them."""
     steps = Steps()
@@ -156,7 +156,6 @@ def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
     assert metrics["train/grad_norm"] <= limit * max(norms)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 7])
 def test_the_student_comes_closer_to_another_teacher(seed, model_path, sharper, tmp_path):
     """With the shipped loss settings, over eight steps; the rate is the one that suits so few."""

@@ -283,6 +283,7 @@ def test_types_re_exports_the_grade():
     assert (types.CORRECT, types.INCORRECT, types.UNKNOWN) == (1, 0, -1)
 
 
+@pytest.mark.slow
 def test_no_grader_raises_on_garbage(monkeypatch):
     monkeypatch.setattr(grade, "_logged", set())
     rng = random.Random(0)
