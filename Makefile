@@ -24,7 +24,7 @@ test: install  ## all tests that take seconds, in two processes of one thread ea
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## those that take more: whole runs, kills, several ranks, notebooks, a real model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # The real vLLM wants older transformers than the tests above, so it has an environment of its own.
 .venv-engines/ready: pyproject.toml constraints-engines.txt
