@@ -35,9 +35,11 @@ def test_two_steps_of_sft_are_those_of_plain_pytorch(model_path, plain, tmp_path
     module = SFT(PolicyArgs(path=model_path), optimizer=partial(torch.optim.SGD, lr=rate))
     trainer(tmp_path, callbacks=[steps]).fit(module, Prompts(rows, batch_size=2))
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    losses, largest, update, limit = [], 0.0, 0.0, 0.0
+    losses, largest, update, limit, logit = [], 0.0, 0.0, 0.0, 0.0
     for batch in (rows[:2], rows[2:]):
         encoded = [plain.tokens(prompt) for prompt in batch]
+        with torch.no_grad():
+            logit = max(logit, *(float(model(torch.tensor([[*p, *a]])).logits.abs().max()) for p, a in encoded))
         nll = -torch.stack([plain.logps(model, *row).sum() for row in encoded]).sum()
         loss = nll / sum(len(answer) for _, answer in encoded)
         model.zero_grad()
@@ -49,12 +51,13 @@ def test_two_steps_of_sft_are_those_of_plain_pytorch(model_path, plain, tmp_path
         losses.append(loss.item())
     assert len(steps.metrics) == 2
     for ours, theirs in zip(steps["train/loss"], losses, strict=True):
-        assert abs(ours - theirs) <= rounding(theirs, steps=64)
+        assert abs(ours - theirs) <= rounding(logit)  # a log-prob is a difference of numbers of that size
     before, theirs = plain.model.state_dict(), model.state_dict()
     for name, ours in module.policy.model.state_dict().items():
         update = max(update, float((theirs[name] - before[name]).abs().max()))
         # A gradient's numbers are sums over the tokens of products through 30 layers; the weight rounds once a step.
-        limit = 2 * rate * rounding(largest, steps=256) + rounding(theirs[name], steps=2)
+        # Kernels of other processors add them up in another order.
+        limit = 2 * rate * rounding(largest, steps=4096) + rounding(theirs[name], steps=2)
         assert float((ours - theirs[name]).abs().max()) <= limit, name
     assert update > 100 * limit
 
