@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.exact import normalised_text, stated_answer
+from lit_uniopd.rewards.exact import normalised_text, short_answer
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown
-from lit_uniopd.rewards.text import strip_reasoning, visible_answer
 
 
 def grade_anls(
@@ -38,11 +37,7 @@ def grade_anls(
         raise ValueError(f"threshold must be in (0, 1], not {threshold}")
     several = isinstance(golds, Sequence) and not isinstance(golds, str)
     expected = [text for gold in (golds if several else [golds]) if (text := gold_text(gold)) is not None]
-    if extraction == "robust":
-        visible = strip_reasoning(prediction)
-        answer = None if visible is None else normalised_text(stated_answer(visible))
-    else:
-        answer = visible_answer(prediction)
+    answer = short_answer(prediction, extraction)
     blank = any(isinstance(gold, str) and not gold.strip() for gold in (golds if several else [golds]))
     if blank and answer is not None and not answer.strip():
         return Grade(True, 1.0, answer, "ok")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.notation import without_emphasis
-from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning, strip_thinking
+from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning, strip_thinking, visible_answer
 
 _QUOTES = "\"'“”‘’«»「」"
 _STATED = re.compile(
@@ -66,6 +66,18 @@ def normalised_text(text: str) -> str:
         text = without_emphasis(text).strip().strip(_QUOTES)
         text = text.strip() if text.endswith("..") else re.sub(r"\s*[.。।۔]$", "", text.strip())
     return " ".join(text.split())
+
+
+def short_answer(prediction: str, extraction: Literal["protocol", "robust"]) -> str | None:
+    """A response as graders of short answers compare it: whole, or (``robust``) what it states, without markdown.
+
+    Returns:
+        None if the response was cut before its answer.
+    """
+    if extraction == "protocol":
+        return visible_answer(prediction)
+    visible = strip_reasoning(prediction)
+    return None if visible is None else normalised_text(stated_answer(visible))
 
 
 def stated_answer(text: str) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.exact import normalised_text, stated_answer
+from lit_uniopd.rewards.exact import short_answer
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown
-from lit_uniopd.rewards.text import strip_reasoning, visible_answer
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -50,11 +49,7 @@ def grade_vqa_soft(
     people = [normalised(text) for gold in listed if (text := gold_text(gold)) is not None]
     if not people:
         return unknown("no_gold")
-    if extraction == "robust":
-        visible = strip_reasoning(prediction)
-        answer = None if visible is None else normalised_text(stated_answer(visible))
-    else:
-        answer = visible_answer(prediction)
+    answer = short_answer(prediction, extraction)
     if answer is None:
         return Grade(False, 0.0, reason="truncated")
     if not answer.strip():
