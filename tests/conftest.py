@@ -25,28 +25,6 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each process begin with its share of the files that have slow tests, so that none waits for one at the end.
-
-    pytest-xdist deals tests out in pieces of equal number, and whoever is done takes over what others have left. The
-    last files come first: whole runs, which take longest.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    paths = list(dict.fromkeys(item.path for item in reversed(items) if item.get_closest_marker("slow")))
-    slow = {path: [item for item in items if item.path == path] for path in paths}
-    quick = [item for item in items if item.path not in slow]
-    share = len(items) // workers
-    items.clear()
-    for worker in range(workers):
-        files = paths[worker * len(paths) // workers : (worker + 1) * len(paths) // workers]
-        items += [item for path in files for item in slow[path]]
-        count = max(0, (worker + 1) * share - len(items))
-        items += quick[:count]
-        quick = quick[count:]
-    items += quick
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _messages_name_flags() -> Iterator[None]:
     """Wherever a test stands, messages are those of the command line; tests/test_errors.py has those of Python."""
