@@ -15,7 +15,7 @@ from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.losses import divergence_loss, sampled_loss
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
-from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import PairBatch, Prompt, Rollouts
@@ -58,7 +58,7 @@ def small_rollouts(case: Case, prompts: list[Prompt]) -> Rollouts:
     sampling: SamplingArgs = case.module.sampling
     sampling = replace(sampling, n=ANSWERS, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
     if sampling.server is not None:  # it would be sent weights, and the doctor changes nothing
-        sampling = replace(sampling, engine="loop", server=None)
+        sampling = replace(sampling, engine="loop", server=None, colocate=ColocateArgs())
     with case.trainer.precision_plugin.forward_context():
         return write_answers(case.policy, prompts, sampling, seed=case.module.seed)
 

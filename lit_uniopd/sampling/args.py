@@ -132,6 +132,11 @@ class SamplingArgs:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
         if self.server is not None and self.engine != "vllm":
             raise UserError("sampling.server needs sampling.engine=vllm; set both, or leave the servers out.")
+        if self.colocate != ColocateArgs() and (self.engine != "vllm" or self.server is not None):
+            raise UserError(
+                "sampling.colocate is of vLLM in this process; set sampling.engine=vllm without sampling.server, or "
+                "leave it out."
+            )
 
     @property
     def max_drift(self) -> float | None:

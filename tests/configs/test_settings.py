@@ -18,7 +18,7 @@ from lit_uniopd.cli.error_messages import OneSentenceParser
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.playground.untrained import write_tiny_text, write_tiny_vision
 from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.sampling.args import ServerArgs
+from lit_uniopd.sampling.args import ColocateArgs, ServerArgs
 
 ROOT = Path(__file__).parents[2]
 QWEN3: dict[str, Any] = {
@@ -141,7 +141,8 @@ def test_a_setting_takes_its_answers_from_servers(capsys, monkeypatch):
     sampling = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["sampling"]
     assert (sampling["engine"], sampling["n"], sampling["max_new_tokens"]) == ("vllm", 16, 16384)
     assert sampling["server"]["urls"] == ["http://a:1", "http://b:2"]
-    assert SamplingArgs(**{**sampling, "server": ServerArgs(**sampling["server"])}).server.requests == 8  # type: ignore[union-attr]
+    nested = {"server": ServerArgs(**sampling["server"]), "colocate": ColocateArgs(**sampling["colocate"])}
+    assert SamplingArgs(**{**sampling, **nested}).server.requests == 8  # type: ignore[union-attr]
 
 
 def test_teachers_on_servers_are_parsed_and_asked_for(tokenizers, tmp_path, monkeypatch, capsys):

@@ -26,6 +26,16 @@ def change(model: Any, seed: int) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
+def with_log_probs_of(model: Any, answers: Completions, temperature: float) -> None:
+    """Check the log-probs of three answers a prompt against the model itself, in transformers alone."""
+    for row, tokens in enumerate(answers.tokens_BT):
+        prompt = PROMPTS[row // 3]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits.double() / temperature).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(answers.logps_BT[row].double(), expected, atol=1e-4, rtol=0)
+
+
 def same(vllm: Completions, loop: Completions) -> None:
     assert torch.equal(vllm.tokens_BT, loop.tokens_BT)
     assert vllm.finish == loop.finish

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines.comparisons import PROMPTS, ROOM, Drifts, change, load, on_policy, same
+from engines.comparisons import PROMPTS, ROOM, Drifts, change, load, on_policy, same, with_log_probs_of
 from tiny import Prompts, module, prompts, trainer
 
 from lit_uniopd.errors import UserError
@@ -18,7 +18,8 @@ def write(
     model: Any, engine: Any, eos_ids: tuple[int, ...] = (), prompt_tokens: Any = PROMPTS, **options: Any
 ) -> Completions:
     keys = options.pop("keys", None)
-    args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, "colocate": ROOM} | options, engine=engine)
+    room = {"colocate": ROOM} if engine == "vllm" else {}
+    args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, **room} | options, engine=engine)
     return sample(model, prompt_tokens, args, eos_ids=eos_ids, pad_id=0, seed=3, keys=keys)
 
 
@@ -61,12 +62,7 @@ def test_log_probs_are_those_at_the_temperature(tiny_dirs):
     """Of the model itself, by transformers alone."""
     model = load(tiny_dirs["student"])
     answers = write(model, "vllm", n=3, temperature=0.7)
-    for row, tokens in enumerate(answers.tokens_BT):
-        prompt = PROMPTS[row // 3]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
-        expected = (logits.double() / 0.7).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        torch.testing.assert_close(answers.logps_BT[row].double(), expected, atol=1e-4, rtol=0)
+    with_log_probs_of(model, answers, temperature=0.7)
 
 
 def test_draws_depend_on_seed_and_key_alone(tiny_dirs):
@@ -110,13 +106,16 @@ def test_an_engine_that_keeps_old_weights_is_an_error(tiny_dirs, monkeypatch):
 
 
 def test_an_engine_of_another_model_is_an_error(tiny_dirs, monkeypatch):
-    model, other = load(tiny_dirs["student"]), load(tiny_dirs["math"])
-    change(model, 2)  # so that weights are sent
+    earlier, model, other = load(tiny_dirs["student"]), load(tiny_dirs["student"]), load(tiny_dirs["math"])
+    write(earlier, "vllm")
+    change(model, 2)
     monkeypatch.setattr(engine_vllm_colocated, "checkpoint_weights", lambda _: iter(other.state_dict().items()))
     with pytest.raises(
         UserError, match=r"^vLLM in this process is \d+\.\d\d nats .*max_drift 0\.2: it has other weights"
     ):
         write(model, "vllm")
+    monkeypatch.undo()
+    same(write(earlier, "vllm", temperature=0), write(earlier, "loop", temperature=0))  # no longer what the engine has
 
 
 @pytest.mark.parametrize(
@@ -148,23 +147,22 @@ def test_it_samples_from_the_student_of_every_step(tiny_dirs, tmp_path, lora):
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(tiny_dirs, tmp_path):
-    whole = on_policy(tiny_dirs)
-    trainer(tmp_path, max_epochs=3).fit(whole, Prompts(prompts(4)))
+    unbroken = on_policy(tiny_dirs)
+    trainer(tmp_path, max_epochs=3).fit(unbroken, Prompts(prompts(4)))
     first = trainer(tmp_path, max_epochs=2)
     first.fit(on_policy(tiny_dirs), Prompts(prompts(4)))
     first.save_checkpoint(tmp_path / "two.ckpt")
     resumed = on_policy(tiny_dirs)
     trainer(tmp_path, max_epochs=3).fit(resumed, Prompts(prompts(4)), ckpt_path=tmp_path / "two.ckpt")
     for name, parameter in resumed.policy.named_parameters():
-        torch.testing.assert_close(parameter, whole.policy.get_parameter(name), atol=1e-5, rtol=0)
+        torch.testing.assert_close(parameter, unbroken.policy.get_parameter(name), atol=1e-5, rtol=0)
 
 
 def test_held_out_prompts_are_answered_by_it_too(tiny_dirs, tmp_path):
-    sampling = SamplingArgs(n=1, max_new_tokens=6, temperature=0, colocate=ROOM)
     results = []
-    for engine in ("loop", "vllm"):
-        options = {name: getattr(sampling, name) for name in ("n", "max_new_tokens", "temperature", "colocate")}
-        model = module(tiny_dirs, val_sampling=SamplingArgs(**options, engine=engine))
+    for engine in ({"engine": "loop"}, {"engine": "vllm", "colocate": ROOM}):
+        sampling: Any = {"n": 1, "max_new_tokens": 6, "temperature": 0, **engine}
+        model = module(tiny_dirs, val_sampling=SamplingArgs(**sampling))
         runner = trainer(tmp_path, limit_val_batches=1.0)
         runner.validate(model, Prompts(prompts(8)), verbose=False)
         results.append(dict(runner.callback_metrics))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from engines.comparisons import PROMPTS, change, load, same
+from engines.comparisons import PROMPTS, change, load, same, with_log_probs_of
 from peft import LoraConfig, get_peft_model
 from tiny import Prompts, module, prompts, sgd, trainer
 
@@ -50,12 +50,7 @@ def test_several_draws_and_their_log_probs(real_server, untied_dir, tmp_path):
     answers = write(model, server, n=3, temperature=0.7)
     assert len({tuple(row.tolist()) for row in answers.tokens_BT}) == 9
     assert torch.equal(answers.tokens_BT, write(model, server, n=3, temperature=0.7).tokens_BT)
-    for row, tokens in enumerate(answers.tokens_BT):
-        prompt = PROMPTS[row // 3]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + tokens.tolist()])).logits[0, len(prompt) - 1 : -1]
-        expected = (logits.double() / 0.7).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        torch.testing.assert_close(answers.logps_BT[row].double(), expected, atol=1e-4, rtol=0)
+    with_log_probs_of(model, answers, temperature=0.7)
 
 
 def test_a_killed_server_is_one_sentence_and_a_new_one_gets_the_weights(real_server, untied_dir, tmp_path):

@@ -37,12 +37,12 @@ def test_it_writes_what_it_writes_in_the_loop_before_and_after_a_step(path):
             sample(
                 model,
                 prompts,
-                SamplingArgs(n=1, max_new_tokens=32, temperature=0, engine=engine, colocate=room),
+                SamplingArgs(n=1, max_new_tokens=32, temperature=0, **engine),
                 eos_ids=[tokenizer.eos_token_id],
                 pad_id=tokenizer.pad_token_id,
                 seed=0,
             )
-            for engine in ("vllm", "loop")
+            for engine in ({"engine": "vllm", "colocate": room}, {"engine": "loop"})
         ]
         same(*answers)
         texts.append(tokenizer.decode(answers[0].tokens_BT[0]))

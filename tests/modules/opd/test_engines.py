@@ -165,3 +165,9 @@ def test_without_vllm_the_run_stops_before_a_model_is_loaded(model_dirs, tmp_pat
 def test_a_wrong_option_of_it_is_named(field: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"^sampling\.colocate\.{field} must be"):
         ColocateArgs(**{field: value})
+
+
+@pytest.mark.parametrize("engine", ["loop", "generate"])
+def test_its_options_do_nothing_elsewhere_and_are_refused_there(engine: Any) -> None:
+    with pytest.raises(UserError, match=r"^sampling\.colocate is of vLLM in this process; set sampling\.engine=vllm"):
+        SamplingArgs(engine=engine, colocate=ColocateArgs(max_model_len=100))
