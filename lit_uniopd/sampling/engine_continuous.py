@@ -30,11 +30,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
         UserError: if a prompt has pictures, the model or the installed transformers cannot do it, or answers fail.
     """
     base: Any = unwrap(request.model)
-    for number, pictures in enumerate(request.vision):
-        if pictures:
-            raise UserError(
-                f"sampling.engine=cb reads text only and prompt number {number} has pictures; set sampling.engine=loop."
-            )
+    request.refuse_pictures()
     if not hasattr(base, "init_continuous_batching"):
         raise UserError("sampling.engine=cb needs transformers 5.17 or newer; upgrade it, or set sampling.engine=loop.")
     devices = [request.device] if request.device.type == "cuda" else []

@@ -42,12 +42,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             not have the student's weights after they were sent.
     """
     check_installed()
-    for number, pictures in enumerate(request.vision):
-        if pictures:
-            raise UserError(
-                f"sampling.engine=vllm reads text only and prompt number {number} has pictures; set "
-                "sampling.engine=loop."
-            )
+    request.refuse_pictures()
     engine = _engine_of(request)
     engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
     engine.take_weights(request.model, request.prompt_tokens[0], request.args.colocate.max_drift)
@@ -125,7 +120,8 @@ class ColocatedEngine:
         self.fingerprint = ""
         """Of the weights that the engine has; empty: none that are of use."""
         self.probe = WeightProbe(self._prompt_logps, "vLLM in this process", "sampling.colocate.max_drift")
-        with _environment(device), _undisturbed(device), tempfile.TemporaryDirectory() as directory:
+        _set_environment(device)
+        with _undisturbed(device), tempfile.TemporaryDirectory() as directory:
             _write_config(base, directory)
             try:
                 self.llm: Any = import_module("vllm").LLM(model=directory, **options)
@@ -175,6 +171,7 @@ class ColocatedEngine:
         current = fingerprint(unwrap(model).named_parameters())
         if current == self.fingerprint:
             return
+        self.fingerprint = ""  # should what follows fail
         with _undisturbed(self.device):
             if self._sleeps:
                 self.llm.wake_up(tags=["weights"])
@@ -309,8 +306,7 @@ def _write_config(base: Any, directory: str) -> None:
         config.architectures = before
 
 
-@contextmanager
-def _environment(device: torch.device) -> Iterator[None]:
+def _set_environment(device: torch.device) -> None:
     """Variables that vLLM reads when an engine is made: in this process, alone on its cores, with nothing sent home."""
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     if device.type == "cpu":
@@ -322,7 +318,6 @@ def _environment(device: torch.device) -> Iterator[None]:
     if torch.distributed.is_initialized():
         os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-    yield
 
 
 @contextmanager

@@ -37,12 +37,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     """
     if request.args.server is None:
         raise UserError("sampling.engine=vllm needs sampling.server.")
-    for number, pictures in enumerate(request.vision):
-        if pictures:
-            raise UserError(
-                f"sampling.engine=vllm reads text only and prompt number {number} has pictures; set "
-                "sampling.engine=loop."
-            )
+    request.refuse_pictures()
     pool = connect(request.args.server)
     pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
     name = pool.weights.publish(request.model, request.prompt_tokens[0], request.args.max_drift)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.multimodal import Vision, image_token_ids
 from lit_uniopd.sampling.args import SamplingArgs
@@ -47,6 +48,19 @@ class GenerationRequest:
         greedy = self.args.temperature == 0  # greedy answers are all the same
         object.__setattr__(self, "answers", 1 if greedy else self.args.n)
         object.__setattr__(self, "banned", image_token_ids(self.model))
+
+    def refuse_pictures(self) -> None:
+        """Stop an engine that reads text only.
+
+        Raises:
+            UserError: naming the first prompt that has pictures.
+        """
+        for number, pictures in enumerate(self.vision):
+            if pictures:
+                raise UserError(
+                    f"sampling.engine={self.args.engine} reads text only and prompt number {number} has pictures; set "
+                    "sampling.engine=loop."
+                )
 
     @property
     def device(self) -> torch.device:

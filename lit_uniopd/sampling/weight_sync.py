@@ -35,6 +35,8 @@ from lit_uniopd.utils.http import ServerError, Servers
 STARTED = time.time()
 """Of this process. What an earlier process recorded about the servers may no longer be true."""
 PREFIX = "uniopd-"
+NO_ROUTE = (404,)
+"""What an older server answers to a request that it does not know."""
 
 
 class WeightSync:
@@ -53,6 +55,8 @@ class WeightSync:
         self.directory = Path(directory).absolute()
         self._name = ""
         self._probes: dict[str, WeightProbe] = {}
+        self._prompt: Sequence[int] = ()
+        self._max_drift: float | None = None
         self._lock = threading.Lock()
         atexit.register(_delete_weights, self.directory)  # it may be in memory
 
@@ -71,6 +75,7 @@ class WeightSync:
             UserError: if they cannot be written, or a server did not take them.
         """
         adapter = self._is_adapter(model)
+        self._prompt, self._max_drift = prompt, max_drift
         self._name = PREFIX + fingerprint(_adapter_parameters(model) if adapter else _all_parameters(model))
         with self._lock, self._locked():
             record = self._read_record()
@@ -85,14 +90,13 @@ class WeightSync:
             if missing:
                 self._write(model, adapter)
             for url in missing:
-                self._send(url, adapter, record)
-                self._check(url, model, prompt, max_drift)
+                self._send(url, model, record)
         return self._served_name(model)
 
     def _served_name(self, model: nn.Module) -> str:
         return self._name if self._is_adapter(model) else self.model
 
-    def _check(self, url: str, model: nn.Module, prompt: Sequence[int], max_drift: float | None) -> None:
+    def _check(self, url: str, model: nn.Module) -> None:
         """Compare the log-probs of a server that has got weights with the student's."""
 
         def prompt_logps(tokens: list[int]) -> Tensor:
@@ -107,7 +111,7 @@ class WeightSync:
         probe = self._probes.setdefault(url, WeightProbe(prompt_logps, name, "sampling.server.max_drift"))
         probe.engine_logps = prompt_logps  # every version of an adapter has a name of its own
         try:
-            probe.check(model, prompt, max_drift)
+            probe.check(model, self._prompt, self._max_drift)
         except (ServerError, KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
                 f"{name} of sampling.server.urls did not say how probable a prompt is ({error}); start vLLM there, and "
@@ -127,7 +131,7 @@ class WeightSync:
             record.pop(url, None)
             if not self._has_weights(url, self._is_adapter(model), record):
                 self._write(model, self._is_adapter(model))
-                self._send(url, self._is_adapter(model), record)
+                self._send(url, model, record)
 
     def confirm(self, model: nn.Module) -> None:
         """Check after a rollout that no server has lost or changed the weights, where servers report them.
@@ -171,7 +175,9 @@ class WeightSync:
                 raise
             return None
 
-    def _send(self, url: str, adapter: bool, record: dict[str, Any]) -> None:
+    def _send(self, url: str, model: nn.Module, record: dict[str, Any]) -> None:
+        """Bring the weights, compare, and only then let the server and the record say that it has them."""
+        adapter = self._is_adapter(model)
         path = str(self.directory / self._name)
         old = record.pop(url, {}).get("name")
         self._write_record(record)  # if this process dies now, no other one relies on what the server had
@@ -186,16 +192,24 @@ class WeightSync:
                 f"The server {url} did not take the student's new {kind} from {path} ({error}); going on would sample "
                 "from old ones, so check that it sees sampling.server.directory under that path and how it was started."
             ) from error
+        try:
+            self._check(url, model)
+        except UserError:
+            if adapter:  # the server lists it, and would be believed
+                _post(self.servers, "/v1/unload_lora_adapter", {"lora_name": self._name}, url, accept=(400, 404))
+            raise
+        if not adapter:
+            self._name_version(url)
         record[url] = {"name": self._name, "at": time.time()}
         self._write_record(record)
 
     def _load_adapter(self, url: str, path: str, old: str | None) -> None:
         # Every version has a name of its own: servers cache prompts by adapter name.
         if old is not None and old != self._name:
-            _post_text(self.servers, "/v1/unload_lora_adapter", {"lora_name": old}, url, accept=(400, 404))
+            _post(self.servers, "/v1/unload_lora_adapter", {"lora_name": old}, url, accept=(400, 404))
         load_error: ServerError | None = None
         try:
-            _post_text(self.servers, "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": path}, url)
+            _post(self.servers, "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": path}, url)
         except ServerError as error:  # it may be loaded all the same, and only the answer lost
             load_error = error
         if self._name not in served_names(self.servers, url):
@@ -203,24 +217,22 @@ class WeightSync:
 
     def _reload(self, url: str, path: str) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
-        self._post_if_known("/pause?mode=wait", {}, url)
+        _post(self.servers, "/pause?mode=wait", {}, url, accept=NO_ROUTE)
         try:
             self.servers.post("/collective_rpc", body, url=url, retries=0)
             self._forget_prompts(url)
-            self._post_if_known("/update_weight_version", {"new_version": self._name}, url)
         finally:
-            self._post_if_known("/resume", {}, url)
+            _post(self.servers, "/resume", {}, url, accept=NO_ROUTE)
+
+    def _name_version(self, url: str) -> None:
+        """Let a server say that it has these weights; older ones cannot."""
+        _post(self.servers, "/update_weight_version", {"new_version": self._name}, url, accept=NO_ROUTE)
         version = self._version(url)
         if version not in (None, self._name):
-            raise ServerError(f"reports version {version!r} of its weights afterwards")
-
-    def _post_if_known(self, route: str, body: dict[str, Any], url: str) -> None:
-        """A request that older servers have no route for."""
-        try:
-            self.servers.post(route, body, url=url, retries=0)
-        except ServerError as error:
-            if error.status != 404:
-                raise
+            raise UserError(
+                f"The server {url} reports version {version!r} of its weights instead of {self._name}; give each run "
+                "servers of its own, start it again, and resume."
+            )
 
     def _forget_prompts(self, url: str) -> None:
         """Clear the cached keys and values of prompts, which are those of the old weights."""
@@ -354,8 +366,8 @@ def _all_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, parameter
 
 
-def _post_text(servers: Servers, path: str, body: dict[str, Any], url: str, accept: tuple[int, ...] = ()) -> None:
-    """A request that vLLM answers with a sentence instead of JSON."""
+def _post(servers: Servers, path: str, body: dict[str, Any], url: str, accept: tuple[int, ...] = ()) -> None:
+    """A request whose answer does not matter: vLLM answers some with a sentence instead of JSON."""
     try:
         servers.post(path, body, url=url)
     except ServerError as error:

@@ -338,6 +338,21 @@ def test_a_server_restarted_between_rollouts_gets_the_weights_again(rollout_serv
     same_as_the_loop(adapted, sampling)
 
 
+@pytest.mark.parametrize("sync", ["adapter", "reload"])
+def test_a_server_that_kept_old_weights_is_not_believed_the_next_time(rollout_servers, model, tmp_path, sync) -> None:
+    adapted, sampling = with_adapter(model), args(rollout_servers.all[:1], tmp_path, server={"sync": sync})
+    run(adapted, sampling)
+    shift(adapted)
+    rollout_servers.misbehave(rollout_servers.all[0], "stale")
+    for _ in range(2):  # resumed with the same weights
+        with pytest.raises(
+            UserError, match=rf"^The server {rollout_servers.all[0]} (kept old weights|is \d\.\d+ nats from)"
+        ):
+            run(adapted, sampling)
+    rollout_servers.behave()
+    same_as_the_loop(adapted, sampling)
+
+
 def test_a_server_that_loses_its_weights_unseen_is_noticed_afterwards(rollout_servers, model, tmp_path) -> None:
     sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "reload"})
     pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
