@@ -3,8 +3,8 @@
     .venv-engines/bin/python -m benchmarks.engines [--model playground:smollm2] [--rows 1 16 64] [--tokens 128 512]
 
 All write the same number of tokens of the same model in turn, on one thread, in the type of the weights, without any
-end: what is compared is the cost of a token, not how engines deal with answers of unlike length. The median of three
-rounds with their range; a round before them does not count.
+end: what is compared is the cost of a token, not how engines deal with answers of unlike length. The median of the
+rounds with their range; before them each engine writes a few tokens that do not count.
 """
 
 import argparse
@@ -33,15 +33,21 @@ def seconds(model: Any, engine: Any, rows: int, tokens: int, seed: int) -> float
     return time.perf_counter() - began
 
 
-def measure(model: Any, rows: int, tokens: int, rounds: int = 3) -> dict[str, list[float]]:
+def measure(model: Any, rows: int, tokens: int, rounds: int) -> dict[str, list[float]]:
     """Engine -> tokens a second in every round; engines take turns."""
-    rates: dict[str, list[float]] = {engine: [] for engine in ENGINES}
-    for number in range(rounds + 1):
-        for engine in ENGINES:
-            rate = rows * tokens / seconds(model, engine, rows, tokens, seed=number)
-            if number:
-                rates[engine].append(rate)
-    return rates
+    for engine in ENGINES:
+        seconds(model, engine, rows, tokens=8, seed=0)
+    return {
+        engine: list(rates)
+        for engine, *rates in zip(
+            ENGINES,
+            *(
+                [rows * tokens / seconds(model, engine, rows, tokens, seed) for engine in ENGINES]
+                for seed in range(rounds)
+            ),
+            strict=True,
+        )
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="playground:smollm2")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     prefix, _, name = options.model.rpartition("playground:")
@@ -59,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("|---:|---:|---:|---:|---:|")
     for rows in options.rows:
         for tokens in options.tokens:
-            rates = measure(model, rows, tokens)
+            rates = measure(model, rows, tokens, options.rounds)
             loop = statistics.median(rates["loop"])
             cells = [f"{loop:.1f} ({min(rates['loop']):.1f} to {max(rates['loop']):.1f})"]
             for engine in ("generate", "vllm"):

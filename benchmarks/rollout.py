@@ -1,12 +1,11 @@
-"""Rollouts: our decoding loop against transformers' ``generate``, and on demand against its continuous batching.
+"""Rollouts: our decoding loop against transformers' ``generate``.
 
     OMP_NUM_THREADS=1 python -m benchmarks.rollout
-    OMP_NUM_THREADS=1 python -m benchmarks.rollout --cb --only small
     OMP_NUM_THREADS=1 python -m benchmarks.rollout --grouped     # one cache of a prompt for all of its answers
 
 Random models made from a config; both sides run in this process, in turn, and the median CPU time counts. Lengths are
 set by the share of the vocabulary that ends an answer: a near-uniform random model then stops at every step with that
-probability, in all engines alike. Loop and continuous batching return log-probs, ``generate`` does not.
+probability, in both alike. The loop returns log-probs, ``generate`` does not.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +22,6 @@ from transformers.utils import logging
 
 from lit_uniopd.policy.cascade_attention import worth_sharing
 from lit_uniopd.sampling import SamplingArgs, sample
-from lit_uniopd.sampling.args import LocalEngine
 from lit_uniopd.sampling.decode_loop import Decoder, can_share, decode, position_bytes
 from lit_uniopd.sampling.token_sampler import sample_token
 
@@ -102,10 +99,9 @@ def run_loop(
     prompts: list[list[int]],
     eos: list[int],
     seed: int,
-    engine: LocalEngine = "loop",
 ) -> list[int]:
     """Lengths of the answers."""
-    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens, engine=engine)
+    args = SamplingArgs(n=case.n, max_new_tokens=case.new_tokens)
     return sample(model, prompts, args, eos_ids=eos, pad_id=0, seed=seed).mask_BT.sum(dim=1).tolist()
 
 
@@ -200,13 +196,11 @@ def measure_grouped(case: Case, repeats: int) -> None:
     )
 
 
-def measure(case: Case, repeats: int, cb: bool) -> None:
+def measure(case: Case, repeats: int) -> None:
     """Print one line: useful tokens, CPU seconds and the ratio per useful token."""
     model, prompts = build(case), prompts_of(case)
     eos = list(range(1, 1 + round(case.stop * case.vocabulary)))
     sides: dict[str, Callable[..., list[int]]] = {"loop": run_loop, "generate": run_generate}
-    if cb:
-        sides["cb"] = partial(run_loop, engine="cb")
     per_token: dict[str, list[float]] = {name: [] for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     tokens: dict[str, list[int]] = {name: [] for name in sides}
@@ -238,14 +232,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="")
-    parser.add_argument("--cb", action="store_true", help="continuous batching, too")
     parser.add_argument("--grouped", action="store_true", help="prompts' caches once for a group, against once a row")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     for case in GROUPED if options.grouped else CASES:
         if options.only in case.name:
-            measure_grouped(case, options.repeats) if options.grouped else measure(case, options.repeats, options.cb)
+            measure_grouped(case, options.repeats) if options.grouped else measure(case, options.repeats)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.monitoring.media import run_adapters
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.policy import Policy
+from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.write_json import write_json
 
@@ -43,7 +44,8 @@ class BenchmarkEvaluation(Callback):
         teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches; not those on
             servers.
         limit: at most so many problems of each benchmark; null: as the profile says.
-        max_rows: answers written at the same time.
+        max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
+            `max_rows` bounds vLLM; teachers answer by the loop.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class BenchmarkEvaluation(Callback):
         self.after = after
         self.with_teachers = teachers
         self.limit = limit
-        self.args = EvalArgs(max_rows=max_rows)
+        self.max_rows = max_rows
         self.scores_before: Scores = {}
         self.teacher_scores: dict[str, Scores] = {}
         self.earlier_seconds = 0.0
@@ -87,7 +89,8 @@ class BenchmarkEvaluation(Callback):
         directory = run_directory(trainer)
         benchmarks = self.load_benchmarks()
         pl_module.validation.check(benchmarks)
-        self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, self.args)
+        args = EvalArgs(max_rows=self.max_rows, sampling=pl_module.val_sampling)
+        self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, args)
         self.reporter = Reporter(trainer, directory)
 
     @property
@@ -152,6 +155,10 @@ class BenchmarkEvaluation(Callback):
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
+        # Servers have the student's weights, and vLLM in this process would hold an engine for each teacher.
+        loop = EvalArgs(max_rows=self.evaluator.args.max_rows, sampling=SamplingArgs(engine="loop"))
+        benchmarks = list(self.evaluator.benchmarks.values())
+        evaluator = Evaluator(self.evaluator.trainer, benchmarks, pl_module.graders, self.evaluator.directory, loop)
         for name in pool:
             if not pool.is_here(name):
                 rank_zero_warn(f"Teacher {name!r} is on a server, which scores answers only; it is not evaluated.")
@@ -160,9 +167,9 @@ class BenchmarkEvaluation(Callback):
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
 
-            routed = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
+            routed = [b for b in benchmarks if pool.route(b.prompt(b.examples[0])) == name]
             if routed:
-                self.teacher_scores[name] = self.evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
+                self.teacher_scores[name] = evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
         pool.rest()
 
     def references(self) -> dict[str, Scores]:

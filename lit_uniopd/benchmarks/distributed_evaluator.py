@@ -18,6 +18,7 @@ from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
+from lit_uniopd.sampling.engines import staying_awake
 from lit_uniopd.utils.progress import progress_bar, say
 from lit_uniopd.utils.progress_text import joined, number
 
@@ -118,20 +119,24 @@ class Evaluator:
         """
         self.begin(name, step)
         benchmarks = list(self.benchmarks.values()) if only is None else only
-        for benchmark in benchmarks:
-            batches = eval_batches(
-                benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
-            )
-            rows, title = sum(map(len, batches)), f"{name} answers {benchmark.name}"
-            with policy_of(benchmark).gathered(), progress_bar(rows, title, announce=True) as bar:
-                for batch in batches:
-                    with interruptible(self.trainer):
-                        self.answer(policy_of(benchmark), batch.requests)
-                    bar.update(len(batch))
+        with staying_awake():
+            for benchmark in benchmarks:
+                self._run_benchmark(benchmark, policy_of(benchmark), f"{name} answers {benchmark.name}")
         result = self.finish(benchmarks)
         scores = result.by_name(result.primary()).items()
         say(joined(f"{name} at step {step}", *(f"{title} {number(score)}" for title, score in scores)))
         return result
+
+    def _run_benchmark(self, benchmark: Benchmark, policy: Policy, title: str) -> None:
+        """Answer this rank's rows."""
+        batches = eval_batches(
+            benchmark, self.args.max_rows, rank=self.trainer.global_rank, world_size=self.trainer.world_size
+        )
+        with policy.gathered(), progress_bar(sum(map(len, batches)), title, announce=True) as bar:
+            for batch in batches:
+                with interruptible(self.trainer):
+                    self.answer(policy, batch.requests)
+                bar.update(len(batch))
 
     def finish(self, only: Sequence[Benchmark] | None = None) -> EvalResult:
         """Wait for the graders and add up over the ranks. A collective call.

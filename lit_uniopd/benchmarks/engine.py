@@ -22,7 +22,8 @@ from lit_uniopd.benchmarks.spec import Benchmark, Generation
 from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
-from lit_uniopd.sampling.args import LocalEngine, SamplingArgs
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import settled
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Grade
 from lit_uniopd.utils.progress import progress_bar
@@ -36,11 +37,12 @@ class EvalArgs:
     """How benchmarks are run."""
 
     max_rows: int = 64
-    """Answers written at the same time: fewer need less memory."""
+    """Answers of a batch, which are recorded together. All are written at the same time, but by vLLM, which takes as
+    many of them at once as ``sampling.max_rows`` says."""
     seed: int = 42
     """Of sampled answers. The same at every step, so that checkpoints are compared on the same noise."""
-    engine: LocalEngine = "loop"
-    """loop: our own; generate: the one of transformers; cb: its continuous batching, for text on CUDA."""
+    sampling: SamplingArgs = field(default_factory=SamplingArgs)
+    """Whose engine writes, and its servers or its room; benchmarks bring their own decoding settings."""
 
 
 @dataclass(slots=True)
@@ -231,6 +233,8 @@ class EvalEngine:
         subject = self._subject
         if id(policy) not in subject.weights:
             subject.weights[id(policy)] = weights_fingerprint(policy.model)
+        sampling = sampling_args(benchmark.generation, self.args)
+        engine = settled(sampling, policy.model, pictures=bool(example.images)).engine if sampling.temperature else ""
         shared: dict[str, Any] = {
             "benchmark": benchmark.spec.id,
             "protocol": benchmark.spec.protocol,
@@ -240,7 +244,7 @@ class EvalEngine:
             "sample_id": example.id,
             "group_id": example.group or example.id,
             "prompt_hash": prompt_hash(example, chat_arguments(policy, benchmark)),
-            "generation_hash": generation_hash(benchmark.generation, self.args.seed, self.args.engine),
+            "generation_hash": generation_hash(benchmark.generation, self.args.seed, engine),
             "weights": subject.weights[id(policy)],
             "model": subject.name,
             "step": subject.step,
@@ -280,15 +284,15 @@ def _settings(request: Request) -> Generation:
 
 
 def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
-    """A benchmark's decoding settings as ``SamplingArgs``."""
-    return SamplingArgs(
+    """A benchmark's decoding settings, and the engine of ``args``."""
+    return replace(
+        args.sampling,
         n=generation.n,
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
         top_p=generation.top_p,
         top_k=generation.top_k,
-        max_rows=args.max_rows,
-        engine=args.engine,
+        max_rows=args.sampling.max_rows if args.sampling.engine == "vllm" else args.max_rows,
     )
 
 

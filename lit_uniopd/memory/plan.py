@@ -26,6 +26,7 @@ from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
 from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
+from lit_uniopd.sampling.engines import likely_engine
 
 Phase = Literal["always", "rollout", "score", "update", "step", "host"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -58,7 +59,14 @@ class Workload:
 
     @classmethod
     def of_rollouts(
-        cls, sampling: SamplingArgs, *, answers: int, longest_prompt: int, micro_batch_tokens: int, here: bool
+        cls,
+        sampling: SamplingArgs,
+        *,
+        answers: int,
+        longest_prompt: int,
+        micro_batch_tokens: int,
+        here: bool,
+        cuda: bool,
     ) -> "Workload":
         """Of on-policy distillation.
 
@@ -68,7 +76,9 @@ class Workload:
             longest_prompt: in tokens.
             micro_batch_tokens: budget of a forward pass of student or teacher.
             here: whether the student's weights on this device write the answers.
+            cuda: whether the device is a GPU.
         """
+        engine = likely_engine(sampling, cuda=cuda)
         row = longest_prompt + sampling.max_new_tokens
         tokens = min(max(micro_batch_tokens, row), answers * row)
         rows = min(sampling.max_rows, answers)
@@ -82,7 +92,7 @@ class Workload:
             prompts=max(1, rows // sampling.n),
             prompt_tokens=longest_prompt,
             new_tokens=sampling.max_new_tokens,
-            colocated=sampling.colocate if here and sampling.engine == "vllm" else None,
+            colocated=sampling.colocate if here and engine == "vllm" else None,
         )
 
 
@@ -93,7 +103,8 @@ class Setup:
     policy: PolicyArgs
     flag: str
     """The option that ``policy`` came from."""
-    optimizer: Callable[[Any], torch.optim.Optimizer]
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None
+    """None: the policy is only evaluated."""
     workload: Workload
     teachers: Mapping[str, PolicyArgs] = field(default_factory=dict)
     reference_copy: bool = False
@@ -200,7 +211,8 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         UserError: if a model has no config, or its options contradict each other.
     """
     autocast, cast_to = setup.precision.endswith("-mixed"), _cast(setup.precision)
-    policy = build_meta_model(setup.policy, trainable=True, flag=setup.flag, cast_to=cast_to)
+    trained = setup.optimizer is not None
+    policy = build_meta_model(setup.policy, trainable=trained, flag=setup.flag, cast_to=cast_to)
     dims, types = dimensions(policy), numerics(policy, autocast=autocast)
     if setup.gathered_bytes is not None:
         types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
@@ -210,9 +222,11 @@ def plan_memory(setup: Setup) -> MemoryPlan:
     if setup.reference_copy:
         allocations += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
         allocations.append(_scoring("reference", dims, replace(types, trained=False), setup))
-    allocations += _rollout_parts(setup, policy, dims, types) + _update_parts(setup, policy, dims, types)
+    allocations += _rollout_parts(setup, policy, dims, types)
+    if setup.optimizer is not None:
+        allocations += _update_parts(setup, setup.optimizer, policy, dims, types)
     if setup.shards > 1:
-        allocations += _gathered_parts(setup, policy, dims, types)
+        allocations += [a for a in _gathered_parts(setup, policy, dims, types) if trained or a.phase == "rollout"]
     return MemoryPlan(tuple(allocations))
 
 
@@ -223,6 +237,8 @@ def _cast(precision: str) -> torch.dtype | None:
 def _resident(setup: Setup, policy: nn.Module) -> list[Allocation]:
     """Weights, gradients and optimizer states: held from the first step to the last."""
     size = model_size(policy, shards=setup.shards)
+    if setup.optimizer is None:
+        return _weights("policy: weights", size, setup)
     trained = [parameter for _, parameter in unique_parameters(policy) if parameter.requires_grad]
     states, exact = optimizer_bytes(setup.optimizer, trained)
     spread = size.trainable_bytes / max(1, sum(p.numel() * p.element_size() for p in trained))
@@ -300,7 +316,13 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
     ]
 
 
-def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Allocation]:
+def _update_parts(
+    setup: Setup,
+    optimizer: Callable[[Any], torch.optim.Optimizer],
+    policy: nn.Module,
+    dims: Dimensions,
+    types: Numerics,
+) -> list[Allocation]:
     tokens, row = setup.workload.train_tokens, setup.workload.longest_row
     checkpointing = setup.policy.gradient_checkpointing
 
@@ -318,7 +340,7 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
     if types.autocast:
         copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
         allocations.append(Allocation("16-bit copies of float32 weights", copies, "update", exact=False))
-    if setup.cuda and not setup.offloaded and _takes_roots(setup.optimizer):
+    if setup.cuda and not setup.offloaded and _takes_roots(optimizer):
         trained = model_size(policy, shards=setup.shards).trainable_bytes
         allocations.append(Allocation("optimizer step: square roots", trained, "step", exact=False))
     return allocations

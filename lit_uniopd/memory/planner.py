@@ -18,34 +18,39 @@ class MemoryPlanner:
     """Plans what a run will hold on each device.
 
     Attributes:
-        plan: of the last ``check``; None where there is none.
+        plan: of the last ``check``; None where there is none. Of several models, the last one's.
     """
 
     def __init__(self) -> None:
         self.plan: MemoryPlan | None = None
 
-    def check(self, trainer: Trainer, make_setup: Callable[[], Setup]) -> None:
+    def check(self, trainer: Trainer, make_setups: Callable[[], list[Setup]]) -> None:
         """Print what the run will hold on each device, before any weights are loaded.
 
         Args:
             trainer: of the run.
-            make_setup: from the module and its data to what the plan depends on.
+            make_setups: from the module and its data to what the plans depend on: one for each model that is trained
+                or evaluated. All of them are held; they compute in turn.
 
         Raises:
             UserError: naming what would make it smaller, if it cannot fit.
         """
         try:
-            setup = make_setup()
-            self.plan = plan_memory(setup)
+            setups = make_setups()
+            plans = [plan_memory(setup) for setup in setups]
         except UserError:
             raise
         except Exception as error:  # a model that the plan cannot read may still be trained
             log.warning("There is no memory plan for this model (%s: %s).", type(error).__name__, error)
             return
-        publish(trainer, "memory/plan", "Memory plan:", self.plan.table())
         device = trainer.strategy.root_device
         # All ranks decide alike, or those that go on would wait for those that stopped.
         free = trainer.strategy.broadcast(free_bytes(device, trainer.num_devices))
-        warning = check_fits(setup, self.plan, free, str(device))
-        if warning is not None:
-            rank_zero_warn(warning)
+        for setup, plan in zip(setups, plans, strict=True):
+            self.plan = plan
+            others = [other for other in plans if other is not plan]
+            publish(trainer, "memory/plan", f"Memory plan{f' of {setup.flag}' if others else ''}:", plan.table())
+            room = free - sum(other.held("always") for other in others)
+            warning = check_fits(setup, plan, room, str(device))
+            if warning is not None:
+                rank_zero_warn(warning)

@@ -83,7 +83,8 @@ def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
     """Flags, and the setup that they make: every change that is possible here."""
     yield from _smaller_batches(setup, capacity)
     yield from _lighter_policy(setup)
-    yield "--model.optimizer bitsandbytes.optim.AdamW8bit", replace(setup, optimizer=_adamw_8bit)
+    if setup.optimizer is not None:
+        yield "--model.optimizer bitsandbytes.optim.AdamW8bit", replace(setup, optimizer=_adamw_8bit)
     yield from _lighter_teachers(setup)
     if setup.shards == 1 and setup.devices > 1:
         # As that file says: weights gathered in bfloat16, gradients whole within a step.
@@ -126,6 +127,15 @@ def _lighter(args: PolicyArgs, flag: str, *options: str) -> tuple[str, PolicyArg
 
 def _lighter_policy(setup: Setup) -> Iterator[tuple[str, Setup]]:
     policy, is_pretrained = setup.policy, setup.policy.config is None  # random weights are not quantised
+    if setup.optimizer is None:
+        for option, applies in (
+            ("dtype", is_pretrained and policy.dtype in ("auto", "float32")),
+            ("quantization", is_pretrained and policy.quantization == "none"),
+        ):
+            if applies:
+                flags, lighter = _lighter(policy, setup.flag, option)
+                yield flags, replace(setup, policy=lighter)
+        return
     for options, applies in (
         (["gradient_checkpointing"], not policy.gradient_checkpointing),
         (["lora"], policy.lora is None),

@@ -20,6 +20,7 @@ from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
+from lit_uniopd.modules.evaluation_memory import evaluation_setups
 from lit_uniopd.modules.optimization import check_options, default_optimizer, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.progress_lines import missing_lines
 from lit_uniopd.modules.run_files import run_files
@@ -37,6 +38,7 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.rewards.grading import grade_answers
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import check_engine
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.schedules import WarmupCosine
@@ -49,6 +51,7 @@ from lit_uniopd.utils.lightning_internals import (
     signal_connector,
 )
 from lit_uniopd.utils.objections import Objection, refuse_or_warn
+from lit_uniopd.utils.progress import say
 from lit_uniopd.utils.seeding import derive_seed, run_seed
 from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
@@ -150,13 +153,17 @@ class PolicyModule(LightningModule):
         if stage == "predict":
             graded = heldout_benchmarks(self.trainer_data.prompts("predict"), self.val_sampling, "predict")
             self.validation.check(list(graded.values()))
+        if stage != "fit" or self.trainer.enable_validation:
+            check_engine(self.val_sampling)
         self.validation.setup(self.trainer, stage)
         if stage == "fit":
             check_options(self.make_optimizer, self.make_lr_scheduler, self.trainer)
             refuse_or_warn(self.objections(), warns=self.trainer.is_global_zero)
             self.record.read_rows()
         if stage == "fit" and self.policy is None:
-            self.memory.check(self.trainer, self.memory_setup)
+            self.memory.check(self.trainer, lambda: [self.memory_setup()])
+        if stage in ("validate", "test") and self.policy is None:
+            self.memory.check(self.trainer, lambda: evaluation_setups(self.trainer, self, self.validation.evaluator))
 
     def objections(self) -> Iterator[Objection]:
         """What speaks against a fit: `setup` refuses it or warns, and the doctor shows the same."""
@@ -317,6 +324,11 @@ class PolicyModule(LightningModule):
     def evaluated_policies(self) -> list[Policy]:
         return [self.policy]
 
+    @property
+    def evaluated_args(self) -> list[tuple[PolicyArgs, str]]:
+        """Of ``evaluated_policies``, with the options that they come from; before anything is loaded."""
+        return [(self.policy_args, self.policy_flag)]
+
     def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
         return self.policy_args, self.policy_flag
 
@@ -326,6 +338,8 @@ class PolicyModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         # Outside of a fit Lightning counts no steps: the weights are of those that the checkpoint has taken.
         self.validation.begin(self.global_step or self.loaded_step)
+        if self.trainer.state.fn != "fit" and (line := self.validation.estimate(self.trainer.world_size)):
+            say(line)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         stop_if_requested(self.trainer)

@@ -18,7 +18,7 @@ class Evaluation(PolicyModule):
         policy: the model; with `vision_policy`, that for the benchmarks without pictures.
         vision_policy: answers the benchmarks with pictures; null: `policy` does.
         val_sampling: how prompts of a PromptDataModule are answered; null: one greedy answer. Benchmarks bring their
-            own decoding settings.
+            own decoding settings, and take its `engine`, `server` and `colocate`.
         grader_workers: processes that grade answers.
         grader_timeout: seconds that one answer may take to grade.
         sandbox: where programs that answers contain are run; null: in the safest way this machine has.
@@ -60,6 +60,11 @@ class Evaluation(PolicyModule):
     @property
     def evaluated_policies(self) -> list[Policy]:
         return [self.policy] if self.vision_policy is None else [self.policy, self.vision_policy]
+
+    @property
+    def evaluated_args(self) -> list[tuple[PolicyArgs, str]]:
+        second = [] if self.vision_args is None else [(self.vision_args, "model.vision_policy")]
+        return [(self.policy_args, self.policy_flag), *second]
 
     def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
         if self.vision_args is not None and benchmark.spec.modality == "image":

@@ -8,8 +8,10 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
+from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
+from lit_uniopd.benchmarks.length_estimate import amount, seconds_per_step
 from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
 from lit_uniopd.benchmarks.shards import EvalBatch, Request
@@ -20,6 +22,7 @@ from lit_uniopd.policy.loading import reads_images
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import staying_awake
 from lit_uniopd.types import PromptBatch
 from lit_uniopd.utils.objections import refuse_or_warn
 from lit_uniopd.utils.run_directory import run_directory
@@ -39,6 +42,11 @@ class EvaluatedModels(Protocol):
         """All of them, loaded."""
         ...
 
+    @property
+    def evaluated_args(self) -> list[tuple[PolicyArgs, str]]:
+        """Of all of them, with the options that they come from; asked before anything is loaded."""
+        ...
+
     def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
         """Who answers a benchmark, and the option it comes from; asked before anything is loaded."""
         ...
@@ -53,11 +61,12 @@ class Validation:
 
     Args:
         models: whose answers are scored.
-        sampling: how held-out prompts are answered; benchmarks bring their own decoding settings.
+        sampling: how held-out prompts are answered; benchmarks bring their own decoding settings, and take the engine.
         graders: where answers are judged.
         answers_heldout: False: benchmarks alone are answered, held-out prompts are for a loss of the module's own.
 
     Attributes:
+        args: how benchmarks are run.
         heldout: domain -> its held-out prompts, as a benchmark.
         evaluator: None where there is nothing to answer.
         reporter: of this run.
@@ -69,6 +78,7 @@ class Validation:
     ) -> None:
         self.models, self.sampling, self.graders = models, sampling, graders
         self.answers_heldout = answers_heldout
+        self.args = EvalArgs(sampling=sampling)
         self.heldout: dict[str, Benchmark] = {}
         self.evaluator: Evaluator | None = None
         self.reporter: Reporter | None = None
@@ -91,7 +101,8 @@ class Validation:
             benchmarks = list(self.heldout.values())
         if benchmarks:
             self.check(benchmarks)
-        self.evaluator = Evaluator(trainer, benchmarks, self.graders, directory) if benchmarks else None
+        self.args = EvalArgs(max_rows=data.max_rows or self.sampling.max_rows, sampling=self.sampling)
+        self.evaluator = Evaluator(trainer, benchmarks, self.graders, directory, self.args) if benchmarks else None
 
     def check(self, benchmarks: list[Benchmark]) -> None:
         """Refuse what these models or this machine cannot run, and try the gold answers, before any model is loaded.
@@ -106,6 +117,11 @@ class Validation:
                     f"Benchmark {benchmark.key} has pictures, which --{flag}.path {args.path} cannot read; choose an "
                     "image-text model or leave the benchmark out."
                 )
+            if benchmark.spec.modality == "image" and self.sampling.engine == "vllm":
+                raise UserError(
+                    f"Benchmark {benchmark.key} has pictures, and --model.val_sampling.engine vllm reads text only; "
+                    "set it to loop, or leave the benchmark out."
+                )
         graders = {name for b in benchmarks for e in b.examples if (name := b.grader(e)) is not None}
         self.graders.prepare(sorted(graders | {name for b in benchmarks for name in b.spec.scoring.also}))
         self._try_golds(benchmarks)
@@ -119,6 +135,7 @@ class Validation:
         self.release()
         for policy in self.models.evaluated_policies:
             self._gathered.enter_context(policy.gathered())
+        self._gathered.enter_context(staying_awake())
 
     def release(self) -> None:
         """Back to shards."""
@@ -133,6 +150,23 @@ class Validation:
         self.gather()
         if self.evaluator is not None:
             self.evaluator.begin(self.models.model_name, step)
+
+    def estimate(self, ranks: int) -> str:
+        """A line on how long the validation that has begun can take; empty where nothing is answered.
+
+        Args:
+            ranks: that share the rows.
+        """
+        if self.evaluator is None:
+            return ""
+        all_rows = amount(self.evaluator.benchmarks.values(), self.args.max_rows, ranks)
+        slowest = 0.0
+        for policy in self.models.evaluated_policies:
+            answered = [b for b in self.evaluator.benchmarks.values() if self.models.policy_for(b) is policy]
+            if answered:
+                batch = amount(answered, self.args.max_rows, ranks).batch
+                slowest = max(slowest, seconds_per_step(policy, self.args, answered[0], batch))
+        return all_rows.text(slowest)
 
     def answer(self, batch: PromptBatch | EvalBatch) -> None:
         """Answer held-out prompts or a batch of a benchmark; an empty batch only keeps ranks in step."""

@@ -86,11 +86,7 @@ class ColocateArgs:
                 raise UserError(f"sampling.colocate.{name} must be {rule}, got {getattr(self, name)!r}.")
 
 
-LocalEngine = Literal["loop", "generate", "cb"]
-Engine = Literal["loop", "generate", "cb", "vllm"]
-
-OWN_KERNELS: frozenset[Engine] = frozenset({"cb", "vllm"})
-"""Engines whose kernels differ from those of training: the trainer computes the log-probs of their answers again."""
+Engine = Literal["auto", "loop", "generate", "vllm"]
 
 
 @dataclass
@@ -109,13 +105,14 @@ class SamplingArgs:
     """Sample from so many most probable tokens; 0 for all. Log-probs stay those over all tokens."""
     max_rows: int = 256
     """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
-    engine: Engine = "loop"
-    """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
-    transformers' continuous batching, for text on CUDA; vllm: vLLM in this process or as servers, for text."""
+    engine: Engine = "auto"
+    """auto: vllm where servers are named, or on a GPU if it is installed and can run the student, else loop. loop: our
+    own, which drops finished answers; generate: the one of transformers, slower, to compare with; vllm: vLLM in this
+    process or as servers, for text."""
     server: ServerArgs | None = None
-    """The servers of `engine: vllm`; null: the engine is in this process."""
+    """vLLM's servers; null: its engine is in this process."""
     colocate: ColocateArgs = field(default_factory=ColocateArgs)
-    """The engine of `engine: vllm` without servers."""
+    """vLLM's engine in this process."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -125,14 +122,16 @@ class SamplingArgs:
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "max_rows": (self.max_rows >= 1, "at least 1"),
-            "engine": (self.engine in get_args(Engine), "loop, generate, cb or vllm"),
+            "engine": (self.engine in get_args(Engine), "auto, loop, generate or vllm"),
         }
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise UserError(f"sampling.{name} must be {rule}, got {getattr(self, name)}.")
-        if self.server is not None and self.engine != "vllm":
+        if self.server is not None and self.engine not in ("auto", "vllm"):
             raise UserError("sampling.server needs sampling.engine=vllm; set both, or leave the servers out.")
-        if self.colocate != ColocateArgs() and (self.engine != "vllm" or self.server is not None):
+        if self.server is not None:
+            self.engine = "vllm"
+        if self.colocate != ColocateArgs() and (self.engine not in ("auto", "vllm") or self.server is not None):
             raise UserError(
                 "sampling.colocate is of vLLM in this process; set sampling.engine=vllm without sampling.server, or "
                 "leave it out."

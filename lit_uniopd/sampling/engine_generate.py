@@ -27,7 +27,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             prompts = [tokens for tokens in group.prompt_tokens for _ in range(group.answers)]
             vision = [pictures for pictures in group.vision for _ in range(group.answers)]
             ids_RL, mask_RL = left_pad(prompts, request.pad_id, request.device)
-            out_RL = _generate(request.model, ids_RL, mask_RL, request.generation_config(answers=1), vision).sequences
+            out_RL = _generate(request.model, ids_RL, mask_RL, request.generation_config(), vision).sequences
             new_RT = out_RL[:, ids_RL.shape[1] :]
             mask_RL = F.pad(mask_RL, (0, new_RT.shape[1]), value=True)
             logps_RT = _response_logps(request.model, out_RL, mask_RL, new_RT, request.args.temperature or 1, vision)

@@ -43,7 +43,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     """
     check_installed()
     request.refuse_pictures()
-    engine = _engine_of(request)
+    engine = engine_for(request.model, request.args)
     engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
     engine.take_weights(request.model, request.prompt_tokens[0], request.args.colocate.max_drift)
     buffer = AnswerBuffer(request)
@@ -52,17 +52,39 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             for row, (tokens, logps) in enumerate(answers, start=prompt * request.answers):
                 buffer.put(row, tokens, logps)
     finally:
-        engine.rest()
+        if not _held:
+            engine.rest()
     return buffer
 
 
+@contextmanager
+def staying_awake() -> Iterator[None]:
+    """Let engines keep their memory and their weights between the requests inside, which is for one evaluation."""
+    _held.append(True)
+    try:
+        yield
+    finally:
+        _held.pop()
+        if not _held:
+            for engine in _engines.values():
+                engine.rest()
+
+
+_held: list[bool] = []
+
+
+def is_installed() -> bool:
+    """Whether vLLM can be imported, without importing it."""
+    return find_spec("vllm") is not None
+
+
 def check_installed() -> None:
-    """Whether vLLM can be imported, without importing it.
+    """Ask for vLLM.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it is not installed.
     """
-    if find_spec("vllm") is None:
+    if not is_installed():
         raise UserError(
             "sampling.engine=vllm without sampling.server needs vLLM in this environment; install it by "
             "`pip install 'lit_uniopd[vllm]'`, name servers, or set sampling.engine=loop."
@@ -73,14 +95,19 @@ _engines: dict[tuple[Any, ...], ColocatedEngine] = {}
 """Of this process, until it ends: models of one architecture share an engine, and send their weights in turn."""
 
 
-def _engine_of(request: GenerationRequest) -> ColocatedEngine:
-    """The engine of a model's architecture and of these settings, made when it is first asked for."""
-    base: Any = unwrap(request.model)
-    _check_place(base, request.device)
-    options = _engine_options(base, request.args, request.device)
-    key = (type(base), base.config.to_json_string(), request.device, *options.values())
+def engine_for(model: nn.Module, args: SamplingArgs) -> ColocatedEngine:
+    """The engine of a model's architecture and of these settings, made when it is first asked for.
+
+    Raises:
+        UserError: if vLLM cannot run such a model here.
+    """
+    base: Any = unwrap(model)
+    device = head_of(base).weight_VH.device
+    _check_place(base, device)
+    options = _engine_options(base, args, device)
+    key = (type(base), base.config.to_json_string(), device, *options.values())
     if key not in _engines:
-        _engines[key] = ColocatedEngine(base, options, request.device)
+        _engines[key] = ColocatedEngine(base, options, device)
     return _engines[key]
 
 
@@ -117,6 +144,7 @@ class ColocatedEngine:
     def __init__(self, base: nn.Module, options: dict[str, Any], device: torch.device) -> None:
         self.device = device
         self.requests = itertools.count()
+        self.asleep = False
         self.fingerprint = ""
         """Of the weights that the engine has; empty: none that are of use."""
         self.probe = WeightProbe(self._prompt_logps, "vLLM in this process", "sampling.colocate.max_drift")
@@ -173,13 +201,14 @@ class ColocatedEngine:
             return
         self.fingerprint = ""  # should what follows fail
         with _undisturbed(self.device):
-            if self._sleeps:
+            if self.asleep:
                 self.llm.wake_up(tags=["weights"])
             weights = checkpoint_weights(unwrap(model))
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             self.llm.apply_model(_pack_tied_head)
-            if self._sleeps:
+            if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
+                self.asleep = False
             self._forget_prompts()
             self.probe.check(model, prompt, max_drift)
         self.fingerprint = current
@@ -224,15 +253,11 @@ class ColocatedEngine:
                 if engine.has_unfinished_requests():
                     engine.abort_request(names, internal=True)
 
-    @property
-    def _sleeps(self) -> bool:
-        return self.device.type == "cuda"
-
     def rest(self) -> None:
         """Give the GPU's memory back: cache and weights, which the next request brings again."""
-        if self._sleeps:
+        if self.device.type == "cuda" and not self.asleep:
             self.llm.sleep(level=2)
-            self.fingerprint = ""
+            self.asleep, self.fingerprint = True, ""
 
 
 def _engine_options(base: nn.Module, args: SamplingArgs, device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 
@@ -13,13 +13,12 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.multimodal import Vision
 from lit_uniopd.sampling import (
-    engine_continuous,
     engine_generate,
     engine_loop,
     engine_vllm_colocated,
     engine_vllm_server,
 )
-from lit_uniopd.sampling.args import Engine, SamplingArgs
+from lit_uniopd.sampling.args import ColocateArgs, Engine, SamplingArgs
 from lit_uniopd.sampling.decode_loop import decodable
 from lit_uniopd.sampling.request import GenerationRequest
 from lit_uniopd.types import FinishReason
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 ENGINES: Mapping[Engine, ModuleType] = {
     "loop": engine_loop,
     "generate": engine_generate,
-    "cb": engine_continuous,
     "vllm": engine_vllm_colocated,
 }
 """Name in YAML -> the file whose ``write(request)`` answers it; where vLLM runs as servers, theirs does."""
@@ -87,6 +85,7 @@ def sample(
         FloatingPointError: if the model's logits are not finite.
     """
     _check(model, prompt_tokens, args)
+    args = settled(args, model, pictures=vision is not None and any(vision))
     request = GenerationRequest(
         model=model,
         prompt_tokens=prompt_tokens,
@@ -99,9 +98,73 @@ def sample(
         on_progress=on_progress,
         on_tokens=on_tokens,
     )
-    engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
-    buffer = (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request)
+    engine = engine_vllm_server if args.server is not None else ENGINES[args.engine]
+    buffer = engine.write(request)
     return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
+
+
+def settled(args: SamplingArgs, model: nn.Module, *, pictures: bool = False) -> SamplingArgs:
+    """The same options with the engine that really writes, in the place of ``auto`` or of one that cannot.
+
+    vLLM's engine is made now where ``auto`` chooses it: what it cannot run is known only then. A line of log says, once
+    for each kind of model, what was chosen on a GPU and why.
+
+    Args:
+        args: options with any engine.
+        model: that is to write.
+        pictures: whether prompts have any.
+    """
+    engine = args.engine
+    if engine == "auto":
+        engine = "vllm" if _colocates(args, model, pictures) else "loop"
+    if engine == "loop" and not _can_loop(model):
+        engine = "generate"
+    if engine == args.engine:
+        return args
+    return replace(args, engine=engine, colocate=args.colocate if engine == "vllm" else ColocateArgs())
+
+
+staying_awake = engine_vllm_colocated.staying_awake
+
+
+def likely_engine(args: SamplingArgs, *, cuda: bool) -> Engine:
+    """What ``settled`` will choose, as far as that can be told without a model."""
+    if args.engine != "auto":
+        return args.engine
+    return "vllm" if cuda and engine_vllm_colocated.is_installed() else "loop"
+
+
+def _colocates(args: SamplingArgs, model: nn.Module, pictures: bool) -> bool:
+    """Whether vLLM in this process is there for a model on a GPU, and runs it."""
+    name = type(unwrap(model)).__name__
+    if not _on_gpu(model):
+        return False
+    if not engine_vllm_colocated.is_installed():
+        _say_once(
+            logging.WARNING,
+            "vLLM is not installed, so that sampling.engine=auto is the loop: on a GPU it takes several times as long "
+            "for long answers. `pip install 'lit_uniopd[vllm]'` brings it.",
+        )
+        return False
+    if pictures:
+        _say_once(logging.INFO, f"sampling.engine=auto is the loop for {name}: prompts have pictures.")
+        return False
+    try:
+        engine_vllm_colocated.engine_for(model, args)
+    except UserError as error:
+        _say_once(logging.WARNING, f"sampling.engine=auto is the loop for {name}: {error}")
+        return False
+    _say_once(logging.INFO, f"sampling.engine=auto is vllm for {name}.")
+    return True
+
+
+def _on_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cuda"
+
+
+@cache
+def _say_once(level: int, text: str) -> None:
+    log.log(level, text)
 
 
 def check_engine(args: SamplingArgs) -> None:

@@ -76,19 +76,14 @@ class GenerationRequest:
     def eos_E(self) -> Tensor:
         return torch.tensor(self.eos_ids, dtype=torch.long, device=self.device)
 
-    def generation_config(self, answers: int) -> GenerationConfig:
-        """The sampling options as transformers takes them.
-
-        Args:
-            answers: to each prompt.
-        """
+    def generation_config(self) -> GenerationConfig:
+        """The sampling options as transformers takes them."""
         args = self.args
         greedy = args.temperature == 0
         sampling = {} if greedy else {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
         return GenerationConfig(
             do_sample=not greedy,
             max_new_tokens=args.max_new_tokens,
-            num_return_sequences=answers,
             eos_token_id=list(self.eos_ids) or None,
             pad_token_id=self.pad_id,
             suppress_tokens=self.banned or None,

@@ -42,6 +42,11 @@ class TrainerData:
         return getattr(self.datamodule, "benchmarks", None)
 
     @property
+    def max_rows(self) -> int | None:
+        """Answers to benchmarks that are written at the same time; None where the datamodule has none."""
+        return getattr(self.datamodule, "max_rows", None)
+
+    @property
     def benchmarks_in_fit(self) -> list[Any]:
         """Benchmarks that are answered while it trains, those of callbacks that have ``load_benchmarks`` included."""
         loaders = [getattr(callback, "load_benchmarks", list) for callback in self.callbacks]

@@ -15,7 +15,8 @@ WEIGHTS = 61 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32 + 2 * 
 
 
 def entries(path: str, sampling: SamplingArgs, **options: Any) -> dict[str, tuple[int, str]]:
-    of = partial(Workload.of_rollouts, answers=8, longest_prompt=10, micro_batch_tokens=100)
+    cuda = options.get("cuda", False)
+    of = partial(Workload.of_rollouts, answers=8, longest_prompt=10, micro_batch_tokens=100, cuda=cuda)
     plan = plan_memory(Setup(PolicyArgs(path=path), "model.student", adam, of(sampling, here=True), **options))
     return {a.name: (a.bytes, a.phase) for a in plan.allocations}
 

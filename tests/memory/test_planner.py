@@ -22,7 +22,7 @@ def test_the_plan_is_that_of_the_setup(run):
     runner, setup = run
     planner = MemoryPlanner()
     assert planner.plan is None
-    planner.check(runner, lambda: setup)
+    planner.check(runner, lambda: [setup])
     assert planner.plan == plan_memory(setup)
 
 
@@ -30,16 +30,16 @@ def test_what_cannot_fit_is_refused(run, monkeypatch):
     runner, setup = run
     monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
     with pytest.raises(UserError, match=r"cannot fit"):
-        MemoryPlanner().check(runner, lambda: setup)
+        MemoryPlanner().check(runner, lambda: [setup])
 
 
 def test_a_users_mistake_passes_and_an_odd_model_is_logged(run, caplog):
     runner, _ = run
 
-    def mistaken() -> Setup:
+    def mistaken() -> list[Setup]:
         raise UserError("--model.policy.path is empty; give one.")
 
-    def odd() -> Setup:
+    def odd() -> list[Setup]:
         raise KeyError("layers")
 
     with pytest.raises(UserError, match="is empty"):

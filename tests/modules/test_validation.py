@@ -53,6 +53,10 @@ class Models:
     def evaluated_policies(self) -> list[Any]:
         return [self.policy]
 
+    @property
+    def evaluated_args(self) -> list[tuple[PolicyArgs, str]]:
+        return [(self.policy.args, "model.policy")]
+
     def policy_args_for(self, benchmark: Benchmark) -> tuple[PolicyArgs, str]:
         return self.policy.args, "model.policy"
 

@@ -421,7 +421,7 @@ def test_completions_can_take_part_in_a_later_backward_pass() -> None:
         ("top_p", 0.0, r"sampling.top_p must be in \(0, 1\], got 0.0."),
         ("top_k", -1, r"sampling.top_k must be 0 \(off\) or more, got -1."),
         ("max_rows", 0, "sampling.max_rows must be at least 1, got 0."),
-        ("engine", "sglang", "sampling.engine must be loop, generate, cb or vllm, got sglang."),
+        ("engine", "sglang", "sampling.engine must be auto, loop, generate or vllm, got sglang."),
     ],
 )
 def test_a_wrong_flag_is_named(field: str, value: object, message: str) -> None:

@@ -35,8 +35,8 @@ from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.rewards.grading import Grading
-from lit_uniopd.sampling.args import OWN_KERNELS, SamplingArgs
-from lit_uniopd.sampling.engines import check_engine
+from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
+from lit_uniopd.sampling.engines import check_engine, settled
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
@@ -59,7 +59,8 @@ class UniOPD(PolicyModule):
             to the teacher named in its `teacher` column, else to the one named like its domain, else to the one called
             `default`. null removes one that a config names.
         sampling: how the student writes its training answers.
-        val_sampling: how it writes validation and prediction answers; null: one greedy answer of the same length.
+        val_sampling: how it writes validation and prediction answers; null: one greedy answer, by the same
+            engine and as long.
         loss: the objective.
         advantage: what its tokens are worth (`sampled` only): teacher, outcome, or a control.
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
@@ -103,7 +104,7 @@ class UniOPD(PolicyModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
-        greedy = SamplingArgs(n=1, temperature=0.0, max_new_tokens=sampling.max_new_tokens, max_rows=sampling.max_rows)
+        greedy = replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)
         super().__init__(
             student,
             flag="model.student",
@@ -144,8 +145,8 @@ class UniOPD(PolicyModule):
         prompts = [*trained, *data.prompts("val"), *data.prompts("test"), *data.prompts("predict")]
         check_prompts(prompts)
         check_graders([*trained, *data.prompts("val")])
-        for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
-            check_engine(sampling)
+        if stage == "fit":
+            check_engine(self.sampling)
         trained = trained if stage == "fit" else []
         users = outcome_users(self.advantage, self.trainer)
         check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)
@@ -176,9 +177,19 @@ class UniOPD(PolicyModule):
             self.policy.keep_reference()
 
     def on_fit_start(self) -> None:
+        self.settle_engine()
         self.teachers.to(self.device)
         super().on_fit_start()
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
+
+    def settle_engine(self) -> None:
+        """Choose who writes the rollouts, where `engine: auto` leaves it open: the step depends on it."""
+        if self.writer == "teacher":
+            if self.sampling.engine == "auto":  # teachers come and go on the device
+                self.sampling = replace(self.sampling, engine="loop", colocate=ColocateArgs())
+            return
+        pictures = any(prompt.images for prompt in self.trainer_data.prompts("train"))
+        self.sampling = settled(self.sampling, self.policy.model, pictures=pictures)
 
     def workload(self) -> Workload:
         data = self.trainer_data
@@ -188,6 +199,7 @@ class UniOPD(PolicyModule):
             longest_prompt=self.longest_prompt(data.prompts("train")),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
+            cuda=self.trainer.strategy.root_device.type == "cuda",
         )
 
     def memory_setup(self) -> Setup:
@@ -269,7 +281,7 @@ class UniOPD(PolicyModule):
         reference_BT: Tensor | None = None
         options: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.micro_batch_tokens}
         with self.timed("score"):
-            if self.writer == "teacher" or self.sampling.engine in OWN_KERNELS:
+            if self.writer == "teacher" or self.sampling.engine == "vllm":
                 rollouts.student_logps_BT = frozen_logps(self.policy, rollouts, **options)
                 check_drift(self, rollouts, self.sampling)
             if self.advantage.needs_reference:
@@ -373,7 +385,7 @@ class UniOPD(PolicyModule):
             seconds,
             teachers=self.teachers,
             domains=self.domains,
-            own_kernels=self.writer == "student" and self.sampling.engine in OWN_KERNELS,
+            own_kernels=self.writer == "student" and self.sampling.engine == "vllm",
         )
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:

@@ -13,14 +13,29 @@ from tiny import Prompts, module, prompts, trainer, weights
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import LossArgs
 from lit_uniopd.policy import LoraArgs, PolicyArgs
-from lit_uniopd.sampling import ColocateArgs, SamplingArgs, engine_continuous
+from lit_uniopd.sampling import ColocateArgs, SamplingArgs, engine_loop, engine_vllm_colocated
 from lit_uniopd.sampling.args import ServerArgs
 
-CB = SamplingArgs(n=3, max_new_tokens=6, engine="cb")
+VLLM = SamplingArgs(n=3, max_new_tokens=6, engine="vllm")
+FAR = SamplingArgs(n=3, max_new_tokens=6, engine="vllm", colocate=ColocateArgs(max_drift=None))
+
+
+def answered_by_the_loop(monkeypatch: Any, first: float, second: float) -> None:
+    """In vLLM's place: the loop, with other log-probs of the first and the second token of each answer."""
+
+    def write(request: Any) -> Any:
+        buffer = engine_loop.write(request)
+        buffer.logps_BT[:, 0] += first
+        buffer.logps_BT[:, 1] -= second
+        return buffer
+
+    monkeypatch.setattr(engine_vllm_colocated, "check_installed", lambda: None)
+    monkeypatch.setattr(engine_vllm_colocated, "write", write)
 
 
 def test_the_trainer_computes_the_log_probs_again_and_logs_how_far_off_the_engine_is(model_dirs, tmp_path, monkeypatch):
-    _, own = run(model_dirs, tmp_path / "own", sampling=CB)
+    answered_by_the_loop(monkeypatch, 1e-5, 1e-5)
+    _, own = run(model_dirs, tmp_path / "own", sampling=VLLM)
     exact, metrics = own.rollouts[0], own.metrics[0]
     torch.testing.assert_close(exact.sampler_logps_BT, exact.student_logps_BT, atol=1e-4, rtol=0)
     assert not torch.equal(exact.sampler_logps_BT, exact.student_logps_BT)  # not merely copied
@@ -28,16 +43,8 @@ def test_the_trainer_computes_the_log_probs_again_and_logs_how_far_off_the_engin
     assert 0 <= metrics["rollout/engine_kl"] < 1e-8
     assert metrics["rollout/engine_drift_above_0.1"] == metrics["rollout/engine_drift_above_1"] == 0
 
-    write = engine_continuous.write
-
-    def drifting(request: Any) -> Any:
-        buffer = write(request)
-        buffer.logps_BT[:, 0] += 1.5  # the first token of each answer
-        buffer.logps_BT[:, 1] -= 0.5
-        return buffer
-
-    monkeypatch.setattr(engine_continuous, "write", drifting)
-    off, other = run(model_dirs, tmp_path / "off", sampling=CB)
+    answered_by_the_loop(monkeypatch, 1.5, 0.5)
+    off, other = run(model_dirs, tmp_path / "off", sampling=FAR)
     tokens, metrics = int(other.rollouts[0].mask_BT.sum()), other.metrics[0]
     first, second = 12, int(other.rollouts[0].mask_BT[:, 1].sum())
     torch.testing.assert_close(other.rollouts[0].student_logps_BT, exact.student_logps_BT)
@@ -49,7 +56,7 @@ def test_the_trainer_computes_the_log_probs_again_and_logs_how_far_off_the_engin
     kl = first * (math.exp(-1.5) - 1 + 1.5) + second * (math.exp(0.5) - 1 - 0.5)
     assert metrics["rollout/engine_kl"] == pytest.approx(kl / tokens, abs=1e-5)
 
-    weighted, last = run(model_dirs, tmp_path / "weighted", sampling=CB, loss=LossArgs(importance_cap=1.2))
+    weighted, last = run(model_dirs, tmp_path / "weighted", sampling=FAR, loss=LossArgs(importance_cap=1.2))
     total = first * math.exp(-1.5) + second * 1.2 + (tokens - first - second)
     assert last.metrics[0]["train/importance_weight"] == pytest.approx(total / tokens, abs=1e-4)
     assert last.metrics[0]["train/importance_truncated"] == pytest.approx(second / tokens)

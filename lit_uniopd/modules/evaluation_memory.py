@@ -1,0 +1,76 @@
+"""What an evaluation asks of a device: of each model the benchmark that needs most, before anything is loaded."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from lightning import Trainer
+
+from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
+from lit_uniopd.benchmarks.engine import EvalArgs, sampling_args
+from lit_uniopd.benchmarks.length_estimate import amount
+from lit_uniopd.benchmarks.spec import Benchmark, Example
+from lit_uniopd.memory import Setup, Workload, plan_memory, trainer_facts
+from lit_uniopd.modules.validation import EvaluatedModels
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import encode
+from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.sampling.engines import likely_engine
+from lit_uniopd.utils.trainer_data import TrainerData
+
+LONGEST = 4
+"""Rows whose prompts are rendered to find the longest: those of most characters."""
+
+
+def evaluation_setups(trainer: Trainer, models: EvaluatedModels, evaluator: Evaluator | None) -> list[Setup]:
+    """What the memory plans of the models that will answer depend on.
+
+    Args:
+        trainer: with its datamodule.
+        models: whose answers are scored.
+        evaluator: of the run, with its benchmarks; None: there is nothing to answer.
+    """
+    facts = trainer_facts(trainer)
+    of_benchmarks = TrainerData(trainer).max_rows is not None
+    load_of = partial(
+        _workload,
+        ranks=trainer.world_size,
+        cuda=facts["cuda"],
+        rows_flag="data.max_rows" if of_benchmarks else "model.val_sampling.max_rows",
+    )
+    benchmarks, args = ([], EvalArgs()) if evaluator is None else (list(evaluator.benchmarks.values()), evaluator.args)
+    setups = []
+    for policy, flag in models.evaluated_args:
+        answered = [benchmark for benchmark in benchmarks if models.policy_args_for(benchmark)[1] == flag]
+        loads = [load_of(policy, flag, benchmark, args) for benchmark in answered]
+        loads.append(Workload(train_tokens=0, longest_row=0))  # it is held also where it answers nothing
+        cases = [Setup(policy, flag, None, load, **facts) for load in loads]
+        setups.append(max(cases, key=lambda setup: plan_memory(setup).total))
+    return setups
+
+
+def _workload(
+    policy: PolicyArgs, flag: str, benchmark: Benchmark, args: EvalArgs, *, ranks: int, cuda: bool, rows_flag: str
+) -> Workload:
+    sampling = sampling_args(benchmark.generation, args)
+    rows = min(amount([benchmark], args.max_rows, ranks).batch, sampling.max_rows)
+    prompt = _longest_prompt(policy, flag, benchmark)
+    colocated = sampling.server is None and likely_engine(sampling, cuda=cuda) == "vllm"
+    return Workload(
+        train_tokens=0,
+        longest_row=prompt + sampling.max_new_tokens,
+        rows=0 if sampling.server is not None else rows,
+        rows_flag=rows_flag,
+        prompts=max(1, rows // sampling.n),
+        prompt_tokens=prompt,
+        new_tokens=sampling.max_new_tokens,
+        colocated=sampling.colocate if colocated else None,
+    )
+
+
+def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
+    """Tokens of the longest prompt, in the benchmark's own rendering."""
+    processor = load_processor(policy, flag)
+    chat = {**benchmark.spec.prompt.chat, **policy.chat_template_kwargs}
+    pixels = benchmark.generation.max_pixels or policy.max_pixels
+    longest: Sequence[Example] = sorted(benchmark.examples, key=lambda row: -len(str(row.messages)))[:LONGEST]
+    return max((len(encode(processor, benchmark.prompt(row), chat, pixels).tokens) for row in longest), default=0)

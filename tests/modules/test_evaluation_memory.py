@@ -1,0 +1,102 @@
+"""What `validate` holds is planned before anything is loaded, and refused where it cannot fit."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import Prompts, prompts, trainer
+
+from datamodules import BenchmarkDataModule
+from lit_uniopd.benchmarks.engine import chatting
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules import Evaluation
+from lit_uniopd.modules.evaluation_memory import evaluation_setups
+from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.sampling import ColocateArgs, SamplingArgs, engines
+
+TINY = {"policy": PolicyArgs(path="playground:tiny_text"), "vision_policy": PolicyArgs(path="playground:tiny_vision")}
+
+
+def evaluated(tmp_path: Any, data: Any = None, **options: Any) -> tuple[Any, Any]:
+    runner = trainer(tmp_path, limit_val_batches=1.0)
+    module = Evaluation(**{**TINY, **options})
+    data = data or BenchmarkDataModule(["aime24", "chartqa"], profile="fixture", max_rows=2)
+    runner.validate(module, data, verbose=False)
+    return runner, module
+
+
+def test_each_model_is_planned_with_the_benchmark_that_needs_most(tmp_path):
+    runner, module = evaluated(tmp_path)
+    setups = evaluation_setups(runner, module, module.validation.evaluator)
+    assert [setup.flag for setup in setups] == ["model.policy", "model.vision_policy"]
+    for setup, policy in zip(setups, module.evaluated_policies, strict=True):
+        assert (setup.optimizer, setup.workload.rows, setup.workload.rows_flag) == (None, 2, "data.max_rows")
+        (answered,) = [b for b in module.validation.evaluator.benchmarks.values() if module.policy_for(b) is policy]
+        with chatting(policy, answered):
+            longest = max(len(policy.encode(answered.prompt(row)).tokens) for row in answered.examples)
+        assert setup.workload.prompt_tokens == longest
+        assert setup.workload.new_tokens == answered.generation.max_new_tokens
+
+
+def test_the_plan_holds_weights_and_no_gradients(model_dirs, tmp_path):
+    _, module = evaluated(
+        tmp_path, Prompts(prompts(4)), policy=PolicyArgs(path=model_dirs["student"]), vision_policy=None
+    )
+    parts = {part.name: part.bytes for part in module.memory.plan.allocations}
+    assert parts["policy: weights"] == sum(p.nbytes for p in [*module.policy.parameters(), *module.policy.buffers()])
+    assert not any("gradient" in name or "optimizer" in name or "activations" in name for name in parts)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_loaded(model_dirs, tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_uniopd.policy.policy.load_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: 1000)
+    with pytest.raises(UserError, match=r"cannot fit: .* set --model\.policy\.dtype bfloat16 .*quantization 4bit"):
+        evaluated(tmp_path, Prompts(prompts(4)), policy=PolicyArgs(path=model_dirs["student"]), vision_policy=None)
+
+
+def test_as_many_answers_are_written_at_once_as_the_data_say(tmp_path, monkeypatch):
+    rows, original = [], engines.ENGINES["loop"].write
+
+    def counting(request: Any) -> Any:
+        rows.append((request.rows, request.args.max_rows))
+        return original(request)
+
+    monkeypatch.setattr(engines.ENGINES["loop"], "write", counting)
+    data = BenchmarkDataModule(["math500"], profile="fixture", max_rows=300)
+    evaluated(tmp_path, data)
+    trial, batch = rows[-2], rows[-1]
+    assert batch == (len(data.benchmarks[0].examples), 300)
+    assert trial == batch
+
+
+def test_benchmarks_take_the_engine_of_val_sampling(tmp_path, monkeypatch):
+    seen = []
+    engine = SimpleNamespace(
+        write=lambda request: seen.append(request.args) or engines.ENGINES["loop"].write(request), is_installed=bool
+    )
+    monkeypatch.setitem(engines.ENGINES, "vllm", engine)
+    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
+    room = ColocateArgs(max_model_len=4096)
+    sampling = SamplingArgs(n=3, engine="vllm", max_rows=7, colocate=room)
+    data = BenchmarkDataModule(["math500"], profile="fixture", max_rows=300)
+    evaluated(tmp_path, data, val_sampling=sampling)
+    assert {(args.engine, args.max_rows, args.n, args.colocate.max_model_len) for args in seen} == {
+        ("vllm", 7, 1, 4096)
+    }
+
+
+def test_pictures_are_not_sent_to_an_engine_that_reads_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
+    with pytest.raises(
+        UserError, match=r"chartqa\S* has pictures, and --model\.val_sampling\.engine vllm reads text only"
+    ):
+        evaluated(tmp_path, val_sampling=SamplingArgs(n=1, engine="vllm"))
+
+
+def test_vllm_that_is_missing_is_told_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: False)
+    data = BenchmarkDataModule(["math500"], profile="fixture")
+    options = replace(SamplingArgs(n=1), engine="vllm")
+    with pytest.raises(UserError, match=r"needs vLLM in this environment"):
+        evaluated(tmp_path, data, val_sampling=options)
