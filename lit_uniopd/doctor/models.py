@@ -59,8 +59,8 @@ def check_servers(case: Case) -> Iterator[Finding]:
     server: Any = getattr(getattr(case.module, "sampling", None), "server", None)
     if server is not None:
         with complaints("server") as problems:
-            engine_vllm_server.connect(server)
-            problems.append(green("server", f"{', '.join(server.urls)} serves {server.model}."))
+            model = engine_vllm_server.connect(server).weights.model
+            problems.append(green("server", f"{', '.join(server.urls)} serves {model}."))
         yield from problems
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 from lit_uniopd.errors import UserError
 
@@ -11,6 +12,8 @@ COLD = 0.05
 NARROW = 0.05
 """The most probable token has more than this share nearly everywhere."""
 Sync = Literal["auto", "adapter", "reload"]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are this machine."""
 
 
 @dataclass
@@ -20,10 +23,11 @@ class ServerArgs:
     urls: list[str] = field(default_factory=list)
     """Their addresses, `http://host:8000`; prompts are dealt out to them in turn."""
     model: str = ""
-    """The name they serve the student under: what `vllm serve` was given, or its `--served-model-name`."""
+    """The name they serve the student under: what `vllm serve` was given, or its `--served-model-name`. Empty: the only
+    one that they serve."""
     directory: str = ""
-    """Where the student's weights are left for the servers, who must see it under the same path; /dev/shm/NAME on one
-    machine. For one run alone."""
+    """Where the student's weights are left for the servers, who must see it under the same path. For one run alone.
+    Empty: a directory of this machine's memory (/dev/shm), where all servers are on this machine."""
     sync: Sync = "auto"
     """How servers take the weights. adapter: as a LoRA adapter beside the base model; reload: whole, by vLLM's
     reload_weights. auto: adapter under LoRA, else reload."""
@@ -43,8 +47,6 @@ class ServerArgs:
     def __post_init__(self) -> None:
         rules = {
             "urls": (bool(self.urls), "the address of at least one server"),
-            "model": (bool(self.model), "the name that the servers serve the student under"),
-            "directory": (bool(self.directory), "a directory that trainer and servers see"),
             "sync": (self.sync in get_args(Sync), "auto, adapter or reload"),
             "requests": (self.requests >= 1, "at least 1"),
             "timeout": (self.timeout > 0, "above 0"),
@@ -54,6 +56,12 @@ class ServerArgs:
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
+        elsewhere = [url for url in self.urls if urlsplit(url).hostname not in LOOPBACK]
+        if not self.directory and elsewhere:
+            raise UserError(
+                f"sampling.server.directory must be named, since {elsewhere[0]} may be another machine: a directory on "
+                "a file system that trainer and servers see under the same path."
+            )
 
 
 CPU_CACHE_GIB = 1.0

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.sampling.args import ServerArgs, Sync
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
-from lit_uniopd.sampling.weight_sync import WeightSync, served_names
+from lit_uniopd.sampling.weight_sync import PREFIX, WeightSync, directory_in_memory, served_names
 from lit_uniopd.utils.http import ServerError, Servers
 from lit_uniopd.utils.seeding import derive_seed
 
@@ -66,8 +66,8 @@ def connect(args: ServerArgs) -> "ServerPool":
     if variable is not None and variable not in os.environ:
         raise UserError(f"sampling.server.api_key_variable {variable} is not set in the environment; set it.")
     key = None if variable is None else os.environ[variable]
-    directory = str(Path(args.directory).absolute())
-    return _pool(tuple(args.urls), args.model, directory, args.sync, args.timeout, args.retries, key)
+    directory = Path(args.directory).absolute() if args.directory else directory_in_memory(args.urls)
+    return _pool(tuple(args.urls), args.model, str(directory), args.sync, args.timeout, args.retries, key)
 
 
 @cache
@@ -90,7 +90,6 @@ class ServerPool:
     ) -> None:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.servers = Servers(urls, timeout=timeout, retries=retries, headers=headers)
-        self.weights = WeightSync(self.servers, model, directory, sync)
         self.disconnected: set[str] = set()
         self._recovering = threading.Lock()
         self.limits: list[int] = []
@@ -101,12 +100,14 @@ class ServerPool:
                 raise UserError(
                     f"The server {url} of sampling.server.urls {error}; start it, or correct the address."
                 ) from error
+            model = model or _only_model(url, served)
             if model not in served:
                 raise UserError(
                     f"The server {url} serves {', '.join(served) or 'nothing'}, not sampling.server.model {model}; "
                     "correct the name, or start the server with the student."
                 )
             self.limits += [limit for limit in [served[model]] if limit is not None]
+        self.weights = WeightSync(self.servers, model, directory, sync)
 
     def check_length(self, prompt: int, answer: int) -> None:
         """Refuse prompts and answers that would not fit.
@@ -155,6 +156,21 @@ class ServerPool:
             if url in self.disconnected:
                 self.weights.restore(url, model)
                 self.disconnected.discard(url)
+
+
+def _only_model(url: str, served: Iterable[str]) -> str:
+    """The model of a server that has one, the adapters of earlier runs aside.
+
+    Raises:
+        UserError: if it has several.
+    """
+    names = [name for name in served if not name.startswith(PREFIX)]
+    if len(names) != 1:
+        raise UserError(
+            f"The server {url} serves {', '.join(names) or 'nothing'}; name the student among them by "
+            "sampling.server.model."
+        )
+    return names[0]
 
 
 def _completion_body(request: GenerationRequest, prompt: int, name: str) -> dict[str, Any]:

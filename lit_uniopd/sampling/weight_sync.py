@@ -35,6 +35,7 @@ from lit_uniopd.utils.http import ServerError, Servers
 STARTED = time.time()
 """Of this process. What an earlier process recorded about the servers may no longer be true."""
 PREFIX = "uniopd-"
+MEMORY = Path("/dev/shm")
 NO_ROUTE = (404,)
 """What an older server answers to a request that it does not know."""
 
@@ -297,6 +298,25 @@ class WeightSync:
 
     def _write_record(self, record: dict[str, Any]) -> None:
         self._file("published.json").write_text(json.dumps(record))
+
+
+def directory_in_memory(urls: Sequence[str]) -> Path:
+    """A directory for the weights of a run with servers on this machine: the same for all of its ranks.
+
+    Raises:
+        UserError: if somebody else has made it.
+    """
+    root = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    digest = hashlib.blake2b("\n".join(sorted(urls)).encode(), digest_size=4).hexdigest()
+    path = root / f"uniopd-weights-{os.getuid()}-{digest}"
+    try:
+        path.mkdir(mode=0o755, exist_ok=True)
+        foreign = path.is_symlink() or path.stat().st_uid != os.getuid()
+    except OSError:
+        foreign = True
+    if foreign:
+        raise UserError(f"{path} is not a directory of yours; delete it, or name another as sampling.server.directory.")
+    return path
 
 
 def _delete_weights(directory: Path, keep: Path | None = None) -> None:

@@ -1,6 +1,7 @@
 """vLLM's protocol against a server process with a real model behind it: the same answers, and never from old weights."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from serving import ModelServers
 from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample
+from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample, weight_sync
 from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.sampling.weight_sync import WeightSync, fingerprint
 from lit_uniopd.utils import http as http
@@ -434,12 +435,38 @@ def test_servers_belong_to_their_engine() -> None:
         SamplingArgs(engine="loop", server=ServerArgs(urls=["http://a"], model="m", directory="d"))
 
 
+def test_an_address_is_enough_for_servers_on_this_machine(rollout_servers, model) -> None:
+    url = rollout_servers.all[0]
+    sampling = SamplingArgs(n=2, max_new_tokens=12, temperature=0.0, server=ServerArgs(urls=[url]))
+    for _ in range(2):
+        shift(model)
+        same_as_the_loop(model, sampling)
+    directory = engine_vllm_server.connect(ServerArgs(urls=[url])).weights.directory
+    assert [path.name.startswith("uniopd-") for path in directory.glob("[!.]*") if path.is_dir()] == [True]
+    shutil.rmtree(directory)
+
+
+def test_a_directory_of_somebody_else_is_not_used(tmp_path, monkeypatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(weight_sync, "MEMORY", tmp_path)
+    path = weight_sync.directory_in_memory(["http://localhost:8000"])
+    assert path.parent == tmp_path
+    path.rmdir()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"is not a directory of yours; delete it, or name another as sampling\.server"):
+        weight_sync.directory_in_memory(["http://localhost:8000"])
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.7:8000", "http://gpu-1:8000", "http://localhost.example.org"])
+def test_servers_elsewhere_need_a_directory(url: str) -> None:
+    with pytest.raises(UserError, match=rf"^sampling\.server\.directory must be named, since {url} may be another"):
+        ServerArgs(urls=["http://localhost:8000", url])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("urls", []),
-        ("model", ""),
-        ("directory", ""),
         ("sync", "nccl"),
         ("requests", 0),
         ("timeout", 0.0),
