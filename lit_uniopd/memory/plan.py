@@ -112,6 +112,8 @@ class Setup:
     precision: str = "32-true"
     """Of Lightning's trainer."""
     cuda: bool = False
+    device_bytes: int = 0
+    """Memory that a GPU has, in use or free; 0: unknown. vLLM takes a share of it."""
     shards: int = 1
     """Devices that share each weight, gradient and state (FSDP); 1: each holds all of them."""
     buckets: bool = False
@@ -303,10 +305,9 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
     if load.colocated is not None:
         held: Phase = "rollout" if setup.cuda else "always"  # it sleeps on GPUs only
         weights = sum(p.numel() for _, p in unique_parameters(unwrap(policy))) * types.matmul
-        room = load.colocated.kv_cache_gib or (None if setup.cuda else CPU_CACHE_GIB)
         return [
             Allocation("vLLM: weights", weights, held, exact=False),
-            Allocation("vLLM: keys and values", cache if room is None else int(room * GIB), held, exact=False),
+            Allocation("vLLM: keys and values", _vllm_cache(setup, load.colocated, weights, cache), held, exact=False),
         ]
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
@@ -314,6 +315,13 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
         Allocation(f"KV cache of {load.rows} rows", cache, "rollout", exact=False, least=least),
         Allocation("logits and prefill", logits_bytes(dims, types, load.rows) + prefill, "rollout", exact=False),
     ]
+
+
+def _vllm_cache(setup: Setup, args: ColocateArgs, weights: int, cache: int) -> int:
+    """Bytes of vLLM's keys and values: what it is given, and not what answers of any length could fill."""
+    if args.kv_cache_gib is not None or not setup.cuda:
+        return int((args.kv_cache_gib or CPU_CACHE_GIB) * GIB)
+    return max(0, int(args.gpu_memory_utilization * setup.device_bytes) - weights) if setup.device_bytes else cache
 
 
 def _update_parts(

@@ -44,6 +44,7 @@ def trainer_facts(trainer: Trainer) -> dict[str, Any]:
     return {
         "precision": str(trainer.precision),
         "cuda": cuda,
+        "device_bytes": torch.cuda.get_device_properties(strategy.root_device).total_memory if cuda else 0,
         "shards": trainer.world_size if sharded else 1,
         "buckets": buckets,
         "gathered_bytes": None if gathered is None else gathered.itemsize,

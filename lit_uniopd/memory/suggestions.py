@@ -7,6 +7,7 @@ from typing import Any
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory.plan import MemoryPlan, Setup, plan_memory, readable
 from lit_uniopd.policy.args import LoraArgs, PolicyArgs
+from lit_uniopd.sampling.args import ColocateArgs
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def _smaller_batches(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]
     load, plan = setup.workload, plan_memory(setup)
     room = max(0, capacity - plan.held("always"))
     rows = max(1, int(load.rows * min(1.0, room / max(1, plan.held("rollout")))))
-    if rows < load.rows:
+    if load.colocated is not None:
+        yield from _smaller_engine(setup, load.colocated, room)
+    elif rows < load.rows:
         smaller = replace(load, rows=rows, prompts=max(1, load.prompts * rows // load.rows))
         yield f"--{load.rows_flag} {rows}", replace(setup, workload=smaller)
     share = min(1.0, room / max(1, plan.held("update"), plan.held("score")))
@@ -107,6 +110,14 @@ def _smaller_batches(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]
     if load.tokens_flag and tokens < load.train_tokens:
         smaller = replace(load, train_tokens=tokens, score_tokens=min(load.score_tokens, tokens))
         yield load.tokens_flag.format(tokens=tokens, rows=tokens // load.longest_row), replace(setup, workload=smaller)
+
+
+def _smaller_engine(setup: Setup, args: ColocateArgs, room: int) -> Iterator[tuple[str, Setup]]:
+    """A smaller share of the GPU for vLLM, where it has one and its weights leave room in it."""
+    share = int(100 * room / setup.device_bytes) / 100 if setup.device_bytes else 0.0
+    if args.kv_cache_gib is None and 0 < share < args.gpu_memory_utilization:
+        workload = replace(setup.workload, colocated=replace(args, gpu_memory_utilization=share))
+        yield f"--model.sampling.colocate.gpu_memory_utilization {share:g}", replace(setup, workload=workload)
 
 
 LIGHTER: dict[str, tuple[str, Any]] = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny import adam
 
-from lit_uniopd.memory import Setup, Workload, plan_memory
+from lit_uniopd.memory import Setup, Workload, check_fits, plan_memory
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import ColocateArgs, SamplingArgs
 
@@ -35,6 +35,26 @@ def test_its_weights_are_of_the_type_that_the_student_computes_in(model_dirs):
     parts = entries(model_dirs["student"], sampling, precision="bf16-true")
     assert parts["vLLM: weights"][0] == 2 * WEIGHTS
     assert parts["vLLM: keys and values"][0] == 2**30
+
+
+def test_on_a_gpu_its_share_bounds_the_cache(model_dirs):
+    sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm", colocate=ColocateArgs(gpu_memory_utilization=0.25))
+    parts = entries(model_dirs["student"], sampling, cuda=True, device_bytes=2**20)
+    assert parts["vLLM: weights"][0] + parts["vLLM: keys and values"][0] == 2**18
+
+
+def test_a_smaller_share_is_named_where_that_is_what_does_not_fit(model_dirs):
+    sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm", colocate=ColocateArgs(gpu_memory_utilization=0.9))
+    of = partial(Workload.of_rollouts, answers=8, longest_prompt=10, micro_batch_tokens=100, cuda=True)
+    facts = {"cuda": True, "device_bytes": 8 * 2**20}
+    policy = PolicyArgs(path=model_dirs["student"])
+    setup = Setup(policy, "model.student", adam, of(sampling, here=True), **facts)
+    warning = check_fits(setup, plan_memory(setup), 6 * 2**20, "cuda:0")
+    assert warning is not None
+    share = float(warning.split("gpu_memory_utilization ")[1].split()[0])
+    smaller = SamplingArgs(n=4, max_new_tokens=6, engine="vllm", colocate=ColocateArgs(gpu_memory_utilization=share))
+    applied = Setup(policy, "model.student", adam, of(smaller, here=True), **facts)
+    assert plan_memory(applied).total <= 6 * 2**20
 
 
 def test_the_loop_has_none(model_dirs):
