@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
+from datamodules.global_batch import DEFAULT, divide_step
 from datamodules.samplers import ResumableBatchSampler, shard_batches
 from lit_uniopd.distributed.preemption import unfinished_batches
 from lit_uniopd.errors import UserError
@@ -107,9 +108,35 @@ class SourceDataModule(StreamDataModule):
     sources: dict[str, dict[str, Any]]
     """Split -> option -> source, as `flagged` makes them."""
     batch_size: int
+    """Of one process."""
+    global_batch_size: int | None = None
+    passes: int = 1
+    """Batches of one process in a step; known where there is a global batch."""
     shuffle: bool
     seed: int | None
     _order: ResumableBatchSampler | None = None
+
+    def set_batch_size(self, batch_size: int | None, global_batch_size: int | None) -> None:
+        """Note what the user says of batches; ``divide_step`` makes the size of one, once there is a trainer.
+
+        Args:
+            batch_size: rows of a batch of one process; None: not said.
+            global_batch_size: rows of a step over all processes; None: as many as their batches have.
+        """
+        at_least_one(batch_size=batch_size, global_batch_size=global_batch_size)
+        self._stated_batch_size, self.global_batch_size = batch_size, global_batch_size
+        self.batch_size = batch_size or (DEFAULT if global_batch_size is None else min(DEFAULT, global_batch_size))
+
+    def divide_step(self) -> None:
+        """Set ``batch_size`` and the trainer's accumulation to what the global batch asks of this many processes.
+
+        Raises:
+            UserError: if it cannot be divided over them.
+        """
+        if self.global_batch_size is not None and self.trainer is not None and self.trainer.state.fn == "fit":
+            _, ranks = self.rank_and_world_size()
+            share = divide_step(self.trainer, self.global_batch_size, self._stated_batch_size, ranks)
+            self.batch_size, self.passes = share.rows, share.passes
 
     def training_loader(
         self,
@@ -137,6 +164,7 @@ class SourceDataModule(StreamDataModule):
                 rows,
                 weights=[source.weight for source in self.sources["train"].values()],
                 batch_size=self.batch_size,
+                passes=self.passes,
                 shuffle=self.shuffle,
                 seed=run_seed(self.seed),
                 rank=rank,

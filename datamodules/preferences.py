@@ -74,7 +74,9 @@ class PreferenceDataModule(SourceDataModule):
     Args:
         train: One source of pairs, or a list of them.
         val: The same for validation. Default: there is none.
-        batch_size: Pairs per step and rank; use --trainer.accumulate_grad_batches for larger ones.
+        batch_size: Pairs that one pass takes on each rank; with global_batch_size, at most. Default: 8.
+        global_batch_size: Pairs of an optimizer step over all ranks; what a pass leaves is accumulated. Default: a
+            batch on each rank, times --trainer.accumulate_grad_batches.
         val_batch_size: Pairs per validation batch and rank. Default: batch_size.
         max_prompt_tokens: Pairs with longer prompts are dropped, counted and logged. Default: none are.
         max_length: Longest prompt with answer, in tokens: answers are cut to it, and pairs of which nothing is left are
@@ -94,24 +96,24 @@ class PreferenceDataModule(SourceDataModule):
         self,
         train: PairSources = None,
         val: PairSources = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         val_batch_size: int | None = None,
         max_prompt_tokens: int | None = None,
         max_length: int | None = None,
         weighting: PairWeightArgs = PairWeightArgs(),  # noqa: B008  # never mutated
         shuffle: bool = True,
         seed: int | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
         at_least_one(
-            batch_size=batch_size,
             val_batch_size=val_batch_size,
             max_prompt_tokens=max_prompt_tokens,
             max_length=max_length,
         )
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
+        self.set_batch_size(batch_size, global_batch_size)
+        self.val_batch_size = val_batch_size or self.batch_size
         self.max_prompt_tokens = max_prompt_tokens
         self.max_length = max_length
         self.weighting = weighting
@@ -137,6 +139,7 @@ class PreferenceDataModule(SourceDataModule):
         """
         if not self.sources["train"]:
             raise UserError("There are no pairs; name a file or data set by --data.train.path.")
+        self.divide_step()
         self._order = None
         pairs_of = {
             split: [self.read(source, flag) for flag, source in sources.items()]

@@ -84,6 +84,9 @@ class PromptDataModule(SourceDataModule):
         test: The same for `uniopd test`. Default: those of val.
         predict: The same for prediction. Default: those of val.
         batch_size: Prompts per rollout and rank, as everywhere in Lightning; a step takes batch_size * ranks prompts.
+            Default: 8.
+        global_batch_size: Prompts of a rollout over all ranks, in place of batch_size; of SFT, rows of an optimizer
+            step, of which a pass takes batch_size at most and the rest is accumulated.
         val_batch_size: Prompts per validation or prediction batch and rank. Default: batch_size.
         max_prompt_tokens: Longer prompts, in the student's tokens, are dropped, counted and logged. Default: none are.
         shuffle: Draw the training order anew for every pass; false takes the sources one after the other.
@@ -107,13 +110,14 @@ class PromptDataModule(SourceDataModule):
         val: Sources = None,
         test: Sources = None,
         predict: Sources = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         val_batch_size: int | None = None,
         max_prompt_tokens: int | None = None,
         shuffle: bool = True,
         seed: int | None = None,
         online_balance: OnlineBalanceArgs | None = None,
         difficulty: DifficultyArgs | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.difficulty = difficulty
@@ -122,9 +126,9 @@ class PromptDataModule(SourceDataModule):
         self.sources = {"train": flagged("train", train), "val": flagged("val", val)}
         self.sources["test"] = flagged("test", test) or self.sources["val"]
         self.sources["predict"] = flagged("predict", predict) or self.sources["val"]
-        at_least_one(batch_size=batch_size, val_batch_size=val_batch_size, max_prompt_tokens=max_prompt_tokens)
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
+        at_least_one(val_batch_size=val_batch_size, max_prompt_tokens=max_prompt_tokens)
+        self.set_batch_size(batch_size, global_batch_size)
+        self.val_batch_size = val_batch_size or self.batch_size
         self.max_prompt_tokens = max_prompt_tokens
         self.shuffle = shuffle
         self.seed = seed
@@ -154,6 +158,7 @@ class PromptDataModule(SourceDataModule):
                 f"There are no prompts to {TrainerFn(stage).value} with; name a file or data set by "
                 f"--data.{required}.path."
             )
+        self.divide_step()
         self._order = None
         for split in splits:
             setattr(self, f"{split}_prompts", self._read(split))

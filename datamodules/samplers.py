@@ -26,7 +26,8 @@ class ResumableBatchSampler(Sampler[list[int]]):
     Args:
         sizes: rows of each source; row numbers run over the concatenated sources.
         weights: how often a source's rows are seen in a pass, relative to once. Default: 1.0 each.
-        batch_size: rows in a batch of one rank; one step of all ranks consumes ``batch_size * world_size``.
+        batch_size: rows in a batch of one rank; one batch of all ranks consumes ``batch_size * world_size``.
+        passes: batches whose gradients make one optimizer step; an epoch has only whole ones.
         shuffle: False: the sources one after the other, each in its own order.
         seed: of the order.
         rank: this process among those that see different data.
@@ -43,6 +44,7 @@ class ResumableBatchSampler(Sampler[list[int]]):
         *,
         weights: Sequence[float] | None = None,
         batch_size: int,
+        passes: int = 1,
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
@@ -61,10 +63,12 @@ class ResumableBatchSampler(Sampler[list[int]]):
         self.rows_per_step = batch_size * world_size
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        if self.rows_per_step > self.rows_per_pass:
+        self.passes = passes
+        if passes * self.rows_per_step > self.rows_per_pass:
+            size = f"batch_size {batch_size}" if passes == 1 else f"global_batch_size {passes * self.rows_per_step}"
             raise UserError(
-                f"--data.batch_size {batch_size} on {world_size} rank(s) takes {self.rows_per_step} rows a step, but a "
-                f"pass over the training data has only {self.rows_per_pass}; lower it or give more data."
+                f"--data.{size} on {world_size} rank(s) takes {passes * self.rows_per_step} rows a step, but a pass "
+                f"over the training data has only {self.rows_per_pass}; lower it or give more data."
             )
         self.shuffle = shuffle
         self.seed = seed
@@ -75,7 +79,7 @@ class ResumableBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.rows_per_pass // self.rows_per_step
+        return self.rows_per_pass // (self.passes * self.rows_per_step) * self.passes
 
     def __iter__(self) -> Iterator[list[int]]:
         # Lightning takes len(self) batches and no more, so code after the last yield would never run: the position

@@ -34,7 +34,9 @@ class SentencePairDataModule(PreferenceDataModule):
     Args:
         train: One source of pairs, or a list of them.
         val: The same for validation. Default: there is none.
-        batch_size: Pairs per step and rank; use --trainer.accumulate_grad_batches for larger ones.
+        batch_size: Pairs that one pass takes on each rank; with global_batch_size, at most. Default: 8.
+        global_batch_size: Pairs of an optimizer step over all ranks; what a pass leaves is accumulated. Default: a
+            batch on each rank, times --trainer.accumulate_grad_batches.
         val_batch_size: Pairs per validation batch and rank. Default: batch_size.
         max_prompt_tokens: Pairs with longer prompts are dropped, counted and logged. Default: none are.
         max_length: Longest prompt with answer, in tokens. Default: nothing is cut.
@@ -47,13 +49,14 @@ class SentencePairDataModule(PreferenceDataModule):
         self,
         train: SentencePairSources = None,
         val: SentencePairSources = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         val_batch_size: int | None = None,
         max_prompt_tokens: int | None = None,
         max_length: int | None = None,
         weighting: PairWeightArgs = PairWeightArgs(),  # noqa: B008  # never mutated
         shuffle: bool = True,
         seed: int | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__(
             train,  # type: ignore[arg-type]  # lists are invariant
@@ -65,6 +68,7 @@ class SentencePairDataModule(PreferenceDataModule):
             weighting,
             shuffle,
             seed,
+            global_batch_size,
         )
 
     def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:

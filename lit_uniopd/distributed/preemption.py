@@ -105,14 +105,15 @@ def _save(trainer: Trainer) -> str:
 
 
 def unfinished_batches(trainer: Trainer) -> int:
-    """Training batches since the last optimizer step, while one of them is under way; else 0.
+    """Training batches since the last optimizer step.
 
-    These are that batch and those whose gradients Lightning has accumulated: no checkpoint holds them.
+    These are the one under way and those whose gradients Lightning has accumulated: no checkpoint holds them.
     """
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    if progress.ready == progress.processed:
-        return 0
-    return 1 + (progress.ready - 1) % trainer.accumulate_grad_batches
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    ready = progress.current.ready
+    if ready != progress.current.processed:
+        return 1 + (ready - 1) % trainer.accumulate_grad_batches
+    return 0 if progress.is_last_batch else ready % trainer.accumulate_grad_batches
 
 
 def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
@@ -126,14 +127,14 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         fit_loop: state of the fit loop in the checkpoint; changed in place.
 
     Returns:
-        Whether a training batch is under way; the resumed run begins it anew.
+        Whether a step is under way; the resumed run begins it anew.
     """
     unfinished = unfinished_batches(trainer)
     _reopen_epoch(trainer, fit_loop)
     if unfinished:
         progress = fit_loop["epoch_loop.batch_progress"]
         for count in (progress["total"], progress["current"]):
-            finished = count["completed"] - (unfinished - 1)
+            finished = count["ready"] - unfinished
             count.update(ready=finished, started=finished, processed=finished, completed=finished)
         progress["is_last_batch"] = False
     elif trainer.validating and request.signum:  # without a signal the validation is at its end
@@ -144,6 +145,18 @@ def rewind_unfinished(trainer: Trainer, fit_loop: dict[str, Any]) -> bool:
         progress["current"] = dict.fromkeys(progress["current"], 0)
         progress["is_last_batch"] = False
     return unfinished > 0
+
+
+def rescale_progress(fit_loop: dict[str, Any], *, before: int, now: int) -> None:
+    """Count the batches of a checkpoint in batches of another size: Lightning knows their number alone.
+
+    Args:
+        fit_loop: state of the fit loop in the checkpoint; changed in place.
+        before: rows of a batch of all ranks, when it was written.
+        now: the same of the run that goes on.
+    """
+    for count in (fit_loop["epoch_loop.batch_progress"][name] for name in ("total", "current")):
+        count.update({key: value * before // now for key, value in count.items()})
 
 
 def _reopen_epoch(trainer: Trainer, fit_loop: dict[str, Any]) -> None:

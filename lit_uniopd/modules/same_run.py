@@ -68,12 +68,12 @@ class CheckpointRecord:
         """
         self._rows = rows_digest(self.module.trainer_data)
         if self.expected is not None:
-            check_same_run(self.expected, self._current(), self.module.policy_flag, trains=True)
+            check_same_run(self.expected, self.current(), self.module.policy_flag, trains=True)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the record."""
         checkpoint["policy_path"] = self.module.policy_args.path
-        checkpoint[RECORD] = self._current()
+        checkpoint[RECORD] = self.current()
 
     def check(self, checkpoint: dict[str, Any]) -> None:
         """Compare a checkpoint with the run and with its model.
@@ -82,13 +82,14 @@ class CheckpointRecord:
             UserError: if it is of another run, another model or another choice of trained weights.
         """
         args, flag = self.module.policy_args, self.module.policy_flag
-        trains, record, current = self.module.trainer.state.fn == "fit", checkpoint.get(RECORD), self._current()
+        trains, record, current = self.module.trainer.state.fn == "fit", checkpoint.get(RECORD), self.current()
         check_same_run(record, current, flag, trains=trains)
         if trains:
             log_changed_settings(record, current)
         check_same_model(self.module, checkpoint, args.path, flag)
 
-    def _current(self) -> dict[str, Any]:
+    def current(self) -> dict[str, Any]:
+        """The record of this run."""
         return run_record(self.module, self.module.trainer, self._rows)
 
 
@@ -111,6 +112,7 @@ def run_record(module: Any, trainer: Trainer, rows: str | None = None) -> dict[s
         "optimizer": type(optimizer).__name__,
         "lr_scheduler": "none" if schedule is None else type(schedule).__name__,
         "rows": rows,
+        "rows_per_batch": TrainerData(trainer).batch_size * trainer.world_size,
         "settings": dict(_settings(module, trainer)),
         "optimizer_settings": {f"model.optimizer.{k}": v for k, v in _flat("", optimizer.defaults)},
     }
@@ -203,14 +205,17 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _settings(module: Any, trainer: Trainer) -> Iterator[tuple[str, str]]:
     """Names and values of what an exact resumption depends on, as far as module and datamodule still have them."""
-    yield from (
-        (f"trainer.{name}", str(getattr(trainer, name)))
-        for name in ("world_size", "precision", "accumulate_grad_batches")
-    )
+    datamodule = TrainerData(trainer).datamodule
+    # With a global batch these follow from the number of processes, and change nothing.
+    derived = getattr(datamodule, "global_batch_size", None) is not None
+    names = ("world_size", "precision", *(() if derived else ("accumulate_grad_batches",)))
+    yield from ((f"trainer.{name}", str(getattr(trainer, name))) for name in names)
     yield from _flat(module.policy_flag, module.policy_args)
     yield "model.seed", str(module.seed)
-    for name, owner in (("model", module), ("data", TrainerData(trainer).datamodule)):
+    for name, owner in (("model", module), ("data", datamodule)):
         for argument in inspect.signature(type(owner).__init__).parameters if owner is not None else ():
+            if derived and argument == "batch_size":
+                continue
             if argument not in ("self", "seed") and hasattr(owner, argument):
                 yield from _flat(f"{name}.{argument}", getattr(owner, argument))
 

@@ -122,7 +122,7 @@ def test_a_text_remains_as_it_was_typed(text):
     assert parsed(*ARGUMENTS, f"--model.student.path={text}").model.init_args.student.path == text
 
 
-@pytest.mark.parametrize("key", ["model.sampling.n", "data.batch_size", "model.loss.clip_low"])
+@pytest.mark.parametrize("key", ["model.sampling.n", "model.micro_batch_tokens", "model.loss.clip_low"])
 def test_where_null_is_not_allowed_it_is_refused(key):
     with pytest.raises(UserError, match=rf"^--{key}\b"):
         parsed(*ARGUMENTS, f"--{key}=null")

@@ -23,12 +23,12 @@ JARGON = re.compile(
 )
 ON_THE_COMMAND_LINE = {
     "--model.optimizer.lr fast": "--model.optimizer.lr expects a number, not 'fast'",
-    "--data.batch_size many": "--data.batch_size expects a whole number, not 'many'",
-    "--data.batch_size null": "--data.batch_size expects a whole number, not null",
-    "--data.batch_size 2.5": "--data.batch_size expects a whole number, not 2.5",
-    "--data.batch_size=": "--data.batch_size expects a whole number, not ''",
-    "--data.batch_size [1,2]": "--data.batch_size expects a whole number, not [1, 2]",
-    "--data.batch_size {a: 1}": "--data.batch_size expects a whole number, not {'a': 1}",
+    "--model.micro_batch_tokens many": "--model.micro_batch_tokens expects a whole number, not 'many'",
+    "--model.micro_batch_tokens null": "--model.micro_batch_tokens expects a whole number, not null",
+    "--model.micro_batch_tokens 2.5": "--model.micro_batch_tokens expects a whole number, not 2.5",
+    "--model.micro_batch_tokens=": "--model.micro_batch_tokens expects a whole number, not ''",
+    "--model.micro_batch_tokens [1,2]": "--model.micro_batch_tokens expects a whole number, not [1, 2]",
+    "--model.micro_batch_tokens {a: 1}": "--model.micro_batch_tokens expects a whole number, not {'a': 1}",
     "--model.sampling.n 2.5": "--model.sampling.n expects a whole number, not 2.5",
     "--model.sampling.n true": "--model.sampling.n expects a whole number, not true",
     "--trainer.max_steps x": "--trainer.max_steps expects a whole number, not 'x'",

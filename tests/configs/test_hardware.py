@@ -36,7 +36,7 @@ def plan_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         sampling = SamplingArgs(**{name: model["sampling"][name] for name in ("n", "max_new_tokens", "max_rows")})
         workload = Workload.of_rollouts(
             sampling,
-            answers=data["batch_size"] * sampling.n,
+            answers=data["global_batch_size"] * sampling.n,
             longest_prompt=data["max_prompt_tokens"],
             micro_batch_tokens=model["micro_batch_tokens"],
             here=True,

@@ -33,11 +33,11 @@ def test_presets_hold_the_released_numbers(name, capsys):
         main(["fit", *(word for file in files for word in ("-c", str(file))), "--print_config"])
     assert stopped.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
     loss = model["loss"]
     numbers = (loss["beta"], loss["tau_ref"], loss["lam"], loss["tau_good"], model["optimizer"]["init_args"]["lr"])
     numbers += (model["lr_scheduler"]["init_args"]["warmup_ratio"],)
-    numbers += (data["batch_size"] * trainer["accumulate_grad_batches"], data["max_length"])
+    numbers += (data["global_batch_size"], data["max_length"])
     assert numbers == pytest.approx(RELEASED[name])
     assert (loss["gamma"], data["weighting"]["eta"], loss["kind"]) == (3.0, 0.7, "omni_dpo")
     assert model["optimizer"]["class_path"].endswith("RMSprop" if name == "math" else "AdamW")

@@ -41,10 +41,10 @@ def test_every_file_is_listed():
 def test_presets_hold_the_papers_numbers(name, capsys):
     files = [BASE] if name == BASE.stem else [BASE, CONFIGS / f"{name}.yaml"]
     config = printed(capsys, "fit", *(word for file in files for word in ("-c", str(file))))
-    model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
     rates = (model["optimizer"]["init_args"]["lr"], model["lr_scheduler"]["init_args"]["warmup_ratio"])
     assert (*rates, data["max_length"]) == pytest.approx(NUMBERS[name])
-    assert data["batch_size"] * trainer["accumulate_grad_batches"] == 64
+    assert data["global_batch_size"] == 64
     assert (model["loss"]["kind"], model["loss"]["beta"], model["loss"]["average"]) == ("dpo", 0.1, None)
     lora = model["policy"]["lora"]
     assert (lora["rank"], lora["alpha"], lora["dropout"]) == (128, 256, 0.0)

@@ -160,7 +160,7 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     """Four prompts a step, three answers each, of differing length."""
     prompts = SourceArgs(path=str(files.table("prompts")), grader="exact")
     balance = OnlineBalanceArgs(scope="global")
-    data = Judged(prompts, prompts, batch_size=ROWS // ranks, val_batch_size=3, seed=5, online_balance=balance)
+    data = Judged(prompts, prompts, global_batch_size=ROWS, val_batch_size=3, seed=5, online_balance=balance)
     settings: dict[str, Any] = {"gradient_clip": 0.5, "micro_batch_tokens": 48, "optimizer": adam}
     settings |= {"sampling": SamplingArgs(n=3, max_new_tokens=8)} | options
     student = files.model(**{"name": "student"} | settings.pop("student", {}))
@@ -186,7 +186,7 @@ def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
 def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
     """A tower that one of two ranks never uses."""
     data = PromptDataModule(
-        SourceArgs(path=str(files.table("pictures"))), batch_size=ROWS // ranks, shuffle=False, seed=5
+        SourceArgs(path=str(files.table("pictures"))), global_batch_size=ROWS, shuffle=False, seed=5
     )
     paths = {name: str(files.root / f"seeing_{name}") for name in ("student", "math", "code")}
     # Small steps: those of SGD would blow rounding up until another token is drawn. Decay shows parts of the tower that
@@ -195,9 +195,10 @@ def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
     return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam), data
 
 
-def omni(files: Files, ranks: int, cached: bool = False, **options: Any) -> tuple[Any, Any]:
+def omni(files: Files, ranks: int, cached: bool = False, step: int = ROWS, **options: Any) -> tuple[Any, Any]:
+    """Two pairs a pass: one process adds up the gradients of more passes than one of several."""
     pairs = PairSourceArgs(path=str(files.table("pairs")))
-    data = PreferenceDataModule(train=pairs, val=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
+    data = PreferenceDataModule(train=pairs, val=pairs, batch_size=2, val_batch_size=2, seed=5, global_batch_size=step)
     policy = files.model("student", **options)
     cache = files.cache(ranks) if cached else None
     # Before the first step policy and reference are equal; read from disk, rounding says which is less, and so if the
@@ -210,7 +211,7 @@ def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> 
     pairs = SentencePairSourceArgs(path=str(files.table("sentences")))
     # The reference is read in batches of this size: the same on any number of ranks, since products of matrices of another
     # height are added up in another order.
-    data = SentencePairDataModule(train=pairs, batch_size=ROWS // ranks, val_batch_size=2, seed=5)
+    data = SentencePairDataModule(train=pairs, val_batch_size=2, seed=5, global_batch_size=ROWS)
     cache = files.cache(ranks) if cached else None
     return Sentinel(files.model("seeing_student", **options), optimizer=sgd, reference_cache=cache, seed=3), data
 
@@ -218,7 +219,7 @@ def sentinel(files: Files, ranks: int, cached: bool = False, **options: Any) -> 
 def sft(files: Files, ranks: int) -> tuple[Any, Any]:
     """Answers of very unlike lengths, which ranks and accumulated batches split unevenly."""
     texts = SourceArgs(path=str(files.table("texts")))
-    data = PromptDataModule(texts, texts, batch_size=ROWS // ranks, val_batch_size=3, seed=5)
+    data = PromptDataModule(texts, texts, batch_size=2, val_batch_size=3, seed=5, global_batch_size=2 * ROWS)
     return SFT(files.model("student"), optimizer=sgd, seed=3), data
 
 
@@ -248,7 +249,7 @@ SCENARIOS: dict[str, Scenario] = {
     "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
     "pictures": pictures,
     "omni_dpo": omni,
-    "omni_dpo_lora": lambda f, r: omni(f, r, lora=LORA),
+    "omni_dpo_lora": lambda f, r: omni(f, r, step=2 * ROWS, lora=LORA),
     "omni_dpo_cached": lambda f, r: omni(f, r, cached=True, lora=LORA),
     "sentinel": sentinel,
     "sentinel_lora": lambda f, r: sentinel(f, r, lora=LORA),
@@ -294,7 +295,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
         # what ran before: greedy answers that are nearly tied come out either way.
         options["limit_val_batches"] = 0
     if model.automatic_optimization:
-        options |= {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2 if name in ("omni_dpo_lora", "sft") else 1}
+        options |= {"gradient_clip_val": 0.5}
     fit = trainer(
         out.parent / "lightning",
         devices=ranks,
