@@ -188,6 +188,7 @@ class UniOPD(PolicyModule):
             longest_prompt=self.longest_prompt(data.prompts("train")),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
+            top_k=self.loss.asked_top_k,
         )
 
     def memory_setup(self) -> Setup:
