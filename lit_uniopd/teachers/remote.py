@@ -20,7 +20,7 @@ from lit_uniopd.teachers.base import Scored, Teacher, encode_each
 from lit_uniopd.teachers.protocols import PROTOCOLS, BadReply, Row, top_logps
 from lit_uniopd.teachers.tokenizer_match import probe_ids, text_mismatches
 from lit_uniopd.types import Prompt, Rollouts
-from lit_uniopd.utils.http import ServerError, Servers
+from lit_uniopd.utils.http import ServerError, Servers, collector_paused
 from lit_uniopd.utils.paths import resolve_path
 
 log = logging.getLogger(__name__)
@@ -199,8 +199,10 @@ class RemoteTeacher(Teacher):
             return [Scored(numbers, None, NO_CONNECTION)]
         path, body = self.protocol.request(self.model, rows, self.top_k)
         try:
-            answers = self.protocol.read(self.servers.post(path, body), self.model, rows, self.top_k)
-            top = [top_logps(tokens) for tokens in answers] if self.top_k else None
+            reply = self.servers.post(path, body)
+            with collector_paused():
+                answers = self.protocol.read(reply, self.model, rows, self.top_k)
+                top = [top_logps(tokens) for tokens in answers] if self.top_k else None
         except (ServerError, BadReply) as error:
             if len(rows) > 1 and (isinstance(error, BadReply) or error.refused):
                 return [scored for i, row in zip(numbers, rows, strict=True) for scored in self._request([i], [row])]
