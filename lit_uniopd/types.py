@@ -159,6 +159,11 @@ class Rollouts:
     clipped_BT: Tensor = None  # type: ignore[assignment]  # never None once made
     """Bool; True where the update's policy ratio left its clip range, so that the token has no gradient; None:
     nowhere."""
+    teacher_top_ids: list[Tensor] = field(default_factory=list)
+    """int32 ``[T, K]``, unpadded and in host memory: at each token of an answer the teacher's likeliest ones, where the
+    loss compares those and the teacher is on a server; K is 0 elsewhere."""
+    teacher_top_logps: list[Tensor] = field(default_factory=list)
+    """Their log-probs, float32."""
 
     def __post_init__(self) -> None:
         self.vision = self.vision or [{}] * len(self.prompts)
@@ -166,6 +171,8 @@ class Rollouts:
             self.sampler_logps_BT = self.student_logps_BT
         if self.clipped_BT is None:
             self.clipped_BT = torch.zeros_like(self.mask_BT)
+        self.teacher_top_ids = self.teacher_top_ids or [torch.zeros(0, 0, dtype=torch.int32)] * len(self.prompts)
+        self.teacher_top_logps = self.teacher_top_logps or [torch.zeros(0, 0)] * len(self.prompts)
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -225,6 +225,11 @@ def sglang_generate(served: Served, body: dict[str, Any], fault: str) -> Any:
             rows[-1][0] = None  # its JSON has no NaN
         rows = rows[:-1] if fault == "short" else rows
         meta["input_token_logprobs"] = [[*row, text_of(row[1]) if text_of else None] for row in rows]
+        if body.get("top_logprobs_num"):
+            best = [logps[t - 1].topk(body["top_logprobs_num"]) for t in range(start + 1, len(ids))]
+            tops = [list(zip(top.values.tolist(), top.indices.tolist(), strict=True)) for top in best]
+            texts = [[[logp, i, text_of(i) if text_of else None] for logp, i in top] for top in tops]
+            meta["input_top_logprobs"] = [None, *texts]
         meta["output_token_logprobs"] = [
             [float(logps_V[i]), i, text_of(i) if text_of else None]
             for i, logps_V in zip(written, reported, strict=True)

@@ -75,6 +75,20 @@ def test_a_samplers_own_log_probs_travel_with_the_answers(tmp_path):
     assert original.to("cpu").sampler_logps_BT.tolist() == again.sampler_logps_BT.tolist()
 
 
+def test_top_tokens_travel_with_the_answers(tmp_path):
+    original = rollouts()
+    assert [ids.shape for ids in original.teacher_top_ids] == [(0, 0)] * 3
+    original.teacher_top_ids = [torch.full((n, 2), n, dtype=torch.int32) for n in (1, 3, 2)]
+    original.teacher_top_logps = [torch.full((n, 2), -float(n)) for n in (1, 3, 2)]
+    turned = original[[2, 0]]
+    assert [ids[0, 0].item() for ids in turned.teacher_top_ids] == [2, 1]
+    assert [logps[0, 0].item() for logps in Rollouts.cat([turned, original[[1]]]).teacher_top_logps] == [-2, -1, -3]
+    original.save(tmp_path / "r.pt")
+    again = Rollouts.load(tmp_path / "r.pt")
+    for name in ("teacher_top_ids", "teacher_top_logps"):
+        assert all(map(torch.equal, getattr(again, name), getattr(original, name)))
+
+
 def test_another_file_is_refused_in_one_sentence(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x\.pt does not hold rollouts"):

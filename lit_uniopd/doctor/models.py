@@ -74,7 +74,8 @@ def _check_server(case: Case, name: str, teacher: RemoteTeacher) -> str:
     servers = f"{count} {protocol} server{'s' if count > 1 else ''}"
     if case.student.name not in case.missing and name in case.teachers:
         teacher.check(case.student.processor, case.student.args)
-        return f"{servers}: {teacher.model} is served, scores answers and speaks the student's tokens."
+        named = f", names its {teacher.top_k} likeliest tokens" if teacher.top_k else ""
+        return f"{servers}: {teacher.model} is served, scores answers{named} and speaks the student's tokens."
     for url in teacher.servers.urls:  # without a tokenizer there is nothing to compare
         try:
             teacher.check_model(url)

@@ -4,7 +4,14 @@ The examples in their docstrings need ``import torch`` and the function itself; 
 """
 
 from lit_uniopd.functional.balance import balance_outcomes, difficulty_repeats
-from lit_uniopd.functional.logps import divergence, linear_token_logps, sequence_logps, token_logps, topk_mass
+from lit_uniopd.functional.logps import (
+    divergence,
+    linear_token_logps,
+    sequence_logps,
+    token_logps,
+    topk_forward_kl,
+    topk_mass,
+)
 from lit_uniopd.functional.margin import (
     MarginResult,
     OrderReport,
@@ -55,6 +62,7 @@ __all__ = [
     "sequence_logps",
     "simpo_loss",
     "token_logps",
+    "topk_forward_kl",
     "topk_mass",
     "trajectory_returns",
 ]

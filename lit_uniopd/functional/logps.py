@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lit_uniopd.functional.divergence import divergence, topk_mass
+from lit_uniopd.functional.divergence import divergence, topk_forward_kl, topk_mass
 from lit_uniopd.functional.projection import (
     Projection,
     add_matmul,
@@ -28,7 +28,7 @@ from lit_uniopd.functional.projection import (
     tile_columns,
 )
 
-__all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_mass"]
+__all__ = ["divergence", "linear_token_logps", "sequence_logps", "token_logps", "topk_forward_kl", "topk_mass"]
 
 CHUNK_TOKENS = 1024
 """Rows of a tile. Its columns follow from the number of elements that it may have, so neither the vocabulary's size nor

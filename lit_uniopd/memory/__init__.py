@@ -5,6 +5,7 @@ from lit_uniopd.memory.optimizer_states import optimizer_bytes
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size
 from lit_uniopd.memory.plan import Allocation, MemoryPlan, Setup, Workload, plan_memory
 from lit_uniopd.memory.report import free_bytes, parameter_table, publish, trainer_facts
+from lit_uniopd.memory.server_replies import replies_bytes
 from lit_uniopd.memory.suggestions import Suggestion, check_fits, suggest_savings
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "parameter_table",
     "plan_memory",
     "publish",
+    "replies_bytes",
     "suggest_savings",
     "trainer_facts",
 ]

@@ -23,6 +23,7 @@ from lit_uniopd.memory.estimates import (
 from lit_uniopd.memory.meta_model import build_meta_model
 from lit_uniopd.memory.optimizer_states import optimizer_bytes, paged
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_bits, unique_parameters
+from lit_uniopd.memory.server_replies import replies_bytes
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
 from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
@@ -56,6 +57,10 @@ class Workload:
     """Tokens of the longest answer."""
     colocated: ColocateArgs | None = None
     """vLLM's engine in the same process, which then writes the answers with weights of its own."""
+    answers: int = 0
+    """Of a rollout, on this device."""
+    top_k: int = 0
+    """Tokens that a teacher on a server names for each one of an answer. 0: it says that one's log-prob only."""
 
     @classmethod
     def of_rollouts(
@@ -67,6 +72,7 @@ class Workload:
         micro_batch_tokens: int,
         here: bool,
         cuda: bool,
+        top_k: int = 0,
     ) -> "Workload":
         """Of on-policy distillation.
 
@@ -77,6 +83,7 @@ class Workload:
             micro_batch_tokens: budget of a forward pass of student or teacher.
             here: whether the student's weights on this device write the answers.
             cuda: whether the device is a GPU.
+            top_k: tokens that a teacher on a server names for each one of an answer.
         """
         engine = likely_engine(sampling, cuda=cuda)
         row = longest_prompt + sampling.max_new_tokens
@@ -93,6 +100,8 @@ class Workload:
             prompt_tokens=longest_prompt,
             new_tokens=sampling.max_new_tokens,
             colocated=sampling.colocate if here and engine == "vllm" else None,
+            answers=answers,
+            top_k=top_k,
         )
 
 
@@ -273,7 +282,12 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
     """A teacher's weights, where its placement leaves them on the device, and its forward pass; teachers take turns."""
     placement = getattr(args, "placement", "resident")
     if placement == "http":
-        return []
+        load, http = setup.workload, getattr(args, "http", None)
+        if http is None or not load.top_k:
+            return []
+        lengths = {"row": load.longest_row, "new_tokens": load.new_tokens}
+        size = replies_bytes(http, top_k=load.top_k, answers=load.answers, **lengths)
+        return [Allocation(f"teacher {name}: replies", size, "host" if setup.cuda else "score", exact=False)]
     if placement == "quantized" and args.quantization == "none":
         args = replace(args, quantization="4bit")
     model, label = build_meta_model(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"

@@ -1,7 +1,7 @@
 """Teachers, in each of the places where they can live: this process, a cache on disk, a server."""
 
 from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs, Teachers
-from lit_uniopd.teachers.base import Scored, Teacher, encode_each
+from lit_uniopd.teachers.base import Scored, Teacher, TopLogps, encode_each
 from lit_uniopd.teachers.cached import CachedTeacher
 from lit_uniopd.teachers.local import LocalTeacher
 from lit_uniopd.teachers.remote import RemoteTeacher
@@ -17,6 +17,7 @@ __all__ = [
     "Teacher",
     "TeacherArgs",
     "Teachers",
+    "TopLogps",
     "encode_each",
     "foreign_ids",
 ]

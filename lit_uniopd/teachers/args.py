@@ -22,7 +22,8 @@ class HttpArgs:
     model: str | None = None
     """Name of the model at the servers; null: the teacher's `path`, or whatever they serve if that is empty too."""
     requests: int = 64
-    """Requests on their way at the same time, from each rank."""
+    """Requests on their way at the same time, from each rank. With `loss.kind: topk` replies are large, and as many may
+    be in this machine's memory."""
     batch: int = 1
     """Answers in one request. Servers batch by themselves: more than one saves little but the requests' overhead."""
     timeout: float = 120.0

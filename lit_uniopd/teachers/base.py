@@ -18,6 +18,16 @@ from lit_uniopd.types import Prompt, Rollouts
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogps:
+    """A teacher's likeliest tokens at each token of one answer, in host memory."""
+
+    ids_TK: Tensor
+    """int32."""
+    logps_TK: Tensor
+    """float32."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """A teacher's log-probs of some answers."""
 
@@ -29,6 +39,8 @@ class Scored:
     """Why not."""
     cached: bool = False
     """Whether they were read from disk."""
+    top: list[TopLogps] | None = None
+    """Of each of these answers, where they were asked for."""
 
 
 class Teacher(ABC):

@@ -33,6 +33,7 @@ class TeacherPool:
 
     Args:
         args: name -> where the teacher comes from and lives; those of a policy make a resident teacher, null none.
+        top_k: how many of its likeliest tokens each server is asked for, beside the sampled ones.
 
     Raises:
         UserError: naming the flag, if a teacher's options contradict each other.
@@ -41,13 +42,15 @@ class TeacherPool:
         failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
-    def __init__(self, args: Mapping[str, PolicyArgs | None]) -> None:
+    def __init__(self, args: Mapping[str, PolicyArgs | None], *, top_k: int = 0) -> None:
         given = {name: teacher for name, teacher in args.items() if teacher is not None}
         self.args = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
         self.failures: Counter[str] = Counter()
         self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
         self._cached: Counter[bool] = Counter()
         self._checked = False
+        for teacher in self.remote.values():
+            teacher.top_k = top_k
 
     @classmethod
     def of(cls, policies: Mapping[str, Policy]) -> "TeacherPool":
@@ -116,12 +119,14 @@ class TeacherPool:
         """How many prompts go to each teacher; checks every route."""
         return Counter(self.route(prompt) for prompt in prompts)
 
-    def refuse(self, *, temperature: float, loss: str) -> None:
+    def refuse(self, temperature: float, loss: str, *, direction: str = "reverse", writer: str = "student") -> None:
         """Refuse what a teacher cannot do in its placement, before anything is loaded.
 
         Args:
             temperature: of both sides.
             loss: ``--model.loss.kind``.
+            direction: ``--model.loss.top_k_direction``.
+            writer: ``--model.writer``.
 
         Raises:
             UserError: naming the flags.
@@ -129,15 +134,35 @@ class TeacherPool:
         for name, args in self.args.items():
             where = f"--model.teachers.{name}.placement {args.placement}"
             if loss != "sampled" and not self._teachers[name].scores_distributions:
+                self._refuse_loss(name, where, loss, direction)
+            if writer == "teacher" and not self.is_here(name):
                 raise UserError(
-                    f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
-                    "tokens only; choose loss.kind sampled, or place the teacher here."
+                    f"--model.writer teacher needs the model itself, and with {where} it is on servers, which score "
+                    "and do not write; set --model.writer student, or place the teacher here."
                 )
             if temperature != 1.0 and not self.is_here(name):
                 raise UserError(
                     f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
                     f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."
                 )
+
+    def _refuse_loss(self, name: str, where: str, loss: str, direction: str) -> None:
+        """Refuse a loss over distributions that a teacher does not have."""
+        if self.is_here(name):
+            raise UserError(
+                f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
+                "tokens only; choose loss.kind sampled, or place the teacher here."
+            )
+        if loss != "topk":
+            raise UserError(
+                f"--model.loss.kind {loss} compares whole distributions, and with {where} servers name their likeliest "
+                "tokens only; choose loss.kind topk with loss.top_k_direction forward, or place the teacher here."
+            )
+        if direction != "forward":
+            raise UserError(
+                f"--model.loss.top_k_direction {direction} needs the teacher's log-probs of the student's likeliest "
+                f"tokens, and with {where} servers name their own only; set it to forward, or place the teacher here."
+            )
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.
@@ -195,7 +220,8 @@ class TeacherPool:
         Returns:
             ``teacher_logps_BT`` (float32, 0 in padding and where scoring failed) and ``teacher_ok_B``, which is False
             for answers that hold a token unknown to the teacher, and for those whose log-probs are too many, too few,
-            not finite, or did not come in time. ``failures`` counts them by reason.
+            not finite, or did not come in time. ``failures`` counts them by reason. The likeliest tokens, where servers
+            are asked for them, are written into the rollouts.
         """
         self.failures, self._cached = Counter(), Counter()
         logps_BT = torch.zeros_like(rollouts.student_logps_BT)
@@ -208,6 +234,7 @@ class TeacherPool:
                     routed = rollouts[rows]
                     for scored in teacher.score(routed, temperature=temperature, max_tokens=max_tokens) if rows else ():
                         self._store(scored, rows, name, routed.lengths_B, logps_BT, ok_B)
+                        self._store_top(scored, rows, rollouts, ok_B)
                         bar.update(len(scored.rows))
                         poll()
                         if self.args[name].placement == "disk_cache":
@@ -289,9 +316,18 @@ class TeacherPool:
         else:
             teacher_logps_BT = scored.logps_BT.to(logps_BT)
             finite_B = teacher_logps_BT.isfinite().all(dim=1)
+            if scored.top is not None:
+                finite_B &= torch.tensor([bool(top.logps_TK.isfinite().all()) for top in scored.top]).to(finite_B)
             self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
             logps_BT[target_rows, :width] = teacher_logps_BT.masked_fill(~finite_B[:, None], 0.0)
             ok_B[target_rows] = finite_B
+
+    def _store_top(self, scored: Scored, rows: list[int], rollouts: Rollouts, ok_B: Tensor) -> None:
+        """Write the likeliest tokens of what could be scored into their rows."""
+        for i, top in zip(scored.rows, scored.top or (), strict=bool(scored.top)):
+            if ok_B[rows[i]]:
+                rollouts.teacher_top_ids[rows[i]] = top.ids_TK
+                rollouts.teacher_top_logps[rows[i]] = top.logps_TK
 
     def _fail(self, name: str, reason: str, count: int) -> None:
         if count:

@@ -17,10 +17,10 @@ from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import HttpArgs, TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
-from lit_uniopd.teachers.protocols import PROTOCOLS, BadReply, Row
+from lit_uniopd.teachers.protocols import PROTOCOLS, BadReply, Row, top_logps
 from lit_uniopd.teachers.tokenizer_match import probe_ids, text_mismatches
 from lit_uniopd.types import Prompt, Rollouts
-from lit_uniopd.utils.http import ServerError, Servers
+from lit_uniopd.utils.http import ServerError, Servers, collector_paused
 from lit_uniopd.utils.paths import resolve_path
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ class RemoteTeacher(Teacher):
     """A teacher behind vLLM's or SGLang's log-prob interface.
 
     Prompts are rendered here, in the teacher's chat template, and sent as token ids.
+
+    Attributes:
+        top_k: how many of the likeliest tokens it is asked for at each token of an answer.
     """
 
     scores_distributions = False
@@ -41,6 +44,7 @@ class RemoteTeacher(Teacher):
         self.http: HttpArgs = args.http or HttpArgs()
         self.protocol = PROTOCOLS[self.http.protocol]
         self.model = ""
+        self.top_k = 0
         self._processor: Any = None
         self._template: dict[str, Any] = {}
         self._logged: set[str] = set()
@@ -76,6 +80,7 @@ class RemoteTeacher(Teacher):
             try:
                 self.check_model(url)
                 self._check_tokens(url)
+                self._check_top(url)
             except ServerError as error:
                 raise UserError(
                     f"--{self.flag}.http.urls {url} {error}; start a {self.http.protocol} server there, or mend the "
@@ -130,6 +135,31 @@ class RemoteTeacher(Teacher):
                 f"there ({len(mismatches)} of {len(ids)} that were tried differ); choose models of one family."
             )
 
+    def _check_top(self, url: str) -> None:
+        """Let a server name as many tokens as the loss compares: vLLM has a limit, and 20 is its default."""
+        if not self.top_k:
+            return
+        tokenizer = tokenizer_of(self._processor)
+        if self.top_k >= len(tokenizer):
+            raise UserError(
+                f"--model.loss.top_k {self.top_k} is not less than the {len(tokenizer)} tokens that --{self.flag} has, "
+                "and servers name the likeliest only; lower it."
+            )
+        first, *ids = probe_ids(tokenizer)
+        rows: list[Row] = [([first], ids)]
+        path, body = self.protocol.request(self.model, rows, self.top_k)
+        try:
+            reply = self.servers.post(path, body, url=url)
+        except ServerError as error:
+            if not error.refused:
+                raise
+            remedy = f", or start the server with --max-logprobs {self.top_k}" if self.http.protocol == "vllm" else ""
+            raise UserError(
+                f"--model.loss.top_k {self.top_k} is more than --{self.flag}.http.urls {url} gives, which {error}; "
+                f"lower --model.loss.top_k{remedy}."
+            ) from error
+        top_logps(self.protocol.read(reply, self.model, rows, self.top_k)[0])
+
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         return encode(self._processor, prompt, self._template, self.args.max_pixels)
 
@@ -167,15 +197,18 @@ class RemoteTeacher(Teacher):
         """Send one request; if it fails by its own fault, its answers are sent one by one."""
         if self._unreachable:
             return [Scored(numbers, None, NO_CONNECTION)]
-        path, body = self.protocol.request(self.model, rows)
+        path, body = self.protocol.request(self.model, rows, self.top_k)
         try:
-            answers = self.protocol.read(self.servers.post(path, body), self.model, rows)
+            reply = self.servers.post(path, body)
+            with collector_paused():
+                answers = self.protocol.read(reply, self.model, rows, self.top_k)
+                top = [top_logps(tokens) for tokens in answers] if self.top_k else None
         except (ServerError, BadReply) as error:
             if len(rows) > 1 and (isinstance(error, BadReply) or error.refused):
                 return [scored for i, row in zip(numbers, rows, strict=True) for scored in self._request([i], [row])]
             return [Scored(numbers, None, self._reason(error))]
         logps = [torch.tensor([token.logp for token in tokens], dtype=torch.float32) for tokens in answers]
-        return [Scored(numbers, pad_sequence(logps, batch_first=True))]
+        return [Scored(numbers, pad_sequence(logps, batch_first=True), top=top)]
 
     def _reason(self, error: ServerError | BadReply) -> str:
         """A few words, the same for all answers that fail alike, to count them by; details are logged once."""

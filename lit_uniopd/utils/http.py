@@ -3,11 +3,13 @@
 urllib3's own `Retry` stays off: it repeats a request at one address, and its jitter would move the run's random state.
 """
 
+import gc
 import json
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -158,7 +160,8 @@ class Servers:
             message = f"answers {response.status} {response.reason}{_excerpt(response.data)}"
             raise ServerError(message, status=response.status)
         try:
-            return json.loads(response.data) if response.data else None
+            with collector_paused():
+                return json.loads(response.data) if response.data else None
         except ValueError as error:
             raise ServerError(f"does not answer in JSON{_excerpt(response.data)}", status=response.status) from error
 
@@ -177,6 +180,21 @@ class Servers:
             raise UserError(
                 f"The server {server} cannot be asked ({error}); check the timeouts and the environment's proxy."
             ) from error
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Read a long reply without garbage collection.
+
+    It is many lists and no garbage, and the collector would look through all of them again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:  # another thread that reads at this moment is slower then, no more
+            gc.enable()
 
 
 def _excerpt(content: bytes) -> str:

@@ -35,6 +35,7 @@ from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.args import ServerArgs
+from lit_uniopd.teachers import HttpArgs, TeacherArgs
 from lit_uniopd.types import PromptBatch, Rollouts
 
 STEPS, ROWS = 5, 4
@@ -176,6 +177,14 @@ def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return uni_opd(files, ranks, sampling=SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server), **options)
 
 
+def top_logps(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """A server names the top tokens of one teacher; the other teacher is here."""
+    http = HttpArgs(json.loads((files.root / "teachers.json").read_text()))
+    teachers = {"code": PolicyArgs(path=str(files.root / "code")), "math": TeacherArgs(placement="http", http=http)}
+    loss = LossArgs(kind="topk", top_k=5, top_k_direction="forward")
+    return uni_opd(files, ranks, teachers=teachers, loss=loss, updates_per_rollout=2, **options)
+
+
 def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     model, data = uni_opd(files, ranks, optimizer=sgd)
     model.__class__ = SplitGroups
@@ -244,6 +253,7 @@ SCENARIOS: dict[str, Scenario] = {
     "uni_opd_reused": lambda f, r: uni_opd(f, r, updates_per_rollout=3),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
+    "top_logps": lambda f, r: top_logps(f, r, optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
     "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
@@ -283,7 +293,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     calibration = MarginCalibration(scope="group" if name == "split_groups" else "global")
     calls = [
         recorder,
-        None if name in ("divergence", "pictures") else calibration,
+        None if name in ("divergence", "pictures", "top_logps") else calibration,
         Saver(out) if name in RESUMED else None,
         export,
     ]

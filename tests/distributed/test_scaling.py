@@ -41,8 +41,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scaling")
     Files(root).write()
     servers = ModelServers([("student", str(root / "student"))], "rollout_server.py")
+    teachers = ModelServers([("math", str(root / "math"))])
     try:
         (root / "servers.json").write_text(json.dumps(servers.all))
+        (root / "teachers.json").write_text(json.dumps(teachers.all))
         launch(root, 1, [f"one:{name}" for name in SCENARIOS])
         jobs = [f"fsdp:{name}" for name in SCENARIOS] + [f"ddp:{name}" for name in WITH_DDP]
         jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in RESUMED]
@@ -50,6 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         launch(root, 2, jobs)
     finally:
         servers.close()
+        teachers.close()
     return root
 
 

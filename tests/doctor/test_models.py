@@ -18,7 +18,7 @@ from lit_uniopd.cli import main
 from lit_uniopd.doctor import Finding, exit_status, hub_reachability, run_all_checks
 from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.hallucination.detectors import Owlv2, TableDetector
-from lit_uniopd.modules import Evaluation, SentenceBootstrap
+from lit_uniopd.modules import Evaluation, LossArgs, SentenceBootstrap
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -101,6 +101,16 @@ def test_a_teacher_on_a_server(examined, healthy, model_dirs, model_servers):
         "1 vllm server: math is served, scores answers and speaks the student's tokens."
     )
     assert of(findings, "disagreement math")[0].status == "green"
+
+    top = {"loss": LossArgs(kind="topk", top_k=5, top_k_direction="forward")}
+    findings = examined(teachers=served(model_servers.urls["math"][0]) | local, **student, **top)
+    assert of(findings, "server math")[0].message == (
+        "1 vllm server: math is served, scores answers, names its 5 likeliest tokens and speaks the student's tokens."
+    )
+    top["loss"].top_k = 21
+    limit = of(examined(teachers=served(model_servers.urls["math"][0]) | local, **student, **top), "server math")[0]
+    assert limit.message.startswith("--model.loss.top_k 21 is more than --model.teachers.math.http.urls")
+    assert limit.remedy == "Lower --model.loss.top_k, or start the server with --max-logprobs 21."
 
     began = time.perf_counter()
     findings = examined(quick=False, teachers=served(NOWHERE, retries=8) | local, **student)

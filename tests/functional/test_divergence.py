@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.divergence import Kind
-from lit_uniopd.functional.logps import divergence, topk_mass
+from lit_uniopd.functional.divergence_tiles import Kind
+from lit_uniopd.functional.logps import divergence, topk_forward_kl, topk_mass
 
 KINDS = [("reverse", 0.5), ("forward", 0.5), ("jsd", 0.5), ("jsd", 0.3), ("jsd", 0.0), ("jsd", 1.0)]
 # What TRL calls beta: its ends are the forward and the reverse KL.
@@ -296,3 +296,100 @@ def test_mistakes_name_the_argument():
     for call, name in cases:
         with pytest.raises(ValueError, match=name):
             call()
+
+
+# --- a teacher that names its top tokens only ---
+
+
+def top_of(h_t: Tensor, w_t: Tensor, k: int, shape: Any = None) -> tuple[Tensor, Tensor]:
+    """As a server would say them, in float32."""
+    logps, ids = torch.log_softmax(h_t @ w_t.T, -1).topk(k, dim=-1)
+    return ids.int(), logps.float().to(logps.dtype)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 8, 9])
+def test_top_tokens_alone_give_the_forward_kl_and_its_gradients(k, frozen, cap):
+    h_s, h_t, w_s, w_t, mask = make(scale=2.0)
+    ids, logps = top_of(h_t, w_t, k)
+    ids[~mask], logps[~mask] = -7, torch.nan  # what stands outside is not read
+    bias, upstream = torch.linspace(-1, 1, len(w_s), dtype=torch.float64), torch.randn(mask.shape, dtype=torch.float64)
+    results = []
+    for named in (False, True):
+        h, w, b = h_s.clone().requires_grad_(), w_s.clone().requires_grad_(not frozen), bias.clone()
+        b.requires_grad_(not frozen)
+        if named:
+            values = topk_forward_kl(
+                h, w, ids, logps, mask, student_bias=b, student_softcap=cap, temperature=1.0, chunk_tokens=2
+            )
+        else:
+            values = dense(h, h_t, w, w_t, mask, kind="forward", top_k=k, cap=cap, bias=b)
+        (values * upstream).sum().backward()
+        results.append([values.detach(), h.grad, *(() if frozen else (w.grad, b.grad))])
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0, 40.0])
+def test_in_float32_the_tail_of_a_sure_teacher_is_as_exact_as_its_mass(scale):
+    """Nearly all probability is in the top tokens; then what is left of 1 has few digits, and gradients none the less."""
+    h_s, h_t, w_s, w_t, mask = make(tokens=64, vocabulary=200, scale=scale**0.5)
+    single = [t.float() for t in (h_s, h_t, w_s, w_t)]
+    logps, ids = torch.log_softmax(single[1] @ single[3].T, -1).topk(20, dim=-1)
+    results = []
+    for named in (False, True):
+        h = (single[0] if named else h_s).clone().requires_grad_()
+        w = (single[2] if named else w_s).clone().requires_grad_()
+        values = (
+            topk_forward_kl(h, w, ids.int(), logps, mask)
+            if named
+            else divergence(h, h_t, w, w_t, mask, kind="forward", top_k=20)
+        )
+        values.sum().backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        results.append([t.double() for t in (values.detach(), h.grad, w.grad)])
+    for expected, actual in zip(*results, strict=True):
+        assert float((actual - expected).abs().max()) < 2e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_ids_that_one_side_lacks_are_left_out_as_the_vocabularies_common_part_would_leave_them_out():
+    h_s, h_t, w_s, w_t, mask = make(vocabulary=9)
+    ids, logps = top_of(h_t, w_t, 9)  # all of the teacher's
+    expected = divergence(h_s, h_t, w_s[:6], w_t, mask, kind="forward")
+    torch.testing.assert_close(topk_forward_kl(h_s, w_s[:6], ids, logps, mask), expected, atol=1e-6, rtol=1e-6)
+    # Ids that the student alone has are in its tail: by hand, over the buckets.
+    p, q = torch.softmax(h_s @ w_s.T, -1), torch.softmax(h_t @ w_t[:4].T, -1)
+    ids, logps = top_of(h_t, w_t[:4], 2)
+    kept = q.gather(2, ids.long())
+    buckets_p = torch.cat([p.gather(2, ids.long()), 1 - p.gather(2, ids.long()).sum(2, keepdim=True)], 2)
+    buckets_q = torch.cat([kept, 1 - kept.sum(2, keepdim=True)], 2)
+    values = topk_forward_kl(h_s, w_s, ids, logps, mask)
+    torch.testing.assert_close(values[mask], formula(buckets_p, buckets_q, "forward", 0.5)[mask], atol=1e-6, rtol=1e-6)
+
+
+def test_impossible_tokens_and_rounded_masses_are_no_infinities():
+    h_s, _, w_s, _, _ = make(batch=1, tokens=3)
+    ids = torch.tensor([[[0, 1], [0, 1], [0, 1]]])
+    logps = torch.tensor([[[0.0, -torch.inf], [0.0, -9999.0], [5e-4, -40.0]]], dtype=torch.float64)
+    h = h_s[:1].clone().requires_grad_()
+    values = topk_forward_kl(h, w_s, ids, logps, torch.ones(1, 3, dtype=torch.bool))
+    values.sum().backward()
+    first = -torch.log_softmax(h_s[:1] @ w_s.T, -1)[..., 0]  # all of the teacher is one token
+    torch.testing.assert_close(values.detach(), first, atol=5e-3, rtol=1e-3)
+    torch.testing.assert_close(values[0, :2].detach(), first[0, :2], atol=1e-12, rtol=1e-12)
+    assert h.grad is not None
+    assert h.grad.isfinite().all()
+
+
+def test_shapes_of_top_tokens_are_checked():
+    h_s, h_t, w_s, w_t, mask = make()
+    ids, logps = top_of(h_t, w_t, 3)
+    with pytest.raises(ValueError, match="differ"):
+        topk_forward_kl(h_s, w_s, ids[..., :2], logps, mask)
+    with pytest.raises(ValueError, match="does not fit mask_BT"):
+        topk_forward_kl(h_s, w_s, ids[:1], logps[:1], mask)
+    empty = topk_forward_kl(h_s.requires_grad_(), w_s, ids, logps, torch.zeros_like(mask))
+    empty.sum().backward()
+    assert not h_s.grad.any()

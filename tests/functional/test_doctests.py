@@ -10,7 +10,7 @@ import pytest
 
 from lit_uniopd import functional
 
-HELPERS = {"pair_checks", "projection"}
+HELPERS = {"divergence_tiles", "pair_checks", "projection"}
 """Modules that hold no formula."""
 NAMES = [module.name for module in pkgutil.iter_modules(functional.__path__) if module.name not in HELPERS]
 

@@ -346,6 +346,25 @@ def test_placements_take_their_teachers_off_the_device():
     assert not [p for p in teacher("http").allocations if p.name.startswith("teacher")]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "expected"), [("vllm", 20 * (3 * 70 * 340 + 6 * 30 * 8)), ("sglang", 20 * (3 * 30 * 160 + 6 * 30 * 8))]
+)
+def test_servers_that_name_tokens_take_the_hosts_memory(protocol, expected):
+    """Three requests at a time of six answers; on a CPU that is the device's."""
+    from lit_uniopd.teachers import HttpArgs, TeacherArgs
+
+    served = TeacherArgs(placement="http", http=HttpArgs(urls=["http://h"], protocol=protocol, requests=3))
+    load = Workload.of_rollouts(
+        SamplingArgs(max_new_tokens=30), answers=6, longest_prompt=40, micro_batch_tokens=100, here=True, top_k=20
+    )
+    for cuda, phase in ((False, "score"), (True, "host")):
+        plan = plan_memory(setup(teachers={"math": served}, workload=load, cuda=cuda))
+        replies = allocation(plan, "teacher math: replies")
+        assert (replies.phase, replies.bytes, replies.exact) == (phase, expected, False)
+    sampled = plan_memory(setup(teachers={"math": served}, workload=replace(load, top_k=0)))
+    assert not [p for p in sampled.allocations if p.name.startswith("teacher")]
+
+
 def test_teachers_that_take_turns_are_not_added_up():
     from lit_uniopd.teachers import TeacherArgs
 

@@ -1,10 +1,13 @@
 """The HTTP client, against a server process of its own."""
 
+import gc
+import json
 import random
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from serving import ModelServers
 from urllib3.connection import HTTPConnection
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.utils.http import ServerError, Servers
+from lit_uniopd.utils.http import ServerError, Servers, collector_paused
 
 HELLO = {"prompt": "hello", "add_special_tokens": False}
 
@@ -217,3 +220,59 @@ def test_the_fixture_speaks_as_sglang_does(model_servers, model_dirs):
     written = Servers([url]).post("/generate", {**body, "sampling_params": {"max_new_tokens": 3, "temperature": 0.0}})
     assert written["output_ids"][0] == int(torch.argmax(expected[-1]))
     assert len(written["meta_info"]["output_token_logprobs"]) == len(written["output_ids"])
+
+
+class Hasty(BaseHTTPRequestHandler):
+    """Keeps connections, but none that is idle for long."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 0.1
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_connections_that_the_server_has_closed_meanwhile_are_replaced_without_an_error(naps, monkeypatch):
+    """As uvicorn does after 5 s, and steps are longer than that."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hasty)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    opened = []
+    connect = HTTPConnection.connect
+    monkeypatch.setattr(HTTPConnection, "connect", lambda connection: opened.append(connection) or connect(connection))
+    servers = Servers([f"http://127.0.0.1:{server.server_port}"], retries=0)
+    options: dict[str, Any] = {"retries": 1}
+    assert [servers.get("/", **options) for _ in range(3)] == [{}] * 3
+    assert len(opened) == 1
+    threading.Event().wait(0.5)  # time.sleep takes no time here
+    assert servers.get("/", **options) == {}
+    assert len(opened) == 2
+    assert naps == []
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_large_replies_are_read_without_the_garbage_collector_which_stays_as_it_was(collecting):
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    was = gc.isenabled()
+    try:
+        gc.enable() if collecting else gc.disable()
+        text = json.dumps([[i, 0.5, None] for i in range(20_000)]).encode()
+        collections.clear()
+        with collector_paused():
+            assert json.loads(text)[-1] == [19_999, 0.5, None]
+        assert collections == []
+        assert gc.isenabled() == collecting
+        with pytest.raises(ValueError, match="Expecting"), collector_paused():
+            json.loads(b"<html>")
+        assert gc.isenabled() == collecting
+    finally:
+        gc.callbacks.pop()
+        gc.enable() if was else gc.disable()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.fused_token_loss import LossOf
-from lit_uniopd.functional.logps import divergence
+from lit_uniopd.functional.logps import divergence, topk_forward_kl
 from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.backbone import head_of
@@ -49,10 +49,16 @@ class LossArgs:
     top_k: int = 64
     """Tokens that `topk` compares one by one; all others share one bucket, so it stays a divergence."""
     top_k_direction: Literal["reverse", "forward", "jsd"] = "reverse"
-    """Direction of `topk`: over the student's top tokens (reverse), the teacher's (forward) or both (jsd)."""
+    """Direction of `topk`: over the student's top tokens (reverse), the teacher's (forward) or both (jsd). Teachers on
+    servers name their own only: forward."""
     denominator: int | None = None
     """What the sum of per-answer losses is divided by, over all ranks; null: the number of answers in the update,
     those removed by balancing included. The official code divides by its global batch size."""
+
+    @property
+    def asked_top_k(self) -> int:
+        """How many of its likeliest tokens a teacher on a server is asked for; 0: the sampled ones are enough."""
+        return self.top_k if self.kind == "topk" else 0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -184,7 +190,7 @@ def _token_losses(
 
 def divergence_loss(
     policy: Policy,
-    teacher: Policy,
+    teacher: Policy | None,
     rollouts: Rollouts,
     args: LossArgs,
     *,
@@ -196,16 +202,21 @@ def divergence_loss(
 
     Args:
         policy: the student.
-        teacher: the one teacher of all these answers.
+        teacher: the one teacher of all these answers; None: theirs are on servers, and have named their top tokens.
         rollouts: the answers.
         args: which divergence.
         temperature: that of sampling, on both sides.
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    # Both models' weights are read, and again in the backward pass.
-    per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
-    trained.add("train/divergence", per_token_BT.detach().sum(), rollouts.mask_BT.sum())
+    if teacher is None:
+        tokens = sum(len(logps_TK) for logps_TK in rollouts.teacher_top_logps)
+        per_token_BT = policy(lambda: _divergences_from_top(policy, rollouts, temperature))
+    else:
+        tokens = rollouts.mask_BT.sum()
+        # Both models' weights are read, and again in the backward pass.
+        per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
+    trained.add("train/divergence", per_token_BT.detach().sum(), tokens)
     per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
     return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
 
@@ -234,4 +245,29 @@ def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: Loss
         teacher_bias=teacher_head.bias_V,
         student_softcap=student_head.softcap,
         teacher_softcap=teacher_head.softcap,
+    )
+
+
+def _divergences_from_top(policy: Policy, rollouts: Rollouts, temperature: float) -> Tensor:
+    """Of each token's distribution, ``[B, T]``, by the top tokens that a teacher has named; 0 where it has not."""
+    student_BTH = policy.response_hidden(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, rollouts.vision)
+    head, device = head_of(policy.model), student_BTH.device
+    named_B = torch.tensor([len(ids_TK) > 0 for ids_TK in rollouts.teacher_top_ids], device=device)
+    named_BT = rollouts.mask_BT & named_B[:, None]
+    size = max(ids.shape[1] for ids in rollouts.teacher_top_ids)
+    top_ids_BTK = torch.zeros(*named_BT.shape, size, dtype=torch.int32, device=device)
+    top_logps_BTK = torch.zeros(*named_BT.shape, size, device=device)
+    for row, (ids_TK, logps_TK) in enumerate(zip(rollouts.teacher_top_ids, rollouts.teacher_top_logps, strict=True)):
+        length, k = ids_TK.shape
+        top_ids_BTK[row, :length, :k] = ids_TK.to(device)
+        top_logps_BTK[row, :length, :k] = logps_TK.to(device)
+    return topk_forward_kl(
+        student_BTH * head.scale,
+        head.weight_VH,
+        top_ids_BTK,
+        top_logps_BTK,
+        named_BT,
+        temperature=temperature,
+        student_bias=head.bias_V,
+        student_softcap=head.softcap,
     )

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 
 from lit_uniopd.functional.balance import balance_outcomes
+from lit_uniopd.memory import Workload, free_bytes, replies_bytes
+from lit_uniopd.memory.plan import readable
 from lit_uniopd.modules.lengths import beyond_positions, beyond_servers, shortened_benchmarks, unlike_lengths
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.modules.opd.losses import LossArgs
@@ -16,6 +18,7 @@ from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_s
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.utils.objections import Objection
 
 MOST = 256
@@ -90,6 +93,8 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
         yield from beyond_positions(args, flag, **lengths, option="--model.sampling.max_new_tokens")
         if sampling.server is not None and module.writer == "student":
             yield from beyond_servers(sampling, lengths["prompt"])
+        if module.loss.asked_top_k:
+            yield from heavy_replies(module.teachers.args, module.workload(), processes=trainer.num_devices)
     benchmarks = data.benchmarks_in_fit
     yield from shortened_benchmarks(benchmarks, sampling.max_new_tokens)
     yield from unlike_benchmark_prompts(benchmarks, args, flag, processor)
@@ -100,6 +105,29 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
             yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
             ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
             yield from unlike_ends(name, *ends)
+
+
+def heavy_replies(teachers: Mapping[str, TeacherArgs], load: Workload, *, processes: int) -> Iterator[Objection]:
+    """Top log-probs of long answers from a server, for which this machine may have no room.
+
+    Args:
+        teachers: by name.
+        load: of a step.
+        processes: that share this machine's memory.
+    """
+    free = free_bytes(torch.device("cpu"), processes)
+    for name, teacher in teachers.items():
+        if teacher.http is None:
+            continue
+        options = {"top_k": load.top_k, "row": load.longest_row, "new_tokens": load.new_tokens}
+        size = replies_bytes(teacher.http, answers=load.answers, **options)
+        if size > free:
+            yield Objection(
+                f"replies {name}",
+                f"Replies of teacher {name} with {load.top_k} log-probs for each token may take {readable(size)} in "
+                f"each process, where this machine has {readable(free)} for it; lower "
+                f"--model.teachers.{name}.http.requests, or --model.loss.top_k.",
+            )
 
 
 def unlike_ends(name: str, student: AnswerEnd, teacher: AnswerEnd) -> Iterator[Objection]:

@@ -36,12 +36,17 @@ def update_batches(
         rollouts: this rank's answers.
         rows: of the update.
         max_tokens: of a forward pass.
-        teachers: where the loss needs the teacher itself, so that a micro-batch is of one; None: their names are empty.
+        teachers: where the loss needs the teacher itself, so that a micro-batch is of one; None, and for teachers on
+            servers, whose answers may be mixed: the name is empty.
     """
     batches: list[tuple[str, list[int]]] = []
+
+    def needed(name: str) -> str:
+        return name if teachers is not None and teachers.is_here(name) else ""
+
     # On every rank the same teachers in the same order: their weights may be sharded over all.
-    for name in [""] if teachers is None else teachers.names:
-        routed = [row for row in rows if teachers is None or teachers.route(rollouts.prompts[row]) == name]
+    for name in [""] if teachers is None else dict.fromkeys(map(needed, teachers.names)):
+        routed = [row for row in rows if teachers is None or needed(teachers.route(rollouts.prompts[row])) == name]
         passes = forward_batches(policy, rollouts[routed], max_tokens) if routed else []
         count, groups = int(max_over_ranks(module, len(passes))), rollouts.group_B[routed].tolist()
         batches += [(name, [routed[i] for i in batch]) for batch in equal_count(passes, count, groups)]

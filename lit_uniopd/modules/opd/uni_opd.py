@@ -121,8 +121,8 @@ class UniOPD(PolicyModule):
         check_arguments(sampling, loss, advantage, writer, updates_per_rollout, teachers)
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
-        self.teachers = TeacherPool(teachers if advantage.needs_teachers else {})
-        self.teachers.refuse(temperature=sampling.temperature or 1.0, loss=loss.kind)
+        self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
+        self.teachers.refuse(sampling.temperature or 1.0, loss.kind, direction=loss.top_k_direction, writer=writer)
         self.sampling = sampling
         self.loss = loss
         self.advantage = advantage
@@ -200,6 +200,7 @@ class UniOPD(PolicyModule):
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
             cuda=self.trainer.strategy.root_device.type == "cuda",
+            top_k=self.loss.asked_top_k,
         )
 
     def memory_setup(self) -> Setup:
@@ -363,7 +364,7 @@ class UniOPD(PolicyModule):
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        return divergence_loss(self.policy, self.teachers[teacher], rollouts, self.loss, **common)
+        return divergence_loss(self.policy, self.teachers[teacher] if teacher else None, rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""

@@ -1,6 +1,7 @@
 """Settings of UniOPD that would train on something else: each is refused or warned of, and the defaults are not."""
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from callbacks import BenchmarkEvaluation, MarginCalibration
 from datamodules import OnlineBalanceArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.balance import balance_outcomes
+from lit_uniopd.memory import Workload
+from lit_uniopd.modules.opd import objections
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.objections import RolloutSettings, rollout_objections
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.teachers import HttpArgs, TeacherArgs
 
 ROOT = Path(__file__).parents[3]
 FEW: dict[str, Any] = {"n": 3, "max_new_tokens": 6}
@@ -227,3 +231,23 @@ def test_fit_says_each_thing_once(model_dirs, tmp_path, caplog):
         "The chat template never reads thinkin, which is set; mend or remove it in --model.student.",
     ):
         assert said.count(message) == 1, message
+
+
+def test_replies_that_this_machine_has_no_room_for(monkeypatch):
+    load = Workload.of_rollouts(
+        SamplingArgs(max_new_tokens=1000), answers=64, longest_prompt=24, micro_batch_tokens=100, here=True, top_k=20
+    )
+    teachers = {
+        "code": TeacherArgs(path="x"),
+        "math": TeacherArgs(placement="http", http=HttpArgs(urls=["http://h"], requests=8)),
+    }
+    size = 20 * (8 * 1024 * 340 + 64 * 1000 * 8)
+    monkeypatch.setattr(objections, "free_bytes", lambda device, processes: size // processes)
+    assert not list(objections.heavy_replies(teachers, load, processes=1))
+    (objection,) = objections.heavy_replies(teachers, load, processes=2)
+    assert not objection.refused
+    assert re.fullmatch(
+        r"Replies of teacher math with 20 log-probs for each token may take 62\.\d+ MiB in each process, where this "
+        r"machine has 31\.\d+ MiB for it; lower --model\.teachers\.math\.http\.requests, or --model\.loss\.top_k\.",
+        objection.message,
+    )

@@ -35,6 +35,8 @@ def scored(batch) -> ScoredRollout:
     answers.prompts = [batch[group] for group in answers.group_B.tolist()]
     scored = ScoredRollout(answers, [[0, 2], [1]], done=1)
     scored.trained.add("train/loss", 3.0, 2.0)
+    answers.teacher_top_ids = [torch.full((n, 4), n, dtype=torch.int32) for n in (2, 1, 1)]
+    answers.teacher_top_logps = [torch.full((n, 4), -2.0) for n in (2, 1, 1)]
     return scored
 
 
@@ -60,6 +62,8 @@ def test_the_same_batch_takes_up_answers_statistics_and_random_numbers(scored, b
     assert again.rollouts.grades == scored.rollouts.grades
     for name in ("tokens_BT", "mask_BT", "advantages_BT", "outcome_B", "keep_B", "group_B"):
         assert torch.equal(getattr(again.rollouts, name), getattr(scored.rollouts, name))
+    for name in ("teacher_top_ids", "teacher_top_logps"):
+        assert all(map(torch.equal, getattr(again.rollouts, name), getattr(scored.rollouts, name)))
     assert torch.equal(torch.rand(4), expected)
     assert resumed.place() == ""
     assert resumed.take_up(RANK, batch, POLICY) is None  # once

@@ -107,17 +107,7 @@ def test_servers_are_asked_before_any_model_is_loaded(model_dirs, tmp_path, mode
         fitted(model_dirs, tmp_path, teachers=teachers)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sampling": SamplingArgs(temperature=0.7)}, r"--model\.sampling\.temperature 0\.7 .* score at temperature 1"),
-        ({"loss": LossArgs(kind="jsd")}, r"--model\.loss\.kind jsd compares whole distributions, and .*placement http"),
-        ({"loss": LossArgs(kind="topk"), "writer": "teacher"}, r"--model\.loss\.kind topk compares whole"),
-    ],
-)
-def test_what_servers_cannot_do_is_refused_at_once(model_dirs, options, message):
-    with pytest.raises(UserError, match=message):
-        module(model_dirs, teachers={"math": on_servers(["http://nowhere"])}, **options)
+def test_what_greedy_answers_are_scored_at_is_temperature_1(model_dirs):
     module(model_dirs, teachers={"math": on_servers(["http://nowhere"])}, sampling=SamplingArgs(temperature=0.0))
 
 
