@@ -355,7 +355,13 @@ def test_servers_that_name_tokens_take_the_hosts_memory(protocol, expected):
 
     served = TeacherArgs(placement="http", http=HttpArgs(urls=["http://h"], protocol=protocol, requests=3))
     load = Workload.of_rollouts(
-        SamplingArgs(max_new_tokens=30), answers=6, longest_prompt=40, micro_batch_tokens=100, here=True, top_k=20
+        SamplingArgs(max_new_tokens=30),
+        answers=6,
+        longest_prompt=40,
+        micro_batch_tokens=100,
+        here=True,
+        cuda=False,
+        top_k=20,
     )
     for cuda, phase in ((False, "score"), (True, "host")):
         plan = plan_memory(setup(teachers={"math": served}, workload=load, cuda=cuda))

@@ -235,7 +235,13 @@ def test_fit_says_each_thing_once(model_dirs, tmp_path, caplog):
 
 def test_replies_that_this_machine_has_no_room_for(monkeypatch):
     load = Workload.of_rollouts(
-        SamplingArgs(max_new_tokens=1000), answers=64, longest_prompt=24, micro_batch_tokens=100, here=True, top_k=20
+        SamplingArgs(max_new_tokens=1000),
+        answers=64,
+        longest_prompt=24,
+        micro_batch_tokens=100,
+        here=True,
+        cuda=False,
+        top_k=20,
     )
     teachers = {
         "code": TeacherArgs(path="x"),
