@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.loaders import ResumableLoader, SourceDataModule, at_least_one, flagged
-from datamodules.pair_sources import PairSourceArgs, read_pairs
+from datamodules.pair_sources import PairSourceArgs, PairTable, read_pairs
 from datamodules.pair_weights import FLAT, SATURATED, PairWeightArgs, ScoreScale, WeightReport, weigh
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
@@ -154,7 +154,7 @@ class PreferenceDataModule(SourceDataModule):
         if not self.sources["val"]:  # without the method Lightning skips validation
             self.val_dataloader = super().val_dataloader
 
-    def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:
+    def read(self, source: PairSourceArgs, flag: str) -> PairTable:
         """The pairs of one source; ``flag`` is the option that it came from."""
         return read_pairs(source, flag)
 

@@ -1,5 +1,6 @@
 """What a module or a callback may read off the trainer's datamodule."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -24,17 +25,18 @@ class TrainerData:
         self.datamodule: Any = getattr(trainer, "datamodule", None)
         self.callbacks: list[Any] = list(getattr(trainer, "callbacks", ()))
 
-    def prompts(self, split: Split) -> list[Prompt]:
-        """Prompts of a split, as ``setup`` has read them."""
-        return list(getattr(self.datamodule, f"{split}_prompts", ()))
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        """Prompts of a split, as ``setup`` has read them. They may be made when they are asked for."""
+        return getattr(self.datamodule, f"{split}_prompts", None) or []
 
     @property
-    def train_pairs(self) -> list[EncodedPair]:
-        return list(getattr(self.datamodule, "train_pairs", ()))
+    def train_pairs(self) -> Sequence[EncodedPair]:
+        """They may be made when they are asked for."""
+        return getattr(self.datamodule, "train_pairs", None) or []
 
     @property
-    def val_pairs(self) -> list[EncodedPair]:
-        return list(getattr(self.datamodule, "val_pairs", ()))
+    def val_pairs(self) -> Sequence[EncodedPair]:
+        return getattr(self.datamodule, "val_pairs", None) or []
 
     @property
     def benchmarks(self) -> list[Any] | None:
