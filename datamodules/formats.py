@@ -1,6 +1,7 @@
 """Rows as other projects publish them, where naming columns is not enough."""
 
 import json
+import logging
 import re
 from array import array
 from collections import Counter
@@ -12,6 +13,9 @@ from datamodules.columns import lookup
 from datamodules.rows import Row, Rows, View
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards.code_labels import code_task
+from lit_uniopd.utils.progress import track
+
+log = logging.getLogger(__name__)
 
 PromptFormat = Literal["verl", "prime"]
 PairFormat = Literal["ultrafeedback", "armorm", "chatml", "sentinel", "swift", "sharegpt"]
@@ -60,14 +64,17 @@ class ConvertedRows(View[Row]):
         self.rows, self.convert, self.nbytes = rows, convert, rows.nbytes
         self.dropped: Counter[str] = Counter()
         self._kept = array("q")
-        columns = dict.fromkeys(rows.columns)
-        for index, row in enumerate(rows):
+        columns, first = dict.fromkeys(rows.columns), dict[str, str]()
+        for index, row in enumerate(track(rows, f"Converting {path}")):
             try:
                 columns |= dict.fromkeys(convert(row.values))
                 self._kept.append(index)
             except Unusable as error:
                 self.dropped[str(error)] += 1
+                first.setdefault(str(error), row.where)
         self.columns = list(columns)
+        for why, count in self.dropped.items():
+            log.warning("%s: %d of %d rows are dropped since %s, %s for one.", path, count, len(rows), why, first[why])
         if not self._kept:
             reason = self.dropped.most_common(1)[0][0]
             raise UserError(

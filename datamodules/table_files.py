@@ -119,7 +119,9 @@ def load_arrow(file: Path, flag: str) -> Any:
         if kind in (".csv", ".tsv"):
             options |= _csv_options(names)
         builder = {".tsv": "csv"}.get(kind, kind[1:])
-        return load_dataset(builder, data_files=escape(str(file)), split="train", **options)
+        dataset = load_dataset(builder, data_files=escape(str(file)), split="train", **options)
+        pa.default_memory_pool().release_unused()  # of a conversion that was needed
+        return dataset
     except (pa.ArrowInvalid, DatasetsError, csv.Error, ValueError) as error:
         reason = error.__cause__ or error
         raise UserError(

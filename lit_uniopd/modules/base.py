@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from heapq import nlargest
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -249,7 +250,7 @@ class PolicyModule(LightningModule):
 
     def longest_prompt(self, prompts: Sequence[Prompt]) -> int:
         """Tokens of the longest prompt, as far as those of most characters tell."""
-        candidates = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
+        candidates = nlargest(4, prompts, key=lambda prompt: len(str(prompt.messages)))
         return max((self.prompt_length(prompt) for prompt in candidates), default=0)
 
     def models(self) -> dict[str, Any]:

@@ -27,16 +27,16 @@ class TrainerData:
 
     def prompts(self, split: Split) -> Sequence[Prompt]:
         """Prompts of a split, as ``setup`` has read them. They may be made when they are asked for."""
-        return getattr(self.datamodule, f"{split}_prompts", None) or []
+        return _sequence(getattr(self.datamodule, f"{split}_prompts", ()))
 
     @property
     def train_pairs(self) -> Sequence[EncodedPair]:
         """They may be made when they are asked for."""
-        return getattr(self.datamodule, "train_pairs", None) or []
+        return _sequence(getattr(self.datamodule, "train_pairs", ()))
 
     @property
     def val_pairs(self) -> Sequence[EncodedPair]:
-        return getattr(self.datamodule, "val_pairs", None) or []
+        return _sequence(getattr(self.datamodule, "val_pairs", ()))
 
     @property
     def benchmarks(self) -> list[Any] | None:
@@ -68,3 +68,8 @@ class TrainerData:
     def val_batch_size(self) -> int:
         """Prompts or pairs of a validation step on each rank; 8 where the datamodule does not say."""
         return getattr(self.datamodule, "val_batch_size", 8)
+
+
+def _sequence(rows: Any) -> Any:
+    """Rows that can be added to others: a tuple or an iterator as a list, a sequence of another kind as it is."""
+    return list(rows) if isinstance(rows, tuple) or not isinstance(rows, Sequence) else rows
