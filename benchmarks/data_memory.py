@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+CONVERT = "import sys, pyarrow.json as j, pyarrow.parquet as p; p.write_table(j.read_json(sys.argv[1]), sys.argv[2])"
+HEAD = "| rows | file | peak memory, MiB | of it Python's own, MiB | imported, MiB | CPU seconds |"
 ROW = (
     "What is {0} plus {1}? Think step by step, and put the answer into a box. " + "Some more words of a problem. " * 10
 )
@@ -55,27 +57,17 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
-    print(
-        "| rows | file | peak memory, MiB | of it Python's own, MiB | imported, MiB | CPU seconds |\n"
-        + "|---:" * 6
-        + "|"
-    )
+    print(HEAD + "\n" + "|---:" * 6 + "|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"
         for rows in options.rows:
             lines = Path(folder) / f"{rows}.jsonl"
             write(lines, rows)
             if "parquet" in options.kinds:
-                script = "import sys, pyarrow.json as j, pyarrow.parquet as p; p.write_table(j.read_json(sys.argv[1]), sys.argv[2])"
-                subprocess.run([sys.executable, "-c", script, lines, lines.with_suffix(".parquet")], check=True)
+                subprocess.run([sys.executable, "-c", CONVERT, lines, lines.with_suffix(".parquet")], check=True)
             for kind in options.kinds:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.data_memory",
-                    "--measure",
-                    str(lines.with_suffix(f".{kind}")),
-                ]
+                path = str(lines.with_suffix(f".{kind}"))
+                command = [sys.executable, "-m", "benchmarks.data_memory", "--measure", path]
                 # Twice: the first reading converts the file for the cache of `datasets`.
                 for _ in range(2 if kind == "parquet" else 1):
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
