@@ -1,6 +1,7 @@
 """From the rows of a table to preference pairs, in the conventions of TRL."""
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,9 +64,13 @@ class PairTable(MadeOf[PreferencePair]):
 
     Attributes:
         unusable: why rows of a published format were dropped -> how many.
+        scores: of the chosen and the rejected answer of each pair, one after the other; NaN: there are none.
+        in_memory: whether the pairs are kept there; those of large sources are made when they are asked for.
     """
 
     unusable: Counter[str]
+    scores: "array[float]"
+    in_memory: bool
 
 
 def read_pairs(source: PairSourceArgs, flag: str) -> PairTable:
@@ -85,12 +90,15 @@ def read_pairs(source: PairSourceArgs, flag: str) -> PairTable:
     make = partial(_pair, source, columns, PictureFolder.of(source, flag))
     keeps = rows.nbytes <= KEPT_BYTES
     kept: list[PreferencePair] = []
+    scores = array("d")
     for row in track(rows, f"Checking {source.path}"):
         pair = make(row)
+        scores.extend((pair.score_chosen, pair.score_rejected))
         if keeps:
             kept.append(pair)
     pairs = PairTable(kept, lambda pair: pair) if keeps else PairTable(rows, make)
     pairs.unusable = rows.dropped if isinstance(rows, ConvertedRows) else Counter()
+    pairs.scores, pairs.in_memory = scores, keeps
     return pairs
 
 

@@ -85,7 +85,8 @@ def read_sentence_pairs(source: SentencePairSourceArgs, flag: str) -> PairTable:
     """
     pairs = read_pairs(source, flag)
     with_contexts = PairTable(pairs, lambda pair: _with_context(pair, source, flag))
-    with_contexts.unusable = pairs.unusable
+    with_contexts.unusable, with_contexts.scores = pairs.unusable, pairs.scores
+    with_contexts.in_memory = pairs.in_memory
     for pair in pairs:
         _with_context(pair, source, flag)
     return with_contexts
