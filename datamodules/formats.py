@@ -218,7 +218,7 @@ def _other_end(values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, 
 def _from_sharegpt(values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """LLaMA-Factory's chats: each turn has `from` and `value`."""
     turns = values.get("conversations")
-    answers = {side: values.get(side) for side in ("chosen", "rejected")}
+    answers: dict[str, Any] = {side: values.get(side) for side in ("chosen", "rejected")}
     if not isinstance(turns, list) or not all(isinstance(answer, Mapping) for answer in answers.values()):
         raise Unusable("it has no 'conversations' with a chosen and a rejected turn")
     system = [{"role": "system", "content": values["system"]}] if values.get("system") else []

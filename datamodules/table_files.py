@@ -31,6 +31,8 @@ PACKED: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, 
 """Ending of a compressed JSON or JSONL file -> what opens it."""
 ALL_KINDS = f"{', '.join(KINDS)} (JSON and JSONL also with {', '.join(PACKED)})"
 _SPLIT = re.compile(r"(?:^|[/_.-])(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|dev)(?=[/_.-])")
+_OF_NO_ROWS = re.compile(r"[._]|dataset_infos?\.json$|state\.json$")
+"""Files beside the rows: hidden ones, and what the hub and `datasets` say of them."""
 _SAME_SPLIT = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s*")
@@ -52,7 +54,7 @@ def files_of_folder(folder: Path, split: str | None, flag: str) -> list[Path]:
     Raises:
         UserError: if there are none, or of several kinds, or of splits among which none is chosen.
     """
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and kind_of(f) and not f.name.startswith((".", "_")))
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and kind_of(f) and not _OF_NO_ROWS.match(f.name))
     split_of = {file: _split_of(file.relative_to(folder).as_posix()) for file in files}
     splits = sorted({name for name in split_of.values() if name is not None})
     chosen = _SAME_SPLIT.get(split, split) if split else "train" if len(splits) > 1 else None

@@ -82,7 +82,8 @@ def test_every_kind_of_file_has_the_same_rows(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_of_shards_is_one_table(tmp_path: Path):
     for i in range(3):
         parquet.write_table(pa.Table.from_pylist(ROWS[i : i + 1]), tmp_path / f"part-{i:05d}-of-00003.parquet")
-    (tmp_path / "README.md").write_text("no rows")
+    for name in ("README.md", "dataset_infos.json", ".hidden.jsonl"):
+        (tmp_path / name).write_text("{}")
     prompts = read_prompts(SourceArgs(str(tmp_path)), FLAG)
     assert [prompt.gold for prompt in prompts] == ["001", "002", "003"]
     assert prompts[2].id == "part-00002-of-00003.parquet:1"
