@@ -35,7 +35,7 @@ class TableArgs:
 
     path: str
     """A file (.jsonl, .json, packed ones too, .parquet, .arrow, .csv, .tsv), a glob or a folder of such files, a folder
-    written by `save_to_disk`, a data set on the hub (owner/name), or playground:train, playground:heldout; of pairs,
+    that `save_to_disk` wrote, a data set on the hub (owner/name), or playground:train, playground:heldout; of pairs,
     playground:pairs, playground:heldout_pairs."""
     split: str | None = None
     """Split of a hub data set or a folder. Default: train."""
@@ -149,7 +149,7 @@ def _files(table: TableArgs, flag: str) -> list[Path]:
 
 
 def _saved(path: str) -> bool:
-    """Whether `datasets` wrote the folder by `save_to_disk`."""
+    """Whether `datasets` saved the folder (`save_to_disk`)."""
     folder = Path(path).expanduser()
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
