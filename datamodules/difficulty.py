@@ -57,10 +57,10 @@ class DifficultyBalancedSampler(ResumableBatchSampler):
     def __init__(self, repeats: Sequence[Tensor], **options: Any) -> None:
         super().__init__([int(r.sum()) for r in repeats], **options)
         repeats_P = torch.cat(list(repeats))
-        self.rows = torch.arange(len(repeats_P)).repeat_interleave(repeats_P).tolist()
+        self.rows = torch.arange(len(repeats_P)).repeat_interleave(repeats_P)
 
     def _row(self, n: int) -> int:
-        return self.rows[super()._row(n)]
+        return int(self.rows[super()._row(n)])
 
 
 def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: int) -> DifficultyReport:

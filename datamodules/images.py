@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.loaders import StreamDataModule, at_least_one
+from datamodules.picture_folder import SUFFIXES
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Prompt, PromptBatch
 from lit_uniopd.utils.seeding import run_seed
 from lit_uniopd.utils.strict_json import half_character
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 QUESTION = "Describe this image in detail."
 
 

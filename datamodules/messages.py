@@ -7,7 +7,7 @@ all keys of its column), a content of texts alone is one text, and the part of a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datamodules.tables import Row
+from datamodules.rows import Row
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message
 

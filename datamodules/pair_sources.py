@@ -1,16 +1,25 @@
 """From the rows of a table to preference pairs, in the conventions of TRL."""
 
+import math
+from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import regex
 
+from datamodules.columns import Columned, columns_of, lookup, other_columns
+from datamodules.formats import PAIR_FORMATS, ConvertedRows, Format, PairFormat, in_our_form
 from datamodules.messages import has_images, messages_of, place_images, refuse_tools
-from datamodules.sources import columns_of, images_of
-from datamodules.tables import Row, TableArgs, read_rows
+from datamodules.picture_folder import PictureFolder
+from datamodules.rows import MadeOf, Row
+from datamodules.sources import KEPT_BYTES, images_of
+from datamodules.tables import TableArgs, read_rows
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Message, PreferencePair, Prompt
+from lit_uniopd.utils.progress import track
 
 _ROLES = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "id", "domain", "images")
 _REQUIRED = ("chosen", "rejected")
@@ -21,9 +30,13 @@ class PairSourceArgs(TableArgs):
     """One table of preference pairs, in any of TRL's forms.
 
     Answers are texts or lists of chat messages. The prompt is a column of its own, or what both answers begin with.
-    Under its default name a column other than `chosen` and `rejected` may be missing; "" leaves it unread.
+    Under its default name a column other than `chosen` and `rejected` may be missing; "" leaves it unread. Dots lead
+    into nested columns.
     """
 
+    format: PairFormat | None = None
+    """As whom the rows were written for: `ultrafeedback`, `armorm`, `chatml` (Omni-DPO's mathematics), `sentinel`,
+    `swift` or `sharegpt`. Columns named here go before those of the format. Default: rows are as the columns say."""
     prompt_column: str = "prompt"
     """Column of the question, a text or chat messages. Where answers are whole conversations, it is not needed."""
     chosen_column: str = "chosen"
@@ -46,8 +59,22 @@ class PairSourceArgs(TableArgs):
     """How often each pair is seen per pass over the training data."""
 
 
-def read_pairs(source: PairSourceArgs, flag: str) -> list[PreferencePair]:
-    """Read a source.
+class PairTable(MadeOf[PreferencePair]):
+    """The pairs of a source.
+
+    Attributes:
+        unusable: why rows of a published format were dropped -> how many.
+        scores: of the chosen and the rejected answer of each pair, one after the other; NaN: there are none.
+        in_memory: whether the pairs are kept there; those of large sources are made when they are asked for.
+    """
+
+    unusable: Counter[str]
+    scores: "array[float]"
+    in_memory: bool
+
+
+def read_pairs(source: PairSourceArgs, flag: str) -> PairTable:
+    """Read a source, and check every row of it.
 
     Args:
         source: where the rows are and which column holds what.
@@ -56,15 +83,30 @@ def read_pairs(source: PairSourceArgs, flag: str) -> list[PreferencePair]:
     Raises:
         UserError: naming the file, the row or the column that is wrong.
     """
-    rows = read_rows(source, flag)
-    columns = _columns(source, rows, flag)
-    return [_pair(source, columns, row) for row in rows]
+    published = None if source.format is None else PAIR_FORMATS[source.format]
+    keyed = None if published is None else published.keyed
+    rows = in_our_form(read_rows(source, flag, keyed), published, source, _ROLES)
+    columns = _columns(source, rows, flag, published)
+    make = partial(_pair, source, columns, PictureFolder.of(source, flag))
+    keeps = rows.nbytes <= KEPT_BYTES
+    kept: list[PreferencePair] = []
+    scores = array("d")
+    for row in track(rows, f"Checking {source.path}"):
+        pair = make(row)
+        scores.extend((pair.score_chosen, pair.score_rejected))
+        if keeps:
+            kept.append(pair)
+    pairs = PairTable(kept, lambda pair: pair) if keeps else PairTable(rows, make)
+    pairs.unusable = rows.dropped if isinstance(rows, ConvertedRows) else Counter()
+    pairs.scores, pairs.in_memory = scores, keeps
+    return pairs
 
 
-def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str, str]:
+def _columns(source: PairSourceArgs, rows: Columned, flag: str, published: Format | None) -> dict[str, str]:
     """As `columns_of`; `image` does for `images`, and scores are of both sides or of none."""
-    columns = columns_of(source, rows, flag, roles=_ROLES, required=_REQUIRED)
-    if "images" not in columns and source.images_column and any("image" in row.values for row in rows):
+    named = None if published is None else published.columns
+    columns = columns_of(source, rows, flag, roles=_ROLES, required=_REQUIRED, published=named)
+    if "images" not in columns and source.images_column and "image" in rows.columns:
         columns["images"] = "image"
     if ("score_chosen" in columns) != ("score_rejected" in columns):
         missing = "score_chosen" if "score_rejected" in columns else "score_rejected"
@@ -72,21 +114,23 @@ def _columns(source: PairSourceArgs, rows: Sequence[Row], flag: str) -> dict[str
     return columns
 
 
-def _pair(source: PairSourceArgs, columns: Mapping[str, str], row: Row) -> PreferencePair:
+def _pair(
+    source: PairSourceArgs, columns: Mapping[str, str], pictures: PictureFolder | None, row: Row
+) -> PreferencePair:
     refuse_tools(row, columns)
-    cells = {role: row.values.get(name) for role, name in columns.items()}
+    cells = {role: lookup(row.values, name) for role, name in columns.items()}
     for side in _REQUIRED:
         if cells[side] in (None, []):
             raise UserError(f"{row.where}: column {columns[side]!r} is empty; give both answers or remove the row.")
     messages, chosen, rejected = _split(cells, columns, row)
-    images = images_of(cells.get("images"), row, columns.get("images"))
+    images = images_of(cells.get("images"), row, columns.get("images"), pictures)
     identity = cells.get("id")
     prompt = Prompt(
         id=row.name if identity in (None, "") else str(identity),
         messages=place_images(messages, len(images), row.where) if images or has_images(messages) else messages,
         domain=cells.get("domain") or source.domain or "default",
         images=images,
-        row={name: value for name, value in row.values.items() if name not in columns.values()},
+        row=other_columns(row, columns),
     )
     scores = {side: _score(cells.get(f"score_{side}"), columns.get(f"score_{side}"), row) for side in _REQUIRED}
     return PreferencePair(prompt, chosen, rejected, score_chosen=scores["chosen"], score_rejected=scores["rejected"])
@@ -152,9 +196,13 @@ def _answer(turns: Sequence[Message]) -> str | None:
 def _score(cell: Any, column: str | None, row: Row) -> float:
     if column is None:
         return float("nan")
-    if isinstance(cell, bool) or not isinstance(cell, int | float) or cell != cell or abs(cell) == float("inf"):
+    try:
+        score = float("nan") if isinstance(cell, bool) or not isinstance(cell, int | float | str) else float(cell)
+    except ValueError:  # a text that is no number; those of CSV files are
+        score = float("nan")
+    if not math.isfinite(score):
         raise UserError(
             f"{row.where}: column {column!r} must hold a finite number, not {cell!r}; mend or remove the row, or leave "
             'scores unread by setting both score columns to "".'
         )
-    return float(cell)
+    return score

@@ -1,8 +1,7 @@
 """Quality weights of preference pairs: scores on a common scale, and weights of their differences."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import quality_weights
-from lit_uniopd.types import PreferencePair
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +42,16 @@ class ScoreScale:
     """A normalisation, fitted to the training pairs' scores and applied to any.
 
     Args:
-        pairs: the training pairs.
+        scores: of both sides of the training pairs, float64.
         kind: as in `PairWeightArgs.normalization`.
 
     Raises:
         UserError: if all scores are the same and the kind divides by their spread.
     """
 
-    def __init__(self, pairs: Sequence[PreferencePair], kind: str) -> None:
+    def __init__(self, scores: Tensor, kind: str) -> None:
         self.kind = kind
-        scores = [(pair.score_chosen, pair.score_rejected) for pair in pairs]
-        self.sorted = torch.tensor(scores, dtype=torch.float64).flatten().sort().values
+        self.sorted = scores.double().flatten().sort().values
         if kind in ("zscore", "minmax") and bool(self.sorted[0] == self.sorted[-1]):
             raise UserError(
                 f"--data.weighting.normalization {kind} is not defined: all scores are {float(self.sorted[0]):g}; "
@@ -100,13 +97,23 @@ class WeightReport:
         return ", ".join(notes)
 
 
-def weigh(
-    pairs: Sequence[PreferencePair], args: PairWeightArgs, scale: ScoreScale, *, drop: bool
-) -> tuple[list[PreferencePair], WeightReport]:
-    """Pairs with normalised scores and quality weights.
+@dataclass(frozen=True, slots=True)
+class WeighedScores:
+    """The scores of a source's pairs on the scale of the loss, and what they weigh."""
+
+    keep_P: Tensor
+    """Bool; False for pairs that ``min_gap`` leaves out."""
+    chosen_P: Tensor
+    rejected_P: Tensor
+    quality_P: Tensor
+    report: WeightReport
+
+
+def weigh(scores_P2: Tensor, args: PairWeightArgs, scale: ScoreScale, *, drop: bool) -> WeighedScores:
+    """Normalise scores, and weigh pairs by them.
 
     Args:
-        pairs: with scores.
+        scores_P2: of the chosen and the rejected answers.
         args: how to weigh.
         scale: of the training pairs.
         drop: whether ``min_gap`` applies; validation pairs are all kept.
@@ -114,28 +121,23 @@ def weigh(
     Raises:
         UserError: if ``min_gap`` drops all pairs.
     """
-    chosen = scale(torch.tensor([pair.score_chosen for pair in pairs]))
-    rejected = scale(torch.tensor([pair.score_rejected for pair in pairs]))
+    chosen, rejected = (scale(scores_P2[:, side]) for side in (0, 1))
     quality = quality_weights(chosen, rejected, eta=args.eta)
     gap = chosen - rejected
-    keep_P = gap >= args.min_gap if drop and args.min_gap is not None else torch.ones(len(pairs), dtype=torch.bool)
-    weighed = [
-        replace(pair, score_chosen=float(chosen[i]), score_rejected=float(rejected[i]), quality=float(quality[i]))
-        for i, pair in enumerate(pairs)
-        if keep_P[i]
-    ]
-    if not weighed:
+    keep_P = gap >= args.min_gap if drop and args.min_gap is not None else torch.ones(len(gap), dtype=torch.bool)
+    if not keep_P.any():
         raise UserError(
-            f"--data.weighting.min_gap {args.min_gap} leaves none of {len(pairs)} pairs; their scores differ by "
+            f"--data.weighting.min_gap {args.min_gap} leaves none of {len(gap)} pairs; their scores differ by "
             f"at most {float(gap.max()):g}; lower it."
         )
+    kept = int(keep_P.sum())
     report = WeightReport(
-        pairs=len(weighed),
-        dropped=len(pairs) - len(weighed),
+        pairs=kept,
+        dropped=len(gap) - kept,
         tied=int((gap == 0).sum()),
         reversed=int((gap < 0).sum()),
         mean=float(quality[keep_P].mean()),
         spread=float(quality[keep_P].std(correction=0)),
         only_gap=float(gap[keep_P][0]) if bool((gap[keep_P] == gap[keep_P][0]).all()) else None,
     )
-    return weighed, report
+    return WeighedScores(keep_P, chosen, rejected, quality, report)

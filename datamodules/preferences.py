@@ -2,18 +2,31 @@
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.loaders import ResumableLoader, SourceDataModule, at_least_one, flagged
-from datamodules.pair_sources import PairSourceArgs, read_pairs
-from datamodules.pair_weights import FLAT, SATURATED, PairWeightArgs, ScoreScale, WeightReport, weigh
+from datamodules.pair_sources import PairSourceArgs, PairTable, read_pairs
+from datamodules.pair_weights import (
+    FLAT,
+    SATURATED,
+    PairWeightArgs,
+    ScoreScale,
+    WeighedScores,
+    WeightReport,
+    weigh,
+)
+from datamodules.rows import Chained, View
 from datamodules.tables import prepare_table
+from datamodules.token_store import TokenStore
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import EncodedPair, PairBatch, PreferencePair, Prompt
+from lit_uniopd.types import EncodedPair, PairBatch, Prompt
 
 SHORT = 8
 """Tokens up to which an answer is looked at for whether it is more than its end."""
@@ -50,9 +63,12 @@ class PairReport:
     """Answers with no text: kept, all that is compared of them is their end."""
     weights: WeightReport | None
     """None: the pairs have no scores."""
+    unusable: Mapping[str, int] = field(default_factory=dict)
+    """Dropped of a published format: why -> how many."""
 
     def __str__(self) -> str:
         notes = [f"{self.rows} rows"]
+        notes += [f"{count} dropped since {reason}" for reason, count in self.unusable.items()]
         notes += [f"{self.long_prompts} dropped for too long prompts"] if self.long_prompts else []
         notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
         notes += [f"{self.empty} dropped for an empty answer"] if self.empty else []
@@ -62,8 +78,39 @@ class PairReport:
         return ", ".join(notes)
 
 
+class EncodedPairs(View[EncodedPair]):
+    """The pairs of a source as the policy reads them, put together when they are asked for.
+
+    Args:
+        pairs: of the source.
+        chosen: numbers of those that are left.
+        weighed: the scores of all; None: there are none.
+        tokens: prompt, chosen and rejected answer of each that is left.
+    """
+
+    def __init__(
+        self, pairs: PairTable, chosen: "array[int]", weighed: WeighedScores | None, tokens: TokenStore
+    ) -> None:
+        self.pairs, self.chosen, self.weighed, self.tokens = pairs, chosen, weighed, tokens
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def item(self, index: int) -> EncodedPair:
+        number = self.chosen[index]
+        pair = self.pairs[number]
+        if self.weighed is not None:
+            pair = replace(
+                pair,
+                score_chosen=float(self.weighed.chosen_P[number]),
+                score_rejected=float(self.weighed.rejected_P[number]),
+                quality=float(self.weighed.quality_P[number]),
+            )
+        return EncodedPair(pair, *self.tokens[index])
+
+
 class PreferenceDataModule(SourceDataModule):
-    """Preference pairs from JSONL, JSON and parquet files and the hub, weighted by their scores.
+    """Preference pairs from files of many kinds and the hub, weighted by their scores; rows are read where they stand.
 
     Tables are in TRL's conventions: ``chosen`` and ``rejected`` as texts or chat messages, ``prompt`` as a column or as
     what both begin with, ``images`` if any; and, for quality weights, ``score_chosen`` and ``score_rejected``.
@@ -119,8 +166,8 @@ class PreferenceDataModule(SourceDataModule):
         self.weighting = weighting
         self.shuffle = shuffle
         self.seed = seed
-        self.train_pairs: list[EncodedPair] = []
-        self.val_pairs: list[EncodedPair] = []
+        self.train_pairs: Sequence[EncodedPair] = []
+        self.val_pairs: Sequence[EncodedPair] = []
         self.report: dict[str, PairReport] = {}
         self.answers: EncodesAnswers | None = None
         self._sizes: list[int] = []
@@ -150,14 +197,14 @@ class PreferenceDataModule(SourceDataModule):
             raise UserError(
                 "Only some sources of pairs have scores; give all of --data.train and val columns of scores."
             )
-        train_pairs = [pair for pairs in pairs_of["train"] for pair in pairs]
-        scale = ScoreScale(train_pairs, self.weighting.normalization) if all(scored) else None
+        scores = torch.cat([_scores(pairs) for pairs in pairs_of["train"]])
+        scale = ScoreScale(scores, self.weighting.normalization) if all(scored) else None
         self.train_pairs, self._sizes = self._prepared("train", pairs_of["train"], scale)
         self.val_pairs, _ = self._prepared("val", pairs_of["val"], scale)
         if not self.sources["val"]:  # without the method Lightning skips validation
             self.val_dataloader = super().val_dataloader
 
-    def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:
+    def read(self, source: PairSourceArgs, flag: str) -> PairTable:
         """The pairs of one source; ``flag`` is the option that it came from."""
         return read_pairs(source, flag)
 
@@ -170,18 +217,20 @@ class PreferenceDataModule(SourceDataModule):
         return self.evaluation_loader(self.val_pairs, self.val_batch_size, PairBatch)
 
     def _prepared(
-        self, split: str, sources: Sequence[list[PreferencePair]], scale: ScoreScale | None
-    ) -> tuple[list[EncodedPair], list[int]]:
+        self, split: str, sources: Sequence[PairTable], scale: ScoreScale | None
+    ) -> tuple[Sequence[EncodedPair], list[int]]:
         """The weighted and tokenised pairs of a split, and how many of them are of each source."""
-        prepared: list[EncodedPair] = []
+        prepared: list[Sequence[EncodedPair]] = []
         sizes: list[int] = []
         encoder = self._encoder()
         for (flag, source), pairs in zip(self.sources[split].items(), sources, strict=True):
-            rows, weights = len(pairs), None
+            weighed = weights = None
             if scale is not None:
-                pairs, weights = weigh(pairs, self.weighting, scale, drop=split == "train")
-            encoded, counts = self._encoded(pairs, encoder, source.path)
-            report = PairReport(rows, *counts, weights)
+                weighed = weigh(_scores(pairs), self.weighting, scale, drop=split == "train")
+                weights = weighed.report
+            encoded, counts = self._encoded(pairs, weighed, encoder, source.path)
+            rows = len(pairs) + sum(pairs.unusable.values())
+            report = PairReport(rows, *counts, weights, pairs.unusable)
             self.report[flag] = report
             rank_zero_info(f"{flag} {source.path}: {report}; {len(encoded)} pairs")
             if not encoded:
@@ -191,17 +240,19 @@ class PreferenceDataModule(SourceDataModule):
                 )
             if weights is not None and split == "train" and self.weighting.eta > 0 and weights.pairs > 1:
                 _warn_of_flat_weights(weights, flag, self.weighting.eta)
-            prepared += encoded
+            prepared.append(list(encoded) if pairs.in_memory else encoded)
             sizes.append(len(encoded))
-        return prepared, sizes
+        return Chained(prepared), sizes
 
     def _encoded(
-        self, pairs: Sequence[PreferencePair], encoder: EncodesAnswers, path: str
-    ) -> tuple[list[EncodedPair], tuple[int, int, int, int, int]]:
+        self, pairs: PairTable, weighed: WeighedScores | None, encoder: EncodesAnswers, path: str
+    ) -> tuple[EncodedPairs, tuple[int, int, int, int, int]]:
         """Pairs that fit, and how many had too long prompts, identical or empty answers, answers cut, and only ends."""
         long_prompts = identical = empty = cut = only_end = 0
-        encoded: list[EncodedPair] = []
-        for pair in self.tracked(pairs, f"Tokenising {path}"):
+        chosen_rows, tokens = array("q"), TokenStore(columns=3)
+        for number, pair in enumerate(self.tracked(pairs, f"Tokenising {path}")):
+            if weighed is not None and not weighed.keep_P[number]:
+                continue
             # The length first: it reads the pictures, and a model that cannot do so says so here.
             length = encoder.prompt_length(pair.prompt)
             (prompt_tokens, chosen), (_, rejected) = (
@@ -219,8 +270,9 @@ class PreferenceDataModule(SourceDataModule):
                 if len(chosen) <= SHORT or len(rejected) <= SHORT:
                     blank = encoder.encode_answer(pair.prompt, "")[1]
                     only_end += (chosen == blank) + (rejected == blank)
-                text_tokens = () if pair.prompt.images else tuple(prompt_tokens)
-                encoded.append(EncodedPair(pair, text_tokens, tuple(chosen[:room]), tuple(rejected[:room])))
+                chosen_rows.append(number)
+                tokens.append(() if pair.prompt.images else prompt_tokens, chosen[:room], rejected[:room])
+        encoded = EncodedPairs(pairs, chosen_rows, weighed, tokens)
         return encoded, (long_prompts, identical, empty, cut, only_end)
 
     def _encoder(self) -> EncodesAnswers:
@@ -235,9 +287,14 @@ class PreferenceDataModule(SourceDataModule):
         return module
 
 
-def _scored(pairs: Sequence[PreferencePair]) -> bool:
+def _scored(pairs: PairTable) -> bool:
     """Whether a source has scores; its columns are there for all rows or for none."""
-    return not math.isnan(pairs[0].score_chosen)
+    return not math.isnan(pairs.scores[0])
+
+
+def _scores(pairs: PairTable) -> torch.Tensor:
+    """Of both sides of each pair, in float64."""
+    return torch.from_numpy(np.frombuffer(pairs.scores, dtype=np.float64).copy()).view(-1, 2)
 
 
 def _warn_of_flat_weights(weights: WeightReport, flag: str, eta: float) -> None:

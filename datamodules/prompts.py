@@ -1,7 +1,8 @@
 """The prompts that a student answers: training, validation and prediction data of Uni-OPD."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, DifficultyReport, balance_difficulty
 from datamodules.loaders import BatchLoader, ResumableLoader, SourceDataModule, at_least_one, flagged
-from datamodules.sources import SourceArgs, read_prompts
+from datamodules.rows import Chained, MadeOf
+from datamodules.sources import PromptTable, SourceArgs, read_prompts
 from datamodules.tables import prepare_table
 from lit_uniopd.errors import UserError
 from lit_uniopd.monitoring.step_log import log_values
@@ -52,13 +54,16 @@ class SourceReport:
     """Tokens of the longest row, dropped or not. None: not measured."""
     without_answer: int
     """Kept, but there is no gold answer to grade with."""
+    unusable: Mapping[str, int] = field(default_factory=dict)
+    """Dropped of a published format: why -> how many."""
 
     @property
     def kept(self) -> int:
-        return self.rows - self.too_long
+        return self.rows - self.too_long - sum(self.unusable.values())
 
     def __str__(self) -> str:
         notes = [f"{self.rows} rows"]
+        notes += [f"{count} dropped since {reason}" for reason, count in self.unusable.items()]
         if self.longest is not None:
             notes.append(f"{self.too_long} dropped as too long (longest {self.longest} tokens)")
         if self.without_answer:
@@ -67,7 +72,7 @@ class SourceReport:
 
 
 class PromptDataModule(SourceDataModule):
-    """Prompts from JSONL, JSON and parquet files, the hub, or the playground.
+    """Prompts from files of many kinds, the hub, or the playground; rows are read where they stand.
 
     A file with the columns ``prompt`` and ``answer`` (and optionally ``id``, ``domain``, ``teacher``, ``grader``,
     ``images``) needs nothing but its path; other names are given by ``prompt_column`` and so on. All other columns
@@ -201,37 +206,42 @@ class PromptDataModule(SourceDataModule):
     def _evaluation_loader(self, prompts: Sequence[Prompt]) -> BatchLoader:
         return self.evaluation_loader(prompts, self.val_batch_size, PromptBatch)
 
-    def _read(self, split: str) -> list[Prompt]:
-        prompts: list[Prompt] = []
+    def _read(self, split: str) -> Sequence[Prompt]:
+        prompts: list[Sequence[Prompt]] = []
         self.report[split] = []
         for flag, source in self.sources[split].items():
-            rows = read_prompts(source, flag)
-            fitting, longest = self._fitting(rows, source.path)
+            read = read_prompts(source, flag)
+            fitting, longest, without_answer = self._fitting(read, source.path)
             report = SourceReport(
                 path=source.path,
-                rows=len(rows),
-                too_long=len(rows) - len(fitting),
+                rows=len(read) + sum(read.unusable.values()),
+                too_long=len(read) - len(fitting),
                 longest=longest,
-                without_answer=sum(prompt.gold is None for prompt in fitting),
+                without_answer=without_answer,
+                unusable=read.unusable,
             )
             rank_zero_info(f"{flag} {report}")
             if not fitting:
                 raise UserError(
-                    f"--data.max_prompt_tokens {self.max_prompt_tokens} drops all {len(rows)} prompts of {flag}.path "
+                    f"--data.max_prompt_tokens {self.max_prompt_tokens} drops all {len(read)} prompts of {flag}.path "
                     f"{source.path}, of up to {longest} tokens; raise it."
                 )
-            prompts += fitting
+            prompts.append(fitting)
             self.report[split].append(report)
-        return prompts
+        return Chained(prompts)
 
-    def _fitting(self, prompts: list[Prompt], path: str) -> tuple[list[Prompt], int | None]:
-        """The prompts that are short enough, and the length of the longest of all."""
+    def _fitting(self, prompts: PromptTable, path: str) -> tuple[Sequence[Prompt], int | None, int]:
+        """The prompts that are short enough, the length of the longest of all, and how many lack a gold answer."""
         if self.max_prompt_tokens is None:
-            return prompts, None
+            return prompts, None, prompts.without_answer
         measure = self._measure()
-        lengths = [measure(prompt) for prompt in self.tracked(prompts, f"Measuring {path}")]
-        fitting = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
-        return fitting, max(lengths)
+        fitting, longest, without_answer = array("q"), 0, 0
+        for number, prompt in enumerate(self.tracked(prompts, f"Measuring {path}")):
+            longest = max(longest, length := measure(prompt))
+            if length <= self.max_prompt_tokens:
+                fitting.append(number)
+                without_answer += prompt.gold is None
+        return MadeOf(prompts, lambda prompt: prompt, fitting), longest, without_answer
 
     def _measure(self) -> Callable[[Prompt], int]:
         if self.prompt_length is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from lit_uniopd.errors import UserError
@@ -75,7 +76,7 @@ class ResumableBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self._consumed = 0
-        self._cached: tuple[int, list[int]] = (-1, [])
+        self._cached: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -124,25 +125,25 @@ class ResumableBatchSampler(Sampler[list[int]]):
         number, position = divmod(n, self.rows_per_pass)
         if self._cached[0] != number:
             self._cached = (number, self._rows_of_pass(number))
-        return self._cached[1][position]
+        return int(self._cached[1][position])
 
-    def _rows_of_pass(self, number: int) -> list[int]:
-        rows: list[int] = []
+    def _rows_of_pass(self, number: int) -> Tensor:
+        rows: list[Tensor] = []
         offset = 0
         for source, (size, take) in enumerate(zip(self.sizes, self.takes, strict=True)):
             # The source is a stream of its own, permutation after permutation; a pass cuts the next `take` rows.
             first, last = number * take, (number + 1) * take
             for lap in range(first // size, -(-last // size)):
                 order = self._permutation(size, "source", source, lap)
-                rows += [offset + row for row in order[max(first - lap * size, 0) : last - lap * size]]
+                rows.append(offset + order[max(first - lap * size, 0) : last - lap * size])
             offset += size
-        return [rows[i] for i in self._permutation(len(rows), "pass", number)]
+        return torch.cat(rows)[self._permutation(self.rows_per_pass, "pass", number)]
 
-    def _permutation(self, size: int, *keys: int | str) -> list[int]:
+    def _permutation(self, size: int, *keys: int | str) -> Tensor:
         if not self.shuffle:
-            return list(range(size))
+            return torch.arange(size)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, *keys))
-        return torch.randperm(size, generator=generator).tolist()
+        return torch.randperm(size, generator=generator)
 
 
 def shard_batches(size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[list[int]]:

@@ -1,9 +1,9 @@
 """Sentence pairs: training and validation data of SENTINEL."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from datamodules.pair_sources import PairSourceArgs, read_pairs
+from datamodules.columns import lookup
+from datamodules.pair_sources import PairSourceArgs, PairTable, read_pairs
 from datamodules.pair_weights import PairWeightArgs
 from datamodules.preferences import PreferenceDataModule
 from lit_uniopd.errors import UserError
@@ -15,8 +15,8 @@ from lit_uniopd.types import PreferencePair
 class SentencePairSourceArgs(PairSourceArgs):
     """One table of sentence pairs, as ``callbacks.SentencePairWriter`` writes them.
 
-    What the released pipeline writes (`*_data_pair.jsonl`) is read with `prompt_column: question`,
-    `chosen_column: y_win`, `rejected_column: y_lose` and `images_column: image_path`.
+    What the released pipeline writes (`*_data_pair.jsonl`) and its files for LLaVA-v1.5 (a picture's number and its
+    pairs) are read with `format: sentinel`, those for LLaMA-Factory with `prompt_column: instruction`.
     """
 
     context_column: str = "context"
@@ -71,26 +71,38 @@ class SentencePairDataModule(PreferenceDataModule):
             global_batch_size,
         )
 
-    def read(self, source: PairSourceArgs, flag: str) -> list[PreferencePair]:
+    def read(self, source: PairSourceArgs, flag: str) -> PairTable:
         """Pairs whose prompts end with their context.
 
         Raises:
             UserError: naming the file, the row or the column that is wrong.
         """
         assert isinstance(source, SentencePairSourceArgs)
-        return _with_contexts(read_pairs(source, flag), source, flag)
+        return read_sentence_pairs(source, flag)
 
 
-def _with_contexts(pairs: Sequence[PreferencePair], source: SentencePairSourceArgs, flag: str) -> list[PreferencePair]:
-    name = source.context_column
-    with_contexts: list[PreferencePair] = []
+def read_sentence_pairs(source: SentencePairSourceArgs, flag: str) -> PairTable:
+    """Read a source; the prompts of its pairs end with the caption so far.
+
+    Raises:
+        UserError: naming the file, the row or the column that is wrong.
+    """
+    pairs = read_pairs(source, flag)
+    with_contexts = PairTable(pairs, lambda pair: _with_context(pair, source, flag))
+    with_contexts.unusable, with_contexts.scores = pairs.unusable, pairs.scores
+    with_contexts.in_memory = pairs.in_memory
     for pair in pairs:
-        context = pair.prompt.row.get(name)
-        if not isinstance(context, str):
-            columns = ", ".join(pair.prompt.row) or "none"
-            raise UserError(
-                f"{source.path}, row {pair.prompt.id!r}: column {name!r} must hold the caption so far, a text that may "
-                f"be empty; name it by {flag}.context_column (other columns: {columns})."
-            )
-        with_contexts.append(replace(pair, prompt=continued(pair.prompt, context.strip())))
+        _with_context(pair, source, flag)
     return with_contexts
+
+
+def _with_context(pair: PreferencePair, source: SentencePairSourceArgs, flag: str) -> PreferencePair:
+    name = source.context_column
+    context = lookup(pair.prompt.row, name)
+    if not isinstance(context, str):
+        columns = ", ".join(pair.prompt.row) or "none"
+        raise UserError(
+            f"{source.path}, row {pair.prompt.id!r}: column {name!r} must hold the caption so far, a text that may "
+            f"be empty; name it by {flag}.context_column (other columns: {columns})."
+        )
+    return replace(pair, prompt=continued(pair.prompt, context.strip()))

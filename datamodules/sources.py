@@ -2,29 +2,44 @@
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.columns import columns_of, lookup, other_columns
+from datamodules.formats import PROMPT_FORMATS, ConvertedRows, PromptFormat, in_our_form
 from datamodules.messages import has_images, messages_of, place_images, refuse_tools
-from datamodules.tables import Row, TableArgs, read_rows
+from datamodules.picture_folder import PictureFolder
+from datamodules.rows import MadeOf, Row
+from datamodules.tables import TableArgs, read_rows
+from datamodules.unique_ids import refuse_repeated_ids
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.progress import track
 
 log = logging.getLogger(__name__)
 
 _ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
 """What the columns hold; also their default names."""
+KEPT_BYTES = 64 << 20
+"""Prompts of a source up to this size are kept in memory; those of larger ones are made when they are asked for."""
 
 
 @dataclass
 class SourceArgs(TableArgs):
     """One table of prompts: which column holds what, and what its rows have in common.
 
-    Under its default name a column may be missing, under another it must exist; null or "" leaves it unread.
+    Under its default name a column may be missing, under another it must exist; null or "" leaves it unread. Dots lead
+    into nested columns: `reward_model.ground_truth`.
     """
 
+    format: PromptFormat | None = None
+    """As whom the rows were written for: `verl`, or `prime` (Eurus-2-RL). It names the columns that keep their default
+    names, and rows whose gold answers are tests get the grader `code`. Default: rows are as the columns say."""
     prompt_column: str = "prompt"
     """Column of the question, a text or a list of chat messages; it must exist."""
     answer_column: str | None = "answer"
@@ -53,8 +68,26 @@ class SourceArgs(TableArgs):
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
 
 
-def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
-    """Read a source.
+class PromptTable(MadeOf[Prompt]):
+    """The prompts of a source.
+
+    Args:
+        rows: of the source.
+        prompts: those that are kept in memory; None: none are.
+        make: from a row to its prompt.
+        chosen: numbers of the rows; None: all.
+
+    Attributes:
+        unusable: why rows of a published format were dropped -> how many.
+        without_answer: prompts that have no gold answer.
+    """
+
+    unusable: Counter[str]
+    without_answer: int
+
+
+def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
+    """Read a source, and check every row of it.
 
     Args:
         source: where the rows are and which column holds what.
@@ -63,63 +96,44 @@ def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
     Raises:
         UserError: naming the file, the row or the column that is wrong.
     """
-    rows = read_rows(source, flag)
-    columns = columns_of(source, rows, flag, roles=_ROLES, required=("prompt",))
-    prompts = [_prompt(source, columns, row) for row in rows]
+    published = None if source.format is None else PROMPT_FORMATS[source.format]
+    rows = in_our_form(read_rows(source, flag), published, source, _ROLES)
+    named = None if published is None else published.columns
+    columns = columns_of(source, rows, flag, roles=_ROLES, required=("prompt",), published=named)
+    make = partial(_prompt, source, columns, PictureFolder.of(source, flag))
+    keeps = rows.nbytes <= KEPT_BYTES
+    kept: list[Prompt] = []
+    chosen, domains, without_answer, ids = array("q"), dict[str, int](), 0, array("q")
+    for number, row in enumerate(track(rows, f"Checking {source.path}")):
+        prompt = make(row)
+        domains[prompt.domain] = domains.get(prompt.domain, 0) + 1
+        if source.only_domains is not None and prompt.domain not in source.only_domains:
+            continue
+        chosen.append(number)
+        ids.append(hash(prompt.id))
+        without_answer += prompt.gold is None
+        if keeps:
+            kept.append(prompt)
     if source.only_domains is not None:
-        chosen = [i for i, prompt in enumerate(prompts) if prompt.domain in source.only_domains]
         log.info("%s: %d of %d rows are of %s.", source.path, len(chosen), len(rows), ", ".join(source.only_domains))
-        domains = {prompt.domain for prompt in prompts}
-        if missing := set(source.only_domains) - domains:
+        if missing := set(source.only_domains) - set(domains):
             raise UserError(
                 f"{flag}.only_domains has {min(missing)!r}, but {source.path} has {', '.join(sorted(domains))}; choose "
                 "among these."
             )
-        prompts, rows = [prompts[i] for i in chosen], [rows[i] for i in chosen]
-    row_of_id: dict[str, Row] = {}
-    for prompt, row in zip(prompts, rows, strict=True):
-        if (first := row_of_id.setdefault(prompt.id, row)) is not row:
-            raise UserError(
-                f"{row.where} has the same id {prompt.id!r} as {first.where}; name a column of unique ids by "
-                f'{flag}.id_column, or set it to "" to name rows by file and line.'
-            )
+    everything = None if len(chosen) == len(rows) else chosen
+    if "id" in columns:
+        named_rows = MadeOf(rows, lambda row: (make(row).id, row.where), everything)
+        refuse_repeated_ids(ids, named_rows, f"{flag}.id_column")
+    prompts = PromptTable(kept, lambda prompt: prompt) if keeps else PromptTable(rows, make, everything)
+    prompts.without_answer = without_answer
+    prompts.unusable = rows.dropped if isinstance(rows, ConvertedRows) else Counter()
     return prompts
 
 
-def columns_of(
-    source: TableArgs, rows: Sequence[Row], flag: str, *, roles: Sequence[str], required: Sequence[str]
-) -> dict[str, str]:
-    """Role (``answer``) -> the column that holds it, for the roles whose column exists.
-
-    Args:
-        source: has a ``<role>_column`` for each role.
-        rows: of the table.
-        flag: the option that ``source`` came from, for messages.
-        roles: what columns can hold.
-        required: those of them that must exist; another may be missing under its default name, and null or "" leaves
-            it unread.
-
-    Raises:
-        UserError: naming the column that is missing.
-    """
-    present = list(dict.fromkeys(name for row in rows for name in row.values))
-    columns: dict[str, str] = {}
-    for role in roles:
-        name = getattr(source, f"{role}_column")
-        if not name and role not in required:
-            continue
-        if name in present:
-            columns[role] = name
-        elif name != role or role in required:
-            raise UserError(
-                f"{source.path} has no column {name!r}; choose {flag}.{role}_column from {', '.join(present)}."
-            )
-    return columns
-
-
-def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
+def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFolder | None, row: Row) -> Prompt:
     def cell(role: str) -> Any:
-        value = row.values.get(columns[role]) if role in columns else None
+        value = lookup(row.values, columns[role]) if role in columns else None
         return None if value == "" else value
 
     def text(role: str) -> str | None:
@@ -130,7 +144,7 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
     if not isinstance(identity := cell("id"), str | int | None):
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
     refuse_tools(row, columns)
-    images = images_of(cell("images"), row, columns.get("images"))
+    images = images_of(cell("images"), row, columns.get("images"), pictures)
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
@@ -140,11 +154,11 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         teacher=text("teacher") or source.teacher,
         grader=text("grader") or source.grader,
         images=images,
-        row={name: value for name, value in row.values.items() if name not in columns.values()},
+        row=other_columns(row, columns),
     )
 
 
-def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
+def images_of(cell: Any, row: Row, column: str | None, pictures: PictureFolder | None = None) -> tuple[Any, ...]:
     """The pictures of a row.
 
     Raises:
@@ -152,10 +166,10 @@ def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:
     """
     if cell is None:
         return ()
-    return tuple(_image(item, row, column) for item in (cell if isinstance(cell, list) else [cell]))
+    return tuple(_image(item, row, column, pictures) for item in (cell if isinstance(cell, list) else [cell]))
 
 
-def _image(item: Any, row: Row, column: str | None) -> Any:
+def _image(item: Any, row: Row, column: str | None, pictures: PictureFolder | None) -> Any:
     """A picture as its path, its URL, or lazily opened from its bytes."""
     if isinstance(item, dict) and isinstance(item.get("bytes"), bytes):
         from PIL import Image, UnidentifiedImageError
@@ -165,10 +179,14 @@ def _image(item: Any, row: Row, column: str | None) -> Any:
         except UnidentifiedImageError as error:
             raise UserError(f"{row.where}: column {column!r} holds no readable picture; remove the row.") from error
     reference = item.get("path") if isinstance(item, dict) else item
+    if isinstance(reference, int) and pictures is not None:
+        reference = str(reference)
     if not isinstance(reference, str):
         raise UserError(f"{row.where}: column {column!r} must hold paths of pictures, or embedded pictures.")
     if reference.startswith(("http://", "https://")):
         return reference
+    if pictures is not None:
+        return pictures.find(reference, row.where)
     path = (row.folder or Path()) / Path(reference).expanduser()
     if not path.is_file():
         raise UserError(f"{row.where}: the picture {path} does not exist; mend column {column!r} or remove the row.")

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from parsing import SHIPPED, options_of, uniopd_parser
 
 import lit_uniopd.hallucination.detectors as detectors
+from datamodules import SentencePairSourceArgs, SourceArgs
+from datamodules.show_options import parse as parse_show
 from lit_uniopd import schedules, scorers
 from lit_uniopd.cli.commands import COMMANDS
 from lit_uniopd.distributed.fsdp import FSDP
@@ -46,9 +49,11 @@ def options() -> frozenset[str]:
     for section, classes in [*SHIPPED.values(), *((key, cls) for key, each in INSIDE.items() for cls in each)]:
         for cls in classes if isinstance(classes, tuple) else (classes,):
             keys |= {f"{section}.{option.key}" for option in options_of(cls)}
-    for command in COMMANDS.values():
-        source = (ROOT / f"{command.module.replace('.', '/')}.py").read_text()
+    for module in [*(command.module for command in COMMANDS.values()), parse_show.__module__]:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
         keys |= set(re.findall(r'add_argument\(\s*"--([\w-]+)"', source))
+    # `uniopd data show` takes the options of a source without their prefix.
+    keys |= {field.name for source in (SourceArgs, SentencePairSourceArgs) for field in fields(source)}
     return frozenset(keys)
 
 

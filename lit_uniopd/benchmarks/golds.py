@@ -1,7 +1,8 @@
 """Gold answers, tried by their graders before anything expensive starts."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,29 +47,33 @@ def try_golds(prompts: Sequence[Prompt], graders: GraderPool) -> list[GoldTrial]
         prompts: those without a grader are passed over.
         graders: judge them.
     """
-    return _try_each([(prompt.grader, prompt, {}) for prompt in prompts], graders)
+    return _try_each(prompts, lambda prompt: (prompt.grader, {}), graders)
 
 
 def try_benchmark(benchmark: Benchmark, graders: GraderPool) -> list[GoldTrial]:
     """The same for the rows of a benchmark, whose graders have options."""
     options = benchmark.spec.scoring.options
-    rows = [(benchmark.grader(example), example, {**options, **example.options}) for example in benchmark.examples]
-    return _try_each(rows, graders)
+    return _try_each(
+        benchmark.examples, lambda example: (benchmark.grader(example), {**options, **example.options}), graders
+    )
 
 
 def _try_each(
-    rows: Iterable[tuple[str | None, Prompt | Example, Mapping[str, Any]]], graders: GraderPool
+    rows: Sequence[Any], judged_by: Callable[[Any], tuple[str | None, Mapping[str, Any]]], graders: GraderPool
 ) -> list[GoldTrial]:
-    """A trial for each grader; with every row come its grader and the keyword arguments of that."""
-    by_grader: dict[str, list[tuple[Prompt | Example, Mapping[str, Any]]]] = {}
-    for name, row, options in rows:
-        if name is not None:
-            by_grader.setdefault(name, []).append((row, options))
-    return [_try(name, graded, graders) for name, graded in by_grader.items()]
+    """A trial for each grader of rows; ``judged_by`` gives a row's, and its keyword arguments."""
+    numbers: dict[str, array[int]] = {}  # not the rows: there may be millions
+    for number, row in enumerate(rows):
+        if (name := judged_by(row)[0]) is not None:
+            numbers.setdefault(name, array("q")).append(number)
+    trials: list[GoldTrial] = []
+    for name, graded in numbers.items():
+        sample = [rows[number] for number in graded[:: -(-len(graded) // TRIED)]]
+        trials.append(_try(name, [(row, judged_by(row)[1]) for row in sample], graders))
+    return trials
 
 
-def _try(name: str, rows: Sequence[tuple[Prompt | Example, Mapping[str, Any]]], graders: GraderPool) -> GoldTrial:
-    sample = rows[:: -(-len(rows) // TRIED)]
+def _try(name: str, sample: Sequence[tuple[Prompt | Example, Mapping[str, Any]]], graders: GraderPool) -> GoldTrial:
     examples = [row if isinstance(row, Example) else example_of(row) for row, _ in sample]
     responses = [gold_response(name, example) for example in examples]
     gold_items = [

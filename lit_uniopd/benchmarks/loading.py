@@ -153,7 +153,7 @@ def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
 def gold_response(grader: str, example: Example) -> str | None:
     """The gold answer as a model would write it; None where gold and answer are of different kinds."""
     gold = example.gold
-    if grader in ("code_functional", "code_stdio", "ifeval", "chair", "amber"):
+    if grader in ("code", "code_functional", "code_stdio", "ifeval", "chair", "amber"):
         return None
     if isinstance(gold, list | tuple):
         gold = gold[0] if grader in ("anls", "vqa_soft") else ", ".join(map(str, gold))

@@ -33,6 +33,7 @@ class Command:
 
 COMMANDS = {
     "doctor": Command("lit_uniopd.doctor.cli", "Look at a run before its first step: what would fail, and what to do."),
+    "data": Command("lit_uniopd.cli.data_command", "Show what rows become: prompts, gold answers, pairs, counts."),
     "benchmarks": Command("lit_uniopd.benchmarks.cli", "List the benchmarks, or check that they load and grade."),
     "regrade": Command(
         "lit_uniopd.benchmarks.regrade_cli", "Judge the recorded answers of a run anew, without a model."

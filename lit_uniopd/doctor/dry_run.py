@@ -154,19 +154,19 @@ class Case:
         return TrainerData(self.trainer)
 
     @property
-    def train_prompts(self) -> list[Prompt]:
+    def train_prompts(self) -> Sequence[Prompt]:
         return self.trainer_data.prompts("train")
 
     @property
-    def val_prompts(self) -> list[Prompt]:
+    def val_prompts(self) -> Sequence[Prompt]:
         return self.trainer_data.prompts("val")
 
     @property
-    def predict_prompts(self) -> list[Prompt]:
+    def predict_prompts(self) -> Sequence[Prompt]:
         return self.trainer_data.prompts("predict") if self.stage == "predict" else []
 
     @property
-    def train_pairs(self) -> list[EncodedPair]:
+    def train_pairs(self) -> Sequence[EncodedPair]:
         return self.trainer_data.train_pairs
 
     @property
@@ -174,7 +174,7 @@ class Case:
         return self.trainer_data.benchmarks or []
 
     @property
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> Sequence[Prompt]:
         """The prompts that the policy trains on, else those of prediction, validation or benchmarks."""
         examples = [example for benchmark in self.benchmarks for example in benchmark.examples[:4]]
         return (

@@ -1,9 +1,10 @@
 """What every objective shares: one policy, its optimizer, its evaluation, its small checkpoints, exact resume."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
+from heapq import nlargest
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -260,9 +261,9 @@ class PolicyModule(LightningModule):
         facts = trainer_facts(self.trainer)
         return Setup(self.policy_args, self.policy_flag, self.make_optimizer, self.workload(), **facts)
 
-    def longest_prompt(self, prompts: Sequence[Prompt]) -> int:
+    def longest_prompt(self, prompts: Iterable[Prompt]) -> int:
         """Tokens of the longest prompt, as far as those of most characters tell."""
-        candidates = sorted(prompts, key=lambda prompt: -len(str(prompt.messages)))[:4]
+        candidates = nlargest(4, prompts, key=lambda prompt: len(str(prompt.messages)))
         return max((self.prompt_length(prompt) for prompt in candidates), default=0)
 
     def models(self) -> dict[str, Any]:

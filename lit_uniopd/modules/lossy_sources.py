@@ -20,6 +20,7 @@ def source_objections(reports: Mapping[str, Any]) -> Iterator[Objection]:
     for flag, report in ((flag, report) for flag, listed in sources.items() for report in listed):
         name = flag.removeprefix("--data.")
         dropped = sum(getattr(report, counter, 0) for counter in DROPPED)
+        dropped += sum(getattr(report, "unusable", {}).values())
         if dropped > MANY * report.rows:
             yield Objection(
                 "data",

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: how experts and starting points are made."""
 
 from collections.abc import Iterator
+from heapq import nlargest
 from typing import NamedTuple
 
 import torch
@@ -100,7 +101,7 @@ class SFT(PolicyModule):
 
     def longest_answer(self) -> int:
         """Tokens of the longest answer, as far as those of most characters tell, after the cut."""
-        candidates = sorted(self.trainer_data.prompts("train"), key=lambda prompt: -len(str(prompt.gold)))[:4]
+        candidates = nlargest(4, self.trainer_data.prompts("train"), key=lambda prompt: len(str(prompt.gold)))
         answers = [len(self.encode_answer(prompt, str(prompt.gold))[1]) for prompt in candidates]
         return min(max(answers, default=0), self.max_answer_tokens)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from lit_uniopd.rewards.equality import equal_evalplus
+from lit_uniopd.rewards.equality import equal_evalplus, equal_lcb
 from lit_uniopd.sandbox.child.encoding import MAX_EQUAL_HASHES, Foreign
 
 Oracle = Callable[[Sequence[Any], Any, Any, float], bool]
@@ -89,6 +89,13 @@ def _pattern_matches(arguments: Sequence[Any], expected: Any, actual: Any, atol:
     return expected == (actual if type(actual) is bool else actual is not None)
 
 
+def _wrapped(arguments: Sequence[Any], expected: Any, actual: Any, atol: float) -> bool:
+    """Labels of PRIME, APPS and TACO: the result may stand in a list of its own."""
+    if equal_lcb(expected, actual):
+        return True
+    return isinstance(expected, list) and len(expected) == 1 and equal_lcb(expected[0], actual)
+
+
 ORACLES: Mapping[str, Oracle] = MappingProxyType(
     {
         "find_zero": _find_zero,
@@ -98,6 +105,7 @@ ORACLES: Mapping[str, Oracle] = MappingProxyType(
         "surface_area": _surface_area,
         "digit_distance": _digit_distance,
         "found": _pattern_matches,
+        "wrapped": _wrapped,
     }
 )
 """Names that a gold answer may give as ``oracle``."""

@@ -9,6 +9,7 @@ from lit_uniopd.rewards.caption import grade_amber, grade_chair
 from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_relaxed
 from lit_uniopd.rewards.choice import grade_choice
 from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
+from lit_uniopd.rewards.code_labels import grade_code
 from lit_uniopd.rewards.exact import grade_exact
 from lit_uniopd.rewards.grade import Grader, guarded
 from lit_uniopd.rewards.ifeval import grade_ifeval
@@ -42,6 +43,7 @@ IN_WORKER: Mapping[str, Callable[..., Grade]] = {"math": grade_math}
 row."""
 
 IN_THREAD: Mapping[str, Callable[..., Grade]] = {
+    "code": grade_code,
     "code_functional": grade_code_functional,
     "code_stdio": grade_code_stdio,
 }

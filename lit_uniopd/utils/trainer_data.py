@@ -1,5 +1,6 @@
 """What a module or a callback may read off the trainer's datamodule."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -24,17 +25,18 @@ class TrainerData:
         self.datamodule: Any = getattr(trainer, "datamodule", None)
         self.callbacks: list[Any] = list(getattr(trainer, "callbacks", ()))
 
-    def prompts(self, split: Split) -> list[Prompt]:
-        """Prompts of a split, as ``setup`` has read them."""
-        return list(getattr(self.datamodule, f"{split}_prompts", ()))
+    def prompts(self, split: Split) -> Sequence[Prompt]:
+        """Prompts of a split, as ``setup`` has read them. They may be made when they are asked for."""
+        return _sequence(getattr(self.datamodule, f"{split}_prompts", ()))
 
     @property
-    def train_pairs(self) -> list[EncodedPair]:
-        return list(getattr(self.datamodule, "train_pairs", ()))
+    def train_pairs(self) -> Sequence[EncodedPair]:
+        """They may be made when they are asked for."""
+        return _sequence(getattr(self.datamodule, "train_pairs", ()))
 
     @property
-    def val_pairs(self) -> list[EncodedPair]:
-        return list(getattr(self.datamodule, "val_pairs", ()))
+    def val_pairs(self) -> Sequence[EncodedPair]:
+        return _sequence(getattr(self.datamodule, "val_pairs", ()))
 
     @property
     def benchmarks(self) -> list[Any] | None:
@@ -71,3 +73,8 @@ class TrainerData:
     def val_batch_size(self) -> int:
         """Prompts or pairs of a validation step on each rank; 8 where the datamodule does not say."""
         return getattr(self.datamodule, "val_batch_size", 8)
+
+
+def _sequence(rows: Any) -> Any:
+    """Rows that can be added to others: a tuple or an iterator as a list, a sequence of another kind as it is."""
+    return list(rows) if isinstance(rows, tuple) or not isinstance(rows, Sequence) else rows

@@ -110,5 +110,8 @@ def test_help_shows_the_strings_beneath_the_fields(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         parse("--data=PromptDataModule", "--data.train.help=SourceArgs")
     help_text = " ".join(capsys.readouterr().out.split())
-    assert "A .jsonl, .json or .parquet file, a glob of such files" in help_text
+    assert (
+        "A file (.jsonl, .json, packed ones too, .parquet, .arrow, .csv, .tsv), a glob or a folder of such files"
+        in help_text
+    )
     assert "Column of the gold answer" in help_text

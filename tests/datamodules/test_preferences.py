@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import make_tokenizer
 
-from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule
+from datamodules import PairSourceArgs, PairWeightArgs, PreferenceDataModule, pair_sources
 from datamodules.pair_sources import read_pairs
 from datamodules.pair_weights import ScoreScale, weigh
+from datamodules.token_store import TokenStore
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.chat_template import encode_answer, render
 from lit_uniopd.types import PreferencePair, Prompt
@@ -330,9 +332,9 @@ def test_scores_of_some_sources_only_are_refused(tmp_path):
 
 
 def test_a_scale_of_ranks_places_new_scores_between_known_ones():
-    pairs = [PreferencePair(Prompt("p", (USER,)), "a", "b", 3.0, 1.0)]
-    (pair,), _ = weigh([pairs[0]], PairWeightArgs(normalization="rank"), ScoreScale(pairs, "rank"), drop=False)
-    assert (pair.score_chosen, pair.score_rejected) == (0.75, 0.25)
+    scores = torch.tensor([[3.0, 1.0]])
+    weighed = weigh(scores, PairWeightArgs(normalization="rank"), ScoreScale(scores, "rank"), drop=False)
+    assert (float(weighed.chosen_P), float(weighed.rejected_P)) == (0.75, 0.25)
 
 
 def test_without_a_module_or_answers_the_remedy_is_named(tmp_path):
@@ -341,3 +343,24 @@ def test_without_a_module_or_answers_the_remedy_is_named(tmp_path):
         PreferenceDataModule(train=source).setup("fit")
     with pytest.raises(UserError, match=r"name a file or data set by --data.train.path"):
         PreferenceDataModule().setup("fit")
+
+
+@pytest.mark.parametrize("normalization", ["none", "rank"])
+def test_pairs_in_their_file_are_those_in_memory(tmp_path, monkeypatch, normalization):
+    weighting = PairWeightArgs(normalization=normalization, min_gap=-10.0)
+    kept = set_up(tmp_path, SCORED, weighting=weighting)
+    monkeypatch.setattr(pair_sources, "KEPT_BYTES", -1)
+    made = set_up(tmp_path, SCORED, weighting=weighting)
+    assert made.train_pairs == kept.train_pairs
+    assert made.train_pairs[0] is not made.train_pairs[0]  # made anew
+    assert kept.train_pairs[0] is kept.train_pairs[0]
+    assert made.report == kept.report
+
+
+def test_a_store_gives_back_the_tokens_of_each_row():
+    rows = [((1, 2, 3), (), (70_000,)), ((), (5,), (6, 7))]
+    store = TokenStore(columns=3)
+    for row in rows:
+        store.append(*row)
+        assert store[len(store) - 1] == row  # also while it grows
+    assert [store[i] for i in range(len(store))] == rows

@@ -124,12 +124,12 @@ def test_embedded_pictures_are_opened(tmp_path: Path):
         (
             [{"prompt": "p", "gold": 1}],
             {"answer_column": "godl"},
-            r"t.jsonl has no column 'godl'; choose --data.train.answer_column from prompt, gold\.",
+            r"t.jsonl has no column 'godl' \(did you mean gold\?\); choose --data.train.answer_column from prompt, gold\.",
         ),
         (
             [{"prompt": "p"}],
             {"prompt_column": ""},
-            "t.jsonl has no column ''; choose --data.train.prompt_column from prompt",
+            r"t.jsonl has no column '' \(did you mean prompt\?\); choose --data.train.prompt_column from prompt",
         ),
         ([{"prompt": "p"}, {"prompt": ""}], {}, "t.jsonl:2 has no prompt: its column 'prompt' is empty"),
         ([{"prompt": "p"}, {"answer": "a"}], {}, "t.jsonl:2 has no prompt"),
@@ -165,10 +165,16 @@ def test_a_mistake_is_named(tmp_path: Path, rows: list, options: dict, message: 
         ("t.jsonl", b'\n{"prompt": "say \\ud83d now"}\n', r"t.jsonl:2 has half of a surrogate pair .* in 'prompt'"),
         ("t.json", b'[{"prompt": "p"}, {"prompt": "\\ud83d"}]', r"t.json:2 has half of a surrogate pair"),
         ("t.jsonl", b'{"prompt": "p", "answer": 1, "answer": 2}', r"t.jsonl:1 has the key 'answer' more than once"),
-        ("t.json", b'[{"prompt": "p", "prompt": "q"}]', r"t.json has the key 'prompt' more than once"),
+        ("t.json", b'[{"prompt": "p", "prompt": "q"}]', r"t.json:1 has the key 'prompt' more than once"),
+        ("t.json", b'[{"prompt": "p"}, {"prompt": ]', r"t.json is not valid JSON \(Expecting value: line 1 column 30"),
+        ("t.json", b'[{"prompt": "p"} {"prompt": "q"}]', r"t.json is not valid JSON \(Expecting ',' delimiter"),
+        ("t.json", b'[{"prompt": "p"}] more', r"t.json is not valid JSON \(Extra data"),
         ("t.json", b'{"prompt": "p"}', r"t.json must hold a list of rows.*\.jsonl"),
-        ("t.parquet", b"no parquet at all", "t.parquet is not a parquet file"),
-        ("t.csv", b"prompt\np\n", r"t.csv is of an unknown kind; give one of \.jsonl"),
+        ("t.parquet", b"no parquet at all", "t.parquet cannot be read as .parquet"),
+        ("t.arrow", b"no arrow at all", "t.arrow cannot be read as .arrow"),
+        ("t.jsonl.gz", b"not packed", "t.jsonl.gz cannot be read: Not a gzipped file"),
+        ("t.jsonl.xz", b"not packed", "t.jsonl.xz cannot be read: Input format not supported"),
+        ("t.txt", b"prompt\np\n", r"t.txt is of an unknown kind; give one of \.jsonl"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, message: str):
@@ -190,7 +196,7 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path):
         ("", "--data.train.path is empty; give .jsonl"),
         ("missing.jsonl", r"--data.train.path missing.jsonl matches no file \(looked from "),
         ("data/*.jsonl", "matches no file"),
-        (".", "--data.train.path . is a folder; name the files in it"),
+        (".", "--data.train.path . is a folder without rows; give one with .jsonl"),
         ("playground:test", "playground:test is unknown; the playground has playground:train and playground:heldout"),
     ],
 )

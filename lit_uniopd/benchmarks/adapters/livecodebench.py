@@ -14,24 +14,12 @@ from typing import Any
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.adapters.columns import question_chat
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
+from lit_uniopd.rewards.code_labels import PRELUDE, prelude_of
 
 log = logging.getLogger(__name__)
 
 MAX_TESTS_BYTES = 1 << 30
 """Unpacked private tests of one problem."""
-
-_STAR_IMPORTS = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
-    "functools", "operator", "io", "sys", "json", "builtins", "typing",
-)  # fmt: skip
-PRELUDE = "\n".join(
-    [
-        *(f"from {name} import *" for name in _STAR_IMPORTS),
-        *(f"import {name}" for name in _STAR_IMPORTS if name not in ("builtins", "typing")),
-        "sys.setrecursionlimit(50000)",
-    ]
-)
-"""Imports that the official runner puts before every program, so that answers may lack them."""
 
 
 class _NoGlobals(pickle.Unpickler):
@@ -89,9 +77,12 @@ def _gold(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     # One argument a line.
     calls = [[json.loads(line) for line in test["input"].split("\n") if line.strip()] for test in tests]
     expected = [json.loads(test["output"]) for test in tests]
-    # A method called `search`, say, must not be taken for what the prelude imports.
-    prelude = f"{PRELUDE}\nglobals().pop({name!r}, None)"
-    return "code_functional", {"entry_point": name, "calls": calls, "expected": expected, "prelude": prelude}
+    return "code_functional", {
+        "entry_point": name,
+        "calls": calls,
+        "expected": expected,
+        "prelude": prelude_of(name),
+    }
 
 
 def private_tests(text: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A teacher that is the student itself: advantages are zero but for rounding, and nothing is learned from it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def own_teachers(module: Any) -> Iterator[Objection]:
     student, teachers = module.policy, module.teachers
     prompts = module.trainer_data.prompts("train")
     for name, args in teachers.args.items():
-        routed = [prompt for prompt in prompts if teachers.route(prompt) == name][:READ]
+        routed = list(islice((prompt for prompt in prompts if teachers.route(prompt) == name), READ))
         if teacher := teachers.loaded.get(name):
             same = bool(routed) and is_itself(student, teacher, routed)
         else:

@@ -62,12 +62,13 @@ def check_images(
     """
     readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
     readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
-    readings = [("", prompt) for prompt in prompts if prompt.images]
-    if teachers:
-        readings += [(teachers.route(prompt), prompt) for prompt in trained if prompt.images]
     first: dict[str, Prompt] = {}
-    for name, prompt in readings:
-        first.setdefault(name, prompt)
+    for prompt in prompts:
+        if prompt.images:
+            first.setdefault("", prompt)
+    for prompt in trained if teachers else ():
+        if prompt.images:
+            first.setdefault(teachers.route(prompt), prompt)
     for name, prompt in first.items():
         args, flag = readers[name]
         if isinstance(args, TeacherArgs) and args.placement == "http":

@@ -142,9 +142,9 @@ class UniOPD(PolicyModule):
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         data = self.trainer_data
         trained = data.prompts("train")
-        prompts = [*trained, *data.prompts("val"), *data.prompts("test"), *data.prompts("predict")]
+        prompts = trained + data.prompts("val") + data.prompts("test") + data.prompts("predict")  # no copies of them
         check_prompts(prompts)
-        check_graders([*trained, *data.prompts("val")])
+        check_graders(trained + data.prompts("val"))
         if stage == "fit":
             check_engine(self.sampling)
         trained = trained if stage == "fit" else []

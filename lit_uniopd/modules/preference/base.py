@@ -136,8 +136,8 @@ class PreferenceModule(PolicyModule):
 
     def workload(self) -> Workload:
         size, pairs = self.trainer_data.batch_size, self.trainer_data.train_pairs
-        with_images = self.longest_prompt([p.pair.prompt for p in pairs if p.pair.prompt.images])
-        lengths = [(len(p.prompt_tokens) or with_images, len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs]
+        with_images = self.longest_prompt(p.pair.prompt for p in pairs if p.pair.prompt.images)
+        lengths = ((len(p.prompt_tokens) or with_images, len(p.chosen_tokens), len(p.rejected_tokens)) for p in pairs)
         shared = self.policy_args.share_prompts
         longest = max((q + a + b if shared else 2 * (q + max(a, b)) for q, a, b in lengths), default=0)
         live = self.loss.needs_reference and self.reference_cache is None

@@ -1,6 +1,7 @@
 """Settings of pair losses that never act, always act, or cannot be reached with these scores and lengths."""
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 
 from lit_uniopd.modules.lengths import beyond_positions
@@ -91,9 +92,9 @@ def score_objections(args: PairLossArgs, pairs: Sequence[EncodedPair], eta: floa
         pairs: to train on, with scores on the scale of the loss.
         eta: slope of the quality weights; None: unknown.
     """
-    chosen = sorted(encoded.pair.score_chosen for encoded in pairs)
-    if not args.needs_scores or not chosen:
+    if not args.needs_scores or not pairs:
         return
+    chosen = sorted(array("d", (encoded.pair.score_chosen for encoded in pairs)))
     if any(score != score for score in chosen):
         yield Objection(
             "settings",
@@ -135,6 +136,6 @@ def pair_length_objections(pairs: Sequence[EncodedPair], args: PolicyArgs, flag:
         args: of the policy.
         flag: the option that ``args`` came from.
     """
-    lengths = [(len(p.prompt_tokens), max(len(p.chosen_tokens), len(p.rejected_tokens))) for p in pairs]
+    lengths = ((len(p.prompt_tokens), max(len(p.chosen_tokens), len(p.rejected_tokens))) for p in pairs)
     prompt, answer = max((row for row in lengths if row[0]), key=sum, default=(0, 0))
     yield from beyond_positions(args, flag, prompt=prompt, answer=answer, option="--data.max_length")

@@ -5,6 +5,8 @@ import logging
 from typing import Any
 
 import pytest
+from lightning import Callback
+from published_rows import write_published
 from tiny import Prompts, module, prompts, trainer
 
 from callbacks import BenchmarkEvaluation, MarginCalibration
@@ -140,6 +142,23 @@ def test_the_papers_labels_stop_a_paper_run_before_a_model_is_loaded(model_dirs,
                 run.fit(model, data)
             assert model.policy is None
     assert ("8 stay unknown" in caplog.text) == (needs == "nothing")
+
+
+def test_a_run_on_the_papers_rows_knows_every_outcome(model_dirs, tmp_path):
+    """Eurus' rows as published: programs in a sandbox and numbers, with what a run of the paper needs of them."""
+    path = write_published("eurus", tmp_path)
+    source = SourceArgs(str(path), format="prime", grader="math", weight=2.0)
+    data = PromptDataModule(source, batch_size=6, online_balance=OnlineBalanceArgs())
+    model = module(model_dirs)
+    judged: list[int] = []
+
+    class Look(Callback):
+        def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Any) -> None:
+            judged.extend(rollouts.outcome_B.tolist())
+
+    trainer(tmp_path, callbacks=[MarginCalibration(), Look()], max_steps=1).fit(model, data)
+    assert len(judged) >= 12
+    assert -1 not in judged
 
 
 def test_a_run_that_needs_outcomes_stops_where_no_prompt_has_a_grader(model_dirs, tmp_path):
