@@ -188,7 +188,8 @@ class UniOPD(PolicyModule):
             if self.sampling.engine == "auto":  # teachers come and go on the device
                 self.sampling = replace(self.sampling, engine="loop", colocate=ColocateArgs())
             return
-        pictures = any(prompt.images for prompt in self.trainer_data.prompts("train"))
+        undecided = self.sampling.engine == "auto" and self.device.type == "cuda"  # else nobody asks
+        pictures = undecided and any(prompt.images for prompt in self.trainer_data.prompts("train"))
         self.sampling = settled(self.sampling, self.policy.model, pictures=pictures)
 
     def workload(self) -> Workload:
