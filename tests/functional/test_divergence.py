@@ -244,6 +244,7 @@ def test_an_empty_mask_gives_zeros_with_a_graph(trained):
     assert values.shape == mask.shape
     assert not values.any()
     assert h_s.grad is not None
+    assert h_s.grad is not None
     assert not h_s.grad.any()
 
 
@@ -392,4 +393,5 @@ def test_shapes_of_top_tokens_are_checked():
         topk_forward_kl(h_s, w_s, ids[:1], logps[:1], mask)
     empty = topk_forward_kl(h_s.requires_grad_(), w_s, ids, logps, torch.zeros_like(mask))
     empty.sum().backward()
+    assert h_s.grad is not None
     assert not h_s.grad.any()

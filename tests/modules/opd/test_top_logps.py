@@ -67,7 +67,8 @@ def by_hand(paths: dict[str, str], rollouts: Rollouts, k: int, kept: list[int]) 
         p_tail, q_tail = 1 - p.sum(1), 1 - q.sum(1)
         total = total + ((q * (q / p).log()).sum(1) + q_tail * (q_tail / p_tail).log()).mean()
     (total / len(rollouts)).backward()
-    return {name: parameter.grad for name, parameter in student.named_parameters()}
+    gradients: dict[str, Any] = {name: parameter.grad for name, parameter in student.named_parameters()}
+    return gradients
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
