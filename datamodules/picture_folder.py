@@ -16,22 +16,22 @@ class PictureFolder:
 
     Args:
         folder: where they are; subfolders are included.
-        option: that names it.
+        flag: the option of the source that names it, for messages.
 
     Raises:
         UserError: if there is no such folder.
     """
 
-    def __init__(self, folder: Path, option: str) -> None:
+    def __init__(self, folder: Path, flag: str) -> None:
         if not folder.is_dir():
-            raise UserError(f"{option} {folder} is no folder; give the one that the pictures are in.")
-        self.folder, self.option = folder, option
+            raise UserError(f"{flag}.image_folder {folder} is no folder; give the one that the pictures are in.")
+        self.folder, self.flag = folder, flag
 
     @classmethod
     def of(cls, table: TableArgs, flag: str) -> "PictureFolder | None":
         """The folder that a source names."""
         folder = table.image_folder
-        return None if folder is None else cls(Path(folder).expanduser(), f"{flag}.image_folder")
+        return None if folder is None else cls(Path(folder).expanduser(), flag)
 
     def find(self, reference: str, where: str) -> str:
         """The file of a picture.
@@ -50,8 +50,8 @@ class PictureFolder:
         if len(files) != 1:
             has = f"has {len(files)} pictures" if files else "has no picture"
             raise UserError(
-                f"{where}: {self.option} {self.folder} {has} {Path(reference).name!r}; put it there, name another "
-                "folder, or remove the row."
+                f"{where}: {self.flag}.image_folder {self.folder} {has} {Path(reference).name!r}; put it there, name "
+                "another folder, or remove the row."
             )
         return str(self.folder / files[0])
 

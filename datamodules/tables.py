@@ -161,7 +161,9 @@ def _saved_rows(table: TableArgs, flag: str) -> TableRows:
     try:
         loaded = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{flag}.path {table.path} cannot be read: {first_line(error)}; save it anew.") from error
+        raise UserError(
+            f"{flag}.path {table.path} cannot be read: {first_line(error)}; mend it, or save it anew."
+        ) from error
     if isinstance(loaded, DatasetDict):
         split = table.split or "train"
         if split not in loaded:
@@ -189,7 +191,7 @@ def _hub_dataset(table: TableArgs, flag: str) -> Any:
 
     split = table.split or "train"
     if table.streaming and table.limit is None:
-        raise UserError(f"{flag}.streaming needs {flag}.limit, how many rows to fetch; without a limit leave it out.")
+        raise UserError(f"{flag}.streaming needs {flag}.limit, how many rows to fetch; set it, or leave streaming out.")
     options: dict[str, Any] = {"streaming": True} if table.streaming else {}
     try:
         dataset = load_dataset(table.path, table.name, split=split, revision=table.revision, **options)

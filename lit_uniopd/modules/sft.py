@@ -78,7 +78,7 @@ class SFT(PolicyModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         end, empty = self.answer_end, 0
-        prompts = self.trainer_data.prompts("train") + self.trainer_data.prompts("val")
+        prompts = self.trainer_data.prompts("train", "val")
         for prompt in prompts:
             if not isinstance(prompt.gold, str) or not prompt.gold:
                 raise UserError(

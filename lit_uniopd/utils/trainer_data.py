@@ -1,6 +1,8 @@
 """What a module or a callback may read off the trainer's datamodule."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 from lightning import Trainer
@@ -25,18 +27,23 @@ class TrainerData:
         self.datamodule: Any = getattr(trainer, "datamodule", None)
         self.callbacks: list[Any] = list(getattr(trainer, "callbacks", ()))
 
-    def prompts(self, split: Split) -> Sequence[Prompt]:
-        """Prompts of a split, as ``setup`` has read them. They may be made when they are asked for."""
-        return _sequence(getattr(self.datamodule, f"{split}_prompts", ()))
+    def prompts(self, *splits: Split) -> Sequence[Prompt]:
+        """Prompts of splits, one after the other, as ``setup`` has read them. They may be made when asked for."""
+        return _joined(*(getattr(self.datamodule, f"{split}_prompts", ()) for split in splits))
 
     @property
     def train_pairs(self) -> Sequence[EncodedPair]:
-        """They may be made when they are asked for."""
-        return _sequence(getattr(self.datamodule, "train_pairs", ()))
+        """They may be made when asked for."""
+        return _joined(getattr(self.datamodule, "train_pairs", ()))
 
     @property
     def val_pairs(self) -> Sequence[EncodedPair]:
-        return _sequence(getattr(self.datamodule, "val_pairs", ()))
+        return _joined(getattr(self.datamodule, "val_pairs", ()))
+
+    @property
+    def pairs(self) -> Sequence[EncodedPair]:
+        """Those of training, then those of validation."""
+        return _joined(self.train_pairs, self.val_pairs)
 
     @property
     def benchmarks(self) -> list[Any] | None:
@@ -75,6 +82,9 @@ class TrainerData:
         return getattr(self.datamodule, "val_batch_size", 8)
 
 
-def _sequence(rows: Any) -> Any:
-    """Rows that can be added to others: a tuple or an iterator as a list, a sequence of another kind as it is."""
-    return list(rows) if isinstance(rows, tuple) or not isinstance(rows, Sequence) else rows
+def _joined(*parts: Any) -> Any:
+    """Sequences as one; those that make their rows when asked for are not copied."""
+    rows: list[Any] = [
+        list(part) if isinstance(part, tuple) or not isinstance(part, Sequence) else part for part in parts
+    ]
+    return reduce(add, rows) if rows else []

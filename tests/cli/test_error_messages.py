@@ -169,7 +169,7 @@ MISTAKES = {
     "quantised weights to train": (["--model.student.quantization=4bit"], "--model.student.quantization", "lora"),
     # --- data ---
     "no such file": (["--data.train.path=none.jsonl"], "--data.train.path none.jsonl", "mend the path"),
-    "a folder": (["--data.train.path=no_model"], "--data.train.path no_model", "name the files in it"),
+    "a folder": (["--data.train.path=no_model"], "--data.train.path no_model", "give one with .jsonl"),
     "an empty file": (["--data.train.path=empty.jsonl"], "--data.train.path empty.jsonl", "give a table"),
     "a torn file": (["--data.train.path=torn.jsonl"], "torn.jsonl:1", "mend or remove it"),
     "no such column": (["--data.train.prompt_column=question"], "question", "choose --data.train.prompt_column from"),

@@ -142,9 +142,9 @@ class UniOPD(PolicyModule):
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         data = self.trainer_data
         trained = data.prompts("train")
-        prompts = trained + data.prompts("val") + data.prompts("test") + data.prompts("predict")  # no copies of them
+        prompts = data.prompts("train", "val", "test", "predict")
         check_prompts(prompts)
-        check_graders(trained + data.prompts("val"))
+        check_graders(data.prompts("train", "val"))
         if stage == "fit":
             check_engine(self.sampling)
         trained = trained if stage == "fit" else []

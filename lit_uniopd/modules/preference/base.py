@@ -162,7 +162,7 @@ class PreferenceModule(PolicyModule):
         if self.references is None:
             return
         data = self.trainer_data
-        pairs = data.train_pairs + data.val_pairs
+        pairs = data.pairs
         self.references.load()
         missing = self.references.missing(pairs)
         changed = self.trainer.ckpt_path is not None and self.policy_args.lora is None
