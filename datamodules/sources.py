@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.messages import has_images, messages_of, place_images, refuse_tools
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import is_custom, named_grader
 from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class SourceArgs(TableArgs):
     teacher_column: str | None = "teacher"
     """Column of the name of the teacher that scores the row's answers."""
     grader_column: str | None = "grader"
-    """Column of the name of the row's grader."""
+    """Column of the name of the row's grader, or of its dotted path."""
     images_column: str | None = "images"
     """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
     of <image> in the prompt, or stand before it."""
@@ -44,13 +45,17 @@ class SourceArgs(TableArgs):
     """Domain of the rows whose domain column is missing, unread or empty."""
     teacher: str | None = None
     """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
-    grader: str | None = None
-    """Grader of the rows whose grader column is missing, unread or empty. Default: none; UniOPD asks for one
-    if there are gold answers."""
+    grader: str | Callable[..., Any] | None = None
+    """Grader of the rows whose grader column is missing, unread or empty: a name, my_module.is_right for your own, or,
+    in Python, the function itself. Default: none; UniOPD asks for one if there are gold answers."""
     only_domains: list[str] | None = None
     """Read only the rows of these domains. Default: all."""
     weight: float = 1.0
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
+
+    def __post_init__(self) -> None:
+        if self.grader is not None:
+            self.grader = named_grader(self.grader)
 
 
 def read_prompts(source: SourceArgs, flag: str) -> list[Prompt]:
@@ -131,6 +136,7 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
     refuse_tools(row, columns)
     images = images_of(cell("images"), row, columns.get("images"))
+    grader = text("grader") or (None if source.grader is None else named_grader(source.grader))
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
@@ -138,10 +144,16 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         gold=cell("answer"),
         domain=text("domain") or source.domain or "default",
         teacher=text("teacher") or source.teacher,
-        grader=text("grader") or source.grader,
+        grader=grader,
         images=images,
-        row={name: value for name, value in row.values.items() if name not in columns.values()},
+        row=_row_for_grader(columns, row, grader),
     )
+
+
+def _row_for_grader(columns: Mapping[str, str], row: Row, grader: str | None) -> dict[str, Any]:
+    """The columns that no role has; all but the pictures for a user's grader, who knows them by their names."""
+    taken = {columns.get("images")} if is_custom(grader or "") else set(columns.values())
+    return {name: value for name, value in row.values.items() if name not in taken}
 
 
 def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:

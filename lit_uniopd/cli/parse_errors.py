@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lit_uniopd.utils.near_names import did_you_mean
+
 _KEY = re.compile(r'(?:Parser key|[kK]ey) "([^"]+)"(?: element \d+)?:?\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _FRAME = re.compile(
@@ -225,8 +227,7 @@ def wrong_value(flag: str, complaints: Sequence[Complaint], *, null: bool, where
         return None
     loaded = [match[1] for each in complaints if (match := _LOADED.match(each.text))]
     value = next((each for each in (*loaded, *(each.value for each in complaints)) if each is not None), None)
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    meant = did_you_mean(str(value), choices)
     got = "" if value is None else f", not {shown(value)}"
     unquoted = words == [_TYPES["str"]] and re.fullmatch(r"True|False|[\d.e+-]+", value or "")
     remedy = "; put it in quotes" if unquoted else ""
@@ -238,8 +239,7 @@ def wrong_class(flag: str, complaints: Sequence[Complaint]) -> str | None:
     for each in complaints:
         if attribute := re.search(r"module '([^']+)' has no attribute '([^']+)'", each.text):
             module, name = attribute[1], attribute[2]
-            near = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
-            meant = f" (did you mean {module}.{near[0]}?)" if near else ""
+            meant = did_you_mean(name, dir(sys.modules.get(module)), prefix=f"{module}.")
             return f"--{flag}: there is no {name} in {module}{meant}; name a class {_BY_PATH}."
         if absent := re.search(r"No module named '([^']+)'", each.text):
             return f"--{flag}: there is no module {absent[1]}; name a class {_BY_PATH}."

@@ -142,7 +142,7 @@ class UniOPD(PolicyModule):
         data = self.trainer_data
         trained = data.prompts("train")
         prompts = [*trained, *data.prompts("val"), *data.prompts("test"), *data.prompts("predict")]
-        check_prompts(prompts)
+        self.custom_graders = check_prompts(prompts)
         check_graders([*trained, *data.prompts("val")])
         for sampling in (self.val_sampling, *((self.sampling,) if stage == "fit" else ())):
             check_engine(sampling)
@@ -373,6 +373,7 @@ class UniOPD(PolicyModule):
             seconds,
             teachers=self.teachers,
             domains=self.domains,
+            custom_graders=self.custom_graders,
             own_kernels=self.writer == "student" and self.sampling.engine in OWN_KERNELS,
         )
         self.log_dict(metrics, batch_size=len(rollouts))
