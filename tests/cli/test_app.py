@@ -89,7 +89,7 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
         (["--model.sampling.n=many"], "--model.sampling.n expects a whole number, not 'many'"),
         (["--data.batch_siz=3"], "--data.batch_siz: there is no such option (did you mean --data.batch_size?)"),
         (["--bogus=1"], "--bogus: there is no such option"),
-        (["--config=nothing.yaml"], "--config: File does not exist"),
+        (["--config=nothing.yaml"], "--config nothing.yaml: there is neither such a file in"),
         (["--ckpt_path=nothing.ckpt"], "--ckpt_path nothing.ckpt does not exist"),
         (["--ckpt_path=last"], "--ckpt_path last: there is no last.ckpt"),
         (["--trainer.logger.init_args.save_dir=/proc/runs"], "--trainer.logger.save_dir"),
