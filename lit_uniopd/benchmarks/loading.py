@@ -16,6 +16,7 @@ from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool, is_custom
+from lit_uniopd.utils.near_names import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     if profile not in PROFILES:
         raise UserError(f"--data.profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
     if spec.adapter not in ADAPTERS:
+        near = did_you_mean(spec.adapter, ADAPTERS)
         raise UserError(
-            f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}; use one of {', '.join(ADAPTERS)}."
+            f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}{near}; use one of {', '.join(ADAPTERS)}."
         )
     rows = read_rows(spec, profile)
     context = AdapterContext(profile=profile, fixture=profile == "fixture", cache_dir=cache_dir())
