@@ -24,7 +24,13 @@ _TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxy
 
 
 class OneSentenceParser(LightningArgumentParser):
-    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too."""
+    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too.
+
+    Options are written out: what is the beginning of one today may be that of two tomorrow, or a misspelt other.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
         if args is None:
