@@ -14,6 +14,9 @@ from callbacks.rollout_browser import RolloutBrowser
 from callbacks.rollout_recorder import RolloutRecorder
 from callbacks.sentence_pair_writer import SentencePairWriter
 from callbacks.thread_probe import ThreadProbe
+from lit_uniopd.utils.own_folder import own_folder
+
+__path__ += own_folder(__name__, __path__)
 
 __all__ = [
     "BenchmarkEvaluation",

@@ -10,6 +10,9 @@ from datamodules.preferences import PreferenceDataModule
 from datamodules.prompts import PromptDataModule
 from datamodules.sentence_pairs import SentencePairDataModule, SentencePairSourceArgs
 from datamodules.sources import SourceArgs
+from lit_uniopd.utils.own_folder import own_folder
+
+__path__ += own_folder(__name__, __path__)
 
 __all__ = [
     "BenchmarkDataModule",

@@ -236,7 +236,7 @@ class PreferenceDataModule(SourceDataModule):
             if not encoded:
                 raise UserError(
                     f"Nothing is left of {flag}.path {source.path} ({report}); raise --data.max_length or "
-                    "max_prompt_tokens."
+                    "max_prompt_tokens if they are too long, or give pairs whose answers differ."
                 )
             if weights is not None and split == "train" and self.weighting.eta > 0 and weights.pairs > 1:
                 _warn_of_flat_weights(weights, flag, self.weighting.eta)

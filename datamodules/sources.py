@@ -4,7 +4,7 @@ import io
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from datamodules.rows import MadeOf, Row
 from datamodules.tables import TableArgs, read_rows
 from datamodules.unique_ids import refuse_repeated_ids
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import is_custom, named_grader
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.progress import track
 
@@ -51,7 +52,7 @@ class SourceArgs(TableArgs):
     teacher_column: str | None = "teacher"
     """Column of the name of the teacher that scores the row's answers."""
     grader_column: str | None = "grader"
-    """Column of the name of the row's grader."""
+    """Column of the name of the row's grader, or of its dotted path."""
     images_column: str | None = "images"
     """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
     of <image> in the prompt, or stand before it."""
@@ -59,13 +60,17 @@ class SourceArgs(TableArgs):
     """Domain of the rows whose domain column is missing, unread or empty."""
     teacher: str | None = None
     """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
-    grader: str | None = None
-    """Grader of the rows whose grader column is missing, unread or empty. Default: none; UniOPD asks for one
-    if there are gold answers."""
+    grader: str | Callable[..., Any] | None = None
+    """Grader of the rows whose grader column is missing, unread or empty: a name, my_module.is_right for your own, or,
+    in Python, the function itself. Default: none; UniOPD asks for one if there are gold answers."""
     only_domains: list[str] | None = None
     """Read only the rows of these domains. Default: all."""
     weight: float = 1.0
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
+
+    def __post_init__(self) -> None:
+        if self.grader is not None:
+            self.grader = named_grader(self.grader)
 
 
 class PromptTable(MadeOf[Prompt]):
@@ -145,6 +150,7 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
     refuse_tools(row, columns)
     images = images_of(cell("images"), row, columns.get("images"), pictures)
+    grader = text("grader") or (None if source.grader is None else named_grader(source.grader))
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
@@ -152,10 +158,17 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
         gold=cell("answer"),
         domain=text("domain") or source.domain or "default",
         teacher=text("teacher") or source.teacher,
-        grader=text("grader") or source.grader,
+        grader=grader,
         images=images,
-        row=other_columns(row, columns),
+        row=_row_for_grader(columns, row, grader),
     )
+
+
+def _row_for_grader(columns: Mapping[str, str], row: Row, grader: str | None) -> dict[str, Any]:
+    """The columns that no role has; all but the pictures for a user's grader, who knows them by their names."""
+    if not is_custom(grader or ""):
+        return other_columns(row, columns)
+    return {name: value for name, value in row.values.items() if name != columns.get("images")}
 
 
 def images_of(cell: Any, row: Row, column: str | None, pictures: PictureFolder | None = None) -> tuple[Any, ...]:

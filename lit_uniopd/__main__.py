@@ -18,12 +18,17 @@ def main() -> None:
 
 
 def find_own_modules() -> None:
-    """Let `--model my_file.MyModule` find `my_file.py` in the working directory, as `python -m` would.
+    """Let `--model my_file.MyModule` find `my_file.py` in the working directory.
 
-    At the end of the path: a file there takes the place of no installed package, whatever it is called.
+    At the end of the path, where `python -m` has it at the beginning: a file there takes the place of no installed
+    package, whatever it is called.
     """
     here = os.getcwd()
-    if not sys.flags.safe_path and not {"", here} & set(sys.path):
+    if sys.flags.safe_path:
+        return
+    if sys.path[:1] in ([""], [here]):
+        sys.path.append(sys.path.pop(0))
+    elif not {"", here} & set(sys.path):
         sys.path.append(here)
 
 

@@ -18,12 +18,13 @@ class Grade:
     correct: bool | None
     """None: the grader could not decide (``reason`` says why); such an answer counts as unknown."""
     score: float
-    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader gives partial credit."""
+    """In [0, 1]; 1.0 for correct, 0.0 for incorrect and unknown unless the grader gives partial credit.
+    A user's reward function may go beyond."""
     extracted: str | None = None
     """The final answer that was found in the response."""
     reason: str = "ok"
-    """``ok | wrong | no_answer | truncated | timeout | memory | error | no_gold | unsafe`` (no sandbox to run it in).
-    """
+    """``ok | wrong | no_answer | truncated | timeout | memory | error | no_gold | unsafe`` (no sandbox to run it in)
+    ``| not_judged`` (a reward function of a user's returned None)."""
 
     @property
     def outcome(self) -> int:

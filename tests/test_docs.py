@@ -234,10 +234,11 @@ def test_ones_own_prompts_are_trained_on(desk):
 @pytest.mark.filterwarnings("ignore")
 def test_ones_own_parts_are_taken(desk, capsys):
     run_command("uniopd fit -c configs/quickstart.yaml --data my_data.Sums")
-    with pytest.raises(SystemExit) as done:
-        run_command("uniopd benchmarks check ./capitals.yaml")
-    assert done.value.code == 0
-    assert "capitals" in capsys.readouterr().out
+    for name in ("capitals", "last_word"):
+        with pytest.raises(SystemExit) as done:
+            run_command(f"uniopd benchmarks check ./{name}.yaml")
+        assert done.value.code == 0
+        assert name in capsys.readouterr().out
 
 
 def anchors_of(page: Path) -> Callable[[str], bool]:

@@ -76,9 +76,8 @@ def _check_spec(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple
     except UserError as error:
         return "-", "-", str(error)
     counts = str(len(benchmark.examples)), str(report.checked)
-    if report.good:
-        return *counts, "ok"
-    return *counts, f"gold refused: {', '.join(report.rejected)}; empty accepted: {', '.join(report.fooled)}"
+    rows = {"gold refused": report.rejected, "empty accepted": report.fooled, "grader broke down": report.broken}
+    return *counts, "; ".join(f"{what}: {', '.join(names)}" for what, names in rows.items() if names) or "ok"
 
 
 def main(argv: list[str]) -> int:

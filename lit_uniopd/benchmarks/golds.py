@@ -10,12 +10,15 @@ from lit_uniopd.benchmarks.heldout import example_of
 from lit_uniopd.benchmarks.loading import gold_response
 from lit_uniopd.benchmarks.spec import Benchmark, Example
 from lit_uniopd.grade import KILLED
-from lit_uniopd.rewards import Grade, GradeItem, GraderPool
+from lit_uniopd.rewards import Grade, GradeItem, GraderPool, is_custom
+from lit_uniopd.rewards.grade import breakdown_of
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
 TRIED = 128
 """Gold answers of each grader that are tried, spread evenly over its prompts."""
+TRIED_CUSTOM = 4
+"""Of a user's grader, which may take long or cost money; what form its golds have is its own affair."""
 OTHER = r"\boxed{271828}"
 """An answer that is not the gold's own text, which `math` accepts unread. It holds no program, so that none is run."""
 FEW = 0.05
@@ -68,21 +71,24 @@ def _try_each(
             numbers.setdefault(name, array("q")).append(number)
     trials: list[GoldTrial] = []
     for name, graded in numbers.items():
-        sample = [rows[number] for number in graded[:: -(-len(graded) // TRIED)]]
+        tried = TRIED_CUSTOM if is_custom(name) else TRIED
+        sample = [rows[number] for number in graded[:: -(-len(graded) // tried)]]
         trials.append(_try(name, [(row, judged_by(row)[1]) for row in sample], graders))
     return trials
 
 
 def _try(name: str, sample: Sequence[tuple[Prompt | Example, Mapping[str, Any]]], graders: GraderPool) -> GoldTrial:
+    custom = is_custom(name)
     examples = [row if isinstance(row, Example) else example_of(row) for row, _ in sample]
     responses = [gold_response(name, example) for example in examples]
     gold_items = [
-        GradeItem(name, row.gold, answer or "", row.row, options)
+        GradeItem(name, row.gold, answer or (str(row.gold) if custom else ""), row.row, options, row.messages)
         for (row, options), answer in zip(sample, responses, strict=True)
     ]
     grades = graders.grade([*gold_items, *(replace(item, response=OTHER) for item in gold_items)])
     judged = list(zip(sample, responses, grades[: len(gold_items)], grades[len(gold_items) :], strict=True))
-    unknown = tuple(row for (row, _), _, *pair in judged if any(map(_unreadable, pair)))
+    broken = (lambda pair: all(grade.reason == "error" for grade in pair)) if custom else _is_unreadable
+    unknown = tuple(row for (row, _), _, *pair in judged if broken(pair))
     refused = tuple(
         row
         for (row, _), response, grade, _ in judged
@@ -93,9 +99,9 @@ def _try(name: str, sample: Sequence[tuple[Prompt | Example, Mapping[str, Any]]]
     return GoldTrial(name, len(sample), unknown, refused)
 
 
-def _unreadable(grade: Grade) -> bool:
+def _is_unreadable(grades: Iterable[Grade]) -> bool:
     """A busy machine or a missing sandbox says nothing about the gold answer."""
-    return grade.correct is None and grade.reason not in (*KILLED, "unsafe")
+    return any(grade.correct is None and grade.reason not in (*KILLED, "unsafe") for grade in grades)
 
 
 def benchmark_objections(benchmark: Benchmark, graders: GraderPool) -> Iterator[Objection]:
@@ -121,7 +127,15 @@ def trial_objections(
     """
     for trial in trials:
         where = f"of {trial.tried} {rows} that were tried"
-        if users and len(trial.unknown) > MANY * trial.tried:
+        if is_custom(trial.grader):
+            if trial.unknown:
+                yield Objection(
+                    "golds",
+                    f"Grader {trial.grader!r} broke down on {len(trial.unknown)} {where} "
+                    f"({breakdown_of(trial.grader)}); mend it, or name another by {option}.",
+                    refused=len(trial.unknown) == trial.tried,
+                )
+        elif users and len(trial.unknown) > MANY * trial.tried:
             yield Objection(
                 "golds",
                 f"{_complaint(trial, trial.unknown, where)}: outcomes stay unknown, and {', '.join(users)} can do "

@@ -16,8 +16,11 @@ def grade_items(record: Record, request: Request) -> list[GradeItem]:
     scoring, example = request.benchmark.spec.scoring, request.example
     grader = request.benchmark.grader(example)
     options = {**scoring.options, **example.options}
-    items = [] if grader is None else [GradeItem(grader, example.gold, record.response, example.row, options)]
-    return items + [GradeItem(name, example.gold, record.response, example.row) for name in scoring.also]
+    asked = [] if grader is None else [(grader, options)]
+    return [
+        GradeItem(name, example.gold, record.response, example.row, arguments, example.messages)
+        for name, arguments in [*asked, *((name, {}) for name in scoring.also)]
+    ]
 
 
 def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:

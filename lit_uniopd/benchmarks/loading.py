@@ -15,7 +15,8 @@ from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
-from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.rewards import GradeItem, GraderPool, is_custom
+from lit_uniopd.utils.near_names import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
     if profile not in PROFILES:
         raise UserError(f"--data.profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
     if spec.adapter not in ADAPTERS:
+        near = did_you_mean(spec.adapter, ADAPTERS)
         raise UserError(
-            f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}; use one of {', '.join(ADAPTERS)}."
+            f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}{near}; use one of {', '.join(ADAPTERS)}."
         )
     rows = read_rows(spec, profile)
     context = AdapterContext(profile=profile, fixture=profile == "fixture", cache_dir=cache_dir())
@@ -119,10 +121,12 @@ class GoldReport:
     """Rows whose gold answer is not accepted."""
     fooled: tuple[str, ...]
     """Rows whose grader accepts an empty response."""
+    broken: tuple[str, ...] = ()
+    """Rows on whose empty response the grader of a user breaks down."""
 
     @property
     def good(self) -> bool:
-        return not self.rejected and not self.fooled
+        return not self.rejected and not self.fooled and not self.broken
 
 
 def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
@@ -139,7 +143,8 @@ def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
 
     def grade_item(example: Example, response: str) -> GradeItem:
         options = {**benchmark.spec.scoring.options, **example.options}
-        return GradeItem(str(benchmark.grader(example)), example.gold, response, example.row, options)
+        name = str(benchmark.grader(example))
+        return GradeItem(name, example.gold, response, example.row, options, example.messages)
 
     golds = graders.grade([grade_item(example, response) for example, response in answerable])
     empty = graders.grade([grade_item(example, "") for example in rows])
@@ -147,13 +152,18 @@ def check_golds(benchmark: Benchmark, graders: GraderPool) -> GoldReport:
         checked=len(answerable),
         rejected=tuple(e.id for (e, _), grade in zip(answerable, golds, strict=True) if grade.correct is not True),
         fooled=tuple(e.id for e, grade in zip(rows, empty, strict=True) if grade.correct is True),
+        broken=tuple(
+            e.id
+            for e, grade in zip(rows, empty, strict=True)
+            if grade.reason == "error" and is_custom(str(benchmark.grader(e)))
+        ),
     )
 
 
 def gold_response(grader: str, example: Example) -> str | None:
     """The gold answer as a model would write it; None where gold and answer are of different kinds."""
     gold = example.gold
-    if grader in ("code", "code_functional", "code_stdio", "ifeval", "chair", "amber"):
+    if grader in ("code", "code_functional", "code_stdio", "ifeval", "chair", "amber") or is_custom(grader):
         return None
     if isinstance(gold, list | tuple):
         gold = gold[0] if grader in ("anls", "vqa_soft") else ", ".join(map(str, gold))

@@ -11,16 +11,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.near_names import did_you_mean
 from lit_uniopd.utils.strict_yaml import read_yaml
 
 T = TypeVar("T")
+SPECS = Path(__file__).parent / "specs"
 
 
 def read_spec(path: Path) -> BenchmarkSpec:
     """Read one YAML file.
 
-    ``inherit: _base`` starts from ``_base.yaml`` in the same directory; nested keys are merged one by one, and the
-    file's own keys win.
+    ``inherit: _base`` starts from ``_base.yaml`` in the same directory, ``inherit: math500`` from the benchmark of that
+    name; nested keys are merged one by one, and the file's own keys win. Other rows (``hub.id``) or another grader take
+    nothing over of what was said about those of the base.
 
     Raises:
         UserError: naming the file and the key, if it is no spec.
@@ -35,10 +38,44 @@ def _inherited(path: Path) -> dict[str, Any]:
     values = _read(path)
     base = values.pop("inherit", None)
     if base is not None:
-        values = _merged(_inherited(path.parent / f"{base}.yaml"), values)
+        values = _merged(_applicable(_inherited(_base_file(path, str(base))), values), values)
     if values.get("fixture") is not None:
         values["fixture"] = str((path.parent / values["fixture"]).resolve())
     return values
+
+
+def _base_file(path: Path, base: str) -> Path:
+    """The file beside this one, else that of a benchmark that comes with us.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    if (beside := path.parent / f"{base}.yaml").is_file():
+        return beside
+    if (packaged := SPECS / f"{base}.yaml").is_file():
+        return packaged
+    names = [file.stem for folder in (path.parent, SPECS) for file in folder.glob("*.yaml") if file != path]
+    raise UserError(
+        f"{path}: inherit names {base!r}, and there is neither {beside} nor a benchmark of this name"
+        f"{did_you_mean(base, names)}; `uniopd benchmarks` lists them."
+    )
+
+
+def _applicable(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a base holds for a file: nothing of what is said about rows or a grader that it replaces."""
+    kept = dict(base)
+
+    def replaces(section: str, key: str) -> bool:
+        new, old = (each.get(section) for each in (values, base))
+        return isinstance(new, dict) and isinstance(old, dict) and key in new and key in old and new[key] != old[key]
+
+    if replaces("hub", "id"):
+        columns = ("columns",) if "columns" in values else ()
+        for key in ("hub", "size", "fixture", "licence", "source", "verified", "published", *columns):
+            kept.pop(key, None)
+    if replaces("scoring", "grader"):
+        kept.pop("scoring")
+    return kept
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -75,7 +112,9 @@ def build(cls: type[T], values: Any, where: str) -> T:
     hints = get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f"{where}: there is no key {key!r}; use one of {', '.join(hints)}.")
+            raise UserError(
+                f"{where}: there is no key {key!r}{did_you_mean(key, hints)}; use one of {', '.join(hints)}."
+            )
     for f in fields(cls):  # type: ignore[arg-type]
         if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"{where}: the key {f.name!r} is missing; add it.")

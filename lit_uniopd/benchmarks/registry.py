@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from lit_uniopd.benchmarks.parse import read_spec
+from lit_uniopd.benchmarks.parse import SPECS, read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.strict_yaml import read_yaml
-
-SPECS = Path(__file__).parent / "specs"
 
 
 @cache
@@ -45,7 +43,7 @@ def find_spec(name: str) -> BenchmarkSpec:
         UserError: if there is none of this name.
     """
     if name.endswith((".yaml", ".yml")):
-        return read_spec(Path(name).expanduser())
+        return _own_spec(Path(name).expanduser())
     if name in _files():
         return _spec(_files()[name])
     by_key = {spec.key: spec for spec in all_specs()}
@@ -55,6 +53,23 @@ def find_spec(name: str) -> BenchmarkSpec:
     close_matches = difflib.get_close_matches(name, names, n=3)
     hint = f" (did you mean {' or '.join(close_matches)}?)" if close_matches else ""
     raise UserError(f"`benchmarks` names {name!r}, which does not exist{hint}; `uniopd benchmarks` lists all.")
+
+
+def _own_spec(path: Path) -> BenchmarkSpec:
+    """A benchmark of a user's file.
+
+    Raises:
+        UserError: if it has another protocol than that of ours which is called the same.
+    """
+    spec = read_spec(path)
+    ours = next((each for each in all_specs() if each.key == spec.key), spec)
+    for section in ("prompt", "generation", "scoring"):
+        if getattr(ours, section) != getattr(spec, section):
+            raise UserError(
+                f"{path} has another `{section}` than {spec.key}, and the same name; give it an `id` or a `protocol` "
+                "of its own, so that its scores are not taken for those."
+            )
+    return spec
 
 
 def expand(names: Sequence[str]) -> list[BenchmarkSpec]:

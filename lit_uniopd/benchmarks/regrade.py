@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from lit_uniopd.benchmarks.report.summary import (
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards import GradeItem, GraderPool
+from lit_uniopd.rewards import GradeItem, GraderPool, is_custom
+from lit_uniopd.rewards.grade import breakdown_of
 from lit_uniopd.utils.progress import follow, progress_bar
 from lit_uniopd.utils.write_json import write_json
 
@@ -59,6 +61,7 @@ def regrade(directory: Path, graders: GraderPool) -> tuple[list[Record], list[Re
     with progress_bar(len(items), "grading answers", "answer") as bar:
         grades = iter(graders.grade(items, on_progress=follow(bar)))
     new = [_regrade_record(record, [next(grades) for _ in _grade_items(record, golds)], graders) for record in old]
+    _log_kept(old, new)
     number = len(list(directory.glob("records.before-*.parquet"))) + 1
     write_parquet(new, scratch := directory / f".{PARQUET}.tmp")
     os.replace(directory / PARQUET, directory / f"records.before-{number}.parquet")
@@ -98,7 +101,22 @@ def _grade_items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list
 
 
 def _regrade_record(record: Record, grades: list[Grade], graders: GraderPool) -> Record:
-    return with_grades(record, grades, sandbox=graders.sandbox_backend) if grades else record
+    names = ([record.grader] if record.grader else []) + list(record.also)
+    lost = any(is_custom(name) and grade.reason == "error" for name, grade in zip(names, grades, strict=False))
+    return with_grades(record, grades, sandbox=graders.sandbox_backend) if grades and not lost else record
+
+
+def _log_kept(old: Sequence[Record], new: Sequence[Record]) -> None:
+    """Say whose verdicts stay: records hold no rows, which a user's grader may need."""
+    same = [before for before, after in zip(old, new, strict=True) if before is after]
+    kept = Counter(name for record in same for name in (record.grader, *record.also) if is_custom(name))
+    for name, count in kept.items():
+        log.warning(
+            "%d verdicts of %s stay as they were: it broke down here (%s); records hold text and gold answer, no rows.",
+            count,
+            name,
+            breakdown_of(name),
+        )
 
 
 def _example_key(record: Record) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 """``uniopd fit`` and the like: LightningCLI with one-sentence errors, and the config in every logger."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from lit_uniopd.utils.run_directory import (
 from lit_uniopd.utils.stop_request import Stopped
 from lit_uniopd.utils.strict_yaml import parse_yaml
 from lit_uniopd.utils.warning_filters import install_filters
+
+log = logging.getLogger(__name__)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "inference_mode": False,  # tensors of a validation must not poison the backward passes that follow
@@ -144,6 +147,10 @@ class UniOPDCLI(LightningCLI):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self.trainer)
             if self.subcommand == "fit" and isinstance(self.model, PolicyModule):
                 self.model.record.expect(read_entry(Path(config.ckpt_path), RECORD), self.trainer)
+        elif self.subcommand != "fit" and isinstance(self.model, PolicyModule):
+            log_untrained(str(self.subcommand), self.model, self.trainer)
+        if self.subcommand == "fit":
+            check_length(self.trainer)
         check_directories(self.trainer, config.get("ckpt_path"))
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -152,6 +159,30 @@ class UniOPDCLI(LightningCLI):
         except BaseException:
             remove_failed_start(self.trainer)
             raise
+
+
+def log_untrained(command: str, model: PolicyModule, trainer: Trainer) -> None:
+    """Say whose weights a command takes that names no checkpoint of a module that could have been trained."""
+    if trainer.is_global_zero and is_overridden("training_step", model):
+        log.info(
+            "No --ckpt_path: %s takes the weights of %s as they are; --ckpt_path last is the newest checkpoint of this "
+            "run's name.",
+            command,
+            model.model_name,
+        )
+
+
+def check_length(trainer: Trainer) -> None:
+    """Refuse a fit that would take no step.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    for option in ("max_steps", "max_epochs", "limit_train_batches"):
+        if getattr(trainer, option) == 0:
+            raise UserError(
+                f"--trainer.{option} 0 trains nothing; raise it, or score the model as it is by `uniopd validate`."
+            )
 
 
 def check_directories(trainer: Trainer, ckpt_path: str | None) -> None:

@@ -32,6 +32,9 @@ class Command:
 
 
 COMMANDS = {
+    "new": Command(
+        "lit_uniopd.cli.new_command", "Write a small project of your own: module, data, callback, grader, config, test."
+    ),
     "doctor": Command("lit_uniopd.doctor.cli", "Look at a run before its first step: what would fail, and what to do."),
     "data": Command("lit_uniopd.cli.data_command", "Show what rows become: prompts, gold answers, pairs, counts."),
     "benchmarks": Command("lit_uniopd.benchmarks.cli", "List the benchmarks, or check that they load and grade."),

@@ -1,12 +1,13 @@
 """Where every command line begins: nothing heavy is imported before it is known what is to be done."""
 
-import difflib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS, help_parser
 from lit_uniopd.errors import UserError, explain_failure
+from lit_uniopd.utils.near_names import did_you_mean
+from lit_uniopd.utils.packaged_configs import with_config_paths
 from lit_uniopd.utils.progress import silence_other_bars
 
 if TYPE_CHECKING:
@@ -22,12 +23,11 @@ def main(args: "ArgsType" = None) -> None:
     argv: Any = sys.argv[1:] if args is None else args
     debug = isinstance(argv, list) and "--debug" in argv
     typed, UserError.on_command_line = UserError.on_command_line, True
-    if isinstance(argv, list):
-        argv = spell_out([arg for arg in argv if arg != "--debug"])
     show_our_log()
     silence_other_bars()
     try:
         if isinstance(argv, list):
+            argv = spell_out([arg for arg in argv if arg != "--debug"])
             answer_without_trainer(argv)
         from lit_uniopd.cli.app import run_process
 
@@ -58,13 +58,13 @@ def answer_without_trainer(argv: list[str]) -> None:
     if argv[0] in COMMANDS:
         raise SystemExit(COMMANDS[argv[0]].run(argv[1:]))
     if not argv[0].startswith("-") and argv[0] not in TRAINER_COMMANDS:
-        near = difflib.get_close_matches(argv[0], [*TRAINER_COMMANDS, *COMMANDS], n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
+        meant = did_you_mean(argv[0], [*TRAINER_COMMANDS, *COMMANDS])
         raise UserError(f"There is no subcommand {argv[0]!r}{meant}; give one of those that `uniopd --help` lists.")
 
 
 def spell_out(argv: list[str]) -> list[str]:
-    """``--profile`` in full: an option this common should not need its prefix."""
+    """``--profile`` in full (an option this common should not need its prefix), and the files of configs' names."""
+    argv = with_config_paths(argv)
     return ["--data." + arg[2:] if arg == "--profile" or arg.startswith("--profile=") else arg for arg in argv]
 
 

@@ -3,7 +3,6 @@
 jsonargparse answers a misspelt key with two screens of usage and a tree of every type that the value could have.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,13 +17,20 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_uniopd.cli.arguments import as_typed, may_be_null, one_by_one, texts_of_values
 from lit_uniopd.cli.parse_errors import sentence
 from lit_uniopd.errors import UserError, causes
+from lit_uniopd.utils.near_names import did_you_mean
 from lit_uniopd.utils.strict_yaml import read_yaml
 
 _TYPED: ContextVar[Mapping[str, str]] = ContextVar("typed", default=MappingProxyType({}))
 
 
 class OneSentenceParser(LightningArgumentParser):
-    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too."""
+    """Raises ``UserError`` where argparse would print its usage and exit; null is null for options of classes too.
+
+    Options are written out: what is the beginning of one today may be that of two tomorrow, or a misspelt other.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def parse_args(self, args: Any = None, *further: Any, **options: Any) -> Any:
         if args is None:
@@ -113,11 +119,9 @@ def check_configs(argv: Sequence[str], allowed_keys: Collection[str]) -> None:
             raise UserError(f"--config {path} must hold keys and values, as the files in configs/ do.")
         for key in map(str, settings or {}):
             if key not in allowed_keys:
-                near = difflib.get_close_matches(key, allowed_keys, n=1)
-                meant = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(
-                    f"--config {path} has the key {key!r}, which there is not{meant}; `uniopd fit --help` lists what "
-                    "there is."
+                    f"--config {path} has the key {key!r}, which there is not{did_you_mean(key, allowed_keys)}; "
+                    "`uniopd fit --help` lists what there is."
                 )
 
 

@@ -6,9 +6,12 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
+
+from lit_uniopd.utils.near_names import did_you_mean
 
 _KEY = re.compile(r'(?:Parser key|[kK]ey) "([^"]+)"(?: element \d+)?:?\s*')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -23,6 +26,7 @@ _UNKNOWN = re.compile(
 _IMPORT = re.compile(r"Expected a dot import path string: (.*)|Unexpected import path format: (.*)")
 _LOADED = re.compile(r"Unable to load config ['\"](.*)['\"]")
 _BY_PATH = "by its whole path"
+_BY_NAME = f"name a class {_BY_PATH}"
 _CLASS_WORDS = f"a class {_BY_PATH}"
 _TYPES = {
     "int": "a whole number",
@@ -152,7 +156,8 @@ def options_of(class_path: str) -> list[str]:
 
 def nearest(key: str, known: Collection[str]) -> str | None:
     """The option that was meant, or None."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    longer = [each for each in known if each.startswith(key)]
+    near = longer if len(longer) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if near:
         return near[0]
     first, dot, rest = key.partition(".")
@@ -225,12 +230,38 @@ def wrong_value(flag: str, complaints: Sequence[Complaint], *, null: bool, where
         return None
     loaded = [match[1] for each in complaints if (match := _LOADED.match(each.text))]
     value = next((each for each in (*loaded, *(each.value for each in complaints)) if each is not None), None)
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    meant = did_you_mean(str(value), choices)
     got = "" if value is None else f", not {shown(value)}"
     unquoted = words == [_TYPES["str"]] and re.fullmatch(r"True|False|[\d.e+-]+", value or "")
     remedy = "; put it in quotes" if unquoted else ""
     return f"--{flag} expects {' or '.join([*words, 'null'] if null else words)}{got}{meant}{where}{remedy}"
+
+
+def namesake(module: str) -> str | None:
+    """What to do about a folder of the user's that is called as a package of ours; None if there is none.
+
+    Args:
+        module: in which a class was looked for.
+    """
+    package = module.partition(".")[0]
+    loaded = getattr(sys.modules.get(package), "__file__", None)
+    folder = Path.cwd() / package
+    if package not in ("callbacks", "datamodules") or loaded is None or not folder.is_dir():
+        return None
+    ours = Path(__file__).parents[2] / package
+    if not Path(loaded).parent.samefile(ours):
+        return f"it hides {ours}, of the same name: rename the folder, or take it off PYTHONPATH"
+    if folder.samefile(ours):
+        return None
+    files = sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+    hidden = [stem for stem in files if (ours / f"{stem}.py").exists()]
+    if module.partition(".")[2] in hidden:
+        return f"it hides {folder / module.partition('.')[2]}.py, of the same name: rename that file"
+    example = next((stem for stem in files if stem not in hidden), "my_file")
+    return (
+        f"of your own {folder} each file is found by its name, and __init__.py is not read: name a class as "
+        f"{package}.{example}.MyClass"
+    )
 
 
 def wrong_class(flag: str, complaints: Sequence[Complaint]) -> str | None:
@@ -238,11 +269,13 @@ def wrong_class(flag: str, complaints: Sequence[Complaint]) -> str | None:
     for each in complaints:
         if attribute := re.search(r"module '([^']+)' has no attribute '([^']+)'", each.text):
             module, name = attribute[1], attribute[2]
-            near = difflib.get_close_matches(name, dir(sys.modules.get(module)), n=1)
-            meant = f" (did you mean {module}.{near[0]}?)" if near else ""
-            return f"--{flag}: there is no {name} in {module}{meant}; name a class {_BY_PATH}."
+            meant = did_you_mean(name, dir(sys.modules.get(module)), prefix=f"{module}.")
+            file = getattr(sys.modules.get(module), "__file__", None)
+            other = namesake(module)
+            looked = f" ({file})" if file and (other or not meant) else ""
+            return f"--{flag}: there is no {name} in {module}{looked}{meant}; {other or _BY_NAME}."
         if absent := re.search(r"No module named '([^']+)'", each.text):
-            return f"--{flag}: there is no module {absent[1]}; name a class {_BY_PATH}."
+            return f"--{flag}: there is no module {absent[1]}; {namesake(absent[1]) or _BY_NAME}."
         if kind := re.search(r"does not correspond to a subclass of (\w+)", each.text):
             given = each.value or (each.classes[-1] if each.classes else "it")
             return f"--{flag}: {given} is no {kind[1]}; name one {_BY_PATH}."

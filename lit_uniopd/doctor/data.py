@@ -14,6 +14,7 @@ from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, ye
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.lossy_sources import source_objections
 from lit_uniopd.modules.opd.outcomes import gold_objections, outcome_users
+from lit_uniopd.rewards import is_custom
 from lit_uniopd.scorers import GraderScore
 from lit_uniopd.types import Prompt
 
@@ -102,7 +103,7 @@ def check_graders(case: Case) -> Iterator[Finding]:
             "No prompt has a grader, and answers are scored by their graders.",
             "Name one by --data.predict.grader, or another --trainer.callbacks.scorer.",
         )
-    incomplete = [p for p in prompts if p.grader is not None and p.gold is None]
+    incomplete = [p for p in prompts if p.grader is not None and p.gold is None and not is_custom(p.grader)]
     if incomplete:
         yield red(
             "golds",
@@ -110,12 +111,13 @@ def check_graders(case: Case) -> Iterator[Finding]:
             "Name the column that holds it by --data.train.answer_column, or set the grader null to train without "
             "outcomes.",
         )
-        prompts = [p for p in prompts if p.gold is not None]
+        left_out = set(map(id, incomplete))
+        prompts = [p for p in prompts if id(p) not in left_out]
     with complaints("golds") as problems:
         benchmarks = case.trainer_data.benchmarks_in_fit if case.stage == "fit" else case.benchmarks
         rows = list(heldout_benchmarks(prompts, module.val_sampling, "train").values())
         problems.extend(_grade_golds(case, rows + benchmarks))
-        trained = [prompt for prompt in case.train_prompts if prompt.gold is not None or ungraded]
+        trained = [p for p in case.train_prompts if p.gold is not None or ungraded or is_custom(p.grader or "")]
         problems.extend(_tried_golds(case, trained, benchmarks, users))
     refused = any("refused by their own grader" in problem.message for problem in problems)
     yield from (finding for finding in problems if not (refused and finding.status == "yellow"))

@@ -15,6 +15,7 @@ from lit_uniopd.playground.smollm2 import locate_smollm2
 from lit_uniopd.playground.tasks import DOMAINS
 from lit_uniopd.playground.variants import VARIANTS, locate_variant
 from lit_uniopd.playground.vision import locate_vision
+from lit_uniopd.utils.near_names import did_you_mean
 from lit_uniopd.utils.seeding import run_seed
 
 
@@ -56,6 +57,9 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        choices = ", ".join([*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2])
-        raise UserError(f"The path playground:{name} is unknown; write playground: and one of {choices}.")
+        choices = [*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2]
+        raise UserError(
+            f"The path playground:{name} is unknown{did_you_mean(name, choices)}; write playground: and one of "
+            f"{', '.join(choices)}."
+        )
     return build(root, run_seed(seed)).root / name

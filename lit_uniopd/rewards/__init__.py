@@ -11,11 +11,15 @@ from typing import Any
 
 from lit_uniopd.grade import Grade as Grade
 from lit_uniopd.rewards.code import check_sandbox as check_sandbox
+from lit_uniopd.rewards.custom import is_custom as is_custom
+from lit_uniopd.rewards.custom import load_grader
+from lit_uniopd.rewards.custom import named_grader as named_grader
 from lit_uniopd.rewards.grade import Grader as Grader
 from lit_uniopd.rewards.grade import guarded
 from lit_uniopd.rewards.pool import GradeItem as GradeItem
 from lit_uniopd.rewards.pool import GraderPool as GraderPool
-from lit_uniopd.rewards.registry import IN_THREAD, IN_WORKER, INLINE, check_grader
+from lit_uniopd.rewards.registry import IN_THREAD, IN_WORKER, INLINE
+from lit_uniopd.rewards.registry import check_grader as check_grader
 
 
 @functools.cache
@@ -43,10 +47,10 @@ runs in a sandbox of its own."""
 
 
 def get_grader(name: str) -> Grader:
-    """The grader of this name.
+    """The grader of this name, ours or a user's.
 
     Raises:
         UserError: with all existing names, if there is none of this name.
     """
     check_grader(name)
-    return GRADERS[name]
+    return _pooled(name, load_grader(name).call) if is_custom(name) else GRADERS[name]

@@ -82,11 +82,16 @@ def failed(name: str, kind: str, message: str) -> Grade:
     return unknown("error")
 
 
-_logged: set[tuple[str, str]] = set()
+_logged: dict[tuple[str, str], str] = {}
+
+
+def breakdown_of(name: str) -> str | None:
+    """Why a grader last broke down in a new way, as ``KeyError: 'solution'``; None: it has not."""
+    return next((f"{kind}: {text}" for (grader, kind), text in reversed(_logged.items()) if grader == name), None)
 
 
 def _log_once(name: str, kind: str, message: str) -> None:
     # Thousands of answers can fail alike; the grades count them, the log explains the first.
     level = logging.DEBUG if (name, kind) in _logged else logging.WARNING
-    _logged.add((name, kind))
+    _logged.setdefault((name, kind), message)
     _log.log(level, "grader %s could not judge an answer, which counts as unknown: %s: %s", name, kind, message)

@@ -26,6 +26,7 @@ class Grading:
                 gold=rollouts.prompts[row].gold,
                 response=rollouts.text[row],
                 row=rollouts.prompts[row].row,
+                messages=rollouts.prompts[row].messages,
             )
             for row in self.rows
         ]

@@ -10,13 +10,14 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lit_uniopd.grade import KILLED, Grade
 from lit_uniopd.rewards.code import check_sandbox, program_slots
+from lit_uniopd.rewards.custom import is_custom, load_grader
 from lit_uniopd.rewards.fork_server import ForkServer
 from lit_uniopd.rewards.grade import failed, gold_text, guarded, unknown
 from lit_uniopd.rewards.process import GraderProcess
@@ -37,13 +38,15 @@ class GradeItem:
     """One answer to be judged."""
 
     grader: str
-    """Key of ``GRADERS``."""
+    """Key of ``GRADERS``, or the dotted path of a user's own."""
     gold: Any
     response: str
     row: Mapping[str, Any] | None = None
     """The other columns of the prompt's row."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the grader; plain data."""
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The conversation that it answers, for graders of users."""
 
 
 class GraderPool:
@@ -156,7 +159,9 @@ class GraderPool:
         return [future.result() for future in futures]
 
     def submit(self, items: Iterable[GradeItem]) -> "list[Future[Grade]]":
-        """Begin to judge every item and return at once; only graders that merely compare strings run here.
+        """Begin to judge every item and return at once.
+
+        Only graders that merely compare strings, and those of users, run here.
 
         A cancelled future that has not begun never does. What is still running when this process ends is dropped.
 
@@ -173,6 +178,11 @@ class GraderPool:
             for item, future in zip(items, futures, strict=True):
                 if item.grader in INLINE:
                     future.set_result(INLINE[item.grader](item.gold, item.response, item.row, **item.options))
+            for name in dict.fromkeys(item.grader for item in items if is_custom(item.grader)):
+                chosen = [(item, future) for item, future in zip(items, futures, strict=True) if item.grader == name]
+                grades = load_grader(name).grade([item for item, _ in chosen])
+                for (_, future), grade in zip(chosen, grades, strict=True):
+                    future.set_result(grade)
         except BaseException:
             _cancel(futures)
             raise

@@ -10,6 +10,7 @@ from lit_uniopd.rewards.chart import grade_chartqa_normalised, grade_chartqa_rel
 from lit_uniopd.rewards.choice import grade_choice
 from lit_uniopd.rewards.code import grade_code_functional, grade_code_stdio
 from lit_uniopd.rewards.code_labels import grade_code
+from lit_uniopd.rewards.custom import is_custom, load_grader
 from lit_uniopd.rewards.exact import grade_exact
 from lit_uniopd.rewards.grade import Grader, guarded
 from lit_uniopd.rewards.ifeval import grade_ifeval
@@ -18,6 +19,7 @@ from lit_uniopd.rewards.numeric import grade_numeric
 from lit_uniopd.rewards.playground import grade_playground
 from lit_uniopd.rewards.vqa import grade_vqa_soft
 from lit_uniopd.rewards.yes_no import grade_yes_no
+from lit_uniopd.utils.near_names import did_you_mean
 
 INLINE: Mapping[str, Grader] = {
     name: guarded(name, grade)
@@ -51,11 +53,18 @@ IN_THREAD: Mapping[str, Callable[..., Grade]] = {
 
 
 def check_grader(name: str) -> None:
-    """Refuse unknown names.
+    """Refuse names behind which there is no grader; that of a user's own is imported.
 
     Raises:
-        UserError: with all existing names.
+        UserError: with the name that was meant, or all there are.
     """
-    if name not in INLINE and name not in IN_WORKER and name not in IN_THREAD:
-        names = ", ".join(sorted([*INLINE, *IN_WORKER, *IN_THREAD]))
-        raise UserError(f"There is no grader named {name!r}; name one of {names}.")
+    if name in INLINE or name in IN_WORKER or name in IN_THREAD:
+        return
+    if is_custom(name):
+        load_grader(name)
+        return
+    names = sorted([*INLINE, *IN_WORKER, *IN_THREAD])
+    raise UserError(
+        f"There is no grader named {name!r}{did_you_mean(name, names)}; name one of {', '.join(names)}, or your own by "
+        "its module, as in `grader: my_module.is_right`."
+    )

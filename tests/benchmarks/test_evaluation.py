@@ -23,6 +23,7 @@ from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.rewards import named_grader
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = str(ROOT / "configs/benchmarks.yaml")
@@ -141,6 +142,23 @@ def test_regrading_judges_anew_and_keeps_the_old_verdicts(doctored, capsys):
     assert "aime24@gopd" in capsys.readouterr().out
     summary = json.loads((doctored / "summary.json").read_text())
     assert summary["benchmarks"]["aime24@gopd"]["scores"]["accuracy"] == 1.0
+
+
+def test_a_grader_that_needs_a_row_keeps_its_verdicts_and_another_judges_anew(doctored, caplog):
+    verdicts = {}
+    for label, function in {
+        "needing": lambda text, row: row["level"] == 1,
+        "not": lambda text, gold: str(gold) in text,
+    }.items():
+        grader = named_grader(function)
+        records = [replace(r, grader=grader) if r.benchmark == "aime24" else r for r in run_records(doctored)]
+        write_parquet(records, doctored / "records.parquet")
+        regrade([str(doctored)])
+        verdicts[label] = {r.correct for r in run_records(doctored) if r.benchmark == "aime24"}
+        count = sum(r.grader == grader for r in records)
+        told = f"{count} verdicts of {grader} stay as they were: it broke down here (TypeError: it takes 'row'"
+        assert (told in caplog.text) == (label == "needing")
+    assert verdicts == {"needing": {False}, "not": {True}}
 
 
 def test_comparing_names_what_became_right(run, doctored, capsys):

@@ -14,7 +14,7 @@ from lit_uniopd.benchmarks.registry import all_specs, expand, find_spec, groups
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.chat_template import render
-from lit_uniopd.rewards import GraderPool
+from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.utils.paths import has_scheme
 
 SPECS = all_specs()
@@ -283,3 +283,71 @@ def test_pictures_of_a_data_set_stay_files_until_they_are_needed(tmp_path, monke
     assert isinstance(image, bytes | str)  # not a decoded picture
     assert open_image(image).size == (224, 224)
     assert load_benchmark(find_spec("chartqa"), "smoke").fingerprint == benchmark.fingerprint
+
+
+# --- files of users --------------------------------------------------------------------------------------------------
+
+
+def own(folder: Path, text: str) -> BenchmarkSpec:
+    (folder / "mine.yaml").write_text(text)
+    return find_spec(str(folder / "mine.yaml"))
+
+
+def test_a_file_starts_from_a_benchmark_that_comes_with_us(tmp_path):
+    base = find_spec("math500")
+    spec = own(tmp_path, "inherit: math500\nprotocol: mine\ngeneration: {n: 4}\n")
+    assert spec == replace(base, protocol="mine", generation=replace(base.generation, n=4))
+
+
+def test_other_rows_take_over_nothing_of_what_was_said_about_the_base_s(tmp_path):
+    spec = own(tmp_path, "inherit: math500\nid: mine\nhub: {id: me/mine}\ncolumns: {question: q, answer: a}\n")
+    assert (spec.hub.split, spec.columns, spec.size, spec.fixture) == (
+        "test",
+        {"question": "q", "answer": "a"},
+        None,
+        None,
+    )
+    assert (spec.published, spec.licence, spec.source, spec.verified) == ({}, "not checked", "", False)
+    assert (spec.prompt, spec.scoring) == (find_spec("math500").prompt, find_spec("math500").scoring)
+    fallbacks = own(tmp_path, "inherit: chartqa\nid: mine\nhub: {id: me/mine}\n")
+    assert find_spec("chartqa").hub.fallbacks
+    assert fallbacks.hub.fallbacks == ()
+    assert fallbacks.columns == find_spec("chartqa").columns
+
+
+def test_another_grader_has_no_options_of_the_first(tmp_path):
+    spec = own(tmp_path, "inherit: aime24\nprotocol: mine\nscoring: {grader: exact}\n")
+    assert find_spec("aime24").scoring.options
+    assert spec.scoring.options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("inherit: math50\nid: x\n", r"inherit names 'math50'.*\(did you mean math500\?\)"),
+        ("inherit: math500\ngeneration: {temprature: 1.0}\n", r"no key 'temprature' \(did you mean temperature\?\)"),
+        ("inherit: math500\nscorin: {grader: exact}\n", r"no key 'scorin' \(did you mean scoring\?\)"),
+        ("inherit: math500\nscoring: {grader: exact}\n", "another `scoring` than math500@unidpo, and the same name"),
+        ("inherit: math500\ngeneration: {n: 3}\n", "another `generation` than math500@unidpo"),
+    ],
+)
+def test_mistakes_of_a_file_that_inherits(tmp_path, text, words):
+    with pytest.raises(UserError, match=words):
+        own(tmp_path, text)
+
+
+def test_a_benchmark_by_a_grader_of_one_s_own(tmp_path, monkeypatch, graders):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "graders_of_test_spec.py").write_text(
+        "def right(text, gold, row):\n    return text == gold and row['answer'] == gold and 'level' in row\n"
+        "def broken(text, row):\n    return row['nothing']\n"
+    )
+    accepted = {}
+    for name in ("right", "broken"):
+        text = f"inherit: math500\nprotocol: {name}\nscoring: {{grader: graders_of_test_spec.{name}}}\n"
+        benchmark = load_benchmark(own(tmp_path, text), "fixture")
+        report = check_golds(benchmark, graders)
+        example = benchmark.examples[0]
+        item = GradeItem(str(benchmark.grader(example)), example.gold, example.gold, example.row)
+        accepted[name] = (report.good, graders.grade([item])[0].correct)
+    assert accepted == {"right": (True, True), "broken": (False, None)}

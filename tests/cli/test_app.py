@@ -1,16 +1,20 @@
 """The command line as its user meets it, in process; `tests/test_quickstart.py` runs the real command."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tiny import module, trainer
 
 from lit_uniopd.cli import main
-from lit_uniopd.cli.app import run
+from lit_uniopd.cli.app import log_untrained, run
 from lit_uniopd.errors import UserError
+from lit_uniopd.modules import Evaluation
+from lit_uniopd.policy import PolicyArgs
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +93,7 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
         (["--model.sampling.n=many"], "--model.sampling.n expects a whole number, not 'many'"),
         (["--data.batch_siz=3"], "--data.batch_siz: there is no such option (did you mean --data.batch_size?)"),
         (["--bogus=1"], "--bogus: there is no such option"),
-        (["--config=nothing.yaml"], "--config: File does not exist"),
+        (["--config=nothing.yaml"], "--config nothing.yaml: there is neither such a file in"),
         (["--ckpt_path=nothing.ckpt"], "--ckpt_path nothing.ckpt does not exist"),
         (["--ckpt_path=last"], "--ckpt_path last: there is no last.ckpt"),
         (["--trainer.logger.init_args.save_dir=/proc/runs"], "--trainer.logger.save_dir"),
@@ -165,3 +169,16 @@ def test_every_argument_of_the_module_has_a_sentence(capsys):
     }.items():
         assert flag.replace("init_args.", "") in text or flag in text
         assert sentence in " ".join(text.split())
+
+
+def test_without_a_checkpoint_it_is_said_whose_weights_are_tested(model_dirs, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="lit_uniopd"):
+        log_untrained("test", module(model_dirs), trainer(tmp_path))
+        log_untrained(
+            "test", Evaluation(PolicyArgs(path=model_dirs["student"])), trainer(tmp_path)
+        )  # it trains nothing
+    [message] = [message for message in caplog.messages if "ckpt_path" in message]
+    assert message == (
+        f"No --ckpt_path: test takes the weights of {model_dirs['student']} as they are; --ckpt_path last is the newest "
+        "checkpoint of this run's name."
+    )

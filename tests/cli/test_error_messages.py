@@ -113,6 +113,8 @@ MISTAKES = {
         "--trainer.callbacks.dleta",
         "lists",
     ),
+    "no step at all": (["--trainer.max_steps=0"], "--trainer.max_steps 0 trains nothing", "`uniopd validate`"),
+    "no batch at all": (["--trainer.limit_train_batches=0"], "--trainer.limit_train_batches 0 trains", "raise it"),
     "no such config": (["--config=none.yaml"], "--config", "mend the path"),
     "no YAML": (["--config=broken.yaml"], "--config broken.yaml is not YAML at line 3, column 4", "mend it"),
     "YAML that is a list": (["--config=list.yaml"], "--config list.yaml", "must hold keys and values"),

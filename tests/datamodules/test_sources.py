@@ -11,6 +11,7 @@ from pyarrow import parquet
 from datamodules import SourceArgs
 from datamodules.sources import read_prompts
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import get_grader
 from lit_uniopd.types import Prompt
 
 FLAG = "--data.train"
@@ -240,3 +241,25 @@ def test_a_refusal_of_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
         UserError, match=r"--data.train.path owner/nmae is no file here.*\(split train\).*doesn't exist"
     ):
         read_prompts(SourceArgs("owner/nmae"), FLAG)
+
+
+def test_a_grader_of_the_user_s_sees_the_whole_row(tmp_path):
+    rows = [
+        {"question": "1+1", "solution": "2", "level": 1, "grader": "my_graders.right"},
+        {"question": "1+2", "solution": "3", "level": 2, "grader": "exact"},
+    ]
+    columns = {"prompt_column": "question", "answer_column": "solution"}
+    first, second = read_prompts(SourceArgs(write(tmp_path / "t.jsonl", rows), **columns), FLAG)
+    assert (first.grader, first.gold, first.row) == ("my_graders.right", "2", rows[0])
+    assert (second.grader, second.row) == ("exact", {"level": 2})
+
+
+def test_a_function_is_a_grader(tmp_path):
+    def right(text, gold):
+        return text == gold
+
+    source = SourceArgs(write(tmp_path / "t.jsonl", [{"prompt": "1+1", "answer": "2"}]), grader=right)
+    (prompt,) = read_prompts(source, FLAG)
+    assert source.grader == prompt.grader
+    assert isinstance(prompt.grader, str)
+    assert [get_grader(prompt.grader)("2", text).correct for text in "23"] == [True, False]

@@ -125,7 +125,8 @@ def test_locate(tmp_path, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     assert locate("heldout.jsonl", tmp_path) == tmp_path / "seed5/heldout.jsonl"
     with pytest.raises(
-        UserError, match="The path playground:maths_teacher is unknown; write playground: and one of student"
+        UserError,
+        match=r"playground:maths_teacher is unknown \(did you mean math_teacher\?\); write playground: and one of",
     ):
         locate("maths_teacher", tmp_path)
     assert list(tmp_path.iterdir()) == []  # nothing was trained

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example, PromptFormat
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards import is_custom
 
 if TYPE_CHECKING:
     from lit_uniopd.types import Message
@@ -78,8 +79,15 @@ def example_of(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> E
         group="" if spec.group is None else str(values[spec.group]),
         options={"choices": choices} if choices and spec.scoring.grader in ("choice", "math") else {},
         breakdown={name: str(values[name]) for name in spec.report.breakdown if name in values},
-        row={role: values[role] for role in spec.adapter_args.get("keep", ())},
+        row=_row_for_grader(values, spec),
     )
+
+
+def _row_for_grader(values: Mapping[str, Any], spec: BenchmarkSpec) -> dict[str, Any]:
+    """The roles that its adapter's arguments keep; all but the pictures for a user's grader."""
+    if any(map(is_custom, (spec.scoring.grader or "", *spec.scoring.also))):
+        return {role: value for role, value in values.items() if not role.startswith("image")}
+    return {role: values[role] for role in spec.adapter_args.get("keep", ())}
 
 
 def row_id(values: Mapping[str, Any], spec: BenchmarkSpec, number: int) -> str:

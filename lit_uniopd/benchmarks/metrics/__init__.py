@@ -10,6 +10,7 @@ from lit_uniopd.benchmarks.metrics.grouped import GroupWorst, WeMath
 from lit_uniopd.benchmarks.metrics.statistic import Statistic as Statistic
 from lit_uniopd.benchmarks.metrics.yes_no import Hallusion, YesNo
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.near_names import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ def build_metrics(metrics: Iterable[Mapping[str, Any]], n: int, *, spec_n: int |
         arguments = {key: value for key, value in entry.items() if key != "name"}
         make = METRICS.get(entry.get("name", ""))
         if make is None:
+            near = did_you_mean(str(entry.get("name")), METRICS)
             raise UserError(
-                f"report.metrics: there is no metric {entry.get('name')!r}; name one of {', '.join(METRICS)}."
+                f"report.metrics: there is no metric {entry.get('name')!r}{near}; name one of {', '.join(METRICS)}."
             )
         if make is PassAt and n < arguments.get("k", 1) <= (spec_n or n):
             log.debug("pass@%d needs more than the %d answer(s) of this profile and is left out.", arguments["k"], n)

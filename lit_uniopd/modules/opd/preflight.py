@@ -8,27 +8,34 @@ from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
-from lit_uniopd.rewards import get_grader
+from lit_uniopd.rewards import check_grader, is_custom
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.teachers import TeacherArgs, Teachers
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt
 
 
-def check_prompts(prompts: Iterable[Prompt]) -> None:
+def check_prompts(prompts: Iterable[Prompt]) -> list[str]:
     """Refuse prompts that could not be graded, before any model is loaded.
+
+    Returns:
+        The graders of users that they name.
 
     Raises:
         UserError: naming the prompt and the column.
     """
+    custom: set[str] = set()
     for prompt in prompts:
         if prompt.grader is not None:
-            get_grader(prompt.grader)
-            if prompt.gold is None:
+            check_grader(prompt.grader)
+            if is_custom(prompt.grader):
+                custom.add(prompt.grader)
+            elif prompt.gold is None:
                 raise UserError(
                     f"Prompt {prompt.id!r} has grader {prompt.grader!r} but no gold answer; name the column that holds "
                     "it by `answer_column`, or set `grader: null` to train without outcomes."
                 )
+    return sorted(custom)
 
 
 def check_graders(prompts: Iterable[Prompt]) -> None:

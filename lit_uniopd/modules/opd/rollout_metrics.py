@@ -31,6 +31,7 @@ def step_metrics(
     *,
     teachers: TeacherPool,
     domains: Iterable[str],
+    custom_graders: Iterable[str],
     own_kernels: bool,
 ) -> dict[str, float]:
     """What a step's rollout and update were like, averaged over all ranks, and where this rank's time went.
@@ -44,12 +45,13 @@ def step_metrics(
         seconds: of each part of the step, and of the whole `step`.
         teachers: who scored.
         domains: every domain of the data.
+        custom_graders: those of users that the data name.
         own_kernels: whether the student's answers come from an engine with kernels of its own.
     """
     # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
     trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
     routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else None
-    means = rollout_statistics(rollouts, routes, domains, teachers)
+    means = rollout_statistics(rollouts, routes, domains, teachers, custom_graders)
     if (counts := teachers.cache_counts()) is not None:
         means.add("rollout/teacher_cached", counts[0], sum(counts))
     drift = add_engine_drift(means, rollouts) if own_kernels else None
@@ -65,7 +67,11 @@ def step_metrics(
 
 
 def rollout_statistics(
-    rollouts: Rollouts, routes: list[str] | None, domains: Iterable[str], teachers: Iterable[str]
+    rollouts: Rollouts,
+    routes: list[str] | None,
+    domains: Iterable[str],
+    teachers: Iterable[str],
+    custom_graders: Iterable[str] = (),
 ) -> WeightedMeans:
     """Averages of a scored rollout, overall, per domain and per teacher.
 
@@ -74,6 +80,7 @@ def rollout_statistics(
         routes: name of each sample's teacher; None: there are no teachers.
         domains: every domain of the data, so that all ranks average the same names.
         teachers: every teacher's name, likewise.
+        custom_graders: every grader of a user's own that the data name, likewise.
     """
     averages = WeightedMeans()
     for name, values_B, of_B in _per_sample(rollouts):
@@ -82,7 +89,7 @@ def rollout_statistics(
     averages.add("rollout/empty", sum(not text.strip() for text in rollouts.text), len(rollouts))
     # Of every grader there is, so that all ranks average the same names; those without answers are left out.
     graders = [prompt.grader for prompt in rollouts.prompts]
-    for name in GRADERS:
+    for name in (*GRADERS, *custom_graders):
         errors = [grade.reason == "error" for grade, used in zip(rollouts.grades, graders, strict=True) if used == name]
         averages.add(f"rollout/grader_error/{name}", sum(errors), len(errors))
     averages.add("rollout/teacher_failed", (~rollouts.teacher_ok_B).sum(), len(rollouts))

@@ -143,7 +143,7 @@ class UniOPD(PolicyModule):
         data = self.trainer_data
         trained = data.prompts("train")
         prompts = data.prompts("train", "val", "test", "predict")
-        check_prompts(prompts)
+        self.custom_graders = check_prompts(prompts)
         check_graders(data.prompts("train", "val"))
         if stage == "fit":
             check_engine(self.sampling)
@@ -387,6 +387,7 @@ class UniOPD(PolicyModule):
             seconds,
             teachers=self.teachers,
             domains=self.domains,
+            custom_graders=self.custom_graders,
             own_kernels=self.writer == "student" and self.sampling.engine == "vllm",
         )
         self.log_dict(metrics, batch_size=len(rollouts))

@@ -98,8 +98,9 @@ def score_objections(args: PairLossArgs, pairs: Sequence[EncodedPair], eta: floa
     if any(score != score for score in chosen):
         yield Objection(
             "settings",
-            "Omni-DPO needs scores, and the pairs have none; give --data.train score columns, or switch off "
-            "--model.loss.use_quality and --model.loss.use_nll.",
+            "Omni-DPO needs scores, and the pairs have none; take plain DPO by --model.loss.kind dpo, keep the weight "
+            "that needs none by --model.loss.use_quality false --model.loss.use_nll false, or name columns of scores "
+            "by --data.train.score_chosen_column and score_rejected_column.",
             refused=True,
         )
         return
