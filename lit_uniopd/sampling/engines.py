@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.chat_template import UnprocessedPrompt
 from lit_uniopd.policy.multimodal import Vision
 from lit_uniopd.sampling import (
     engine_continuous,
@@ -60,6 +62,8 @@ def sample(
     seed: int,
     keys: Sequence[int] | None = None,
     vision: Sequence[Vision] | None = None,
+    unprocessed: Sequence[UnprocessedPrompt | None] | None = None,
+    processor: Any = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Completions:
@@ -78,6 +82,8 @@ def sample(
         seed: Of all randomness.
         keys: A number for each prompt's noise, so that its answers do not depend on its place. None: 0, 1, ...
         vision: Of each prompt, what the processor made of its pictures. None: there are none.
+        unprocessed: Of each prompt with pictures, what the processor made that of. vLLM needs it, and the processor.
+        processor: Of the model.
         on_progress: Called with (finished answers, all answers) whenever more are finished.
         on_tokens: Called with the number of tokens written since the last call, by engines that tell.
 
@@ -96,6 +102,8 @@ def sample(
         seed=seed,
         keys=range(len(prompt_tokens)) if keys is None else keys,
         vision=[{}] * len(prompt_tokens) if vision is None else vision,
+        unprocessed=[None] * len(prompt_tokens) if unprocessed is None else unprocessed,
+        processor=processor,
         on_progress=on_progress,
         on_tokens=on_tokens,
     )
