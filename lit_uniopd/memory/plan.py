@@ -13,6 +13,7 @@ from lit_uniopd.memory.estimates import (
     Numerics,
     autocast_copies_bytes,
     dimensions,
+    encoder_bytes,
     head_bytes,
     kv_cache_bytes,
     logits_bytes,
@@ -288,10 +289,13 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
         held: Phase = "rollout" if setup.cuda else "always"  # it sleeps on GPUs only
         weights = sum(p.numel() for _, p in unique_parameters(unwrap(policy))) * types.matmul
         room = load.colocated.kv_cache_gib or (None if setup.cuda else CPU_CACHE_GIB)
-        return [
+        encoder = encoder_bytes(unwrap(policy).config, types, tokens=load.prompts * load.prompt_tokens)
+        allocations = [
             Allocation("vLLM: weights", weights, held, exact=False),
             Allocation("vLLM: keys and values", cache if room is None else int(room * GIB), held, exact=False),
+            Allocation("vLLM: picture encoder", encoder, held, exact=False),
         ]
+        return [allocation for allocation in allocations if allocation.bytes]
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
     return [

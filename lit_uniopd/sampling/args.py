@@ -111,7 +111,7 @@ class SamplingArgs:
     """Answers written at the same time: fewer need less memory. The answers themselves do not depend on it."""
     engine: Engine = "loop"
     """loop: our own, which drops finished answers; generate: the one of transformers, slower, to compare with; cb:
-    transformers' continuous batching, for text on CUDA; vllm: vLLM in this process or as servers, for text."""
+    transformers' continuous batching, for text on CUDA; vllm: vLLM in this process or as servers."""
     server: ServerArgs | None = None
     """The servers of `engine: vllm`; null: the engine is in this process."""
     colocate: ColocateArgs = field(default_factory=ColocateArgs)

@@ -190,7 +190,7 @@ class WeightSync:
             if adapter:
                 self._load_adapter(url, path, old)
             else:
-                self._reload(url, path)
+                self._reload(url, path, pictures=getattr(unwrap(model).config, "vision_config", None) is not None)
         except ServerError as error:
             kind = "adapter" if adapter else "weights"
             raise UserError(
@@ -220,12 +220,14 @@ class WeightSync:
         if self._name not in served_names(self.servers, url):
             raise load_error or ServerError("does not list the adapter afterwards")
 
-    def _reload(self, url: str, path: str) -> None:
+    def _reload(self, url: str, path: str, *, pictures: bool) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
         _post(self.servers, "/pause?mode=wait", {}, url, accept=NO_ROUTE)
         try:
             self.servers.post("/collective_rpc", body, url=url, retries=0)
             self._forget_prompts(url)
+            if pictures:  # their features are those of the old weights; pausing has cleared them, where it is known
+                _post(self.servers, "/reset_encoder_cache", {}, url, accept=NO_ROUTE)
         finally:
             _post(self.servers, "/resume", {}, url, accept=NO_ROUTE)
 
@@ -240,8 +242,7 @@ class WeightSync:
             )
 
     def _forget_prompts(self, url: str) -> None:
-        """Clear cached keys and values of prompts and features of pictures, which are those of the old weights."""
-        _post(self.servers, "/reset_encoder_cache", {}, url, accept=NO_ROUTE)
+        """Clear the cached keys and values of prompts, which are those of the old weights."""
         answer = self.servers.post("/reset_prefix_cache", {}, url=url)
         if isinstance(answer, dict) and answer.get("success") is False:
             raise ServerError("did not forget the prompts that it had read with the old weights")
