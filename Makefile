@@ -27,11 +27,13 @@ test-slow: install  ## those that take more: whole runs, kills, several ranks, n
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # The real vLLM wants older transformers than the tests above, so it has an environment of its own.
-.venv-engines/ready: pyproject.toml constraints-engines.txt
+.venv-engines/ready: pyproject.toml constraints-engines.txt tests/engines/torchvision_names.py
 	$(PYTHON) -m venv .venv-engines
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-engines.txt
 	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	cp tests/engines/torchvision_names.py $$(.venv-engines/bin/python -c "import site; print(site.getsitepackages()[0])")
+	echo "import torchvision_names" > $$(.venv-engines/bin/python -c "import site; print(site.getsitepackages()[0])")/torchvision_names.pth
 	@touch $@
 
 test-engines: .venv-engines/ready  ## rollouts by the real vLLM, on the CPU

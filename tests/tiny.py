@@ -144,7 +144,7 @@ class Memory(Logger):
 def module(paths: dict[str, str], **options: Any) -> UniOPD:
     settings: dict[str, Any] = {
         "student": PolicyArgs(path=paths["student"]),
-        "teachers": {name: PolicyArgs(path=paths[name]) for name in ("math", "code")},
+        "teachers": {name: PolicyArgs(path=paths[name]) for name in ("math", "code") if name in paths},
         "sampling": SamplingArgs(n=3, max_new_tokens=6),
         "optimizer": sgd,
         "grader_workers": 1,

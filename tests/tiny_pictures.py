@@ -7,7 +7,10 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from tiny import make_tokenizer
 from torch import Tensor, nn
+
+from lit_uniopd.types import Prompt
 
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -30,6 +33,18 @@ TOWER: dict[str, Any] = {
     "patch_size": 14,
 }
 SIZE = {"height": 28, "width": 28}
+CHAT = (
+    "{% for m in messages %}<bos>{{ m['role'][0] }}:{% for c in m['content'] %}{% if c['type'] == 'image' %}PICTURE"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<bos>a:{% endif %}"
+)
+"""A chat template in which PICTURE stands for what a processor replaces by a picture's tokens."""
+
+
+def tokenizer(*extra: str) -> Any:
+    """One token per character, and these words, which are special."""
+    words = make_tokenizer(None, extra=extra)
+    words.add_special_tokens({"additional_special_tokens": ["<end>", *extra]})
+    return words
 
 
 def image_processor(name: str, **options: Any) -> Any:
@@ -48,6 +63,12 @@ def scattered(kind: Any, config: Any) -> Any:
 
 def picture(width: int, height: int, seed: int) -> Any:
     return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (height, width, 3), dtype="uint8"))
+
+
+def asked(name: str, text: str, *pictures: Any) -> Prompt:
+    """A question behind pictures."""
+    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]
+    return Prompt(name, ({"role": "user", "content": content},), images=pictures)
 
 
 def pair_gradient(model: nn.Module, logps: Sequence[Tensor]) -> Tensor:

@@ -234,7 +234,7 @@ class EvalEngine:
         if id(policy) not in subject.weights:
             subject.weights[id(policy)] = weights_fingerprint(policy.model)
         sampling = sampling_args(benchmark.generation, self.args)
-        engine = settled(sampling, policy.model, pictures=bool(example.images)).engine if sampling.temperature else ""
+        engine = settled(sampling, policy.model, policy.processor).engine if sampling.temperature else ""
         shared: dict[str, Any] = {
             "benchmark": benchmark.spec.id,
             "protocol": benchmark.spec.protocol,

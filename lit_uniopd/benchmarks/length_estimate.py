@@ -90,5 +90,6 @@ def _trial(policy: Policy, settings: SamplingArgs, batch: int, tokens: int) -> f
             eos_ids=[],
             pad_id=policy.pad_id,
             seed=0,
+            processor=policy.processor,
         )
     return time.perf_counter() - start

@@ -50,6 +50,8 @@ class PolicyWriter:
                 seed=derive_seed(self.seed, "sentence", step, attempt),
                 keys=[int(prompt.key, 16) >> 1 for prompt in prompts],
                 vision=[prompt.vision for prompt in encoded],
+                unprocessed=[prompt.unprocessed for prompt in encoded],
+                processor=self.policy.processor,
                 on_progress=follow(bar),
                 on_tokens=bar.add_tokens,
             )

@@ -236,6 +236,28 @@ def working_bytes(dims: Dimensions, types: Numerics, tokens: int) -> int:
     return tokens * (3 * dims.inner + 3 * dims.hidden + dims.queries) * types.matmul
 
 
+ENCODER_TOKENS = 8192
+"""Tokens of pictures that vLLM encodes in one pass, at most: what it reads at once, by default."""
+
+
+def encoder_bytes(config: Any, types: Numerics, *, tokens: int) -> int:
+    """What vLLM holds of pictures: their features, and the states of one layer of the encoder.
+
+    Args:
+        config: of the model; 0 for one that reads no pictures.
+        types: in which it computes.
+        tokens: of all prompts that it reads; all of them may be pictures.
+    """
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return 0
+    width: int = getattr(vision, "embed_dim", None) or vision.hidden_size  # Qwen2-VL's other one is that of its output
+    inner: int = getattr(vision, "intermediate_size", None) or 4 * width
+    patches = (getattr(vision, "spatial_merge_size", None) or 1) ** 2  # to a token
+    states = patches * (3 * inner + 4 * width)
+    return min(tokens, ENCODER_TOKENS) * (states + config.get_text_config().hidden_size) * types.matmul
+
+
 def head_bytes(dims: Dimensions, types: Numerics, *, tokens: int, cuda: bool, training: bool) -> int:
     """What `functional.linear_token_logps` needs: hidden states, one tile of logits, a trained head's gradient.
 

@@ -13,6 +13,7 @@ from lit_uniopd.memory.estimates import (
     Numerics,
     autocast_copies_bytes,
     dimensions,
+    encoder_bytes,
     head_bytes,
     kv_cache_bytes,
     logits_bytes,
@@ -319,10 +320,13 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
     if load.colocated is not None:
         held: Phase = "rollout" if setup.cuda else "always"  # it sleeps on GPUs only
         weights = sum(p.numel() for _, p in unique_parameters(unwrap(policy))) * types.matmul
-        return [
+        encoder = encoder_bytes(unwrap(policy).config, types, tokens=load.prompts * load.prompt_tokens)
+        allocations = [
             Allocation("vLLM: weights", weights, held, exact=False),
             Allocation("vLLM: keys and values", _vllm_cache(setup, load.colocated, weights, cache), held, exact=False),
+            Allocation("vLLM: picture encoder", encoder, held, exact=False),
         ]
+        return [allocation for allocation in allocations if allocation.bytes]
     least = kv_cache_bytes(dims, types, rows=1, prompt=1, new=1)
     prefill = working_bytes(dims, types, load.prompts * load.prompt_tokens)
     return [

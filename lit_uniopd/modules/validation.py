@@ -117,11 +117,6 @@ class Validation:
                     f"Benchmark {benchmark.key} has pictures, which --{flag}.path {args.path} cannot read; choose an "
                     "image-text model or leave the benchmark out."
                 )
-            if benchmark.spec.modality == "image" and self.sampling.engine == "vllm":
-                raise UserError(
-                    f"Benchmark {benchmark.key} has pictures, and --model.val_sampling.engine vllm reads text only; "
-                    "set it to loop, or leave the benchmark out."
-                )
         graders = {name for b in benchmarks for e in b.examples if (name := b.grader(e)) is not None}
         self.graders.prepare(sorted(graders | {name for b in benchmarks for name in b.spec.scoring.also}))
         self._try_golds(benchmarks)

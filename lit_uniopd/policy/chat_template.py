@@ -17,6 +17,18 @@ from lit_uniopd.utils.images import open_image
 
 
 @dataclass(frozen=True, slots=True)
+class UnprocessedPrompt:
+    """A prompt with pictures before the processor has read it, for engines that have processors of their own."""
+
+    tokens: list[int]
+    """Token ids of the chat template's text: the place of a picture is written once."""
+    messages: tuple[Message, ...]
+    pictures: list[Any]
+    """RGB pictures of Pillow in the order of their places, within the limit of pixels."""
+    chat_template_kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedPrompt:
     """A prompt as a model takes it."""
 
@@ -24,6 +36,8 @@ class EncodedPrompt:
     """Token ids; a picture's placeholder is repeated for each token that the model makes of it."""
     vision: Vision = field(default_factory=dict)
     """The processor's output for the pictures."""
+    unprocessed: UnprocessedPrompt | None = None
+    """None: there are no pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,8 @@ def encode(
             f"({first_line(error)}); mend the row."
         ) from error
     tokens = inputs.pop("input_ids")[0].tolist()
-    return EncodedPrompt(tokens, vision_of(inputs, len(tokens)))
+    source = UnprocessedPrompt(_token_ids(processor, text), prompt.messages, pictures, chat_template_kwargs)
+    return EncodedPrompt(tokens, vision_of(inputs, len(tokens)), source)
 
 
 def tokenizer_of(processor: Any) -> PreTrainedTokenizerBase:

@@ -116,7 +116,7 @@ class SamplingArgs:
     engine: Engine = "auto"
     """auto: vllm where servers are named, or on a GPU if it is installed and can run the student, else loop. loop: our
     own, which drops finished answers; generate: the one of transformers, slower, to compare with; vllm: vLLM in this
-    process or as servers, for text."""
+    process or as servers."""
     server: ServerArgs | None = None
     """vLLM's servers; null: its engine is in this process."""
     colocate: ColocateArgs = field(default_factory=ColocateArgs)

@@ -12,7 +12,7 @@ import itertools
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,28 +24,37 @@ from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.backbone import head_of, unwrap
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.checkpoint_names import checkpoint_weights
 from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
+from lit_uniopd.sampling.vllm_pictures import (
+    check_tokens,
+    engine_options,
+    engine_prompt,
+    processor_settings,
+    reads_pictures,
+)
 from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.sampling.weight_sync import fingerprint
 from lit_uniopd.utils.seeding import derive_seed
 
 GIB = 1024**3
+NAME = "vLLM in this process"
+REMEDY = "set sampling.engine=loop"
 
 
 def write(request: GenerationRequest) -> AnswerBuffer:
     """Answer a request.
 
     Raises:
-        UserError: if vLLM is missing or cannot run the model, a prompt has pictures or is too long, or the engine does
-            not have the student's weights after they were sent.
+        UserError: if vLLM is missing or cannot run the model, a prompt is too long, or the engine makes other tokens of
+            its pictures, or does not have the student's weights after they were sent.
     """
     check_installed()
-    request.refuse_pictures()
-    engine = engine_for(request.model, request.args)
+    engine = engine_for(request.model, request.args, request.processor)
     engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    engine.take_weights(request.model, request.prompt_tokens[0], request.args.colocate.max_drift)
+    engine.take_weights(request.model, request.probe, request.args.colocate.max_drift)
     buffer = AnswerBuffer(request)
     try:
         for prompt, answers in engine.answers(request):
@@ -95,8 +104,13 @@ _engines: dict[tuple[Any, ...], ColocatedEngine] = {}
 """Of this process, until it ends: models of one architecture share an engine, and send their weights in turn."""
 
 
-def engine_for(model: nn.Module, args: SamplingArgs) -> ColocatedEngine:
+def engine_for(model: nn.Module, args: SamplingArgs, processor: Any = None) -> ColocatedEngine:
     """The engine of a model's architecture and of these settings, made when it is first asked for.
+
+    Args:
+        model: that is to write.
+        args: how, and with which room.
+        processor: of the model; without one an engine reads text alone.
 
     Raises:
         UserError: if vLLM cannot run such a model here.
@@ -104,10 +118,10 @@ def engine_for(model: nn.Module, args: SamplingArgs) -> ColocatedEngine:
     base: Any = unwrap(model)
     device = head_of(base).weight_VH.device
     _check_place(base, device)
-    options = _engine_options(base, args, device)
-    key = (type(base), base.config.to_json_string(), device, *options.values())
+    options = _engine_options(base, args, device) | engine_options(base, processor)
+    key = (type(base), base.config.to_json_string(), processor_settings(base, processor), device, repr(options))
     if key not in _engines:
-        _engines[key] = ColocatedEngine(base, options, device)
+        _engines[key] = ColocatedEngine(base, processor, options, device)
     return _engines[key]
 
 
@@ -134,6 +148,7 @@ class ColocatedEngine:
 
     Args:
         base: the student's model without the wrapper of adapters; only its config is read.
+        processor: the student's; an image-text model reads pictures by it.
         options: of ``vllm.LLM``.
         device: of the model.
 
@@ -141,20 +156,26 @@ class ColocatedEngine:
         UserError: if vLLM cannot run such a model here.
     """
 
-    def __init__(self, base: nn.Module, options: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, base: nn.Module, processor: Any, options: dict[str, Any], device: torch.device) -> None:
         self.device = device
         self.requests = itertools.count()
         self.asleep = False
         self.fingerprint = ""
         """Of the weights that the engine has; empty: none that are of use."""
-        self.probe = WeightProbe(self._prompt_logps, "vLLM in this process", "sampling.colocate.max_drift")
+        self.probe = WeightProbe(self._prompt_logps, NAME, "sampling.colocate.max_drift")
+        self.files = tempfile.TemporaryDirectory()
+        """Config and processor of the model, which vLLM may read again as long as it lives."""
+        directory = self.files.name
         _set_environment(device)
-        with _undisturbed(device), tempfile.TemporaryDirectory() as directory:
+        with _undisturbed(device):
             _write_config(base, directory)
+            if reads_pictures(base, processor):
+                processor.save_pretrained(directory)
             try:
                 self.llm: Any = import_module("vllm").LLM(model=directory, **options)
                 try:
-                    self._prompt_logps([0, 0])  # shapes that its kernels do not know are refused by the first step
+                    # Shapes that its kernels do not know are refused by the first step.
+                    self._prompt_logps(EncodedPrompt([0, 0]))
                 except BaseException:
                     # Now, and not whenever it is collected: it takes along what all engines of the process share.
                     self.llm.llm_engine.engine_core.shutdown()
@@ -185,12 +206,12 @@ class ColocatedEngine:
     # --- weights ---
 
     @torch.no_grad()
-    def take_weights(self, model: nn.Module, prompt: Sequence[int], max_drift: float | None) -> None:
+    def take_weights(self, model: nn.Module, prompt: EncodedPrompt, max_drift: float | None) -> None:
         """Make sure that the engine has exactly these weights.
 
         Args:
             model: whole, with its adapters if it has any, which are merged.
-            prompt: token ids by which engine and student are compared after the weights were sent.
+            prompt: by which engine and student are compared after the weights were sent.
             max_drift: nats by which their log-probs may differ on average; None: any.
 
         Raises:
@@ -214,18 +235,20 @@ class ColocatedEngine:
         self.fingerprint = current
 
     def _forget_prompts(self) -> None:
-        """Clear the keys and values of prompts, which are those of the old weights."""
+        """Clear the keys and values of prompts, and the features of pictures, which are those of the old weights."""
         for _ in range(8):
             if self.llm.reset_prefix_cache():
+                self.llm.llm_engine.reset_encoder_cache()
                 return
             self.llm.llm_engine.step()  # steps that were begun before the last answer ended still hold room
         raise RuntimeError("vLLM does not forget the prompts that it has read with the old weights")
 
-    def _prompt_logps(self, tokens: list[int]) -> Tensor:
+    def _prompt_logps(self, prompt: EncodedPrompt) -> Tensor:
         """Log-probs of every token but the first, under the engine."""
         params = import_module("vllm").SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        (output,) = self.llm.generate([{"prompt_token_ids": tokens}], params, use_tqdm=False)
-        pairs = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
+        (output,) = self.llm.generate([engine_prompt(prompt)], params, use_tqdm=False)
+        check_tokens(prompt, output.prompt_token_ids, NAME, REMEDY)
+        pairs = zip(prompt.tokens[1:], output.prompt_logprobs[1:], strict=True)
         return torch.tensor([entry[token].logprob for token, entry in pairs])
 
     # --- answers ---
@@ -238,16 +261,19 @@ class ColocatedEngine:
         finished = 0
         with _undisturbed(self.device):
             try:
-                for prompt, tokens in enumerate(request.prompt_tokens):
+                for prompt in range(len(request.prompt_tokens)):
                     name = str(next(self.requests))
-                    names.append(engine.add_request(name, {"prompt_token_ids": list(tokens)}, _params(request, prompt)))
+                    given = engine_prompt(request.prompt(prompt))
+                    names.append(engine.add_request(name, given, _params(request, prompt)))
                     prompts[name] = prompt
                 while engine.has_unfinished_requests():
                     for output in engine.step():
+                        prompt = prompts[output.request_id]
+                        check_tokens(request.prompt(prompt), output.prompt_token_ids, NAME, REMEDY)
                         finished += request.answers
                         answers = [_answer(each) for each in sorted(output.outputs, key=lambda each: each.index)]
                         progress(finished, sum(len(tokens) for tokens, _ in answers))
-                        yield prompts[output.request_id], answers
+                        yield prompt, answers
                     progress(finished)
             finally:
                 if engine.has_unfinished_requests():
@@ -268,7 +294,6 @@ def _engine_options(base: nn.Module, args: SamplingArgs, device: torch.device) -
     cache_gib = colocate.kv_cache_gib or (None if cuda else CPU_CACHE_GIB)
     ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     return {
-        "skip_tokenizer_init": True,
         "load_format": "dummy",
         "dtype": str(dtype).removeprefix("torch."),
         "max_model_len": colocate.max_model_len or -1,  # -1: the longest that fits

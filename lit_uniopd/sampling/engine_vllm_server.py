@@ -21,6 +21,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.sampling.args import ServerArgs, Sync
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
+from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, logps_of, route_of, server_prompt
 from lit_uniopd.sampling.weight_sync import PREFIX, WeightSync, directory_in_memory, served_names
 from lit_uniopd.utils.http import ServerError, Servers
 from lit_uniopd.utils.seeding import derive_seed
@@ -33,14 +34,14 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     """Answer a request.
 
     Raises:
-        UserError: if a prompt has pictures or is too long, weights do not arrive, or answers do not.
+        UserError: if a prompt is too long, a server makes other tokens of its pictures, or weights or answers do not
+            arrive.
     """
     if request.args.server is None:
         raise UserError("sampling.engine=vllm needs sampling.server.")
-    request.refuse_pictures()
     pool = connect(request.args.server)
     pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    name = pool.weights.publish(request.model, request.prompt_tokens[0], request.args.max_drift)
+    name = pool.weights.publish(request.model, request.probe, request.args.max_drift)
     buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
     answers = _concurrently(
         lambda prompt: pool.complete(_completion_body(request, prompt, name), prompt, request.model),
@@ -137,7 +138,7 @@ class ServerPool:
             url = urls[(number + attempt) % len(urls)]
             try:
                 self._recover(url, model)
-                return url, self.servers.post("/v1/completions", body, url=url, retries=0)
+                return url, self.servers.post(route_of(body), body, url=url, retries=0)
             except ServerError as error:
                 last_error = error
                 adapter_missing = error.status == 404 and body["model"] != self.weights.model
@@ -177,14 +178,14 @@ def _completion_body(request: GenerationRequest, prompt: int, name: str) -> dict
     args = request.args
     return {
         "model": name,
-        "prompt": list(request.prompt_tokens[prompt]),
+        **server_prompt(request.prompt(prompt)),
         "n": request.answers,
         "max_tokens": args.max_new_tokens,
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
         "seed": derive_seed(request.seed, "vllm", request.keys[prompt]) % 2**31,  # n answers count on from it
-        "logprobs": 0,  # of the sampled tokens alone
+        "logprobs": bool(request.vision[prompt]) or 0,  # of the sampled tokens alone, as each route asks for them
         "return_token_ids": True,
         # The trainer decides what ends an answer; the model's own generation defaults must not leak in.
         "ignore_eos": True,
@@ -201,10 +202,10 @@ def _store(buffer: AnswerBuffer, request: GenerationRequest, prompt: int, answer
     """Check the answers to one prompt, write them into their rows, and return how many tokens they have."""
     try:
         choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        rows = [
-            (choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"]) for choice in choices
-        ]
+        rows = [(choice["token_ids"], logps_of(choice["logprobs"]), choice["finish_reason"]) for choice in choices]
         defect = _defect(request, rows)
+        if not defect and request.vision[prompt]:
+            check_tokens(request.prompt(prompt), answer["prompt_token_ids"], f"The server {url}", REMEDY)
     except (KeyError, TypeError) as error:
         defect = f"without {error}" if isinstance(error, KeyError) else "in another form"
         rows = []

@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.chat_template import UnprocessedPrompt
 from lit_uniopd.policy.multimodal import Vision
 from lit_uniopd.sampling import (
     engine_generate,
@@ -58,6 +60,8 @@ def sample(
     seed: int,
     keys: Sequence[int] | None = None,
     vision: Sequence[Vision] | None = None,
+    unprocessed: Sequence[UnprocessedPrompt | None] | None = None,
+    processor: Any = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_tokens: Callable[[int], None] | None = None,
 ) -> Completions:
@@ -76,6 +80,8 @@ def sample(
         seed: Of all randomness.
         keys: A number for each prompt's noise, so that its answers do not depend on its place. None: 0, 1, ...
         vision: Of each prompt, what the processor made of its pictures. None: there are none.
+        unprocessed: Of each prompt with pictures, what the processor made that of. vLLM needs it, and the processor.
+        processor: Of the model.
         on_progress: Called with (finished answers, all answers) whenever more are finished.
         on_tokens: Called with the number of tokens written since the last call, by engines that tell.
 
@@ -85,7 +91,7 @@ def sample(
         FloatingPointError: if the model's logits are not finite.
     """
     _check(model, prompt_tokens, args)
-    args = settled(args, model, pictures=vision is not None and any(vision))
+    args = settled(args, model, processor)
     request = GenerationRequest(
         model=model,
         prompt_tokens=prompt_tokens,
@@ -95,6 +101,8 @@ def sample(
         seed=seed,
         keys=range(len(prompt_tokens)) if keys is None else keys,
         vision=[{}] * len(prompt_tokens) if vision is None else vision,
+        unprocessed=[None] * len(prompt_tokens) if unprocessed is None else unprocessed,
+        processor=processor,
         on_progress=on_progress,
         on_tokens=on_tokens,
     )
@@ -103,7 +111,7 @@ def sample(
     return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
 
 
-def settled(args: SamplingArgs, model: nn.Module, *, pictures: bool = False) -> SamplingArgs:
+def settled(args: SamplingArgs, model: nn.Module, processor: Any = None) -> SamplingArgs:
     """The same options with the engine that really writes, in the place of ``auto`` or of one that cannot.
 
     vLLM's engine is made now where ``auto`` chooses it: what it cannot run is known only then. A line of log says, once
@@ -112,11 +120,11 @@ def settled(args: SamplingArgs, model: nn.Module, *, pictures: bool = False) -> 
     Args:
         args: options with any engine.
         model: that is to write.
-        pictures: whether prompts have any.
+        processor: of the model; without one vLLM reads text alone.
     """
     engine = args.engine
     if engine == "auto":
-        engine = "vllm" if _colocates(args, model, pictures) else "loop"
+        engine = "vllm" if _colocates(args, model, processor) else "loop"
     if engine == "loop" and not _can_loop(model):
         engine = "generate"
     if engine == args.engine:
@@ -134,7 +142,7 @@ def likely_engine(args: SamplingArgs, *, cuda: bool) -> Engine:
     return "vllm" if cuda and engine_vllm_colocated.is_installed() else "loop"
 
 
-def _colocates(args: SamplingArgs, model: nn.Module, pictures: bool) -> bool:
+def _colocates(args: SamplingArgs, model: nn.Module, processor: Any) -> bool:
     """Whether vLLM in this process is there for a model on a GPU, and runs it."""
     name = type(unwrap(model)).__name__
     if not _on_gpu(model):
@@ -146,11 +154,8 @@ def _colocates(args: SamplingArgs, model: nn.Module, pictures: bool) -> bool:
             "for long answers. `pip install 'lit_uniopd[vllm]'` brings it.",
         )
         return False
-    if pictures:
-        _say_once(logging.INFO, f"sampling.engine=auto is the loop for {name}: prompts have pictures.")
-        return False
     try:
-        engine_vllm_colocated.engine_for(model, args)
+        engine_vllm_colocated.engine_for(model, args, processor)
     except UserError as error:
         _say_once(logging.WARNING, f"sampling.engine=auto is the loop for {name}: {error}")
         return False

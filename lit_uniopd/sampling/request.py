@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.chat_template import EncodedPrompt, UnprocessedPrompt
 from lit_uniopd.policy.multimodal import Vision, image_token_ids
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.utils.stop_request import poll
@@ -33,6 +34,10 @@ class GenerationRequest:
     """Name each prompt's noise."""
     vision: Sequence[Vision]
     """Of each prompt, what the processor made of its pictures."""
+    unprocessed: Sequence[UnprocessedPrompt | None]
+    """Of each prompt with pictures, what the processor made that of, for engines with processors of their own."""
+    processor: Any = None
+    """The model's tokenizer or processor, for such engines."""
     on_progress: Callable[[int, int], None] | None = None
     """Called with (finished answers, all answers) whenever more are finished."""
     on_tokens: Callable[[int], None] | None = None
@@ -43,24 +48,22 @@ class GenerationRequest:
     """Tokens that no answer may have: an image token in an answer would have no image behind it."""
 
     def __post_init__(self) -> None:
-        if not len(self.keys) == len(self.vision) == len(self.prompt_tokens):
-            raise ValueError("keys and vision must have one entry per prompt")
+        if not len(self.keys) == len(self.vision) == len(self.unprocessed) == len(self.prompt_tokens):
+            raise ValueError("keys, vision and unprocessed must have one entry per prompt")
         greedy = self.args.temperature == 0  # greedy answers are all the same
         object.__setattr__(self, "answers", 1 if greedy else self.args.n)
         object.__setattr__(self, "banned", image_token_ids(self.model))
 
-    def refuse_pictures(self) -> None:
-        """Stop an engine that reads text only.
+    def prompt(self, number: int) -> EncodedPrompt:
+        """One of the prompts, with its pictures."""
+        return EncodedPrompt(list(self.prompt_tokens[number]), self.vision[number], self.unprocessed[number])
 
-        Raises:
-            UserError: naming the first prompt that has pictures.
+    @property
+    def probe(self) -> EncodedPrompt:
+        """By which an engine with weights of its own is compared with the student: the first prompt that has pictures,
+        or else the first.
         """
-        for number, pictures in enumerate(self.vision):
-            if pictures:
-                raise UserError(
-                    f"sampling.engine={self.args.engine} reads text only and prompt number {number} has pictures; set "
-                    "sampling.engine=loop."
-                )
+        return self.prompt(next((number for number, pictures in enumerate(self.vision) if pictures), 0))
 
     @property
     def device(self) -> torch.device:

@@ -47,6 +47,8 @@ def write_answers(
             seed=seed,
             keys=keys,
             vision=[prompt.vision for prompt in encoded],
+            unprocessed=[prompt.unprocessed for prompt in encoded],
+            processor=policy.processor,
             on_progress=follow(bar),
             on_tokens=bar.add_tokens,
         )

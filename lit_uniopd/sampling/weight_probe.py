@@ -1,12 +1,15 @@
 """Whether an engine has the student's weights: both read the same tokens, and their log-probs are compared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.backbone import body_of, head_of
+from lit_uniopd.policy.chat_template import EncodedPrompt
+from lit_uniopd.policy.multimodal import grid_positions, image_token_ids, vision_inputs
 
 LENGTH = 64
 """Tokens that are compared at most."""
@@ -16,17 +19,17 @@ class WeightProbe:
     """Tokens of a prompt, and what an engine and the student said of them when weights were last sent.
 
     Args:
-        engine_logps: token ids to the log-probs of all but the first, at temperature 1, under the engine.
+        engine_logps: a prompt to the log-probs of all of its tokens but the first, at temperature 1, under the engine.
         name: of the engine, as a message begins with it.
         option: the option that limits the distance, for messages.
     """
 
-    def __init__(self, engine_logps: Callable[[list[int]], Tensor], name: str, option: str) -> None:
+    def __init__(self, engine_logps: Callable[[EncodedPrompt], Tensor], name: str, option: str) -> None:
         self.engine_logps, self.name, self.option = engine_logps, name, option
-        self.tokens: list[int] = []
+        self.prompt = EncodedPrompt([])
         self.before: tuple[Tensor, Tensor] | None = None
 
-    def check(self, model: nn.Module, prompt: Sequence[int], limit: float | None) -> None:
+    def check(self, model: nn.Module, prompt: EncodedPrompt, limit: float | None) -> None:
         """Compare after weights were sent.
 
         An engine that says exactly what it said before, of a student that has changed by more than the two differed,
@@ -35,17 +38,22 @@ class WeightProbe:
 
         Args:
             model: whole, in eval mode.
-            prompt: gives the tokens, the first time.
+            prompt: gives the tokens, the first time, and once more when the first one with pictures comes, whose
+                tokens behind the pictures show the weights that read them.
             limit: nats by which log-probs may differ on average; None: any.
 
         Raises:
             UserError: if the engine has other weights.
         """
-        self.tokens = self.tokens or list(prompt[:LENGTH])
-        if len(self.tokens) < 2:  # nothing follows the first token
-            self.tokens = []
+        if not self.prompt.tokens or (prompt.vision and not self.prompt.vision):
+            self.prompt = prompt if prompt.vision else EncodedPrompt(prompt.tokens[:LENGTH])
+            self.before = None
+        places = _compared(model, self.prompt)
+        if not places:  # nothing follows the first token
+            self.prompt = EncodedPrompt([])
             return
-        engine_logps, student_logps = self.engine_logps(self.tokens), _student_logps(model, self.tokens)
+        engine_logps = self.engine_logps(self.prompt)[[place - 1 for place in places]]
+        student_logps = _student_logps(model, self.prompt, places)
         if self.before is not None:
             engine_before, student_before = self.before
             change, noise = _distance(student_logps, student_before), _distance(engine_before, student_before)
@@ -64,13 +72,25 @@ class WeightProbe:
         self.before = engine_logps, student_logps
 
 
+def _compared(model: nn.Module, prompt: EncodedPrompt) -> list[int]:
+    """Places of the last tokens that have something before them, those of pictures left out."""
+    banned = image_token_ids(model)
+    return [place for place, token in enumerate(prompt.tokens) if place and token not in banned][-LENGTH:]
+
+
 def _distance(first: Tensor, second: Tensor) -> float:
     """In nats, on average over the tokens."""
     return float((first - second).abs().mean())
 
 
 @torch.no_grad()
-def _student_logps(model: nn.Module, tokens: list[int]) -> Tensor:
-    ids_1T = torch.tensor([tokens], device=head_of(model).weight_VH.device)
-    logps_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
-    return logps_TV.gather(1, ids_1T[0, 1:, None])[:, 0].cpu()
+def _student_logps(model: nn.Module, prompt: EncodedPrompt, places: list[int]) -> Tensor:
+    """Log-probs of the tokens at these places; logits of the others, which long prompts have many of, are not made."""
+    ids_1T = torch.tensor([prompt.tokens], device=head_of(model).weight_VH.device)
+    inputs: dict[str, Any] = vision_inputs(model, ids_1T, [prompt.vision] if prompt.vision else [])
+    grid = grid_positions(model, ids_1T, torch.ones_like(ids_1T), inputs)
+    if grid is not None:
+        inputs["position_ids"] = grid[0]
+    hidden_TH = body_of(model)(input_ids=ids_1T, use_cache=False, **inputs).last_hidden_state[0]
+    logps_NV = head_of(model).logits(hidden_TH[[place - 1 for place in places]]).log_softmax(dim=-1)
+    return logps_NV.gather(1, ids_1T[0, places, None])[:, 0].cpu()

@@ -27,8 +27,11 @@ from transformers.utils import logging as transformers_logging
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.lora import merged_state
+from lit_uniopd.policy.multimodal import tower_parameters
 from lit_uniopd.sampling.args import Sync
+from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, prompt_logps_of, route_of, server_prompt
 from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.utils.http import ServerError, Servers
 
@@ -56,17 +59,17 @@ class WeightSync:
         self.directory = Path(directory).absolute()
         self._name = ""
         self._probes: dict[str, WeightProbe] = {}
-        self._prompt: Sequence[int] = ()
+        self._prompt = EncodedPrompt([])
         self._max_drift: float | None = None
         self._lock = threading.Lock()
         atexit.register(_delete_weights, self.directory)  # it may be in memory
 
-    def publish(self, model: nn.Module, prompt: Sequence[int] = (), max_drift: float | None = None) -> str:
+    def publish(self, model: nn.Module, prompt: EncodedPrompt | None = None, max_drift: float | None = None) -> str:
         """Make sure that every server has exactly these weights.
 
         Args:
             model: not sharded; adapters are sent alone, or merged.
-            prompt: token ids by which a server that got weights is compared with the student.
+            prompt: by which a server that got weights is compared with the student; None: none.
             max_drift: nats by which their log-probs may differ on average; None: any.
 
         Returns:
@@ -76,7 +79,9 @@ class WeightSync:
             UserError: if they cannot be written, or a server did not take them.
         """
         adapter = self._is_adapter(model)
-        self._prompt, self._max_drift = prompt, max_drift
+        self._prompt, self._max_drift = prompt or EncodedPrompt([]), max_drift
+        if adapter and self._prompt.vision:
+            _refuse_tower_adapters(model)
         self._name = PREFIX + fingerprint(_adapter_parameters(model) if adapter else _all_parameters(model))
         with self._lock, self._locked():
             record = self._read_record()
@@ -100,13 +105,13 @@ class WeightSync:
     def _check(self, url: str, model: nn.Module) -> None:
         """Compare the log-probs of a server that has got weights with the student's."""
 
-        def prompt_logps(tokens: list[int]) -> Tensor:
-            body = {"model": self._served_name(model), "prompt": tokens, "max_tokens": 1, "prompt_logprobs": 0}
-            answer = self.servers.post("/v1/completions", {**body, "temperature": 0}, url=url)
-            entries = answer["choices"][0]["prompt_logprobs"][1:]
-            return torch.tensor(
-                [entry[str(token)]["logprob"] for token, entry in zip(tokens[1:], entries, strict=True)]
-            )
+        def prompt_logps(prompt: EncodedPrompt) -> Tensor:
+            fields: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "return_token_ids": True}
+            body = {"model": self._served_name(model), **server_prompt(prompt), **fields}
+            answer = self.servers.post(route_of(body), body, url=url)
+            if prompt.vision:
+                check_tokens(prompt, answer["prompt_token_ids"], name, REMEDY)
+            return torch.tensor(prompt_logps_of(answer, prompt))
 
         name = f"The server {url}"
         probe = self._probes.setdefault(url, WeightProbe(prompt_logps, name, "sampling.server.max_drift"))
@@ -186,7 +191,7 @@ class WeightSync:
             if adapter:
                 self._load_adapter(url, path, old)
             else:
-                self._reload(url, path)
+                self._reload(url, path, pictures=getattr(unwrap(model).config, "vision_config", None) is not None)
         except ServerError as error:
             kind = "adapter" if adapter else "weights"
             raise UserError(
@@ -216,12 +221,14 @@ class WeightSync:
         if self._name not in served_names(self.servers, url):
             raise load_error or ServerError("does not list the adapter afterwards")
 
-    def _reload(self, url: str, path: str) -> None:
+    def _reload(self, url: str, path: str, *, pictures: bool) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": path}, "timeout": self.servers.timeout}
         _post(self.servers, "/pause?mode=wait", {}, url, accept=NO_ROUTE)
         try:
             self.servers.post("/collective_rpc", body, url=url, retries=0)
             self._forget_prompts(url)
+            if pictures:  # their features are those of the old weights; pausing has cleared them, where it is known
+                _post(self.servers, "/reset_encoder_cache", {}, url, accept=NO_ROUTE)
         finally:
             _post(self.servers, "/resume", {}, url, accept=NO_ROUTE)
 
@@ -371,6 +378,17 @@ def served_names(servers: Servers, url: str) -> dict[str, int | None]:
         return {card["id"]: card.get("max_model_len") for card in answer["data"]}
     except (KeyError, TypeError) as error:
         raise ServerError("does not answer with its models, as vLLM would") from error
+
+
+def _refuse_tower_adapters(model: nn.Module) -> None:
+    """VLLM loads adapters of layers that read pictures, says nothing, and reads pictures without them."""
+    tower = tower_parameters(model)
+    if tower:
+        raise UserError(
+            f"sampling.server.sync adapter reaches the language model alone, and {len(tower)} adapters are on layers "
+            f"that read pictures ({next(iter(tower))} for one); name layers of the language model in "
+            "lora.target_modules, or set sync reload."
+        )
 
 
 def _adapter_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

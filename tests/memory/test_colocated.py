@@ -60,3 +60,23 @@ def test_a_smaller_share_is_named_where_that_is_what_does_not_fit(model_dirs):
 def test_the_loop_has_none(model_dirs):
     parts = entries(model_dirs["student"], SamplingArgs(n=4, max_new_tokens=6))
     assert not any(name.startswith("vLLM") for name in parts)
+
+
+def test_pictures_need_room_for_their_features_and_one_layer_of_the_encoder():
+    """By hand: 4 patches to a token, of 64 numbers and an MLP of 96; features of 32; 2 prompts of 10 tokens."""
+    config: dict[str, Any] = {
+        "model_type": "qwen2_5_vl",
+        "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+    }
+    sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm")
+    load = Workload.of_rollouts(sampling, answers=8, longest_prompt=10, micro_batch_tokens=100, here=True)
+    plan = plan_memory(Setup(PolicyArgs(config=config), "model.student", adam, load))
+    (encoder,) = (each for each in plan.allocations if each.name == "vLLM: picture encoder")
+    assert encoder.bytes == 20 * (4 * (3 * 96 + 4 * 64) + 32) * 4

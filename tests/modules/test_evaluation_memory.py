@@ -86,14 +86,6 @@ def test_benchmarks_take_the_engine_of_val_sampling(tmp_path, monkeypatch):
     }
 
 
-def test_pictures_are_not_sent_to_an_engine_that_reads_text(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
-    with pytest.raises(
-        UserError, match=r"chartqa\S* has pictures, and --model\.val_sampling\.engine vllm reads text only"
-    ):
-        evaluated(tmp_path, val_sampling=SamplingArgs(n=1, engine="vllm"))
-
-
 def test_vllm_that_is_missing_is_told_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: False)
     data = BenchmarkDataModule(["math500"], profile="fixture")

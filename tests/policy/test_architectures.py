@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny import make_tokenizer
-from tiny_pictures import SIZE, TEXT, TOWER, image_processor, pair_gradient, picture, scattered
+from tiny_pictures import (
+    CHAT,
+    SIZE,
+    TEXT,
+    TOWER,
+    asked,
+    image_processor,
+    pair_gradient,
+    picture,
+    scattered,
+    tokenizer,
+)
 from torch import Tensor, nn
 
 from lit_uniopd.errors import UserError
@@ -19,17 +29,7 @@ from lit_uniopd.policy.multimodal import vision_inputs, vision_of
 from lit_uniopd.sampling import SamplingArgs, sample
 from lit_uniopd.types import Prompt
 
-CHAT = (
-    "{% for m in messages %}<bos>{{ m['role'][0] }}:{% for c in m['content'] %}{% if c['type'] == 'image' %}PICTURE"
-    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<bos>a:{% endif %}"
-)
 ANSWERS = [[10, 11, 2], [12, 2]]
-
-
-def tokenizer(*extra: str) -> Any:
-    words = make_tokenizer(None, extra=extra)
-    words.add_special_tokens({"additional_special_tokens": ["<end>", *extra]})
-    return words
 
 
 def llava_next() -> tuple[nn.Module, Any]:
@@ -125,11 +125,6 @@ def paligemma() -> tuple[nn.Module, Any]:
         hidden_size=32,
     )
     return scattered(transformers.PaliGemmaForConditionalGeneration, config), processor
-
-
-def asked(name: str, text: str, *pictures: Any) -> Prompt:
-    content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]
-    return Prompt(name, ({"role": "user", "content": content},), images=pictures)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor

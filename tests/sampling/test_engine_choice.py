@@ -17,10 +17,10 @@ ROOM = ColocateArgs(max_model_len=100)
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine with a GPU, and vLLM on it that runs everything; what it was asked for."""
-    asked: list[SamplingArgs] = []
+    asked: list[Any] = []
     monkeypatch.setattr(engines, "_on_gpu", lambda _: True)
     monkeypatch.setattr(engine_vllm_colocated, "is_installed", lambda: True)
-    monkeypatch.setattr(engine_vllm_colocated, "engine_for", lambda _, args: asked.append(args))
+    monkeypatch.setattr(engine_vllm_colocated, "engine_for", lambda _, args, processor: asked.append((args, processor)))
     engines._say_once.cache_clear()
     return asked
 
@@ -31,7 +31,7 @@ def test_on_a_gpu_it_is_vllm(gpu, caplog):
     assert args.engine == "auto"
     result = settled(args, tiny())
     assert (result.engine, result.colocate) == ("vllm", ROOM)
-    assert gpu == [args]
+    assert gpu == [(args, None)]
     settled(args, tiny())
     assert [r.message for r in caplog.records] == ["sampling.engine=auto is vllm for Qwen3ForCausalLM."]
 
@@ -52,9 +52,10 @@ def test_what_vllm_cannot_run_falls_back_and_says_why(gpu, monkeypatch, caplog):
     assert "sampling.engine=auto is the loop for Qwen3ForCausalLM: vLLM cannot run this" in caplog.text
 
 
-def test_pictures_are_for_the_loop(gpu):
-    assert settled(SamplingArgs(), tiny(), pictures=True).engine == "loop"
-    assert gpu == []
+def test_it_gets_the_processor_that_reads_pictures(gpu):
+    processor = object()
+    assert settled(SamplingArgs(), tiny(), processor).engine == "vllm"
+    assert [asked for _, asked in gpu] == [processor]
 
 
 def test_without_vllm_one_warning_names_what_it_costs_and_the_extra(gpu, monkeypatch, caplog):

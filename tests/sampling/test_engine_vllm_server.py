@@ -423,9 +423,6 @@ def test_what_does_not_fit_or_cannot_be_sent_is_refused(rollout_servers, model, 
         match=r"max_new_tokens=250 does not fit: the servers take 256 tokens and the longest prompt has 10; lower it to 246",
     ):
         run(model, args(rollout_servers.all, tmp_path, max_new_tokens=250))
-    pictures = [{}, {}, {}, {"pixel_values": torch.zeros(1)}]
-    with pytest.raises(UserError, match=r"^sampling\.engine=vllm reads text only and prompt number 3 has pictures"):
-        run(model, args(rollout_servers.all, tmp_path), vision=pictures)
     with pytest.raises(UserError, match=r"sync adapter needs a student with adapters"):
         run(model, args(rollout_servers.all, tmp_path, server={"sync": "adapter"}))
 

@@ -5,9 +5,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.sampling.weight_probe import WeightProbe, _student_logps
 
-PROMPT = [5, 6, 7, 8, 9]
+PROMPT = EncodedPrompt([5, 6, 7, 8, 9])
+
+
+def student_logps(model):
+    return _student_logps(model, PROMPT, [1, 2, 3, 4])
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def shift(model, size):
 
 def engine_of(model, noise):
     """The log-probs of now, off by rounding, for good."""
-    logps = _student_logps(model, PROMPT) + noise * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    logps = student_logps(model) + noise * torch.tensor([1.0, -1.0, 1.0, -1.0])
     return WeightProbe(lambda _: logps, "The engine", "sampling.colocate.max_drift")
 
 
@@ -40,9 +45,9 @@ def test_a_change_smaller_than_its_rounding_may_be_lost_in_it(model):
     """An adapter's first step, in an engine of 16 bits."""
     probe = engine_of(model, noise=2e-2)
     probe.check(model, PROMPT, limit=0.2)
-    before = _student_logps(model, PROMPT)
+    before = student_logps(model)
     shift(model, 1e-5)
-    assert not torch.equal(_student_logps(model, PROMPT), before)
+    assert not torch.equal(student_logps(model), before)
     probe.check(model, PROMPT, limit=0.2)
 
 
@@ -55,6 +60,6 @@ def test_an_engine_that_is_far_off_is_named_with_the_limit(model):
 
 def test_one_token_says_nothing(model):
     probe = engine_of(model, noise=9.0)
-    probe.check(model, [5], limit=0.2)
+    probe.check(model, EncodedPrompt([5]), limit=0.2)
     with pytest.raises(UserError, match="nats from the student"):
         probe.check(model, PROMPT, limit=0.2)  # the next prompt is taken instead

@@ -188,9 +188,7 @@ class UniOPD(PolicyModule):
             if self.sampling.engine == "auto":  # teachers come and go on the device
                 self.sampling = replace(self.sampling, engine="loop", colocate=ColocateArgs())
             return
-        undecided = self.sampling.engine == "auto" and self.device.type == "cuda"  # else nobody asks
-        pictures = undecided and any(prompt.images for prompt in self.trainer_data.prompts("train"))
-        self.sampling = settled(self.sampling, self.policy.model, pictures=pictures)
+        self.sampling = settled(self.sampling, self.policy.model, self.policy.processor)
 
     def workload(self) -> Workload:
         data = self.trainer_data
