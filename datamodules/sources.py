@@ -10,11 +10,14 @@ from typing import Any
 from datamodules.messages import has_images, messages_of, place_images, refuse_tools
 from datamodules.tables import Row, TableArgs, read_rows
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import Prompt
+from lit_uniopd.types import Message, Prompt
 
 log = logging.getLogger(__name__)
 
-_ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
+_ROLES = (
+    *("prompt", "answer", "id", "domain", "teacher", "grader", "images"),
+    *("teacher_prompt", "teacher_system", "teacher_images"),
+)
 """What the columns hold; also their default names."""
 
 
@@ -40,6 +43,12 @@ class SourceArgs(TableArgs):
     images_column: str | None = "images"
     """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
     of <image> in the prompt, or stand before it."""
+    teacher_prompt_column: str | None = "teacher_prompt"
+    """Column of what the row's teacher reads in the place of the prompt, in the form of that; the student does not."""
+    teacher_system_column: str | None = "teacher_system"
+    """Column of the system message that the row's teacher reads."""
+    teacher_images_column: str | None = "teacher_images"
+    """Column of the pictures that the row's teacher sees in the place of the row's; an empty list: none."""
     domain: str | None = None
     """Domain of the rows whose domain column is missing, unread or empty."""
     teacher: str | None = None
@@ -131,6 +140,8 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
     refuse_tools(row, columns)
     images = images_of(cell("images"), row, columns.get("images"))
+    pictures = cell("teacher_images")
+    teacher_images = None if pictures is None else images_of(pictures, row, columns["teacher_images"])
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),
@@ -141,7 +152,25 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], row: Row) -> Prompt:
         grader=text("grader") or source.grader,
         images=images,
         row={name: value for name, value in row.values.items() if name not in columns.values()},
+        teacher_messages=_teacher_messages(cell("teacher_prompt"), row, columns, images, teacher_images),
+        teacher_system=text("teacher_system"),
+        teacher_images=teacher_images,
     )
+
+
+def _teacher_messages(
+    cell: Any,
+    row: Row,
+    columns: Mapping[str, str],
+    images: tuple[Any, ...],
+    teacher_images: tuple[Any, ...] | None,
+) -> tuple[Message, ...] | None:
+    """The conversation that the row's teacher reads, with places for its pictures; None: the student's."""
+    if cell is None:
+        return None
+    messages = messages_of(cell, row, columns["teacher_prompt"])
+    count = len(images if teacher_images is None else teacher_images)
+    return place_images(messages, count, row.where) if count or has_images(messages) else messages
 
 
 def images_of(cell: Any, row: Row, column: str | None) -> tuple[Any, ...]:

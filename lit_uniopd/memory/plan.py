@@ -58,7 +58,14 @@ class Workload:
 
     @classmethod
     def of_rollouts(
-        cls, sampling: SamplingArgs, *, answers: int, longest_prompt: int, micro_batch_tokens: int, here: bool
+        cls,
+        sampling: SamplingArgs,
+        *,
+        answers: int,
+        longest_prompt: int,
+        micro_batch_tokens: int,
+        here: bool,
+        longest_read: int = 0,
     ) -> "Workload":
         """Of on-policy distillation.
 
@@ -68,15 +75,17 @@ class Workload:
             longest_prompt: in tokens.
             micro_batch_tokens: budget of a forward pass of student or teacher.
             here: whether the student's weights on this device write the answers.
+            longest_read: tokens of the longest prompt of a teacher that reads another than the student.
         """
         row = longest_prompt + sampling.max_new_tokens
+        read_row = max(longest_prompt, longest_read) + sampling.max_new_tokens
         tokens = min(max(micro_batch_tokens, row), answers * row)
         rows = min(sampling.max_rows, answers)
         return cls(
             train_tokens=tokens,
             longest_row=row,
             tokens_flag="--model.micro_batch_tokens {tokens}",
-            score_tokens=tokens,
+            score_tokens=min(max(micro_batch_tokens, read_row), answers * read_row),
             rows=rows if here else 0,
             rows_flag="model.sampling.max_rows",
             prompts=max(1, rows // sampling.n),

@@ -130,7 +130,7 @@ class RemoteTeacher(Teacher):
                 f"there ({len(mismatches)} of {len(ids)} that were tried differ); choose models of one family."
             )
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def tokenize(self, prompt: Prompt) -> EncodedPrompt:
         return encode(self._processor, prompt, self._template, self.args.max_pixels)
 
     @property

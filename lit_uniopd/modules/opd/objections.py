@@ -16,6 +16,7 @@ from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_s
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
 MOST = 256
@@ -94,12 +95,30 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     yield from shortened_benchmarks(benchmarks, sampling.max_new_tokens)
     yield from unlike_benchmark_prompts(benchmarks, args, flag, processor)
     # Last: a teacher that cannot be read ends this.
+    if trained and module.teachers:
+        yield from _long_readings(module, trained, processor)
     for name, teacher in module.teachers.args.items():
         if teacher.placement != "http" or teacher.path or teacher.tokenizer:
             reader = load_processor(teacher, f"model.teachers.{name}")
             yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
             ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
             yield from unlike_ends(name, *ends)
+
+
+def _long_readings(module: Any, trained: Sequence[Prompt], processor: Any) -> Iterator[Objection]:
+    """What teachers read beside the student's prompt, where it is longer than their positions."""
+    longest = module.teachers.longest_prompts(trained, processor, module.policy_args)
+    for name, tokens in longest.items():
+        teacher, flag = module.teachers.args[name], f"model.teachers.{name}"
+        if teacher.placement != "http" or teacher.path:
+            yield from beyond_positions(
+                teacher,
+                flag,
+                prompt=tokens,
+                answer=module.sampling.max_new_tokens,
+                option="--model.sampling.max_new_tokens",
+                shorter=f"shorten --{flag}.reads or the teacher_prompt of rows",
+            )
 
 
 def unlike_ends(name: str, student: AnswerEnd, teacher: AnswerEnd) -> Iterator[Objection]:

@@ -64,7 +64,7 @@ def check_images(
     readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
     readings = [("", prompt) for prompt in prompts if prompt.images]
     if teachers:
-        readings += [(teachers.route(prompt), prompt) for prompt in trained if prompt.images]
+        readings += [(teachers.route(prompt), prompt) for prompt in trained if teachers.reading(prompt).images]
     first: dict[str, Prompt] = {}
     for name, prompt in readings:
         first.setdefault(name, prompt)

@@ -182,10 +182,12 @@ class UniOPD(PolicyModule):
 
     def workload(self) -> Workload:
         data = self.trainer_data
+        longest_read = self.teachers.longest_prompts(data.prompts("train"), self._processor, self.policy_args)
         return Workload.of_rollouts(
             self.sampling,
             answers=data.batch_size * self.sampling.n,
             longest_prompt=self.longest_prompt(data.prompts("train")),
+            longest_read=max(longest_read.values(), default=0),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
         )
@@ -216,7 +218,7 @@ class UniOPD(PolicyModule):
             with interruptible(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
-                rollouts = rebalance_groups(self, self.policy, rollouts)
+                rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
@@ -351,7 +353,8 @@ class UniOPD(PolicyModule):
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        return divergence_loss(self.policy, self.teachers[teacher], rollouts, self.loss, **common)
+        prompts = self.teachers.encode(teacher, rollouts.prompts)
+        return divergence_loss(self.policy, self.teachers[teacher], prompts, rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
