@@ -270,12 +270,12 @@ def test_every_teacher_scores_answers_behind_its_own_prompt(
     on_server = placement in ("vllm", "sglang")
     paths = {**model_dirs, "code": model_dirs["math"]} if on_server else model_dirs
     expected = expected_logps(paths, rollouts).float()
-    for _ in range(2):  # the second time from the cache, where there is one
-        pool = placed(placement, paths, tmp_path, model_servers, READS)
+    pools = [placed(placement, paths, tmp_path, model_servers, READS) for _ in range(2)]
+    for pool in pools:  # the second time from the cache, where there is one
         torch.testing.assert_close(scored(pool, student, rollouts), expected, atol=2e-5, rtol=1e-4)
     if placement == "disk_cache":
-        assert pool.cache_counts() == (len(rollouts), 0)
-        assert not pool.loaded
+        assert pools[1].cache_counts() == (len(rollouts), 0)
+        assert not pools[1].loaded
         other = placed(placement, paths, tmp_path, model_servers, replace(READS, system="be bad"))
         assert (scored(other, student, rollouts) - expected).abs().max() > 0.01
         assert other.cache_counts() == (0, len(rollouts))

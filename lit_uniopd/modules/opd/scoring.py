@@ -1,6 +1,7 @@
 """Forward passes over the answers of a rollout: which go together, and log-probs without gradient."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -10,7 +11,7 @@ from lit_uniopd.distributed.collectives import max_over_ranks
 from lit_uniopd.policy.micro_batches import equal_count
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.pool import TeacherPool
-from lit_uniopd.types import Rollouts
+from lit_uniopd.types import Prompt, Rollouts
 
 
 def forward_batches(
@@ -30,6 +31,17 @@ def forward_batches(
         for tokens, length in zip(rollouts.prompt_tokens, least, strict=True)
     ]
     return policy.micro_batches(prompts, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=rollouts.vision)
+
+
+def longest_reading(module: Any, prompts: Sequence[Prompt], processor: Any) -> int:
+    """Tokens of the longest prompt of a teacher that reads another than the student; 0: all read the student's.
+
+    Args:
+        module: ``UniOPD``.
+        prompts: of the training data.
+        processor: of the student.
+    """
+    return max(module.teachers.longest_prompts(prompts, processor, module.policy_args).values(), default=0)
 
 
 def update_batches(

@@ -28,7 +28,7 @@ from lit_uniopd.modules.opd.own_teacher import own_teachers
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
+from lit_uniopd.modules.opd.scoring import frozen_logps, longest_reading, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.modules.optimization import default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -181,13 +181,12 @@ class UniOPD(PolicyModule):
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
     def workload(self) -> Workload:
-        data = self.trainer_data
-        longest_read = self.teachers.longest_prompts(data.prompts("train"), self._processor, self.policy_args)
+        data, trained = self.trainer_data, self.trainer_data.prompts("train")
         return Workload.of_rollouts(
             self.sampling,
             answers=data.batch_size * self.sampling.n,
-            longest_prompt=self.longest_prompt(data.prompts("train")),
-            longest_read=max(longest_read.values(), default=0),
+            longest_prompt=self.longest_prompt(trained),
+            longest_read=longest_reading(self, trained, self._processor),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
         )

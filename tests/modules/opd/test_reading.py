@@ -18,10 +18,11 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd import dispatch, scoring
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.own_teacher import reads_as_student
+from lit_uniopd.modules.opd.preflight import check_images
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import ReadsArgs, TeacherArgs
+from lit_uniopd.teachers import HttpArgs, ReadsArgs, TeacherArgs
 from lit_uniopd.teachers.pool import TeacherPool
 
 STUDENT_TEXT = "<bos>u:{}<end><bos>a:"
@@ -61,7 +62,7 @@ def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, placeme
 
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl"])
 def test_equal_prompts_and_weights_have_nothing_to_learn(model_dirs, tmp_path, kind, caplog):
-    same: dict[str, str] = dict.fromkeys(model_dirs, model_dirs["student"])
+    same: dict[str, str] = dict.fromkeys(list(model_dirs), model_dirs["student"])
     equal, options = ReadsArgs(template="{prompt}"), {"loss": LossArgs(kind=kind)}
     without = [replace(prompt, teacher_messages=None) for prompt in rows()]
     advantages = []
@@ -72,6 +73,7 @@ def test_equal_prompts_and_weights_have_nothing_to_learn(model_dirs, tmp_path, k
         with caplog.at_level(logging.WARNING):
             run.fit(model, Prompts(without, batch_size=6))
         assert not before
+        assert model.rollouts is not None
         advantages.append(model.rollouts.advantages_BT)
         assert float(run.callback_metrics["train/loss"]) == pytest.approx(0, abs=1e-5)
     assert torch.equal(*advantages)
@@ -191,6 +193,7 @@ def test_the_memory_plan_counts_the_teachers_longer_prompt(model_dirs, tmp_path)
         trainer(tmp_path, max_steps=1).fit(model, Prompts(prompts, batch_size=6))
         assert model.workload().score_tokens == prompt + model.sampling.max_new_tokens
         assert model.workload().train_tokens == longest["student"] + model.sampling.max_new_tokens
+        assert model.memory.plan is not None
         bytes_of[reader] = {part.name: part.bytes for part in model.memory.plan.allocations}["teacher math: scoring"]
     assert bytes_of["teacher"] > 2 * bytes_of["student"]
 
@@ -212,6 +215,20 @@ def test_what_rows_lack_is_found_before_a_model_is_loaded(model_dirs, tmp_path, 
     prompts.append(asked("last", id="last", domain="math", **row))
     with pytest.raises(UserError, match=message):
         trainer(tmp_path).fit(module(model_dirs, teachers=teachers(model_dirs, reads)), Prompts(prompts))
+
+
+def test_a_text_server_may_teach_about_pictures_that_it_does_not_get(tmp_path):
+    from lit_uniopd.playground.untrained import write_tiny_vision
+
+    write_tiny_vision(tmp_path / "model", 0)
+    seeing = PolicyArgs(path=str(tmp_path / "model"))
+    http = TeacherArgs(placement="http", http=HttpArgs(urls=["http://localhost:1"]))
+    prompt = asked([IMAGE, text("what?")], images=("a.png",), domain="math")
+    common: dict[str, Any] = {"student": seeing, "flag": "model.student", "teachers": TeacherPool({"math": http})}
+    blind = replace(prompt, teacher_images=(), teacher_system="A cat is in the picture.")
+    check_images([blind], [blind], **common)
+    with pytest.raises(UserError, match=r"has pictures, .* not sent to --model\.teachers\.math\.placement http"):
+        check_images([prompt], [prompt], **common)
 
 
 def test_longer_than_its_positions_is_told(model_dirs, tmp_path):
