@@ -1,6 +1,8 @@
 """Benchmarks during training: before the first step, every N steps, after the last."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
 from lit_uniopd.benchmarks.report.reporter import Reporter
@@ -22,10 +25,30 @@ from lit_uniopd.monitoring.media import run_adapters
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
 from lit_uniopd.policy import Policy
 from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.write_json import write_json
 
 Scores = dict[str, float]
+
+
+def as_read(benchmark: Benchmark, reading: Callable[[Prompt], Prompt]) -> Benchmark:
+    """A benchmark with the prompts that a teacher reads in the place of its own.
+
+    Args:
+        benchmark: as the student reads it.
+        reading: from a prompt to what its teacher reads; the same object where that is the same.
+    """
+    prompts = [benchmark.prompt(example) for example in benchmark.examples]
+    read = [reading(prompt) for prompt in prompts]
+    if all(new is prompt for new, prompt in zip(read, prompts, strict=True)):
+        return benchmark
+    examples = [
+        replace(example, messages=prompt.messages, images=prompt.images)
+        for example, prompt in zip(benchmark.examples, read, strict=True)
+    ]
+    fingerprint = content_hash([(example.id, example.messages, example.gold) for example in examples])
+    return replace(benchmark, examples=examples, fingerprint=fingerprint)
 
 
 class BenchmarkEvaluation(Callback):
@@ -41,8 +64,8 @@ class BenchmarkEvaluation(Callback):
         every_n_steps: optimizer steps between two evaluations of the benchmarks; null: only before and after.
         before: also before the first step.
         after: also after the last.
-        teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches; not those on
-            servers.
+        teachers: also evaluate each teacher, once, on the benchmarks of the domain that it teaches, with what it reads
+            as a teacher (`reads`, and `teacher_prompt` of rows) in the place of the prompts; not those on servers.
         limit: at most so many problems of each benchmark; null: as the profile says.
         max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
             `max_rows` bounds vLLM; teachers answer by the loop.
@@ -151,7 +174,7 @@ class BenchmarkEvaluation(Callback):
         return self.last
 
     def evaluate_teachers(self, pl_module: PolicyModule) -> None:
-        """Evaluate each teacher on the benchmarks that are routed to it."""
+        """Evaluate each teacher on the benchmarks that are routed to it, as it reads them."""
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
@@ -168,6 +191,7 @@ class BenchmarkEvaluation(Callback):
                 return pool[name]
 
             routed = [b for b in benchmarks if pool.route(b.prompt(b.examples[0])) == name]
+            routed = [as_read(benchmark, pool.reading) for benchmark in routed]
             if routed:
                 self.teacher_scores[name] = evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
         pool.rest()

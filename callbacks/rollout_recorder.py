@@ -66,6 +66,7 @@ class RolloutRecorder(Callback):
                 gap_threshold=pl_module.loss.gap_threshold if pl_module.loss.kind == "sampled" else None,
                 max_tokens=self.max_tokens,
                 never_gap_masked_BT=spared_BT,
+                read=teachers.reading(rollouts.prompts[rows_of[group][0]]) if teachers else None,
             )
             for group, why in chosen_groups(rollouts, routes).items()
         ]

@@ -19,12 +19,15 @@ from datamodules.tables import TableArgs, read_rows
 from datamodules.unique_ids import refuse_repeated_ids
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import is_custom, named_grader
-from lit_uniopd.types import Prompt
+from lit_uniopd.types import Message, Prompt
 from lit_uniopd.utils.progress import track
 
 log = logging.getLogger(__name__)
 
-_ROLES = ("prompt", "answer", "id", "domain", "teacher", "grader", "images")
+_ROLES = (
+    *("prompt", "answer", "id", "domain", "teacher", "grader", "images"),
+    *("teacher_prompt", "teacher_system", "teacher_images"),
+)
 """What the columns hold; also their default names."""
 KEPT_BYTES = 64 << 20
 """Prompts of a source up to this size are kept in memory; those of larger ones are made when they are asked for."""
@@ -56,6 +59,12 @@ class SourceArgs(TableArgs):
     images_column: str | None = "images"
     """Column of a picture or a list of them: embedded, or paths that start from the file's folder. They take the places
     of <image> in the prompt, or stand before it."""
+    teacher_prompt_column: str | None = "teacher_prompt"
+    """Column of what the row's teacher reads in the place of the prompt, in the form of that; the student does not."""
+    teacher_system_column: str | None = "teacher_system"
+    """Column of the system message that the row's teacher reads."""
+    teacher_images_column: str | None = "teacher_images"
+    """Column of the pictures that the row's teacher sees in the place of the row's; an empty list: none."""
     domain: str | None = None
     """Domain of the rows whose domain column is missing, unread or empty."""
     teacher: str | None = None
@@ -150,6 +159,8 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
         raise UserError(f"{row.where}: column {columns['id']!r} must hold a text or a whole number.")
     refuse_tools(row, columns)
     images = images_of(cell("images"), row, columns.get("images"), pictures)
+    teacher_cell = cell("teacher_images")
+    teacher_images = None if teacher_cell is None else images_of(teacher_cell, row, columns["teacher_images"], pictures)
     grader = text("grader") or (None if source.grader is None else named_grader(source.grader))
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
@@ -161,7 +172,25 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
         grader=grader,
         images=images,
         row=_row_for_grader(columns, row, grader),
+        teacher_messages=_teacher_messages(cell("teacher_prompt"), row, columns, images, teacher_images),
+        teacher_system=text("teacher_system"),
+        teacher_images=teacher_images,
     )
+
+
+def _teacher_messages(
+    cell: Any,
+    row: Row,
+    columns: Mapping[str, str],
+    images: tuple[Any, ...],
+    teacher_images: tuple[Any, ...] | None,
+) -> tuple[Message, ...] | None:
+    """The conversation that the row's teacher reads, with places for its pictures; None: the student's."""
+    if cell is None:
+        return None
+    messages = messages_of(cell, row, columns["teacher_prompt"])
+    count = len(images if teacher_images is None else teacher_images)
+    return place_images(messages, count, row.where) if count or has_images(messages) else messages
 
 
 def _row_for_grader(columns: Mapping[str, str], row: Row, grader: str | None) -> dict[str, Any]:

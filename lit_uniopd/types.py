@@ -49,18 +49,40 @@ class Prompt:
     """Image references (paths or loaded pictures) in the order of their placeholders."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the row, for graders that read more than the gold answer."""
+    teacher_messages: tuple[Message, ...] | None = None
+    """The conversation that teachers read in the place of ``messages``; None: that one. The student never sees it."""
+    teacher_system: str | None = None
+    """The system message that teachers read; None: that of the conversation, or of the teacher's options."""
+    teacher_images: tuple[Any, ...] | None = None
+    """The pictures that teachers see in the place of ``images``; None: those; empty: none."""
 
     @property
     def key(self) -> str:
-        """Digest of the prompt's content: the same in any file."""
-        images = [
-            hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).hexdigest()
-            if not isinstance(image, str)
-            else image
-            for image in self.images
-        ]
-        text = json.dumps([list(map(dict, self.messages)), images], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Digest of what the student reads: the same in any file."""
+        return _digest([list(map(dict, self.messages)), _image_names(self.images)])
+
+    @property
+    def teacher_key(self) -> str:
+        """Digest of what student and teachers read; that of the student where they read the same."""
+        if self.teacher_messages is self.teacher_system is self.teacher_images is None:
+            return self.key
+        messages = None if self.teacher_messages is None else list(map(dict, self.teacher_messages))
+        images = None if self.teacher_images is None else _image_names(self.teacher_images)
+        return _digest([self.key, messages, self.teacher_system, images])
+
+
+def _image_names(images: Sequence[Any]) -> list[str]:
+    """A reference as it is, a loaded picture by the digest of its content."""
+    return [
+        hashlib.sha256(image if isinstance(image, bytes) else image.tobytes()).hexdigest()
+        if not isinstance(image, str)
+        else image
+        for image in images
+    ]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
 class PromptBatch:
@@ -244,15 +266,24 @@ class Rollouts:
         names = {f.name for f in fields(cls)} - {"vision"}
         if not isinstance(state, dict) or set(state) != names:
             raise UserError(f"{path} does not hold rollouts; give a file written by Rollouts.save.")
-        state["prompts"] = [
-            Prompt(**{**item, "messages": tuple(item["messages"]), "images": tuple(item["images"])})
-            for item in state["prompts"]
-        ]
+        state["prompts"] = [_prompt_of(item) for item in state["prompts"]]
         state["grades"] = [Grade(**item) for item in state["grades"]]
         return cls(**state)
 
 
+_TUPLES = ("messages", "images", "teacher_messages", "teacher_images")
+
+
 def _prompt_state(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as plain lists and texts; loaded pictures by their description."""
     state = {f.name: getattr(prompt, f.name) for f in fields(prompt)}
-    images = [image if isinstance(image, str) else repr(image) for image in prompt.images]
-    return {**state, "messages": [dict(m) for m in prompt.messages], "images": images, "row": dict(prompt.row)}
+    for name in _TUPLES:
+        if state[name] is not None:
+            state[name] = [
+                dict(x) if isinstance(x, Mapping) else x if isinstance(x, str) else repr(x) for x in state[name]
+            ]
+    return {**state, "row": dict(prompt.row)}
+
+
+def _prompt_of(state: Mapping[str, Any]) -> Prompt:
+    return Prompt(**{**state, **{name: tuple(state[name]) for name in _TUPLES if state.get(name) is not None}})

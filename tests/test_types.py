@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,6 +55,13 @@ def test_cat_pads_to_the_longest_response():
 
 def test_saved_rollouts_come_back_whole(tmp_path):
     original = rollouts()
+    said: dict[str, Any] = {
+        "teacher_messages": ({"role": "user", "content": "q"},),
+        "teacher_system": "s",
+        "teacher_images": ("a.png",),
+    }
+    original.prompts[0] = replace(original.prompts[0], **said)
+    original.prompts[1] = replace(original.prompts[1], teacher_images=())
     original.save(tmp_path / "r.pt")
     again = Rollouts.load(tmp_path / "r.pt")
     assert again.prompts == original.prompts

@@ -172,19 +172,23 @@ class Evaluator:
             evaluation_keys = self._evaluation_keys(result)
             for record in read_records(sorted((self.directory / RECORDS).glob("*.jsonl"))):
                 key = f"{record.benchmark}@{record.protocol}"
-                if record.reason != PENDING and (key, record.weights, record.profile) in evaluation_keys:
+                made = (key, record.weights, record.profile, record.fingerprint)
+                if record.reason != PENDING and made in evaluation_keys:
                     result.records[key].append(record)
             result.records = {key: list({r.key: r for r in rows}.values()) for key, rows in result.records.items()}
         for key, benchmark in result.benchmarks.items():
             if result.scores[key]:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
-    def _evaluation_keys(self, result: EvalResult) -> set[tuple[str, str, str]]:
-        """Key, weights and profile of every benchmark of this evaluation."""
+    def _evaluation_keys(self, result: EvalResult) -> set[tuple[str, str, str, str]]:
+        """Key, weights, profile and rows of every benchmark of this evaluation.
+
+        A teacher may have the student's weights, and its answers are those to other prompts.
+        """
         # The weights of all benchmarks together: of a small one rank 0 may have no row.
         weights = {record.weights for records in result.records.values() for record in records}
         return {
-            (key, fingerprint, benchmark.profile)
+            (key, fingerprint, benchmark.profile, benchmark.fingerprint)
             for key, benchmark in result.benchmarks.items()
             for fingerprint in weights
         }

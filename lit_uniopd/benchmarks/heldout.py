@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # `uniopd compare` needs neither
 log = logging.getLogger(__name__)
 
 VERSION = 1
+FOR_TEACHER = ("teacher_messages", "teacher_system", "teacher_images")
 
 
 def heldout_benchmarks(prompts: "Sequence[Prompt]", sampling: "SamplingArgs", split: str) -> dict[str, Benchmark]:
@@ -99,4 +100,5 @@ def example_of(prompt: "Prompt") -> Example:
         images=prompt.images,
         row=prompt.row,
         grader=prompt.grader,
+        for_teacher={name: value for name in FOR_TEACHER if (value := getattr(prompt, name)) is not None},
     )

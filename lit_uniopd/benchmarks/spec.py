@@ -157,6 +157,8 @@ class Example:
     """Other columns that graders, metrics or exports read; plain data."""
     grader: str | None = None
     """Key of ``GRADERS``, where rows differ; None: the benchmark's."""
+    for_teacher: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of ``Prompt`` that say what a teacher reads in the place of this, where rows say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ class Benchmark:
             grader=self.grader(example),
             images=example.images,
             row=example.row,
+            **example.for_teacher,
         )
 
 

@@ -21,14 +21,24 @@ def check_templates(case: Case) -> Iterator[Finding]:
         yield from _switches(model)
     for name, teacher in case.teachers.items():
         prompt = next((p for p in case.train_prompts if case.teacher_of(p) == name), None)
-        if prompt is not None:
-            yield _compare(case.student, teacher, name, prompt)
+        if prompt is not None and case.pool is not None:
+            yield _compare(case.student, teacher, name, prompt, case.pool.reading(prompt))
 
 
-def _compare(student: Model, teacher: Model, name: str, prompt: Prompt) -> Finding:
+def _compare(student: Model, teacher: Model, name: str, prompt: Prompt, read: Prompt) -> Finding:
+    """The student's prompt beside that of its teacher, ``read``."""
     student_text, teacher_text = (
-        chat_text(model.processor, prompt, model.args.chat_template_kwargs) for model in (student, teacher)
+        chat_text(model.processor, reading, model.args.chat_template_kwargs)
+        for model, reading in ((student, prompt), (teacher, read))
     )
+    if read is not prompt:
+        pictures = "" if read.images == prompt.images else f", with {len(read.images)} pictures of its own"
+        return green(
+            f"template {name}",
+            f"The teacher reads more of {prompt.id!r} than the student, as its options or its row say{pictures} "
+            f"({len(teacher_text):,} characters, the student {len(student_text):,}).",
+            details=side_by_side(student_text, teacher_text, ("student", f"teacher {name}")),
+        )
     if student_text == teacher_text:
         return green(
             f"template {name}", f"Student and teacher read {prompt.id!r} as the same {len(student_text):,} characters."

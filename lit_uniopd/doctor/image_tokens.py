@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from lit_uniopd.doctor.dry_run import Case, Model
@@ -17,12 +18,15 @@ CROWDED = 0.75
 
 
 def check_images(case: Case) -> Iterator[Finding]:
-    """Encode some prompts with images for every model that reads them."""
-    prompts = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
-    if not prompts:
-        return
+    """Encode some prompts with images for every model that reads them, for a teacher as it reads them."""
     vision = [model for model in case.models if model.flag == "model.vision_policy"]
-    for model in vision or [case.student, *_teachers_of(case, prompts)]:
+    seen = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
+    readings = [(model, seen) for model in vision or [case.student]]
+    for name, teacher in ({} if vision else case.teachers).items():
+        readings.append((teacher, _read_by(case, name)))
+    for model, prompts in readings:
+        if not prompts:
+            continue
         name = f"pictures {model.name}"
         if not reads_images(model.args, model.flag):
             yield red(
@@ -34,9 +38,12 @@ def check_images(case: Case) -> Iterator[Finding]:
         yield _measure(case, model, name, prompts)
 
 
-def _teachers_of(case: Case, prompts: list[Prompt]) -> list[Model]:
-    names = {case.teacher_of(prompt) for prompt in prompts}
-    return [teacher for name, teacher in case.teachers.items() if name in names]
+def _read_by(case: Case, name: str) -> list[Prompt]:
+    """The first prompts with pictures as a teacher reads them."""
+    if case.pool is None:
+        return []
+    read = (case.pool.reading(prompt) for prompt in case.train_prompts if case.teacher_of(prompt) == name)
+    return list(islice((prompt for prompt in read if prompt.images), PROMPTS))
 
 
 def _measure(case: Case, model: Model, name: str, prompts: list[Prompt]) -> Finding:

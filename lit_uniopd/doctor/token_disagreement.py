@@ -11,7 +11,7 @@ from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
 from lit_uniopd.doctor.self_distillation import ANSWERS, prompts_of_teacher, small_rollouts
 from lit_uniopd.modules.opd.losses import never_gap_masked
-from lit_uniopd.modules.opd.own_teacher import is_itself
+from lit_uniopd.modules.opd.own_teacher import reads_as_student, same_weights
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.pool import TeacherPool
@@ -109,7 +109,8 @@ def _same(
     """Why the teacher is the student itself; empty: it is another model."""
     options: dict[str, Any] = {"temperature": case.module.temperature, "max_tokens": case.module.micro_batch_tokens}
     student, teacher = case.policy, pool.loaded.get(name)
-    if teacher is not None and is_itself(student, teacher, rollouts.prompts[::ANSWERS]):
+    alike = reads_as_student(student, pool, name, rollouts.prompts[::ANSWERS])
+    if alike and teacher is not None and same_weights(student, teacher):
         return "it has the student's weights and reads the same prompts"
     own_BT, dtype = rollouts.student_logps_BT, _dtype(student)
     if teacher is not None and _dtype(teacher) == dtype:

@@ -74,6 +74,7 @@ class Workload:
         here: bool,
         cuda: bool,
         top_k: int = 0,
+        longest_read: int = 0,
     ) -> "Workload":
         """Of on-policy distillation.
 
@@ -85,16 +86,18 @@ class Workload:
             here: whether the student's weights on this device write the answers.
             cuda: whether the device is a GPU.
             top_k: tokens that a teacher on a server names for each one of an answer.
+            longest_read: tokens of the longest prompt of a teacher that reads another than the student.
         """
         engine = likely_engine(sampling, cuda=cuda)
         row = longest_prompt + sampling.max_new_tokens
+        read_row = max(longest_prompt, longest_read) + sampling.max_new_tokens
         tokens = min(max(micro_batch_tokens, row), answers * row)
         rows = min(sampling.max_rows, answers)
         return cls(
             train_tokens=tokens,
             longest_row=row,
             tokens_flag="--model.micro_batch_tokens {tokens}",
-            score_tokens=tokens,
+            score_tokens=min(max(micro_batch_tokens, read_row), answers * read_row),
             rows=rows if here else 0,
             rows_flag="model.sampling.max_rows",
             prompts=max(1, rows // sampling.n),

@@ -13,7 +13,15 @@ APART = 2
 """Factor by which the lengths of answers in training and validation must differ to be told of."""
 
 
-def beyond_positions(args: PolicyArgs, flag: str, *, prompt: int, answer: int, option: str) -> Iterator[Objection]:
+def beyond_positions(
+    args: PolicyArgs,
+    flag: str,
+    *,
+    prompt: int,
+    answer: int,
+    option: str,
+    shorter: str = "drop long prompts by --data.max_prompt_tokens",
+) -> Iterator[Objection]:
     """What speaks against sequences of this length.
 
     Args:
@@ -22,6 +30,7 @@ def beyond_positions(args: PolicyArgs, flag: str, *, prompt: int, answer: int, o
         prompt: tokens of the longest prompt.
         answer: tokens of the longest answer.
         option: what limits the answers, `--model.sampling.max_new_tokens`.
+        shorter: how prompts get shorter.
     """
     config = model_config(args, flag).get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None)
@@ -30,11 +39,11 @@ def beyond_positions(args: PolicyArgs, flag: str, *, prompt: int, answer: int, o
     rotary = bool(getattr(config, "rope_parameters", None))
     where = "rotary positions reach further, but it was not trained there" if rotary else "its table ends there"
     room = positions if option.endswith("max_length") else positions - prompt
-    remedy = f"lower {option} to {room}, or drop long prompts" if room > 0 else "drop long prompts"
+    remedy = f"lower {option} to {room}, or {shorter}" if room > 0 else shorter
     yield Objection(
         "sampling" if option.endswith("max_new_tokens") else "settings",
         f"Prompts of {prompt} tokens with answers of {answer} exceed the {positions} positions of --{flag}.path, and "
-        f"{where}; {remedy} by --data.max_prompt_tokens.",
+        f"{where}; {remedy}.",
         refused=not rotary,
     )
 

@@ -123,7 +123,7 @@ def rows_digest(data: TrainerData) -> str | None:
     digest = hashlib.blake2b(digest_size=8)
     prompts, pairs = data.prompts("train"), data.train_pairs
     for prompt in prompts:
-        digest.update(f"{prompt.key} {prompt.gold!r}\n".encode())
+        digest.update(f"{prompt.teacher_key} {prompt.gold!r}\n".encode())
     for pair in (encoded.pair for encoded in pairs):
         digest.update(f"{pair.prompt.key} {pair.chosen!r} {pair.rejected!r} {pair.quality}\n".encode())
     return digest.hexdigest() if prompts or pairs else None

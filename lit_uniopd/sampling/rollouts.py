@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from lit_uniopd.grade import NO_GRADER
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import sample
@@ -19,6 +20,7 @@ def write_answers(
     *,
     seed: int,
     keys: Sequence[int] | None = None,
+    encoded: Sequence[EncodedPrompt] | None = None,
 ) -> Rollouts:
     """Let the policy write ``args.n`` answers to every prompt.
 
@@ -29,12 +31,13 @@ def write_answers(
         seed: of the sampling noise; equal seeds give equal answers.
         keys: a number for each prompt: its answers form the group of that number, and their noise depends on it. None:
             0, 1, ...
+        encoded: the prompts as the policy is to read them. None: as it reads them by itself.
 
     Returns:
         Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
     """
     keys = range(len(prompts)) if keys is None else keys
-    encoded = [policy.encode(prompt) for prompt in prompts]
+    encoded = [policy.encode(prompt) for prompt in prompts] if encoded is None else encoded
     prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
     with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:

@@ -4,6 +4,7 @@ from lit_uniopd.teachers.args import HttpArgs, Placement, TeacherArgs, Teachers
 from lit_uniopd.teachers.base import Scored, Teacher, TopLogps, encode_each
 from lit_uniopd.teachers.cached import CachedTeacher
 from lit_uniopd.teachers.local import LocalTeacher
+from lit_uniopd.teachers.reading import ReadsArgs, WorkedExample
 from lit_uniopd.teachers.remote import RemoteTeacher
 from lit_uniopd.teachers.tokenizer_match import foreign_ids
 
@@ -12,12 +13,14 @@ __all__ = [
     "HttpArgs",
     "LocalTeacher",
     "Placement",
+    "ReadsArgs",
     "RemoteTeacher",
     "Scored",
     "Teacher",
     "TeacherArgs",
     "Teachers",
     "TopLogps",
+    "WorkedExample",
     "encode_each",
     "foreign_ids",
 ]

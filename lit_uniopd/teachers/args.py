@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.teachers.reading import ReadsArgs
 
 Placement = Literal["resident", "cpu_offload", "quantized", "disk_cache", "http"]
 
@@ -50,6 +51,9 @@ class TeacherArgs(PolicyArgs):
     """Directory of `disk_cache`; runs may share it."""
     http: HttpArgs | None = None
     """The servers of `placement: http`."""
+    reads: ReadsArgs | None = None
+    """What it reads in the place of the student's prompt: a solution, worked examples, a system message. null: what the
+    student reads, or what the row says (`teacher_prompt`, `teacher_system`, `teacher_images`)."""
 
     @classmethod
     def of(cls, args: PolicyArgs, flag: str) -> "TeacherArgs":

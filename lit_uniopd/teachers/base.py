@@ -3,16 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
+from lit_uniopd.teachers.reading import Reading
 from lit_uniopd.teachers.tokenizer_match import foreign_ids
 from lit_uniopd.types import Prompt, Rollouts
 
@@ -51,6 +54,7 @@ class Teacher(ABC):
         args: where it comes from.
 
     Attributes:
+        reading: from the student's prompt to what it reads.
         foreign_ids: the student's tokens that it does not know; set by ``check``.
         device: where it computes; None: where it was loaded.
     """
@@ -62,6 +66,7 @@ class Teacher(ABC):
         self.name = name
         self.args = args
         self.flag = f"model.teachers.{name}"
+        self.reading = Reading(args.reads, f"{self.flag}.reads")
         self.foreign_ids = torch.tensor([], dtype=torch.long)
         self.device: torch.device | None = None
 
@@ -77,14 +82,35 @@ class Teacher(ABC):
         """
         tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
         self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
+        if self.reading.turns or self.reading.args.system:
+            self._check_turns()
+
+    def _check_turns(self) -> None:
+        """Let the chat template write a system message and earlier turns, which not all of them take."""
+        try:
+            question = Prompt("question", ({"role": "user", "content": "question"},))
+            self.tokenize(self.reading(replace(question, teacher_messages=question.messages)))
+        except (UserError, TemplateError) as error:
+            raise UserError(
+                f"--{self.flag}.reads has a system message or examples, which its chat template cannot write "
+                f"({first_line(error)}); choose a chat model, or write them into --{self.flag}.reads.template."
+            ) from error
 
     @abstractmethod
     def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
         """The teacher's tokenizer or processor."""
 
-    @abstractmethod
     def encode(self, prompt: Prompt) -> EncodedPrompt:
-        """The prompt as this teacher reads it, in its own chat template."""
+        """The student's prompt as this teacher reads it. Every loss, cache and server gets it from here.
+
+        Raises:
+            UserError: naming the prompt, if its row lacks what the teacher is to read.
+        """
+        return self.tokenize(self.reading(prompt))
+
+    @abstractmethod
+    def tokenize(self, prompt: Prompt) -> EncodedPrompt:
+        """A prompt that is the teacher's already, in its own chat template."""
 
     @abstractmethod
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:

@@ -90,8 +90,8 @@ class LogpCache:
 class CachedTeacher(LocalTeacher):
     """A local teacher behind a cache of its log-probs.
 
-    An answer's key is a digest of the weights' files, their type and quantisation, the token ids of prompt (in the
-    teacher's chat template) and answer, the pictures and the temperature.
+    An answer's key is a digest of the weights' files, their type and quantisation, the token ids of prompt (what
+    the teacher reads, in its chat template) and answer, its pictures and the temperature.
     """
 
     scores_distributions = False
@@ -128,7 +128,7 @@ class CachedTeacher(LocalTeacher):
         corrupt_before = self.cache.corrupt
         for row, (prompt, tokens) in enumerate(zip(prompts, rollouts.tokens_BT.tolist(), strict=True)):
             inputs = [prompt.tokens, tokens[: lengths[row]], temperature]
-            inputs += [image_digest(image) for image in rollouts.prompts[row].images]
+            inputs += [image_digest(image) for image in self.reading(rollouts.prompts[row]).images]
             keys.append(hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest())
             logps_T = self.cache.get(keys[row], lengths[row])
             if logps_T is not None:

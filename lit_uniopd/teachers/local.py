@@ -45,7 +45,7 @@ class LocalTeacher(Teacher):
     def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
         return self.processor
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def tokenize(self, prompt: Prompt) -> EncodedPrompt:
         return encode(self.processor, prompt, self.args.chat_template_kwargs, self.args.max_pixels)
 
     @property

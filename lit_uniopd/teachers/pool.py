@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
@@ -119,6 +120,51 @@ class TeacherPool:
         """How many prompts go to each teacher; checks every route."""
         return Counter(self.route(prompt) for prompt in prompts)
 
+    def reading(self, prompt: Prompt) -> Prompt:
+        """A prompt as its teacher reads it; the same object, if that is as the student does.
+
+        Raises:
+            UserError: naming the prompt, if its row lacks what the teacher is to read, or there is no such teacher.
+        """
+        return self._teachers[self.route(prompt)].reading(prompt)
+
+    def encode(self, name: str, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
+        """Student's prompts as one teacher takes them, whichever they are routed to."""
+        return encode_each(self._teachers[name], prompts)
+
+    def longest_prompts(
+        self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs
+    ) -> dict[str, int]:
+        """Tokens of the longest prompt of each teacher that reads another than the student, as far as those of most
+        characters tell; before anything is loaded.
+
+        Args:
+            prompts: each has a teacher.
+            student_processor: tokenizer or processor of the student.
+            student_args: of the student.
+        """
+        if not self.args:
+            return {}
+        candidates: dict[str, list[tuple[int, int]]] = {}
+        for i, prompt in enumerate(prompts):
+            if (read := self.reading(prompt)) is not prompt:
+                candidates.setdefault(self.route(prompt), []).append((-len(str(read.messages)), i))
+        for name in candidates:
+            self._teachers[name].processor_beside(student_processor, student_args)
+        return {
+            name: max(len(each.tokens) for each in self.encode(name, [prompts[i] for _, i in sorted(sizes)[:4]]))
+            for name, sizes in candidates.items()
+        }
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of each prompt as its teacher reads it; 0 where that is what the student reads."""
+        lengths: dict[int, int] = {}
+        for prompt in prompts:
+            if id(prompt) not in lengths:
+                same = not self.args or self.reading(prompt) is prompt
+                lengths[id(prompt)] = 0 if same else len(self._teachers[self.route(prompt)].encode(prompt).tokens)
+        return [lengths[id(prompt)] for prompt in prompts]
+
     def refuse(self, temperature: float, loss: str, *, direction: str = "reverse", writer: str = "student") -> None:
         """Refuse what a teacher cannot do in its placement, before anything is loaded.
 
@@ -209,8 +255,8 @@ class TeacherPool:
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> tuple[Tensor, Tensor]:
         """Log-prob of every sampled token under its prompt's teacher.
 
-        Each teacher reads the prompt in its own chat template; only the response tokens are shared. Teachers score one
-        after the other, so that several can take turns on one device.
+        Each teacher reads what it is to read in its own chat template; only the response tokens are shared. Teachers
+        score one after the other, so that several can take turns on one device.
 
         Args:
             rollouts: what the student wrote.
@@ -262,7 +308,7 @@ class TeacherPool:
         """Let each prompt's teacher answer it, for distillation off-policy; not graded and not scored yet.
 
         Args:
-            student: reads the prompts in its own chat template when it learns.
+            student: reads the prompts, and nothing that only teachers read, when it learns.
             prompts: at least one.
             args: how to sample.
             seed: of the sampling noise.
@@ -278,7 +324,10 @@ class TeacherPool:
             with self._teachers[name].gathered():
                 if rows:
                     routed, routed_keys = [prompts[row] for row in rows], [keys[row] for row in rows]
-                    results.append(write_answers(self[name], routed, args, seed=seed, keys=routed_keys))
+                    encoded = self.encode(name, routed)
+                    results.append(
+                        write_answers(self[name], routed, args, seed=seed, keys=routed_keys, encoded=encoded)
+                    )
         self.rest()
         rollouts = Rollouts.cat(results)
         rollouts = rollouts[rollouts.group_B.argsort(stable=True)]

@@ -160,7 +160,7 @@ class RemoteTeacher(Teacher):
             ) from error
         top_logps(self.protocol.read(reply, self.model, rows, self.top_k)[0])
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def tokenize(self, prompt: Prompt) -> EncodedPrompt:
         return encode(self._processor, prompt, self._template, self.args.max_pixels)
 
     @property

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.diagnostics.preferences import WeighedPairs
 from lit_uniopd.functional.margin import order_consistency, trajectory_returns
+from lit_uniopd.teachers.reading import transcript
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.markdown import last_message_text
 
@@ -68,6 +69,7 @@ def group_record(
     gap_threshold: float | None,
     max_tokens: int,
     never_gap_masked_BT: Tensor | None = None,
+    read: Prompt | None = None,
 ) -> dict[str, Any]:
     """One group of answers, as JSON.
 
@@ -81,6 +83,7 @@ def group_record(
         gap_threshold: tokens on which student and teacher differ by this much or more train nothing; None: no limit.
         max_tokens: tokens of each answer that are kept; ``length`` says how many it had.
         never_gap_masked_BT: tokens that train in spite of the threshold; None: there are none.
+        read: the prompt as the teacher read it; None: as the student did.
     """
     spared_BT = torch.zeros_like(rollouts.mask_BT) if never_gap_masked_BT is None else never_gap_masked_BT
     prompt = rollouts.prompts[rows[0]]
@@ -92,8 +95,15 @@ def group_record(
         "prompt": last_message_text(prompt),
         "images": _paths(prompt),
         "gold": None if prompt.gold is None else str(prompt.gold),
+        **({} if read is None or read is prompt else {"read": _read(prompt, read)}),
         "answers": [_answer(rollouts, row, pieces, gap_threshold, max_tokens, spared_BT[row]) for row in rows],
     }
+
+
+def _read(prompt: Prompt, read: Prompt) -> str:
+    """What a teacher read, and the names of its pictures where they are not the student's."""
+    names = ", ".join(Path(path).name for path in _paths(read)) or "none"
+    return transcript(read) + ("" if read.images == prompt.images else f"\n\npictures: {names}")
 
 
 def _answer(

@@ -1,6 +1,7 @@
 """What a run leaves behind for its user: tables, files, TensorBoard, an exported model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,13 @@ from tiny import Prompts, adam, module, prompts, trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks import BenchmarkEvaluation, PolicyExport, RolloutBrowser
+from callbacks.benchmark_evaluation import as_read
+from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy import LoraArgs, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.teachers import ReadsArgs, TeacherArgs, WorkedExample
+from lit_uniopd.teachers.pool import TeacherPool
 
 
 @pytest.fixture
@@ -44,6 +50,41 @@ def test_the_summary_has_before_after_and_teachers_per_domain(run_dir, capsys):
     assert summary["seed"] == 7
     assert summary["seconds"] > 0
     assert summary["step"] == 2
+
+
+def test_a_teacher_is_evaluated_as_it_reads(model_dirs, tmp_path):
+    """A row of `records.parquet` has the hash of its prompt; teacher and student of the same weights share no answer."""
+    import pyarrow.parquet as pq
+
+    path, reads = model_dirs["student"], ReadsArgs(template="{prompt}{answer}", examples=[WorkedExample("1=", "1")])
+    teachers = {"math": TeacherArgs(path=path, reads=reads), "code": TeacherArgs(path=path)}
+    run = fit(dict.fromkeys(model_dirs, path), tmp_path, teachers=teachers)
+    rows = pq.read_table(run / "records.parquet").to_pylist()
+    first = [row for row in rows if row["step"] == 0]
+    answers = {
+        domain: {
+            who: {(r["sample_id"], r["prompt_hash"], r["fingerprint"]) for r in first if r["model"] == who}
+            for who in {r["model"] for r in first if r["benchmark"] == domain}
+        }
+        for domain in ("math", "code")
+    }
+    assert set(answers["math"]) == {"student", "teacher math"}
+    assert len(set.union(*answers["math"].values())) == 2 * len(answers["math"]["student"])
+    # The other reads what the student reads, and has its weights: the answers are taken over.
+    assert "student" not in answers["code"] or "teacher code" not in answers["code"]
+
+
+def test_a_benchmark_as_a_teacher_reads_it():
+    rows = [replace(prompt, teacher_system="s" if i else None) for i, prompt in enumerate(prompts(4)[::2])]
+    benchmark = heldout_benchmarks(rows, SamplingArgs(), "val")["math"]
+    pool = TeacherPool({"math": TeacherArgs(path="m")})
+    read = as_read(benchmark, pool.reading)
+    assert [len(example.messages) for example in read.examples] == [1, 2]
+    assert read.examples[1].messages[0] == {"role": "system", "content": "s"}
+    assert (read.key, read.fingerprint == benchmark.fingerprint) == (benchmark.key, False)
+    assert [len(benchmark.prompt(example).messages) for example in benchmark.examples] == [1, 1]  # the student's
+    same = heldout_benchmarks(prompts(4), SamplingArgs(), "val")["math"]
+    assert as_read(same, pool.reading) is same
 
 
 def test_the_table_ends_with_the_tensorboard_line(model_dirs, tmp_path, capsys, monkeypatch):

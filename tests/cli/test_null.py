@@ -110,6 +110,9 @@ def test_null_in_lists_and_mappings():
     teachers = parsed(*ARGUMENTS, "--model.teachers", "{math: {path: m, revision: null}, code: null}")
     assert teachers.model.init_args.teachers["code"] is None
     assert teachers.model.init_args.teachers["math"].revision is None
+    reads = parsed(*ARGUMENTS, "--model.teachers", "{math: {path: m, reads: {template: '{prompt}!', examples: null}}}")
+    assert reads.model.init_args.teachers["math"].reads.template == "{prompt}!"
+    assert reads.model.init_args.teachers["math"].reads.examples is None
     assert parsed(*ARGUMENTS, "--trainer.logger", "null").trainer.logger is None
 
 

@@ -263,3 +263,62 @@ def test_a_function_is_a_grader(tmp_path):
     assert source.grader == prompt.grader
     assert isinstance(prompt.grader, str)
     assert [get_grader(prompt.grader)("2", text).correct for text in "23"] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_rows_say_what_their_teacher_reads(tmp_path: Path, kind: str):
+    """In the forms of the prompt; other rows, and cells without a value, leave it to the student's."""
+    (tmp_path / "whole.png").write_bytes(picture())
+    (tmp_path / "crop.png").write_bytes(picture())
+    chat = [{"role": "user", "content": "Two?"}, {"role": "assistant", "content": "So"}]
+    rows = [
+        {"prompt": "1 + 1?", "teacher_prompt": "1 + 1? It is 2.", "teacher_system": "s", "answer": "2"},
+        {"prompt": "2?", "teacher_prompt": None, "teacher_system": "", "answer": "2"},
+    ]
+    one, two = read_prompts(SourceArgs(write(tmp_path / f"a.{kind}", rows)), FLAG)
+    assert one.messages == ({"role": "user", "content": "1 + 1?"},)
+    assert one.teacher_messages == ({"role": "user", "content": "1 + 1? It is 2."},)
+    assert (one.teacher_system, one.teacher_images, one.row) == ("s", None, {})
+    assert (two.teacher_messages, two.teacher_system, two.teacher_images, two.row) == (None, None, None, {})
+    rows = [{"prompt": "2?", "hint": chat, "teacher_prompt": "not read"}]
+    (mapped,) = read_prompts(SourceArgs(write(tmp_path / f"b.{kind}", rows), teacher_prompt_column="hint"), FLAG)
+    assert (mapped.teacher_messages, mapped.row) == (tuple(chat), {"teacher_prompt": "not read"})
+
+    rows = [
+        {"prompt": "what?", "images": ["whole.png"], "teacher_images": ["crop.png", "crop.png"]},
+        {"prompt": "what?", "images": ["whole.png"], "teacher_images": []},
+        {"prompt": "what?", "images": ["whole.png"], "teacher_images": None},
+    ]
+    path = write(tmp_path / f"c.{kind}", rows)
+    assert [
+        prompt.teacher_images and len(prompt.teacher_images) for prompt in read_prompts(SourceArgs(path), FLAG)
+    ] == [
+        2,
+        (),
+        None,
+    ]
+    rows = [{"prompt": "what?", "images": ["whole.png"], "teacher_prompt": "left <image>, right <image>?"}]
+    rows[0]["teacher_images"] = ["crop.png"] * 2
+    (seen,) = read_prompts(SourceArgs(write(tmp_path / f"d.{kind}", rows)), FLAG)
+    assert seen.messages[0]["content"] == [{"type": "image"}, {"type": "text", "text": "what?"}]
+    assert seen.teacher_messages is not None
+    assert [part["type"] for part in seen.teacher_messages[0]["content"]] == ["text", "image", "text", "image", "text"]
+    assert seen.teacher_images == (str(tmp_path / "crop.png"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"teacher_prompt": 3}, "column 'teacher_prompt' must hold a text or a list of messages"),
+        ({"teacher_prompt": [{"role": "user", "content": "a", "tool_calls": [1]}]}, "has 'tool_calls'"),
+        ({"teacher_system": ["s"]}, "column 'teacher_system' must hold a text, not list"),
+        ({"teacher_images": "none.png"}, r"none\.png does not exist; mend column 'teacher_images'"),
+        ({"teacher_prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "has 0 images for 1 places"),
+    ],
+)
+def test_what_no_teacher_can_read_names_row_and_column(tmp_path: Path, row: dict[str, Any], message: str):
+    path = write(tmp_path / "t.jsonl", [{"prompt": "p"} | row])
+    with pytest.raises(UserError, match=message):
+        read_prompts(SourceArgs(path), FLAG)
+    with pytest.raises(UserError, match=r"has no column 'hint'; choose --data\.train\.teacher_prompt_column"):
+        read_prompts(SourceArgs(path, teacher_prompt_column="hint"), FLAG)

@@ -134,7 +134,7 @@ def test_the_student_as_its_teacher_at_a_real_vocabulary(new_model, examined, tm
 
 def test_a_teacher_of_other_type_or_on_a_server_is_told_by_its_log_probs(new_model, examined, monkeypatch):
     """Where weights cannot be compared, rounding of the coarser type decides."""
-    monkeypatch.setattr(token_disagreement, "is_itself", lambda *_: False)
+    monkeypatch.setattr(token_disagreement, "same_weights", lambda *_: False)
     wide = new_model("wide", tokenizer=make_tokenizer(ENDING), vocab_size=49_152)
     for types in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
         student, teacher = (PolicyArgs(path=wide, dtype=dtype) for dtype in types)  # type: ignore[arg-type]

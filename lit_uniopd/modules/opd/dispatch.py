@@ -10,6 +10,7 @@ from lit_uniopd.distributed.load_balancing import load_imbalance, rebalance
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.policy.shared_prefix import WORTH_PACKING
 from lit_uniopd.teachers import encode_each
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt, Rollouts
 
 
@@ -24,7 +25,7 @@ def prompt_of(group: int, batches: Sequence[Sequence[Prompt]]) -> Prompt:
     return batches[group % len(batches)][group // len(batches)]
 
 
-def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts) -> Rollouts:
+def rebalance_groups(module: LightningModule, policy: Policy, teachers: TeacherPool, rollouts: Rollouts) -> Rollouts:
     """Move groups of finished answers to ranks that have less to do, before they are scored. A collective call.
 
     Groups stay whole: what is computed over a group needs them so, and their prompt is computed once. Pictures are
@@ -33,6 +34,7 @@ def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts
     Args:
         module: being trained; the load of the busiest rank over the mean is logged, before and after.
         policy: the student.
+        teachers: their prompts cost as well, where they are not the student's.
         rollouts: this rank's answers, neither graded nor scored.
 
     Returns:
@@ -44,7 +46,10 @@ def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts
     for row, group in enumerate(rollouts.group_B.tolist()):
         rows_of.setdefault(group, []).append(row)
     groups = list(rows_of.values())
-    costs = gather_over_ranks(module, [_tokens(rollouts, rows, policy.args.share_prompts) for rows in groups])
+    lengths = teachers.lengths([rollouts.prompts[rows[0]] for rows in groups])
+    shared = policy.args.share_prompts
+    costs = [_cost(rollouts, rows, length, shared) for rows, length in zip(groups, lengths, strict=True)]
+    costs = gather_over_ranks(module, costs)
     plan = rebalance(costs)
     loads = [sum(costs[rank][i] for rank, i in pieces) for pieces in plan]
     before, after = load_imbalance([sum(rank_costs) for rank_costs in costs]), load_imbalance(loads)
@@ -66,16 +71,22 @@ def rebalance_groups(module: LightningModule, policy: Policy, rollouts: Rollouts
     return rebalanced[rebalanced.group_B.argsort(stable=True)]
 
 
-def _tokens(rollouts: Rollouts, rows: Sequence[int], share_prompts: bool) -> int:
-    """Tokens of a group in a forward pass."""
-    answers = rollouts.mask_BT[list(rows)].sum()
-    return group_tokens(
-        len(rollouts.prompt_tokens[rows[0]]),
-        int(answers),
-        len(rows),
-        shared=share_prompts,
-        pictured=bool(rollouts.vision[rows[0]]),
+def _cost(rollouts: Rollouts, rows: Sequence[int], teacher_prompt: int, shared: bool) -> int:
+    """Tokens of a group in the teacher's forward pass and in the student's passes, forward and backward being three.
+
+    Args:
+        rollouts: of this rank.
+        rows: of the group.
+        teacher_prompt: tokens of the prompt as the teacher reads it; 0: as the student does.
+        shared: whether prompts may be shared.
+    """
+    answers, pictured = int(rollouts.mask_BT[list(rows)].sum()), bool(rollouts.vision[rows[0]])
+    student_prompt = len(rollouts.prompt_tokens[rows[0]])
+    student, teacher = (
+        group_tokens(prompt, answers, len(rows), shared=shared, pictured=pictured)
+        for prompt in (student_prompt, teacher_prompt or student_prompt)
     )
+    return 3 * student + teacher
 
 
 def group_tokens(prompt: int, answers: int, count: int, *, shared: bool, pictured: bool = False) -> int:

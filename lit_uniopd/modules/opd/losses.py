@@ -1,7 +1,7 @@
 """The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,8 @@ from lit_uniopd.functional.logps import divergence, topk_forward_kl
 from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.backbone import head_of
+from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
-from lit_uniopd.teachers import encode_each
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
@@ -191,6 +191,7 @@ def _token_losses(
 def divergence_loss(
     policy: Policy,
     teacher: Policy | None,
+    teacher_prompts: Sequence[EncodedPrompt],
     rollouts: Rollouts,
     args: LossArgs,
     *,
@@ -203,6 +204,7 @@ def divergence_loss(
     Args:
         policy: the student.
         teacher: the one teacher of all these answers; None: theirs are on servers, and have named their top tokens.
+        teacher_prompts: of each answer, as the teacher reads it (``TeacherPool.encode``); none for servers.
         rollouts: the answers.
         args: which divergence.
         temperature: that of sampling, on both sides.
@@ -215,19 +217,27 @@ def divergence_loss(
     else:
         tokens = rollouts.mask_BT.sum()
         # Both models' weights are read, and again in the backward pass.
-        per_token_BT = policy(lambda: teacher(lambda: _divergences(policy, teacher, rollouts, args, temperature)))
+        per_token_BT = policy(
+            lambda: teacher(lambda: _divergences(policy, teacher, teacher_prompts, rollouts, args, temperature))
+        )
     trained.add("train/divergence", per_token_BT.detach().sum(), tokens)
     per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
     return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
 
 
-def _divergences(policy: Policy, teacher: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
+def _divergences(
+    policy: Policy,
+    teacher: Policy,
+    teacher_prompts: Sequence[EncodedPrompt],
+    rollouts: Rollouts,
+    args: LossArgs,
+    temperature: float,
+) -> Tensor:
     """Of each token's distribution, ``[B, T]``."""
     answers = (rollouts.tokens_BT, rollouts.mask_BT)
     with teacher.answering():
-        prompts = encode_each(teacher, rollouts.prompts)
         teacher_BTH = teacher.response_hidden(
-            [prompt.tokens for prompt in prompts], *answers, [prompt.vision for prompt in prompts]
+            [prompt.tokens for prompt in teacher_prompts], *answers, [prompt.vision for prompt in teacher_prompts]
         )
     student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
     student_head, teacher_head = head_of(policy.model), head_of(teacher.model)

@@ -19,6 +19,7 @@ from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
 MOST = 256
@@ -99,6 +100,8 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     yield from shortened_benchmarks(benchmarks, sampling.max_new_tokens)
     yield from unlike_benchmark_prompts(benchmarks, args, flag, processor)
     # Last: a teacher that cannot be read ends this.
+    if trained and module.teachers:
+        yield from _long_readings(module, trained, processor)
     for name, teacher in module.teachers.args.items():
         if teacher.placement != "http" or teacher.path or teacher.tokenizer:
             reader = load_processor(teacher, f"model.teachers.{name}")
@@ -127,6 +130,22 @@ def heavy_replies(teachers: Mapping[str, TeacherArgs], load: Workload, *, proces
                 f"Replies of teacher {name} with {load.top_k} log-probs for each token may take {readable(size)} in "
                 f"each process, where this machine has {readable(free)} for it; lower "
                 f"--model.teachers.{name}.http.requests, or --model.loss.top_k.",
+            )
+
+
+def _long_readings(module: Any, trained: Sequence[Prompt], processor: Any) -> Iterator[Objection]:
+    """What teachers read beside the student's prompt, where it is longer than their positions."""
+    longest = module.teachers.longest_prompts(trained, processor, module.policy_args)
+    for name, tokens in longest.items():
+        teacher, flag = module.teachers.args[name], f"model.teachers.{name}"
+        if teacher.placement != "http" or teacher.path:
+            yield from beyond_positions(
+                teacher,
+                flag,
+                prompt=tokens,
+                answer=module.sampling.max_new_tokens,
+                option="--model.sampling.max_new_tokens",
+                shorter=f"shorten --{flag}.reads or the teacher_prompt of rows",
             )
 
 

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
@@ -30,9 +31,10 @@ def own_teachers(module: Any) -> Iterator[Objection]:
     for name, args in teachers.args.items():
         routed = list(islice((prompt for prompt in prompts if teachers.route(prompt) == name), READ))
         if teacher := teachers.loaded.get(name):
-            same = bool(routed) and is_itself(student, teacher, routed)
+            same = bool(routed) and reads_as_student(student, teachers, name, routed) and same_weights(student, teacher)
         else:
             same = args.placement == "disk_cache" and not module.global_step and _same_source(args, student.args)
+            same = same and reads_as_student(student, teachers, name, routed)
         if same:
             yield Objection(
                 "teachers",
@@ -47,10 +49,18 @@ def _same_source(args: PolicyArgs, other: PolicyArgs) -> bool:
     return all(getattr(args, name) == getattr(other, name) for name in names)
 
 
-def is_itself(student: Policy, teacher: Policy, prompts: Sequence[Prompt]) -> bool:
-    """Whether a teacher gives the student's own log-probs to answers to these prompts."""
-    alike = all(student.encode(prompt).tokens == teacher.encode(prompt).tokens for prompt in prompts)
-    return alike and same_weights(student, teacher)
+def reads_as_student(student: Policy, teachers: TeacherPool, name: str, prompts: Sequence[Prompt]) -> bool:
+    """Whether a teacher reads these prompts as the student does: the same tokens, the same pictures.
+
+    Args:
+        student: the student.
+        teachers: of the run.
+        name: of the teacher.
+        prompts: routed to it.
+    """
+    tokens = [encoded.tokens for encoded in teachers.encode(name, prompts)]
+    alike = all(student.encode(p).tokens == read for p, read in zip(prompts, tokens, strict=True))
+    return alike and all(teachers.reading(prompt).images == prompt.images for prompt in prompts)
 
 
 @torch.no_grad()

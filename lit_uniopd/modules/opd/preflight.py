@@ -74,7 +74,7 @@ def check_images(
         if prompt.images:
             first.setdefault("", prompt)
     for prompt in trained if teachers else ():
-        if prompt.images:
+        if teachers.reading(prompt).images:
             first.setdefault(teachers.route(prompt), prompt)
     for name, prompt in first.items():
         args, flag = readers[name]

@@ -13,7 +13,7 @@ from lit_uniopd.distributed.collectives import gather_over_ranks, max_over_ranks
 from lit_uniopd.modules.opd.dispatch import prompt_of
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
-from lit_uniopd.teachers.pool import encode_each
+from lit_uniopd.teachers import encode_each
 from lit_uniopd.types import Grade, Prompt, PromptBatch, Rollouts
 
 FROM_BATCH = ("prompts", "prompt_tokens", "vision")
@@ -43,7 +43,7 @@ class ScoredRollout:
         values = {f.name: getattr(self.rollouts, f.name) for f in fields(Rollouts) if f.name not in FROM_BATCH}
         values = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in values.items()}
         return {
-            "prompts": [prompt.key for prompt in prompts],
+            "prompts": [prompt.teacher_key for prompt in prompts],
             "rollouts": {**values, "grades": [asdict(grade) for grade in self.rollouts.grades]},
             "parts": self.updates,
             "done": self.done,
@@ -124,7 +124,7 @@ class UnfinishedRollout:
         if not states:
             return None
         state = states[module.global_rank] if len(states) == module.trainer.world_size else None
-        fits = state is not None and state["prompts"] == [prompt.key for prompt in batch]
+        fits = state is not None and state["prompts"] == [prompt.teacher_key for prompt in batch]
         if state is None or max_over_ranks(module, not fits):
             rank_zero_warn(
                 f"The run was stopped after {states[0]['done']} of {len(states[0]['parts'])} updates of a rollout, by "

@@ -1,6 +1,7 @@
 """Forward passes over the answers of a rollout: which go together, and log-probs without gradient."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -10,14 +11,37 @@ from lit_uniopd.distributed.collectives import max_over_ranks
 from lit_uniopd.policy.micro_batches import equal_count
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.pool import TeacherPool
-from lit_uniopd.types import Rollouts
+from lit_uniopd.types import Prompt, Rollouts
 
 
-def forward_batches(policy: Policy, rollouts: Rollouts, max_tokens: int) -> list[list[int]]:
-    """Rows of each forward pass of a policy that reads what the student reads."""
-    return policy.micro_batches(
-        rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=rollouts.vision
-    )
+def forward_batches(
+    policy: Policy, rollouts: Rollouts, max_tokens: int, lengths: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Rows of each forward pass of a policy that reads what the student reads.
+
+    Args:
+        policy: the student or its reference.
+        rollouts: the answers.
+        max_tokens: of a forward pass.
+        lengths: tokens that each prompt counts at least, where a teacher in the same pass reads more; None: its own.
+    """
+    least = lengths or [0] * len(rollouts)
+    prompts = [
+        [*tokens, *[policy.pad_id] * (length - len(tokens))] if length > len(tokens) else tokens
+        for tokens, length in zip(rollouts.prompt_tokens, least, strict=True)
+    ]
+    return policy.micro_batches(prompts, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=rollouts.vision)
+
+
+def longest_reading(module: Any, prompts: Sequence[Prompt], processor: Any) -> int:
+    """Tokens of the longest prompt of a teacher that reads another than the student; 0: all read the student's.
+
+    Args:
+        module: ``UniOPD``.
+        prompts: of the training data.
+        processor: of the student.
+    """
+    return max(module.teachers.longest_prompts(prompts, processor, module.policy_args).values(), default=0)
 
 
 def update_batches(
@@ -47,7 +71,8 @@ def update_batches(
     # On every rank the same teachers in the same order: their weights may be sharded over all.
     for name in [""] if teachers is None else dict.fromkeys(map(needed, teachers.names)):
         routed = [row for row in rows if teachers is None or needed(teachers.route(rollouts.prompts[row])) == name]
-        passes = forward_batches(policy, rollouts[routed], max_tokens) if routed else []
+        lengths = teachers.lengths([rollouts.prompts[row] for row in routed]) if teachers is not None and name else None
+        passes = forward_batches(policy, rollouts[routed], max_tokens, lengths) if routed else []
         count, groups = int(max_over_ranks(module, len(passes))), rollouts.group_B[routed].tolist()
         batches += [(name, [routed[i] for i in batch]) for batch in equal_count(passes, count, groups)]
     return batches

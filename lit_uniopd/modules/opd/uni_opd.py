@@ -28,7 +28,7 @@ from lit_uniopd.modules.opd.own_teacher import own_teachers
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
+from lit_uniopd.modules.opd.scoring import frozen_logps, longest_reading, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.modules.optimization import default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -191,11 +191,12 @@ class UniOPD(PolicyModule):
         self.sampling = settled(self.sampling, self.policy.model, self.policy.processor)
 
     def workload(self) -> Workload:
-        data = self.trainer_data
+        data, trained = self.trainer_data, self.trainer_data.prompts("train")
         return Workload.of_rollouts(
             self.sampling,
             answers=data.batch_size * self.sampling.n,
-            longest_prompt=self.longest_prompt(data.prompts("train")),
+            longest_prompt=self.longest_prompt(trained),
+            longest_read=longest_reading(self, trained, self._processor),
             micro_batch_tokens=self.micro_batch_tokens,
             here=self.writer == "student" and self.sampling.server is None,
             cuda=self.trainer.strategy.root_device.type == "cuda",
@@ -228,7 +229,7 @@ class UniOPD(PolicyModule):
             with interruptible(self.trainer, gathers=self.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
-                rollouts = rebalance_groups(self, self.policy, rollouts)
+                rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
@@ -363,7 +364,10 @@ class UniOPD(PolicyModule):
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        return divergence_loss(self.policy, self.teachers[teacher] if teacher else None, rollouts, self.loss, **common)
+        if not teacher:
+            return divergence_loss(self.policy, None, (), rollouts, self.loss, **common)
+        prompts = self.teachers.encode(teacher, rollouts.prompts)
+        return divergence_loss(self.policy, self.teachers[teacher], prompts, rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""

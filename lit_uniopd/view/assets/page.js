@@ -110,6 +110,8 @@ function groupCard(group) {
       before === null ? null : fact("margin", `${signed(before)} \u2192 ${signed(after)}`, before < 0 ? "incorrect" : ""),
       group.gold === null ? null : fact("gold", group.gold)),
     beside(group, question(group)),
+    group.read ? make("details", { class: "read" }, make("summary", {}, "what the teacher read in its place"),
+      make("p", { class: "prompt" }, group.read)) : null,
     make("div", { class: "answers" }, ...answers.map(answerCard)));
 }
 
@@ -269,7 +271,7 @@ const TABS = {
     title: "Rollouts", items: DATA.groups, card: groupCard,
     selects: { step: (g) => [g.step], domain: (g) => [g.domain], teacher: (g) => [g.teacher], why: (g) => g.why,
       outcome: (g) => g.answers.map((a) => OUTCOMES[a.outcome]) },
-    text: (g) => [g.prompt, g.gold, ...g.answers.map((a) => a.tokens.join(""))],
+    text: (g) => [g.prompt, g.read || "", g.gold, ...g.answers.map((a) => a.tokens.join(""))],
     told: (items) => `${items.length} groups, ${items.reduce((n, g) => n + g.answers.length, 0)} answers`,
     legend: true,
   },
