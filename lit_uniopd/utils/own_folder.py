@@ -1,10 +1,11 @@
 """A user's folder that is called as a package of ours: its files are found behind ours."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def own_folder(package: str, ours: list[str]) -> list[str]:
+def own_folder(package: str, ours: Sequence[str]) -> list[str]:
     """The folder of this name in the working directory, to be looked in behind those of the package; none, or one.
 
     Args:
