@@ -96,8 +96,13 @@ class SFT(PolicyModule):
         yield from end_objections(self.answer_end, self.policy_flag)
         data = self.trainer_data
         yield from unlike_system_prompts(data.prompts("train"), data.prompts("val"))
-        lengths = {"prompt": self.longest_prompt(data.prompts("train")), "answer": self.longest_answer()}
-        yield from beyond_positions(self.policy_args, self.policy_flag, **lengths, option="--model.max_answer_tokens")
+        yield from beyond_positions(
+            self.policy_args,
+            self.policy_flag,
+            prompt=self.longest_prompt(data.prompts("train")),
+            answer=self.longest_answer(),
+            option="--model.max_answer_tokens",
+        )
 
     def longest_answer(self) -> int:
         """Tokens of the longest answer, as far as those of most characters tell, after the cut."""
