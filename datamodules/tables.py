@@ -15,7 +15,7 @@ from lit_uniopd.utils.strict_json import parse_json
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
     *("train", "heldout", "fresh", "short", "pairs", "heldout_pairs", "vision_train", "vision_heldout"),
-    *("scenes", "heldout_scenes", "scene_pairs"),
+    *("scenes", "heldout_scenes", "scene_pairs", "sums", "heldout_sums"),
 )
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
