@@ -5,7 +5,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,16 @@ class SourceArgs(TableArgs):
     in Python, the function itself. Default: none; UniOPD asks for one if there are gold answers."""
     only_domains: list[str] | None = None
     """Read only the rows of these domains. Default: all."""
+    row_graders: list[str] = field(default_factory=list)
+    """Graders of your own that the rows' grader column may name, `[my_module.is_right]`; data alone choose no code."""
     weight: float = 1.0
     """How often each row is seen per pass over the training data: 2 is twice, 0.5 every other pass."""
 
     def __post_init__(self) -> None:
         if self.grader is not None:
             self.grader = named_grader(self.grader)
+        for name in self.row_graders:
+            named_grader(name)
 
 
 class PromptTable(MadeOf[Prompt]):
@@ -161,7 +165,7 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
     images = images_of(cell("images"), row, columns.get("images"), pictures)
     teacher_cell = cell("teacher_images")
     teacher_images = None if teacher_cell is None else images_of(teacher_cell, row, columns["teacher_images"], pictures)
-    grader = text("grader") or (None if source.grader is None else named_grader(source.grader))
+    grader = text("grader") or (None if source.grader is None else str(source.grader))
     messages = messages_of(cell("prompt"), row, columns["prompt"])
     return Prompt(
         id=row.name if identity is None else str(identity),

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.rewards.custom import named_grader
 from lit_uniopd.utils.near_names import did_you_mean
 from lit_uniopd.utils.strict_yaml import read_yaml
 
@@ -31,6 +32,8 @@ def read_spec(path: Path) -> BenchmarkSpec:
     spec = build(BenchmarkSpec, _inherited(path), str(path))
     if spec.scoring.grader is None and spec.scoring.export is None:
         raise UserError(f"{path}: scoring has neither a grader nor an export format; give one of them.")
+    for name in (spec.scoring.grader or "", *spec.scoring.also):
+        named_grader(name)
     return spec
 
 

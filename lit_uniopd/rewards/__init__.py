@@ -53,4 +53,4 @@ def get_grader(name: str) -> Grader:
         UserError: with all existing names, if there is none of this name.
     """
     check_grader(name)
-    return _pooled(name, load_grader(name).call) if is_custom(name) else GRADERS[name]
+    return _pooled(name, load_grader(named_grader(name)).call) if is_custom(name) else GRADERS[name]

@@ -1,6 +1,7 @@
 """Graders that users write, named by their dotted path: ``my_module.is_right``.
 
-They run in this process, as any module that a user has it import; what models write never chooses them. Torch-free, as
+They run in this process, as any module that a user has it import. Neither what models write nor what stands in a table
+or a record chooses them: ``load_grader`` takes the names alone that configs and Python code have given. Torch-free, as
 the other graders are.
 """
 
@@ -192,13 +193,19 @@ _LOADED: dict[str, CustomGrader] = {}
 """Graders of this process by name; those that were given as objects can be had by no import."""
 
 
+_NAMED: set[str] = set()
+"""Dotted paths that a config, an option or Python code has named. A row could name any function of any package."""
+
+
 def is_custom(name: str) -> bool:
     """Whether a name is the path of a user's grader; ours have no dot."""
     return "." in name
 
 
 def named_grader(grader: str | Callable[..., Any]) -> str:
-    """The name by which a grader can be given anywhere.
+    """The name by which a grader can be given anywhere, in rows too from now on.
+
+    Call it for what a user has chosen, and never for what stands in data.
 
     Args:
         grader: a name, or a function, class or object that takes some of ``text``, ``gold``, ``row`` and ``prompt``.
@@ -210,6 +217,8 @@ def named_grader(grader: str | Callable[..., Any]) -> str:
         UserError: if it cannot be called as a grader is.
     """
     if isinstance(grader, str):
+        if is_custom(grader):
+            _NAMED.add(grader)
         return grader
     label = grader if hasattr(grader, "__qualname__") else type(grader)
     base = name = f"{label.__module__}.{label.__qualname__}"
@@ -217,6 +226,7 @@ def named_grader(grader: str | Callable[..., Any]) -> str:
         name = f"{base}_{sum(each.startswith(base) for each in _LOADED) + 1}"
     if name not in _LOADED:
         _LOADED[name] = _custom_grader(name, grader)
+    _NAMED.add(name)
     return name
 
 
@@ -224,8 +234,14 @@ def load_grader(name: str) -> CustomGrader:
     """The grader behind a dotted path.
 
     Raises:
-        UserError: if there is none, or it cannot be called as a grader is.
+        UserError: if only data name it, there is none, or it cannot be called as a grader is.
     """
+    if name not in _NAMED:
+        raise UserError(
+            f"`grader` {name!r} is named by data alone, and data choose no code; if it is yours, name it by "
+            f"--data.train.row_graders [{name}] (`uniopd regrade`: --grader), or in Python by "
+            "lit_uniopd.rewards.named_grader."
+        )
     if name not in _LOADED:
         _LOADED[name] = _custom_grader(name, _imported(name))
     return _LOADED[name]

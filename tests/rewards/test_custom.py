@@ -94,7 +94,7 @@ def mine(tmp_path, monkeypatch) -> str:
 
 def item(grader: str, response: str = "Paris", gold: object = "Paris", **row: object) -> GradeItem:
     question = ({"role": "user", "content": "Capital?"},)
-    return GradeItem(grader, gold, response, row, messages=question)
+    return GradeItem(named_grader(grader), gold, response, row, messages=question)
 
 
 def judged(*items: GradeItem) -> list[Grade]:
@@ -122,7 +122,7 @@ def test_what_a_function_takes_is_known_by_its_arguments(mine, function, respons
 
 
 def test_options_of_a_benchmark_are_arguments(mine):
-    asked = GradeItem(f"{mine}.of_column", None, "ab", {"letters": "abcd"}, {"threshold": 3})
+    asked = GradeItem(named_grader(f"{mine}.of_column"), None, "ab", {"letters": "abcd"}, {"threshold": 3})
     assert judged(asked)[0].correct is False
 
 
@@ -259,5 +259,15 @@ def test_what_is_no_grader_is_told_before_anything_runs(mine, name, words):
     Path("hungry.py").write_text("import not_installed\n")
     importlib.invalidate_caches()
     with pytest.raises(UserError) as error:
-        check_grader(name.replace("MODULE", mine).replace("MODUL.", f"{mine[:-1]}."))
+        check_grader(named_grader(name.replace("MODULE", mine).replace("MODUL.", f"{mine[:-1]}.")))
     assert words.replace("MODULE", mine).replace("'MODUL'", repr(mine[:-1])) in str(error.value)
+
+
+def test_data_alone_choose_no_code(tmp_path, monkeypatch):
+    """A function of the standard library that takes a text and, by the row's column, a command."""
+    trace = tmp_path / "trace"
+    attack = GradeItem("pydoc.pipepager", "Paris", "Paris", {"cmd": f"cat > {trace}"})
+    for judge in (lambda: check_grader("pydoc.pipepager"), lambda: GraderPool().grade([attack])):
+        with pytest.raises(UserError, match=r"^`grader` 'pydoc.pipepager' is named by data alone, .*row_graders"):
+            judge()
+    assert not trace.exists()
