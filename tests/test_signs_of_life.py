@@ -39,7 +39,7 @@ def command(model_dirs: dict[str, str], tmp_path: Path) -> list[str]:
         *("-c", str(ROOT / "configs/trainer/cpu.yaml"), f"--model.student.path={model_dirs['student']}"),
         f"--model.teachers.math.path={model_dirs['math']}",
         f"--model.teachers.code.path={model_dirs['code']}",
-        *("--data.train.path=train.jsonl", "--data.val.path=heldout.jsonl", "--data.batch_size=4"),
+        *("--data.train.path=train.jsonl", "--data.val.path=heldout.jsonl", "--data.global_batch_size=4"),
         *("--model.sampling.n=2", "--model.sampling.max_new_tokens=5", "--model.updates_per_rollout=2"),
         *("--trainer.max_steps=6", "--trainer.val_check_interval=2", "--model.grader_workers=1"),
         "--trainer.callbacks+=lit_uniopd.modules.progress_lines.ProgressLines",

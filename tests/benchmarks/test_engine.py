@@ -29,7 +29,7 @@ class Scripted:
         nn.init.constant_(self.model.weight, 0.5)
         nn.init.zeros_(self.model.bias)
         self.rule = rule
-        self.args = PolicyArgs()
+        self.args, self.processor = PolicyArgs(), None
         self.prompt_ids: list[str] = []
 
     def write(self, _policy: Any, prompts: Any, args: Any, *, seed: int, keys: list[int]) -> Any:

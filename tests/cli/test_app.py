@@ -34,7 +34,7 @@ def files(tmp_path: Path, model_dirs: dict[str, str], monkeypatch: pytest.Monkey
         f"--model.teachers.code.path={model_dirs['code']}",
         "--data.train.path=train.jsonl",
         "--data.val.path=heldout.jsonl",
-        "--data.batch_size=4",
+        "--data.global_batch_size=4",
         "--model.sampling.n=2",
         "--model.sampling.max_new_tokens=5",
         "--trainer.max_steps=2",

@@ -62,7 +62,7 @@ def fit(desk: Path, model_dirs: dict[str, str], monkeypatch: pytest.MonkeyPatch)
         f"--model.teachers.code.path={model_dirs['code']}",
         "--data.train.path=train.jsonl",
         "--data.val.path=heldout.jsonl",
-        "--data.batch_size=4",
+        "--data.global_batch_size=4",
         "--model.sampling.n=2",
         "--model.sampling.max_new_tokens=5",
         "--trainer.max_steps=1",
@@ -183,7 +183,7 @@ MISTAKES = {
     "no such teacher": (["--data.train.teacher=law"], "--model.teachers has only math, code", "add a teacher"),
     "no such domain": (["--data.train.only_domains=[law]"], "--data.train.only_domains has 'law'", "choose among"),
     "prompts that are all too long": (["--data.max_prompt_tokens=1"], "--data.max_prompt_tokens 1", "raise it"),
-    "a batch of more than there is": (["--data.batch_size=64"], "--data.batch_size 64", "lower it"),
+    "a batch of more than there is": (["--data.global_batch_size=64"], "--data.batch_size 64", "lower it"),
     "no batch": (["--data.batch_size=0"], "--data.batch_size", "must be at least 1"),
     "a set of the playground that there is not": (
         ["--data.train.path=playground:tarin"],

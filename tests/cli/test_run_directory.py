@@ -28,7 +28,7 @@ def files(tmp_path: Path, model_dirs: dict[str, str], monkeypatch: pytest.Monkey
         "--model.policy.gradient_checkpointing=false",
         "--data.train.path=train.jsonl",
         "--data.val.path=train.jsonl",
-        "--data.batch_size=4",
+        "--data.global_batch_size=4",
         "--trainer.max_steps=2",
         "--trainer.callbacks.every_n_train_steps=2",
         "--trainer.enable_progress_bar=false",

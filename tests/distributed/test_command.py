@@ -19,7 +19,12 @@ def test_a_sharded_run_from_the_command_line_and_its_export(model_dirs, tmp_path
     paths = [f"--model.teachers.{name}.path={model_dirs[name]}" for name in ("math", "code")]
     command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(CONFIGS / "uni_opd/multi_teacher.yaml")]
     command += ["-c", str(CONFIGS / "trainer/fsdp.yaml"), f"--model.student.path={model_dirs['student']}", *paths]
-    command += ["--data.train.path=prompts.jsonl", "--data.val=null", "--data.batch_size=2", "--trainer.max_steps=2"]
+    command += [
+        "--data.train.path=prompts.jsonl",
+        "--data.val=null",
+        "--data.global_batch_size=4",
+        "--trainer.max_steps=2",
+    ]
     command += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.val_check_interval=null"]
     command += ["--trainer.callbacks={class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: "]
     command[-1] += "{every_n_train_steps: 2, save_last: true}}"

@@ -30,7 +30,7 @@ def arguments(tmp_path, healthy, monkeypatch) -> list[str]:
         "--data.train.grader=exact",
         "--data.val.path=train.jsonl",
         "--data.val.grader=exact",
-        "--data.batch_size=4",
+        "--data.global_batch_size=4",
         "--model.sampling.n=2",
         "--model.sampling.max_new_tokens=5",
         "--model.grader_workers=1",

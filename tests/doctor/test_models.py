@@ -269,7 +269,7 @@ def test_strategies_of_several_ranks_are_examined_by_one(machine, healthy, tmp_p
     Path("p.jsonl").write_text('{"prompt": "1=", "answer": "1", "domain": "math"}\n' * 8)
     arguments = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml")]
     arguments += [f"--model.{name}.path={healthy['math']}" for name in ("student", "teachers.math", "teachers.code")]
-    arguments += ["--data.train.path=p.jsonl", "--data.val.path=p.jsonl", "--data.batch_size=2"]
+    arguments += ["--data.train.path=p.jsonl", "--data.val.path=p.jsonl", "--data.global_batch_size=2"]
     arguments += ["-c", str(ROOT / f"configs/trainer/{machine}.yaml"), "--trainer.accelerator=cpu"]
     arguments += ["--trainer.devices=2", "--trainer.precision=32-true", "--model.sampling.max_new_tokens=8"]
     with pytest.raises(SystemExit) as stop:

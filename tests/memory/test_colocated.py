@@ -76,7 +76,7 @@ def test_pictures_need_room_for_their_features_and_one_layer_of_the_encoder():
         },
     }
     sampling = SamplingArgs(n=4, max_new_tokens=6, engine="vllm")
-    load = Workload.of_rollouts(sampling, answers=8, longest_prompt=10, micro_batch_tokens=100, here=True)
+    load = Workload.of_rollouts(sampling, answers=8, longest_prompt=10, micro_batch_tokens=100, here=True, cuda=False)
     plan = plan_memory(Setup(PolicyArgs(config=config), "model.student", adam, load))
     (encoder,) = (each for each in plan.allocations if each.name == "vLLM: picture encoder")
     assert encoder.bytes == 20 * (4 * (3 * 96 + 4 * 64) + 32) * 4

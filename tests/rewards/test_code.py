@@ -446,7 +446,7 @@ def test_colliding_numbers_are_wrong_at_once():
 
 
 def test_a_failing_sandbox_says_nothing_about_the_program(monkeypatch, caplog):
-    monkeypatch.setattr("lit_uniopd.rewards.grade._logged", set())
+    monkeypatch.setattr("lit_uniopd.rewards.grade._logged", {})
     for grade in (
         grade_code_functional(DOUBLE, ONE, sandbox=FakeSandbox([("error", None)])),  # type: ignore[arg-type]
         grade_code_stdio(stdio(("", "1")), ONE, sandbox=FakeSandbox(("error", ""))),  # type: ignore[arg-type]

@@ -262,7 +262,8 @@ def test_a_process_that_does_not_start_is_the_users_affair(monkeypatch):
 
 def test_unknown_graders_are_refused():
     with pytest.raises(
-        UserError, match=r"no grader named 'maths'; name one of .*code_stdio, .*exact, .*math, .*playground"
+        UserError,
+        match=r"no grader named 'maths' \(did you mean math\?\); name one of .*code_stdio, .*exact, .*math, .*playground",
     ):
         get_grader("maths")
     with GraderPool() as pool, pytest.raises(UserError, match="'maths'"):
@@ -285,7 +286,7 @@ def test_types_re_exports_the_grade():
 
 @pytest.mark.slow
 def test_no_grader_raises_on_garbage(monkeypatch):
-    monkeypatch.setattr(grade, "_logged", set())
+    monkeypatch.setattr(grade, "_logged", {})
     rng = random.Random(0)
     alphabet = [
         "\\boxed{",
@@ -323,7 +324,7 @@ def test_no_grader_raises_on_garbage(monkeypatch):
 
 
 def test_an_error_is_counted_and_its_first_kind_explained(monkeypatch, caplog):
-    monkeypatch.setattr(grade, "_logged", set())
+    monkeypatch.setattr(grade, "_logged", {})
     with GraderPool() as pool:
         wrong_option = GradeItem("math", "1", r"\boxed{2}", options={"tolerance": 1})
         not_plain = GradeItem("math", "1", r"\boxed{2}", options={"digits": object()})
@@ -365,7 +366,7 @@ OUTCOMES = [1, 1, 1, 0, 0, 0, 0, -1, -1]
 
 
 def test_programs_and_other_answers_are_graded_together(monkeypatch):
-    monkeypatch.setattr(grade, "_logged", set())
+    monkeypatch.setattr(grade, "_logged", {})
     progress = []
     with GraderPool(workers=2) as pool:
         assert pool.sandbox_backend is None
