@@ -34,6 +34,13 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
     old["model"]["init_args"]["sampling"]["colocate"] = asdict(ColocateArgs())  # new since, and not used by the loop
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
+    for teacher in old["model"]["init_args"]["teachers"].values():
+        teacher["reads"] = None  # new since: it reads what the student reads
+    data = old["data"]["init_args"]
+    data["global_batch_size"] = None  # new since: batch_size is of each rank
+    for source in (data["train"], data["val"]):
+        source |= {"format": None, "image_folder": None, "row_graders": [], "streaming": False}  # new since
+        source |= {f"{name}_column": name for name in ("teacher_prompt", "teacher_system", "teacher_images")}
     assert config == {**old, "trainer": {**old["trainer"], "max_steps": 7}, "ckpt_path": config["ckpt_path"]}
 
 

@@ -125,7 +125,7 @@ def test_real_settings_are_parsed_and_built(setting, tokenizers, tmp_path, monke
     # [scripts] section 5.1 of the paper's released training scripts
     group = optimizer.param_groups[0]
     assert (group["lr"] / 0.2, group["betas"], group["weight_decay"]) == (pytest.approx(1e-6), (0.9, 0.98), 0.1)
-    assert (cli.datamodule.batch_size, module.sampling.n, module.updates_per_rollout) == (64, 16, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert (cli.datamodule.global_batch_size, module.sampling.n, module.updates_per_rollout) == (64, 16, 1)  # pyright: ignore[reportAttributeAccessIssue]
     assert (module.loss.clip_low, module.loss.clip_high, module.loss.gap_threshold) == (0.2, 0.28, 10.0)
     assert (module.sampling.max_new_tokens, module.sampling.temperature, module.gradient_clip) == (16384, 1.0, 1.0)
     assert cli.trainer.max_steps == 50
@@ -134,6 +134,7 @@ def test_real_settings_are_parsed_and_built(setting, tokenizers, tmp_path, monke
 def test_a_setting_takes_its_answers_from_servers(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     more = ["--model.sampling.server.urls", '["http://a:1", "http://b:2"]', "--model.sampling.server.requests", "8"]
+    more += ["--model.sampling.server.directory", "/mnt/weights"]
     files = ["-c", "configs/uni_opd/multi_teacher.yaml", "-c", "configs/uni_opd/vllm.yaml"]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *files, *more, "--print_config"])

@@ -366,9 +366,8 @@ def test_a_teacher_sees_crops_and_a_cache_knows_them(seeing, tmp_path):
     rollouts = write_answers(student, [prompt], SamplingArgs(n=2, max_new_tokens=6), seed=0)
     processor: Any = AutoProcessor.from_pretrained(seeing["math"])
     model: Any = AutoModelForImageTextToText.from_pretrained(seeing["math"], dtype=torch.float64)
-    start = processor.tokenizer.bos_token or ""
     inputs = processor(
-        text=[f"{start}<image><image>what? It is a cat."],
+        text=["<|im_start|>user\n<image><image>what? It is a cat.<|im_end|>\n<|im_start|>assistant\n"],
         images=crops,
         return_tensors="pt",
         text_kwargs={"add_special_tokens": False},
