@@ -178,23 +178,27 @@ class BenchmarkEvaluation(Callback):
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
-        # Servers have the student's weights, and vLLM in this process would hold an engine for each teacher.
-        loop = EvalArgs(max_rows=self.evaluator.args.max_rows, sampling=SamplingArgs(engine="loop"))
-        benchmarks = list(self.evaluator.benchmarks.values())
-        evaluator = Evaluator(self.evaluator.trainer, benchmarks, pl_module.graders, self.evaluator.directory, loop)
+        here = [name for name in pool if pool.is_here(name)]
         for name in pool:
-            if not pool.is_here(name):
+            if name not in here:
                 rank_zero_warn(f"Teacher {name!r} is on a server, which scores answers only; it is not evaluated.")
-                continue
+        evaluator = self._by_the_loop(pl_module) if here else None
+        for name in here:
 
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
 
-            routed = [b for b in benchmarks if pool.route(b.prompt(b.examples[0])) == name]
+            routed = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
             routed = [as_read(benchmark, pool.reading) for benchmark in routed]
-            if routed:
+            if routed and evaluator is not None:
                 self.teacher_scores[name] = evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
         pool.rest()
+
+    def _by_the_loop(self, pl_module: PolicyModule) -> Evaluator:
+        """For teachers: servers have the student's weights, and vLLM in this process would hold an engine for each."""
+        own = self.evaluator
+        args = EvalArgs(max_rows=own.args.max_rows, sampling=SamplingArgs(engine="loop"))
+        return Evaluator(own.trainer, list(own.benchmarks.values()), pl_module.graders, own.directory, args)
 
     def references(self) -> dict[str, Scores]:
         """Scores of other models: drawn as lines, and columns of the table."""

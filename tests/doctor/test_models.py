@@ -288,7 +288,7 @@ def test_a_flag_of_nobody_is_answered_by_one_sentence(capsys):
         ),
         (["--stge=fit", "-c", str(ROOT / "configs/quickstart.yaml")], "(did you mean --stage?)"),
         (["--sead", "1", "-c", str(ROOT / "configs/quickstart.yaml")], "--sead: there is no such option"),
-        (["--stage", "train", "-c", "x.yaml"], "invalid choice: 'train'"),
+        (["--stage", "train", "-c", str(ROOT / "configs/quickstart.yaml")], "invalid choice: 'train'"),
         (["-c", "none.yaml"], "mend the path"),
     ):
         with pytest.raises(SystemExit) as stop:

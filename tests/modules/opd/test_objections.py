@@ -95,7 +95,7 @@ def test_shipped_configs_are_not_objected_to(base, preset):
         sampling=SamplingArgs(**model["sampling"]),
         loss=LossArgs(**{**run["model"]["loss"], **model.get("loss", {})}),
         updates=model["updates_per_rollout"],
-        batch_size=data["batch_size"],
+        batch_size=data.get("batch_size") or data["global_batch_size"],
         balance=None if balance is None else OnlineBalanceArgs(**balance),
         scopes=scopes | dict.fromkeys(calibrations, "group"),
         calibrations=calibrations,
