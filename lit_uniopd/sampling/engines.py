@@ -106,13 +106,13 @@ def sample(
         on_progress=on_progress,
         on_tokens=on_tokens,
     )
-    engine = engine_vllm_server if args.server is not None else ENGINES[args.engine]
-    buffer = engine.write(request)
+    engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
+    buffer = (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request)
     return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
 
 
 def settled(args: SamplingArgs, model: nn.Module, processor: Any = None) -> SamplingArgs:
-    """The same options with the engine that really writes, in the place of ``auto`` or of one that cannot.
+    """The same options with an engine in the place of ``auto``. The model's weights are not looked at.
 
     vLLM's engine is made now where ``auto`` chooses it: what it cannot run is known only then. A line of log says, once
     for each kind of model, what was chosen on a GPU and why.
@@ -122,13 +122,9 @@ def settled(args: SamplingArgs, model: nn.Module, processor: Any = None) -> Samp
         model: that is to write.
         processor: of the model; without one vLLM reads text alone.
     """
-    engine = args.engine
-    if engine == "auto":
-        engine = "vllm" if _colocates(args, model, processor) else "loop"
-    if engine == "loop" and not _can_loop(model):
-        engine = "generate"
-    if engine == args.engine:
+    if args.engine != "auto":
         return args
+    engine: Engine = "vllm" if _colocates(args, model, processor) else "loop"
     return replace(args, engine=engine, colocate=args.colocate if engine == "vllm" else ColocateArgs())
 
 
@@ -144,9 +140,9 @@ def likely_engine(args: SamplingArgs, *, cuda: bool) -> Engine:
 
 def _colocates(args: SamplingArgs, model: nn.Module, processor: Any) -> bool:
     """Whether vLLM in this process is there for a model on a GPU, and runs it."""
-    name = type(unwrap(model)).__name__
     if not _on_gpu(model):
         return False
+    name = type(unwrap(model)).__name__
     if not engine_vllm_colocated.is_installed():
         _say_once(
             logging.WARNING,
