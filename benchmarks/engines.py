@@ -25,7 +25,7 @@ PROMPT = list(range(100, 132))
 
 def seconds(model: Any, engine: Any, rows: int, tokens: int, seed: int) -> float:
     """Of writing so many answers of so many tokens to one prompt each."""
-    room = {"colocate": ColocateArgs(kv_cache_gib=2.0, max_model_len=1024)} if engine == "vllm" else {}
+    room: Any = {"colocate": ColocateArgs(kv_cache_gib=2.0, max_model_len=1024)} if engine == "vllm" else {}
     args = SamplingArgs(n=1, max_new_tokens=tokens, engine=engine, **room)
     prompts = [[*PROMPT, 200 + row] for row in range(rows)]
     began = time.perf_counter()

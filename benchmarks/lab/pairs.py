@@ -105,7 +105,7 @@ def prepare(seed: int) -> int:
     with quiet(ROOT / f"prepare-seed{seed}.log"):
         policy = Policy.load(PolicyArgs(path=str(locate("student", seed=seed))), trainable=False)
         for split, count in (("train", PROMPTS), ("heldout", None)):
-            prompts = read_prompts(SourceArgs(path=str(locate(f"{split}.jsonl", seed=seed))), "lab")
+            prompts = [*read_prompts(SourceArgs(path=str(locate(f"{split}.jsonl", seed=seed))), "lab")]
             random.Random(seed).shuffle(prompts)
             answers = sample(policy, prompts[:count], ANSWERS, seed)
             judges = SETTINGS if split == "train" else {"heldout": {"noise": 0.0, "flipped": 0.0}}
@@ -190,7 +190,7 @@ def train(run: Run) -> dict[str, Any]:
         trainer.fit(module, data)
         validator = Trainer(accelerator="cpu", use_distributed_sampler=False, **off)
         (scores,) = validator.validate(module, data, verbose=False)
-        prompts = read_prompts(SourceArgs(path=str(locate("heldout.jsonl", seed=run.seed))), "lab")
+        prompts = [*read_prompts(SourceArgs(path=str(locate("heldout.jsonl", seed=run.seed))), "lab")]
         right = [answers[0][1] for answers in sample(module.policy, prompts, 1, run.seed)]
     domains = {
         domain: statistics.fmean(r for r, p in zip(right, prompts, strict=True) if p.domain == domain)

@@ -58,7 +58,7 @@ def test_a_teacher_is_evaluated_as_it_reads(model_dirs, tmp_path):
 
     path, reads = model_dirs["student"], ReadsArgs(template="{prompt}{answer}", examples=[WorkedExample("1=", "1")])
     teachers = {"math": TeacherArgs(path=path, reads=reads), "code": TeacherArgs(path=path)}
-    run = fit(dict.fromkeys(model_dirs, path), tmp_path, teachers=teachers)
+    run = fit({name: path for name in model_dirs}, tmp_path, teachers=teachers)  # noqa: C420  # pyright types fromkeys otherwise
     rows = pq.read_table(run / "records.parquet").to_pylist()
     first = [row for row in rows if row["step"] == 0]
     answers = {

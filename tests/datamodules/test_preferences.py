@@ -42,7 +42,7 @@ def write(path: Path, rows: list[dict]) -> str:
 
 
 def read(tmp_path: Path, rows: list[dict], **options: Any) -> list[PreferencePair]:
-    return read_pairs(PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows), **options), "--data.train")
+    return [*read_pairs(PairSourceArgs(path=write(tmp_path / "pairs.jsonl", rows), **options), "--data.train")]
 
 
 def set_up(tmp_path: Path, rows: list[dict], template: str | None = CHATML, **options: Any) -> PreferenceDataModule:

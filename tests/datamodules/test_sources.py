@@ -248,7 +248,7 @@ def test_a_grader_of_the_user_s_sees_the_whole_row(tmp_path):
         {"question": "1+1", "solution": "2", "level": 1, "grader": "my_graders.right"},
         {"question": "1+2", "solution": "3", "level": 2, "grader": "exact"},
     ]
-    columns = {"prompt_column": "question", "answer_column": "solution"}
+    columns: Any = {"prompt_column": "question", "answer_column": "solution"}
     first, second = read_prompts(SourceArgs(write(tmp_path / "t.jsonl", rows), **columns), FLAG)
     assert (first.grader, first.gold, first.row) == ("my_graders.right", "2", rows[0])
     assert (second.grader, second.row) == ("exact", {"level": 2})

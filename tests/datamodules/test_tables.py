@@ -35,7 +35,7 @@ def written(folder: Path, kind: str, rows: list[dict[str, Any]] = ROWS) -> Path:
     if kind == "saved":
         Dataset.from_list(rows).save_to_disk(path)
     elif kind == "split":
-        DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows[:1])).save_to_disk(path)
+        DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:1])}).save_to_disk(path)
     elif kind == "arrow":
         _stream(path, table)
     elif kind == "file.arrow":

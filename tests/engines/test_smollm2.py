@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ def test_it_writes_what_it_writes_in_the_loop_before_and_after_a_step(path):
         for question in QUESTIONS
     ]
     room = ColocateArgs(kv_cache_gib=0.25, max_model_len=256)
+    engines: list[Any] = [{"engine": "vllm", "colocate": room}, {"engine": "loop"}]
     texts = []
     for _ in range(2):
         answers = [
@@ -42,7 +44,7 @@ def test_it_writes_what_it_writes_in_the_loop_before_and_after_a_step(path):
                 pad_id=tokenizer.pad_token_id,
                 seed=0,
             )
-            for engine in ({"engine": "vllm", "colocate": room}, {"engine": "loop"})
+            for engine in engines
         ]
         same(*answers)
         texts.append(tokenizer.decode(answers[0].tokens_BT[0]))
