@@ -4,6 +4,7 @@ from typing import Any
 
 from datamodules.loaders import ResumableLoader, StreamDataModule
 from datamodules.samplers import ResumableBatchSampler
+from lit_uniopd.rewards import named_grader
 from lit_uniopd.types import Prompt, PromptBatch
 
 
@@ -25,7 +26,11 @@ class Differences(StreamDataModule):
     def prompt(a: int, b: int, c: int) -> Prompt:
         question = ({"role": "user", "content": f"M{a}-{b}-{c}%="},)
         return Prompt(
-            id=f"{a}-{b}-{c}", messages=question, gold=str((a - b - c) % 5), domain="math", grader="my_grader.is_right"
+            id=f"{a}-{b}-{c}",
+            messages=question,
+            gold=str((a - b - c) % 5),
+            domain="math",
+            grader=named_grader("my_grader.is_right"),  # by name alone data would choose code
         )
 
     def train_dataloader(self) -> Any:
