@@ -86,6 +86,15 @@ def test_settings_that_may_change_are_logged(tmp_path, model_dirs, caplog):
     assert torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] == lr  # as it says
 
 
+@pytest.mark.parametrize("objective", [module, lambda paths: sft(paths)])
+def test_a_run_that_goes_on_as_it_was_has_no_other_settings(objective, tmp_path, model_dirs, caplog):
+    """Also where a machine has chosen something for it, the engine of `auto` say."""
+    last = fit(tmp_path / "first", objective(model_dirs))
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path / "second", objective(model_dirs), steps=2, ckpt_path=last)
+    assert "other settings" not in caplog.text
+
+
 def test_an_older_checkpoint_is_loaded_and_said_to_be_one(tmp_path, model_dirs, caplog):
     last = fit(tmp_path / "first", sft(model_dirs))
     content = torch.load(last, weights_only=True)

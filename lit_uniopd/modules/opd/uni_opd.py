@@ -20,6 +20,7 @@ from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
+from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
@@ -35,8 +36,8 @@ from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.rewards.grading import Grading
-from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
-from lit_uniopd.sampling.engines import check_engine, settled
+from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.sampling.engines import check_engine
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
@@ -123,7 +124,7 @@ class UniOPD(PolicyModule):
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
         self.teachers.refuse(sampling.temperature or 1.0, loss.kind, direction=loss.top_k_direction, writer=writer)
-        self.sampling = sampling
+        self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
         self.writer = writer
@@ -177,18 +178,10 @@ class UniOPD(PolicyModule):
             self.policy.keep_reference()
 
     def on_fit_start(self) -> None:
-        self.settle_engine()
+        self.rollout_sampling = rollout_sampling(self.sampling, self.policy, self.writer)
         self.teachers.to(self.device)
         super().on_fit_start()
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
-
-    def settle_engine(self) -> None:
-        """Choose who writes the rollouts, where `engine: auto` leaves it open: the step depends on it."""
-        if self.writer == "teacher":
-            if self.sampling.engine == "auto":  # teachers come and go on the device
-                self.sampling = replace(self.sampling, engine="loop", colocate=ColocateArgs())
-            return
-        self.sampling = settled(self.sampling, self.policy.model, self.policy.processor)
 
     def workload(self) -> Workload:
         data, trained = self.trainer_data, self.trainer_data.prompts("train")
@@ -244,7 +237,7 @@ class UniOPD(PolicyModule):
         keys = group_ids(self, len(batch))
         write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            return write(self.policy, batch.prompts, self.sampling, seed=seed, keys=keys)
+            return write(self.policy, batch.prompts, self.rollout_sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
@@ -282,9 +275,9 @@ class UniOPD(PolicyModule):
         reference_BT: Tensor | None = None
         options: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.micro_batch_tokens}
         with self.timed("score"):
-            if self.writer == "teacher" or self.sampling.engine == "vllm":
+            if self.writer == "teacher" or self.rollout_sampling.engine == "vllm":
                 rollouts.student_logps_BT = frozen_logps(self.policy, rollouts, **options)
-                check_drift(self, rollouts, self.sampling)
+                check_drift(self, rollouts, self.rollout_sampling)
             if self.advantage.needs_reference:
                 with self.policy.reference() as reference:
                     reference_BT = frozen_logps(reference, rollouts, **options)
@@ -390,7 +383,7 @@ class UniOPD(PolicyModule):
             teachers=self.teachers,
             domains=self.domains,
             custom_graders=self.custom_graders,
-            own_kernels=self.writer == "student" and self.sampling.engine == "vllm",
+            own_kernels=self.writer == "student" and self.rollout_sampling.engine == "vllm",
         )
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
