@@ -178,27 +178,27 @@ class BenchmarkEvaluation(Callback):
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
-        here = [name for name in pool if pool.is_here(name)]
         for name in pool:
-            if name not in here:
+            if not pool.is_here(name):
                 rank_zero_warn(f"Teacher {name!r} is on a server, which scores answers only; it is not evaluated.")
-        evaluator = self._by_the_loop(pl_module) if here else None
-        for name in here:
+                continue
 
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
 
             routed = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
             routed = [as_read(benchmark, pool.reading) for benchmark in routed]
-            if routed and evaluator is not None:
-                self.teacher_scores[name] = evaluator.run(teacher, f"teacher {name}", 0, only=routed).primary()
+            if routed:
+                by_loop = self._by_the_loop(pl_module)
+                self.teacher_scores[name] = by_loop.run(teacher, f"teacher {name}", 0, only=routed).primary()
         pool.rest()
 
     def _by_the_loop(self, pl_module: PolicyModule) -> Evaluator:
         """For teachers: servers have the student's weights, and vLLM in this process would hold an engine for each."""
-        own = self.evaluator
-        args = EvalArgs(max_rows=own.args.max_rows, sampling=SamplingArgs(engine="loop"))
-        return Evaluator(own.trainer, list(own.benchmarks.values()), pl_module.graders, own.directory, args)
+        student = self.evaluator
+        args = EvalArgs(max_rows=student.args.max_rows, sampling=SamplingArgs(engine="loop"))
+        benchmarks = list(student.benchmarks.values())
+        return Evaluator(student.trainer, benchmarks, pl_module.graders, student.directory, args)
 
     def references(self) -> dict[str, Scores]:
         """Scores of other models: drawn as lines, and columns of the table."""

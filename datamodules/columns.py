@@ -1,6 +1,5 @@
 """Columns by name, also nested ones: ``reward_model.ground_truth``, ``prompt.0.content``."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 from datamodules.rows import Row
 from datamodules.tables import TableArgs
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.near_names import did_you_mean
 
 MISSING: Any = object()
 LISTED = 40
@@ -74,22 +74,24 @@ def columns_of(
         UserError: naming the column that is missing, and those that are there.
     """
     columns: dict[str, str] = {}
-    for role in roles:
-        name = getattr(source, f"{role}_column")
-        if name == role and published:
-            name = published.get(role, role)
+    for role, name in stated_columns(source, roles, published or {}).items():
         if not name and role not in required:
             continue
         if name and _exists(name, rows):
             columns[role] = name
         elif name != role or role in required:
             names = list(dict.fromkeys(n for row in islice(rows, SEEN) for n in nested_names(row.values)))
-            near = difflib.get_close_matches(name or role, names, n=1)
             raise UserError(
-                f"{source.path} has no column {name!r}{f' (did you mean {near[0]}?)' if near else ''}; choose "
+                f"{source.path} has no column {name!r}{did_you_mean(name or role, names)}; choose "
                 f"{flag}.{role}_column from {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}."
             )
     return columns
+
+
+def stated_columns(source: Any, roles: Sequence[str], published: Mapping[str, str]) -> dict[str, str | None]:
+    """Role -> its column as the source says, or as a published format does where the source keeps the default name."""
+    named = {role: getattr(source, f"{role}_column") for role in roles}
+    return {role: published.get(role, role) if name == role else name for role, name in named.items()}
 
 
 def other_columns(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from datamodules.columns import lookup
+from datamodules.columns import lookup, stated_columns
 from datamodules.rows import Row, Rows, View
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards.code_labels import code_task
@@ -41,8 +41,7 @@ class Format:
 
     def names(self, source: Any, roles: Sequence[str]) -> dict[str, str]:
         """Role -> its column: that of the format, where the source keeps the default name."""
-        named = {role: getattr(source, f"{role}_column") for role in roles}
-        return {role: self.columns.get(role, role) if name == role else name for role, name in named.items() if name}
+        return {role: name for role, name in stated_columns(source, roles, self.columns).items() if name}
 
 
 class ConvertedRows(View[Row]):

@@ -47,7 +47,9 @@ def share_of_rank(global_batch_size: int, ranks: int, largest: int | None) -> Ba
     return BatchShare(batch, rows // batch)
 
 
-def divide_step(trainer: Trainer, global_batch_size: int, batch_size: int | None, ranks: int) -> BatchShare:
+def divide_step(
+    trainer: Trainer, global_batch_size: int, batch_size: int | None, ranks: int, passes: int = 1
+) -> BatchShare:
     """Let a trainer accumulate as many batches as a step of so many rows needs.
 
     Args:
@@ -55,6 +57,7 @@ def divide_step(trainer: Trainer, global_batch_size: int, batch_size: int | None
         global_batch_size: rows of a step over all processes.
         batch_size: rows of a batch at most, as the user has said; None: nothing was said.
         ranks: processes that see different rows.
+        passes: what the trainer was told here in its last fit.
 
     Raises:
         UserError: if the trainer or the datamodule has been told something else.
@@ -66,7 +69,7 @@ def divide_step(trainer: Trainer, global_batch_size: int, batch_size: int | None
             f"--data.batch_size {batch_size} and --data.global_batch_size {global_batch_size} both say how many "
             "prompts a rollout has; give the global one alone, or set it to null."
         )
-    if trainer.accumulate_grad_batches not in (1, getattr(trainer, _SET, 1)):
+    if trainer.accumulate_grad_batches not in (1, passes):
         raise UserError(
             f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} is computed where "
             "--data.global_batch_size is given; leave it out."
@@ -74,13 +77,8 @@ def divide_step(trainer: Trainer, global_batch_size: int, batch_size: int | None
     share = share_of_rank(global_batch_size, ranks, None if rollouts else batch_size or DEFAULT)
     if not rollouts:
         trainer.accumulate_grad_batches = share.passes
-        setattr(trainer, _SET, share.passes)
     rank_zero_info(
         f"A {'rollout' if rollouts else 'step'} takes {global_batch_size} rows: {share.rows} in a batch, "
         f"{share.passes} batch{'es' if share.passes > 1 else ''} a process, {ranks} process{'es' if ranks > 1 else ''}."
     )
     return share
-
-
-_SET = "_uniopd_accumulated"
-"""Where a trainer notes the accumulation that it was given here, for its next fit."""

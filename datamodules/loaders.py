@@ -135,7 +135,7 @@ class SourceDataModule(StreamDataModule):
         """
         if self.global_batch_size is not None and self.trainer is not None and self.trainer.state.fn == "fit":
             _, ranks = self.rank_and_world_size()
-            share = divide_step(self.trainer, self.global_batch_size, self._stated_batch_size, ranks)
+            share = divide_step(self.trainer, self.global_batch_size, self._stated_batch_size, ranks, self.passes)
             self.batch_size, self.passes = share.rows, share.passes
 
     def training_loader(

@@ -61,14 +61,14 @@ class ResumableBatchSampler(Sampler[list[int]]):
             raise ValueError(f"rank must be in [0, {world_size}), not {rank}")
         self.takes = [max(1, round(w * size)) for w, size in zip(self.weights, self.sizes, strict=True)]
         self.rows_per_pass = sum(self.takes)
-        self.rows_per_step = batch_size * world_size
+        self.rows_per_batch = batch_size * world_size
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.passes = passes
-        if passes * self.rows_per_step > self.rows_per_pass:
-            size = f"batch_size {batch_size}" if passes == 1 else f"global_batch_size {passes * self.rows_per_step}"
+        if passes * self.rows_per_batch > self.rows_per_pass:
+            size = f"batch_size {batch_size}" if passes == 1 else f"global_batch_size {passes * self.rows_per_batch}"
             raise UserError(
-                f"--data.{size} on {world_size} rank(s) takes {passes * self.rows_per_step} rows a step, but a pass "
+                f"--data.{size} on {world_size} rank(s) takes {passes * self.rows_per_batch} rows a step, but a pass "
                 f"over the training data has only {self.rows_per_pass}; lower it or give more data."
             )
         self.shuffle = shuffle
@@ -80,14 +80,14 @@ class ResumableBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.rows_per_pass // (self.passes * self.rows_per_step) * self.passes
+        return self.rows_per_pass // (self.passes * self.rows_per_batch) * self.passes
 
     def __iter__(self) -> Iterator[list[int]]:
         # Lightning takes len(self) batches and no more, so code after the last yield would never run: the position
         # moves before each yield.
         for _ in range(len(self)):
             start = self._consumed
-            self._consumed += self.rows_per_step
+            self._consumed += self.rows_per_batch
             yield [self._row(n) for n in range(start + self.rank, self._consumed, self.world_size)]
 
     def state_dict(self, unfinished: int = 0) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class ResumableBatchSampler(Sampler[list[int]]):
         Args:
             unfinished: steps whose batch was handed out but not trained on; they come again after resuming.
         """
-        consumed = self._consumed - unfinished * self.rows_per_step
+        consumed = self._consumed - unfinished * self.rows_per_batch
         number, position = divmod(consumed, self.rows_per_pass)
         return {"pass": number, "position": position, "order": self._order()}
 

@@ -81,3 +81,46 @@ def pair_gradient(model: nn.Module, logps: Sequence[Tensor]) -> Tensor:
         weight.new_zeros(weight.shape) if grad is None else grad for weight, grad in zip(weights, grads, strict=True)
     ]
     return torch.cat([grad.flatten() for grad in filled])
+
+
+WHOLE_PICTURE: dict[str, Any] = {
+    "size": {"longest_edge": 28},
+    "max_image_size": {"longest_edge": 28},
+    "do_image_splitting": False,
+}
+"""Idefics3 without its pieces of a picture."""
+
+
+def tiny_llava(pictures: Any, text: dict[str, Any] = TEXT, tower: dict[str, Any] = TOWER) -> tuple[Any, Any]:
+    """LLaVA-1.5 and its processor, with an image processor of this installation."""
+    words = tokenizer("<image>")
+    processor = transformers.LlavaProcessor(
+        pictures,
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=CHAT.replace("PICTURE", "<image>"),
+    )
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **text),
+        vision_config=transformers.CLIPVisionConfig(**tower),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    return scattered(transformers.LlavaForConditionalGeneration, config), processor
+
+
+def tiny_idefics3(pictures: Any, text: dict[str, Any] = TEXT, tower: dict[str, Any] = TOWER) -> tuple[Any, Any]:
+    """Idefics3 and its processor, likewise."""
+    words = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>")
+    processor = transformers.Idefics3Processor(
+        pictures, words, image_seq_len=1, chat_template=CHAT.replace("PICTURE", "<image>")
+    )
+    config = transformers.Idefics3Config(
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **text).to_dict(),
+        vision_config=tower,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    return scattered(transformers.Idefics3ForConditionalGeneration, config), processor

@@ -20,6 +20,7 @@ from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_g
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
 from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
+from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
@@ -44,6 +45,10 @@ class EvalArgs:
     sampling: SamplingArgs = field(default_factory=SamplingArgs)
     """Whose engine writes, and its servers or its room; benchmarks bring their own decoding settings."""
 
+    def settled_for(self, policy: Policy) -> "EvalArgs":
+        """With the engine that writes for a policy in the place of ``auto``."""
+        return replace(self, sampling=settled(self.sampling, policy.model, policy.processor))
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -62,6 +67,8 @@ class _Subject:
     step: int
     weights: dict[int, str] = field(default_factory=dict)
     """id of the policy -> fingerprint, made when it first answers."""
+    args: dict[int, EvalArgs] = field(default_factory=dict)
+    """id of the policy -> how it is run, with its engine."""
 
 
 class EvalEngine:
@@ -176,7 +183,7 @@ class EvalEngine:
             answers = write_answers(
                 policy,
                 [request.benchmark.prompt(request.example) for request in requests],
-                sampling_args(settings, self.args),
+                sampling_args(settings, self._args_for(policy)),
                 seed=self.args.seed,
                 keys=[noise_key(request.benchmark.spec.id, request.example.id) for request in requests],
             )
@@ -227,14 +234,19 @@ class EvalEngine:
     def _remember(self, benchmark: Benchmark, records: Iterable[Record]) -> None:
         self._evaluated[benchmark.key].update((record.key, record) for record in records)
 
+    def _args_for(self, policy: Policy) -> EvalArgs:
+        if id(policy) not in self._subject.args:
+            self._subject.args[id(policy)] = self.args.settled_for(policy)
+        return self._subject.args[id(policy)]
+
     def _blank_records(self, policy: Policy, request: Request) -> list[Record]:
         """The records of a row before it is answered: all that their keys need."""
         benchmark, example = request.benchmark, request.example
         subject = self._subject
         if id(policy) not in subject.weights:
             subject.weights[id(policy)] = weights_fingerprint(policy.model)
-        sampling = sampling_args(benchmark.generation, self.args)
-        engine = settled(sampling, policy.model, policy.processor).engine if sampling.temperature else ""
+        # Greedy answers do not depend on it, and vLLM's engine need not be made to find them recorded.
+        engine = self._args_for(policy).sampling.engine if benchmark.generation.temperature else ""
         shared: dict[str, Any] = {
             "benchmark": benchmark.spec.id,
             "protocol": benchmark.spec.protocol,
@@ -243,7 +255,7 @@ class EvalEngine:
             "fingerprint": benchmark.fingerprint,
             "sample_id": example.id,
             "group_id": example.group or example.id,
-            "prompt_hash": prompt_hash(example, chat_arguments(policy, benchmark)),
+            "prompt_hash": prompt_hash(example, protocol_args(policy.args, benchmark).chat_template_kwargs),
             "generation_hash": generation_hash(benchmark.generation, self.args.seed, engine),
             "weights": subject.weights[id(policy)],
             "model": subject.name,
@@ -258,21 +270,24 @@ class EvalEngine:
         return [Record(sample_idx=k, **shared) for k in range(benchmark.generation.n)]
 
 
-def chat_arguments(policy: Policy, benchmark: Benchmark) -> dict[str, Any]:
-    """Arguments of the chat template; the user's own come last and win."""
-    return {**benchmark.spec.prompt.chat, **policy.args.chat_template_kwargs}
+def protocol_args(args: PolicyArgs, benchmark: Benchmark) -> PolicyArgs:
+    """A policy's arguments with the chat template's and the limit of pixels that a benchmark's protocol says.
+
+    The user's own arguments of the chat template come last and win.
+    """
+    pixels = benchmark.generation.max_pixels
+    return replace(
+        args,
+        chat_template_kwargs={**benchmark.spec.prompt.chat, **args.chat_template_kwargs},
+        max_pixels=args.max_pixels if pixels is None else pixels,
+    )
 
 
 @contextmanager
 def chatting(policy: Policy, benchmark: Benchmark) -> Iterator[None]:
     """Let the policy render prompts and pictures as the benchmark's protocol says, for the time of the context."""
     original_args = policy.args
-    pixels = benchmark.generation.max_pixels
-    policy.args = replace(
-        original_args,
-        chat_template_kwargs=chat_arguments(policy, benchmark),
-        max_pixels=original_args.max_pixels if pixels is None else pixels,
-    )
+    policy.args = protocol_args(original_args, benchmark)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from lit_uniopd.benchmarks.engine import EvalArgs, sampling_args
+from lit_uniopd.benchmarks.shards import eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
@@ -53,14 +54,13 @@ def amount(benchmarks: Collection[Benchmark], max_rows: int, ranks: int = 1) -> 
     """
     problems = answers = longest = batch = steps = 0
     for benchmark in benchmarks:
-        generation = benchmark.generation
-        rows = -(-len(benchmark.examples) // ranks)
-        in_batch = max(1, max_rows // generation.n)
-        problems += rows
-        answers += rows * generation.n
-        longest = max(longest, generation.max_new_tokens)
-        batch = max(batch, min(rows, in_batch) * generation.n)
-        steps += -(-rows // in_batch) * generation.max_new_tokens
+        n, new_tokens = benchmark.generation.n, benchmark.generation.max_new_tokens
+        rows = [len(batch) for batch in eval_batches(benchmark, max_rows, world_size=ranks)]  # of the busiest rank
+        problems += sum(rows)
+        answers += sum(rows) * n
+        longest = max(longest, new_tokens)
+        batch = max(batch, *(count * n for count in rows))
+        steps += len(rows) * new_tokens
     return Amount(problems, answers, longest, batch, steps)
 
 
@@ -73,7 +73,7 @@ def seconds_per_step(policy: Policy, args: EvalArgs, benchmark: Benchmark, batch
         benchmark: whose decoding settings the trial takes.
         batch: answers.
     """
-    settings = replace(sampling_args(benchmark.generation, args), n=1)
+    settings = replace(sampling_args(benchmark.generation, args.settled_for(policy)), n=1)
     _trial(policy, settings, batch, tokens=1)
     one, all_ = (_trial(policy, settings, batch, tokens) for tokens in (1, TRIAL_TOKENS))
     return max(0.0, all_ - one) / (TRIAL_TOKENS - 1)

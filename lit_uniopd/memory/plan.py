@@ -58,6 +58,8 @@ class Workload:
     """Tokens of the longest answer."""
     colocated: ColocateArgs | None = None
     """vLLM's engine in the same process, which then writes the answers with weights of its own."""
+    engine_flag: str = "model.sampling.colocate"
+    """The options of that engine."""
     answers: int = 0
     """Of a rollout, on this device."""
     top_k: int = 0
@@ -239,7 +241,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         allocations.append(_scoring("reference", dims, replace(types, trained=False), setup))
     allocations += _rollout_parts(setup, policy, dims, types)
     if setup.optimizer is not None:
-        allocations += _update_parts(setup, setup.optimizer, policy, dims, types)
+        allocations += _update_parts(setup, policy, dims, types)
     if setup.shards > 1:
         allocations += [a for a in _gathered_parts(setup, policy, dims, types) if trained or a.phase == "rollout"]
     return MemoryPlan(tuple(allocations))
@@ -326,7 +328,9 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
         encoder = encoder_bytes(unwrap(policy).config, types, tokens=load.prompts * load.prompt_tokens)
         allocations = [
             Allocation("vLLM: weights", weights, held, exact=False),
-            Allocation("vLLM: keys and values", _vllm_cache(setup, load.colocated, weights, cache), held, exact=False),
+            Allocation(
+                "vLLM: keys and values", _vllm_cache(setup, load.colocated, weights + encoder, cache), held, False
+            ),
             Allocation("vLLM: picture encoder", encoder, held, exact=False),
         ]
         return [allocation for allocation in allocations if allocation.bytes]
@@ -338,20 +342,15 @@ def _rollout_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Num
     ]
 
 
-def _vllm_cache(setup: Setup, args: ColocateArgs, weights: int, cache: int) -> int:
-    """Bytes of vLLM's keys and values: what it is given, and not what answers of any length could fill."""
+def _vllm_cache(setup: Setup, args: ColocateArgs, others: int, cache: int) -> int:
+    """Bytes of vLLM's keys and values: what others leave of its share, not what answers of any length could fill."""
     if args.kv_cache_gib is not None or not setup.cuda:
         return int((args.kv_cache_gib or CPU_CACHE_GIB) * GIB)
-    return max(0, int(args.gpu_memory_utilization * setup.device_bytes) - weights) if setup.device_bytes else cache
+    return max(0, int(args.gpu_memory_utilization * setup.device_bytes) - others) if setup.device_bytes else cache
 
 
-def _update_parts(
-    setup: Setup,
-    optimizer: Callable[[Any], torch.optim.Optimizer],
-    policy: nn.Module,
-    dims: Dimensions,
-    types: Numerics,
-) -> list[Allocation]:
+def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Numerics) -> list[Allocation]:
+    assert setup.optimizer is not None, "only a policy that is trained is updated"
     tokens, row = setup.workload.train_tokens, setup.workload.longest_row
     checkpointing = setup.policy.gradient_checkpointing
 
@@ -369,7 +368,7 @@ def _update_parts(
     if types.autocast:
         copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
         allocations.append(Allocation("16-bit copies of float32 weights", copies, "update", exact=False))
-    if setup.cuda and not setup.offloaded and _takes_roots(optimizer):
+    if setup.cuda and not setup.offloaded and _takes_roots(setup.optimizer):
         trained = model_size(policy, shards=setup.shards).trainable_bytes
         allocations.append(Allocation("optimizer step: square roots", trained, "step", exact=False))
     return allocations

@@ -117,7 +117,7 @@ def _smaller_engine(setup: Setup, args: ColocateArgs, room: int) -> Iterator[tup
     share = int(100 * room / setup.device_bytes) / 100 if setup.device_bytes else 0.0
     if args.kv_cache_gib is None and 0 < share < args.gpu_memory_utilization:
         workload = replace(setup.workload, colocated=replace(args, gpu_memory_utilization=share))
-        yield f"--model.sampling.colocate.gpu_memory_utilization {share:g}", replace(setup, workload=workload)
+        yield f"--{setup.workload.engine_flag}.gpu_memory_utilization {share:g}", replace(setup, workload=workload)
 
 
 LIGHTER: dict[str, tuple[str, Any]] = {

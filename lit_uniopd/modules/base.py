@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import cached_property
-from heapq import nlargest
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,23 +15,18 @@ from lit_uniopd.benchmarks.heldout import heldout_benchmarks
 from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
-from lit_uniopd.distributed.preemption import (
-    StopSignals,
-    interruptible,
-    rescale_progress,
-    rewind_unfinished,
-    stop_if_requested,
-)
+from lit_uniopd.distributed.preemption import StopSignals, interruptible, rewind_unfinished, stop_if_requested
 from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
 from lit_uniopd.modules.evaluation_memory import evaluation_setups
+from lit_uniopd.modules.lengths import longest_prompt
 from lit_uniopd.modules.optimization import check_options, default_optimizer, new_optimizer, new_schedule, run_steps
 from lit_uniopd.modules.progress_lines import missing_lines
 from lit_uniopd.modules.run_files import run_files
 from lit_uniopd.modules.run_objections import run_objections
-from lit_uniopd.modules.same_run import RECORD, CheckpointRecord
+from lit_uniopd.modules.same_run import CheckpointRecord
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -263,8 +257,7 @@ class PolicyModule(LightningModule):
 
     def longest_prompt(self, prompts: Iterable[Prompt]) -> int:
         """Tokens of the longest prompt, as far as those of most characters tell."""
-        candidates = nlargest(4, prompts, key=lambda prompt: len(str(prompt.messages)))
-        return max((self.prompt_length(prompt) for prompt in candidates), default=0)
+        return longest_prompt(prompts, self.prompt_length)
 
     def models(self) -> dict[str, Any]:
         """Name -> every model that is held, for the table of their parameters."""
@@ -416,8 +409,5 @@ class PolicyModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.record.check(checkpoint)  # nothing is overwritten yet
-        before, now = (record.get("rows_per_batch") for record in (checkpoint.get(RECORD, {}), self.record.current()))
-        if self.trainer.state.fn == "fit" and before and now and before != now:
-            rescale_progress(checkpoint["loops"]["fit_loop"], before=before, now=now)
         self._logged_steps = checkpoint.get("logged_steps")
         self.loaded_step = int(checkpoint.get("global_step", 0))

@@ -1,24 +1,23 @@
 """What an evaluation asks of a device: of each model the benchmark that needs most, before anything is loaded."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
-from lit_uniopd.benchmarks.engine import EvalArgs, sampling_args
+from lit_uniopd.benchmarks.engine import EvalArgs, protocol_args, sampling_args
 from lit_uniopd.benchmarks.length_estimate import amount
-from lit_uniopd.benchmarks.spec import Benchmark, Example
+from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.memory import Setup, Workload, plan_memory, trainer_facts
+from lit_uniopd.modules.lengths import longest_prompt
 from lit_uniopd.modules.validation import EvaluatedModels
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.sampling.engines import likely_engine
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.trainer_data import TrainerData
-
-LONGEST = 4
-"""Rows whose prompts are rendered to find the longest: those of most characters."""
 
 
 def evaluation_setups(trainer: Trainer, models: EvaluatedModels, evaluator: Evaluator | None) -> list[Setup]:
@@ -51,15 +50,17 @@ def evaluation_setups(trainer: Trainer, models: EvaluatedModels, evaluator: Eval
 def _workload(
     policy: PolicyArgs, flag: str, benchmark: Benchmark, args: EvalArgs, *, ranks: int, cuda: bool, rows_flag: str
 ) -> Workload:
-    sampling = sampling_args(benchmark.generation, args)
+    likely = replace(args, sampling=replace(args.sampling, engine=likely_engine(args.sampling, cuda=cuda)))
+    sampling = sampling_args(benchmark.generation, likely)
     rows = min(amount([benchmark], args.max_rows, ranks).batch, sampling.max_rows)
     prompt = _longest_prompt(policy, flag, benchmark)
-    colocated = sampling.server is None and likely_engine(sampling, cuda=cuda) == "vllm"
+    colocated = sampling.server is None and sampling.engine == "vllm"
     return Workload(
         train_tokens=0,
         longest_row=prompt + sampling.max_new_tokens,
         rows=0 if sampling.server is not None else rows,
         rows_flag=rows_flag,
+        engine_flag="model.val_sampling.colocate",
         prompts=max(1, rows // sampling.n),
         prompt_tokens=prompt,
         new_tokens=sampling.max_new_tokens,
@@ -69,8 +70,9 @@ def _workload(
 
 def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
     """Tokens of the longest prompt, in the benchmark's own rendering."""
-    processor = load_processor(policy, flag)
-    chat = {**benchmark.spec.prompt.chat, **policy.chat_template_kwargs}
-    pixels = benchmark.generation.max_pixels or policy.max_pixels
-    longest: Sequence[Example] = sorted(benchmark.examples, key=lambda row: -len(str(row.messages)))[:LONGEST]
-    return max((len(encode(processor, benchmark.prompt(row), chat, pixels).tokens) for row in longest), default=0)
+    processor, args = load_processor(policy, flag), protocol_args(policy, benchmark)
+
+    def length(prompt: Prompt) -> int:
+        return len(encode(processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
+
+    return longest_prompt(map(benchmark.prompt, benchmark.examples), length)

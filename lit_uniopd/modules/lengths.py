@@ -1,16 +1,29 @@
 """Lengths that do not fit: beyond a model's positions, or validation that cuts answers which training lets end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import nlargest
 
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import model_config
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engine_vllm_server import connect
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
 
 APART = 2
 """Factor by which the lengths of answers in training and validation must differ to be told of."""
+
+
+def longest_prompt(prompts: Iterable[Prompt], length: Callable[[Prompt], int]) -> int:
+    """Tokens of the longest prompt, as far as those of most characters tell; 0: there is none.
+
+    Args:
+        prompts: any number.
+        length: measures one in tokens, which is slow.
+    """
+    candidates = nlargest(4, prompts, key=lambda prompt: len(str(prompt.messages)))
+    return max(map(length, candidates), default=0)
 
 
 def beyond_positions(

@@ -11,6 +11,7 @@ import torch
 from lightning import Trainer
 from torch.nn import Parameter
 
+from lit_uniopd.distributed.preemption import rescale_progress
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.optimization import new_optimizer, new_schedule
 from lit_uniopd.modules.same_model import check_same_model
@@ -68,28 +69,30 @@ class CheckpointRecord:
         """
         self._rows = rows_digest(self.module.trainer_data)
         if self.expected is not None:
-            check_same_run(self.expected, self.current(), self.module.policy_flag, trains=True)
+            check_same_run(self.expected, self._current(), self.module.policy_flag, trains=True)
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Add the record."""
         checkpoint["policy_path"] = self.module.policy_args.path
-        checkpoint[RECORD] = self.current()
+        checkpoint[RECORD] = self._current()
 
     def check(self, checkpoint: dict[str, Any]) -> None:
-        """Compare a checkpoint with the run and with its model.
+        """Compare a checkpoint with the run and with its model, and count its batches in those of the run.
 
         Raises:
             UserError: if it is of another run, another model or another choice of trained weights.
         """
         args, flag = self.module.policy_args, self.module.policy_flag
-        trains, record, current = self.module.trainer.state.fn == "fit", checkpoint.get(RECORD), self.current()
+        trains, record, current = self.module.trainer.state.fn == "fit", checkpoint.get(RECORD), self._current()
         check_same_run(record, current, flag, trains=trains)
         if trains:
             log_changed_settings(record, current)
         check_same_model(self.module, checkpoint, args.path, flag)
+        before, now = (record or {}).get("rows_per_batch"), current["rows_per_batch"]
+        if trains and before and before != now:
+            rescale_progress(checkpoint["loops"]["fit_loop"], before=before, now=now)
 
-    def current(self) -> dict[str, Any]:
-        """The record of this run."""
+    def _current(self) -> dict[str, Any]:
         return run_record(self.module, self.module.trainer, self._rows)
 
 

@@ -56,7 +56,9 @@ class ServerArgs:
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
-        elsewhere = [url for url in self.urls if urlsplit(url).hostname not in LOOPBACK]
+        elsewhere = [
+            url for url in self.urls if urlsplit(url).hostname not in (*LOOPBACK, None)
+        ]  # no scheme: refused later
         if not self.directory and elsewhere:
             raise UserError(
                 f"sampling.server.directory must be named, since {elsewhere[0]} may be another machine: a directory on "

@@ -22,7 +22,8 @@ from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.sampling.args import ServerArgs, Sync
 from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest, Progress
 from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, logps_of, route_of, server_prompt
-from lit_uniopd.sampling.weight_sync import PREFIX, WeightSync, directory_in_memory, served_names
+from lit_uniopd.sampling.weight_directory import PREFIX, directory_in_memory
+from lit_uniopd.sampling.weight_sync import WeightSync, served_names
 from lit_uniopd.utils.http import ServerError, Servers
 from lit_uniopd.utils.seeding import derive_seed
 

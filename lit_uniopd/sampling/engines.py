@@ -146,8 +146,8 @@ def _colocates(args: SamplingArgs, model: nn.Module, processor: Any) -> bool:
     if not engine_vllm_colocated.is_installed():
         _say_once(
             logging.WARNING,
-            "vLLM is not installed, so that sampling.engine=auto is the loop: on a GPU it takes several times as long "
-            "for long answers. `pip install 'lit_uniopd[vllm]'` brings it.",
+            "vLLM is not installed, so that sampling.engine=auto is the loop, with which long answers may take several "
+            "times as long (an estimate: nothing was measured on a GPU). `pip install 'lit_uniopd[vllm]'` brings it.",
         )
         return False
     try:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,12 @@ from lit_uniopd.policy.lora import merged_state
 from lit_uniopd.policy.multimodal import tower_parameters
 from lit_uniopd.sampling.args import Sync
 from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, prompt_logps_of, route_of, server_prompt
+from lit_uniopd.sampling.weight_directory import PREFIX, delete_weights
 from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.utils.http import ServerError, Servers
 
 STARTED = time.time()
 """Of this process. What an earlier process recorded about the servers may no longer be true."""
-PREFIX = "uniopd-"
-MEMORY = Path("/dev/shm")
 NO_ROUTE = (404,)
 """What an older server answers to a request that it does not know."""
 
@@ -62,7 +61,7 @@ class WeightSync:
         self._prompt = EncodedPrompt([])
         self._max_drift: float | None = None
         self._lock = threading.Lock()
-        atexit.register(_delete_weights, self.directory)  # it may be in memory
+        atexit.register(delete_weights, self.directory)  # it may be in memory
 
     def publish(self, model: nn.Module, prompt: EncodedPrompt | None = None, max_drift: float | None = None) -> str:
         """Make sure that every server has exactly these weights.
@@ -253,7 +252,7 @@ class WeightSync:
     def _write(self, model: nn.Module, adapter: bool) -> None:
         """Delete older weights; write these beside their place, then rename."""
         target = self.directory / self._name
-        _delete_weights(self.directory, keep=target)
+        delete_weights(self.directory, keep=target)
         if target.exists():
             return
         partial = tempfile.mkdtemp(prefix=".writing-", dir=self.directory)
@@ -305,32 +304,6 @@ class WeightSync:
 
     def _write_record(self, record: dict[str, Any]) -> None:
         self._file("published.json").write_text(json.dumps(record))
-
-
-def directory_in_memory(urls: Sequence[str]) -> Path:
-    """A directory for the weights of a run with servers on this machine: the same for all of its ranks.
-
-    Raises:
-        UserError: if somebody else has made it.
-    """
-    root = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
-    digest = hashlib.blake2b("\n".join(sorted(urls)).encode(), digest_size=4).hexdigest()
-    path = root / f"uniopd-weights-{os.getuid()}-{digest}"
-    try:
-        path.mkdir(mode=0o755, exist_ok=True)
-        foreign = path.is_symlink() or path.stat().st_uid != os.getuid()
-    except OSError:
-        foreign = True
-    if foreign:
-        raise UserError(f"{path} is not a directory of yours; delete it, or name another as sampling.server.directory.")
-    return path
-
-
-def _delete_weights(directory: Path, keep: Path | None = None) -> None:
-    """Delete the weights in a directory, also those that a killed process left half written."""
-    for path in [*directory.glob(".writing-*"), *directory.glob(f"{PREFIX}*")]:
-        if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

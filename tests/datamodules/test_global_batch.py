@@ -42,10 +42,11 @@ def test_what_cannot_be_divided_is_refused_with_a_number_that_can(rows, example)
 
 
 def test_the_trainer_accumulates_what_a_pass_leaves_and_again_in_its_next_fit():
-    trainer = fit()
+    trainer, before = fit(), 1
     for ranks, passes in ((2, 8), (4, 4), (2, 8)):
-        assert divide_step(trainer, 64, 4, ranks) == BatchShare(4, passes)
+        assert divide_step(trainer, 64, 4, ranks, before) == BatchShare(4, passes)
         assert trainer.accumulate_grad_batches == passes
+        before = passes
 
 
 def test_a_rollout_is_taken_at_once():

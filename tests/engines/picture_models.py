@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_pictures import CHAT, SIZE, TEXT, TOWER, scattered, tokenizer
+from tiny_pictures import CHAT, SIZE, TEXT, TOWER, WHOLE_PICTURE, scattered, tiny_idefics3, tiny_llava, tokenizer
 
 from lit_uniopd.policy.multimodal import image_token_ids
 
@@ -16,38 +16,12 @@ ROPE: dict[str, Any] = {"rope_type": "default", "mrope_section": [4, 6, 6], "rop
 
 
 def llava() -> tuple[Any, Any]:
-    words = tokenizer("<image>")
-    processor = transformers.LlavaProcessor(
-        transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=SIZE),
-        words,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        image_token="<image>",
-        num_additional_image_tokens=1,
-        chat_template=CHAT.replace("PICTURE", "<image>"),
-    )
-    config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **LANGUAGE),
-        vision_config=transformers.CLIPVisionConfig(**EYES),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-    )
-    return scattered(transformers.LlavaForConditionalGeneration, config), processor
+    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=SIZE)
+    return tiny_llava(pictures, LANGUAGE, EYES)
 
 
 def idefics3() -> tuple[Any, Any]:
-    words = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>")
-    edge = {"longest_edge": 28}
-    pictures = transformers.Idefics3ImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False)
-    processor = transformers.Idefics3Processor(
-        pictures, words, image_seq_len=1, chat_template=CHAT.replace("PICTURE", "<image>")
-    )
-    config = transformers.Idefics3Config(
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **LANGUAGE).to_dict(),
-        vision_config=EYES,
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return scattered(transformers.Idefics3ForConditionalGeneration, config), processor
+    return tiny_idefics3(transformers.Idefics3ImageProcessor(**WHOLE_PICTURE), LANGUAGE, EYES)
 
 
 def qwen25_vl() -> tuple[Any, Any]:

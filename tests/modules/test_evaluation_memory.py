@@ -9,6 +9,8 @@ from tiny import Prompts, prompts, trainer
 
 from datamodules import BenchmarkDataModule
 from lit_uniopd.benchmarks.engine import chatting
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.modules.evaluation_memory import evaluation_setups
@@ -84,6 +86,24 @@ def test_benchmarks_take_the_engine_of_val_sampling(tmp_path, monkeypatch):
     assert {(args.engine, args.max_rows, args.n, args.colocate.max_model_len) for args in seen} == {
         ("vllm", 7, 1, 4096)
     }
+
+
+def test_on_a_gpu_an_evaluation_asks_for_the_engine_of_the_rollouts(tmp_path, monkeypatch):
+    """The same room and the same number of answers at once: it is chosen once for a model, not for every row."""
+    asked = []
+    loop = engines.ENGINES["loop"].write
+    monkeypatch.setitem(engines.ENGINES, "vllm", SimpleNamespace(write=loop))
+    monkeypatch.setattr(engines, "_on_gpu", lambda _: True)
+    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
+    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.engine_for", lambda *args: asked.append(args[1]))
+    data = BenchmarkDataModule(["aime24"], profile="smoke", max_rows=2, limit=1)
+    benchmark = load_benchmark(find_spec("aime24"), "fixture")
+    sampled = replace(benchmark, generation=replace(benchmark.generation, temperature=1.0))
+    monkeypatch.setattr(data, "_load", lambda: setattr(data, "benchmarks", [sampled]))
+    evaluated(tmp_path, data, val_sampling=SamplingArgs(n=1, max_rows=7))
+    assert len(sampled.examples) > 2
+    assert {args.max_rows for args in asked} == {7}
+    assert len(asked) == 2  # by the trial, and by the evaluation
 
 
 def test_vllm_that_is_missing_is_told_before_anything_is_loaded(tmp_path, monkeypatch):

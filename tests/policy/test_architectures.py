@@ -13,11 +13,14 @@ from tiny_pictures import (
     SIZE,
     TEXT,
     TOWER,
+    WHOLE_PICTURE,
     asked,
     image_processor,
     pair_gradient,
     picture,
     scattered,
+    tiny_idefics3,
+    tiny_llava,
     tokenizer,
 )
 from torch import Tensor, nn
@@ -56,38 +59,11 @@ def llava_next() -> tuple[nn.Module, Any]:
 
 
 def llava() -> tuple[nn.Module, Any]:
-    words = tokenizer("<image>")
-    processor = transformers.LlavaProcessor(
-        image_processor("CLIPImageProcessor", size={"shortest_edge": 28}, crop_size=SIZE),
-        words,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        image_token="<image>",
-        num_additional_image_tokens=1,
-        chat_template=CHAT.replace("PICTURE", "<image>"),
-    )
-    config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **TEXT),
-        vision_config=transformers.CLIPVisionConfig(**TOWER),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-    )
-    return scattered(transformers.LlavaForConditionalGeneration, config), processor
+    return tiny_llava(image_processor("CLIPImageProcessor", size={"shortest_edge": 28}, crop_size=SIZE))
 
 
 def idefics3() -> tuple[nn.Module, Any]:
-    words = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<row_1_col_1>")
-    edge = {"longest_edge": 28}
-    pictures = image_processor("Idefics3ImageProcessor", size=edge, max_image_size=edge, do_image_splitting=False)
-    processor = transformers.Idefics3Processor(
-        pictures, words, image_seq_len=1, chat_template=CHAT.replace("PICTURE", "<image>")
-    )
-    config = transformers.Idefics3Config(
-        text_config=transformers.LlamaConfig(vocab_size=len(words), **TEXT).to_dict(),
-        vision_config=TOWER,
-        image_token_id=words.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-    )
-    return scattered(transformers.Idefics3ForConditionalGeneration, config), processor
+    return tiny_idefics3(image_processor("Idefics3ImageProcessor", **WHOLE_PICTURE))
 
 
 def gemma3() -> tuple[nn.Module, Any]:

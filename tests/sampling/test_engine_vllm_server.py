@@ -17,7 +17,7 @@ from serving import ModelServers
 from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample, weight_sync
+from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample, weight_directory
 from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.sampling.weight_sync import WeightSync, fingerprint
 from lit_uniopd.utils import http as http
@@ -445,13 +445,18 @@ def test_an_address_is_enough_for_servers_on_this_machine(rollout_servers, model
 
 def test_a_directory_of_somebody_else_is_not_used(tmp_path, monkeypatch) -> None:
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setattr(weight_sync, "MEMORY", tmp_path)
-    path = weight_sync.directory_in_memory(["http://localhost:8000"])
+    monkeypatch.setattr(weight_directory, "MEMORY", tmp_path)
+    path = weight_directory.directory_in_memory(["http://localhost:8000"])
     assert path.parent == tmp_path
     path.rmdir()
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"is not a directory of yours; delete it, or name another as sampling\.server"):
-        weight_sync.directory_in_memory(["http://localhost:8000"])
+        weight_directory.directory_in_memory(["http://localhost:8000"])
+
+
+def test_an_address_without_http_is_told_as_such() -> None:
+    with pytest.raises(UserError, match=r"localhost:8000"):
+        engine_vllm_server.connect(ServerArgs(urls=["localhost:8000"]))
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.7:8000", "http://gpu-1:8000", "http://localhost.example.org"])
