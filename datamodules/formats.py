@@ -151,9 +151,9 @@ def _best_and_worst(values: dict[str, Any], columns: Mapping[str, str]) -> dict[
     if best["overall_score"] == worst["overall_score"]:
         raise Unusable("all its answers have the same score")
     sides = {"chosen": best, "rejected": worst}
-    rest = {name: value for name, value in values.items() if name != "completions"}
+    others = {name: value for name, value in values.items() if name != "completions"}
     return {
-        **rest,
+        **others,
         **{side: completion["response"] for side, completion in sides.items()},
         **{f"score_{side}": completion["overall_score"] for side, completion in sides.items()},
     }
@@ -210,8 +210,8 @@ def _other_end(values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, 
         rejected = [*messages[:-1], {"role": "assistant", "content": values["rejected_response"]}]
     else:
         raise Unusable("it has no 'rejected_response'")
-    rest = {name: value for name, value in values.items() if name != "messages"}
-    return {**rest, "chosen": messages, "rejected": rejected}
+    others = {name: value for name, value in values.items() if name != "messages"}
+    return {**others, "chosen": messages, "rejected": rejected}
 
 
 def _from_sharegpt(values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

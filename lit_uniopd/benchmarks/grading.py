@@ -16,10 +16,10 @@ def grade_items(record: Record, request: Request) -> list[GradeItem]:
     scoring, example = request.benchmark.spec.scoring, request.example
     grader = request.benchmark.grader(example)
     options = {**scoring.options, **example.options}
-    asked = [] if grader is None else [(grader, options)]
+    first = [] if grader is None else [(grader, options)]
     return [
         GradeItem(name, example.gold, record.response, example.row, arguments, example.messages)
-        for name, arguments in [*asked, *((name, {}) for name in scoring.also)]
+        for name, arguments in [*first, *((name, {}) for name in scoring.also)]
     ]
 
 

@@ -20,8 +20,8 @@ CROWDED = 0.75
 def check_images(case: Case) -> Iterator[Finding]:
     """Encode some prompts with images for every model that reads them, for a teacher as it reads them."""
     vision = [model for model in case.models if model.flag == "model.vision_policy"]
-    seen = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
-    readings = [(model, seen) for model in vision or [case.student]]
+    pictured = case.first_prompts(PROMPTS, lambda prompt: bool(prompt.images))
+    readings = [(model, pictured) for model in vision or [case.student]]
     for name, teacher in ({} if vision else case.teachers).items():
         readings.append((teacher, _read_by(case, name)))
     for model, prompts in readings:

@@ -73,9 +73,10 @@ def test_as_many_answers_are_written_at_once_as_the_data_say(tmp_path, monkeypat
 
 
 def test_benchmarks_take_the_engine_of_val_sampling(tmp_path, monkeypatch):
-    seen = []
+    requested = []
     engine = SimpleNamespace(
-        write=lambda request: seen.append(request.args) or engines.ENGINES["loop"].write(request), is_installed=bool
+        write=lambda request: requested.append(request.args) or engines.ENGINES["loop"].write(request),
+        is_installed=bool,
     )
     monkeypatch.setitem(engines.ENGINES, "vllm", engine)
     monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
@@ -83,27 +84,29 @@ def test_benchmarks_take_the_engine_of_val_sampling(tmp_path, monkeypatch):
     sampling = SamplingArgs(n=3, engine="vllm", max_rows=7, colocate=room)
     data = BenchmarkDataModule(["math500"], profile="fixture", max_rows=300)
     evaluated(tmp_path, data, val_sampling=sampling)
-    assert {(args.engine, args.max_rows, args.n, args.colocate.max_model_len) for args in seen} == {
+    assert {(args.engine, args.max_rows, args.n, args.colocate.max_model_len) for args in requested} == {
         ("vllm", 7, 1, 4096)
     }
 
 
 def test_on_a_gpu_an_evaluation_asks_for_the_engine_of_the_rollouts(tmp_path, monkeypatch):
     """The same room and the same number of answers at once: it is chosen once for a model, not for every row."""
-    asked = []
+    engine_args = []
     loop = engines.ENGINES["loop"].write
     monkeypatch.setitem(engines.ENGINES, "vllm", SimpleNamespace(write=loop))
     monkeypatch.setattr(engines, "_on_gpu", lambda _: True)
     monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.is_installed", lambda: True)
-    monkeypatch.setattr("lit_uniopd.sampling.engine_vllm_colocated.engine_for", lambda *args: asked.append(args[1]))
+    monkeypatch.setattr(
+        "lit_uniopd.sampling.engine_vllm_colocated.engine_for", lambda *args: engine_args.append(args[1])
+    )
     data = BenchmarkDataModule(["aime24"], profile="smoke", max_rows=2, limit=1)
     benchmark = load_benchmark(find_spec("aime24"), "fixture")
     sampled = replace(benchmark, generation=replace(benchmark.generation, temperature=1.0))
     monkeypatch.setattr(data, "_load", lambda: setattr(data, "benchmarks", [sampled]))
     evaluated(tmp_path, data, val_sampling=SamplingArgs(n=1, max_rows=7))
     assert len(sampled.examples) > 2
-    assert {args.max_rows for args in asked} == {7}
-    assert len(asked) == 2  # by the trial, and by the evaluation
+    assert {args.max_rows for args in engine_args} == {7}
+    assert len(engine_args) == 2  # by the trial, and by the evaluation
 
 
 def test_vllm_that_is_missing_is_told_before_anything_is_loaded(tmp_path, monkeypatch):

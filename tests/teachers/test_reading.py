@@ -377,17 +377,17 @@ def test_a_teacher_sees_crops_and_a_cache_knows_them(seeing, tmp_path):
     pool = TeacherPool(
         {"math": TeacherArgs(path=seeing["math"], reads=reads, placement="disk_cache", cache=str(tmp_path / "cache"))}
     )
-    found = scored(pool, student, rollouts)
+    logps_BT = scored(pool, student, rollouts)
     for row, answer in enumerate(answers_of(rollouts)):
         with torch.no_grad():
             logits = model(
                 input_ids=torch.tensor([[*prompt_ids, *answer]]), pixel_values=inputs["pixel_values"].double()
             ).logits[0, len(prompt_ids) - 1 : -1]
         exact = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
-        torch.testing.assert_close(found[row, : len(answer)].double(), exact, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(logps_BT[row, : len(answer)].double(), exact, atol=2e-5, rtol=1e-4)
     # Other crops of the same size are the same tokens, and other answers to the cache.
     moved = replace(prompt, teacher_images=tuple(whole.crop(box) for box in ((5, 0, 37, 64), (0, 0, 40, 40))))
     assert pool.encode("math", [moved])[0].tokens == pool.encode("math", [prompt])[0].tokens == prompt_ids
     rollouts.prompts = [moved] * len(rollouts)
-    assert (scored(pool, student, rollouts) - found).abs().max() > 1e-4
+    assert (scored(pool, student, rollouts) - logps_BT).abs().max() > 1e-4
     assert pool.cache_counts() == (0, len(rollouts))

@@ -1,14 +1,13 @@
 """Who writes the rollouts, where `engine: auto` leaves it open."""
 
 from dataclasses import replace
-from typing import Literal
 
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.engines import settled
 
 
-def rollout_sampling(sampling: SamplingArgs, policy: Policy, writer: Literal["student", "teacher"]) -> SamplingArgs:
+def rollout_sampling(sampling: SamplingArgs, policy: Policy, writer: str) -> SamplingArgs:
     """The options of a rollout, with an engine in the place of ``auto``: what a step computes depends on it.
 
     Args:
