@@ -1,74 +1,91 @@
-"""A config that names hardware fits on it, by the memory plan at true sizes."""
+"""A command of the docs fits on the hardware that it names, by the memory plan at true sizes."""
 
-from importlib import import_module
+import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from lit_uniopd.cli import main
-from lit_uniopd.memory import MemoryPlan, Setup, Workload, plan_memory
+from benchmarks.hardware import COMMANDS, GPUS, Command, fits, setup_of, table
+from lit_uniopd.memory import plan_memory
 from lit_uniopd.memory.plan import GIB
-from lit_uniopd.policy import PolicyArgs
-from lit_uniopd.sampling import SamplingArgs, engine_vllm_colocated
-from lit_uniopd.teachers.args import TeacherArgs
+from lit_uniopd.memory.suggestions import suggest_savings
 
-ROOT = Path(__file__).parents[2] / "configs"
-H100 = int(79.1 * GIB)
-QWEN3_4B = {
-    "model_type": "qwen3", "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728, "vocab_size": 151936,
-    "tie_word_embeddings": True, "max_position_embeddings": 40960,
-}  # fmt: skip
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").rglob("*.yaml"))]
+BESIDE = ("uni_opd/presets/", "optimizer/")
+"""Files behind a setting that choose no model."""
 
 
-@pytest.fixture
-def plan_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The plan of config files with a 4B student and 4B teachers in bfloat16, on GPUs of 80 GB that have vLLM."""
-    monkeypatch.setattr(engine_vllm_colocated, "is_installed", lambda: True)
-
-    def plan(files: list[str], **machine: Any) -> MemoryPlan:
-        with pytest.raises(SystemExit):
-            main(["fit", *(word for file in files for word in ("-c", str(ROOT / file))), "--print_config"])
-        config = yaml.safe_load(capsys.readouterr().out)
-        model, data = config["model"]["init_args"], config["data"]["init_args"]
-        sampling = SamplingArgs(**{name: model["sampling"][name] for name in ("n", "max_new_tokens", "max_rows")})
-        workload = Workload.of_rollouts(
-            sampling,
-            answers=data["global_batch_size"] * sampling.n,
-            longest_prompt=data["max_prompt_tokens"],
-            micro_batch_tokens=model["micro_batch_tokens"],
-            here=True,
-            cuda=True,
-        )
-        module, _, name = model["optimizer"]["class_path"].rpartition(".")
-        optimizer, options = getattr(import_module(module), name), model["optimizer"]["init_args"]
-        checkpointing = model["student"]["gradient_checkpointing"]
-        teachers = {
-            name: TeacherArgs(config=QWEN3_4B, tokenizer="-", dtype="bfloat16", placement=args["placement"])
-            for name, args in model["teachers"].items()
-        }
-        policy = PolicyArgs(config=QWEN3_4B, tokenizer="-", gradient_checkpointing=checkpointing)
-        precision = config["trainer"]["precision"]
-        facts = {"precision": precision, "cuda": True, "device_bytes": H100, **machine}
-        return plan_memory(
-            Setup(policy, "model.student", lambda p: optimizer(p, **options), workload, teachers=teachers, **facts)
-        )
-
-    return plan
+def commands_of(page: Path) -> list[list[str]]:
+    """Words of every fit on GPUs that can be run as it stands; "..." stands for what a reader has before him."""
+    text = page.read_text()
+    if page.suffix == ".yaml":
+        text = "\n".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    text = re.sub(r"\\\n\s*", " ", text)
+    lines = [match[0] for match in re.finditer(r"uniopd fit [^\n`]*", text)]
+    return [shlex.split(line) for line in lines if re.search(r"trainer/(gpu|fsdp)", line) and "..." not in line]
 
 
-def test_multi_teacher_fits_on_one_gpu(plan_of):
-    plan = plan_of(["uni_opd/multi_teacher.yaml", "uni_opd/one_gpu.yaml", "trainer/gpu.yaml"])
-    assert 60 * GIB < plan.total < 0.95 * H100
+DOCUMENTED = [
+    pytest.param(words, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, words in enumerate(commands_of(page))
+]
 
 
-def test_multi_teacher_fits_on_eight(plan_of):
-    options = {"shards": 8, "devices": 8, "gathered_bytes": 2, "whole_gradients": True}
-    plan = plan_of(["uni_opd/multi_teacher.yaml", "trainer/fsdp.yaml"], **options)
-    assert plan.total < 0.95 * H100
+@pytest.mark.parametrize("words", DOCUMENTED)
+def test_a_command_fits_on_80_gb(words):
+    """On one GPU, or, where it says FSDP, on eight: docs/memory.md."""
+    files = [
+        words[i + 1].removeprefix("configs/").removesuffix(".yaml") for i, word in enumerate(words) if word == "-c"
+    ]
+    *files, trainer = files
+    setting = [file for file in files if not file.startswith(BESIDE)]
+    models = next(
+        command.models
+        for command in COMMANDS.values()
+        if [file for file in command.files if not file.startswith(BESIDE)] == setting
+    )
+    pairs = pairwise(words)
+    flags = [word for pair in pairs if re.match(r"--model\.(?!.*path$)", pair[0]) for word in pair]
+    setup = setup_of(Command(files, models), 1 if trainer == "trainer/gpu" else 8, GPUS["80 GB"], flags)
+    assert fits(plan_memory(setup), GPUS["80 GB"])
 
 
-def test_without_those_settings_it_does_not_fit_on_one(plan_of):
-    assert plan_of(["uni_opd/multi_teacher.yaml", "trainer/gpu.yaml"]).total > H100
+def test_all_settings_are_documented():
+    heads = {word for param in DOCUMENTED for word in param.values[0] if word.startswith("configs/")}
+    assert {"configs/uni_opd/strong_to_weak.yaml", "configs/omni_dpo/llama3_8b_instruct.yaml"} <= heads
+    assert len(DOCUMENTED) > 12
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "gpu"),
+    [
+        ("llama3_8b_instruct", 1, "80 GB"),
+        ("multi_teacher", 1, "80 GB"),
+        ("multi_teacher", 8, "24 GB"),
+        ("llava_1_5_13b", 1, "24 GB"),
+        ("sft", 1, "24 GB"),
+    ],
+)
+def test_advice_that_is_followed_makes_it_fit(name, gpus, gpu):
+    """The flags are given to the command, and not to the plan."""
+    command, gib = COMMANDS[name], GPUS[gpu]
+    setup = setup_of(command, gpus, gib)
+    suggestions, remaining = suggest_savings(setup, int(gib * GIB), lambda plan: plan.total)
+    flags = [word for suggestion in suggestions for word in shlex.split(suggestion.flags)]
+    followed = plan_memory(setup_of(command, gpus, gib, flags))
+    assert followed.total <= remaining <= gib * GIB < plan_memory(setup).total
+
+
+@pytest.mark.parametrize("name", ["llama3_8b_instruct", "gemma2_9b", "sft"])
+def test_adapters_fit_on_one_gpu(name):
+    flags = ["--model.policy.lora.rank", "64"]
+    assert fits(plan_memory(setup_of(COMMANDS[name], 1, GPUS["80 GB"], flags)), GPUS["80 GB"])
+
+
+@pytest.mark.slow
+def test_the_table_of_the_docs_is_what_the_plan_says():
+    assert table() in (ROOT / "docs" / "memory.md").read_text()
