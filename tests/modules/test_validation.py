@@ -26,6 +26,7 @@ class Scripted:
     def __init__(self, path: str) -> None:
         self.model = nn.Linear(2, 2)
         self.args = PolicyArgs(path=path)
+        self.processor = None
         self.is_gathered = False
         self.gathered_while_writing: list[bool] = []
 
