@@ -67,6 +67,13 @@ class ConfigRecorder(SaveConfigCallback):
 class UniOPDCLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` for any of our modules and datamodules."""
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--allow_oom",
+            action="store_true",
+            help="start also a run that, by the estimates of its memory plan, may need more than there is",
+        )
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Name our commands for the completion too; ``main`` runs them before anything is parsed."""
         super()._add_subcommands(parser, **kwargs)
@@ -139,6 +146,8 @@ class UniOPDCLI(LightningCLI):
     def _check_run(self) -> None:
         """Let what is bound to fail do so before models are loaded."""
         config = self.config_init[str(self.subcommand)]
+        if isinstance(self.model, PolicyModule):
+            self.model.memory.allow_oom = config.allow_oom
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # our table has what Lightning's has, by domain and with intervals
         # Checkpoints are read without executing pickles; ours need none.

@@ -18,10 +18,12 @@ class MemoryPlanner:
     """Plans what a run will hold on each device.
 
     Attributes:
+        allow_oom: start also a run that, by the estimates, may need more than there is.
         plan: of the last ``check``; None where there is none. Of several models, the last one's.
     """
 
     def __init__(self) -> None:
+        self.allow_oom = False
         self.plan: MemoryPlan | None = None
 
     def check(self, trainer: Trainer, make_setups: Callable[[], list[Setup]]) -> None:
@@ -33,7 +35,7 @@ class MemoryPlanner:
                 or evaluated. All of them are held; they compute in turn.
 
         Raises:
-            UserError: naming what would make it smaller, if it cannot fit.
+            UserError: naming what would make it smaller, if it cannot fit, or may not and ``allow_oom`` is off.
         """
         try:
             setups = make_setups()
@@ -52,5 +54,9 @@ class MemoryPlanner:
             publish(trainer, "memory/plan", f"Memory plan{f' of {setup.flag}' if others else ''}:", plan.table())
             room = free - sum(other.held("always") for other in others)
             warning = check_fits(setup, plan, room, str(device))
-            if warning is not None:
-                rank_zero_warn(warning)
+            if warning is None:
+                continue
+            if not self.allow_oom:
+                remedy = "--allow_oom" if UserError.on_command_line else "module.memory.allow_oom = True"
+                raise UserError(f"{warning.rstrip('.')}; {remedy} starts it as it is.")
+            rank_zero_warn(warning)

@@ -36,6 +36,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher["reads"] = None  # new since: it reads what the student reads
+    assert config.pop("allow_oom") is False  # new since: what may not fit was begun
     data = old["data"]["init_args"]
     data["global_batch_size"] = None  # new since: batch_size is of each rank
     for source in (data["train"], data["val"]):

@@ -33,6 +33,22 @@ def test_what_cannot_fit_is_refused(run, monkeypatch):
         MemoryPlanner().check(runner, lambda: [setup])
 
 
+def test_what_may_not_fit_is_refused_unless_it_is_asked_for(run, monkeypatch):
+    runner, setup = run
+    plan = plan_memory(setup)
+    assert plan.least < plan.total - 1
+    monkeypatch.setattr("lit_uniopd.memory.planner.free_bytes", lambda *_: plan.total - 1)
+    planner = MemoryPlanner()
+    with pytest.raises(UserError, match=r"may not fit: about .*; --allow_oom starts it as it is\.$"):
+        planner.check(runner, lambda: [setup])
+    monkeypatch.setattr(UserError, "on_command_line", False)
+    with pytest.raises(UserError, match=r"; module\.memory\.allow_oom = True starts it as it is\.$"):
+        planner.check(runner, lambda: [setup])
+    planner.allow_oom = True
+    with pytest.warns(UserWarning, match="may not fit"):
+        planner.check(runner, lambda: [setup])
+
+
 def test_a_users_mistake_passes_and_an_odd_model_is_logged(run, caplog):
     runner, _ = run
 
