@@ -16,10 +16,11 @@ _BARE = re.compile(
 )
 r"""What TeX boxes without braces: one digit, letter or command; of ``\boxed 12`` it would box the 1."""
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_DOLLARS = r"[\s$]*(?:\\[()\[\]])?[\s$]*"
+_SPACE = r"(?:[\s$~]|\\(?:quad|qquad)(?![A-Za-z])|\\[,;:! ()\[\]])*+"
+_AND = r"(?:and|or|und|oder|y|et|ou)"
 _JOINS = re.compile(
-    rf"{_DOLLARS}(?:,\s*and\b|,\s*or\b|[,;、，&和或]|\b(?:and|or|und|oder|y|et|ou)\b){_DOLLARS}"
-    rf"(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=)?{_DOLLARS}",
+    rf"{_SPACE}(?:,?\s*\b{_AND}\b|,?{_SPACE}\\(?:text|mbox|mathrm)\s*\{{\s*{_AND}\s*\}}|[,;、，&和或]){_SPACE}"
+    rf"(?:[A-Za-z](?:_\{{?\w\}}?)?\s*=)?{_SPACE}",
     re.I,
 )
 """What stands between the boxes of one list."""

@@ -35,6 +35,7 @@ _NEQ = re.compile(r"\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=|<>")
 _VARIABLE_NEQ = re.compile(r"\s*[A-Za-z]\s*\\(?:neq|ne)(?![A-Za-z])\s*(.+)")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ ,'’\-]+[^\W\d_]+)*")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|operatorname|mbox)\s*\{([^{}]*)\}")
+_FONT = re.compile(r"\\text(?:bf|it|rm|sf|normal|up)(?=\s*\{)")
 _ONE_LETTER = re.compile(r"[\d})]\s*[A-Za-z](?:\s*\^\s*\{?-?\d\}?)?\s*$")
 """``5 m``: five metres, or five times m; a unit only where the other side has one too."""
 _ORDERED = re.compile(r"\s*(?:\\left)?\s*([(\[])(.*)(?:\\right)?([)\]])\s*", re.DOTALL)
@@ -47,6 +48,7 @@ def clean(answer: str) -> str:
     for _ in range(3):
         answer = _ANNOUNCED.sub("", without_stop(without_emphasis(answer)).strip("$").strip())
     answer = _SPACED.sub(lambda match: match[0].replace(" ", ""), answer)
+    answer = _FONT.sub(r"\\text", answer)
     return exact_decimals(answer)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.boxes import declared_answer, marked_answer
+from lit_uniopd.rewards.boxes import boxed_answer, declared_answer, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
@@ -55,7 +55,8 @@ def grade_math(
     Hostile answers (9^9^9^9) run for hours: call it in a process that can be killed, as `GRADERS` and `GraderPool` do.
 
     Args:
-        gold: Text or a number; of text that holds boxes (a written-out solution), the last box is the answer.
+        gold: Text or a number; of text that holds boxes (a written-out solution), the last box is the answer, with
+            those that `and` or a comma join to it.
         prediction: The response. Thinking blocks are ignored; an unclosed one is reason ``truncated``, no answer in a
             box (none, empty, never closed) is reason ``no_answer``, and both are wrong.
         row: Not used.
@@ -120,7 +121,7 @@ def _answers(visible: str, gold: str, max_chars: int, tags: bool, extraction: st
     final = marked_answer(visible, tags=tags)
     if final is None and extraction == "robust":
         final = declared_answer(visible)
-    return _clean(final or "")[:max_chars], _clean(last_box(gold) or gold)[:max_chars]
+    return _clean(final or "")[:max_chars], _clean(boxed_answer(gold) or gold)[:max_chars]
 
 
 def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool | None:
