@@ -201,9 +201,7 @@ class Case:
     def _all_teachers(self) -> dict[str, Model]:
         teachers = {}
         for name, args in ({} if self.pool is None else self.pool.args).items():
-            # A teacher on a server without a path of its own reads prompts as the student does.
-            has_tokenizer = args.placement != "http" or args.path or args.tokenizer
-            source = (args, f"model.teachers.{name}") if has_tokenizer else (self.student.args, self.student.flag)
+            source = args.source(f"model.teachers.{name}", self.student.args, self.student.flag)
             teachers[name] = Model(f"teacher {name}", *source)
         return teachers
 

@@ -17,7 +17,7 @@ from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import encode_each
+from lit_uniopd.teachers import TeacherPass, encode_each
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import PairBatch, Prompt, Rollouts
 
@@ -95,8 +95,8 @@ def measure(case: Case) -> SelfDistillation:
         if module.loss.kind == "sampled":
             loss = sampled_loss(policy, rollouts, module.loss, **common)
         else:
-            prompts = encode_each(policy, rollouts.prompts)
-            loss = divergence_loss(policy, policy, prompts, rollouts, module.loss, **common)
+            itself = TeacherPass(policy, encode_each(policy, rollouts.prompts))
+            loss = divergence_loss(policy, [itself], rollouts, module.loss, **common)
         gradient = gradient_norm(policy, loss)
     mask_BT = rollouts.mask_BT
     advantages = rollouts.advantages_BT[mask_BT].abs()

@@ -39,7 +39,8 @@ class Policy(HiddenStateModel):
 
     def __init__(self, model: nn.Module, processor: Any, args: PolicyArgs | None = None) -> None:
         super().__init__(model, processor, args if args is not None else PolicyArgs())
-        # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
+        # Not submodules: frozen copies must reach neither the optimizer nor the checkpoint.
+        self._copies: list[Policy] = []
         self._reference: list[Policy] = []
         self.dropout_off: list[DropoutRate] = []
         """What ``switch_off_dropout`` has switched off."""
@@ -157,7 +158,7 @@ class Policy(HiddenStateModel):
         return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     def shard(self, mesh: DeviceMesh, args: ShardingArgs) -> None:
-        """Shard the policy, and the copy of it that is its reference, over the ranks of a mesh.
+        """Shard the policy, and its frozen copies, over the ranks of a mesh.
 
         Adapters must be in place: each rank would train later ones by itself.
 
@@ -165,7 +166,7 @@ class Policy(HiddenStateModel):
             mesh: of the ranks that see different data.
             args: types and places.
         """
-        for policy in (self, *self.references):
+        for policy in (self, *self._copies):
             policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
 
@@ -176,8 +177,13 @@ class Policy(HiddenStateModel):
     def keep_reference(self) -> None:
         """Keep the policy as it is now: without adapters by a frozen copy, with them at no cost."""
         if self.args.lora is None and not self._reference:
-            frozen = copy.deepcopy(self.model).requires_grad_(False)
-            self._reference.append(Policy(frozen, self.processor, self.args).eval())
+            self._reference.append(self.frozen_copy())
+
+    def frozen_copy(self) -> "Policy":
+        """A frozen copy of the policy as it is now, to be made before it is sharded; it is sharded with it."""
+        frozen = copy.deepcopy(self.model).requires_grad_(False)
+        self._copies.append(Policy(frozen, self.processor, self.args).eval())
+        return self._copies[-1]
 
     @contextmanager
     def reference(self) -> Iterator["Policy"]:

@@ -9,6 +9,9 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.teachers.reading import ReadsArgs
 
 Placement = Literal["resident", "cpu_offload", "quantized", "disk_cache", "http"]
+Weights = Literal["path", "student_at_start", "student", "student_average"]
+DECAY = 0.999
+"""Of an average, unless another is given: it reaches back about 1000 optimizer steps."""
 
 
 @dataclass
@@ -51,9 +54,39 @@ class TeacherArgs(PolicyArgs):
     """Directory of `disk_cache`; runs may share it."""
     http: HttpArgs | None = None
     """The servers of `placement: http`."""
+    weights: Weights = "path"
+    """Whose weights it has. `path`: those of the model that is there. The others are the student's own, behind what the
+    teacher `reads`: `student_at_start`, as they were before training (adapters off, or one frozen copy); `student`, as
+    they are now, without a copy; `student_average`, an exponential moving average of them."""
+    decay: float = DECAY
+    """Of `student_average`: after each optimizer step it is `decay` of itself and the rest the student; 0 is `student`
+    and 1 `student_at_start`."""
     reads: ReadsArgs | None = None
     """What it reads in the place of the student's prompt: a solution, worked examples, a system message. null: what the
     student reads, or what the row says (`teacher_prompt`, `teacher_system`, `teacher_images`)."""
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it has the student's weights, and so its tokenizer and places."""
+        return self.weights != "path"
+
+    @property
+    def reads_as_student(self) -> bool:
+        """Whether it has no tokenizer of its own to read with."""
+        return self.is_student or (self.placement == "http" and not (self.path or self.tokenizer))
+
+    def source(self, flag: str, student: PolicyArgs, student_flag: str) -> tuple[PolicyArgs, str]:
+        """Whose tokenizer, config and places it has, and the option that they come from.
+
+        Args:
+            flag: of this teacher.
+            student: the student's arguments.
+            student_flag: of the student.
+        """
+        if not self.reads_as_student:
+            return self, flag
+        options = student.chat_template_kwargs | self.chat_template_kwargs
+        return replace(student, chat_template_kwargs=options), student_flag
 
     @classmethod
     def of(cls, args: PolicyArgs, flag: str) -> "TeacherArgs":
@@ -63,6 +96,8 @@ class TeacherArgs(PolicyArgs):
             UserError: naming ``flag``, if the options contradict each other.
         """
         teacher = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
+        if teacher.is_student:
+            teacher._check_student(flag)
         teacher = teacher._with_quantization(flag)
         teacher._check(flag)
         return teacher
@@ -80,7 +115,25 @@ class TeacherArgs(PolicyArgs):
             )
         return self
 
+    def _check_student(self, flag: str) -> None:
+        """Refuse options of a model of its own beside the student's weights."""
+        for option in fields(self):
+            given = getattr(self, option.name) != getattr(TeacherArgs(), option.name)
+            if given and option.name not in _OF_STUDENTS:
+                raise UserError(
+                    f"--{flag}.weights {self.weights} is the student itself, in this process and held as "
+                    f"--model.student says, so --{flag}.{option.name} has no meaning; leave it out, or name a model "
+                    f"by --{flag}.weights path and --{flag}.path."
+                )
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"--{flag}.decay must be in [0, 1], got {self.decay}; 0.999 is usual.")
+
     def _check(self, flag: str) -> None:
+        if self.decay != DECAY and self.weights != "student_average":
+            raise UserError(
+                f"--{flag}.decay is that of --{flag}.weights student_average, and weights is {self.weights}; leave it "
+                "out, or set weights."
+            )
         if self.lora is not None:
             raise UserError(f"--{flag}.lora trains adapters, and a teacher is not trained; leave it out.")
         if (self.placement == "http") != (self.http is not None):
@@ -94,6 +147,9 @@ class TeacherArgs(PolicyArgs):
                 if getattr(self.http, name) < 1:
                     raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")
 
+
+_OF_STUDENTS = {"weights", "decay", "reads", "chat_template_kwargs", "lora"}
+"""Options that a teacher with the student's weights may have; `lora` is refused for all."""
 
 # In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there, and
 # null removes a teacher that a config names.

@@ -1,7 +1,7 @@
 """What a pool needs of a teacher, wherever it lives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -44,6 +44,23 @@ class Scored:
     """Whether they were read from disk."""
     top: list[TopLogps] | None = None
     """Of each of these answers, where they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPass:
+    """A teacher's forward pass over some answers, in this process."""
+
+    policy: Policy
+    prompts: Sequence[EncodedPrompt]
+    """Of each answer, as the teacher reads it."""
+    in_place: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """See ``Teacher.in_place``."""
+
+    def response_hidden(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Hidden states ``[B, T, H]`` from which it predicts the answers, without gradient; call in ``policy(...)``."""
+        prompts, vision = [prompt.tokens for prompt in self.prompts], [prompt.vision for prompt in self.prompts]
+        with self.policy.answering():
+            return self.policy.response_hidden(prompts, tokens_BT, mask_BT, vision)
 
 
 class Teacher(ABC):
@@ -139,8 +156,12 @@ class Teacher(ABC):
     def load(self) -> None:  # noqa: B027  # a teacher elsewhere has nothing to load
         """Get ready to score."""
 
+    def in_place(self) -> AbstractContextManager[Any]:
+        """Its weights in ``policy``, where those of another are there otherwise; entered before ``gathered``."""
+        return nullcontext()
+
     def gathered(self) -> AbstractContextManager[None]:
-        """Whole weights, where they are sharded over ranks; a collective call then."""
+        """Whole weights, in place, where they are sharded over ranks; a collective call then."""
         return nullcontext() if self.loaded is None else self.loaded.gathered()
 
     def fetch(self) -> None:  # noqa: B027

@@ -15,7 +15,19 @@ from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, Scored, Teacher, TeacherArgs, encode_each
+from lit_uniopd.teachers import (
+    CachedTeacher,
+    LocalTeacher,
+    RemoteTeacher,
+    Scored,
+    SelfTeacher,
+    StudentAverage,
+    Teacher,
+    TeacherArgs,
+    TeacherPass,
+    encode_each,
+)
+from lit_uniopd.teachers.refusals import refuse_placement
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
@@ -96,6 +108,15 @@ class TeacherPool:
         return {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, RemoteTeacher)}
 
     @property
+    def _self_teachers(self) -> list[SelfTeacher]:
+        return [teacher for teacher in self._teachers.values() if isinstance(teacher, SelfTeacher)]
+
+    @property
+    def averages(self) -> dict[str, StudentAverage]:
+        """Of the student, by the teachers that are one; empty before ``load``."""
+        return {teacher.name: teacher.average for teacher in self._self_teachers if teacher.average is not None}
+
+    @property
     def loaded(self) -> dict[str, Policy]:
         """The models that are in this process now."""
         policies = {name: teacher.loaded for name, teacher in self._teachers.items()}
@@ -131,6 +152,10 @@ class TeacherPool:
     def encode(self, name: str, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
         """Student's prompts as one teacher takes them, whichever they are routed to."""
         return encode_each(self._teachers[name], prompts)
+
+    def passes(self, name: str, prompts: Iterable[Prompt]) -> list[TeacherPass]:
+        """What a loss over whole distributions needs of a teacher, with its weights on the device."""
+        return [TeacherPass(self[name], self.encode(name, prompts), self._teachers[name].in_place)]
 
     def longest_prompts(
         self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs
@@ -177,38 +202,8 @@ class TeacherPool:
         Raises:
             UserError: naming the flags.
         """
-        for name, args in self.args.items():
-            where = f"--model.teachers.{name}.placement {args.placement}"
-            if loss != "sampled" and not self._teachers[name].scores_distributions:
-                self._refuse_loss(name, where, loss, direction)
-            if writer == "teacher" and not self.is_here(name):
-                raise UserError(
-                    f"--model.writer teacher needs the model itself, and with {where} it is on servers, which score "
-                    "and do not write; set --model.writer student, or place the teacher here."
-                )
-            if temperature != 1.0 and not self.is_here(name):
-                raise UserError(
-                    f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
-                    f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."
-                )
-
-    def _refuse_loss(self, name: str, where: str, loss: str, direction: str) -> None:
-        """Refuse a loss over distributions that a teacher does not have."""
-        if self.is_here(name):
-            raise UserError(
-                f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
-                "tokens only; choose loss.kind sampled, or place the teacher here."
-            )
-        if loss != "topk":
-            raise UserError(
-                f"--model.loss.kind {loss} compares whole distributions, and with {where} servers name their likeliest "
-                "tokens only; choose loss.kind topk with loss.top_k_direction forward, or place the teacher here."
-            )
-        if direction != "forward":
-            raise UserError(
-                f"--model.loss.top_k_direction {direction} needs the teacher's log-probs of the student's likeliest "
-                f"tokens, and with {where} servers name their own only; set it to forward, or place the teacher here."
-            )
+        for teacher in self._teachers.values():
+            refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.
@@ -224,8 +219,16 @@ class TeacherPool:
             teacher.check(student_processor, student_args)
         self._checked = True
 
+    def attach(self, student: Policy) -> None:
+        """Give the student to the teachers that are it, before it is trained or sharded."""
+        for teacher in self._self_teachers:
+            teacher.attach(student)
+
     def load(self, student: Policy) -> list[str]:
         """Load every teacher that belongs in this process and is not there yet.
+
+        Args:
+            student: as it was given to ``attach``, or whole and not trained yet.
 
         Returns:
             Names of those that were loaded now and stay on the device, so that they may be sharded.
@@ -235,7 +238,8 @@ class TeacherPool:
         """
         if not self._checked:
             self.check(student.processor, student.args)
-        new = [name for name in self.names if name not in self.loaded]
+        self.attach(student)
+        new = [name for name in self.names if name not in self.loaded and not self.args[name].is_student]
         for teacher in self._teachers.values():
             teacher.load()
         return [name for name in new if self.args[name].placement in ("resident", "quantized")]
@@ -384,5 +388,7 @@ class TeacherPool:
 
 
 def _teacher(name: str, args: TeacherArgs) -> Teacher:
+    if args.is_student:
+        return SelfTeacher(name, args)
     kinds: dict[str, type[Teacher]] = {"disk_cache": CachedTeacher, "http": RemoteTeacher}
     return kinds.get(args.placement, LocalTeacher)(name, args)

@@ -1,8 +1,9 @@
 """The losses that Uni-OPD's update can minimise, on one micro-batch of scored rollouts."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,8 +15,8 @@ from lit_uniopd.functional.logps import divergence, topk_forward_kl
 from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.backbone import head_of
-from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers import TeacherPass
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
@@ -190,8 +191,7 @@ def _token_losses(
 
 def divergence_loss(
     policy: Policy,
-    teacher: Policy | None,
-    teacher_prompts: Sequence[EncodedPrompt],
+    passes: Sequence[TeacherPass],
     rollouts: Rollouts,
     args: LossArgs,
     *,
@@ -203,59 +203,60 @@ def divergence_loss(
 
     Args:
         policy: the student.
-        teacher: the one teacher of all these answers; None: theirs are on servers, and have named their top tokens.
-        teacher_prompts: of each answer, as the teacher reads it (``TeacherPool.encode``); none for servers.
+        passes: of the one teacher of all these answers (``TeacherPool.passes``); none: theirs are on servers, and have
+            named their top tokens.
         rollouts: the answers.
         args: which divergence.
         temperature: that of sampling, on both sides.
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    if teacher is None:
+    if not passes:
         tokens = sum(len(logps_TK) for logps_TK in rollouts.teacher_top_logps)
         per_token_BT = policy(lambda: _divergences_from_top(policy, rollouts, temperature))
     else:
         tokens = rollouts.mask_BT.sum()
-        # Both models' weights are read, and again in the backward pass.
-        per_token_BT = policy(
-            lambda: teacher(lambda: _divergences(policy, teacher, teacher_prompts, rollouts, args, temperature))
-        )
+        per_token_BT = _divergences(policy, passes[0], rollouts, args, temperature)
     trained.add("train/divergence", per_token_BT.detach().sum(), tokens)
     per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
     return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
 
 
 def _divergences(
-    policy: Policy,
-    teacher: Policy,
-    teacher_prompts: Sequence[EncodedPrompt],
-    rollouts: Rollouts,
-    args: LossArgs,
-    temperature: float,
+    policy: Policy, teacher: TeacherPass, rollouts: Rollouts, args: LossArgs, temperature: float
 ) -> Tensor:
     """Of each token's distribution, ``[B, T]``."""
-    answers = (rollouts.tokens_BT, rollouts.mask_BT)
-    with teacher.answering():
-        teacher_BTH = teacher.response_hidden(
-            [prompt.tokens for prompt in teacher_prompts], *answers, [prompt.vision for prompt in teacher_prompts]
+    read = partial(teacher.response_hidden, rollouts.tokens_BT, rollouts.mask_BT)
+
+    def compare(read: Callable[[], Tensor]) -> Tensor:
+        teacher_BTH = read()
+        student_BTH = policy.response_hidden(
+            rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, rollouts.vision
         )
-    student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
-    student_head, teacher_head = head_of(policy.model), head_of(teacher.model)
-    return divergence(
-        student_BTH * student_head.scale,
-        teacher_BTH * teacher_head.scale,
-        student_head.weight_VH,
-        teacher_head.weight_VH,
-        rollouts.mask_BT,
-        kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
-        beta=args.jsd_beta,
-        top_k=args.top_k if args.kind == "topk" else None,
-        temperature=temperature,
-        student_bias=student_head.bias_V,
-        teacher_bias=teacher_head.bias_V,
-        student_softcap=student_head.softcap,
-        teacher_softcap=teacher_head.softcap,
-    )
+        student_head, teacher_head = head_of(policy.model), head_of(teacher.policy.model)
+        return divergence(
+            student_BTH * student_head.scale,
+            teacher_BTH * teacher_head.scale,
+            student_head.weight_VH,
+            teacher_head.weight_VH,
+            rollouts.mask_BT,
+            kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
+            beta=args.jsd_beta,
+            top_k=args.top_k if args.kind == "topk" else None,
+            temperature=temperature,
+            student_bias=student_head.bias_V,
+            teacher_bias=teacher_head.bias_V,
+            student_softcap=student_head.softcap,
+            teacher_softcap=teacher_head.softcap,
+        )
+
+    if teacher.policy is policy:
+        # First, and by itself: the student's modules may hold other weights meanwhile. Their head is never another.
+        with teacher.in_place():
+            teacher_BTH = policy(read)
+        return policy(lambda: compare(lambda: teacher_BTH))
+    # Both models' weights are read, and again in the backward pass.
+    return policy(lambda: teacher.policy(lambda: compare(read)))
 
 
 def _divergences_from_top(policy: Policy, rollouts: Rollouts, temperature: float) -> Tensor:

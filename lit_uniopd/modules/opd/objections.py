@@ -13,6 +13,7 @@ from lit_uniopd.modules.lengths import beyond_positions, beyond_servers, shorten
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.outcomes import outcome_scopes
+from lit_uniopd.modules.opd.self_teaching import self_teaching_objections
 from lit_uniopd.modules.run_objections import template_objections
 from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_system_prompts
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
@@ -85,6 +86,7 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     trained, heldout = data.prompts("train"), data.prompts("val") if trainer.limit_val_batches else []
     if trained and module.teachers:
         yield from idle_teachers(module.teachers.routes(trained), module.teachers)
+        yield from self_teaching_objections(module)
     if any(prompt.grader is not None for prompt in heldout):
         yield from unlike_lengths(sampling.max_new_tokens, module.val_sampling.max_new_tokens)
     yield from unlike_system_prompts(trained, heldout)
@@ -103,11 +105,12 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     if trained and module.teachers:
         yield from _long_readings(module, trained, processor)
     for name, teacher in module.teachers.args.items():
-        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
-            reader = load_processor(teacher, f"model.teachers.{name}")
-            yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
-            ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
-            yield from unlike_ends(name, *ends)
+        reader_flag = f"model.teachers.{name}"
+        source, _ = teacher.source(reader_flag, args, flag)
+        reader = processor if teacher.reads_as_student else load_processor(source, reader_flag)
+        yield from template_objections(reader, teacher.chat_template_kwargs, reader_flag)
+        ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, source.chat_template_kwargs)
+        yield from unlike_ends(name, *ends)
 
 
 def heavy_replies(teachers: Mapping[str, TeacherArgs], load: Workload, *, processes: int) -> Iterator[Objection]:
@@ -138,10 +141,9 @@ def _long_readings(module: Any, trained: Sequence[Prompt], processor: Any) -> It
     longest = module.teachers.longest_prompts(trained, processor, module.policy_args)
     for name, tokens in longest.items():
         teacher, flag = module.teachers.args[name], f"model.teachers.{name}"
-        if teacher.placement != "http" or teacher.path:
+        if teacher.is_student or teacher.placement != "http" or teacher.path:
             yield from beyond_positions(
-                teacher,
-                flag,
+                *teacher.source(flag, module.policy_args, module.policy_flag),
                 prompt=tokens,
                 answer=module.sampling.max_new_tokens,
                 option="--model.sampling.max_new_tokens",

@@ -68,7 +68,9 @@ def check_images(
         UserError: naming the prompt and the option.
     """
     readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
-    readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
+    for name, args in teachers.args.items():
+        own = (args, f"model.teachers.{name}")
+        readers[name] = own if args.placement == "http" else args.source(own[1], student, flag)
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         if prompt.images:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wait_for_ranks
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
@@ -23,15 +22,17 @@ from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_u
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.memory_facts import rollout_workload, with_teachers
 from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.own_teacher import own_teachers
+from lit_uniopd.modules.opd.plug_ins import call_plug_ins
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import frozen_logps, longest_reading, update_batches
+from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
-from lit_uniopd.modules.optimization import default_optimizer
+from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
@@ -42,6 +43,7 @@ from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
 from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.teachers.student_average import load_averages, save_averages
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.seeding import derive_seed
@@ -174,8 +176,10 @@ class UniOPD(PolicyModule):
         return self.updates_per_rollout
 
     def on_policy_loaded(self) -> None:
-        if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
-            self.policy.keep_reference()
+        if self.trainer.state.fn == "fit":
+            if self.advantage.needs_reference:
+                self.policy.keep_reference()
+            self.teachers.attach(self.policy)
 
     def on_fit_start(self) -> None:
         self.rollout_sampling = rollout_sampling(self.sampling, self.policy, self.writer)
@@ -184,21 +188,10 @@ class UniOPD(PolicyModule):
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
     def workload(self) -> Workload:
-        data, trained = self.trainer_data, self.trainer_data.prompts("train")
-        return Workload.of_rollouts(
-            self.sampling,
-            answers=data.batch_size * self.sampling.n,
-            longest_prompt=self.longest_prompt(trained),
-            longest_read=longest_reading(self, trained, self._processor),
-            micro_batch_tokens=self.micro_batch_tokens,
-            here=self.writer == "student" and self.sampling.server is None,
-            cuda=self.trainer.strategy.root_device.type == "cuda",
-            top_k=self.loss.asked_top_k,
-        )
+        return rollout_workload(self, self._processor)
 
     def memory_setup(self) -> Setup:
-        copied = self.advantage.needs_reference and self.policy_args.lora is None
-        return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
+        return with_teachers(self, super().memory_setup())
 
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
@@ -299,10 +292,7 @@ class UniOPD(PolicyModule):
 
         They may change ``keep_B`` (balancing) and ``advantages_BT`` (calibration) in place.
         """
-        for plug_in in (self.trainer_data.datamodule, *self.trainer.callbacks):  # type: ignore[attr-defined]
-            hook = getattr(plug_in, "on_rollouts_scored", None)
-            if hook is not None:
-                hook(self.trainer, self, rollouts)
+        call_plug_ins(self, rollouts)
 
     def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
         """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
@@ -343,6 +333,8 @@ class UniOPD(PolicyModule):
         trained.add("train/grad_norm", self.clip())
         trained.add("train/lr", optimizer.param_groups[0]["lr"])
         optimizer.step()
+        for average in self.teachers.averages.values():
+            average.follow()
         schedule: Any = self.lr_schedulers()
         if schedule is not None:
             schedule.step()
@@ -357,16 +349,12 @@ class UniOPD(PolicyModule):
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        if not teacher:
-            return divergence_loss(self.policy, None, (), rollouts, self.loss, **common)
-        prompts = self.teachers.encode(teacher, rollouts.prompts)
-        return divergence_loss(self.policy, self.teachers[teacher], prompts, rollouts, self.loss, **common)
+        passes = self.teachers.passes(teacher, rollouts.prompts) if teacher else ()
+        return divergence_loss(self.policy, passes, rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
-        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return clip_gradient(self.parameters(), self.gradient_clip)
 
     @property
     def temperature(self) -> float:
@@ -402,7 +390,10 @@ class UniOPD(PolicyModule):
         super().on_save_checkpoint(checkpoint)
         if self.unfinished.states:
             checkpoint["rollouts"] = self.unfinished.states
+        save_averages(self.teachers.averages, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.unfinished.states = checkpoint.get("rollouts", [])
+        if self.trainer.state.fn == "fit":
+            load_averages(self.teachers.averages, checkpoint)
