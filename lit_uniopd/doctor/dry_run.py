@@ -247,6 +247,10 @@ class Case:
         except UserError:
             return None
 
+    def readings(self, prompt: Prompt) -> dict[str, Prompt]:
+        """A prompt as each teacher reads it that scores its answers; none if it has no teacher."""
+        return {} if self.pool is None or self.teacher_of(prompt) is None else self.pool.readings(prompt)
+
     @property
     def models(self) -> list[Model]:
         """Those whose config and tokenizer can be read."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -17,6 +18,7 @@ from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded, reshard, s
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.functional.token_choice import highest_entropy
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
 from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
@@ -120,6 +122,7 @@ class Policy(HiddenStateModel):
         *,
         vision: Sequence[Vision] | None = None,
         temperature: float = 1.0,
+        keep: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
 
@@ -127,16 +130,29 @@ class Policy(HiddenStateModel):
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
-            loss_of: the losses of consecutive response tokens, row after row, from their log-probs and their slice; see
-                `linear_token_loss`.
+            loss_of: the losses of consecutive response tokens, row after row, from their log-probs and their slice or
+                indices; see `linear_token_loss`.
             vision: for each sample, the processor's output for its pictures. None: there are none.
             temperature: divides the logits.
+            keep: only this share of each answer's tokens is in the loss, those of highest entropy, and has log-probs
+                (`highest_entropy` of what is returned); the gradients of the others' logits are never made.
         """
 
         def compute() -> tuple[Tensor, Tensor, Tensor]:
-            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
-            loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
-            return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+            (hidden_NH, weight_VH, tokens_N), options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            options["temperature"] = temperature
+            if keep == 1:
+                loss, logps_N, entropy_N = linear_token_loss(hidden_NH, weight_VH, tokens_N, loss_of, **options)
+                return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+            with torch.no_grad():
+                entropy_N = linear_token_logps(hidden_NH, weight_VH, tokens_N, return_entropy=True, **options)[1]
+            mask, entropy_BT = mask_BT.to(hidden_NH.device), _as_table(entropy_N, mask_BT)
+            kept_BT = highest_entropy(entropy_BT, mask, keep)
+            index_K = kept_BT[mask].nonzero()[:, 0]
+            loss, logps_K, _ = linear_token_loss(
+                hidden_NH[index_K], weight_VH, tokens_N[index_K], lambda logps, k: loss_of(logps, index_K[k]), **options
+            )
+            return loss, _as_table(logps_K, kept_BT), entropy_BT
 
         return self(compute)
 

@@ -1,6 +1,7 @@
 """Where a teacher comes from and where it lives."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -61,6 +62,9 @@ class TeacherArgs(PolicyArgs):
     decay: float = DECAY
     """Of `student_average`: after each optimizer step it is `decay` of itself and the rest the student; 0 is `student`
     and 1 `student_at_start`."""
+    mixture: dict[str, float] | None = None
+    """Other teachers by name, with weights (divided by their sum): it is their arithmetic mixture, token by token, each
+    behind what it reads itself. It has no model of its own, and no other option."""
     reads: ReadsArgs | None = None
     """What it reads in the place of the student's prompt: a solution, worked examples, a system message. null: what the
     student reads, or what the row says (`teacher_prompt`, `teacher_system`, `teacher_images`)."""
@@ -96,6 +100,9 @@ class TeacherArgs(PolicyArgs):
             UserError: naming ``flag``, if the options contradict each other.
         """
         teacher = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
+        if teacher.mixture is not None:
+            teacher._check_mixture(flag, teacher.mixture)
+            return teacher
         if teacher.is_student:
             teacher._check_student(flag)
         teacher = teacher._with_quantization(flag)
@@ -115,16 +122,33 @@ class TeacherArgs(PolicyArgs):
             )
         return self
 
+    def _beyond(self, kept: Collection[str]) -> str | None:
+        """The first option that is set and not among these."""
+        plain = TeacherArgs()
+        given = (f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name))
+        return next((name for name in given if name not in kept), None)
+
+    def _check_mixture(self, flag: str, mixture: Mapping[str, float]) -> None:
+        """Refuse weights that mix nothing, and options of a model of its own."""
+        if (option := self._beyond({"mixture"})) is not None:
+            raise UserError(
+                f"--{flag}.mixture is made of other teachers, so --{flag}.{option} has no meaning; give it to those "
+                "that are mixed, or leave it out."
+            )
+        if not mixture or not all(0 < weight < math.inf for weight in mixture.values()):
+            raise UserError(
+                f"--{flag}.mixture must name teachers with positive weights, got {mixture}; "
+                f"write `mixture: {{math: 0.5, code: 0.5}}`."
+            )
+
     def _check_student(self, flag: str) -> None:
         """Refuse options of a model of its own beside the student's weights."""
-        for option in fields(self):
-            given = getattr(self, option.name) != getattr(TeacherArgs(), option.name)
-            if given and option.name not in _OF_STUDENTS:
-                raise UserError(
-                    f"--{flag}.weights {self.weights} is the student itself, in this process and held as "
-                    f"--model.student says, so --{flag}.{option.name} has no meaning; leave it out, or name a model "
-                    f"by --{flag}.weights path and --{flag}.path."
-                )
+        if (option := self._beyond(_OF_STUDENTS)) is not None:
+            raise UserError(
+                f"--{flag}.weights {self.weights} is the student itself, in this process and held as --model.student "
+                f"says, so --{flag}.{option} has no meaning; leave it out, or name a model by --{flag}.weights path "
+                f"and --{flag}.path."
+            )
         if not 0 <= self.decay <= 1:
             raise UserError(f"--{flag}.decay must be in [0, 1], got {self.decay}; 0.999 is usual.")
 

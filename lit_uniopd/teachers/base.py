@@ -55,6 +55,8 @@ class TeacherPass:
     """Of each answer, as the teacher reads it."""
     in_place: Callable[[], AbstractContextManager[Any]] = nullcontext
     """See ``Teacher.in_place``."""
+    share: float = 1.0
+    """In a mixture of several."""
 
     def response_hidden(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Hidden states ``[B, T, H]`` from which it predicts the answers, without gradient; call in ``policy(...)``."""

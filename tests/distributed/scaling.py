@@ -41,8 +41,20 @@ from lit_uniopd.types import PromptBatch, Rollouts
 STEPS, ROWS = 5, 4
 """Rows of all ranks together in a step."""
 LORA = LoraArgs(rank=4, alpha=8)
-UNCALIBRATED = ("divergence", "pictures", "top_logps", "averaged_lora", "start_lora", "start", "live")
-"""Whose loss reads no advantages."""
+UNCALIBRATED = (
+    "divergence",
+    "pictures",
+    "top_logps",
+    "averaged_lora",
+    "start_lora",
+    "start",
+    "live",
+    "mixed_lora",
+    "kept",
+    "baseline",
+)
+"""Whose loss reads no advantages, or has no use for sums of them."""
+BASELINE = AdvantageArgs(baseline="kl", reference_weight=0.1)
 FOUR_BITS = {"name": "wide", "lora": LORA, "quantization": "4bit"}
 
 
@@ -194,6 +206,18 @@ def self_taught(files: Files, ranks: int, kind: Any, loss: LossArgs | None = Non
     return uni_opd(files, ranks, teachers={"default": itself}, loss=loss or LossArgs(), **options)
 
 
+def mixed(files: Files, ranks: int, loss: LossArgs | None = None, **options: Any) -> tuple[Any, Any]:
+    """An expert, and the student's average and start, for every other prompt."""
+    hint = ReadsArgs(template="say yes: {prompt}")
+    teachers = {
+        "code": TeacherArgs(path=str(files.root / "code")),
+        "average": TeacherArgs(weights="student_average", decay=0.5, reads=hint),
+        "start": TeacherArgs(weights="student_at_start", reads=hint),
+        "math": TeacherArgs(mixture={"code": 1, "average": 1, "start": 1}),
+    }
+    return uni_opd(files, ranks, teachers=teachers, loss=loss or LossArgs(), **options)
+
+
 def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     model, data = uni_opd(files, ranks, optimizer=sgd)
     model.__class__ = SplitGroups
@@ -267,6 +291,10 @@ SCENARIOS: dict[str, Scenario] = {
     "start_lora": lambda f, r: self_taught(f, r, "student_at_start", LossArgs(kind="jsd"), student={"lora": LORA}),
     "start": lambda f, r: self_taught(f, r, "student_at_start", LossArgs(kind="jsd"), optimizer=sgd),
     "live": lambda f, r: self_taught(f, r, "student", LossArgs(kind="jsd"), optimizer=sgd),
+    "mixed": lambda f, r: mixed(f, r, optimizer=sgd),
+    "mixed_lora": lambda f, r: mixed(f, r, LossArgs(kind="jsd"), student={"lora": LORA}),
+    "kept": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd", keep_tokens=0.5, entry_clip=0.1), optimizer=sgd),
+    "baseline": lambda f, r: uni_opd(f, r, loss=LossArgs(keep_tokens=0.5), advantage=BASELINE, optimizer=sgd),
     "top_logps": lambda f, r: top_logps(f, r, optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),

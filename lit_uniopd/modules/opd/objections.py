@@ -294,6 +294,15 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
             f"{names} out of --trainer.callbacks.",
             refused=True,
         )
+    if settings.calibrations and advantage.baseline != "none":
+        names = ", ".join(settings.calibrations)
+        yield Objection(
+            "settings",
+            f"{names} compares what a teacher thinks of whole answers, and --model.advantage.baseline "
+            f"{advantage.baseline} takes that out of the advantages; set baseline none, or leave {names} out of "
+            "--trainer.callbacks.",
+            refused=True,
+        )
     if loss.importance_cap is not None and loss.importance_cap < 1:
         yield Objection(
             "settings",

@@ -76,8 +76,9 @@ def check_images(
         if prompt.images:
             first.setdefault("", prompt)
     for prompt in trained if teachers else ():
-        if teachers.reading(prompt).images:
-            first.setdefault(teachers.route(prompt), prompt)
+        for name, read in teachers.readings(prompt).items():
+            if read.images:
+                first.setdefault(name, prompt)
     for name, prompt in first.items():
         args, flag = readers[name]
         if isinstance(args, TeacherArgs) and args.placement == "http":

@@ -17,6 +17,7 @@ from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.alarms import Alarms
+from lit_uniopd.modules.opd.baseline import teacher_baseline
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
@@ -125,7 +126,8 @@ class UniOPD(PolicyModule):
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
-        self.teachers.refuse(sampling.temperature or 1.0, loss.kind, direction=loss.top_k_direction, writer=writer)
+        options: dict[str, Any] = {"direction": loss.top_k_direction, "baseline": advantage.baseline}
+        self.teachers.refuse(sampling.temperature or 1.0, loss.kind, writer=writer, **options)
         self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
@@ -239,10 +241,12 @@ class UniOPD(PolicyModule):
         """
         with self.grading(rollouts):
             reference_BT = self.ask_teachers(rollouts)
+            baseline_BT = teacher_baseline(self, rollouts)
         rollouts.advantages_BT = rollout_advantages(
             rollouts,
             self.advantage,
             reference_logps_BT=reference_BT,
+            baseline_BT=baseline_BT,
             seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
         )
 
@@ -363,15 +367,10 @@ class UniOPD(PolicyModule):
 
     def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
+        own_kernels = self.writer == "student" and self.rollout_sampling.engine == "vllm"
+        names: dict[str, Any] = {"domains": self.domains, "custom_graders": self.custom_graders}
         metrics = step_metrics(
-            self,
-            rollouts,
-            trained,
-            seconds,
-            teachers=self.teachers,
-            domains=self.domains,
-            custom_graders=self.custom_graders,
-            own_kernels=self.writer == "student" and self.rollout_sampling.engine == "vllm",
+            self, rollouts, trained, seconds, teachers=self.teachers, own_kernels=own_kernels, **names
         )
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
