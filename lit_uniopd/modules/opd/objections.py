@@ -11,6 +11,7 @@ from lit_uniopd.memory import Workload, free_bytes, replies_bytes
 from lit_uniopd.memory.plan import readable
 from lit_uniopd.modules.lengths import beyond_positions, beyond_servers, shortened_benchmarks, unlike_lengths
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.horizon import HorizonArgs
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.outcomes import outcome_scopes
 from lit_uniopd.modules.opd.self_teaching import self_teaching_objections
@@ -46,6 +47,7 @@ class RolloutSettings:
     """Ratio, scope and treatment of unknown outcomes of online balancing; None: there is none."""
     calibrations: Sequence[str] = ()
     """Callbacks that change advantages."""
+    horizon: HorizonArgs | None = None
 
     @property
     def answers(self) -> int | None:
@@ -80,6 +82,7 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
             scopes=outcome_scopes(module.advantage, trainer),
             balance=getattr(data.datamodule, "online_balance", None),
             calibrations=[type(callback).__name__ for callback in callbacks],
+            horizon=module.horizon,
         )
     )
     args, flag = module.policy_args, module.policy_flag
@@ -292,6 +295,14 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
             "settings",
             f"{names} changes advantages, which --model.loss.kind {loss.kind} does not read; choose sampled, or leave "
             f"{names} out of --trainer.callbacks.",
+            refused=True,
+        )
+    horizon, longest = settings.horizon, settings.sampling.max_new_tokens
+    if horizon is not None and horizon.start >= longest:
+        yield Objection(
+            "settings",
+            f"--model.horizon.start {horizon.start} is not below --model.sampling.max_new_tokens {longest}, so answers "
+            "never grow; lower it, or set --model.horizon null.",
             refused=True,
         )
     if settings.calibrations and advantage.baseline != "none":

@@ -22,6 +22,7 @@ from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.engine_drift import check_drift
+from lit_uniopd.modules.opd.horizon import HorizonArgs, at_horizon, forget_cut
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.opd.memory_facts import rollout_workload, with_teachers
 from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
@@ -67,6 +68,7 @@ class UniOPD(PolicyModule):
             engine and as long.
         loss: the objective.
         advantage: what its tokens are worth (`sampled` only): teacher, outcome, or a control.
+        horizon: shorter answers for the first steps; null: of full length from the first on.
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
@@ -95,6 +97,7 @@ class UniOPD(PolicyModule):
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
         advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
+        horizon: HorizonArgs | None = None,
         writer: Literal["student", "teacher"] = "student",
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
@@ -131,6 +134,7 @@ class UniOPD(PolicyModule):
         self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
+        self.horizon = horizon
         self.writer = writer
         self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
@@ -229,10 +233,10 @@ class UniOPD(PolicyModule):
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        keys = group_ids(self, len(batch))
+        keys, sampling = group_ids(self, len(batch)), at_horizon(self.rollout_sampling, self.horizon, self.global_step)
         write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            return write(self.policy, batch.prompts, self.rollout_sampling, seed=seed, keys=keys)
+            return write(self.policy, batch.prompts, sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
@@ -242,6 +246,7 @@ class UniOPD(PolicyModule):
         with self.grading(rollouts):
             reference_BT = self.ask_teachers(rollouts)
             baseline_BT = teacher_baseline(self, rollouts)
+        forget_cut(rollouts, self.sampling, self.horizon, self.global_step)
         rollouts.advantages_BT = rollout_advantages(
             rollouts,
             self.advantage,
@@ -367,11 +372,7 @@ class UniOPD(PolicyModule):
 
     def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
-        own_kernels = self.writer == "student" and self.rollout_sampling.engine == "vllm"
-        names: dict[str, Any] = {"domains": self.domains, "custom_graders": self.custom_graders}
-        metrics = step_metrics(
-            self, rollouts, trained, seconds, teachers=self.teachers, own_kernels=own_kernels, **names
-        )
+        metrics = step_metrics(self, rollouts, trained, seconds)
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
             self.alarms.check(metrics, self.loss, outcome_users(self.advantage, self.trainer), step=self.global_step)
