@@ -207,7 +207,10 @@ class Case:
 
     @property
     def pool(self) -> TeacherPool | None:
-        return getattr(self.module, "teachers", None) or None
+        pool: TeacherPool | None = getattr(self.module, "teachers", None) or None
+        if pool is not None:
+            pool.learn_rows(self.train_prompts, self.module.seed)
+        return pool
 
     @property
     def _remote_teachers(self) -> list[RemoteTeacher]:

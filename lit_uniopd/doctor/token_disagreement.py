@@ -57,6 +57,7 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
     if args.is_student:  # which is the same before training, and takes no copy
         args = replace(args, weights="student", decay=DECAY)
     pool = TeacherPool({name: args})
+    pool.learn_rows(case.train_prompts, module.seed)
     pool.load(case.policy)
     pool.to(case.device)
     rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]

@@ -15,7 +15,7 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
-from lit_uniopd.teachers.reading import Reading
+from lit_uniopd.teachers.reading import Reading, WorkedExample
 from lit_uniopd.teachers.tokenizer_match import foreign_ids
 from lit_uniopd.types import Prompt, Rollouts
 
@@ -101,19 +101,26 @@ class Teacher(ABC):
         """
         tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
         self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
-        if self.reading.turns or self.reading.args.system:
+        if self.reading.turns or self.reading.args.system or self.reading.args.draw:
             self._check_turns()
 
     def _check_turns(self) -> None:
         """Let the chat template write a system message and earlier turns, which not all of them take."""
         try:
             question = Prompt("question", ({"role": "user", "content": "question"},))
-            self.tokenize(self.reading(replace(question, teacher_messages=question.messages)))
+            self.tokenize(self._some_turns(replace(question, teacher_messages=question.messages)))
         except (UserError, TemplateError) as error:
             raise UserError(
                 f"--{self.flag}.reads has a system message or examples, which its chat template cannot write "
                 f"({first_line(error)}); choose a chat model, or write them into --{self.flag}.reads.template."
             ) from error
+
+    def _some_turns(self, question: Prompt) -> Prompt:
+        """A prompt with turns like those that it will read; nothing is drawn yet."""
+        args, example = self.reading.args, WorkedExample("question", "answer")
+        if args.draw is None:
+            return self.reading(question)
+        return Reading(replace(args, draw=None, examples=[example]), self.reading.flag)(question)
 
     @abstractmethod
     def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:

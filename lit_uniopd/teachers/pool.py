@@ -15,17 +15,8 @@ from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import (
-    CachedTeacher,
-    LocalTeacher,
-    RemoteTeacher,
-    SelfTeacher,
-    StudentAverage,
-    Teacher,
-    TeacherArgs,
-    TeacherPass,
-    encode_each,
-)
+from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, SelfTeacher, StudentAverage, TeacherArgs
+from lit_uniopd.teachers.base import Teacher, TeacherPass, encode_each
 from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions, shares_of
 from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed
 from lit_uniopd.types import Prompt, Rollouts
@@ -118,7 +109,7 @@ class TeacherPool:
     @property
     def remote(self) -> dict[str, RemoteTeacher]:
         """Those on servers."""
-        return {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, RemoteTeacher)}
+        return {name: t for name, t in self._teachers.items() if isinstance(t, RemoteTeacher)}
 
     @property
     def _self_teachers(self) -> list[SelfTeacher]:
@@ -156,6 +147,11 @@ class TeacherPool:
         for name, shares in self.mixtures.items():
             counts.update(dict.fromkeys(shares, counts[name]))
         return counts
+
+    def learn_rows(self, prompts: Sequence[Prompt], seed: int) -> None:
+        """Give the training rows to the teachers that read some of them (``Reading.learn_rows``)."""
+        for teacher in self._teachers.values():
+            teacher.reading.learn_rows(prompts, seed)
 
     def reading(self, prompt: Prompt) -> Prompt:
         """A prompt as its teacher reads it; the same object, if that is as the student does.

@@ -151,14 +151,14 @@ class UniOPD(PolicyModule):
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         data = self.trainer_data
         trained = data.prompts("train")
+        self.teachers.learn_rows(trained, self.seed)
         prompts = data.prompts("train", "val", "test", "predict")
         self.custom_graders = check_prompts(prompts)
         check_graders(data.prompts("train", "val"))
         if stage == "fit":
             check_engine(self.sampling)
         trained = trained if stage == "fit" else []
-        users = outcome_users(self.advantage, self.trainer)
-        check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)
+        check_golds(trained, self.graders, outcome_users(self.advantage, self.trainer), warns=self.global_rank == 0)
         check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
