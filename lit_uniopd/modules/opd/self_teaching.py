@@ -38,7 +38,7 @@ def self_teaching_objections(module: Any) -> Iterator[Objection]:
             yield Objection(
                 "settings",
                 f"{flag}.weights student_average is held as the weights it follows are, and {held} holds those in 16 "
-                "bits, where so small steps round to nothing; hold them in float32, or train adapters by "
+                "bits, where so small steps round to nothing; set that to 32 bits, or train adapters by "
                 "--model.student.lora with --trainer.precision bf16-mixed.",
                 refused=True,
             )
