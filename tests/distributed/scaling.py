@@ -201,7 +201,7 @@ def top_logps(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
 
 def self_taught(files: Files, ranks: int, kind: Any, loss: LossArgs | None = None, **options: Any) -> tuple[Any, Any]:
     """The student is its own teacher, behind a prompt that says more."""
-    decay = {"decay": 0.5} if kind == "student_average" else {}
+    decay: dict[str, Any] = {"decay": 0.5} if kind == "student_average" else {}
     itself = TeacherArgs(weights=kind, reads=ReadsArgs(template="say yes: {prompt}"), **decay)
     return uni_opd(files, ranks, teachers={"default": itself}, loss=loss or LossArgs(), **options)
 

@@ -83,7 +83,7 @@ def test_a_mixture_of_one_is_its_teacher_bit_for_bit(model_dirs, tmp_path, kind)
 
 @pytest.mark.parametrize("kind", ["sampled", "jsd"])
 def test_a_mixture_of_students_has_nothing_to_say(model_dirs, tmp_path, kind):
-    same = dict.fromkeys(("math", "code", "student"), model_dirs["student"])
+    same: dict[str, str] = dict.fromkeys(list(model_dirs), model_dirs["student"])
     pair = {
         "expert": TeacherArgs(weights="student"),
         "other": TeacherArgs(weights="student_average", decay=0.0),
@@ -140,7 +140,8 @@ def test_it_does_not_matter_where_those_that_are_mixed_live(model_dirs, tmp_path
     expected_BT, *_, pool, rollouts = scored(student, teachers(model_dirs))
     assert pool.routes(rollouts.prompts) == {"default": 6, "expert": 8, "other": 6}
     cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
-    for options in ({"placement": "cpu_offload"}, cached):
+    moved: list[dict[str, Any]] = [{"placement": "cpu_offload"}, cached]
+    for options in moved:
         again_BT, ok_B, *_ = scored(student, teachers(model_dirs, **options))
         assert ok_B.all()
         torch.testing.assert_close(again_BT, expected_BT, atol=1e-6, rtol=0)

@@ -131,8 +131,7 @@ def test_only_what_reads_something_else_or_holds_the_student_back_is_not_warned_
     assert (ITSELF in caplog.text) == (kind == "student")  # which cannot hold it back
 
 
-@pytest.mark.parametrize("loss", ["sampled", "forward_kl"])
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize(("loss", "lora"), [("sampled", LORA), ("forward_kl", None), ("forward_kl", LORA)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, kind, lora, loss):
     options: dict[str, Any] = {"loss": LossArgs(kind=loss)}

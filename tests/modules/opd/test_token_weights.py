@@ -133,7 +133,7 @@ def test_advantages_are_compared_with_their_mean(model_dirs, tmp_path, kind):
             kl = (p * (p / q).log()).sum(-1)
             torch.testing.assert_close(change_BT[row, : len(tokens_T)].double(), kl, atol=3e-5, rtol=0)
         assert not change_BT[~rollouts.mask_BT].any()
-    same = dict.fromkeys(model_dirs, model_dirs["student"])
+    same: dict[str, str] = dict.fromkeys(list(model_dirs), model_dirs["student"])
     _, recorder = run(same, tmp_path, loss=loss, advantage=AdvantageArgs(baseline=kind))
     assert float(recorder.rollouts[0].advantages_BT.abs().max()) < 1e-4
 
