@@ -178,7 +178,7 @@ class BenchmarkEvaluation(Callback):
         pool: Any = getattr(pl_module, "teachers", None)
         if pool is None:
             raise UserError("BenchmarkEvaluation.teachers needs a module with teachers; set it to false.")
-        for name in pool:
+        for name in pool.args:
             if not pool.is_here(name):
                 rank_zero_warn(f"Teacher {name!r} is on a server, which scores answers only; it is not evaluated.")
                 continue
@@ -186,8 +186,9 @@ class BenchmarkEvaluation(Callback):
             def teacher(_: Benchmark, name: str = name) -> Policy:
                 return pool[name]
 
-            routed = [b for b in self.evaluator.benchmarks.values() if pool.route(b.prompt(b.examples[0])) == name]
-            routed = [as_read(benchmark, pool.reading) for benchmark in routed]
+            benchmarks = self.evaluator.benchmarks.values()
+            routed = [b for b in benchmarks if name in pool.readings(b.prompt(b.examples[0]))]
+            routed = [as_read(b, lambda prompt, name=name: pool.readings(prompt)[name]) for b in routed]
             if routed:
                 by_loop = self._by_the_loop(pl_module)
                 self.teacher_scores[name] = by_loop.run(teacher, f"teacher {name}", 0, only=routed).primary()

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lit_uniopd.distributed.sharded_checkpoint import is_sharded_checkpoint, load_sharded, save_sharded
+from lit_uniopd.distributed.sharded_checkpoint import AVERAGES, is_sharded_checkpoint, load_sharded, save_sharded
 from lit_uniopd.distributed.sharding import ShardingArgs, full_tensor, reshard, sharded_like, units_of
 from lit_uniopd.errors import UserError
 
@@ -137,6 +137,8 @@ class FSDP(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         path = Path(self.broadcast(filepath))
+        if not self._save_distributed_checkpoint and AVERAGES in checkpoint:
+            checkpoint[AVERAGES] = {name: self._full(average) for name, average in checkpoint[AVERAGES].items()}
         if self._save_distributed_checkpoint:
             save_sharded(checkpoint, path, self._parameter_names(), self.barrier, self.is_global_zero)
         elif self.is_global_zero:

@@ -35,7 +35,9 @@ LOAD_ERRORS = (
     *(UnpicklingError, SafetensorError, CheckpointException),
 )
 """What reading a damaged checkpoint raises."""
-_WEIGHT, _STATE = "weight", "optimizer"
+AVERAGES = "averages"
+"""Key of averages of the weights in a checkpoint: name -> parameter -> tensor, sharded like the parameter."""
+_WEIGHT, _STATE, _AVERAGE = "weight", "optimizer", "average"
 
 
 def is_sharded_checkpoint(path: Path) -> bool:
@@ -92,6 +94,10 @@ def _split(checkpoint: Mapping[str, Any], names: list[list[str]]) -> tuple[dict[
     tensors = {f"{_WEIGHT}/{name}": tensor for name, tensor in checkpoint["state_dict"].items()}
     metadata = {key: value for key, value in checkpoint.items() if key != "state_dict"}
     metadata |= {"optimizer_states": [], "optimizer_names": names}
+    for number, average in enumerate(checkpoint.get(AVERAGES, {}).values()):
+        tensors |= {f"{_AVERAGE}/{number}/{name}": tensor for name, tensor in average.items()}
+    if AVERAGES in checkpoint:
+        metadata[AVERAGES] = {name: {} for name in checkpoint[AVERAGES]}
     for number, state_dict in enumerate(checkpoint.get("optimizer_states", [])):
         scalars: dict[int, dict[str, Any]] = {}
         for index, state in state_dict["state"].items():
@@ -153,6 +159,9 @@ def load_sharded(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The checkpoint {path} is damaged ({reason}); resume from another one.") from error
     metadata["state_dict"] = {_parameter_name(key): t for key, t in tensors.items() if key.startswith(f"{_WEIGHT}/")}
+    for number, average in enumerate(metadata.get(AVERAGES, {}).values()):
+        prefix = f"{_AVERAGE}/{number}/"
+        average |= {_parameter_name(key): t for key, t in tensors.items() if key.startswith(prefix)}
     names = metadata.pop("optimizer_names")
     for number, state_dict in enumerate(metadata["optimizer_states"]):
         indices = {name: index for index, name in enumerate(names[number])}
@@ -178,7 +187,7 @@ def _read_tensors(path: Path, like: Mapping[str, Tensor] | None, with_optimizers
 
 
 def _parameter_name(key: str) -> str:
-    """From ``weight/NAME`` or ``optimizer/NUMBER/NAME/STATE``."""
+    """From ``weight/NAME``, ``optimizer/NUMBER/NAME/STATE`` or ``average/NUMBER/NAME``."""
     fields = key.split("/")
     return fields[1] if fields[0] == _WEIGHT else fields[2]
 

@@ -20,9 +20,9 @@ def check_templates(case: Case) -> Iterator[Finding]:
     for model in case.models:
         yield from _switches(model)
     for name, teacher in case.teachers.items():
-        prompt = next((p for p in case.train_prompts if case.teacher_of(p) == name), None)
-        if prompt is not None and case.pool is not None:
-            yield _compare(case.student, teacher, name, prompt, case.pool.reading(prompt))
+        prompt = next((p for p in case.train_prompts if name in case.readings(p)), None)
+        if prompt is not None:
+            yield _compare(case.student, teacher, name, prompt, case.readings(prompt)[name])
 
 
 def _compare(student: Model, teacher: Model, name: str, prompt: Prompt, read: Prompt) -> Finding:

@@ -201,15 +201,16 @@ class Case:
     def _all_teachers(self) -> dict[str, Model]:
         teachers = {}
         for name, args in ({} if self.pool is None else self.pool.args).items():
-            # A teacher on a server without a path of its own reads prompts as the student does.
-            has_tokenizer = args.placement != "http" or args.path or args.tokenizer
-            source = (args, f"model.teachers.{name}") if has_tokenizer else (self.student.args, self.student.flag)
+            source = args.source(f"model.teachers.{name}", self.student.args, self.student.flag)
             teachers[name] = Model(f"teacher {name}", *source)
         return teachers
 
     @property
     def pool(self) -> TeacherPool | None:
-        return getattr(self.module, "teachers", None) or None
+        pool: TeacherPool | None = getattr(self.module, "teachers", None) or None
+        if pool is not None:
+            pool.learn_rows(self.train_prompts, self.module.seed)
+        return pool
 
     @property
     def _remote_teachers(self) -> list[RemoteTeacher]:
@@ -248,6 +249,10 @@ class Case:
             return None if self.pool is None else self.pool.route(prompt)
         except UserError:
             return None
+
+    def readings(self, prompt: Prompt) -> dict[str, Prompt]:
+        """A prompt as each teacher reads it that scores its answers; none if it has no teacher."""
+        return {} if self.pool is None or self.teacher_of(prompt) is None else self.pool.readings(prompt)
 
     @property
     def models(self) -> list[Model]:

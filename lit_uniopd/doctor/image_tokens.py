@@ -40,9 +40,8 @@ def check_images(case: Case) -> Iterator[Finding]:
 
 def _read_by(case: Case, name: str) -> list[Prompt]:
     """The first prompts with pictures as a teacher reads them."""
-    if case.pool is None:
-        return []
-    read = (case.pool.reading(prompt) for prompt in case.train_prompts if case.teacher_of(prompt) == name)
+    readings = (case.readings(prompt) for prompt in case.train_prompts)
+    read = (by_teacher[name] for by_teacher in readings if name in by_teacher)
     return list(islice((prompt for prompt in read if prompt.images), PROMPTS))
 
 

@@ -29,8 +29,18 @@ def check_models(case: Case) -> Iterator[Finding]:
         yield green("models", f"{'; '.join(descriptions)}.")
 
 
+_STUDENTS = {
+    "student_at_start": "the student before training",
+    "student": "the student as it is",
+    "student_average": "an average of the student over its steps",
+}
+
+
 def _describe(case: Case, model: Model) -> str:
     """Its class and size; its class alone if its weights are on a server."""
+    teacher = None if case.pool is None else case.pool.args.get(model.name.removeprefix("teacher "))
+    if teacher is not None and model.name.startswith("teacher ") and teacher.is_student:
+        return f"{model.name}: {_STUDENTS[teacher.weights]}"
     kind = (model.config.architectures or [type(model.config).__name__])[0]
     if model.name.removeprefix("teacher ") in ({} if case.pool is None else case.pool.remote):
         return f"{model.name}: the tokenizer of {kind}"

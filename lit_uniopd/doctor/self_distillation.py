@@ -17,7 +17,7 @@ from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import encode_each
+from lit_uniopd.teachers import TeacherPass, encode_each
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import PairBatch, Prompt, Rollouts
 
@@ -65,19 +65,21 @@ def small_rollouts(case: Case, prompts: list[Prompt]) -> Rollouts:
 
 
 def prompts_of_all_teachers(case: Case) -> list[Prompt]:
-    return [prompt for name in case.teachers for prompt in prompts_of_teacher(case, name)]
+    """The first prompts of each route, mixtures among them."""
+    routes = [] if case.pool is None else [n for n in case.pool if f"teacher {n}" not in case.missing]
+    return [p for name in routes for p in case.first_prompts(PROMPTS, lambda p, name=name: case.teacher_of(p) == name)]
 
 
 def prompts_of_teacher(case: Case, name: str) -> list[Prompt]:
-    """The first prompts that one teacher scores."""
-    return case.first_prompts(PROMPTS, lambda prompt: case.teacher_of(prompt) == name)
+    """The first prompts that one teacher scores, by itself or in a mixture."""
+    return case.first_prompts(PROMPTS, lambda prompt: name in case.readings(prompt))
 
 
 def measure(case: Case) -> SelfDistillation:
     """Let the student write, score itself as a teacher would, and learn from the scores."""
     module, policy = case.module, case.policy
     rollouts = small_rollouts(case, prompts_of_all_teachers(case))
-    teachers = TeacherPool.of(dict.fromkeys(case.teachers, policy))
+    teachers = TeacherPool.of(dict.fromkeys(module.teachers, policy))
     common = {"temperature": module.temperature, "denominator": len(rollouts), "trained": WeightedMeans()}
     with case.trainer.precision_plugin.forward_context():
         rollouts.teacher_logps_BT, rollouts.teacher_ok_B = teachers.score(
@@ -95,8 +97,8 @@ def measure(case: Case) -> SelfDistillation:
         if module.loss.kind == "sampled":
             loss = sampled_loss(policy, rollouts, module.loss, **common)
         else:
-            prompts = encode_each(policy, rollouts.prompts)
-            loss = divergence_loss(policy, policy, prompts, rollouts, module.loss, **common)
+            itself = TeacherPass(policy, encode_each(policy, rollouts.prompts))
+            loss = divergence_loss(policy, [itself], rollouts, module.loss, **common)
         gradient = gradient_norm(policy, loss)
     mask_BT = rollouts.mask_BT
     advantages = rollouts.advantages_BT[mask_BT].abs()

@@ -17,7 +17,7 @@ def check_routes(case: Case) -> Iterator[Finding]:
     errors: list[str] = []
     for prompt in case.train_prompts:
         try:
-            counts[case.pool.route(prompt)] += 1
+            counts.update(case.pool.routes([prompt]))
         except UserError as error:
             errors.append(str(error))
     if errors:

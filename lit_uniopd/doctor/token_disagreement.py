@@ -14,6 +14,8 @@ from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.own_teacher import reads_as_student, same_weights
 from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers import TeacherArgs
+from lit_uniopd.teachers.args import DECAY
 from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import Rollouts
 
@@ -51,7 +53,11 @@ def check_disagreement(case: Case) -> Iterator[Finding]:
 
 def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
     module, title = case.module, f"disagreement {name}"
-    pool = TeacherPool({name: case.module.teachers.args[name]})
+    args: TeacherArgs = case.module.teachers.args[name]
+    if args.is_student:  # which is the same before training, and takes no copy
+        args = replace(args, weights="student", decay=DECAY)
+    pool = TeacherPool({name: args})
+    pool.learn_rows(case.train_prompts, module.seed)
     pool.load(case.policy)
     pool.to(case.device)
     rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]
@@ -93,6 +99,8 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
         )
     if same := _same(case, name, pool, rollouts, teacher_BT, mask_BT):
         remedy = f"Check that --model.teachers.{name}.path is not the student's own."
+        if args.is_student:
+            remedy = f"Let it read something else than the student by --model.teachers.{name}.reads."
         return yellow(title, f"{numbers}: {same}, so there is nothing to learn from it.", remedy)
     return green(title, f"{numbers}.", details)
 
@@ -110,7 +118,7 @@ def _same(
     options: dict[str, Any] = {"temperature": case.module.temperature, "max_tokens": case.module.micro_batch_tokens}
     student, teacher = case.policy, pool.loaded.get(name)
     alike = reads_as_student(student, pool, name, rollouts.prompts[::ANSWERS])
-    if alike and teacher is not None and same_weights(student, teacher):
+    if alike and (pool.args[name].is_student or (teacher is not None and same_weights(student, teacher))):
         return "it has the student's weights and reads the same prompts"
     own_BT, dtype = rollouts.student_logps_BT, _dtype(student)
     if teacher is not None and _dtype(teacher) == dtype:

@@ -20,6 +20,7 @@ from lit_uniopd.functional.margin import (
     order_consistency,
     trajectory_returns,
 )
+from lit_uniopd.functional.mixture import MixtureTerm, mixture_divergence, mixture_logps
 from lit_uniopd.functional.opd import OPDLoss, extrapolated_advantages, opd_advantages, opd_loss
 from lit_uniopd.functional.preference import (
     PreferenceLoss,
@@ -37,6 +38,7 @@ from lit_uniopd.functional.preference import (
 
 __all__ = [
     "MarginResult",
+    "MixtureTerm",
     "OPDLoss",
     "OrderReport",
     "PreferenceLoss",
@@ -52,6 +54,8 @@ __all__ = [
     "linear_token_logps",
     "margin_mask",
     "margin_shift",
+    "mixture_divergence",
+    "mixture_logps",
     "omni_dpo_loss",
     "opd_advantages",
     "opd_loss",

@@ -53,6 +53,7 @@ def divergence(
     kind: Kind = "reverse",
     beta: float = 0.5,
     top_k: int | None = None,
+    entry_clip: float | None = None,
     temperature: float = 1.0,
     chunk_tokens: int = CHUNK_TOKENS,
     student_bias: Tensor | None = None,
@@ -75,6 +76,8 @@ def divergence(
         beta: Share of the teacher in the mixture of ``jsd``; 0 is the forward and 1 the reverse KL, as in TRL.
         top_k: Compare only the k likeliest tokens (of the teacher for ``forward``, of the student for ``reverse``, of
             either for ``jsd``), and all others as one bucket. None, or k >= V: every token.
+        entry_clip: Most nats that one entry of the vocabulary adds, without a gradient beyond it (OPSD); not with
+            ``top_k``.
         temperature: Divides both models' (capped) logits.
         chunk_tokens: Tokens whose logits exist at once.
         student_bias: Bias of the projection.
@@ -98,7 +101,7 @@ def divergence(
     teacher = Projection(teacher_weight, teacher_bias, teacher_softcap, temperature)
     mask = _check(student, teacher, student_hidden, teacher_hidden, mask_BT, chunk_tokens)
     (p_hidden, student), (q_hidden, teacher) = _align(student, teacher, student_hidden[mask], teacher_hidden[mask])
-    spec = Spec.checked(kind, beta, top_k, len(student.weight_VH))
+    spec = Spec.checked(kind, beta, top_k, len(student.weight_VH), entry_clip)
     constants = (q_hidden, teacher.weight_VH, teacher.bias_V)
     return compare_chunks(
         p_hidden, student, WholeTeacher(teacher.softcap, temperature), constants, spec, mask, chunk_tokens

@@ -5,14 +5,14 @@ See ``divergence`` for the formulas.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from lit_uniopd.functional.projection import Projection, add_matmul, chunks, math_dtype
+from lit_uniopd.functional.projection import Projection, add_matmul, check_positive, chunks, math_dtype
 
 Kind = Literal["reverse", "forward", "jsd"]
 
@@ -27,18 +27,25 @@ class Spec:
     kind: Kind
     beta: float
     top_k: int | None
+    entry_clip: float | None = None
 
     @classmethod
-    def checked(cls, kind: str, beta: float, top_k: int | None, vocabulary: int) -> "Spec":
+    def checked(
+        cls, kind: str, beta: float, top_k: int | None, vocabulary: int, entry_clip: float | None = None
+    ) -> "Spec":
         if kind not in ("reverse", "forward", "jsd"):
             raise ValueError(f"kind must be 'reverse', 'forward' or 'jsd', got {kind!r}")
         if not 0.0 <= beta <= 1.0:
             raise ValueError(f"beta must be in [0, 1], got {beta}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}; None means the whole vocabulary")
+        if entry_clip is not None:
+            check_positive(entry_clip=entry_clip)
+            if top_k is not None:
+                raise ValueError("entry_clip limits tokens, and top_k has a bucket of them; give one of the two")
         if kind == "jsd" and beta in (0.0, 1.0):
             kind = "reverse" if beta == 1.0 else "forward"
-        return cls(kind, beta, top_k if top_k is not None and top_k < vocabulary else None)
+        return cls(kind, beta, top_k if top_k is not None and top_k < vocabulary else None, entry_clip)
 
 
 def chunk_logits(head: Projection, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -70,6 +77,14 @@ def _share_tail(log_p: Tensor, log_q: Tensor, support: Tensor, q_tail: Tensor) -
     """The teacher with its tail shared out like the student's: see ``divergence``."""
     # A union of two supports may leave no tail at all; then `where` takes nothing from its second branch.
     return torch.where(support, log_q, log_p + (q_tail - _outside(log_p, support)))
+
+
+class TileTeacher(Protocol):
+    """What makes the teacher's tile."""
+
+    def log_q(self, constants: Sequence[Any], chunk: slice, log_p: Tensor) -> Tensor:
+        """Log-probs ``[N, V]`` of a chunk."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,8 @@ def _mixture_gap(gap: Tensor, beta: float) -> Tensor:
 
 def _compare(log_p: Tensor, log_q: Tensor, spec: Spec, with_grad: bool) -> tuple[Tensor, Tensor]:
     """Divergence ``[N]`` and its gradient ``[N, V]`` by the student's final logits (empty without ``with_grad``)."""
+    if spec.entry_clip is not None:
+        return _compare_clipped(log_p, log_q, spec, spec.entry_clip)
     if spec.top_k is not None:
         log_q = _merge_tail(log_p, log_q, spec)
     gap = log_q - log_p
@@ -134,10 +151,30 @@ def _compare(log_p: Tensor, log_q: Tensor, spec: Spec, with_grad: bool) -> tuple
     return value, to_mixture.add_(p_term[:, None]).mul_(p).mul_(spec.beta - 1.0) if with_grad else none
 
 
+def _compare_clipped(log_p: Tensor, log_q: Tensor, spec: Spec, limit: float) -> tuple[Tensor, Tensor]:
+    """``sum_v min(d_v, limit)`` over the entries ``d_v`` of the divergence, and its gradient.
+
+    With ``h_v`` the derivative of ``d_v`` by ``p_v``, and the sum over entries below the limit, the gradient by a logit
+    is ``p_j h_j [d_j < limit] - p_j sum_v p_v h_v``.
+    """
+    p, q, gap = log_p.exp(), log_q.exp(), log_q - log_p
+    if spec.kind == "forward":
+        entries, slopes = q * gap, -q  # slopes: p_v h_v
+    elif spec.kind == "reverse":
+        entries, slopes = -p * gap, p * (1.0 - gap)
+    else:
+        to_mixture = _mixture_gap(gap.clone(), spec.beta)
+        entries = spec.beta * q * (gap - to_mixture) - (1.0 - spec.beta) * p * to_mixture
+        slopes = (spec.beta - 1.0) * p * to_mixture
+    below = entries < limit
+    slopes = slopes.masked_fill(~below, 0.0)
+    return entries.clamp(max=limit).sum(dim=1), slopes - p * slopes.sum(dim=1, keepdim=True)
+
+
 def compare_chunks(
     p_hidden: Tensor,
     student: Projection,
-    teacher: WholeTeacher | NamedTeacher,
+    teacher: TileTeacher,
     constants: Sequence[Tensor | None],
     spec: Spec,
     mask: Tensor,
@@ -159,7 +196,7 @@ class _Divergence(Function):
         weight: Tensor,
         bias: Tensor | None,
         student: Projection,
-        teacher: WholeTeacher | NamedTeacher,
+        teacher: TileTeacher,
         spec: Spec,
         chunk_tokens: int,
         *constants: Tensor | None,
@@ -208,7 +245,7 @@ class _Divergence(Function):
 
 def _chunk(
     student: Projection,
-    teacher: WholeTeacher | NamedTeacher,
+    teacher: TileTeacher,
     constants: Sequence[Any],
     p_hidden: Tensor,
     chunk: slice,

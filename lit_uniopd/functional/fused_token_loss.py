@@ -26,8 +26,8 @@ from lit_uniopd.functional.projection import (
     tile_columns,
 )
 
-LossOf = Callable[[Tensor, slice], Tensor]
-"""From the log-probs of consecutive tokens, and which tokens they are, to the loss of each."""
+LossOf = Callable[[Tensor, slice | Tensor], Tensor]
+"""From the log-probs of some tokens, and which they are (consecutive ones, or their indices), to the loss of each."""
 
 LEAST_ROWS_CPU, LEAST_ROWS_ACCELERATOR = 256, 4096
 """Tokens whose logits are held at once: the weight's gradient is read and written once for so many."""

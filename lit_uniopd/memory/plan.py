@@ -25,90 +25,13 @@ from lit_uniopd.memory.meta_model import build_meta_model
 from lit_uniopd.memory.optimizer_states import optimizer_bytes, paged
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_bits, unique_parameters
 from lit_uniopd.memory.server_replies import replies_bytes
+from lit_uniopd.memory.workload import Workload as Workload
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
-from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs, SamplingArgs
-from lit_uniopd.sampling.engines import likely_engine
+from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step", "host"]
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What one step asks of a device, in rows and tokens."""
-
-    train_tokens: int
-    """Tokens of one forward and backward pass, padding included."""
-    longest_row: int
-    """Tokens of the longest prompt with its answer: no micro-batch can be smaller."""
-    tokens_flag: str = ""
-    """The option that makes ``train_tokens`` smaller, with `{tokens}` or `{rows}` in the place of its value."""
-    score_tokens: int = 0
-    """Tokens of one forward pass of a teacher or reference. 0: there is none."""
-    rows: int = 0
-    """Answers written at the same time. 0: none are written."""
-    rows_flag: str = ""
-    """The option that makes ``rows`` smaller."""
-    prompts: int = 1
-    """Prompts read at once before they are answered."""
-    prompt_tokens: int = 0
-    """Tokens of the longest prompt."""
-    new_tokens: int = 0
-    """Tokens of the longest answer."""
-    colocated: ColocateArgs | None = None
-    """vLLM's engine in the same process, which then writes the answers with weights of its own."""
-    engine_flag: str = "model.sampling.colocate"
-    """The options of that engine."""
-    answers: int = 0
-    """Of a rollout, on this device."""
-    top_k: int = 0
-    """Tokens that a teacher on a server names for each one of an answer. 0: it says that one's log-prob only."""
-
-    @classmethod
-    def of_rollouts(
-        cls,
-        sampling: SamplingArgs,
-        *,
-        answers: int,
-        longest_prompt: int,
-        micro_batch_tokens: int,
-        here: bool,
-        cuda: bool,
-        top_k: int = 0,
-        longest_read: int = 0,
-    ) -> "Workload":
-        """Of on-policy distillation.
-
-        Args:
-            sampling: how answers are written.
-            answers: of a rollout.
-            longest_prompt: in tokens.
-            micro_batch_tokens: budget of a forward pass of student or teacher.
-            here: whether the student's weights on this device write the answers.
-            cuda: whether the device is a GPU.
-            top_k: tokens that a teacher on a server names for each one of an answer.
-            longest_read: tokens of the longest prompt of a teacher that reads another than the student.
-        """
-        engine = likely_engine(sampling, cuda=cuda)
-        row = longest_prompt + sampling.max_new_tokens
-        read_row = max(longest_prompt, longest_read) + sampling.max_new_tokens
-        tokens = min(max(micro_batch_tokens, row), answers * row)
-        rows = min(sampling.max_rows, answers)
-        return cls(
-            train_tokens=tokens,
-            longest_row=row,
-            tokens_flag="--model.micro_batch_tokens {tokens}",
-            score_tokens=min(max(micro_batch_tokens, read_row), answers * read_row),
-            rows=rows if here else 0,
-            rows_flag="model.sampling.max_rows",
-            prompts=max(1, rows // sampling.n),
-            prompt_tokens=longest_prompt,
-            new_tokens=sampling.max_new_tokens,
-            colocated=sampling.colocate if here and engine == "vllm" else None,
-            answers=answers,
-            top_k=top_k,
-        )
 
 
 @dataclass(frozen=True)
@@ -235,7 +158,11 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         types = replace(types, matmul=setup.gathered_bytes, residual=setup.gathered_bytes)
     allocations = _resident(setup, policy)
     for name, teacher in setup.teachers.items():
-        allocations += _teacher_parts(setup, name, teacher, autocast)
+        if getattr(teacher, "is_student", False):
+            scoring = _scoring(f"teacher {name}", dims, replace(types, trained=False), setup)
+            allocations += _self_teacher_parts(setup, name, teacher, policy, scoring)
+        else:
+            allocations += _teacher_parts(setup, name, teacher, autocast)
     if setup.reference_copy:
         allocations += _weights("reference: weights", model_size(policy, shards=setup.shards), setup)
         allocations.append(_scoring("reference", dims, replace(types, trained=False), setup))
@@ -301,13 +228,27 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
     if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
         return [Allocation(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
     allocations = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
-    if setup.shards > 1:
-        sharded = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
-        gathered = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in sharded)
-        allocations.append(
-            Allocation(f"{label}: weights gathered to score", gathered, "score", exact=False, turn=label)
-        )
-    return [*allocations, scoring]
+    return [*allocations, *_gathered_to_score(setup, label, model), scoring]
+
+
+def _self_teacher_parts(setup: Setup, name: str, args: Any, policy: nn.Module, scoring: Allocation) -> list[Allocation]:
+    """What a teacher that is the student takes: an average of its own, if it is one; else no weights of its own."""
+    label, size, allocations = f"teacher {name}", model_size(policy, shards=setup.shards), []
+    if args.weights == "student_average" and setup.policy.lora is None:
+        allocations = _weights(f"{label}: average", size, setup)
+    elif args.weights == "student_average":
+        held: Phase = "host" if setup.offloaded else "always"
+        allocations = [Allocation(f"{label}: average of the adapters", size.trainable_bytes, held, exact=True)]
+    return [*allocations, *_gathered_to_score(setup, label, policy), scoring]
+
+
+def _gathered_to_score(setup: Setup, label: str, model: nn.Module) -> list[Allocation]:
+    """FSDP: whole weights of the teacher whose turn it is."""
+    if setup.shards == 1:
+        return []
+    sharded = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
+    gathered = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in sharded)
+    return [Allocation(f"{label}: weights gathered to score", gathered, "score", exact=False, turn=label)]
 
 
 def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> Allocation:

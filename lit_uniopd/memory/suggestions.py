@@ -163,7 +163,7 @@ def _lighter_policy(setup: Setup) -> Iterator[tuple[str, Setup]]:
 def _lighter_teachers(setup: Setup) -> Iterator[tuple[str, Setup]]:
     for name, args in setup.teachers.items():
         placement, is_pretrained = getattr(args, "placement", None), args.config is None
-        if args.quantization != "none" or placement not in (None, "resident"):
+        if getattr(args, "is_student", False) or args.quantization != "none" or placement not in (None, "resident"):
             continue
         for option, applies in (
             ("placement", placement is not None),

@@ -1,12 +1,14 @@
 """What comes of `--model.optimizer` and `--model.lr_scheduler`, and how many optimizer steps a run has."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -112,3 +114,14 @@ def reached_limit(trainer: Trainer) -> str | None:
         f"the checkpoint has taken {done}, --trainer.{limit} is {value}; raise it to train on, or look at the result "
         "by `uniopd validate` with the same --ckpt_path."
     )
+
+
+def clip_gradient(parameters: Iterable[Parameter], limit: float | None) -> Tensor:
+    """Cut the whole gradient, of all ranks where it is sharded, to a norm of ``limit``; None: leave it.
+
+    Returns:
+        Its norm before.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if limit is None else limit)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

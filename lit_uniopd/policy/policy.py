@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -17,6 +18,7 @@ from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded, reshard, s
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.fused_token_loss import LossOf, linear_token_loss
 from lit_uniopd.functional.logps import linear_token_logps
+from lit_uniopd.functional.token_choice import highest_entropy
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
 from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
@@ -39,7 +41,8 @@ class Policy(HiddenStateModel):
 
     def __init__(self, model: nn.Module, processor: Any, args: PolicyArgs | None = None) -> None:
         super().__init__(model, processor, args if args is not None else PolicyArgs())
-        # Not a submodule: the frozen copy must reach neither the optimizer nor the checkpoint.
+        # Not submodules: frozen copies must reach neither the optimizer nor the checkpoint.
+        self._copies: list[Policy] = []
         self._reference: list[Policy] = []
         self.dropout_off: list[DropoutRate] = []
         """What ``switch_off_dropout`` has switched off."""
@@ -119,6 +122,7 @@ class Policy(HiddenStateModel):
         *,
         vision: Sequence[Vision] | None = None,
         temperature: float = 1.0,
+        keep: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss that is a sum over response tokens, with log-probs and entropies ``[B, T]`` without gradient.
 
@@ -126,16 +130,29 @@ class Policy(HiddenStateModel):
             prompt_tokens: the prompt of each sample, unpadded.
             tokens_BT: response tokens, right-padded.
             mask_BT: True on response tokens.
-            loss_of: the losses of consecutive response tokens, row after row, from their log-probs and their slice; see
-                `linear_token_loss`.
+            loss_of: the losses of consecutive response tokens, row after row, from their log-probs and their slice or
+                indices; see `linear_token_loss`.
             vision: for each sample, the processor's output for its pictures. None: there are none.
             temperature: divides the logits.
+            keep: only this share of each answer's tokens is in the loss, those of highest entropy, and has log-probs
+                (`highest_entropy` of what is returned); the gradients of the others' logits are never made.
         """
 
         def compute() -> tuple[Tensor, Tensor, Tensor]:
-            states, options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
-            loss, logps_N, entropy_N = linear_token_loss(*states, loss_of, **options, temperature=temperature)
-            return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+            (hidden_NH, weight_VH, tokens_N), options = self._response_states(prompt_tokens, tokens_BT, mask_BT, vision)
+            options["temperature"] = temperature
+            if keep == 1:
+                loss, logps_N, entropy_N = linear_token_loss(hidden_NH, weight_VH, tokens_N, loss_of, **options)
+                return loss, _as_table(logps_N, mask_BT), _as_table(entropy_N, mask_BT)
+            with torch.no_grad():
+                entropy_N = linear_token_logps(hidden_NH, weight_VH, tokens_N, return_entropy=True, **options)[1]
+            mask, entropy_BT = mask_BT.to(hidden_NH.device), _as_table(entropy_N, mask_BT)
+            kept_BT = highest_entropy(entropy_BT, mask, keep)
+            index_K = kept_BT[mask].nonzero()[:, 0]
+            loss, logps_K, _ = linear_token_loss(
+                hidden_NH[index_K], weight_VH, tokens_N[index_K], lambda logps, k: loss_of(logps, index_K[k]), **options
+            )
+            return loss, _as_table(logps_K, kept_BT), entropy_BT
 
         return self(compute)
 
@@ -157,7 +174,7 @@ class Policy(HiddenStateModel):
         return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     def shard(self, mesh: DeviceMesh, args: ShardingArgs) -> None:
-        """Shard the policy, and the copy of it that is its reference, over the ranks of a mesh.
+        """Shard the policy, and its frozen copies, over the ranks of a mesh.
 
         Adapters must be in place: each rank would train later ones by itself.
 
@@ -165,7 +182,7 @@ class Policy(HiddenStateModel):
             mesh: of the ranks that see different data.
             args: types and places.
         """
-        for policy in (self, *self.references):
+        for policy in (self, *self._copies):
             policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
 
@@ -176,8 +193,13 @@ class Policy(HiddenStateModel):
     def keep_reference(self) -> None:
         """Keep the policy as it is now: without adapters by a frozen copy, with them at no cost."""
         if self.args.lora is None and not self._reference:
-            frozen = copy.deepcopy(self.model).requires_grad_(False)
-            self._reference.append(Policy(frozen, self.processor, self.args).eval())
+            self._reference.append(self.frozen_copy())
+
+    def frozen_copy(self) -> "Policy":
+        """A frozen copy of the policy as it is now, to be made before it is sharded; it is sharded with it."""
+        frozen = copy.deepcopy(self.model).requires_grad_(False)
+        self._copies.append(Policy(frozen, self.processor, self.args).eval())
+        return self._copies[-1]
 
     @contextmanager
     def reference(self) -> Iterator["Policy"]:

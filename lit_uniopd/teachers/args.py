@@ -1,6 +1,7 @@
 """Where a teacher comes from and where it lives."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +10,9 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.teachers.reading import ReadsArgs
 
 Placement = Literal["resident", "cpu_offload", "quantized", "disk_cache", "http"]
+Weights = Literal["path", "student_at_start", "student", "student_average"]
+DECAY = 0.999
+"""Of an average, unless another is given: it reaches back about 1000 optimizer steps."""
 
 
 @dataclass
@@ -51,9 +55,42 @@ class TeacherArgs(PolicyArgs):
     """Directory of `disk_cache`; runs may share it."""
     http: HttpArgs | None = None
     """The servers of `placement: http`."""
+    weights: Weights = "path"
+    """Whose weights it has. `path`: those of the model that is there. The others are the student's own, behind what the
+    teacher `reads`: `student_at_start`, as they were before training (adapters off, or one frozen copy); `student`, as
+    they are now, without a copy; `student_average`, an exponential moving average of them."""
+    decay: float = DECAY
+    """Of `student_average`: after each optimizer step it is `decay` of itself and the rest the student; 0 is `student`
+    and 1 `student_at_start`."""
+    mixture: dict[str, float] | None = None
+    """Other teachers by name, with weights (divided by their sum): it is their arithmetic mixture, token by token, each
+    behind what it reads itself. It has no model of its own, and no other option."""
     reads: ReadsArgs | None = None
     """What it reads in the place of the student's prompt: a solution, worked examples, a system message. null: what the
     student reads, or what the row says (`teacher_prompt`, `teacher_system`, `teacher_images`)."""
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it has the student's weights, and so its tokenizer and places."""
+        return self.weights != "path"
+
+    @property
+    def reads_as_student(self) -> bool:
+        """Whether it has no tokenizer of its own to read with."""
+        return self.is_student or (self.placement == "http" and not (self.path or self.tokenizer))
+
+    def source(self, flag: str, student: PolicyArgs, student_flag: str) -> tuple[PolicyArgs, str]:
+        """Whose tokenizer, config and places it has, and the option that they come from.
+
+        Args:
+            flag: of this teacher.
+            student: the student's arguments.
+            student_flag: of the student.
+        """
+        if not self.reads_as_student:
+            return self, flag
+        options = student.chat_template_kwargs | self.chat_template_kwargs
+        return replace(student, chat_template_kwargs=options), student_flag
 
     @classmethod
     def of(cls, args: PolicyArgs, flag: str) -> "TeacherArgs":
@@ -63,6 +100,11 @@ class TeacherArgs(PolicyArgs):
             UserError: naming ``flag``, if the options contradict each other.
         """
         teacher = args if isinstance(args, cls) else cls(**{f.name: getattr(args, f.name) for f in fields(PolicyArgs)})
+        if teacher.mixture is not None:
+            teacher._check_mixture(flag, teacher.mixture)
+            return teacher
+        if teacher.is_student:
+            teacher._check_student(flag)
         teacher = teacher._with_quantization(flag)
         teacher._check(flag)
         return teacher
@@ -80,7 +122,42 @@ class TeacherArgs(PolicyArgs):
             )
         return self
 
+    def _beyond(self, kept: Collection[str]) -> str | None:
+        """The first option that is set and not among these."""
+        plain = TeacherArgs()
+        given = (f.name for f in fields(self) if getattr(self, f.name) != getattr(plain, f.name))
+        return next((name for name in given if name not in kept), None)
+
+    def _check_mixture(self, flag: str, mixture: Mapping[str, float]) -> None:
+        """Refuse weights that mix nothing, and options of a model of its own."""
+        if (option := self._beyond({"mixture"})) is not None:
+            raise UserError(
+                f"--{flag}.mixture is made of other teachers, so --{flag}.{option} has no meaning; give it to those "
+                "that are mixed, or leave it out."
+            )
+        if not mixture or not all(0 < weight < math.inf for weight in mixture.values()):
+            raise UserError(
+                f"--{flag}.mixture must name teachers with positive weights, got {mixture}; "
+                f"write `mixture: {{math: 0.5, code: 0.5}}`."
+            )
+
+    def _check_student(self, flag: str) -> None:
+        """Refuse options of a model of its own beside the student's weights."""
+        if (option := self._beyond(_OF_STUDENTS)) is not None:
+            raise UserError(
+                f"--{flag}.weights {self.weights} is the student itself, in this process and held as --model.student "
+                f"says, so --{flag}.{option} has no meaning; leave it out, or name a model by --{flag}.weights path "
+                f"and --{flag}.path."
+            )
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"--{flag}.decay must be in [0, 1], got {self.decay}; 0.999 is usual.")
+
     def _check(self, flag: str) -> None:
+        if self.decay != DECAY and self.weights != "student_average":
+            raise UserError(
+                f"--{flag}.decay is that of --{flag}.weights student_average, and weights is {self.weights}; leave it "
+                "out, or set weights."
+            )
         if self.lora is not None:
             raise UserError(f"--{flag}.lora trains adapters, and a teacher is not trained; leave it out.")
         if (self.placement == "http") != (self.http is not None):
@@ -94,6 +171,9 @@ class TeacherArgs(PolicyArgs):
                 if getattr(self.http, name) < 1:
                     raise UserError(f"--{flag}.http.{name} must be at least 1, got {getattr(self.http, name)}.")
 
+
+_OF_STUDENTS = {"weights", "decay", "reads", "chat_template_kwargs", "lora"}
+"""Options that a teacher with the student's weights may have; `lora` is refused for all."""
 
 # In Python a policy's arguments make a resident teacher; in YAML and on the command line all options are there, and
 # null removes a teacher that a config names.

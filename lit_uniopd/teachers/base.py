@@ -1,7 +1,7 @@
 """What a pool needs of a teacher, wherever it lives."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
-from lit_uniopd.teachers.reading import Reading
+from lit_uniopd.teachers.reading import Reading, WorkedExample
 from lit_uniopd.teachers.tokenizer_match import foreign_ids
 from lit_uniopd.types import Prompt, Rollouts
 
@@ -44,6 +44,25 @@ class Scored:
     """Whether they were read from disk."""
     top: list[TopLogps] | None = None
     """Of each of these answers, where they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPass:
+    """A teacher's forward pass over some answers, in this process."""
+
+    policy: Policy
+    prompts: Sequence[EncodedPrompt]
+    """Of each answer, as the teacher reads it."""
+    in_place: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """See ``Teacher.in_place``."""
+    share: float = 1.0
+    """In a mixture of several."""
+
+    def response_hidden(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Hidden states ``[B, T, H]`` from which it predicts the answers, without gradient; call in ``policy(...)``."""
+        prompts, vision = [prompt.tokens for prompt in self.prompts], [prompt.vision for prompt in self.prompts]
+        with self.policy.answering():
+            return self.policy.response_hidden(prompts, tokens_BT, mask_BT, vision)
 
 
 class Teacher(ABC):
@@ -82,19 +101,26 @@ class Teacher(ABC):
         """
         tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
         self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
-        if self.reading.turns or self.reading.args.system:
+        if self.reading.turns or self.reading.args.system or self.reading.args.draw:
             self._check_turns()
 
     def _check_turns(self) -> None:
         """Let the chat template write a system message and earlier turns, which not all of them take."""
         try:
             question = Prompt("question", ({"role": "user", "content": "question"},))
-            self.tokenize(self.reading(replace(question, teacher_messages=question.messages)))
+            self.tokenize(self._some_turns(replace(question, teacher_messages=question.messages)))
         except (UserError, TemplateError) as error:
             raise UserError(
                 f"--{self.flag}.reads has a system message or examples, which its chat template cannot write "
                 f"({first_line(error)}); choose a chat model, or write them into --{self.flag}.reads.template."
             ) from error
+
+    def _some_turns(self, question: Prompt) -> Prompt:
+        """A prompt with turns like those that it will read; nothing is drawn yet."""
+        args, example = self.reading.args, WorkedExample("question", "answer")
+        if args.draw is None:
+            return self.reading(question)
+        return Reading(replace(args, draw=None, examples=[example]), self.reading.flag)(question)
 
     @abstractmethod
     def processor_beside(self, student_processor: Any, student_args: PolicyArgs) -> Any:
@@ -139,8 +165,12 @@ class Teacher(ABC):
     def load(self) -> None:  # noqa: B027  # a teacher elsewhere has nothing to load
         """Get ready to score."""
 
+    def in_place(self) -> AbstractContextManager[Any]:
+        """Its weights in ``policy``, where those of another are there otherwise; entered before ``gathered``."""
+        return nullcontext()
+
     def gathered(self) -> AbstractContextManager[None]:
-        """Whole weights, where they are sharded over ranks; a collective call then."""
+        """Whole weights, in place, where they are sharded over ranks; a collective call then."""
         return nullcontext() if self.loaded is None else self.loaded.gathered()
 
     def fetch(self) -> None:  # noqa: B027

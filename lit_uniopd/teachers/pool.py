@@ -15,7 +15,10 @@ from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, Scored, Teacher, TeacherArgs, encode_each
+from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, SelfTeacher, StudentAverage, TeacherArgs
+from lit_uniopd.teachers.base import Teacher, TeacherPass, encode_each
+from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions, shares_of
+from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
@@ -40,12 +43,20 @@ class TeacherPool:
         UserError: naming the flag, if a teacher's options contradict each other.
 
     Attributes:
+        args: of those that are models.
+        mixtures: name -> shares of those that it is made of.
         failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
     def __init__(self, args: Mapping[str, PolicyArgs | None], *, top_k: int = 0) -> None:
         given = {name: teacher for name, teacher in args.items() if teacher is not None}
-        self.args = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
+        checked = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
+        self.args = {name: teacher for name, teacher in checked.items() if teacher.mixture is None}
+        self.mixtures = {
+            name: shares_of(name, teacher.mixture, self.args)
+            for name, teacher in checked.items()
+            if teacher.mixture is not None
+        }
         self.failures: Counter[str] = Counter()
         self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
         self._cached: Counter[bool] = Counter()
@@ -66,7 +77,12 @@ class TeacherPool:
 
     @property
     def names(self) -> list[str]:
-        return list(self.args)
+        """Of all that a prompt may be routed to, models first."""
+        return [*self.args, *self.mixtures]
+
+    def shares(self, name: str) -> Mapping[str, float]:
+        """The models that a teacher is made of and their shares: itself, or those of the mixture."""
+        return self.mixtures.get(name, {name: 1.0})
 
     def __getitem__(self, name: str) -> Policy:
         """The teacher's model, on the device; teachers that only visit the device make room for it.
@@ -81,19 +97,28 @@ class TeacherPool:
         return self._teachers[name].policy
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.args)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.args)
+        return len(self.names)
 
     def is_here(self, name: str) -> bool:
-        """Whether the teacher's model is in this process, or can be."""
-        return self.args[name].placement != "http"
+        """Whether the teacher's model is in this process, or can be; of a mixture, all of them."""
+        return all(self.args[part].placement != "http" for part in self.shares(name))
 
     @property
     def remote(self) -> dict[str, RemoteTeacher]:
         """Those on servers."""
-        return {name: teacher for name, teacher in self._teachers.items() if isinstance(teacher, RemoteTeacher)}
+        return {name: t for name, t in self._teachers.items() if isinstance(t, RemoteTeacher)}
+
+    @property
+    def _self_teachers(self) -> list[SelfTeacher]:
+        return [teacher for teacher in self._teachers.values() if isinstance(teacher, SelfTeacher)]
+
+    @property
+    def averages(self) -> dict[str, StudentAverage]:
+        """Of the student, by the teachers that are one; empty before ``load``."""
+        return {teacher.name: teacher.average for teacher in self._self_teachers if teacher.average is not None}
 
     @property
     def loaded(self) -> dict[str, Policy]:
@@ -108,29 +133,54 @@ class TeacherPool:
             UserError: if there is no such teacher. A fallback would distil the wrong model without a word.
         """
         for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
-            if name in self.args:
+            if name in self.args or name in self.mixtures:
                 return name
         route = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
         raise UserError(
-            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.args)}; add a teacher "
+            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.names)}; add a teacher "
             f"of that name, or one called '{DEFAULT}'."
         )
 
     def routes(self, prompts: Iterable[Prompt]) -> Counter[str]:
-        """How many prompts go to each teacher; checks every route."""
-        return Counter(self.route(prompt) for prompt in prompts)
+        """How many prompts each teacher scores, by itself or in a mixture; checks every route."""
+        counts = Counter(self.route(prompt) for prompt in prompts)
+        for name, shares in self.mixtures.items():
+            counts.update(dict.fromkeys(shares, counts[name]))
+        return counts
+
+    def learn_rows(self, prompts: Sequence[Prompt], seed: int) -> None:
+        """Give the training rows to the teachers that read some of them (``Reading.learn_rows``)."""
+        for teacher in self._teachers.values():
+            teacher.reading.learn_rows(prompts, seed)
 
     def reading(self, prompt: Prompt) -> Prompt:
         """A prompt as its teacher reads it; the same object, if that is as the student does.
 
+        Of a mixture: as the first of its teachers reads it that reads something else.
+
         Raises:
             UserError: naming the prompt, if its row lacks what the teacher is to read, or there is no such teacher.
         """
-        return self._teachers[self.route(prompt)].reading(prompt)
+        readings = self.readings(prompt)
+        return next((read for read in readings.values() if read is not prompt), prompt)
+
+    def readings(self, prompt: Prompt) -> dict[str, Prompt]:
+        """A prompt as each model reads it that it is routed to."""
+        return {name: self._teachers[name].reading(prompt) for name in self.shares(self.route(prompt))}
 
     def encode(self, name: str, prompts: Iterable[Prompt]) -> list[EncodedPrompt]:
         """Student's prompts as one teacher takes them, whichever they are routed to."""
         return encode_each(self._teachers[name], prompts)
+
+    def passes(self, name: str, prompts: Iterable[Prompt]) -> list[TeacherPass]:
+        """What a loss over whole distributions needs of a teacher, with its weights on the device."""
+        prompts, shares = list(prompts), self.shares(name)
+        passes = []
+        for part, share in shares.items():
+            # Of several, all are on the device; one alone may have to be brought there.
+            policy = self[part] if len(shares) == 1 else self._teachers[part].policy
+            passes.append(TeacherPass(policy, self.encode(part, prompts), self._teachers[part].in_place, share))
+        return passes
 
     def longest_prompts(
         self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs
@@ -147,8 +197,9 @@ class TeacherPool:
             return {}
         candidates: dict[str, list[tuple[int, int]]] = {}
         for i, prompt in enumerate(prompts):
-            if (read := self.reading(prompt)) is not prompt:
-                candidates.setdefault(self.route(prompt), []).append((-len(str(read.messages)), i))
+            for name, read in self.readings(prompt).items():
+                if read is not prompt:
+                    candidates.setdefault(name, []).append((-len(str(read.messages)), i))
         for name in candidates:
             self._teachers[name].processor_beside(student_processor, student_args)
         return {
@@ -161,11 +212,19 @@ class TeacherPool:
         lengths: dict[int, int] = {}
         for prompt in prompts:
             if id(prompt) not in lengths:
-                same = not self.args or self.reading(prompt) is prompt
-                lengths[id(prompt)] = 0 if same else len(self._teachers[self.route(prompt)].encode(prompt).tokens)
+                others = [n for n, read in self.readings(prompt).items() if read is not prompt] if self.args else []
+                lengths[id(prompt)] = max((len(self._teachers[n].encode(prompt).tokens) for n in others), default=0)
         return [lengths[id(prompt)] for prompt in prompts]
 
-    def refuse(self, temperature: float, loss: str, *, direction: str = "reverse", writer: str = "student") -> None:
+    def refuse(
+        self,
+        temperature: float,
+        loss: str,
+        *,
+        direction: str = "reverse",
+        writer: str = "student",
+        baseline: str = "none",
+    ) -> None:
         """Refuse what a teacher cannot do in its placement, before anything is loaded.
 
         Args:
@@ -173,42 +232,17 @@ class TeacherPool:
             loss: ``--model.loss.kind``.
             direction: ``--model.loss.top_k_direction``.
             writer: ``--model.writer``.
+            baseline: ``--model.advantage.baseline``.
 
         Raises:
             UserError: naming the flags.
         """
-        for name, args in self.args.items():
-            where = f"--model.teachers.{name}.placement {args.placement}"
-            if loss != "sampled" and not self._teachers[name].scores_distributions:
-                self._refuse_loss(name, where, loss, direction)
-            if writer == "teacher" and not self.is_here(name):
-                raise UserError(
-                    f"--model.writer teacher needs the model itself, and with {where} it is on servers, which score "
-                    "and do not write; set --model.writer student, or place the teacher here."
-                )
-            if temperature != 1.0 and not self.is_here(name):
-                raise UserError(
-                    f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
-                    f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."
-                )
-
-    def _refuse_loss(self, name: str, where: str, loss: str, direction: str) -> None:
-        """Refuse a loss over distributions that a teacher does not have."""
-        if self.is_here(name):
-            raise UserError(
-                f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
-                "tokens only; choose loss.kind sampled, or place the teacher here."
-            )
-        if loss != "topk":
-            raise UserError(
-                f"--model.loss.kind {loss} compares whole distributions, and with {where} servers name their likeliest "
-                "tokens only; choose loss.kind topk with loss.top_k_direction forward, or place the teacher here."
-            )
-        if direction != "forward":
-            raise UserError(
-                f"--model.loss.top_k_direction {direction} needs the teacher's log-probs of the student's likeliest "
-                f"tokens, and with {where} servers name their own only; set it to forward, or place the teacher here."
-            )
+        for teacher in self._teachers.values():
+            refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
+        for name, shares in self.mixtures.items():
+            refuse_mixture(name, [self._teachers[part] for part in shares], loss, writer=writer)
+        for name in self.names if baseline != "none" else ():
+            refuse_without_distributions(name, [self._teachers[part] for part in self.shares(name)], baseline)
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.
@@ -224,8 +258,16 @@ class TeacherPool:
             teacher.check(student_processor, student_args)
         self._checked = True
 
+    def attach(self, student: Policy) -> None:
+        """Give the student to the teachers that are it, before it is trained or sharded."""
+        for teacher in self._self_teachers:
+            teacher.attach(student)
+
     def load(self, student: Policy) -> list[str]:
         """Load every teacher that belongs in this process and is not there yet.
+
+        Args:
+            student: as it was given to ``attach``, or whole and not trained yet.
 
         Returns:
             Names of those that were loaded now and stay on the device, so that they may be sharded.
@@ -235,7 +277,8 @@ class TeacherPool:
         """
         if not self._checked:
             self.check(student.processor, student.args)
-        new = [name for name in self.names if name not in self.loaded]
+        self.attach(student)
+        new = [name for name in self.args if name not in self.loaded and not self.args[name].is_student]
         for teacher in self._teachers.values():
             teacher.load()
         return [name for name in new if self.args[name].placement in ("resident", "quantized")]
@@ -270,22 +313,21 @@ class TeacherPool:
             are asked for them, are written into the rollouts.
         """
         self.failures, self._cached = Counter(), Counter()
-        logps_BT = torch.zeros_like(rollouts.student_logps_BT)
-        ok_B = torch.zeros(len(rollouts), dtype=torch.bool, device=logps_BT.device)
         by_teacher = self._by_teacher(rollouts.prompts)
-        with progress_bar(len(rollouts), "scoring answers", unit="answer") as bar:
+        answers = {n: ScoredAnswers(teacher, rollouts, self.failures) for n, teacher in self._teachers.items()}
+        with progress_bar(sum(map(len, by_teacher.values())), "scoring answers", unit="answer") as bar:
             for name, teacher in self._teachers.items():
-                rows = self._readable(teacher, rollouts, by_teacher[name])
+                rows = answers[name].readable(by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     routed = rollouts[rows]
                     for scored in teacher.score(routed, temperature=temperature, max_tokens=max_tokens) if rows else ():
-                        self._store(scored, rows, name, routed.lengths_B, logps_BT, ok_B)
-                        self._store_top(scored, rows, rollouts, ok_B)
+                        answers[name].store(scored, rows)
                         bar.update(len(scored.rows))
                         poll()
                         if self.args[name].placement == "disk_cache":
                             self._cached[scored.cached] += len(scored.rows)
                 teacher.send_away()
+        logps_BT, ok_B = mixed(answers, [self.shares(self.route(prompt)) for prompt in rollouts.prompts], rollouts)
         if self.failures:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.failures.items()))
             log.warning("Teachers could not score %d of %d answers (%s).", (~ok_B).sum(), len(ok_B), reasons)
@@ -337,52 +379,16 @@ class TeacherPool:
         return rollouts
 
     def _by_teacher(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        """Teacher -> the rows of its prompts; the same teachers in the same order on every rank."""
+        """Model -> the rows of its prompts, mixtures' too; the same models in the same order on every rank."""
         rows: dict[str, list[int]] = {name: [] for name in self.args}
         for row, prompt in enumerate(prompts):
-            rows[self.route(prompt)].append(row)
+            for name in self.shares(self.route(prompt)):
+                rows[name].append(row)
         return rows
-
-    def _readable(self, teacher: Teacher, rollouts: Rollouts, rows: list[int]) -> list[int]:
-        """Rows without a token that the teacher does not know; the others are counted as failures."""
-        if not rows or not len(teacher.foreign_ids):
-            return rows
-        foreign_BT = torch.isin(rollouts.tokens_BT[rows].cpu(), teacher.foreign_ids) & rollouts.mask_BT[rows].cpu()
-        foreign = foreign_BT.any(dim=1).tolist()
-        self._fail(teacher.name, "tokens it does not know", sum(foreign))
-        return [row for row, is_foreign in zip(rows, foreign, strict=True) if not is_foreign]
-
-    def _store(
-        self, scored: Scored, rows: list[int], name: str, lengths_B: Tensor, logps_BT: Tensor, ok_B: Tensor
-    ) -> None:
-        """Write a teacher's log-probs into their rows, or count why they cannot be used."""
-        target_rows = [rows[i] for i in scored.rows]
-        width = int(lengths_B[scored.rows].max())
-        if scored.logps_BT is None:
-            self._fail(name, scored.problem, len(target_rows))
-        elif scored.logps_BT.shape != (len(target_rows), width):
-            self._fail(name, "too many or too few log-probs", len(target_rows))
-        else:
-            teacher_logps_BT = scored.logps_BT.to(logps_BT)
-            finite_B = teacher_logps_BT.isfinite().all(dim=1)
-            if scored.top is not None:
-                finite_B &= torch.tensor([bool(top.logps_TK.isfinite().all()) for top in scored.top]).to(finite_B)
-            self._fail(name, "log-probs that are not finite", int((~finite_B).sum()))
-            logps_BT[target_rows, :width] = teacher_logps_BT.masked_fill(~finite_B[:, None], 0.0)
-            ok_B[target_rows] = finite_B
-
-    def _store_top(self, scored: Scored, rows: list[int], rollouts: Rollouts, ok_B: Tensor) -> None:
-        """Write the likeliest tokens of what could be scored into their rows."""
-        for i, top in zip(scored.rows, scored.top or (), strict=bool(scored.top)):
-            if ok_B[rows[i]]:
-                rollouts.teacher_top_ids[rows[i]] = top.ids_TK
-                rollouts.teacher_top_logps[rows[i]] = top.logps_TK
-
-    def _fail(self, name: str, reason: str, count: int) -> None:
-        if count:
-            self.failures[f"{name}, {reason}"] += count
 
 
 def _teacher(name: str, args: TeacherArgs) -> Teacher:
+    if args.is_student:
+        return SelfTeacher(name, args)
     kinds: dict[str, type[Teacher]] = {"disk_cache": CachedTeacher, "http": RemoteTeacher}
     return kinds.get(args.placement, LocalTeacher)(name, args)

@@ -4,10 +4,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.types import Message, Prompt
+from lit_uniopd.utils.seeding import derive_seed
 from lit_uniopd.utils.strict_json import parse_json
 
 Content = str | list[Any]
@@ -28,6 +30,16 @@ class WorkedExample:
 
 
 @dataclass
+class DrawArgs:
+    """Solved rows of the training data, drawn anew for each prompt."""
+
+    count: int
+    """Rows of the prompt's domain that the teacher reads as earlier turns, behind `examples`; never the prompt."""
+    answer: str = "{answer}"
+    """Their answers: a template over the drawn row, `"{solution}"` for one that has its steps written out."""
+
+
+@dataclass
 class ReadsArgs:
     """What a teacher reads in the place of the student's prompt. The student never sees any of it, and both score the
     same answer. Rows say it themselves in the columns `teacher_prompt`, `teacher_system` and `teacher_images`, for
@@ -43,6 +55,9 @@ class ReadsArgs:
     examples: str | list[WorkedExample] | None = None
     """Worked examples that it reads as earlier turns: a list of `{prompt, answer}`, or a .jsonl or .json file of such
     rows."""
+    draw: DrawArgs | None = None
+    """Further ones, drawn from the training rows that have an answer: the same for a prompt at every step, by the run's
+    seed."""
 
 
 class Reading:
@@ -65,6 +80,29 @@ class Reading:
             self.turns += [("user", example.prompt), ("assistant", example.answer)]
         if self.args.template is not None:
             _check_template(self.args.template, f"--{flag}.template")
+        if self.args.draw is not None:
+            _check_template(self.args.draw.answer, f"--{flag}.draw.answer")
+            if self.args.draw.count < 1:
+                raise UserError(f"--{flag}.draw.count must be at least 1, got {self.args.draw.count}.")
+        self._rows: Sequence[Prompt] = ()
+        self._solved: dict[str, list[Prompt]] = {}
+        self._seed = 0
+
+    def learn_rows(self, prompts: Sequence[Prompt], seed: int) -> None:
+        """Take these rows to draw from: those with an answer and one question of text, each once.
+
+        Args:
+            prompts: of the training data.
+            seed: of the run.
+        """
+        if self.args.draw is None or (prompts is self._rows and seed == self._seed):
+            return
+        self._rows, self._seed = prompts, seed
+        solved: dict[str, dict[str, Prompt]] = {}
+        for prompt in prompts:
+            if prompt.gold is not None and not prompt.images and _question(prompt) is not None:
+                solved.setdefault(prompt.domain, {}).setdefault(prompt.key, prompt)
+        self._solved = {domain: list(rows.values()) for domain, rows in solved.items()}
 
     def __call__(self, prompt: Prompt) -> Prompt:
         """The prompt as the teacher reads it; the same object, if that is the student's.
@@ -89,7 +127,7 @@ class Reading:
         in_parts = any(not isinstance(message["content"], str) for message in messages)
         if system is not None:
             before = [_message("system", system, in_parts)]
-        earlier = [_message(role, text, in_parts) for role, text in self.turns]
+        earlier = [_message(role, text, in_parts) for role, text in (*self.turns, *self._drawn(prompt))]
         reads = replace(prompt, messages=(*before, *earlier, *turns), images=tuple(images))
         return prompt if (reads.messages, reads.images) == (prompt.messages, prompt.images) else reads
 
@@ -101,12 +139,30 @@ class Reading:
                 f"Prompt {prompt.id!r} has no question of a user, into which --{self.flag}.template could be written; "
                 "mend the row, or give it a teacher_prompt."
             )
-        gold = {} if prompt.gold is None else {"answer": prompt.gold}
-        values = {"id": prompt.id, "domain": prompt.domain, **prompt.row, **gold}
-        content = _fill(
-            str(self.args.template), values, messages[last]["content"], prompt.id, f"--{self.flag}.template"
-        )
+        question, flag = messages[last]["content"], f"--{self.flag}.template"
+        content = _fill(str(self.args.template), _values(prompt), question, prompt.id, flag)
         return [*messages[:last], {**messages[last], "content": content}, *messages[last + 1 :]]
+
+    def _drawn(self, prompt: Prompt) -> list[tuple[str, str]]:
+        """Role and text of each turn of the rows that are drawn for a prompt."""
+        if self.args.draw is None:
+            return []
+        count, rows = self.args.draw.count, self._solved.get(prompt.domain, [])
+        # One more than are needed: one of them may be the prompt.
+        drawn = Random(derive_seed(self._seed, "examples", prompt.key)).sample(rows, min(count + 1, len(rows)))
+        others = [row for row in drawn if row.key != prompt.key][:count]
+        if len(others) < count:
+            raise UserError(
+                f"Prompt {prompt.id!r} has {len(others)} other training rows of domain {prompt.domain!r} with an "
+                f"answer and a question of text, and --{self.flag}.draw.count is {count}; lower it, or give more rows "
+                "an answer."
+            )
+        flag, turns = f"--{self.flag}.draw.answer", []
+        for row in others:
+            question = str(_question(row))
+            answer = _fill(self.args.draw.answer, _values(row), question, row.id, flag)
+            turns += [("user", question), ("assistant", str(answer))]
+        return turns
 
 
 def with_places(messages: Sequence[Message], count: int, wanted: int) -> list[Message]:
@@ -153,6 +209,18 @@ def _message(role: str, text: str, in_parts: bool) -> Message:
 
 def _parts(content: Content) -> list[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _question(prompt: Prompt) -> str | None:
+    """The text of a row that asks once; None: it is a conversation, or no text."""
+    asked = [message["content"] for message in prompt.messages if message["role"] != "system"]
+    return asked[0] if len(asked) == 1 and isinstance(asked[0], str) else None
+
+
+def _values(prompt: Prompt) -> dict[str, Any]:
+    """The fields of a row, for a template."""
+    gold = {} if prompt.gold is None else {"answer": prompt.gold}
+    return {"id": prompt.id, "domain": prompt.domain, **prompt.row, **gold}
 
 
 def _check_template(template: str, flag: str) -> None:

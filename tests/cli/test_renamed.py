@@ -34,8 +34,12 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
     old["model"]["init_args"]["sampling"]["colocate"] = asdict(ColocateArgs())  # new since, and not used by the loop
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
+    old["model"]["init_args"]["loss"] |= {"keep_tokens": 1.0, "entry_clip": None}  # new since: all tokens, no limit
+    old["model"]["init_args"]["advantage"] |= {"baseline": "none", "reference_weight": 0.0}  # new since
+    old["model"]["init_args"]["horizon"] = None  # new since: answers of full length from the first step on
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher["reads"] = None  # new since: it reads what the student reads
+        teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun
     data = old["data"]["init_args"]
     data["global_batch_size"] = None  # new since: batch_size is of each rank

@@ -35,12 +35,26 @@ from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.args import ServerArgs
-from lit_uniopd.teachers import HttpArgs, TeacherArgs
+from lit_uniopd.teachers import HttpArgs, ReadsArgs, TeacherArgs
 from lit_uniopd.types import PromptBatch, Rollouts
 
 STEPS, ROWS = 5, 4
 """Rows of all ranks together in a step."""
 LORA = LoraArgs(rank=4, alpha=8)
+UNCALIBRATED = (
+    "divergence",
+    "pictures",
+    "top_logps",
+    "averaged_lora",
+    "start_lora",
+    "start",
+    "live",
+    "mixed_lora",
+    "kept",
+    "baseline",
+)
+"""Whose loss reads no advantages, or has no use for sums of them."""
+BASELINE = AdvantageArgs(baseline="kl", reference_weight=0.1)
 FOUR_BITS = {"name": "wide", "lora": LORA, "quantization": "4bit"}
 
 
@@ -185,6 +199,25 @@ def top_logps(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return uni_opd(files, ranks, teachers=teachers, loss=loss, updates_per_rollout=2, **options)
 
 
+def self_taught(files: Files, ranks: int, kind: Any, loss: LossArgs | None = None, **options: Any) -> tuple[Any, Any]:
+    """The student is its own teacher, behind a prompt that says more."""
+    decay: dict[str, Any] = {"decay": 0.5} if kind == "student_average" else {}
+    itself = TeacherArgs(weights=kind, reads=ReadsArgs(template="say yes: {prompt}"), **decay)
+    return uni_opd(files, ranks, teachers={"default": itself}, loss=loss or LossArgs(), **options)
+
+
+def mixed(files: Files, ranks: int, loss: LossArgs | None = None, **options: Any) -> tuple[Any, Any]:
+    """An expert, and the student's average and start, for every other prompt."""
+    hint = ReadsArgs(template="say yes: {prompt}")
+    teachers = {
+        "code": TeacherArgs(path=str(files.root / "code")),
+        "average": TeacherArgs(weights="student_average", decay=0.5, reads=hint),
+        "start": TeacherArgs(weights="student_at_start", reads=hint),
+        "math": TeacherArgs(mixture={"code": 1, "average": 1, "start": 1}),
+    }
+    return uni_opd(files, ranks, teachers=teachers, loss=loss or LossArgs(), **options)
+
+
 def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     model, data = uni_opd(files, ranks, optimizer=sgd)
     model.__class__ = SplitGroups
@@ -253,6 +286,15 @@ SCENARIOS: dict[str, Scenario] = {
     "uni_opd_reused": lambda f, r: uni_opd(f, r, updates_per_rollout=3),
     "split_groups": split_groups,
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
+    "averaged": lambda f, r: self_taught(f, r, "student_average", optimizer=sgd),
+    "averaged_lora": lambda f, r: self_taught(f, r, "student_average", LossArgs(kind="jsd"), student={"lora": LORA}),
+    "start_lora": lambda f, r: self_taught(f, r, "student_at_start", LossArgs(kind="jsd"), student={"lora": LORA}),
+    "start": lambda f, r: self_taught(f, r, "student_at_start", LossArgs(kind="jsd"), optimizer=sgd),
+    "live": lambda f, r: self_taught(f, r, "student", LossArgs(kind="jsd"), optimizer=sgd),
+    "mixed": lambda f, r: mixed(f, r, optimizer=sgd),
+    "mixed_lora": lambda f, r: mixed(f, r, LossArgs(kind="jsd"), student={"lora": LORA}),
+    "kept": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd", keep_tokens=0.5, entry_clip=0.1), optimizer=sgd),
+    "baseline": lambda f, r: uni_opd(f, r, loss=LossArgs(keep_tokens=0.5), advantage=BASELINE, optimizer=sgd),
     "top_logps": lambda f, r: top_logps(f, r, optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
@@ -266,7 +308,7 @@ SCENARIOS: dict[str, Scenario] = {
     "sft": sft,
     "sentinel_cached": lambda f, r: sentinel(f, r, cached=True),
 }
-RESUMED = ("uni_opd", "uni_opd_lora", "omni_dpo")
+RESUMED = ("uni_opd", "uni_opd_lora", "averaged", "averaged_lora", "omni_dpo")
 
 
 def strategy(kind: str, name: str) -> Any:
@@ -293,7 +335,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     calibration = MarginCalibration(scope="group" if name == "split_groups" else "global")
     calls = [
         recorder,
-        None if name in ("divergence", "pictures", "top_logps") else calibration,
+        None if name in UNCALIBRATED else calibration,
         Saver(out) if name in RESUMED else None,
         export,
     ]

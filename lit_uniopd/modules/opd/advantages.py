@@ -23,14 +23,28 @@ class AdvantageArgs:
     """Weight of the teacher's signal; 0 trains on outcomes alone, and no teacher is loaded."""
     extrapolation: float = 1.0
     """ExOPD: aim beyond the teacher, away from the student before training (G-OPD has 1.25); 1: at the teacher."""
+    baseline: Literal["none", "kl", "topk"] = "none"
+    """What the teacher's signal at a token is compared with, so that its variance falls and its mean gradient stays:
+    its mean over the student's distribution there, by a pass over whole distributions. `kl`: over the vocabulary;
+    `topk`: over the student's `loss.top_k` likeliest tokens, and the others as one."""
+    reference_weight: float = 0.0
+    """Weight of the KL to the student before training, which holds it there (and answers from growing)."""
     outcome_weight: float = 0.0
     """Weight of the outcome reward relative to its group, added to every token of an answer (KD + RL)."""
     outcome_scale: Literal["mean", "std"] = "mean"
     """Outcome relative to the group's mean, or also divided by its standard deviation (GRPO)."""
 
     def __post_init__(self) -> None:
-        if self.teacher_weight < 0 or self.outcome_weight < 0:
-            raise UserError("--model.advantage.teacher_weight and outcome_weight must be 0 or more.")
+        if min(self.teacher_weight, self.outcome_weight, self.reference_weight) < 0:
+            raise UserError(
+                "--model.advantage.teacher_weight, outcome_weight and reference_weight must be 0 or more; mend the "
+                "negative one."
+            )
+        if self.baseline != "none" and (self.teacher != "real" or not self.needs_teachers):
+            raise UserError(
+                f"--model.advantage.baseline {self.baseline} is the mean of a real teacher's signal; set baseline "
+                "none, or teacher real with a teacher_weight above 0."
+            )
         if self.teacher_weight == self.outcome_weight == 0:
             raise UserError(
                 "--model.advantage.teacher_weight and outcome_weight are both 0, so nothing is learned; raise one."
@@ -44,11 +58,17 @@ class AdvantageArgs:
     @property
     def needs_reference(self) -> bool:
         """Whether the student before training has to score."""
-        return self.teacher_weight > 0 and (self.teacher == "self" or self.extrapolation != 1)
+        aims = self.teacher_weight > 0 and (self.teacher == "self" or self.extrapolation != 1)
+        return aims or self.reference_weight > 0
 
 
 def rollout_advantages(
-    rollouts: Rollouts, args: AdvantageArgs, *, reference_logps_BT: Tensor | None, seed: int
+    rollouts: Rollouts,
+    args: AdvantageArgs,
+    *,
+    reference_logps_BT: Tensor | None,
+    seed: int,
+    baseline_BT: Tensor | None = None,
 ) -> Tensor:
     """Advantages ``[B, T]`` of a scored rollout; 0 at padding and wherever the teacher failed.
 
@@ -57,6 +77,7 @@ def rollout_advantages(
         args: where they come from.
         reference_logps_BT: of the student before training; needed if ``args.needs_reference``.
         seed: of the shuffled control.
+        baseline_BT: mean of the teacher's signal at each token; None: nothing is subtracted.
     """
     student, mask_BT = rollouts.student_logps_BT, rollouts.mask_BT & rollouts.teacher_ok_B[:, None]
     scored: dict[str, Tensor] = {"teacher_ok_B": rollouts.teacher_ok_B}
@@ -65,12 +86,17 @@ def rollout_advantages(
         advantages_BT = extrapolated_advantages(
             rollouts.teacher_logps_BT, student, reference_logps_BT, rollouts.mask_BT, scale=args.extrapolation, **scored
         )
+    if baseline_BT is not None:
+        advantages_BT = advantages_BT - baseline_BT * mask_BT
     if args.teacher == "shuffled":
         advantages_BT = shuffled_advantages(advantages_BT, mask_BT, seed=seed)
     if args.teacher == "constant_negative":
         advantages_BT = constant_negative_advantages(advantages_BT, mask_BT)
     if args.teacher_weight != 1:
         advantages_BT = args.teacher_weight * advantages_BT
+    if args.reference_weight and reference_logps_BT is not None:
+        # A policy gradient of KL(student || reference), as the teacher's signal is one of KL(student || teacher).
+        advantages_BT = advantages_BT + args.reference_weight * (reference_logps_BT - student) * mask_BT
     if args.outcome_weight:
         bonus_B = outcome_advantages(rollouts.outcome_B, rollouts.group_B, scale=args.outcome_scale)
         advantages_BT = advantages_BT + args.outcome_weight * bonus_B[:, None] * mask_BT

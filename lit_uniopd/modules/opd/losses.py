@@ -3,19 +3,22 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.fused_token_loss import LossOf
-from lit_uniopd.functional.logps import divergence, topk_forward_kl
+from lit_uniopd.functional.logps import divergence, linear_token_logps, topk_forward_kl
+from lit_uniopd.functional.mixture import MixtureTerm, mixture_divergence
 from lit_uniopd.functional.opd import importance_weights, opd_loss, opd_token_losses, within_gap
+from lit_uniopd.functional.token_choice import highest_entropy, kept_lengths
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
-from lit_uniopd.policy.backbone import head_of
-from lit_uniopd.policy.chat_template import EncodedPrompt
+from lit_uniopd.policy.backbone import OutputHead, head_of
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers import TeacherPass
 from lit_uniopd.types import Rollouts
 
 _KINDS: dict[str, Literal["reverse", "forward", "jsd"]] = {
@@ -51,6 +54,12 @@ class LossArgs:
     top_k_direction: Literal["reverse", "forward", "jsd"] = "reverse"
     """Direction of `topk`: over the student's top tokens (reverse), the teacher's (forward) or both (jsd). Teachers on
     servers name their own only: forward."""
+    keep_tokens: float = 1.0
+    """Share of each answer's tokens that trains: those before which the student is least sure, by the entropy of its
+    distribution at the update (TIP). The loss is the mean over them."""
+    entry_clip: float | None = None
+    """Most nats that one entry of the vocabulary adds to a divergence; beyond it the entry has no gradient (OPSD has
+    0.05). For `reverse_kl`, `forward_kl` and `jsd`; null: no limit."""
     denominator: int | None = None
     """What the sum of per-answer losses is divided by, over all ranks; null: the number of answers in the update,
     those removed by balancing included. The official code divides by its global batch size."""
@@ -77,6 +86,14 @@ class LossArgs:
             raise UserError(
                 f"--model.loss.importance_cap has no meaning for --model.loss.kind {self.kind}; choose sampled."
             )
+        if self.entry_clip is not None and self.entry_clip <= 0:
+            raise UserError(f"--model.loss.entry_clip must be positive or null, got {self.entry_clip}.")
+        if self.entry_clip is not None and self.kind not in _KINDS:
+            raise UserError(
+                f"--model.loss.entry_clip has no meaning for --model.loss.kind {self.kind}; choose {', '.join(_KINDS)}."
+            )
+        if not 0 < self.keep_tokens <= 1:
+            raise UserError(f"--model.loss.keep_tokens must be in (0, 1], got {self.keep_tokens}; 1 keeps all of them.")
         if self.denominator is not None and self.denominator < 1:
             raise UserError(f"--model.loss.denominator must be at least 1 or null, got {self.denominator}.")
 
@@ -123,12 +140,14 @@ def sampled_loss(
         _token_losses(rollouts, args, denominator, weights_BT, spared_BT),
         vision=rollouts.vision,
         temperature=temperature,
+        keep=args.keep_tokens,
     )
+    kept_BT = highest_entropy(entropy_BT, rollouts.mask_BT, args.keep_tokens)
     result = opd_loss(
         logps_BT,
         rollouts.student_logps_BT,
         rollouts.advantages_BT,
-        rollouts.mask_BT,
+        kept_BT,
         teacher_logps_BT=rollouts.teacher_logps_BT if args.gap_threshold is not None else None,
         teacher_ok_B=rollouts.teacher_ok_B,
         keep_B=rollouts.keep_B,
@@ -141,15 +160,15 @@ def sampled_loss(
     )
     rollouts.clipped_BT = result.clipped_BT
     tokens = int(rollouts.mask_BT.sum())
-    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * rollouts.mask_BT
+    drift_BT = (logps_BT - rollouts.student_logps_BT).abs() * kept_BT
     trained.add("train/entropy", entropy_BT.sum(), tokens)
-    trained.add("train/logp_drift", drift_BT.sum(), tokens)
+    trained.add("train/logp_drift", drift_BT.sum(), kept_BT.sum())
     trained.add("train/clip_fraction", result.clip_fraction * result.kept_tokens, result.kept_tokens)
     if weights_BT is not None and args.importance_cap is not None:
         trained.add("train/importance_weight", weights_BT.sum(), tokens)
         trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
-    ends_BT = end_tokens(rollouts, policy.eos_ids) & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
+    ends_BT = kept_BT & end_tokens(rollouts, policy.eos_ids) & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
     trained.add("train/gap_fraction_eos", (ends_BT & ~result.active_BT).sum(), ends_BT.sum())
     return loss
 
@@ -160,7 +179,8 @@ def _token_losses(
     """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
     mask_BT = rollouts.mask_BT
     trained_B = rollouts.keep_B & rollouts.teacher_ok_B
-    share_BT = (1 / (rollouts.lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
+    lengths_B = kept_lengths(rollouts.lengths_B, args.keep_tokens)
+    share_BT = (1 / (lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
     if weights_BT is not None:
         share_BT = share_BT * weights_BT
     spared = None if spared_BT is None else spared_BT[mask_BT]
@@ -175,7 +195,7 @@ def _token_losses(
         )
     )
 
-    def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+    def loss_of(logps_N: Tensor, which: slice | Tensor) -> Tensor:
         mask_N = trained[which]
         if args.gap_threshold is not None:
             spared_N = None if spared is None else spared[which]
@@ -190,8 +210,7 @@ def _token_losses(
 
 def divergence_loss(
     policy: Policy,
-    teacher: Policy | None,
-    teacher_prompts: Sequence[EncodedPrompt],
+    passes: Sequence[TeacherPass],
     rollouts: Rollouts,
     args: LossArgs,
     *,
@@ -203,67 +222,109 @@ def divergence_loss(
 
     Args:
         policy: the student.
-        teacher: the one teacher of all these answers; None: theirs are on servers, and have named their top tokens.
-        teacher_prompts: of each answer, as the teacher reads it (``TeacherPool.encode``); none for servers.
+        passes: of the teacher of all these answers, or of those that are mixed (``TeacherPool.passes``); none: theirs
+            are on servers, and have named their top tokens.
         rollouts: the answers.
         args: which divergence.
         temperature: that of sampling, on both sides.
         denominator: divides the sum over answers.
         trained: receives the statistics.
     """
-    if teacher is None:
-        tokens = sum(len(logps_TK) for logps_TK in rollouts.teacher_top_logps)
-        per_token_BT = policy(lambda: _divergences_from_top(policy, rollouts, temperature))
+    if not passes:
+        named_B = rollouts.mask_BT.new_tensor([len(ids_TK) > 0 for ids_TK in rollouts.teacher_top_ids])
+        tokens = kept_lengths(rollouts.lengths_B, args.keep_tokens)[named_B].sum()
+        per_token_BT = policy(lambda: _divergences_from_top(policy, rollouts, args, temperature))
     else:
-        tokens = rollouts.mask_BT.sum()
-        # Both models' weights are read, and again in the backward pass.
-        per_token_BT = policy(
-            lambda: teacher(lambda: _divergences(policy, teacher, teacher_prompts, rollouts, args, temperature))
-        )
+        tokens = kept_lengths(rollouts.lengths_B, args.keep_tokens).sum()
+        per_token_BT = token_divergences(policy, passes, rollouts, args, temperature)
     trained.add("train/divergence", per_token_BT.detach().sum(), tokens)
-    per_answer_B = per_token_BT.sum(dim=1) / rollouts.lengths_B.clamp(min=1)
+    per_answer_B = per_token_BT.sum(dim=1) / kept_lengths(rollouts.lengths_B, args.keep_tokens).clamp(min=1)
     return (per_answer_B * (rollouts.keep_B & rollouts.teacher_ok_B)).sum() / denominator
 
 
-def _divergences(
+def token_divergences(
+    policy: Policy, passes: Sequence[TeacherPass], rollouts: Rollouts, args: LossArgs, temperature: float
+) -> Tensor:
+    """Divergence of each token's distribution from its teachers', ``[B, T]``, over the tokens that train.
+
+    Args:
+        policy: the student.
+        passes: of one teacher, or of those that are mixed.
+        rollouts: the answers.
+        args: which divergence.
+        temperature: of both sides.
+    """
+    answers = (rollouts.tokens_BT, rollouts.mask_BT)
+    hidden: dict[int, Tensor] = {}
+    for i, teacher in enumerate(passes):
+        if teacher.policy is policy:
+            # First, and by itself: the student's modules may hold other weights meanwhile. Their head is never another.
+            with teacher.in_place():
+                hidden[i] = policy(partial(teacher.response_hidden, *answers))
+
+    def compare() -> Tensor:
+        read = {i: teacher.response_hidden(*answers) for i, teacher in enumerate(passes) if i not in hidden} | hidden
+        student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
+        return _compare(policy, student_BTH, [(t, read[i]) for i, t in enumerate(passes)], rollouts, args, temperature)
+
+    # All models' weights are read, and again in the backward pass.
+    for apart in dict.fromkeys(teacher.policy for teacher in passes if teacher.policy is not policy):
+        compare = partial(apart, compare)
+    return policy(compare)
+
+
+def _compare(
     policy: Policy,
-    teacher: Policy,
-    teacher_prompts: Sequence[EncodedPrompt],
+    student_BTH: Tensor,
+    teachers: Sequence[tuple[TeacherPass, Tensor]],
     rollouts: Rollouts,
     args: LossArgs,
     temperature: float,
 ) -> Tensor:
-    """Of each token's distribution, ``[B, T]``."""
-    answers = (rollouts.tokens_BT, rollouts.mask_BT)
-    with teacher.answering():
-        teacher_BTH = teacher.response_hidden(
-            [prompt.tokens for prompt in teacher_prompts], *answers, [prompt.vision for prompt in teacher_prompts]
-        )
-    student_BTH = policy.response_hidden(rollouts.prompt_tokens, *answers, rollouts.vision)
-    student_head, teacher_head = head_of(policy.model), head_of(teacher.model)
-    return divergence(
-        student_BTH * student_head.scale,
-        teacher_BTH * teacher_head.scale,
-        student_head.weight_VH,
-        teacher_head.weight_VH,
-        rollouts.mask_BT,
-        kind=args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
-        beta=args.jsd_beta,
-        top_k=args.top_k if args.kind == "topk" else None,
-        temperature=temperature,
-        student_bias=student_head.bias_V,
-        teacher_bias=teacher_head.bias_V,
-        student_softcap=student_head.softcap,
-        teacher_softcap=teacher_head.softcap,
-    )
+    """Divergences ``[B, T]`` from hidden states of the student and of one teacher or several."""
+    head = head_of(policy.model)
+    terms = []
+    for teacher, hidden_BTH in teachers:
+        own = head_of(teacher.policy.model)
+        terms.append(MixtureTerm(hidden_BTH * own.scale, own.weight_VH, teacher.share, own.bias_V, own.softcap))
+    options: dict[str, Any] = {
+        "kind": args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
+        "beta": args.jsd_beta,
+        "top_k": args.top_k if args.kind == "topk" else None,
+        "entry_clip": args.entry_clip,
+        "temperature": temperature,
+        "student_bias": head.bias_V,
+        "student_softcap": head.softcap,
+    }
+    student_BTH = student_BTH * head.scale
+    mask_BT = _kept(head, student_BTH, rollouts, args, temperature)
+    if len(terms) > 1:
+        return mixture_divergence(student_BTH, head.weight_VH, terms, mask_BT, **options)
+    (term,) = terms
+    options |= {"teacher_bias": term.bias_V, "teacher_softcap": term.softcap}
+    return divergence(student_BTH, term.hidden_BTH, head.weight_VH, term.weight_VH, mask_BT, **options)
 
 
-def _divergences_from_top(policy: Policy, rollouts: Rollouts, temperature: float) -> Tensor:
+@torch.no_grad()
+def _kept(head: OutputHead, student_BTH: Tensor, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
+    """The tokens that train, bool ``[B, T]``, from the student's scaled hidden states."""
+    mask_BT = rollouts.mask_BT
+    if args.keep_tokens == 1:
+        return mask_BT
+    options: dict[str, Any] = {"bias_V": head.bias_V, "softcap": head.softcap, "temperature": temperature}
+    states = (student_BTH[mask_BT], head.weight_VH, rollouts.tokens_BT[mask_BT])
+    entropy_N = linear_token_logps(*states, return_entropy=True, **options)[1]
+    entropy_BT = entropy_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, entropy_N)
+    return highest_entropy(entropy_BT, mask_BT, args.keep_tokens)
+
+
+def _divergences_from_top(policy: Policy, rollouts: Rollouts, args: LossArgs, temperature: float) -> Tensor:
     """Of each token's distribution, ``[B, T]``, by the top tokens that a teacher has named; 0 where it has not."""
     student_BTH = policy.response_hidden(rollouts.prompt_tokens, rollouts.tokens_BT, rollouts.mask_BT, rollouts.vision)
     head, device = head_of(policy.model), student_BTH.device
     named_B = torch.tensor([len(ids_TK) > 0 for ids_TK in rollouts.teacher_top_ids], device=device)
-    named_BT = rollouts.mask_BT & named_B[:, None]
+    student_BTH = student_BTH * head.scale
+    named_BT = _kept(head, student_BTH, rollouts, args, temperature) & named_B[:, None]
     size = max(ids.shape[1] for ids in rollouts.teacher_top_ids)
     top_ids_BTK = torch.zeros(*named_BT.shape, size, dtype=torch.int32, device=device)
     top_logps_BTK = torch.zeros(*named_BT.shape, size, device=device)
@@ -272,7 +333,7 @@ def _divergences_from_top(policy: Policy, rollouts: Rollouts, temperature: float
         top_ids_BTK[row, :length, :k] = ids_TK.to(device)
         top_logps_BTK[row, :length, :k] = logps_TK.to(device)
     return topk_forward_kl(
-        student_BTH * head.scale,
+        student_BTH,
         head.weight_VH,
         top_ids_BTK,
         top_logps_BTK,

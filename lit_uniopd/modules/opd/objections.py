@@ -11,8 +11,10 @@ from lit_uniopd.memory import Workload, free_bytes, replies_bytes
 from lit_uniopd.memory.plan import readable
 from lit_uniopd.modules.lengths import beyond_positions, beyond_servers, shortened_benchmarks, unlike_lengths
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.horizon import HorizonArgs
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.outcomes import outcome_scopes
+from lit_uniopd.modules.opd.self_teaching import self_teaching_objections
 from lit_uniopd.modules.run_objections import template_objections
 from lit_uniopd.modules.unlike_prompts import unlike_benchmark_prompts, unlike_system_prompts
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
@@ -45,6 +47,7 @@ class RolloutSettings:
     """Ratio, scope and treatment of unknown outcomes of online balancing; None: there is none."""
     calibrations: Sequence[str] = ()
     """Callbacks that change advantages."""
+    horizon: HorizonArgs | None = None
 
     @property
     def answers(self) -> int | None:
@@ -79,12 +82,14 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
             scopes=outcome_scopes(module.advantage, trainer),
             balance=getattr(data.datamodule, "online_balance", None),
             calibrations=[type(callback).__name__ for callback in callbacks],
+            horizon=module.horizon,
         )
     )
     args, flag = module.policy_args, module.policy_flag
     trained, heldout = data.prompts("train"), data.prompts("val") if trainer.limit_val_batches else []
     if trained and module.teachers:
         yield from idle_teachers(module.teachers.routes(trained), module.teachers)
+        yield from self_teaching_objections(module)
     if any(prompt.grader is not None for prompt in heldout):
         yield from unlike_lengths(sampling.max_new_tokens, module.val_sampling.max_new_tokens)
     yield from unlike_system_prompts(trained, heldout)
@@ -103,11 +108,12 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
     if trained and module.teachers:
         yield from _long_readings(module, trained, processor)
     for name, teacher in module.teachers.args.items():
-        if teacher.placement != "http" or teacher.path or teacher.tokenizer:
-            reader = load_processor(teacher, f"model.teachers.{name}")
-            yield from template_objections(reader, teacher.chat_template_kwargs, f"model.teachers.{name}")
-            ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, teacher.chat_template_kwargs)
-            yield from unlike_ends(name, *ends)
+        reader_flag = f"model.teachers.{name}"
+        source, _ = teacher.source(reader_flag, args, flag)
+        reader = processor if teacher.reads_as_student else load_processor(source, reader_flag)
+        yield from template_objections(reader, teacher.chat_template_kwargs, reader_flag)
+        ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, source.chat_template_kwargs)
+        yield from unlike_ends(name, *ends)
 
 
 def heavy_replies(teachers: Mapping[str, TeacherArgs], load: Workload, *, processes: int) -> Iterator[Objection]:
@@ -138,10 +144,9 @@ def _long_readings(module: Any, trained: Sequence[Prompt], processor: Any) -> It
     longest = module.teachers.longest_prompts(trained, processor, module.policy_args)
     for name, tokens in longest.items():
         teacher, flag = module.teachers.args[name], f"model.teachers.{name}"
-        if teacher.placement != "http" or teacher.path:
+        if teacher.is_student or teacher.placement != "http" or teacher.path:
             yield from beyond_positions(
-                teacher,
-                flag,
+                *teacher.source(flag, module.policy_args, module.policy_flag),
                 prompt=tokens,
                 answer=module.sampling.max_new_tokens,
                 option="--model.sampling.max_new_tokens",
@@ -290,6 +295,23 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
             "settings",
             f"{names} changes advantages, which --model.loss.kind {loss.kind} does not read; choose sampled, or leave "
             f"{names} out of --trainer.callbacks.",
+            refused=True,
+        )
+    horizon, longest = settings.horizon, settings.sampling.max_new_tokens
+    if horizon is not None and horizon.start >= longest:
+        yield Objection(
+            "settings",
+            f"--model.horizon.start {horizon.start} is not below --model.sampling.max_new_tokens {longest}, so answers "
+            "never grow; lower it, or set --model.horizon null.",
+            refused=True,
+        )
+    if settings.calibrations and advantage.baseline != "none":
+        names = ", ".join(settings.calibrations)
+        yield Objection(
+            "settings",
+            f"{names} compares what a teacher thinks of whole answers, and --model.advantage.baseline "
+            f"{advantage.baseline} takes that out of the advantages; set baseline none, or leave {names} out of "
+            "--trainer.callbacks.",
             refused=True,
         )
     if loss.importance_cap is not None and loss.importance_cap < 1:

@@ -29,6 +29,8 @@ def own_teachers(module: Any) -> Iterator[Objection]:
     student, teachers = module.policy, module.teachers
     prompts = module.trainer_data.prompts("train")
     for name, args in teachers.args.items():
+        if args.is_student:  # by its own word, which ``self_teaching_objections`` has looked at
+            continue
         routed = list(islice((prompt for prompt in prompts if teachers.route(prompt) == name), READ))
         if teacher := teachers.loaded.get(name):
             same = bool(routed) and reads_as_student(student, teachers, name, routed) and same_weights(student, teacher)

@@ -68,14 +68,17 @@ def check_images(
         UserError: naming the prompt and the option.
     """
     readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
-    readers |= {name: (args, f"model.teachers.{name}") for name, args in teachers.args.items()}
+    for name, args in teachers.args.items():
+        own = (args, f"model.teachers.{name}")
+        readers[name] = own if args.placement == "http" else args.source(own[1], student, flag)
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         if prompt.images:
             first.setdefault("", prompt)
     for prompt in trained if teachers else ():
-        if teachers.reading(prompt).images:
-            first.setdefault(teachers.route(prompt), prompt)
+        for name, read in teachers.readings(prompt).items():
+            if read.images:
+                first.setdefault(name, prompt)
     for name, prompt in first.items():
         args, flag = readers[name]
         if isinstance(args, TeacherArgs) and args.placement == "http":

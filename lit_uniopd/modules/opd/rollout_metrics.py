@@ -1,8 +1,8 @@
 """What one rollout says about the student, as averages to log."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from lightning import LightningModule
 from torch import Tensor
 
 from lit_uniopd.distributed.collectives import max_over_ranks, sum_over_ranks
@@ -10,7 +10,6 @@ from lit_uniopd.grade import KILLED
 from lit_uniopd.modules.opd.engine_drift import add_engine_drift
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.rewards import GRADERS
-from lit_uniopd.teachers.pool import TeacherPool
 from lit_uniopd.types import CORRECT, UNKNOWN, Rollouts
 
 LINE_VALUES = {
@@ -24,30 +23,21 @@ LINE_VALUES = {
 
 
 def step_metrics(
-    module: LightningModule,
-    rollouts: Rollouts,
-    trained: WeightedMeans,
-    seconds: Mapping[str, float],
-    *,
-    teachers: TeacherPool,
-    domains: Iterable[str],
-    custom_graders: Iterable[str],
-    own_kernels: bool,
+    module: Any, rollouts: Rollouts, trained: WeightedMeans, seconds: Mapping[str, float]
 ) -> dict[str, float]:
     """What a step's rollout and update were like, averaged over all ranks, and where this rank's time went.
 
     A collective call.
 
     Args:
-        module: being trained.
+        module: ``UniOPD`` in training.
         rollouts: of the step.
         trained: statistics of its updates.
         seconds: of each part of the step, and of the whole `step`.
-        teachers: who scored.
-        domains: every domain of the data.
-        custom_graders: those of users that the data name.
-        own_kernels: whether the student's answers come from an engine with kernels of its own.
     """
+    teachers, domains, custom_graders = module.teachers, module.domains, module.custom_graders
+    # Whether the student's answers come from an engine with kernels of its own.
+    own_kernels = module.writer == "student" and module.rollout_sampling.engine == "vllm"
     # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
     trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
     routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else None

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wait_for_ranks
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
@@ -18,20 +17,24 @@ from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.alarms import Alarms
+from lit_uniopd.modules.opd.baseline import teacher_baseline
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.engine_drift import check_drift
+from lit_uniopd.modules.opd.horizon import HorizonArgs, at_horizon, forget_cut
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
+from lit_uniopd.modules.opd.memory_facts import rollout_workload, with_teachers
 from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
 from lit_uniopd.modules.opd.outcomes import check_golds, outcome_users
 from lit_uniopd.modules.opd.own_teacher import own_teachers
+from lit_uniopd.modules.opd.plug_ins import call_plug_ins
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import frozen_logps, longest_reading, update_batches
+from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
 from lit_uniopd.modules.opd.teacher_failures import check_failures
-from lit_uniopd.modules.optimization import default_optimizer
+from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy.args import PolicyArgs
@@ -42,6 +45,7 @@ from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
 from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.teachers.student_average import load_averages, save_averages
 from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.seeding import derive_seed
@@ -64,6 +68,7 @@ class UniOPD(PolicyModule):
             engine and as long.
         loss: the objective.
         advantage: what its tokens are worth (`sampled` only): teacher, outcome, or a control.
+        horizon: shorter answers for the first steps; null: of full length from the first on.
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
@@ -92,6 +97,7 @@ class UniOPD(PolicyModule):
         val_sampling: SamplingArgs | None = None,
         loss: LossArgs = LossArgs(),  # noqa: B008
         advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
+        horizon: HorizonArgs | None = None,
         writer: Literal["student", "teacher"] = "student",
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
@@ -123,10 +129,12 @@ class UniOPD(PolicyModule):
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
-        self.teachers.refuse(sampling.temperature or 1.0, loss.kind, direction=loss.top_k_direction, writer=writer)
+        options: dict[str, Any] = {"direction": loss.top_k_direction, "baseline": advantage.baseline}
+        self.teachers.refuse(sampling.temperature or 1.0, loss.kind, writer=writer, **options)
         self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
+        self.horizon = horizon
         self.writer = writer
         self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
@@ -143,14 +151,14 @@ class UniOPD(PolicyModule):
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         data = self.trainer_data
         trained = data.prompts("train")
+        self.teachers.learn_rows(trained, self.seed)
         prompts = data.prompts("train", "val", "test", "predict")
         self.custom_graders = check_prompts(prompts)
         check_graders(data.prompts("train", "val"))
         if stage == "fit":
             check_engine(self.sampling)
         trained = trained if stage == "fit" else []
-        users = outcome_users(self.advantage, self.trainer)
-        check_golds(trained, self.graders, users, warns=self.trainer.is_global_zero)
+        check_golds(trained, self.graders, outcome_users(self.advantage, self.trainer), warns=self.global_rank == 0)
         check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
@@ -174,8 +182,10 @@ class UniOPD(PolicyModule):
         return self.updates_per_rollout
 
     def on_policy_loaded(self) -> None:
-        if self.trainer.state.fn == "fit" and self.advantage.needs_reference:
-            self.policy.keep_reference()
+        if self.trainer.state.fn == "fit":
+            if self.advantage.needs_reference:
+                self.policy.keep_reference()
+            self.teachers.attach(self.policy)
 
     def on_fit_start(self) -> None:
         self.rollout_sampling = rollout_sampling(self.sampling, self.policy, self.writer)
@@ -184,21 +194,10 @@ class UniOPD(PolicyModule):
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
     def workload(self) -> Workload:
-        data, trained = self.trainer_data, self.trainer_data.prompts("train")
-        return Workload.of_rollouts(
-            self.sampling,
-            answers=data.batch_size * self.sampling.n,
-            longest_prompt=self.longest_prompt(trained),
-            longest_read=longest_reading(self, trained, self._processor),
-            micro_batch_tokens=self.micro_batch_tokens,
-            here=self.writer == "student" and self.sampling.server is None,
-            cuda=self.trainer.strategy.root_device.type == "cuda",
-            top_k=self.loss.asked_top_k,
-        )
+        return rollout_workload(self, self._processor)
 
     def memory_setup(self) -> Setup:
-        copied = self.advantage.needs_reference and self.policy_args.lora is None
-        return replace(super().memory_setup(), teachers=self.teachers.args, reference_copy=copied)
+        return with_teachers(self, super().memory_setup())
 
     def models(self) -> dict[str, Any]:
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
@@ -234,10 +233,10 @@ class UniOPD(PolicyModule):
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        keys = group_ids(self, len(batch))
+        keys, sampling = group_ids(self, len(batch)), at_horizon(self.rollout_sampling, self.horizon, self.global_step)
         write = write_answers if self.writer == "student" else self.teachers.write
         with self.timed("rollout"):
-            return write(self.policy, batch.prompts, self.rollout_sampling, seed=seed, keys=keys)
+            return write(self.policy, batch.prompts, sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
@@ -246,10 +245,13 @@ class UniOPD(PolicyModule):
         """
         with self.grading(rollouts):
             reference_BT = self.ask_teachers(rollouts)
+            baseline_BT = teacher_baseline(self, rollouts)
+        forget_cut(rollouts, self.sampling, self.horizon, self.global_step)
         rollouts.advantages_BT = rollout_advantages(
             rollouts,
             self.advantage,
             reference_logps_BT=reference_BT,
+            baseline_BT=baseline_BT,
             seed=derive_seed(self.seed, self.global_rank, "advantages", self.global_step),
         )
 
@@ -299,10 +301,7 @@ class UniOPD(PolicyModule):
 
         They may change ``keep_B`` (balancing) and ``advantages_BT`` (calibration) in place.
         """
-        for plug_in in (self.trainer_data.datamodule, *self.trainer.callbacks):  # type: ignore[attr-defined]
-            hook = getattr(plug_in, "on_rollouts_scored", None)
-            if hook is not None:
-                hook(self.trainer, self, rollouts)
+        call_plug_ins(self, rollouts)
 
     def update(self, scored: ScoredRollout, prompts: Sequence[Prompt]) -> None:
         """The optimizer steps that are left of a rollout; a run that is stopped between them keeps the rest."""
@@ -343,6 +342,8 @@ class UniOPD(PolicyModule):
         trained.add("train/grad_norm", self.clip())
         trained.add("train/lr", optimizer.param_groups[0]["lr"])
         optimizer.step()
+        for average in self.teachers.averages.values():
+            average.follow()
         schedule: Any = self.lr_schedulers()
         if schedule is not None:
             schedule.step()
@@ -357,16 +358,12 @@ class UniOPD(PolicyModule):
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
         if self.loss.kind == "sampled":
             return sampled_loss(self.policy, rollouts, self.loss, **common)
-        if not teacher:
-            return divergence_loss(self.policy, None, (), rollouts, self.loss, **common)
-        prompts = self.teachers.encode(teacher, rollouts.prompts)
-        return divergence_loss(self.policy, self.teachers[teacher], prompts, rollouts, self.loss, **common)
+        passes = self.teachers.passes(teacher, rollouts.prompts) if teacher else ()
+        return divergence_loss(self.policy, passes, rollouts, self.loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
-        limit = float("inf") if self.gradient_clip is None else self.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], limit)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return clip_gradient(self.parameters(), self.gradient_clip)
 
     @property
     def temperature(self) -> float:
@@ -375,16 +372,7 @@ class UniOPD(PolicyModule):
 
     def log_step(self, rollouts: Rollouts, trained: WeightedMeans, seconds: dict[str, float]) -> None:
         """Log what the rollout and the update were like, averaged over all ranks, and where this rank's time went."""
-        metrics = step_metrics(
-            self,
-            rollouts,
-            trained,
-            seconds,
-            teachers=self.teachers,
-            domains=self.domains,
-            custom_graders=self.custom_graders,
-            own_kernels=self.writer == "student" and self.rollout_sampling.engine == "vllm",
-        )
+        metrics = step_metrics(self, rollouts, trained, seconds)
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
             self.alarms.check(metrics, self.loss, outcome_users(self.advantage, self.trainer), step=self.global_step)
@@ -402,7 +390,10 @@ class UniOPD(PolicyModule):
         super().on_save_checkpoint(checkpoint)
         if self.unfinished.states:
             checkpoint["rollouts"] = self.unfinished.states
+        save_averages(self.teachers.averages, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.unfinished.states = checkpoint.get("rollouts", [])
+        if self.trainer.state.fn == "fit":
+            load_averages(self.teachers.averages, checkpoint)

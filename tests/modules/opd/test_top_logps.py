@@ -78,7 +78,7 @@ def test_gradients_are_those_of_transformers_in_float64(model_servers, model_dir
     assert rollouts.teacher_ok_B.all()
     student.zero_grad()
     options: dict[str, Any] = {"temperature": 1.0, "denominator": float(len(rollouts)), "trained": WeightedMeans()}
-    divergence_loss(student, None, (), rollouts, LossArgs(**FORWARD | {"top_k": k}), **options).backward()
+    divergence_loss(student, (), rollouts, LossArgs(**FORWARD | {"top_k": k}), **options).backward()
     expected = by_hand(model_dirs, rollouts, k, list(range(len(rollouts))))
     largest = max(float(grad.abs().max()) for grad in expected.values())
     for name, parameter in student.model.named_parameters():
@@ -119,7 +119,7 @@ def test_answers_that_could_not_be_scored_train_nothing(model_servers, model_dir
     student.zero_grad()
     trained = WeightedMeans()
     options: dict[str, Any] = {"temperature": 1.0, "denominator": float(len(rollouts)), "trained": trained}
-    divergence_loss(student, None, (), rollouts, LossArgs(**FORWARD), **options).backward()
+    divergence_loss(student, (), rollouts, LossArgs(**FORWARD), **options).backward()
     expected = by_hand(model_dirs, rollouts, 5, kept)
     largest = max(float(grad.abs().max()) for grad in expected.values())
     for name, parameter in student.model.named_parameters():
@@ -128,7 +128,7 @@ def test_answers_that_could_not_be_scored_train_nothing(model_servers, model_dir
     # Where no answer of a pass was scored, there is still a gradient for other ranks to wait for.
     student.zero_grad()
     lost = [row for row in range(len(rollouts)) if row not in kept]
-    divergence_loss(student, None, (), rollouts[lost], LossArgs(**FORWARD), **options).backward()
+    divergence_loss(student, (), rollouts[lost], LossArgs(**FORWARD), **options).backward()
     assert all(p.grad is not None and not p.grad.any() for p in student.parameters() if p.requires_grad)
 
 

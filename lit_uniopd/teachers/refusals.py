@@ -1,0 +1,117 @@
+"""What a teacher cannot do where it lives, and what cannot be mixed."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from lit_uniopd.errors import UserError
+from lit_uniopd.teachers.base import Teacher
+
+
+def refuse_placement(teacher: Teacher, temperature: float, loss: str, *, direction: str, writer: str) -> None:
+    """Refuse what a teacher cannot do in its placement, before anything is loaded.
+
+    Args:
+        teacher: not loaded yet.
+        temperature: of both sides.
+        loss: ``--model.loss.kind``.
+        direction: ``--model.loss.top_k_direction``.
+        writer: ``--model.writer``.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    placement = teacher.args.placement
+    where, is_here = f"--{teacher.flag}.placement {placement}", placement != "http"
+    if loss != "sampled" and not teacher.scores_distributions:
+        _refuse_loss(where, loss, direction, is_here=is_here)
+    if writer == "teacher" and not is_here:
+        raise UserError(
+            f"--model.writer teacher needs the model itself, and with {where} it is on servers, which score "
+            "and do not write; set --model.writer student, or place the teacher here."
+        )
+    if temperature != 1.0 and not is_here:
+        raise UserError(
+            f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "
+            f"{where} the servers score at temperature 1; set it to 1, or place the teacher here."
+        )
+
+
+def _refuse_loss(where: str, loss: str, direction: str, *, is_here: bool) -> None:
+    """Refuse a loss over distributions that a teacher does not have."""
+    if is_here:
+        raise UserError(
+            f"--model.loss.kind {loss} compares whole distributions, and {where} has log-probs of the sampled "
+            "tokens only; choose loss.kind sampled, or place the teacher here."
+        )
+    if loss != "topk":
+        raise UserError(
+            f"--model.loss.kind {loss} compares whole distributions, and with {where} servers name their likeliest "
+            "tokens only; choose loss.kind topk with loss.top_k_direction forward, or place the teacher here."
+        )
+    if direction != "forward":
+        raise UserError(
+            f"--model.loss.top_k_direction {direction} needs the teacher's log-probs of the student's likeliest "
+            f"tokens, and with {where} servers name their own only; set it to forward, or place the teacher here."
+        )
+
+
+def shares_of(name: str, mixture: Mapping[str, float], models: Collection[str]) -> dict[str, float]:
+    """Shares of a mixture, 1 together.
+
+    Raises:
+        UserError: naming the flag, if it is made of what is no model.
+    """
+    for part in mixture:
+        if part not in models:
+            raise UserError(
+                f"--model.teachers.{name}.mixture names {part!r}, and the models of --model.teachers are "
+                f"{', '.join(models) or 'none'}; add it to them, or take it out of the mixture."
+            )
+    total = sum(mixture.values())
+    return {part: weight / total for part, weight in mixture.items()}
+
+
+def refuse_mixture(name: str, parts: Sequence[Teacher], loss: str, *, writer: str) -> None:
+    """Refuse what several teachers cannot do together, before anything is loaded.
+
+    Args:
+        name: of the mixture.
+        parts: those that are mixed.
+        loss: ``--model.loss.kind``.
+        writer: ``--model.writer``.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    flag = f"--model.teachers.{name}.mixture"
+    if writer == "teacher":
+        raise UserError(
+            f"--model.writer teacher lets one model write, and {flag} is of {len(parts)}; set --model.writer student, "
+            "or route the prompts to one of them."
+        )
+    for part in parts if loss != "sampled" and len(parts) > 1 else ():
+        if part.args.placement not in ("resident", "quantized"):
+            raise UserError(
+                f"--model.loss.kind {loss} reads all teachers of {flag} in one pass, and --{part.flag}.placement "
+                f"{part.args.placement} does not keep {part.name} on the device; set it to resident, or loss.kind to "
+                "sampled."
+            )
+
+
+def refuse_without_distributions(name: str, parts: Sequence[Teacher], baseline: str) -> None:
+    """Refuse a baseline over distributions that a teacher does not have, or not at the same time as others.
+
+    Args:
+        name: of the teacher or the mixture.
+        parts: it, or those that are mixed.
+        baseline: ``--model.advantage.baseline``.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    for part in parts:
+        together = len(parts) == 1 or part.args.placement in ("resident", "quantized")
+        if not (part.scores_distributions and together):
+            raise UserError(
+                f"--model.advantage.baseline {baseline} compares whole distributions, and --{part.flag}.placement "
+                f"{part.args.placement} has none for teacher {name}; set baseline none, or placement resident."
+            )

@@ -1,0 +1,225 @@
+"""Several teachers for one prompt."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from modules.opd.test_uni_opd import KillAt, Killed, checkpointed, shuffled_prompts
+from teachers.test_reading import exact_logps
+from tiny import Prompts, adam, module, prompts, sgd, trainer, weights
+
+from callbacks import RolloutRecorder
+from lit_uniopd.doctor import run_all_checks
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules import LossArgs, UniOPD
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
+from lit_uniopd.sampling import SamplingArgs
+from lit_uniopd.sampling.rollouts import write_answers
+from lit_uniopd.teachers import HttpArgs, ReadsArgs, TeacherArgs
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Rollouts
+
+SHARES = {"expert": 3.0, "other": 1.0}
+TEXTS = {"expert": "<bos>u:{}<end><bos>a:", "other": "<bos>u:yes {}<end><bos>a:"}
+LORA = LoraArgs(rank=4, alpha=8)
+
+
+def teachers(
+    paths: Mapping[str, str], shares: dict[str, float] | None = None, **options: Any
+) -> dict[str, TeacherArgs]:
+    """Two models, of which one reads more, and their mixture for every prompt."""
+    reads = ReadsArgs(template="yes {prompt}")
+    return {
+        "expert": TeacherArgs(path=paths["math"], **options),
+        "other": TeacherArgs(path=paths["code"], reads=reads, **options),
+        "default": TeacherArgs(mixture=SHARES if shares is None else shares),
+    }
+
+
+def step(paths: dict[str, str], root: Path, **options: Any) -> tuple[UniOPD, dict[str, float]]:
+    model = module(paths, **{"teachers": teachers(paths), "optimizer": sgd, **options})
+    run = trainer(root, max_steps=1)
+    run.fit(model, Prompts(prompts(4)))
+    return model, {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+@pytest.mark.parametrize("kind", ["sampled", "forward_kl", "reverse_kl"])
+@pytest.mark.parametrize("tokens", [10_000, 60])
+def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, kind, tokens):
+    """Probabilities, not log-probs, are averaged: in float64, in one pass and in many."""
+    loss = LossArgs(kind=kind, gap_threshold=None)
+    model, logged = step(model_dirs, tmp_path, loss=loss, micro_batch_tokens=tokens)
+    losses, rewards, count = [], 0.0, 0
+    assert model.rollouts is not None
+    for prompt, ids, length in zip(
+        model.rollouts.prompts, model.rollouts.tokens_BT.tolist(), model.rollouts.lengths_B.tolist(), strict=True
+    ):
+        asked, answer = str(prompt.messages[0]["content"]), ids[:length]
+        student = exact_logps(model_dirs["student"], TEXTS["expert"].format(asked), answer)
+        parts = [
+            exact_logps(model_dirs[{"expert": "math", "other": "code"}[n]], TEXTS[n].format(asked), answer)
+            for n in SHARES
+        ]
+        teacher = (0.75 * parts[0].exp() + 0.25 * parts[1].exp()).log()
+        advantage = (teacher - student).gather(1, torch.tensor(answer)[:, None])[:, 0]
+        rewards, count = rewards + float(advantage.sum()), count + length
+        p, q = (teacher, student) if kind == "forward_kl" else (student, teacher)
+        losses.append(float(-advantage.mean() if kind == "sampled" else (p.exp() * (p - q)).sum(-1).mean()))
+    assert logged["train/loss"] == pytest.approx(sum(losses) / len(losses), abs=3e-5)
+    assert logged["rollout/reward"] == pytest.approx(rewards / count, abs=3e-5)
+    assert logged["teacher/default/kl"] == pytest.approx(-logged["rollout/reward"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "jsd"])
+def test_a_mixture_of_one_is_its_teacher_bit_for_bit(model_dirs, tmp_path, kind):
+    alone = {"default": TeacherArgs(path=model_dirs["code"], reads=ReadsArgs(template="yes {prompt}"))}
+    mixed = teachers(model_dirs, {"other": 0.2})
+    results = [step(model_dirs, tmp_path, teachers=t, loss=LossArgs(kind=kind))[0] for t in (alone, mixed)]
+    assert all(torch.equal(a, b) for a, b in zip(*(weights(m).values() for m in results), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["sampled", "jsd"])
+def test_a_mixture_of_students_has_nothing_to_say(model_dirs, tmp_path, kind):
+    same: dict[str, str] = dict.fromkeys(list(model_dirs), model_dirs["student"])
+    pair = {
+        "expert": TeacherArgs(weights="student"),
+        "other": TeacherArgs(weights="student_average", decay=0.0),
+        "third": TeacherArgs(weights="student_at_start"),
+        "default": TeacherArgs(mixture={"expert": 1, "other": 2, "third": 3}),
+    }
+    for lora in (None, LORA):
+        student = PolicyArgs(path=same["student"], lora=lora)
+        model, logged = step(same, tmp_path, student=student, teachers=pair, loss=LossArgs(kind=kind))
+        assert model.rollouts is not None
+        assert float(model.rollouts.advantages_BT.abs().max()) < 1e-4
+        assert abs(logged["train/loss"]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["sampled", "jsd"])
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, lora, kind):
+    """Of an expert, and of the student's average and start behind another prompt, whose modules are the same."""
+    hint = ReadsArgs(template="yes {prompt}")
+
+    def model() -> UniOPD:
+        mixed = {
+            "expert": TeacherArgs(path=model_dirs["math"]),
+            "average": TeacherArgs(weights="student_average", decay=0.5, reads=hint),
+            "start": TeacherArgs(weights="student_at_start", reads=hint),
+            "default": TeacherArgs(mixture={"expert": 1, "average": 1, "start": 2}),
+        }
+        student = PolicyArgs(path=model_dirs["student"], lora=lora)
+        return module(model_dirs, student=student, teachers=mixed, optimizer=adam, loss=LossArgs(kind=kind))
+
+    whole = model()
+    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    first = checkpointed(tmp_path / "first")
+    first.callbacks.append(KillAt(2))
+    with pytest.raises(Killed):
+        first.fit(model(), shuffled_prompts(tmp_path))
+    second, last = model(), tmp_path / "first/ckpt/last.ckpt"
+    checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
+    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+
+
+def scored(student: Policy, args: dict[str, TeacherArgs]) -> tuple[torch.Tensor, torch.Tensor, TeacherPool, Rollouts]:
+    pool = TeacherPool(args)
+    pool.load(student)
+    rollouts = write_answers(student, prompts(4), SamplingArgs(n=2, max_new_tokens=6), seed=0)
+    rollouts.prompts = [replace(p, teacher="expert" if p.id == "p1" else None) for p in rollouts.prompts]
+    logps_BT, ok_B = pool.score(rollouts, temperature=1.0, max_tokens=1000)
+    return logps_BT, ok_B, pool, rollouts
+
+
+def test_it_does_not_matter_where_those_that_are_mixed_live(model_dirs, tmp_path, model_servers):
+    """Sampled log-probs are all that it takes; one of the prompts has a teacher of its own."""
+    student = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True)
+    expected_BT, *_, pool, rollouts = scored(student, teachers(model_dirs))
+    assert pool.routes(rollouts.prompts) == {"default": 6, "expert": 8, "other": 6}
+    cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
+    moved: list[dict[str, Any]] = [{"placement": "cpu_offload"}, cached]
+    for options in moved:
+        again_BT, ok_B, *_ = scored(student, teachers(model_dirs, **options))
+        assert ok_B.all()
+        torch.testing.assert_close(again_BT, expected_BT, atol=1e-6, rtol=0)
+    expert = TeacherArgs(placement="http", http=HttpArgs(model_servers.urls["math"]))
+    served = teachers(model_dirs) | {"expert": expert}
+    again_BT, ok_B, *_ = scored(student, served)
+    assert ok_B.all()
+    torch.testing.assert_close(again_BT, expected_BT, atol=1e-5, rtol=0)
+
+
+def test_an_answer_that_one_of_them_cannot_score_trains_nothing(model_dirs, monkeypatch):
+    from lit_uniopd.teachers import LocalTeacher, Scored
+
+    real = LocalTeacher.score
+
+    def score(self: LocalTeacher, rollouts: Rollouts, **options: Any) -> Any:
+        if self.name == "other":
+            yield Scored([0], None, "no answer")
+            rows = list(range(1, len(rollouts)))
+            yield from (replace(s, rows=[rows[i] for i in s.rows]) for s in real(self, rollouts[rows], **options))
+        else:
+            yield from real(self, rollouts, **options)
+
+    monkeypatch.setattr(LocalTeacher, "score", score)
+    student = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True)
+    logps_BT, ok_B, pool, _ = scored(student, teachers(model_dirs))
+    assert ok_B.tolist() == [False] + [True] * 7
+    assert not logps_BT[0].any()
+    assert pool.failures == {"other, no answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("mixture", "options", "message"),
+    [
+        ({"math": 1.0, "physics": 1.0}, {}, r"mixture names 'physics', and the models .* are math, code; add it"),
+        ({"both": 1.0}, {}, r"mixture names 'both'"),
+        ({}, {}, "must name teachers with positive weights"),
+        ({"math": 0.0, "code": 1.0}, {}, "must name teachers with positive weights"),
+        ({"math": float("nan")}, {}, "must name teachers with positive weights"),
+        ({"math": 1.0}, {"path": "x"}, r"both\.path has no meaning; give it to those that are mixed"),
+        ({"math": 1.0}, {"reads": ReadsArgs(system="x")}, r"both\.reads has no meaning"),
+        ({"math": 1.0}, {"weights": "student"}, r"both\.weights has no meaning"),
+    ],
+)
+def test_mistakes_are_named(mixture, options, message):
+    models = {name: TeacherArgs(path=name) for name in ("math", "code")}
+    with pytest.raises(UserError, match=message):
+        TeacherPool({**models, "both": TeacherArgs(mixture=mixture, **options)})
+
+
+@pytest.mark.parametrize(
+    ("placement", "loss", "writer", "message"),
+    [
+        ({"placement": "cpu_offload"}, "jsd", "student", r"in one pass, and .*expert\.placement cpu_offload"),
+        ({}, "forward_kl", "teacher", r"--model\.writer teacher lets one model write"),
+    ],
+)
+def test_what_cannot_be_done_together_is_refused(model_dirs, placement, loss, writer, message):
+    with pytest.raises(UserError, match=message):
+        module(model_dirs, teachers=teachers(model_dirs, **placement), loss=LossArgs(kind=loss), writer=writer)
+
+
+def test_servers_do_not_mix_their_likeliest_tokens(model_dirs):
+    http: dict[str, Any] = {"placement": "http", "http": HttpArgs(["http://127.0.0.1:1"])}
+    loss = LossArgs(kind="topk", top_k_direction="forward")
+    with pytest.raises(UserError, match=r"placement http does not keep expert on the device"):
+        module(model_dirs, teachers=teachers(model_dirs, **http), loss=loss)
+
+
+def test_doctor_viewer_and_evaluation_know_it(model_dirs, tmp_path):
+    model = module(model_dirs, teachers=teachers(model_dirs))
+    findings = {f.name: f for f in run_all_checks(model, Prompts(prompts(4)))}
+    assert findings["teachers"].message.startswith("default: 4 prompts, expert: 4 prompts, other: 4 prompts")
+    assert {findings[f"disagreement {name}"].status for name in ("expert", "other")} <= {"green", "yellow"}
+    assert findings["self-test"].status == "green"
+    assert not [f for f in findings.values() if f.status == "red"]
+    run = trainer(tmp_path, max_steps=1, callbacks=[RolloutRecorder(every_n_steps=1)])
+    run.fit(model, Prompts(prompts(4)))
+    (file,) = tmp_path.glob("**/rollouts.jsonl")
+    assert "yes " in file.read_text()
+    assert '"teacher": "default"' in file.read_text()
