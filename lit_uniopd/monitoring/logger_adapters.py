@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -13,6 +14,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lit_uniopd.utils.markdown import table_columns
+from lit_uniopd.utils.programs import program
 
 if TYPE_CHECKING:  # slow to import, and most runs draw late or never
     from matplotlib.figure import Figure
@@ -102,7 +104,8 @@ class TensorBoardAdapter(LoggerAdapter):
                 writer.add_scalar(tag, score, step)
 
     def view_command(self) -> str:
-        return f"tensorboard --logdir {os.path.relpath(self.logger.log_dir)}"
+        place = os.path.relpath(self.logger.log_dir)
+        return f"{program('tensorboard', 'tensorboard.main')} --logdir {shlex.quote(place)}"
 
 
 class WandbAdapter(LoggerAdapter):

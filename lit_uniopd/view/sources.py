@@ -57,15 +57,16 @@ def newest_version(source: Path) -> Path:
     if not source.exists():
         raise UserError(f"uniopd view: {source} does not exist; give the directory of a run (runs/<name>/version_N).")
     versions = {int(match[1]): path for path in source.glob("version_*") if (match := _version(path))}
-    shown = [path for _, path in sorted(versions.items()) if _shows_something(path)]
-    return shown[-1] if shown and not _shows_something(source) else source
+    shown = [path for _, path in sorted(versions.items()) if shows_something(path)]
+    return shown[-1] if shown and not shows_something(source) else source
 
 
 def _version(path: Path) -> re.Match[str] | None:
     return re.fullmatch(r"version_(\d+)", path.name)
 
 
-def _shows_something(directory: Path) -> bool:
+def shows_something(directory: Path) -> bool:
+    """Whether a directory of a run has anything for the page."""
     return any(directory.glob(f"*{CAPTIONS}")) or any((directory / f).is_file() for f in (GROUPS_FILE, PAIRS_FILE))
 
 
@@ -91,7 +92,7 @@ def _read(source: Path, name: str) -> ShownRun:
 
 def _near(source: Path) -> str:
     """Runs below a directory that holds several, for a message."""
-    runs = sorted(path for path in source.glob("*") if path.is_dir() and _shows_something(newest_version(path)))
+    runs = sorted(path for path in source.glob("*") if path.is_dir() and shows_something(newest_version(path)))
     return f" ({', '.join(map(str, runs[:5]))})" if runs else ""
 
 

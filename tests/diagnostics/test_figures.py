@@ -1,0 +1,31 @@
+"""What figures draw, read back from them."""
+
+from lit_uniopd.diagnostics.figures import before_after_figure
+
+
+def points(figure):
+    """Marker -> (x, y) of each point that is drawn, without those of the legend."""
+    drawn = {}
+    for line in figure.axes[0].lines:
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            drawn.setdefault((line.get_marker(), line.get_markerfacecolor()), []).append((x, y))
+    return drawn
+
+
+def test_an_arrow_goes_from_each_score_before_to_the_score_after():
+    scores = {"before": {"math": 0.25}, "after": {"math": 0.75, "code": 1.0}, "teachers": {"code": 0.5}}
+    figure = before_after_figure(scores)
+    assert {kind[0]: places for kind, places in points(figure).items() if kind[0] == "|"} == {"|": [(0.5, 1)]}
+    dots = sorted(place for kind, places in points(figure).items() if kind[0] == "o" for place in places)
+    assert dots == [(0.25, 0), (0.75, 0), (1.0, 1)], "code has no score before"
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["math", "code"]
+    arrows = [text for text in axes.texts if text.arrow_patch is not None]
+    assert [(arrow.xyann, arrow.xy) for arrow in arrows] == [((0.25, 0), (0.75, 0))]
+    assert {text.get_text() for text in axes.texts} >= {"25%", "75%", "100%"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after", "teacher"]
+
+
+def test_without_teachers_there_is_no_mark_of_theirs():
+    figure = before_after_figure({"before": {"a": 0.0}, "after": {"a": 0.5}})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
