@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -13,6 +14,7 @@ from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
@@ -24,6 +26,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.monitoring.media import log_figure
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
+from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.policy import Policy
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Prompt
@@ -52,6 +55,13 @@ def as_read(benchmark: Benchmark, reading: Callable[[Prompt], Prompt]) -> Benchm
     ]
     fingerprint = content_hash([(example.id, example.messages, example.gold) for example in examples])
     return replace(benchmark, examples=examples, fingerprint=fingerprint)
+
+
+def _primary_name(benchmark: Benchmark) -> str:
+    """What the score that stands for a benchmark is called."""
+    metrics, n = benchmark.spec.report.metrics[:1], benchmark.generation.n
+    (statistic,) = build_metrics(metrics, n, spec_n=benchmark.spec.generation.n)
+    return next(iter(statistic.scores(torch.ones(statistic.size, dtype=torch.float64))))
 
 
 class BenchmarkEvaluation(Callback):
@@ -133,6 +143,13 @@ class BenchmarkEvaluation(Callback):
         if self._benchmarks is None:
             self._benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
         return self._benchmarks
+
+    def essential_charts(self) -> Charts:
+        """The score that stands for each benchmark; held-out prompts are in the module's charts."""
+        scored = [benchmark for benchmark in self.load_benchmarks() if benchmark.spec.scoring.judge is None]
+        return (
+            {"Benchmarks (score)": [benchmark.tag(_primary_name(benchmark)) for benchmark in scored]} if scored else {}
+        )
 
     # --- when ---
 

@@ -62,7 +62,7 @@ class ConfigRecorder(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
         log_settings(trainer, parse_yaml(text, "the config"))
-        log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
+        log_text(trainer, "settings/config", "    " + text.replace("\n", "\n    "))
 
 
 class UniOPDCLI(LightningCLI):
