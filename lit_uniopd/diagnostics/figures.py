@@ -82,15 +82,17 @@ def before_after_figure(scores: Mapping[str, Mapping[str, float]]) -> "Figure":
     before, after, teachers = (scores.get(name, {}) for name in ("before", "after", "teachers"))
     figure = new_figure(7, 1.3 + 0.42 * len(after))
     axes: Any = figure.subplots()
+    label: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
     for row, (name, end) in enumerate(after.items()):
         start = before.get(name)
         if start is not None:
             arrow = {"arrowstyle": "-|>", "color": "#8a94a6", "shrinkA": 5, "shrinkB": 5}
             axes.annotate("", (end, row), (start, row), arrowprops=arrow)
             axes.plot(start, row, "o", color="white", markeredgecolor="#44546a", markersize=8)
-            axes.annotate(f"{start:.0%}", (start, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(f"{start:.1%}", (start, row), (0, 8), **label)
         axes.plot(end, row, "o", color=GOOD, markersize=8)
-        axes.annotate(f"{end:.0%}", (end, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        below = start is not None and abs(end - start) < 0.09  # beside the other label there is no room
+        axes.annotate(f"{end:.1%}", (end, row), (0, -15 if below else 8), **label)
         if name in teachers:
             axes.plot(teachers[name], row, "|", color=BAD, markersize=20, markeredgewidth=2)
     axes.plot([], [], "o", color="white", markeredgecolor="#44546a", label="before")

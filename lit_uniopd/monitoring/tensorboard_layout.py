@@ -75,7 +75,7 @@ def compared_settings(config: Mapping[str, Any]) -> dict[str, str | int | float]
     settings: dict[str, str | int | float] = {}
     for name, places in COMPARED.items():
         value = next((value for place in places if (value := _at(config, place)) is not None), None)
-        if isinstance(value, str | int | float):
+        if isinstance(value, str | int | float) and value != -1:  # Lightning's "without end"
             settings[name] = value.rpartition(".")[2] if name == "module" else value  # type: ignore[union-attr]
     return settings
 
