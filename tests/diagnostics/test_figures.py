@@ -1,5 +1,7 @@
 """What figures draw, read back from them."""
 
+from typing import Any
+
 from lit_uniopd.diagnostics.figures import before_after_figure
 
 
@@ -20,7 +22,8 @@ def test_an_arrow_goes_from_each_score_before_to_the_score_after():
     assert dots == [(0.25, 0), (0.75, 0), (1.0, 1)], "code has no score before"
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["math", "code"]
-    arrows = [text for text in axes.texts if text.arrow_patch is not None]
+    texts: list[Any] = list(axes.texts)
+    arrows = [text for text in texts if text.arrow_patch is not None]
     assert [(arrow.xyann, arrow.xy) for arrow in arrows] == [((0.25, 0), (0.75, 0))]
     assert {text.get_text() for text in axes.texts} >= {"25.0%", "75.0%", "100.0%"}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after", "teacher"]
@@ -28,7 +31,8 @@ def test_an_arrow_goes_from_each_score_before_to_the_score_after():
 
 def test_labels_of_scores_that_lie_together_do_not_lie_on_each_other():
     figure = before_after_figure({"before": {"a": 0.93, "b": 0.2}, "after": {"a": 0.95, "b": 0.9}})
-    heights = {text.get_text(): text.xyann[1] for text in figure.axes[0].texts if text.get_text()}
+    texts: list[Any] = list(figure.axes[0].texts)
+    heights = {text.get_text(): text.xyann[1] for text in texts if text.get_text()}
     assert heights["95.0%"] < 0 < heights["93.0%"]
     assert heights["20.0%"] == heights["90.0%"] > 0
 

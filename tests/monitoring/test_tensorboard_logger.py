@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -44,9 +45,9 @@ def fit(paths, root, logger):
 
 def hparams_of(run: EventAccumulator):
     """The settings and the metrics of the tab HPARAMS."""
-    contents = {}
+    contents, messages = {}, cast(Any, plugin_data_pb2)
     for tag, content in run.PluginTagToContent("hparams").items():
-        contents[tag] = plugin_data_pb2.HParamsPluginData.FromString(content)
+        contents[tag] = messages.HParamsPluginData.FromString(content)
     start = contents["_hparams_/session_start_info"].session_start_info.hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
     metrics = contents["_hparams_/experiment"].experiment.metric_infos
