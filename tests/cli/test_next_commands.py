@@ -4,10 +4,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_uniopd.cli import next_commands as module
@@ -60,10 +59,10 @@ def test_what_a_run_has_not_left_is_not_named(tmp_path, monkeypatch):
 
 def test_the_notebook_on_the_method_is_named_in_a_clone_only(tmp_path, monkeypatch):
     trainer, _ = finished(tmp_path, False)
-    trainer.strategy._lightning_module = SimpleNamespace()
+    trainer.strategy._lightning_module = LightningModule()
     clone = Path(module.__file__).parents[2]
     assert {path.stem for path in (clone / "notebooks").glob("*.ipynb")} >= set(module.NOTEBOOK_OF.values())
-    monkeypatch.setattr(module, "NOTEBOOK_OF", {SimpleNamespace: "reading_a_run"})
+    monkeypatch.setattr(module, "NOTEBOOK_OF", {LightningModule: "reading_a_run"})
     monkeypatch.setattr(module.shutil, "which", lambda name: "/bin/" + name if name == "jupyter" else None)
     monkeypatch.chdir(clone)
     assert commands(next_commands(trainer)) == ["jupyter execute --inplace notebooks/reading_a_run.ipynb"]
