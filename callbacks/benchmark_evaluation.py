@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -13,16 +14,19 @@ from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import score_table, wide_console
 from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import SUMMARY, summary_of
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
+from lit_uniopd.diagnostics import before_after_figure
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
-from lit_uniopd.monitoring.media import run_adapters
+from lit_uniopd.monitoring.media import log_figure
 from lit_uniopd.monitoring.step_interval import batch_passes_multiple
+from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.policy import Policy
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Prompt
@@ -30,6 +34,8 @@ from lit_uniopd.utils.run_directory import run_directory
 from lit_uniopd.utils.write_json import write_json
 
 Scores = dict[str, float]
+FIGURE = "before_after.png"
+"""Scores before and after, beside the teachers', in the directory of a run."""
 
 
 def as_read(benchmark: Benchmark, reading: Callable[[Prompt], Prompt]) -> Benchmark:
@@ -51,11 +57,18 @@ def as_read(benchmark: Benchmark, reading: Callable[[Prompt], Prompt]) -> Benchm
     return replace(benchmark, examples=examples, fingerprint=fingerprint)
 
 
+def _primary_name(benchmark: Benchmark) -> str:
+    """What the score that stands for a benchmark is called."""
+    metrics, n = benchmark.spec.report.metrics[:1], benchmark.generation.n
+    (statistic,) = build_metrics(metrics, n, spec_n=benchmark.spec.generation.n)
+    return next(iter(statistic.scores(torch.ones(statistic.size, dtype=torch.float64))))
+
+
 class BenchmarkEvaluation(Callback):
     """Evaluate the policy while it trains, on the engine that `uniopd validate` uses.
 
     Scores, intervals, samples and figures go to the loggers, answers to `records.parquet`, and a table with the scores
-    before and after, beside the teachers', to the terminal and `summary.json`.
+    before and after, beside the teachers', to the terminal and `summary.json`, with `before_after.png` as its picture.
 
     Args:
         benchmarks: names, groups or YAML files; `uniopd benchmarks` lists them. Null: the held-out prompts of the
@@ -131,6 +144,13 @@ class BenchmarkEvaluation(Callback):
             self._benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
         return self._benchmarks
 
+    def essential_charts(self) -> Charts:
+        """The score that stands for each benchmark; held-out prompts are in the module's charts."""
+        scored = [benchmark for benchmark in self.load_benchmarks() if benchmark.spec.scoring.judge is None]
+        return (
+            {"Benchmarks (score)": [benchmark.tag(_primary_name(benchmark)) for benchmark in scored]} if scored else {}
+        )
+
     # --- when ---
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
@@ -164,6 +184,7 @@ class BenchmarkEvaluation(Callback):
             self.evaluate(trainer, pl_module)
         if self.last is not None and trainer.is_global_zero:
             self._write_summary(self.last, pl_module)
+            self._draw_summary(self.last, trainer)
 
     # --- what ---
 
@@ -221,6 +242,15 @@ class BenchmarkEvaluation(Callback):
         write_json(directory / SUMMARY, {**summary, **summary_of(result)})
         self._finished = directory
 
+    def _draw_summary(self, result: EvalResult, trainer: Trainer) -> None:
+        """The table as a picture, in the run's directory and for its loggers."""
+        columns = {"before": self.scores_before, "after": result.primary(), **self.references()}
+        shown = {name: result.by_name(scores) for name, scores in columns.items() if scores}
+        if shown.get("after"):
+            figure = before_after_figure(shown)
+            figure.savefig(self.evaluator.directory / FIGURE, dpi=110)
+            log_figure(trainer, "before_after", figure)
+
     def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if self._finished is None or self.last is None:
             return
@@ -230,13 +260,8 @@ class BenchmarkEvaluation(Callback):
         columns = {"before": references.get("before"), "": {}, "teachers": references.get("teachers")}
         data = "Held-out prompts" if self.specs is None else f"Benchmarks, profile {self.profile}"
         title = f"{data} (step {self.last.step}, {self.seconds:.0f} s)"
-        console = wide_console()
-        console.print(
-            score_table(self.last, title, {k: v for k, v in columns.items() if v is not None}, heading="after")
-        )
-        for adapter in run_adapters(trainer):
-            if command := adapter.view_command():
-                console.print(f"Curves:  {command}", soft_wrap=True)
+        shown = {name: scores for name, scores in columns.items() if scores is not None}
+        wide_console().print(score_table(self.last, title, shown, heading="after"))
         self._finished = None
 
     @property

@@ -11,6 +11,7 @@ from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.benchmarks.spec import ProfileName
+from lit_uniopd.diagnostics.figures import before_after_figure
 from lit_uniopd.diagnostics.hallucination import positions_figure
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.chair import chair_counts
@@ -44,7 +45,8 @@ class HallucinationDiagnostics(Callback):
 
     CHAIR's scores, object recall and length stand side by side, since saying less is the cheapest way to hallucinate
     less. They are logged as `hallucination/<decoding>/<score>`, with a figure of mentions by their place in the
-    caption; the table is printed at the end, and saved as `hallucination.json` of the run.
+    caption; the table is printed at the end, and saved as `hallucination.json` of the run and, drawn, as
+    `hallucination.png`.
 
     Args:
         benchmark: the name or YAML file of a benchmark with CHAIR's rows: pictures with their objects.
@@ -125,6 +127,9 @@ class HallucinationDiagnostics(Callback):
         path = run_directory(trainer) / "hallucination.json"
         if trainer.is_global_zero:
             write_json(path, {"step": trainer.global_step, "pictures": len(self.prompts), **self.scores})
+            figure = before_after_figure({when: _shares(scores) for when, scores in self.scores.items()})
+            figure.savefig(path.with_suffix(".png"), dpi=110)
+            log_figure(trainer, "hallucination/before_after", figure)
 
     def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if trainer.is_global_zero and "after" in self.scores:
@@ -196,6 +201,16 @@ class HallucinationDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["before"] is not None:
             self.scores["before"] = state_dict["before"]
+
+
+def _shares(scores: dict[str, Scores]) -> Scores:
+    """The scores that are shares, by what they are called."""
+    return {
+        f"{label}, {name.replace('_', ' ')}": by_score[key]
+        for name, by_score in scores.items()
+        for key, label in SCORES.items()
+        if key in ("chair_i", "chair_s", "recall")
+    }
 
 
 def decoding_name(temperature: float) -> str:

@@ -19,21 +19,29 @@ from datamodules.show_options import parse as parse_show
 from lit_uniopd import schedules, scorers
 from lit_uniopd.cli.commands import COMMANDS
 from lit_uniopd.distributed.fsdp import FSDP
+from lit_uniopd.monitoring.tensorboard_logger import CompactTensorBoardLogger
 from lit_uniopd.monitoring.trackio_logger import TrackioLogger
 from lit_uniopd.teachers import TeacherArgs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lit_uniopd", "callbacks", "datamodules")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "configs/**/*.yaml", "notebooks/*.ipynb")
-OTHERS = {"sandbox/backends.py", "benchmarks/report/summary.py"}
-"""Files whose options are those of other programs: bubblewrap and git."""
+OTHERS = {"sandbox/backends.py", "benchmarks/report/summary.py", "cli/next_commands.py"}
+"""Files whose options are those of other programs: bubblewrap, git and Jupyter."""
 ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy"}
 """Flags of a benchmark script, of TensorBoard, of llama.cpp, of another project's evaluator, and of a parser that nobody types to."""
 INSIDE = {
     "model.teachers.NAME": (TeacherArgs,),
     "model.optimizer": (torch.optim.AdamW,),
     "model.lr_scheduler": (schedules.WarmupCosine,),
-    "trainer.logger": (TensorBoardLogger, CSVLogger, WandbLogger, MLFlowLogger, TrackioLogger),
+    "trainer.logger": (
+        CompactTensorBoardLogger,
+        TensorBoardLogger,
+        CSVLogger,
+        WandbLogger,
+        MLFlowLogger,
+        TrackioLogger,
+    ),
     "trainer.strategy": (FSDP, ModelParallelStrategy),
     "trainer.callbacks.scorer": tuple(each for each in vars(scorers).values() if isinstance(each, type)),
     "model.detectors": tuple(each for each in vars(detectors).values() if isinstance(each, type)),

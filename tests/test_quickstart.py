@@ -28,7 +28,9 @@ def view(run: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_the_quickstart_teaches_the_student_and_says_where_to_look(quickstart):
     assert quickstart.returncode == 0, quickstart.stderr[-3000:]
-    assert quickstart.stdout.strip().splitlines()[-1] == "Curves:  tensorboard --logdir runs/quickstart/version_0"
+    story = quickstart.stdout.partition("What to look at next:")[2]
+    for place in ("view runs/quickstart/version_0", "--logdir runs/quickstart/version_0", "version_0/before_after.png"):
+        assert place in story
 
     runs = Path(quickstart.directory) / "runs"
     run = runs / "quickstart/version_0"
@@ -68,6 +70,11 @@ def test_preference_learning_goes_from_made_pairs_to_a_curve(quickstart, tmp_pat
     assert events.Scalars("train/loss")[0].value > events.Scalars("train/loss")[-1].value
     assert (run / "pairs.png").exists()
     assert (run / "export/policy/model.safetensors").exists()
+    scores = json.loads((run / "summary.json").read_text())
+    for benchmark in scores["after"]:
+        assert scores["after"][benchmark] > scores["before"][benchmark] + 0.2
+    assert len(scores["after"]) == 2
+    assert "before_after.png" in done.stdout.partition("What to look at next:")[2]
 
     (charts,) = curves_of(run).values()
     assert charts["Mastery of the pairs"] == ["train/mastery", "val/mastery"]
@@ -85,6 +92,7 @@ def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Captions of 256 pictures" in done.stdout
+    assert "hallucination.png" in done.stdout.partition("What to look at next:")[2]
     run = tmp_path / "runs/sentinel_quickstart/version_0"
     saved = json.loads((run / "hallucination.json").read_text())
     for decoding, reduction in (("greedy", 0.9), ("temperature_1", 0.75)):

@@ -16,6 +16,7 @@ from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.cli.logger_mistakes import logger_mistakes_named
+from lit_uniopd.cli.next_commands import next_commands
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first, read_entry
@@ -61,7 +62,7 @@ class ConfigRecorder(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
         log_settings(trainer, parse_yaml(text, "the config"))
-        log_text(trainer, "config", "    " + text.replace("\n", "\n    "))
+        log_text(trainer, "settings/config", "    " + text.replace("\n", "\n    "))
 
 
 class UniOPDCLI(LightningCLI):
@@ -129,6 +130,10 @@ class UniOPDCLI(LightningCLI):
         if not is_overridden("training_step", self.model):
             raise UserError(f"{type(self.model).__name__} trains nothing; use `uniopd validate`, or another --model.")
         self._begin_run()
+
+    def after_fit(self) -> None:
+        if not self.trainer.fast_dev_run and (lines := next_commands(self.trainer)):  # pyright: ignore[reportAttributeAccessIssue]
+            print(lines, flush=True)
 
     def before_validate(self) -> None:
         self._begin_run()

@@ -1,6 +1,6 @@
 """What a rollout says about its teachers, and pairs about a policy: order, margins, misjudged answers, weights."""
 
-from lit_uniopd.diagnostics.figures import difficulty_figure, new_figure, order_figure
+from lit_uniopd.diagnostics.figures import before_after_figure, difficulty_figure, new_figure, order_figure
 from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.misjudged import misjudged_table
 from lit_uniopd.diagnostics.order import BINS, Judged, judge, order_statistics
@@ -18,6 +18,7 @@ __all__ = [
     "BINS",
     "Judged",
     "WeighedPairs",
+    "before_after_figure",
     "curves_figure",
     "difficulty_figure",
     "images_figure",

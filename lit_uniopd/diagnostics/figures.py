@@ -1,6 +1,6 @@
-"""Figures: returns and margins around calibration, and difficulties around balancing."""
+"""Figures: returns and margins around calibration, difficulties around balancing, scores around training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,6 +70,41 @@ def difficulty_figure(before: Sequence[int], after: Sequence[int]) -> "Figure":
     axes.set_xlabel(f"right answers of {len(before) - 1}")
     axes.set_ylabel("prompts")
     axes.legend(fontsize=8)
+    return figure
+
+
+def before_after_figure(scores: Mapping[str, Mapping[str, float]]) -> "Figure":
+    """Shares before and after training, an arrow from one to the other.
+
+    Args:
+        scores: ``before`` (may be absent), ``after`` and, as a mark to reach, ``teachers``: name of a row -> share.
+    """
+    before, after, teachers = (scores.get(name, {}) for name in ("before", "after", "teachers"))
+    figure = new_figure(7, 1.3 + 0.42 * len(after))
+    axes: Any = figure.subplots()
+    label: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+    for row, (name, end) in enumerate(after.items()):
+        start = before.get(name)
+        if start is not None:
+            arrow = {"arrowstyle": "-|>", "color": "#8a94a6", "shrinkA": 5, "shrinkB": 5}
+            axes.annotate("", (end, row), (start, row), arrowprops=arrow)
+            axes.plot(start, row, "o", color="white", markeredgecolor="#44546a", markersize=8)
+            axes.annotate(f"{start:.1%}", (start, row), (0, 8), **label)
+        axes.plot(end, row, "o", color=GOOD, markersize=8)
+        below = start is not None and abs(end - start) < 0.09  # beside the other label there is no room
+        axes.annotate(f"{end:.1%}", (end, row), (0, -15 if below else 8), **label)
+        if name in teachers:
+            axes.plot(teachers[name], row, "|", color=BAD, markersize=20, markeredgewidth=2)
+    axes.plot([], [], "o", color="white", markeredgecolor="#44546a", label="before")
+    axes.plot([], [], "o", color=GOOD, label="after")
+    if teachers:
+        axes.plot([], [], "|", color=BAD, markersize=12, markeredgewidth=2, label="teacher")
+    axes.set_yticks(range(len(after)), list(after))
+    axes.set_ylim(len(after) - 0.4, -0.7)
+    axes.set_xlim(-0.04, 1.06)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

@@ -30,7 +30,7 @@ from lit_uniopd.modules.same_run import CheckpointRecord
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
-from lit_uniopd.monitoring.tensorboard_layout import Charts, write_layout
+from lit_uniopd.monitoring.tensorboard_layout import Charts, write_compared, write_layout
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end, encode, encode_answer
 from lit_uniopd.policy.dropout import warn_of_dropout
@@ -196,7 +196,7 @@ class PolicyModule(LightningModule):
         if self.trainer.is_global_zero:
             warn_of_dropout(self.policy.dropout_off, self.policy_flag)
         publish(self.trainer, "memory/parameters", "Models:", parameter_table(self.models()))
-        write_layout(self.trainer, self)
+        write_compared(self.trainer, write_layout(self.trainer, self))
 
     def essential_charts(self) -> Charts:
         """The curves that a run is read by, for TensorBoard's tab CUSTOM SCALARS; see ``tensorboard_layout``."""

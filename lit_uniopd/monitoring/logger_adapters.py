@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from lit_uniopd.utils.markdown import table_columns
+from lit_uniopd.utils.markdown import cell, table, table_columns
+from lit_uniopd.utils.programs import program
 
 if TYPE_CHECKING:  # slow to import, and most runs draw late or never
     from matplotlib.figure import Figure
@@ -51,6 +53,9 @@ class LoggerAdapter:
     def layout(self, title: str, charts: Charts) -> None:
         """Put curves together into charts."""
 
+    def compared(self, settings: Mapping[str, str | int | float], tags: Sequence[str]) -> None:
+        """Name the few settings, and the curves' last values, by which runs are compared."""
+
     def settings(self, values: Mapping[str, Any]) -> None:
         """Keep the run's settings, a plain tree, as its hyper-parameters."""
         self.logger.log_hyperparams(dict(values))
@@ -86,9 +91,19 @@ class TensorBoardAdapter(LoggerAdapter):
         # TensorBoard takes tags as patterns that need only match the beginning of a tag.
         layout = {chart: ["Multiline", [f"{re.escape(tag)}$" for tag in tags]] for chart, tags in charts.items()}
         self.logger.experiment.add_custom_scalars({title: layout})
+        self.text("about/run", _guide(title, charts), 0)
+        if keep := getattr(self.logger, "keep", None):
+            keep(tag for tags in charts.values() for tag in tags)
+
+    def compared(self, settings: Mapping[str, str | int | float], tags: Sequence[str]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        # Not by `log_hyperparams`, which would write a value of its own to each curve.
+        for summary in hparams(dict(settings), dict.fromkeys(tags, 0.0)):
+            self.logger.experiment._get_file_writer().add_summary(summary)
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        """The tab HPARAMS compares final scores; hundreds of settings would bury them, and they are a text already."""
+        """They are a text already; of hundreds, the tab HPARAMS has a few (``compared``)."""
 
     def final_scores(self, labels: Mapping[str, Any], scores: Mapping[str, float], step: int) -> None:
         self.logger.log_hyperparams(dict(labels), dict(scores))
@@ -102,7 +117,8 @@ class TensorBoardAdapter(LoggerAdapter):
                 writer.add_scalar(tag, score, step)
 
     def view_command(self) -> str:
-        return f"tensorboard --logdir {os.path.relpath(self.logger.log_dir)}"
+        place = os.path.relpath(self.logger.log_dir)
+        return f"{program('tensorboard', 'tensorboard.main')} --logdir {shlex.quote(place)}"
 
 
 class WandbAdapter(LoggerAdapter):
@@ -232,6 +248,18 @@ def _histogram_figure(title: str, values: np.ndarray, edges: Sequence[float] | N
     axes.set_title(title, fontsize=9)
     axes.set_ylabel("count")
     return figure
+
+
+def _guide(title: str, charts: Charts) -> str:
+    """A text that comes first in its tab: what is where."""
+    places = {
+        "CUSTOM SCALARS": f"the curves that {title} is read by: {'; '.join(charts)}",
+        "TIME SERIES": "the same curves by their tags",
+        "HPARAMS": "the settings and results of every run under this folder, a line a run",
+        "IMAGES": "figures, the last ones at the end of the run",
+        "TEXT": "answers or pairs as they are in training; memory; settings/config has every setting",
+    }
+    return table(["tab", "what it shows"], [[name, cell(text)] for name, text in places.items()])
 
 
 def _as_html(markdown: str) -> str:

@@ -54,7 +54,7 @@ def rank_files(path: Path) -> list[Path]:
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of all ranks; a torn one (of a killed run) is left out."""
     for file in rank_files(path):
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8").split("\n"):  # texts may hold Unicode's other ends of lines
             entry = parse_line(line)
             if entry is not None:
                 yield entry

@@ -1,11 +1,11 @@
-"""The page: a run's rollouts, pairs and captions in one HTML file that needs no server and no network."""
+"""The page: runs' rollouts, pairs and captions in one HTML file that needs no server and no network."""
 
 import base64
 import html
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ from PIL import Image
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.images import open_image
-from lit_uniopd.utils.jsonl import read_lines
+from lit_uniopd.view.differences import differing_words
+from lit_uniopd.view.sources import read_runs
 
 log = logging.getLogger(__name__)
 
-GROUPS_FILE = "rollouts.jsonl"
-"""Groups of answers, in the directory of a run; ranks beyond the first add their number."""
-PAIRS_FILE = "weighed_pairs.jsonl"
-"""Preference pairs and their weights, in the directory of a run."""
-CAPTIONS = ".captions.jsonl"
-"""Ending of the files that SENTINEL's bootstrapping writes."""
 PICTURE_SIDE = 384
 """Longer side, in pixels, of the pictures in a page."""
+STYLES = ("page.css", "cards.css")
+SCRIPTS = (
+    *("elements.js", "words.js", "tokens.js", "pictures.js", "texts.js"),
+    *("rollouts.js", "pairs.js", "captions.js", "runs.js"),
+    *("tabs.js", "address.js", "controls.js", "keyboard.js", "tooltip.js", "start.js"),
+)
+"""In order: they are one script, and each uses what those before it declare."""
 _ASSETS = Path(__file__).parent / "assets"
 
 
@@ -34,6 +36,7 @@ def page(
     pairs: list[Any],
     captions: list[Any],
     pictures: Mapping[str, str | None] | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML text.
 
@@ -41,19 +44,26 @@ def page(
 
     Args:
         title: of the page.
-        groups: of ``group_record``.
+        groups: of ``group_record``; where there are several runs, ``run`` names that of each record.
         pairs: preference pairs with their weights.
         captions: of SENTINEL's bootstrapping.
         pictures: path -> data URI; None where it cannot be read.
+        scores: name of each run, in order -> its benchmarks' scores before and after (``sources.read_scores``).
     """
-    content = {"groups": groups, "pairs": pairs, "captions": captions, "pictures": dict(pictures or {})}
+    content = {
+        "groups": groups,
+        "pairs": [_compared(pair) for pair in pairs],
+        "captions": [{**c, "pairs": [_compared(pair) for pair in c.get("pairs", [])]} for c in captions],
+        "pictures": dict(pictures or {}),
+        "scores": dict(scores or {}),
+    }
     data = json.dumps(content, ensure_ascii=False)
     replacements = {
         "{{title}}": html.escape(title),
-        "{{style}}": (_ASSETS / "page.css").read_text(encoding="utf-8"),
+        "{{style}}": _joined(STYLES),
         # Inside a script element only its end tag, or the start of a comment, has a meaning.
         "{{data}}": data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
-        "{{script}}": (_ASSETS / "page.js").read_text(encoding="utf-8"),
+        "{{script}}": _joined(SCRIPTS),
     }
     text = (_ASSETS / "page.html").read_text(encoding="utf-8")
     sections = []
@@ -63,11 +73,21 @@ def page(
     return "".join([*sections, text])
 
 
-def write_page(source: Path, out: Path) -> dict[str, int]:
-    """Write the page of a run.
+def _joined(names: Sequence[str]) -> str:
+    return "".join((_ASSETS / name).read_text(encoding="utf-8") for name in names)
+
+
+def _compared(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with the words in which its answers differ."""
+    return {**pair, "differs": differing_words(pair["chosen"], pair["rejected"])}
+
+
+def write_page(sources: Path | Sequence[Path], out: Path) -> dict[str, int]:
+    """Write the page of one run, or of several side by side.
 
     Args:
-        source: directory of a run, or a ``*.captions.jsonl`` file (or the pairs file beside it).
+        sources: directory of a run, or of its versions, of which the newest is shown; a ``*.captions.jsonl`` file (or
+            the pairs file beside it); or several of them.
         out: the HTML file.
 
     Returns:
@@ -76,30 +96,19 @@ def write_page(source: Path, out: Path) -> dict[str, int]:
     Raises:
         UserError: if there is nothing to show.
     """
-    groups, pairs, captions = [], [], []
-    if source.is_dir():
-        groups = list(read_lines(source / GROUPS_FILE))
-        pairs = list(read_lines(source / PAIRS_FILE))
-        for file in sorted(source.glob(f"*{CAPTIONS}")):
-            captions += read_lines(file)
-    elif source.is_file() and source.suffix == ".jsonl":
-        file = source if source.name.endswith(CAPTIONS) else source.with_suffix(CAPTIONS)
-        captions = list(read_lines(file))
-    elif not source.exists():
-        raise UserError(f"uniopd view: {source} does not exist; give the directory of a run (runs/<name>/version_N).")
-    if not groups and not pairs and not captions:
-        raise UserError(
-            f"uniopd view: {source} has no {GROUPS_FILE}, {PAIRS_FILE} or *{CAPTIONS}; add callbacks.RolloutRecorder "
-            "(or PreferenceDiagnostics) to trainer.callbacks and run again, or name another directory."
-        )
-    skipped = [caption for caption in captions if "unreadable" in caption]  # the bootstrapping could not read them
-    captions = [caption for caption in captions if "unreadable" not in caption]
+    runs = read_runs([sources] if isinstance(sources, Path) else sources)
+    several = len(runs) > 1
+    groups, pairs, captions = (
+        [{**record, "run": run.name} if several else record for run in runs for record in getattr(run, kind)]
+        for kind in ("groups", "pairs", "captions")
+    )
     pictures = read_pictures([*groups, *pairs, *captions])
-    if missing := len(skipped) + sum(picture is None for picture in pictures.values()):
+    if missing := sum(run.unreadable for run in runs) + sum(picture is None for picture in pictures.values()):
         log.warning("%d pictures cannot be read; what was made of them is shown without.", missing)
+    title, scores = " and ".join(run.name for run in runs), {run.name: run.scores for run in runs}
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.with_name(f".{out.name}.writing")
-    scratch.write_text(page(str(source), groups, pairs, captions, pictures), encoding="utf-8")
+    scratch.write_text(page(title, groups, pairs, captions, pictures, scores), encoding="utf-8")
     scratch.replace(out)
     answers = sum(len(group["answers"]) for group in groups)
     return {"groups": len(groups), "answers": answers, "pairs": len(pairs), "captions": len(captions)}

@@ -87,12 +87,12 @@ def test_a_benchmark_as_a_teacher_reads_it():
     assert as_read(same, pool.reading) is same
 
 
-def test_the_table_ends_with_the_tensorboard_line(model_dirs, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    fit(model_dirs, tmp_path)
+def test_the_table_ends_the_run_and_its_picture_lies_beside_it(model_dirs, tmp_path, capsys):
+    directory = fit(model_dirs, tmp_path)
     output = capsys.readouterr().out
-    assert "before" in output
-    assert output.strip().splitlines()[-1] == "Curves:  tensorboard --logdir run/version_0"
+    assert all(word in output for word in ("before", "after", "teachers", "Mathematics"))
+    assert (directory / "before_after.png").read_bytes()[:4] == b"\x89PNG"
+    assert [event.step for event in events(directory).Images("before_after")] == [2]
 
 
 def test_tensorboard_has_curves_from_step_0_reference_lines_and_rollouts(run_dir):

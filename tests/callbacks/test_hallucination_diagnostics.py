@@ -80,6 +80,8 @@ def test_scores_before_and_after(scenes, tmp_path, capsys):
                 assert scores[name] == pytest.approx(getattr(expected, name)), (when, decoding, name)
     events = EventAccumulator(str(run.log_dir), size_guidance={"images": 0}).Reload()
     assert [event.step for event in events.Scalars("hallucination/greedy/recall")] == [0, 2, 3]
+    assert len(events.Images("hallucination/before_after")) == 1
+    assert (Path(run.log_dir) / "hallucination.png").exists()
     assert len(events.Images("hallucination/positions")) == 3
     printed = capsys.readouterr().out
     assert "Captions of 8 pictures" in printed

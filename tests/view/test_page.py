@@ -2,146 +2,13 @@
 
 import json
 import random
-import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
+from view_data import NASTY, choose, group, main_status, pair
 
-from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.jsonl import append_lines
 from lit_uniopd.view import GROUPS_FILE, PAIRS_FILE, page, write_page
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NASTY = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&lt;"
-
-
-def group(number: int, rng: random.Random, answers: int = 8, tokens: int = 60) -> dict[str, Any]:
-    def answer(place: int) -> dict[str, Any]:
-        student = [round(-3 * rng.random(), 3) for _ in range(tokens)]
-        teacher = [round(-3 * rng.random(), 3) for _ in range(tokens)]
-        before = [b - a for a, b in zip(student, teacher, strict=True)]
-        return {
-            "outcome": place % 3 - 1,
-            "reason": "boxed",
-            "finish": "stop",
-            "length": tokens,
-            "kept": place != 0,
-            "scored": True,
-            "masked": False,
-            "return": [round(sum(before) / tokens, 4), round(sum(before) / tokens + 0.2, 4)],
-            "tokens": [rng.choice([" the", " sum", " is", "\n", NASTY]) for _ in range(tokens)],
-            "student": student,
-            "teacher": teacher,
-            "advantage": [round(x + 0.2, 3) for x in before],
-            "flags": "".join(rng.choice("...gc") for _ in range(tokens)),
-        }
-
-    return {
-        "step": number // 10 * 10,
-        "domain": ["math", "code"][number % 2],
-        "teacher": ["math", "code"][number % 2],
-        "why": [["best"], ["worst", "misordered"]][number % 3 == 0],
-        "prompt": f"question {number} {NASTY}",
-        "gold": "42",
-        "answers": [answer(i) for i in range(answers)],
-    }
-
-
-def pair(number: int) -> dict[str, Any]:
-    weights = {"w_quality": 0.5 + number / 100, "w_performance": 0.5, "margin": number - 5.0, "mastery": 0.206}
-    rewards = {"chosen_reward": number - 6.0, "rejected_reward": -1.0}
-    scores = {"score_chosen": 8.0, "score_rejected": None}
-    texts = {"prompt": f"pair {number}", "chosen": f"good {NASTY}", "rejected": "bad"}
-    return {"step": 3, "domain": "default", **texts, **scores, **weights, **rewards}
-
-
-def sentence_pair(picture: str) -> dict[str, Any]:
-    """Whose detectors disagree on the tree; Owlv2 takes the dog for a cat besides."""
-    dog, tree = {"object": "dog", "place": [0.25, 0.5, 0.75, 1.0]}, {"object": "tree", "place": [0.0, 0.0, 0.5, 0.5]}
-    boxes = [{**dog, "detector": name, "score": score} for name, score in (("GroundingDino", 0.9), ("Owlv2", 0.4))]
-    cat = {**dog, "object": "cat", "detector": "Owlv2", "score": 0.3}
-    return {
-        **pair(0),
-        "domain": "scenes",
-        "score_chosen": None,
-        "context": "There is a dog.",
-        "images": [picture],
-        "chosen": "The dogs rest.",
-        "rejected": f"A cat is there. {NASTY}",
-        "verdicts": {"dog": "factual", "cat": "uncertain", "tree": "uncertain", "sheep": "hallucinated"},
-        "votes": {"dog": [True, True], "cat": [False, True], "tree": [True, None], "sheep": [False, False]},
-        "boxes": [*boxes, cat, {**tree, "detector": "GroundingDino", "score": 0.5}],
-        "detectors": ["GroundingDino", "Owlv2"],
-    }
-
-
-def caption(picture: str) -> dict[str, Any]:
-    sentences = {"context": "A dog.", "chosen": "It has a ball.", "rejected": "It has a cat."}
-    lists = {"objects_chosen": ["sports ball"], "hallucinated_rejected": ["cat"]}
-    return {
-        "id": "c1",
-        "images": [picture],
-        "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe."}]}],
-        "caption": f"A dog. {NASTY}",
-        "stopped": "end",
-        "verdicts": {"dog": "factual", "cat": "hallucinated", "tree": "uncertain"},
-        "votes": {"dog": [True, True], "cat": [False, False], "tree": [True, None]},
-        "detectors": ["GroundingDino", "Owlv2"],
-        "pairs": [{"sentence": 1, "context_factual": True, **sentences, **lists}],
-    }
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    rng = random.Random(0)
-    append_lines(root / GROUPS_FILE, [group(i, rng) for i in range(625)])  # 5,000 answers
-    Image.new("RGB", (64, 48), (90, 120, 60)).save(root / "dog.png")
-    sentences = [sentence_pair(str(root / "dog.png")), sentence_pair(str(root / "gone.png"))]
-    append_lines(root / PAIRS_FILE, [pair(i) for i in range(30)] + sentences)
-    skipped = {"id": "c3", "images": ["broken.png"], "unreadable": "cannot identify image file"}
-    append_lines(root / "sentences.captions.jsonl", [caption(str(root / "dog.png")), caption("gone.png"), skipped])
-    main_status(["view", str(root)])
-    return root
-
-
-def main_status(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def tab(run):
-    """The page in a headless browser, with the URLs it requests and the errors of its scripts."""
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
-    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
-    with sync.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": 1400, "height": 900})
-        tab.request_urls, tab.script_errors = [], []
-        tab.on("request", lambda request: tab.request_urls.append(request.url))
-        tab.on("pageerror", lambda error: tab.script_errors.append(str(error)))
-        tab.on("console", lambda message: tab.script_errors.append(message.text) if message.type == "error" else None)
-        tab.goto((run / "view.html").as_uri())
-        yield tab
-        browser.close()
-
-
-@pytest.fixture
-def opened_page(tab):
-    """The page as it opens."""
-    tab.reload()
-    return tab
-
-
-def choose(tab: Any, name: str, value: str) -> str:
-    tab.select_option(f"select[name={name}]", value)
-    return tab.inner_text("#count")
 
 
 def test_five_thousand_answers_are_shown_a_page_at_a_time(opened_page):
@@ -260,6 +127,50 @@ def test_captions_come_with_picture_verdicts_and_votes(opened_page):
     assert rows[2] == ["cat", "hallucinated", "does not see it", "does not see it"]
     assert rows[3] == ["tree", "uncertain", "sees it", "does not know it"]
     assert "cannot be read any more" in opened_page.locator(".card").nth(1).inner_text()
+
+
+def test_what_a_teacher_read_in_place_of_the_prompt_is_shown_as_text(tmp_path, opened):
+    records = [group(number, random.Random(0), answers=2, tokens=3) for number in range(3)]
+    records[1]["read"] = f"system: You know it.\n\nuser: {NASTY}"
+    append_lines(tmp_path / GROUPS_FILE, records)
+    assert main_status(["view", str(tmp_path)]) == 0
+    shown = opened(tmp_path / "view.html")
+    assert shown.inner_text("#count") == "3 groups, 6 answers; of 1 groups the teacher read its own prompt"
+    choose(shown, "prompt", "the teacher's own")
+    shown.click(".read summary")
+    assert shown.locator(".read .prompt").inner_text() == records[1]["read"]
+    shown.hover(".read .term")
+    assert "The answers are scored behind it" in shown.inner_text("#tip")
+    assert shown.title() == str(tmp_path)
+
+
+def test_what_does_not_apply_is_not_there(tmp_path, opened):
+    record = group(0, random.Random(0), answers=2, tokens=3)
+    for answer in record["answers"]:  # nothing calibrated, clipped, masked or graded; one domain, one step
+        answer["advantage"] = [t - s for s, t in zip(answer["student"], answer["teacher"], strict=True)]
+        answer |= {"return": [0.5, 0.5], "flags": "...", "outcome": -1, "kept": True}
+    append_lines(tmp_path / GROUPS_FILE, [{**record, "gold": None, "why": ["best"]}])
+    assert main_status(["view", str(tmp_path)]) == 0
+    shown = opened(tmp_path / "view.html")
+    assert shown.locator("select, input, nav button").count() == 1, "one group: there is nothing to choose"
+    words = set(shown.evaluate("[...document.querySelectorAll('#words dt')].map(t => t.textContent)"))
+    assert words == {"kept because", "best", "return", "tokens", "colours"}
+    assert "\u2192" not in shown.inner_text(".card")
+
+
+def test_words_that_differ_are_marked_in_both_answers_and_objects_still_coloured(tmp_path, opened):
+    record = {
+        **pair(0),
+        "chosen": "The dogs rest, \U0001f642 and so on.",
+        "rejected": "The cat rests, \U0001f642 and so on.",
+    }
+    record["verdicts"] = {"dog": "factual", "cat": "hallucinated"}
+    append_lines(tmp_path / PAIRS_FILE, [record])
+    assert main_status(["view", str(tmp_path)]) == 0
+    shown = opened(tmp_path / "view.html")
+    assert shown.locator(".text mark").all_inner_texts() == ["dogs", " rest", "cat", " rests"]
+    assert shown.locator(".text mark .named").all_inner_texts() == ["dogs", "cat"]
+    assert shown.locator(".text").all_inner_texts() == [record["chosen"], record["rejected"]]
 
 
 def test_the_file_is_one_piece(run):
