@@ -126,7 +126,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a string may hold other ends of lines
         if line.strip():
             yield parse_json(line, f"{path}:{number}")
 

@@ -22,7 +22,7 @@ def make_pairs(prompts: Path, out: Path, seed: int) -> None:
         seed: of the mistakes.
     """
     rng = random.Random(f"{seed} pairs")
-    rows = [json.loads(line) for line in prompts.read_text().splitlines()]
+    rows = [json.loads(line) for line in prompts.read_bytes().splitlines()]
     out.write_text("".join(json.dumps(pair) + "\n" for pair in _pairs(rows, rng)))
 
 

@@ -29,7 +29,7 @@ def oracles(truth: Path, seed: int) -> list[Detector]:
 
 def read_scenes(path: Path) -> list[Prompt]:
     """The rows of a file of scenes as prompts."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     return [
         Prompt(
             id=row["id"],

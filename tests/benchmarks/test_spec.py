@@ -202,6 +202,15 @@ def test_doubled_names_are_refused(own_file):
         load_benchmark(find_spec(str(own_file)), "paper")
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+def test_ends_of_lines_inside_a_text_end_no_row(own_file, end):
+    rows = own_file.with_name("rows.jsonl")
+    rows.write_text(rows.read_text(encoding="utf-8").replace("Of Peru?", f"Of{end}Peru?"), encoding="utf-8")
+    examples = load_benchmark(find_spec(str(own_file)), "paper").examples
+    assert [example.gold for example in examples] == ["Paris", "Lima"]
+    assert f"Of{end}Peru?" in examples[1].messages[-1]["content"]
+
+
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ def _read(path: str) -> dict[str, dict[str, Box | None]]:
     """Picture -> object -> its box, or None."""
     file = Path(resolve_path(f"{path}.jsonl") if has_scheme(path) else path)
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
         objects_by_picture: dict[str, dict[str, Box | None]] = {}
         for row in rows:
             image = row["images"] if isinstance(row["images"], str) else row["images"][0]
