@@ -1,0 +1,392 @@
+"""lm-eval's tasks through our policy are those of lm-eval with its own Hugging Face model, sample by sample."""
+
+import json
+import logging
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import yaml
+from harness_tasks import CHOICES, save_task, write_tasks
+from lightning.pytorch.loggers import CSVLogger
+from tiny import Prompts, make_model, make_tokenizer, module, prompts, rounding, trainer
+
+from callbacks import BenchmarkEvaluation
+from datamodules import BenchmarkDataModule
+from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.report.summary import run_records
+from lit_uniopd.errors import UserError
+from lit_uniopd.modules import Evaluation
+from lit_uniopd.policy import PolicyArgs
+
+lm_eval = pytest.importorskip("lm_eval.evaluator", reason="pip install 'lit-uniopd[harness]'", exc_type=ImportError)
+
+NAMES = ["own_sums", "own_choice", "own_few", "own_word", "own_text"]
+GROUPS = ["own_group", "own_even_group"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(make_model(tmp_path_factory.mktemp("model"), seed=5))  # of these one that does not repeat itself
+
+
+def validated(
+    root: Path, model: str, names: list[str], *, max_rows: int = 5, **harness: Any
+) -> tuple[dict, list[Record]]:
+    """Summary and records of `uniopd validate`."""
+    data = BenchmarkDataModule(
+        [f"lm_eval:{name}" for name in names], profile="paper", max_rows=max_rows, harness=HarnessArgs(**harness)
+    )
+    run = trainer(root, limit_val_batches=1.0)
+    run.validate(Evaluation(PolicyArgs(path=model), grader_workers=1), data, verbose=False)
+    (directory,) = {path.parent for path in root.rglob("summary.json")}
+    return json.loads((directory / "summary.json").read_text()), run_records(directory)
+
+
+def theirs(
+    model: str, names: list[str], tasks: Path, *, batch_size: int = 1, add_bos: bool | None = None, **options: Any
+) -> dict:
+    """Results of lm-eval with its own model."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    own = HFLM(pretrained=model, device="cpu", batch_size=batch_size, add_bos_token=add_bos)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    results = lm_eval.simple_evaluate(own, tasks=names, task_manager=manager, bootstrap_iters=1000, **options)
+    assert results is not None
+    return results
+
+
+def assert_alike(summary: dict, records: list[Record], results: dict, names: list[str]) -> None:
+    """Replies, filtered replies, verdicts and scores; log-probs as near as sums of float32 by two kernels are."""
+    for name in names:
+        key = next(key for key in summary["benchmarks"] if key.startswith(f"lm_eval:{name}@"))
+        ours = {int(record.sample_id): record for record in records if record.benchmark == f"lm_eval:{name}"}
+        samples = results["samples"][name]
+        assert len(ours) == len({sample["doc_id"] for sample in samples}) > 0
+        largest = 1.0
+        for sample in samples:
+            record = ours[sample["doc_id"]]
+            replies = [reply for (reply,) in sample["resps"]]
+            if isinstance(replies[0], str):
+                assert [record.response] == replies
+            else:
+                given = json.loads(record.response)
+                flat, expected = torch.tensor(_numbers(given)), torch.tensor(_numbers(replies))
+                assert flat.tolist() == pytest.approx(expected.tolist(), rel=0, abs=rounding(expected))
+                assert [reply[1:] for reply in given if isinstance(reply, list)] == [
+                    [reply[1]] for reply in replies if isinstance(reply, tuple)
+                ]
+                largest = max(largest, float(expected.abs().max()))
+            for metric in sample["metrics"]:
+                if isinstance(sample[metric], int | float):
+                    value = record.also[f"{metric},{sample['filter']}"]
+                    assert value == pytest.approx(float(sample[metric]), rel=0, abs=rounding(largest))
+        scores = results["results"][name]
+        expected = {score: float(value) for score, value in scores.items() if "," in score and "_stderr" not in score}
+        # Perplexities are exponentials: what log-probs are off by in absolute terms they are off by in relative ones.
+        assert summary["benchmarks"][key]["scores"] == pytest.approx(expected, rel=rounding(largest), abs=0)
+        assert summary["benchmarks"][key]["complete"]
+        for score, (low, high) in summary["benchmarks"][key]["card"]["interval"].items():
+            error = scores[score.replace(",", "_stderr,")]
+            assert (high - low) / 2 / 1.959963984540054 == pytest.approx(float(error), rel=1e-3, abs=1e-12)
+
+
+def _numbers(replies: list) -> list[float]:
+    return [reply if isinstance(reply, float) else reply[0] for reply in replies]
+
+
+@pytest.mark.parametrize(("max_rows", "batch_size"), [(5, 1), pytest.param(64, 3, marks=pytest.mark.slow)])
+def test_every_kind_of_task_and_groups(tmp_path, tasks, model, max_rows, batch_size):
+    summary, records = validated(
+        tmp_path, model, [*NAMES[:1], *GROUPS, *NAMES[3:]], max_rows=max_rows, include_path=str(tasks)
+    )
+    results = theirs(model, NAMES, tasks, batch_size=batch_size)
+    assert_alike(summary, records, results, NAMES)
+    for group in GROUPS:
+        expected = theirs(model, [group], tasks)["results"][group]
+        numbers = {score: float(value) for score, value in expected.items() if "," in score}
+        assert summary["groups"][group] == pytest.approx(numbers)
+    assert summary["groups"]["own_group"]["acc_norm,none"] != summary["groups"]["own_even_group"]["acc_norm,none"]
+
+
+def test_answers_end_at_stop_sequences_and_are_filtered(tmp_path, tasks, model):
+    """That what is compared above is not all alike."""
+    _, records = validated(tmp_path, model, ["own_sums"], include_path=str(tasks))
+    assert len({record.response for record in records}) > 6
+    assert {record.finish for record in records} == {"stop", "length"}
+    assert {record.correct for record in records} == {True, False}
+    assert len({record.extracted for record in records}) > 2
+    assert all(record.n_tokens == 24 for record in records if record.finish == "length")
+    assert not any(stop in record.response for record in records for stop in ("\n", "q:", "b1", "xx"))
+    (settings,) = {json.dumps(record.options, sort_keys=True) for record in records}
+    told = json.loads(settings)
+    assert (told["lm_eval"], told["task_version"], told["num_fewshot"]) == ("0.4.13", "2.0", 2)
+    assert told["apply_chat_template"] is False
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"apply_chat_template": True, "fewshot_as_multiturn": True},
+        {"apply_chat_template": True, "fewshot_as_multiturn": False, "system_instruction": "be brief."},
+        {"num_fewshot": 3, "fewshot_random_seed": 7},
+        pytest.param({"apply_chat_template": False, "system_instruction": "be brief."}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_chat_template_examples_and_seeds(tmp_path, tasks, model, options):
+    names = ["own_sums", "own_choice", "own_few"]
+    summary, records = validated(tmp_path, model, names, include_path=str(tasks), **options)
+    assert_alike(summary, records, theirs(model, names, tasks, **options), names)
+    shots = options.get("num_fewshot")
+    key = "lm_eval:own_few@1.0"
+    assert summary["benchmarks"][key]["settings"]["num_fewshot"] == 0  # the task says 0, and keeps it
+    assert summary["benchmarks"]["lm_eval:own_sums@2.0"]["settings"]["num_fewshot"] == (shots or 2)
+
+
+def test_the_settings_change_what_is_asked(tmp_path, tasks, model):
+    plain, templated, seeded = (
+        {
+            r.sample_id: r.prompt_hash
+            for r in validated(tmp_path / name, model, ["own_sums"], include_path=str(tasks), **o)[1]
+        }
+        for name, o in {"a": {}, "b": {"apply_chat_template": True}, "c": {"fewshot_random_seed": 7}}.items()
+    )
+    assert all(plain[row] != templated[row] for row in plain)
+    assert any(plain[row] != seeded[row] for row in plain)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_puts_a_token_before_every_text(tmp_path, tasks):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = make_tokenizer()
+    bos = ("<bos>", tokenizer.bos_token_id)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[bos]
+    )
+    assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+    path = str(make_model(tmp_path / "model", seed=5, tokenizer=tokenizer))
+    for i, options in enumerate([{}, {"apply_chat_template": True}]):  # whose template writes the token itself
+        summary, records = validated(tmp_path / str(i), path, NAMES[:4], include_path=str(tasks), **options)
+        assert_alike(summary, records, theirs(path, NAMES[:4], tasks, **options), NAMES[:4])
+
+
+def test_contexts_longer_than_the_model_are_cut_on_the_left_and_counted(tmp_path, model, caplog):
+    long = {"doc_to_text": "{{'z0 ' * (80 + answer | int)}}{{question}}"}  # 240 tokens and more; the model has 256
+    folder = write_tasks(tmp_path / "tasks")
+    for name in ("own_sums", "own_word"):
+        task = yaml.safe_load((folder / f"{name}.yaml").read_text()) | long | {"task": f"{name}_long", "num_fewshot": 0}
+        (folder / f"{name}_long.yaml").write_text(yaml.safe_dump(task))
+        (folder / f"{name}.yaml").unlink()
+    names = ["own_sums_long", "own_word_long"]
+    with caplog.at_level(logging.WARNING):
+        summary, records = validated(tmp_path, model, names, include_path=str(folder))
+    assert_alike(summary, records, theirs(model, names, folder, batch_size=4), names)
+    texts = [message for message in caplog.messages if "cut on the left" in message]
+    cut = sum("Combined length" in message for message in caplog.messages)  # lm-eval tells of each
+    assert ["12 of 12 requests" in texts[0], f"{cut} of 7 requests" in texts[1], len(texts)] == [True, True, 2]
+    assert 0 < cut < 7
+
+
+# --- mistakes, before any model is loaded ----------------------------------------------------------------------------
+
+
+def test_an_empty_continuation_is_refused_before_anything_is_answered(tmp_path, tasks, model):
+    folder = write_tasks(tmp_path / "tasks")
+    rows = [*CHOICES[:2], CHOICES[2] | {"choices": ["", "b", "c", "d"]}]
+    task = {
+        "task": "own_empty",
+        "output_type": "multiple_choice",
+        "target_delimiter": "",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+    }
+    path = save_task(folder, task, rows, rows)
+    with pytest.raises(UserError, match="scores an empty continuation after 'which is river"):
+        validated(tmp_path / "run", model, [str(path)])
+    assert not list((tmp_path / "run").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unsafe_code": True}, "own_few.yaml runs programs that the model has written, outside of our sandbox"),
+        ({"metric_list": [{"metric": "code_eval"}]}, "runs programs"),
+        ({"dataset_path": "nobody/has-this"}, "cannot be loaded .ConnectionError: no network.; check the network"),
+        ({"doc_to_choice": "options"}, "own_few.yaml cannot be loaded"),
+        ({"doc_to_image": "picture"}, "lm_eval:own_few has pictures or sound"),
+        (
+            {"output_type": "generate_until", "generation_kwargs": {"num_beams": 4}},
+            "lm_eval:own_few: its generation_kwargs ask for num_beams",
+        ),
+        (
+            {"output_type": "generate_until", "generation_kwargs": {"do_sample": True}},
+            "do_sample without a temperature",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_tasks_that_cannot_be_run_here(tmp_path, change, message, monkeypatch):
+    load = datasets.load_dataset
+
+    def unreachable(path: str, *args: Any, **options: Any) -> Any:
+        if path != "json":
+            raise ConnectionError("no network")
+        return load(path, *args, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    path = write_tasks(tmp_path) / "own_few.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(UserError, match=message) as error:
+        BenchmarkDataModule([f"lm_eval:{path}"], profile="paper").setup("validate")
+    assert "\n" not in str(error.value)
+
+
+def test_a_group_is_searched_for_programs(tmp_path):
+    folder = write_tasks(tmp_path)
+    path = folder / "own_few.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"unsafe_code": True}))
+    with pytest.raises(UserError, match="lm_eval:own_few runs programs"):
+        BenchmarkDataModule(["lm_eval:own_group"], harness=HarnessArgs(include_path=str(folder)))
+
+
+def test_a_folder_that_is_none_a_file_that_is_none_and_the_profile_without_rows(tmp_path, tasks):
+    with pytest.raises(UserError, match="include_path /nowhere is no folder"):
+        BenchmarkDataModule(["lm_eval:own_few"], harness=HarnessArgs(include_path="/nowhere"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="is not the file of a task of lm-eval"):
+        BenchmarkDataModule([f"lm_eval:{tmp_path / 'list.yaml'}"])
+    data = BenchmarkDataModule(["lm_eval:own_few"], profile="fixture", harness=HarnessArgs(include_path=str(tasks)))
+    with pytest.raises(UserError, match="has no bundled rows"):
+        data.setup("validate")
+
+
+@pytest.mark.slow
+def test_names_of_lm_evals_own():
+    with pytest.raises(UserError, match=r"does not know \(did you mean .*lm_eval:ifeval"):
+        BenchmarkDataModule(["lm_eval:ifevall"])
+    with pytest.raises(UserError, match="lm_eval:humaneval runs programs"):
+        BenchmarkDataModule(["lm_eval:humaneval"])
+    BenchmarkDataModule(["lm_eval:ifeval", "lm_eval:gsm8k", "lm_eval:mmlu", "math500"])  # whose rows are on the hub
+
+
+def test_without_a_chat_template(tmp_path, tasks):
+    path = str(make_model(tmp_path / "model", tokenizer=make_tokenizer(chat_template=None)))
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        validated(tmp_path / "run", path, ["own_few"], include_path=str(tasks), apply_chat_template=True)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(UserError, match=r"pip install 'lit-uniopd\[harness\]'"):
+        BenchmarkDataModule(["lm_eval:ifeval"])
+
+
+# --- profiles, kills ------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_takes_the_first_documents_as_lm_eval_does(tmp_path, tasks, model):
+    data = BenchmarkDataModule(
+        ["lm_eval:own_sums"], profile="paper", limit=5, harness=HarnessArgs(include_path=str(tasks))
+    )
+    run = trainer(tmp_path, limit_val_batches=1.0)
+    run.validate(Evaluation(PolicyArgs(path=model), grader_workers=1), data, verbose=False)
+    (directory,) = {path.parent for path in tmp_path.rglob("summary.json")}
+    summary = json.loads((directory / "summary.json").read_text())
+    assert_alike(summary, run_records(directory), theirs(model, ["own_sums"], tasks, limit=5), ["own_sums"])
+
+
+@pytest.mark.slow
+def test_a_killed_task_goes_on(tmp_path, tasks, model, monkeypatch):
+    from lit_uniopd.benchmarks.harness.language_model import HarnessModel
+
+    names = ["own_sums", "own_choice"]
+    scored, written = HarnessModel._scored, HarnessModel.write
+    counts = {"scored": 0, "written": 0}
+
+    def counting(self, prompts, answers):
+        counts["scored"] += len(prompts)
+        if counts["scored"] > 40:
+            raise KeyboardInterrupt
+        return scored(self, prompts, answers)
+
+    def counting_write(self, requests, *args, **options):
+        counts["written"] += len(requests)
+        return written(self, requests, *args, **options)
+
+    monkeypatch.setattr(HarnessModel, "_scored", counting)
+    monkeypatch.setattr(HarnessModel, "write", counting_write)
+    logged = {"include_path": str(tasks)}
+
+    def run() -> None:
+        data = BenchmarkDataModule(
+            [f"lm_eval:{name}" for name in names], profile="paper", max_rows=2, harness=HarnessArgs(**logged)
+        )
+        logger = CSVLogger(tmp_path, name="eval")
+        with suppress(KeyboardInterrupt, SystemExit):
+            trainer(tmp_path, limit_val_batches=1.0, logger=logger).validate(
+                Evaluation(PolicyArgs(path=model), grader_workers=1), data, verbose=False
+            )
+
+    run()
+    assert counts["written"] == 12
+    done = {record.key: record for record in run_records(tmp_path / "eval/version_0")}
+    assert 12 < len(done) < 21
+    monkeypatch.setattr(HarnessModel, "_scored", scored)
+    run()
+    assert counts["written"] == 12  # none again
+    directory = tmp_path / "eval/version_1"
+    records = run_records(directory)
+    assert len(records) == 21
+    assert all(record.time == done[record.key].time for record in records if record.key in done)
+    summary = json.loads((directory / "summary.json").read_text())
+    assert_alike(summary, records, theirs(model, names, tasks), names)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_lm_evals_numbers(tmp_path, tasks, model):
+    script = Path(__file__).parents[1] / "distributed/harness_ranks.py"
+    arguments = ["2", str(tmp_path), model, str(tasks), *NAMES[:1], *GROUPS[:1], *NAMES[3:]]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    directory = tmp_path / "eval/version_0"
+    summary, records = json.loads((directory / "summary.json").read_text()), run_records(directory)
+    assert {record.rank for record in records} == {0, 1}
+    assert_alike(summary, records, theirs(model, NAMES, tasks), NAMES)
+    expected = theirs(model, GROUPS[:1], tasks)["results"][GROUPS[0]]
+    numbers = {score: float(value) for score, value in expected.items() if "," in score}
+    assert summary["groups"][GROUPS[0]] == pytest.approx(numbers)
+
+
+def test_while_training(tmp_path, tasks, model):
+    """The callback: scores before and after, and the same chart and table as `uniopd validate`."""
+    logger = CSVLogger(tmp_path, name="fit")
+    callback = BenchmarkEvaluation(["lm_eval:own_group"], profile="paper", harness=HarnessArgs(include_path=str(tasks)))
+    options = {"max_steps": 1, "callbacks": [callback], "logger": logger, "limit_val_batches": 0}
+    trainer(tmp_path, **options).fit(
+        module({"student": model, "math": model, "code": model}), datamodule=Prompts(prompts(4))
+    )
+    summary = json.loads((tmp_path / "fit/version_0/summary.json").read_text())
+    assert set(summary["before"]) == {"lm_eval:own_choice@1.0", "lm_eval:own_few@1.0"}
+    records = [r for r in run_records(tmp_path / "fit/version_0") if r.step == 0]
+    results = theirs(model, ["own_group"], tasks)
+    assert summary["before"]["lm_eval:own_choice@1.0"] == results["results"]["own_choice"]["acc,none"]
+    assert len(records) == 13
+    columns = (tmp_path / "fit/version_0/metrics.csv").read_text().splitlines()[0]
+    assert "eval/lm_eval/lm_eval:own_group/acc,none" in columns
+    assert "eval/lm_eval/lm_eval:own_choice@1.0/acc_norm,none" in columns
