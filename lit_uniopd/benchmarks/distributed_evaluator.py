@@ -199,7 +199,7 @@ class Evaluator:
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, answers)
             answers = {key: {row: text for part in parts for row, text in part[key].items()} for key in tasks}
-        scores = harness_scores(tasks, answers) if self.trainer.is_global_zero else None
+        scores: Any = harness_scores(tasks, answers) if self.trainer.is_global_zero else None
         return self.trainer.strategy.broadcast(scores)  # some of lm-eval's verdicts have time limits
 
     def _merge(self, result: EvalResult, harness: HarnessScores) -> None:

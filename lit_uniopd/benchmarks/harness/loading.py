@@ -98,13 +98,15 @@ def _benchmark(
     most_tokens = limited.max_new_tokens if generates else chosen.tokens or 2**31
     spec = _spec(name, str(task.VERSION), task.task_name, {}, settings, generation)
     examples = list(_examples(task, count))
+    harness = HarnessTask(task, args, count, most_tokens, groups)
+    harness.try_scoring(task.eval_docs[0], repeats)
     return Benchmark(
         spec=spec,
         profile=profile,
         generation=limited,
         examples=examples,
         fingerprint=content_hash(settings, [(e.id, list(e.messages), e.gold) for e in examples]),
-        harness=HarnessTask(task, args, count, most_tokens, groups),
+        harness=harness,
     )
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -60,7 +60,13 @@ class HarnessTask:
             self._models[policy] = self.tokenizing(
                 policy.processor, unwrap(policy.model).config, policy.args.chat_template_kwargs
             )
-            self._models[policy].policy = policy
+            penalty = getattr(unwrap(policy.model).generation_config, "repetition_penalty", None)
+            if penalty not in (None, 1.0):
+                log.warning(
+                    "The model's generation config has repetition_penalty %s, which lm-eval's own model obeys and our "
+                    "engines do not: texts may differ from its.",
+                    penalty,
+                )
         return self._models[policy]
 
     def tokenizing(self, processor: Any, config: Any, chat_template_kwargs: dict[str, Any]) -> Any:
@@ -168,6 +174,7 @@ class HarnessTask:
         """
         model, n = self.model(policy), benchmark.generation.n
         model.rows = sampling.max_rows
+        model.policy = policy  # for this batch: held for longer, it would never be freed
         requests = self.requests(model)
         rows = [
             [(example, k, request) for request in requests[int(example.id)]] for example in examples for k in range(n)
@@ -177,13 +184,15 @@ class HarnessTask:
         for kind in {request.request_type for *_, request in flat}:
             chosen = [i for i, (*_, request) in enumerate(flat) if request.request_type == kind]
             asked = [flat[i][2] for i in chosen]
-            with quiet():
+            # Whose bars cannot be switched off.
+            with quiet() if kind == "loglikelihood_rolling" else nullcontext():
                 if kind == "generate_until":
                     keys = [noise_key(benchmark.spec.id, f"{flat[i][0].id}/{flat[i][1]}") for i in chosen]
                     given = model.write(asked, sampling, keys, seed=seed, most_tokens=self.most_tokens)
                 else:
                     given = getattr(model, kind)(asked)
             replies |= dict(zip(chosen, given, strict=True))
+        model.policy = None
         ordered = iter(replies[i] for i in range(len(flat)))
         return [_as_answer([next(ordered) for _ in row]) for row in rows]
 
@@ -193,9 +202,16 @@ class HarnessTask:
         """The records of one row's answers with lm-eval's verdict on them, which is on all of them together."""
         instances = self._asked()[int(records[0].sample_id)]
         answered = _answered(instances, [record.response for record in records])
-        metrics = self._metrics(answered)
+        try:
+            metrics = self._metrics(answered)
+        except Exception as error:  # functions of tasks fail in many ways
+            raise UserError(
+                f"lm_eval:{self.task.task_name} broke down on the answer to document {records[0].sample_id} "
+                f"({type(error).__name__}: {first_line(error)[:200]}); mend the task and run the same command again, "
+                "which takes the answers over."
+            ) from error
         numbers = {",".join(name): float(value) for name, value in metrics.items() if is_number(value)}
-        first = next(iter(metrics.values()), None)
+        first: Any = next(iter(metrics.values()), None)
         score = float(first) if is_number(first) else 0.0
         correct = bool(score) if is_number(first) and score in (0.0, 1.0) else None
         return [
@@ -211,6 +227,25 @@ class HarnessTask:
             )
             for record in records
         ]
+
+    def try_scoring(self, document: Any, repeats: int) -> None:
+        """Score an empty text, before a model is loaded: what scoring needs may have to be downloaded.
+
+        Raises:
+            UserError: if that fails.
+        """
+        from lm_eval.api.instance import Instance
+
+        if self.task.OUTPUT_TYPE != "generate_until":
+            return
+        instance = Instance("generate_until", document, ("", {}), 0, (self.task.task_name, 0, repeats))
+        try:
+            self._metrics(_answered([instance], [""] * repeats))
+        except Exception as error:
+            raise UserError(
+                f"lm_eval:{self.task.task_name} cannot score an empty answer ({type(error).__name__}: "
+                f"{first_line(error)[:200]}); install or download what it names, or mend the task."
+            ) from error
 
     def _extracted(self, instances: Sequence[Any]) -> str:
         """What the first filter made of the answer; of choices the most probable one."""
@@ -305,7 +340,7 @@ def _answered(instances: Sequence[Any], answers: Sequence[str]) -> list[Any]:
 
 
 def _as_answer(replies: Sequence[Any]) -> tuple[str, int, str]:
-    texts = [reply if isinstance(reply, int | float | tuple) else reply.text for reply in replies]
+    texts: list[Any] = [reply if isinstance(reply, int | float | tuple) else reply.text for reply in replies]
     written = [reply for reply in replies if not isinstance(reply, int | float | tuple)]
     plain = len(texts) == 1 and bool(written)
     finish = "length" if any(reply.finish == "length" for reply in written) else "stop"

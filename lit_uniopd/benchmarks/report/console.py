@@ -75,7 +75,7 @@ def _cells(result: "EvalResult", key: str, columns: Mapping[str, Scores]) -> lis
         name,
         metric,
         *(_percent(scores.get(key)) for scores in columns.values()),
-        "-" if interval is None else f"{_percent(interval[0])} - {_percent(interval[1])}",
+        "-" if interval is None else " - ".join(_percent(end, like=result.scores[key][metric]) for end in interval),
         str(len(result.records[key])),
         _percent(health.get("truncated")),
         _percent(health.get("no_answer")),
@@ -86,8 +86,8 @@ def _complete(result: "EvalResult", scores: Scores) -> dict[str, float]:
     return {key: score for key, score in scores.items() if result.complete.get(key, False)}
 
 
-def _percent(value: float | None) -> str:
-    if value is not None and abs(value) > 1:  # a perplexity, say
+def _percent(value: float | None, like: float | None = None) -> str:
+    if value is not None and abs(value if like is None else like) > 1:  # a perplexity, say
         return f"{value:.4g}"
     return "-" if value is None else f"{value:.1%}"
 
