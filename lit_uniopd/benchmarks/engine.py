@@ -202,7 +202,9 @@ class EvalEngine:
         benchmark, examples = requests[0].benchmark, [request.example for request in requests]
         sampling = sampling_args(settings, self._args_for(policy))
         if benchmark.harness is not None:
-            return benchmark.harness.answer(policy, benchmark, examples, sampling, seed=self.args.seed)
+            return benchmark.harness.answer(
+                policy, benchmark, examples, sampling, rows=self.args.max_rows, seed=self.args.seed
+            )
         with chatting(policy, benchmark):
             answers = write_answers(
                 policy,

@@ -91,7 +91,7 @@ def recorded_spec(record: Record) -> BenchmarkSpec:
     Of lm-eval's tasks the first of its metrics is averaged.
     """
     if record.benchmark.startswith(PREFIX):
-        metrics = ({"name": "mean_score", "label": next(iter(record.also), "score")},)
+        metrics = ({"name": "mean_score", "label": record.options.get("score", "score")},)
         return replace(heldout_spec(record.benchmark, record.protocol), report=Report(metrics=metrics))
     try:
         return find_spec(f"{record.benchmark}@{record.protocol}")

@@ -20,12 +20,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks import BenchmarkEvaluation
 from datamodules import BenchmarkDataModule
+from lit_uniopd.benchmarks.compare import compare_records
 from lit_uniopd.benchmarks.harness.args import HarnessArgs
 from lit_uniopd.benchmarks.records import Record
+from lit_uniopd.benchmarks.regrade import regrade
 from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.rewards import GraderPool
 from lit_uniopd.utils.paths import resolve_path
 
 lm_eval = pytest.importorskip("lm_eval.evaluator", reason="pip install 'lit-uniopd[harness]'", exc_type=ImportError)
@@ -78,14 +81,15 @@ def assert_alike(
 ) -> None:
     """Replies, filtered replies, verdicts and scores; log-probs as near as sums of float32 by two kernels are.
 
-    A log-prob is the difference of two sums as large as logits, which may be larger than itself.
+    A log-prob is the difference of two sums as large as logits, which may be larger than itself; a text's is the sum of
+    those of its tokens, whose errors have either sign. It has no more tokens than characters.
     """
     for name in names:
         key = next(key for key in summary["benchmarks"] if key.startswith(f"lm_eval:{name}@"))
         ours = {int(record.sample_id): record for record in records if record.benchmark == f"lm_eval:{name}"}
         samples = results["samples"][name]
         assert len(ours) == len({sample["doc_id"] for sample in samples}) > 0
-        largest = largest_logit
+        error = 0.0
         for sample in samples:
             record = ours[sample["doc_id"]]
             replies = [reply for (reply,) in sample["resps"]]
@@ -93,20 +97,23 @@ def assert_alike(
                 assert [record.response] == replies
             else:
                 given = json.loads(record.response)
-                flat, expected = torch.tensor(_numbers(given)), torch.tensor(_numbers(replies))
-                assert flat.tolist() == pytest.approx(expected.tolist(), rel=0, abs=rounding(expected, largest_logit))
+                for ours_, theirs_, request in zip(
+                    _numbers(given), _numbers(replies), sample["arguments"], strict=True
+                ):
+                    bound = rounding(theirs_, largest_logit) * len(request[-1]) ** 0.5
+                    assert ours_ == pytest.approx(theirs_, rel=0, abs=bound)
+                    error = max(error, bound)
                 assert [reply[1:] for reply in given if isinstance(reply, list)] == [
                     [reply[1]] for reply in replies if isinstance(reply, tuple)
                 ]
-                largest = max(largest, float(expected.abs().max()))
             for metric in sample["metrics"]:
                 if isinstance(sample[metric], int | float):
                     value = record.also[f"{metric},{sample['filter']}"]
-                    assert value == pytest.approx(float(sample[metric]), rel=0, abs=rounding(largest))
+                    assert value == pytest.approx(float(sample[metric]), rel=0, abs=error)
         scores = results["results"][name]
         expected = {score: float(value) for score, value in scores.items() if "," in score and "_stderr" not in score}
         # Perplexities are exponentials: what log-probs are off by in absolute terms they are off by in relative ones.
-        assert summary["benchmarks"][key]["scores"] == pytest.approx(expected, rel=rounding(largest), abs=0)
+        assert summary["benchmarks"][key]["scores"] == pytest.approx(expected, rel=error, abs=0)
         assert summary["benchmarks"][key]["complete"]
         for score, (low, high) in summary["benchmarks"][key]["card"]["interval"].items():
             error = scores[score.replace(",", "_stderr,")]
@@ -328,6 +335,24 @@ def test_a_limit_takes_the_first_documents_as_lm_eval_does(tmp_path, tasks, mode
     (directory,) = {path.parent for path in tmp_path.rglob("summary.json")}
     summary = json.loads((directory / "summary.json").read_text())
     assert_alike(summary, run_records(directory), theirs(model, ["own_sums"], tasks, limit=5), ["own_sums"])
+
+
+def test_what_can_be_done_with_the_records(tmp_path, tasks, model, caplog):
+    _, records = validated(tmp_path, model, ["own_sums", "own_choice"], include_path=str(tasks))
+    comparisons = {comparison.key: comparison for comparison in compare_records(records, records)}
+    assert {key: c.score for key, c in comparisons.items()} == {
+        "lm_eval:own_sums@2.0": "exact_match,strict",  # the first filter, not the first by name
+        "lm_eval:own_choice@1.0": "acc,none",
+    }
+    assert all(c.difference == 0 for c in comparisons.values())
+    (directory,) = {path.parent for path in tmp_path.rglob("summary.json")}
+    before = (directory / "summary.json").read_text()
+    with GraderPool(workers=1) as graders:
+        old, new = regrade(directory, graders)
+    assert old == new
+    assert any("21 verdicts of lm-eval stay" in message for message in caplog.messages)
+    after = json.loads((directory / "summary.json").read_text())
+    assert after["benchmarks"] == json.loads(before)["benchmarks"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from importlib.metadata import version
 from typing import Any
 
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
-from lit_uniopd.benchmarks.harness.task import HarnessTask
 from lit_uniopd.benchmarks.harness.tasks import check_name, load_tasks, quiet
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
@@ -68,6 +67,7 @@ def _benchmark(
     task: Any, args: HarnessArgs, groups: tuple[Any, ...], profile: ProfileName, limit: int | None
 ) -> Benchmark:
     from lit_uniopd.benchmarks.harness.language_model import decoding
+    from lit_uniopd.benchmarks.harness.task import HarnessTask
 
     name = f"{PREFIX}{task.task_name}"
     chosen = PROFILES[profile]

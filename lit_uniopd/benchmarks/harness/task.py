@@ -165,21 +165,30 @@ class HarnessTask:
         examples: Sequence[Example],
         sampling: SamplingArgs,
         *,
+        rows: int,
         seed: int,
     ) -> list[tuple[str, int, str]]:
         """Answers with their tokens and ends, ``n`` to each row, side by side.
 
         An answer is the text where a row asks for one text, else a JSON list with what each of its requests got: a
         text, a log-prob, or a log-prob and whether the continuation is what greedy decoding writes.
+
+        Args:
+            policy: answers.
+            benchmark: of this task.
+            examples: rows of it.
+            sampling: whose engine writes.
+            rows: texts of a batch whose log-probs are computed together.
+            seed: of the sampling noise.
         """
         model, n = self.model(policy), benchmark.generation.n
-        model.rows = sampling.max_rows
+        model.rows = rows
         model.policy = policy  # for this batch: held for longer, it would never be freed
         requests = self.requests(model)
-        rows = [
+        asked_rows = [
             [(example, k, request) for request in requests[int(example.id)]] for example in examples for k in range(n)
         ]
-        flat = [entry for row in rows for entry in row]
+        flat = [entry for row in asked_rows for entry in row]
         replies: dict[int, Any] = {}
         for kind in {request.request_type for *_, request in flat}:
             chosen = [i for i, (*_, request) in enumerate(flat) if request.request_type == kind]
@@ -194,7 +203,7 @@ class HarnessTask:
             replies |= dict(zip(chosen, given, strict=True))
         model.policy = None
         ordered = iter(replies[i] for i in range(len(flat)))
-        return [_as_answer([next(ordered) for _ in row]) for row in rows]
+        return [_as_answer([next(ordered) for _ in row]) for row in asked_rows]
 
     # --- verdicts ---
 
@@ -211,8 +220,8 @@ class HarnessTask:
                 "which takes the answers over."
             ) from error
         numbers = {",".join(name): float(value) for name, value in metrics.items() if is_number(value)}
-        first: Any = next(iter(metrics.values()), None)
-        score = float(first) if is_number(first) else 0.0
+        name, first = next(((",".join(name), value) for name, value in metrics.items()), ("score", None))
+        score = float(first) if is_number(first) else 0.0  # type: ignore[arg-type]
         correct = bool(score) if is_number(first) and score in (0.0, 1.0) else None
         return [
             replace(
@@ -224,6 +233,7 @@ class HarnessTask:
                 grader=GRADER,
                 grader_version=version("lm_eval"),
                 also=numbers,
+                options={**record.options, "score": name},
             )
             for record in records
         ]

@@ -12,9 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
 from lit_uniopd.errors import UserError, first_line
 
@@ -112,6 +109,9 @@ def _configure(task: Any, args: HarnessArgs) -> None:
 @contextmanager
 def seeded() -> Iterator[None]:
     """lm-eval's default seeds, by which tasks shuffle their choices; the states before come back after it."""
+    import numpy as np
+    import torch
+
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(0)
     np.random.seed(1234)
