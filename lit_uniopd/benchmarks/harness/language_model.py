@@ -16,6 +16,7 @@ from lm_eval.models.utils import (
 )
 from torch.nn.utils.rnn import pad_sequence
 
+from lit_uniopd.benchmarks.harness.args import PREFIX
 from lit_uniopd.benchmarks.harness.tasks import quiet
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.logps import linear_token_logps
@@ -57,13 +58,14 @@ class HarnessModel(HFLM):
         processor: of the policy.
         config: of its model.
         chat_template_kwargs: further arguments of the chat template.
+        task: that asks, for messages.
 
     Attributes:
         policy: who answers; None: requests are measured only.
         rows: texts of a batch whose log-probs are computed together.
     """
 
-    def __init__(self, processor: Any, config: Any, chat_template_kwargs: dict[str, Any]) -> None:
+    def __init__(self, processor: Any, config: Any, chat_template_kwargs: dict[str, Any], task: str = "") -> None:
         tokenizer = copy.deepcopy(tokenizer_of(processor))  # lm-eval may give it a token for padding
         if tokenizer.chat_template is None:
             tokenizer.chat_template = getattr(processor, "chat_template", None)
@@ -77,6 +79,7 @@ class HarnessModel(HFLM):
             )
         self.policy: Policy | None = None
         self.rows = 64
+        self.task = task
 
     # --- log-probs ---
 
@@ -88,7 +91,7 @@ class HarnessModel(HFLM):
         """
         for request in requests:
             if not request.args[1]:
-                _refuse_empty(request.args[0])
+                _refuse_empty(self.task, request.args[0])
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
@@ -99,11 +102,11 @@ class HarnessModel(HFLM):
         prompts, answers = [], []
         for text, context, continuation in requests:
             if not continuation:
-                _refuse_empty("" if text is None else text[0])
+                _refuse_empty(self.task, "" if text is None else text[0])
             if len(continuation) > self.max_length:
                 raise UserError(
-                    f"A continuation of {len(continuation)} tokens is longer than the {self.max_length} positions of "
-                    "the model; leave the task out or take a model with more."
+                    f"Benchmark {PREFIX}{self.task}: a continuation of {len(continuation)} tokens is longer than the "
+                    f"{self.max_length} positions of the model; leave the task out or take a model with more."
                 )
             prompts.append(context[-(self.max_length + 1 - len(continuation)) :])
             answers.append(continuation)
@@ -221,8 +224,8 @@ class HarnessModel(HFLM):
         room = self.max_length - new_tokens
         if room < 1:
             raise UserError(
-                f"The task's answers of {new_tokens} tokens leave no room for a prompt in the {self.max_length} "
-                "positions of the model; leave the task out or take a model with more."
+                f"Benchmark {PREFIX}{self.task}: answers of {new_tokens} tokens leave no room for a prompt in the "
+                f"{self.max_length} positions of the model; leave the task out or take a model with more."
             )
         return self._encoded(context)[-room:] or [self.prefix_token_id]
 
@@ -269,7 +272,7 @@ class HarnessModel(HFLM):
             self.context_tokens("", new_tokens)  # refuses answers that leave no room
             return new_tokens + self._length(request.args[0], self.max_length - new_tokens)
         if request.request_type == "loglikelihood" and not request.args[1]:
-            _refuse_empty(request.args[0])
+            _refuse_empty(self.task, request.args[0])
         # The last token is scored and not read; windows of whole texts are never too long.
         return self._length("".join(request.args[:2]), self.max_length) - 1
 
@@ -295,14 +298,14 @@ def decoding(generation_kwargs: dict[str, Any], task: str | None, default_tokens
     unknown = sorted(name for name, value in settings.items() if name not in DECODING and value is not None)
     if unknown:
         raise UserError(
-            f"lm_eval:{task}: its generation_kwargs ask for {', '.join(unknown)}, which our engines do not do; "
-            "leave the task out, or take those out of a copy of its file, which is then another protocol."
+            f"Benchmark {PREFIX}{task}: its generation_kwargs ask for {', '.join(unknown)}, which our engines do not "
+            "do; leave the task out, or take those out of a copy of its file, which is then another protocol."
         )
     temperature = float(settings.get("temperature") or 0.0)
     if settings["do_sample"] and temperature == 0:
         raise UserError(
-            f"lm_eval:{task}: its generation_kwargs have do_sample without a temperature above 0, which samples "
-            "nothing; give one, or set do_sample: false, in a copy of its file."
+            f"Benchmark {PREFIX}{task}: its generation_kwargs have do_sample without a temperature above 0, which "
+            "samples nothing; give one, or set do_sample: false, in a copy of its file."
         )
     greedy = not settings["do_sample"]
     kept = {name: settings[name] for name in ("top_p", "top_k") if settings.get(name) is not None and not greedy}
@@ -326,8 +329,8 @@ def _most_probable(hidden_NH: torch.Tensor, projection: Projection) -> torch.Ten
     return tokens_N
 
 
-def _refuse_empty(context: str) -> None:
+def _refuse_empty(task: str, context: str) -> None:
     raise UserError(
-        f"The task scores an empty continuation after {context[-60:]!r}, which has no log-prob; mend its choices or "
-        "its target."
+        f"Benchmark {PREFIX}{task} scores an empty continuation after {context[-60:]!r}, which has no log-prob; mend "
+        "its choices or its target."
     )

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lit_uniopd.benchmarks.fingerprint import noise_key
-from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
 from lit_uniopd.benchmarks.harness.scoring import TaskScores, is_number
 from lit_uniopd.benchmarks.harness.tasks import quiet, seeded
 from lit_uniopd.benchmarks.records import Record, content_hash
@@ -77,7 +77,7 @@ class HarnessTask:
         """
         from lit_uniopd.benchmarks.harness.language_model import HarnessModel
 
-        model = HarnessModel(processor, config, chat_template_kwargs)
+        model = HarnessModel(processor, config, chat_template_kwargs, self.task.task_name)
         if self.args.apply_chat_template and model.tokenizer.chat_template is None:
             raise UserError(
                 "--data.harness.apply_chat_template is set, and the tokenizer has no chat template; set it to false, "
@@ -113,7 +113,7 @@ class HarnessTask:
             raise
         except Exception as error:  # templates and functions of tasks fail in many ways
             raise UserError(
-                f"The prompts of lm_eval:{self.task.task_name} cannot be built ({type(error).__name__}: "
+                f"Benchmark {PREFIX}{self.task.task_name}: its prompts cannot be built ({type(error).__name__}: "
                 f"{first_line(error)[:200]}); mend the task, or its columns."
             ) from error
         built: dict[int, list[Any]] = {}
@@ -215,7 +215,7 @@ class HarnessTask:
             metrics = self._metrics(answered)
         except Exception as error:  # functions of tasks fail in many ways
             raise UserError(
-                f"lm_eval:{self.task.task_name} broke down on the answer to document {records[0].sample_id} "
+                f"Benchmark {PREFIX}{self.task.task_name} broke down on the answer to document {records[0].sample_id} "
                 f"({type(error).__name__}: {first_line(error)[:200]}); mend the task and run the same command again, "
                 "which takes the answers over."
             ) from error
@@ -253,7 +253,7 @@ class HarnessTask:
             self._metrics(_answered([instance], [""] * repeats))
         except Exception as error:
             raise UserError(
-                f"lm_eval:{self.task.task_name} cannot score an empty answer ({type(error).__name__}: "
+                f"Benchmark {PREFIX}{self.task.task_name} cannot score an empty answer ({type(error).__name__}: "
                 f"{first_line(error)[:200]}); install or download what it names, or mend the task."
             ) from error
 

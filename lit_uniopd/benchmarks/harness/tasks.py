@@ -41,7 +41,7 @@ def require_lm_eval() -> None:
         except ImportError as error:
             raise UserError(
                 f"`benchmarks` names a task of lm-eval, which is not installed with all that it needs "
-                f"({first_line(error)}); `pip install 'lit-uniopd[harness]'` brings it."
+                f"({first_line(error)}); install that by `pip install 'lit-uniopd[harness]'`."
             ) from error
 
 
@@ -65,7 +65,7 @@ def check_name(name: str, args: HarnessArgs) -> None:
         metrics = [metric.get("metric") for metric in config.get("metric_list") or () if isinstance(metric, Mapping)]
         if config.get("unsafe_code") or any(code in str(metrics) for code in NEEDS_CODE):
             raise UserError(
-                f"{PREFIX}{task} runs programs that the model has written, outside of our sandbox; take "
+                f"Benchmark {PREFIX}{task} runs programs that the model has written, outside of our sandbox; take "
                 "humaneval_plus, mbpp_plus or livecodebench, which run them inside, or leave it out."
             )
 
@@ -83,17 +83,17 @@ def load_tasks(name: str, args: HarnessArgs) -> LoadedTasks:
             loaded = manager.load([_spec(name)])
     except Exception as error:  # the hub, the network, functions of tasks and the builders fail in many ways
         raise UserError(
-            f"{PREFIX}{name} cannot be loaded ({type(error).__name__}: {first_line(error)[:200]}); check the network, "
-            "HF_HOME for a copy of its data set, or the task's file."
+            f"Benchmark {PREFIX}{name} cannot be loaded ({type(error).__name__}: {first_line(error)[:200]}); check the "
+            "network, HF_HOME for a copy of its data set, or the task's file."
         ) from error
     for task_name, task in loaded["tasks"].items():
         if getattr(task, "MULTIMODAL", False):
             raise UserError(
-                f"{PREFIX}{task_name} has pictures or sound, which are not asked for through lm-eval here; take a "
-                "benchmark of `uniopd benchmarks`, or leave it out."
+                f"Benchmark {PREFIX}{task_name} has pictures or sound, which are not asked for through lm-eval here; "
+                "take a benchmark of `uniopd benchmarks`, or leave it out."
             )
         if getattr(task, "UNSAFE_CODE", False):
-            raise UserError(f"{PREFIX}{task_name} runs programs that the model has written; leave it out.")
+            raise UserError(f"Benchmark {PREFIX}{task_name} runs programs that the model has written; leave it out.")
         _configure(task, args)
     return LoadedTasks(loaded["tasks"], loaded.get("groups") or {})
 
@@ -169,8 +169,8 @@ def _manager_for(name: str, include_path: str | None) -> Any:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f" (did you mean {' or '.join(PREFIX + each for each in near)}?)" if near else ""
         raise UserError(
-            f"`benchmarks` names {PREFIX + name!r}, which lm-eval does not know{hint}; `lm-eval ls tasks` lists all, "
-            "and tasks of your own are found by --data.harness.include_path or by the path of their .yaml file."
+            f"`benchmarks` names {PREFIX + name!r}, which lm-eval does not know{hint}; choose one of `lm-eval ls "
+            "tasks`, or give the path of a .yaml file, or its folder by --data.harness.include_path."
         )
     return manager
 
@@ -193,7 +193,7 @@ def _entry(manager: Any, name: str) -> Any:
         return TaskIndex.entry_from_path(Path(name))
     except Exception as error:  # YAML's own errors, includes that are not there, keys that are missing
         raise UserError(
-            f"{PREFIX}{name} is not the file of a task of lm-eval ({first_line(error)[:200]}); mend it."
+            f"Benchmark {PREFIX}{name} is not the file of a task of lm-eval ({first_line(error)[:200]}); mend it."
         ) from error
 
 
