@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
-from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.loading import load_benchmarks
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.registry import expand
@@ -71,8 +72,9 @@ class BenchmarkEvaluation(Callback):
     before and after, beside the teachers', to the terminal and `summary.json`, with `before_after.png` as its picture.
 
     Args:
-        benchmarks: names, groups or YAML files; `uniopd benchmarks` lists them. Null: the held-out prompts of the
-            datamodule, whenever Lightning validates (`trainer.val_check_interval`).
+        benchmarks: names, groups or YAML files; `uniopd benchmarks` lists them, and `lm_eval:ifeval` is one of
+            lm-eval's. Null: the held-out prompts of the datamodule, whenever Lightning validates
+            (`trainer.val_check_interval`).
         profile: how much of the benchmarks (fixture, smoke, curve, paper).
         every_n_steps: optimizer steps between two evaluations of the benchmarks; null: only before and after.
         before: also before the first step.
@@ -82,6 +84,7 @@ class BenchmarkEvaluation(Callback):
         limit: at most so many problems of each benchmark; null: as the profile says.
         max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
             `max_rows` bounds vLLM; teachers answer by the loop.
+        harness: how lm-eval's tasks are asked.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class BenchmarkEvaluation(Callback):
         teachers: bool = False,
         limit: int | None = None,
         max_rows: int = 64,
+        harness: HarnessArgs = HarnessArgs(),  # noqa: B008  # frozen
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"BenchmarkEvaluation.every_n_steps must be at least 1, not {every_n_steps}.")
@@ -102,7 +106,7 @@ class BenchmarkEvaluation(Callback):
                 "BenchmarkEvaluation.every_n_steps is for benchmarks; held-out prompts are evaluated whenever "
                 "Lightning validates: set --trainer.val_check_interval."
             )
-        self.specs = None if benchmarks is None else expand(benchmarks)
+        self.specs = None if benchmarks is None else expand(benchmarks, harness)
         self.profile: ProfileName = profile
         self.every_n_steps = every_n_steps
         self.before = before
@@ -141,12 +145,12 @@ class BenchmarkEvaluation(Callback):
             UserError: if one cannot be had.
         """
         if self._benchmarks is None:
-            self._benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs or ()]
+            self._benchmarks = load_benchmarks(self.specs or (), self.profile, limit=self.limit)
         return self._benchmarks
 
     def essential_charts(self) -> Charts:
         """The score that stands for each benchmark; held-out prompts are in the module's charts."""
-        scored = [benchmark for benchmark in self.load_benchmarks() if benchmark.spec.scoring.judge is None]
+        scored = [b for b in self.load_benchmarks() if b.spec.scoring.judge is None and b.harness is None]
         return (
             {"Benchmarks (score)": [benchmark.tag(_primary_name(benchmark)) for benchmark in scored]} if scored else {}
         )

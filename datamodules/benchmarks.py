@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.loaders import StreamDataModule, at_least_one
-from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.loading import load_benchmarks
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.shards import EvalBatch, eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark, ProfileName
@@ -30,11 +31,12 @@ class BenchmarkDataModule(StreamDataModule):
 
     Args:
         benchmarks: Names (`aime24`), names with a protocol (`chartqa@lmms`), groups (`uni_opd`, `math`) or YAML files
-            of your own. `uniopd benchmarks` lists them.
+            of your own. `uniopd benchmarks` lists them. `lm_eval:ifeval` is a task, group or file of lm-eval's.
         profile: How much of them: fixture (bundled rows, no network), smoke (16 rows), curve (up to 200, for curves),
             paper (all, as published).
         max_rows: Answers written at the same time: fewer need less memory.
         limit: At most so many problems of each benchmark. Default: as the profile says.
+        harness: How lm-eval's tasks are asked.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class BenchmarkDataModule(StreamDataModule):
         profile: ProfileName = "smoke",
         max_rows: int = 64,
         limit: int | None = None,
+        harness: HarnessArgs = HarnessArgs(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
         at_least_one(max_rows=max_rows, limit=limit)
-        self.specs = expand(benchmarks)
+        self.specs = expand(benchmarks, harness)
         self.profile: ProfileName = profile
         self.max_rows = max_rows
         self.limit = limit
@@ -71,7 +74,7 @@ class BenchmarkDataModule(StreamDataModule):
             self._load()
 
     def _load(self) -> None:
-        self.benchmarks = [load_benchmark(spec, self.profile, limit=self.limit) for spec in self.specs]
+        self.benchmarks = load_benchmarks(self.specs, self.profile, limit=self.limit)
 
     def val_dataloader(self) -> list[EvalLoader]:
         """Each benchmark's batches of this rank; every row once over the ranks, groups of rows together."""

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_uniopd.benchmarks.datasets import LOCAL, hub_rows
+from lit_uniopd.benchmarks.harness.loading import is_harness, load_harness
 from lit_uniopd.benchmarks.loading import check_golds, load_benchmark
 from lit_uniopd.benchmarks.registry import all_specs, expand
 from lit_uniopd.benchmarks.report.console import wide_console
@@ -67,6 +68,12 @@ def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:
 
 
 def _check_spec(spec: BenchmarkSpec, online: bool, graders: GraderPool) -> tuple[str, str, str]:
+    if is_harness(spec):
+        try:
+            tasks = load_harness(spec, "smoke")
+        except UserError as error:
+            return "-", "-", str(error)
+        return str(sum(len(task.examples) for task in tasks)), "-", "ok"
     local = spec.hub.id.endswith(LOCAL)  # rows on this machine
     try:
         if online and not local:

@@ -4,17 +4,20 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
+from lit_uniopd.benchmarks.harness.args import PREFIX
+from lit_uniopd.benchmarks.harness.scoring import HarnessScores, harness_card, harness_scores
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
 from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
 from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, grouped, read_records
 from lit_uniopd.benchmarks.shards import Request, eval_batches
-from lit_uniopd.benchmarks.spec import Benchmark
+from lit_uniopd.benchmarks.spec import Benchmark, section
 from lit_uniopd.distributed.preemption import interruptible
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
@@ -38,6 +41,8 @@ class EvalResult:
     """Key -> score -> value, the same on every rank; the first score stands for the benchmark."""
     complete: dict[str, bool]
     """Key -> whether every row was answered."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Group of lm-eval's tasks -> score -> value, as lm-eval aggregates them."""
     records: dict[str, list[Record]] = field(default_factory=dict)
     """Rank 0: of all ranks. Other ranks: their own."""
     cards: dict[str, BenchmarkScores] = field(default_factory=dict)
@@ -53,6 +58,15 @@ class EvalResult:
             self.benchmarks[key].tag(name): value
             for key, scores in self.scores.items()
             for name, value in scores.items()
+        } | self._tagged_groups()
+
+    def _tagged_groups(self) -> dict[str, float]:
+        first = next((benchmark for benchmark in self.benchmarks.values() if benchmark.harness is not None), None)
+        return {
+            f"{section(first.profile)}/{first.spec.domain}/{PREFIX}{group}/{name}": value
+            for group, scores in self.groups.items()
+            for name, value in scores.items()
+            if first is not None
         }
 
     def primary(self) -> dict[str, float]:
@@ -148,8 +162,15 @@ class Evaluator:
             records_by_key = self.engine.finish()
         evaluated = self.benchmarks if only is None else {benchmark.key: benchmark for benchmark in only}
         result = EvalResult(self._name, self._step, evaluated, {}, {})
+        harness = self._harness_scores(evaluated, records_by_key)
+        result.groups = harness.groups
         for key, benchmark in evaluated.items():
             records = records_by_key.get(key, [])
+            if benchmark.harness is not None:
+                result.scores[key] = harness.tasks[key].values
+                result.complete[key] = harness.answers[key] == len(benchmark.examples) * benchmark.generation.n
+                result.records[key] = records
+                continue
             metric = SumMetric(
                 build_metrics(benchmark.spec.report.metrics, benchmark.generation.n, spec_n=benchmark.spec.generation.n)
             )
@@ -163,10 +184,25 @@ class Evaluator:
             result.records[key] = records
         self.trainer.strategy.barrier("records are written")
         if self.trainer.is_global_zero:
-            self._merge(result)
+            self._merge(result, harness)
         return result
 
-    def _merge(self, result: EvalResult) -> None:
+    def _harness_scores(
+        self, evaluated: Mapping[str, Benchmark], records: Mapping[str, Sequence[Record]]
+    ) -> HarnessScores:
+        """Scores of lm-eval's tasks, the same on every rank: they are no sums, so all answers come together."""
+        tasks = {key: benchmark for key, benchmark in evaluated.items() if benchmark.harness is not None}
+        if not tasks:
+            return HarnessScores({}, {}, {})
+        answers = {key: {(r.sample_id, r.sample_idx): r.response for r in records.get(key, ())} for key in tasks}
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, answers)
+            answers = {key: {row: text for part in parts for row, text in part[key].items()} for key in tasks}
+        scores: Any = harness_scores(tasks, answers) if self.trainer.is_global_zero else None
+        return self.trainer.strategy.broadcast(scores)  # some of lm-eval's verdicts have time limits
+
+    def _merge(self, result: EvalResult, harness: HarnessScores) -> None:
         """Rank 0: add the other ranks' records."""
         if self.trainer.world_size > 1:
             evaluation_keys = self._evaluation_keys(result)
@@ -177,7 +213,9 @@ class Evaluator:
                     result.records[key].append(record)
             result.records = {key: list({r.key: r for r in rows}.values()) for key, rows in result.records.items()}
         for key, benchmark in result.benchmarks.items():
-            if result.scores[key]:
+            if benchmark.harness is not None and result.scores[key]:
+                result.cards[key] = harness_card(harness.tasks[key], result.records[key])
+            elif result.scores[key]:
                 result.cards[key] = score_benchmark(result.records[key], benchmark.spec, benchmark.generation)
 
     def _evaluation_keys(self, result: EvalResult) -> set[tuple[str, str, str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash
 from lit_uniopd.benchmarks.grading import grade_items, with_grades
+from lit_uniopd.benchmarks.metrics.statistic import by_row
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, Generation
@@ -160,8 +161,10 @@ class EvalEngine:
         if len(records) < len(blanks):
             return False
         self.adopted += len(records)
-        judged = [record for record in records if record.reason != PENDING]
-        ungraded = [record for record in records if record.reason == PENDING]
+        # lm-eval's verdicts cost little, and are those of the version that scores.
+        is_judged = [record.reason != PENDING and request.benchmark.harness is None for record in records]
+        judged = [record for record, done in zip(records, is_judged, strict=True) if done]
+        ungraded = [record for record, done in zip(records, is_judged, strict=True) if not done]
         # The run's own files must hold every answer behind its scores.
         self._write_records([record for record in judged if record.key not in self._written_keys])
         self._remember(request.benchmark, judged)
@@ -179,30 +182,48 @@ class EvalEngine:
         if any(_settings(request) != settings for request in requests):
             raise ValueError("requests of one batch must share their decoding settings")
         start = time.perf_counter()
-        with chatting(policy, requests[0].benchmark):
-            answers = write_answers(
-                policy,
-                [request.benchmark.prompt(request.example) for request in requests],
-                sampling_args(settings, self._args_for(policy)),
-                seed=self.args.seed,
-                keys=[noise_key(request.benchmark.spec.id, request.example.id) for request in requests],
-            )
-        seconds = (time.perf_counter() - start) / len(answers.text)
+        answers = self._answers(policy, requests, settings)
+        seconds = (time.perf_counter() - start) / len(answers)
         blanks = [blank for request in requests for blank in self._blank_records(policy, request)]
-        lengths = answers.lengths_B.tolist()
         return [
             replace(
                 blank,
-                response=cut_at(text, settings.stop),
+                response=text,
                 n_tokens=length,
                 finish=finish,
                 seconds_generate=round(seconds, 6),
                 time=round(time.time(), 3),
             )
-            for blank, text, length, finish in zip(blanks, answers.text, lengths, answers.finish, strict=True)
+            for blank, (text, length, finish) in zip(blanks, answers, strict=True)
         ]
 
+    def _answers(self, policy: Policy, requests: Sequence[Request], settings: Generation) -> list[tuple[str, int, str]]:
+        """Text, tokens and end of ``n`` answers to each row, side by side."""
+        benchmark, examples = requests[0].benchmark, [request.example for request in requests]
+        sampling = sampling_args(settings, self._args_for(policy))
+        if benchmark.harness is not None:
+            return benchmark.harness.answer(
+                policy, benchmark, examples, sampling, rows=self.args.max_rows, seed=self.args.seed
+            )
+        with chatting(policy, benchmark):
+            answers = write_answers(
+                policy,
+                [benchmark.prompt(example) for example in examples],
+                sampling,
+                seed=self.args.seed,
+                keys=[noise_key(benchmark.spec.id, example.id) for example in examples],
+            )
+        texts = [cut_at(text, settings.stop) for text in answers.text]
+        return list(zip(texts, answers.lengths_B.tolist(), answers.finish, strict=True))
+
     def _submit(self, records: list[Record], requests: Sequence[Request]) -> None:
+        harness = requests[0].benchmark.harness
+        if harness is not None:
+            pending = {record.key for record in records if record.reason == PENDING}
+            self.writer.append(record for record in records if record.key in pending)
+            judged = [record for row in by_row(records) for record in harness.judged(row)]
+            self._keep(judged, [r for r in judged if r.key in pending or r.key not in self._written_keys])
+            return
         items: list[GradeItem] = []
         for record, request in zip(records, requests, strict=True):
             items += grade_items(record, request)
@@ -222,17 +243,26 @@ class EvalEngine:
             self._judged(record, [f.result() for f in futures])
             for record, futures in zip(batch.records, batch.grades, strict=True)
         ]
-        self._write_records(judged)
+        self._keep(judged, judged)
+        return len(judged)
+
+    def _keep(self, judged: Sequence[Record], unwritten: Sequence[Record]) -> None:
+        self._write_records(unwritten)
         for record in judged:
             self._evaluated[f"{record.benchmark}@{record.protocol}"][record.key] = record
             self._recorded[record.key] = record  # type: ignore[index]
-        return len(judged)
 
     def _judged(self, record: Record, grades: list[Grade]) -> Record:
         return with_grades(record, grades, sandbox=self.graders.sandbox_backend)
 
     def _remember(self, benchmark: Benchmark, records: Iterable[Record]) -> None:
         self._evaluated[benchmark.key].update((record.key, record) for record in records)
+
+    def _prompt_hash(self, policy: Policy, request: Request) -> str:
+        benchmark, example = request.benchmark, request.example
+        if benchmark.harness is not None:
+            return benchmark.harness.requests_hash(policy, example)
+        return prompt_hash(example, protocol_args(policy.args, benchmark).chat_template_kwargs)
 
     def _args_for(self, policy: Policy) -> EvalArgs:
         if id(policy) not in self._subject.args:
@@ -255,7 +285,7 @@ class EvalEngine:
             "fingerprint": benchmark.fingerprint,
             "sample_id": example.id,
             "group_id": example.group or example.id,
-            "prompt_hash": prompt_hash(example, protocol_args(policy.args, benchmark).chat_template_kwargs),
+            "prompt_hash": self._prompt_hash(policy, request),
             "generation_hash": generation_hash(benchmark.generation, self.args.seed, engine),
             "weights": subject.weights[id(policy)],
             "model": subject.name,

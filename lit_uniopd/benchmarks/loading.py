@@ -4,13 +4,14 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
 from lit_uniopd.benchmarks.datasets import folder_of, read_rows
 from lit_uniopd.benchmarks.fingerprint import image_hash
+from lit_uniopd.benchmarks.harness.loading import is_harness, load_harness
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
@@ -24,6 +25,26 @@ log = logging.getLogger(__name__)
 def cache_dir() -> Path:
     """Directory of what was computed from data sets: ``LIT_UNIOPD_CACHE``, else ``~/.cache/lit_uniopd``."""
     return Path(os.environ.get("LIT_UNIOPD_CACHE", "~/.cache/lit_uniopd")).expanduser()
+
+
+def load_benchmarks(
+    specs: Iterable[BenchmarkSpec], profile: ProfileName, *, limit: int | None = None
+) -> list[Benchmark]:
+    """The benchmarks of specs, each once, with their rows; a name of lm-eval's may stand for several tasks.
+
+    Raises:
+        UserError: as ``load_benchmark``.
+    """
+    benchmarks: dict[str, Benchmark] = {}
+    for spec in specs:
+        if not is_harness(spec):
+            benchmarks.setdefault(spec.key, load_benchmark(spec, profile, limit=limit))
+            continue
+        for benchmark in load_harness(spec, profile, limit):
+            kept = benchmarks.setdefault(benchmark.key, benchmark)
+            if kept is not benchmark:  # a task of two groups
+                kept.harness.groups += benchmark.harness.groups
+    return list(benchmarks.values())
 
 
 def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | None = None) -> Benchmark:

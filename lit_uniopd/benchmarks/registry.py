@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
 from lit_uniopd.benchmarks.parse import SPECS, read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
@@ -72,14 +73,23 @@ def _own_spec(path: Path) -> BenchmarkSpec:
     return spec
 
 
-def expand(names: Sequence[str]) -> list[BenchmarkSpec]:
-    """Benchmarks of names, groups, domains and files; each once, in order.
+def expand(names: Sequence[str], harness: HarnessArgs = HarnessArgs()) -> list[BenchmarkSpec]:  # noqa: B008  # frozen
+    """Benchmarks of names, groups, domains and files, and names of lm-eval's; each once, in order.
+
+    Args:
+        names: those that begin with ``lm_eval:`` are lm-eval's, whose groups are looked into when rows are loaded.
+        harness: how lm-eval's tasks are asked.
 
     Raises:
         UserError: if one is unknown, or there is none.
     """
     specs: dict[str, BenchmarkSpec] = {}
     for name in names:
+        if name.startswith(PREFIX):
+            from lit_uniopd.benchmarks.harness.loading import harness_spec
+
+            specs.setdefault(name, harness_spec(name, harness))
+            continue
         for member in groups().get(name, (name,)):
             spec = find_spec(member)
             specs.setdefault(spec.key, spec)

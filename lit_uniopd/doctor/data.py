@@ -7,7 +7,7 @@ from typing import Any
 
 from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import heldout_benchmarks
-from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmark
+from lit_uniopd.benchmarks.loading import GoldReport, check_golds, load_benchmarks
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.doctor.dry_run import Case, complaints, count_names
 from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, yellow
@@ -71,7 +71,7 @@ def _unavailable_benchmarks(data: Any) -> Iterator[Finding]:
     data.benchmarks = []
     for spec in data.specs:
         try:
-            data.benchmarks.append(load_benchmark(spec, data.profile, limit=data.limit))
+            data.benchmarks += load_benchmarks([spec], data.profile, limit=data.limit)
         except UserError as error:
             errors[spec.key] = error
     if errors:

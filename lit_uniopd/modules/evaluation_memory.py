@@ -14,7 +14,7 @@ from lit_uniopd.modules.lengths import longest_prompt
 from lit_uniopd.modules.validation import EvaluatedModels
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import encode
-from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.policy.loading import load_processor, model_config
 from lit_uniopd.sampling.engines import likely_engine
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.trainer_data import TrainerData
@@ -70,6 +70,8 @@ def _workload(
 
 def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
     """Tokens of the longest prompt, in the benchmark's own rendering."""
+    if benchmark.harness is not None:
+        return benchmark.harness.longest(load_processor(policy, flag), model_config(policy, flag), policy)
     processor, args = load_processor(policy, flag), protocol_args(policy, benchmark)
 
     def length(prompt: Prompt) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_uniopd.benchmarks.harness.args import HarnessArgs
 from lit_uniopd.cli import main
 from lit_uniopd.cli.renamed import MOVED, with_current_class_paths
 from lit_uniopd.sampling import ColocateArgs
@@ -41,6 +42,9 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
         teacher["reads"] = None  # new since: it reads what the student reads
         teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun
+    for callback in old["trainer"]["callbacks"]:
+        if callback["class_path"] == "callbacks.BenchmarkEvaluation":
+            callback["init_args"]["harness"] = asdict(HarnessArgs())  # new since: tasks of lm-eval
     data = old["data"]["init_args"]
     data["global_batch_size"] = None  # new since: batch_size is of each rank
     for source in (data["train"], data["val"]):

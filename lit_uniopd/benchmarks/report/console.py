@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from lit_uniopd.benchmarks.harness.args import PREFIX
 from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.spec import DOMAINS
 
@@ -46,7 +47,12 @@ def score_table(
         keys = [key for key, spec in specs.items() if spec.domain == domain]
         for i, key in enumerate(keys):
             table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, scores_by_column))
-        if len(keys) > 1:
+        grouped = result.groups if any(result.benchmarks[key].harness is not None for key in keys) else {}
+        for name, scores in grouped.items():
+            metric = next(iter(scores), "-")
+            cells = [_percent(scores.get(metric)) if column == "" else "-" for column in columns]
+            table.add_row("", f"[bold]{PREFIX}{name}[/bold]", metric, *cells)
+        if len(keys) > 1 and any(specs[key].report.weight for key in keys):
             means = [domain_means(_complete(result, scores), specs).get(domain) for scores in scores_by_column.values()]
             table.add_row("", "[bold]mean[/bold]", "", *map(_percent, means), end_section=True)
         else:
@@ -69,7 +75,7 @@ def _cells(result: "EvalResult", key: str, columns: Mapping[str, Scores]) -> lis
         name,
         metric,
         *(_percent(scores.get(key)) for scores in columns.values()),
-        "-" if interval is None else f"{interval[0]:.1%} - {interval[1]:.1%}",
+        "-" if interval is None else " - ".join(_percent(end, like=result.scores[key][metric]) for end in interval),
         str(len(result.records[key])),
         _percent(health.get("truncated")),
         _percent(health.get("no_answer")),
@@ -80,7 +86,9 @@ def _complete(result: "EvalResult", scores: Scores) -> dict[str, float]:
     return {key: score for key, score in scores.items() if result.complete.get(key, False)}
 
 
-def _percent(value: float | None) -> str:
+def _percent(value: float | None, like: float | None = None) -> str:
+    if value is not None and abs(value if like is None else like) > 1:  # a perplexity, say
+        return f"{value:.4g}"
     return "-" if value is None else f"{value:.1%}"
 
 

@@ -1,0 +1,1 @@
+"""Tasks of lm-eval as benchmarks: its prompts, filters, metrics and aggregation; our engines, records and ranks."""

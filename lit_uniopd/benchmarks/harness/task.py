@@ -1,0 +1,363 @@
+"""One task of lm-eval behind a benchmark: its documents as rows, its requests, its verdicts and scores."""
+
+import heapq
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lit_uniopd.benchmarks.fingerprint import noise_key
+from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
+from lit_uniopd.benchmarks.harness.scoring import TaskScores, is_number
+from lit_uniopd.benchmarks.harness.tasks import quiet, seeded
+from lit_uniopd.benchmarks.records import Record, content_hash
+from lit_uniopd.benchmarks.spec import Benchmark, Example
+from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.backbone import unwrap
+from lit_uniopd.policy.policy import Policy
+from lit_uniopd.sampling.args import SamplingArgs
+
+log = logging.getLogger(__name__)
+
+GRADER = "lm-eval"
+"""Who judged, in the records."""
+DRAWS = 1000
+"""Bootstrap draws behind the standard errors that lm-eval does not have in closed form."""
+
+
+@dataclass(eq=False)
+class HarnessTask:
+    """A task with its requests.
+
+    Requests are built for all documents in lm-eval's order, on each rank: examples are drawn from a running state.
+    """
+
+    task: Any
+    """`lm_eval.api.task.Task`."""
+    args: HarnessArgs
+    documents: int
+    """So many of its documents, from the first, as lm-eval's `--limit`."""
+    most_tokens: int
+    """Of an answer, as the profile limits it."""
+    groups: tuple[Any, ...] = ()
+    """`lm_eval.api.group.Group` of the names that brought it."""
+    _models: "WeakKeyDictionary[Policy, Any]" = field(default_factory=WeakKeyDictionary)
+    _built: dict[str, dict[int, list[Any]]] = field(default_factory=dict)
+    _checked: set[tuple[str, int]] = field(default_factory=set)
+
+    # --- requests ---
+
+    def model(self, policy: Policy) -> Any:
+        """lm-eval's view of a policy."""
+        if policy not in self._models:
+            self._models[policy] = self.tokenizing(
+                policy.processor, unwrap(policy.model).config, policy.args.chat_template_kwargs
+            )
+            penalty = getattr(unwrap(policy.model).generation_config, "repetition_penalty", None)
+            if penalty not in (None, 1.0):
+                log.warning(
+                    "The model's generation config has repetition_penalty %s, which lm-eval's own model obeys and our "
+                    "engines do not: texts may differ from its.",
+                    penalty,
+                )
+        return self._models[policy]
+
+    def tokenizing(self, processor: Any, config: Any, chat_template_kwargs: dict[str, Any]) -> Any:
+        """lm-eval's view of a tokenizer.
+
+        Raises:
+            UserError: if it has no chat template, which was asked for.
+        """
+        from lit_uniopd.benchmarks.harness.language_model import HarnessModel
+
+        model = HarnessModel(processor, config, chat_template_kwargs, self.task.task_name)
+        if self.args.apply_chat_template and model.tokenizer.chat_template is None:
+            raise UserError(
+                "--data.harness.apply_chat_template is set, and the tokenizer has no chat template; set it to false, "
+                "or take a chat model."
+            )
+        return model
+
+    def requests(self, model: Any) -> dict[int, list[Any]]:
+        """Number of a document -> its requests, in the words that a model reads."""
+        template = [model.tokenizer.chat_template, model.chat_template_args, model.tokenizer.special_tokens_map]
+        key = content_hash(template) if self.args.apply_chat_template else ""
+        if key not in self._built:
+            self._built[key] = self._build(model)
+        if (key, model.max_length) not in self._checked:
+            self._check(model, (request for group in self._built[key].values() for request in group))
+            self._checked.add((key, model.max_length))
+        return self._built[key]
+
+    def _build(self, model: Any) -> dict[int, list[Any]]:
+        templated = self.args.apply_chat_template
+        self.task.set_fewshot_seed(seed=self.args.fewshot_random_seed)
+        try:
+            with quiet(), seeded():
+                self.task.build_all_requests(
+                    limit=self.documents,
+                    system_instruction=self.args.system_instruction,
+                    apply_chat_template=templated,
+                    fewshot_as_multiturn=self.args.fewshot_as_multiturn and templated,
+                    chat_template=model.apply_chat_template if templated else None,
+                    tokenizer_name="",
+                )
+        except UserError:
+            raise
+        except Exception as error:  # templates and functions of tasks fail in many ways
+            raise UserError(
+                f"Benchmark {PREFIX}{self.task.task_name}: its prompts cannot be built ({type(error).__name__}: "
+                f"{first_line(error)[:200]}); mend the task, or its columns."
+            ) from error
+        built: dict[int, list[Any]] = {}
+        for instance in self.task.instances:
+            built.setdefault(instance.doc_id, []).append(instance)
+        for instances in built.values():
+            instances.sort(key=lambda instance: instance.idx)
+        return built
+
+    def _asked(self) -> dict[int, list[Any]]:
+        """Requests in the words of any model: documents and their order are the same in all."""
+        return next(iter(self._built.values()))
+
+    def requests_hash(self, policy: Policy, example: Example) -> str:
+        """Of everything that a row asks."""
+        requests = self.requests(self.model(policy))[int(example.id)]
+        return content_hash([(request.request_type, list(request.args)) for request in requests])
+
+    def longest(self, processor: Any, config: Any, args: PolicyArgs) -> int:
+        """Tokens of the longest context, as far as those of most characters tell, and no more than the model has."""
+        model = self.tokenizing(processor, config, args.chat_template_kwargs)
+        requests = [request for group in self.requests(model).values() for request in group]
+        longest = heapq.nlargest(4, requests, key=lambda request: len(str(request.args[0])))
+        return min(model.max_length, max(len(model.tok_encode("".join(map(str, r.args[:1])))) for r in longest))
+
+    def _check(self, model: Any, requests: Iterable[Any]) -> None:
+        """Count what is cut, before anything is answered.
+
+        Raises:
+            UserError: if a request scores nothing, or its answer leaves no room for a context.
+        """
+        sizes = [model.measure(r, self.most_tokens) for r in requests if r.request_type != "loglikelihood_rolling"]
+        if too_long := sum(size > model.max_length for size in sizes):
+            log.warning(
+                "lm_eval:%s: %d of %d requests do not fit in the %d positions of the model and are cut on the left, as "
+                "lm-eval does.",
+                self.task.task_name,
+                too_long,
+                len(sizes),
+                model.max_length,
+            )
+
+    # --- answers ---
+
+    def answer(
+        self,
+        policy: Policy,
+        benchmark: Benchmark,
+        examples: Sequence[Example],
+        sampling: SamplingArgs,
+        *,
+        rows: int,
+        seed: int,
+    ) -> list[tuple[str, int, str]]:
+        """Answers with their tokens and ends, ``n`` to each row, side by side.
+
+        An answer is the text where a row asks for one text, else a JSON list with what each of its requests got: a
+        text, a log-prob, or a log-prob and whether the continuation is what greedy decoding writes.
+
+        Args:
+            policy: answers.
+            benchmark: of this task.
+            examples: rows of it.
+            sampling: whose engine writes.
+            rows: texts of a batch whose log-probs are computed together.
+            seed: of the sampling noise.
+        """
+        model, n = self.model(policy), benchmark.generation.n
+        model.rows = rows
+        model.policy = policy  # for this batch: held for longer, it would never be freed
+        requests = self.requests(model)
+        asked_rows = [
+            [(example, k, request) for request in requests[int(example.id)]] for example in examples for k in range(n)
+        ]
+        flat = [entry for row in asked_rows for entry in row]
+        replies: dict[int, Any] = {}
+        for kind in {request.request_type for *_, request in flat}:
+            chosen = [i for i, (*_, request) in enumerate(flat) if request.request_type == kind]
+            asked = [flat[i][2] for i in chosen]
+            # Whose bars cannot be switched off.
+            with quiet() if kind == "loglikelihood_rolling" else nullcontext():
+                if kind == "generate_until":
+                    keys = [noise_key(benchmark.spec.id, f"{flat[i][0].id}/{flat[i][1]}") for i in chosen]
+                    given = model.write(asked, sampling, keys, seed=seed, most_tokens=self.most_tokens)
+                else:
+                    given = getattr(model, kind)(asked)
+            replies |= dict(zip(chosen, given, strict=True))
+        model.policy = None
+        ordered = iter(replies[i] for i in range(len(flat)))
+        return [_as_answer([next(ordered) for _ in row]) for row in asked_rows]
+
+    # --- verdicts ---
+
+    def judged(self, records: Sequence[Record]) -> list[Record]:
+        """The records of one row's answers with lm-eval's verdict on them, which is on all of them together."""
+        instances = self._asked()[int(records[0].sample_id)]
+        answered = _answered(instances, [record.response for record in records])
+        try:
+            metrics = self._metrics(answered)
+        except Exception as error:  # functions of tasks fail in many ways
+            raise UserError(
+                f"Benchmark {PREFIX}{self.task.task_name} broke down on the answer to document {records[0].sample_id} "
+                f"({type(error).__name__}: {first_line(error)[:200]}); mend the task and run the same command again, "
+                "which takes the answers over."
+            ) from error
+        numbers = {",".join(name): float(value) for name, value in metrics.items() if is_number(value)}
+        name, first = next(((",".join(name), value) for name, value in metrics.items()), ("score", None))
+        score = float(first) if is_number(first) else 0.0  # type: ignore[arg-type]
+        correct = bool(score) if is_number(first) and score in (0.0, 1.0) else None
+        return [
+            replace(
+                record,
+                correct=correct,
+                score=score,
+                extracted=self._extracted(answered),
+                reason="ok" if correct or correct is None else "wrong",
+                grader=GRADER,
+                grader_version=version("lm_eval"),
+                also=numbers,
+                options={**record.options, "score": name},
+            )
+            for record in records
+        ]
+
+    def try_scoring(self, document: Any, repeats: int) -> None:
+        """Score an empty text, before a model is loaded: what scoring needs may have to be downloaded.
+
+        Raises:
+            UserError: if that fails.
+        """
+        from lm_eval.api.instance import Instance
+
+        if self.task.OUTPUT_TYPE != "generate_until":
+            return
+        instance = Instance("generate_until", document, ("", {}), 0, (self.task.task_name, 0, repeats))
+        try:
+            self._metrics(_answered([instance], [""] * repeats))
+        except Exception as error:
+            raise UserError(
+                f"Benchmark {PREFIX}{self.task.task_name} cannot score an empty answer ({type(error).__name__}: "
+                f"{first_line(error)[:200]}); install or download what it names, or mend the task."
+            ) from error
+
+    def _extracted(self, instances: Sequence[Any]) -> str:
+        """What the first filter made of the answer; of choices the most probable one."""
+        name = next(iter(instances[0].filtered_resps))
+        replies = [instance.filtered_resps[name] for instance in instances]
+        if self.task.OUTPUT_TYPE == "multiple_choice":
+            choices = self.task.doc_to_choice(instances[0].doc)
+            logps = [reply[0] for reply in replies[: len(choices)]]
+            return str(choices[logps.index(max(logps))])
+        return str(replies[0] if len(replies) == 1 else replies)
+
+    def _metrics(self, instances: Sequence[Any]) -> dict[tuple[str, str], Any]:
+        """(metric, filter) -> value of one document, whose requests have replies. Filters are applied here."""
+        for ensemble in self.task._filters:
+            ensemble.apply(instances)
+        return self._results(instances)
+
+    def _results(self, instances: Sequence[Any]) -> dict[tuple[str, str], Any]:
+        values: dict[tuple[str, str], Any] = {}
+        with quiet():
+            for name in instances[0].filtered_resps:
+                replies = [instance.filtered_resps[name] for instance in instances]
+                for metric, value in self.task.process_results(instances[0].doc, replies).items():
+                    values[metric, name] = value
+        return values
+
+    # --- scores ---
+
+    def scores(self, answers: Mapping[tuple[str, int], str]) -> TaskScores:
+        """lm-eval's aggregates.
+
+        Args:
+            answers: (row, number of the answer) -> answer, of all ranks.
+        """
+        from lm_eval.api.metrics import mean, stderr_for_metric
+
+        if not answers:
+            return TaskScores({}, {}, 0)
+        requests = self._asked()
+        by_document: dict[int, list[str]] = {}
+        for (row, _), answer in sorted(answers.items(), key=lambda item: (int(item[0][0]), item[0][1])):
+            by_document.setdefault(int(row), []).append(answer)
+        documents = [_answered(requests[number], replies) for number, replies in by_document.items()]
+        for ensemble in self.task._filters:  # over all documents at once, as lm-eval does
+            ensemble.apply([instance for document in documents for instance in document])
+        columns: dict[tuple[str, str], list[Any]] = {}
+        for document in documents:
+            for name, value in self._results(document).items():
+                columns.setdefault(name, []).append(value)
+        values: dict[str, float] = {}
+        errors: dict[str, float] = {}
+        for (metric, name), items in columns.items():
+            aggregate = self.task.aggregation().get(metric, mean)
+            try:
+                values[f"{metric},{name}"] = aggregate(items)
+            except (ArithmeticError, ValueError) as failure:
+                log.warning("%s: lm-eval cannot aggregate %s (%s).", self.task.task_name, metric, first_line(failure))
+                continue
+            error = stderr_for_metric(metric=aggregate, bootstrap_iters=DRAWS)
+            if error is not None and len(items) > 1:
+                with quiet(), _in_this_process():
+                    errors[f"{metric},{name}"] = error(items)
+        return TaskScores(
+            {name: float(value) for name, value in values.items() if is_number(value)},
+            {name: float(value) for name, value in errors.items() if is_number(value)},
+            max((len(items) for items in columns.values()), default=0),
+        )
+
+
+@contextmanager
+def _in_this_process() -> Iterator[None]:
+    """lm-eval's bootstrap without its pool of forks, which may hang in a process that has threads."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("DISABLE_MULTIPROC")
+        if before is not None:
+            os.environ["DISABLE_MULTIPROC"] = before
+
+
+def _answered(instances: Sequence[Any], answers: Sequence[str]) -> list[Any]:
+    """Copies of a document's requests with the replies of its answers."""
+    replies = [_as_replies(instances, answer) for answer in answers]
+    answered = []
+    for i, instance in enumerate(instances):
+        answered.append(copy(instance))
+        answered[-1].resps = [each[i] for each in replies]
+        answered[-1].filtered_resps = {}
+    return answered
+
+
+def _as_answer(replies: Sequence[Any]) -> tuple[str, int, str]:
+    texts: list[Any] = [reply if isinstance(reply, int | float | tuple) else reply.text for reply in replies]
+    written = [reply for reply in replies if not isinstance(reply, int | float | tuple)]
+    plain = len(texts) == 1 and bool(written)
+    finish = "length" if any(reply.finish == "length" for reply in written) else "stop"
+    return texts[0] if plain else json.dumps(texts), sum(reply.tokens for reply in written), finish
+
+
+def _as_replies(instances: Sequence[Any], answer: str) -> list[Any]:
+    if len(instances) == 1 and instances[0].request_type == "generate_until":
+        return [answer]
+    return [tuple(reply) if isinstance(reply, list) else reply for reply in json.loads(answer)]
