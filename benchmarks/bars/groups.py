@@ -27,7 +27,7 @@ class Group:
         prompts = [torch.randint(10, SIZES["vocabulary"], (prompt,), generator=generator).tolist()] * answers
         advantages_N = torch.randn(answers * answer, generator=generator)
 
-        def loss_of(logps_N: Tensor, which: slice) -> Tensor:
+        def loss_of(logps_N: Tensor, which: slice | Tensor) -> Tensor:
             return -(logps_N - logps_N.detach()).exp() * advantages_N[which]
 
         def step() -> None:

@@ -31,7 +31,7 @@ class Head:
         hidden = torch.randn(n, self.hidden, requires_grad=self.grad)
         tokens, advantages = torch.randint(0, vocabulary, (n,)), torch.randn(n)
 
-        def loss_of(logps: Tensor, which: slice) -> Tensor:
+        def loss_of(logps: Tensor, which: slice | Tensor) -> Tensor:
             return -(logps - logps.detach()).exp() * advantages[which]
 
         def logps_of() -> Tensor:
