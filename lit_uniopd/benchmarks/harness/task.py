@@ -123,7 +123,7 @@ class HarnessTask:
             instances.sort(key=lambda instance: instance.idx)
         return built
 
-    def _asked(self) -> dict[int, list[Any]]:
+    def _any_requests(self) -> dict[int, list[Any]]:
         """Requests in the words of any model: documents and their order are the same in all."""
         return next(iter(self._built.values()))
 
@@ -192,15 +192,15 @@ class HarnessTask:
         replies: dict[int, Any] = {}
         for kind in {request.request_type for *_, request in flat}:
             chosen = [i for i, (*_, request) in enumerate(flat) if request.request_type == kind]
-            asked = [flat[i][2] for i in chosen]
+            of_kind = [flat[i][2] for i in chosen]
             # Whose bars cannot be switched off.
             with quiet() if kind == "loglikelihood_rolling" else nullcontext():
                 if kind == "generate_until":
                     keys = [noise_key(benchmark.spec.id, f"{flat[i][0].id}/{flat[i][1]}") for i in chosen]
-                    given = model.write(asked, sampling, keys, seed=seed, most_tokens=self.most_tokens)
+                    replies_of_kind = model.write(of_kind, sampling, keys, seed=seed, most_tokens=self.most_tokens)
                 else:
-                    given = getattr(model, kind)(asked)
-            replies |= dict(zip(chosen, given, strict=True))
+                    replies_of_kind = getattr(model, kind)(of_kind)
+            replies |= dict(zip(chosen, replies_of_kind, strict=True))
         model.policy = None
         ordered = iter(replies[i] for i in range(len(flat)))
         return [_as_answer([next(ordered) for _ in row]) for row in asked_rows]
@@ -209,7 +209,7 @@ class HarnessTask:
 
     def judged(self, records: Sequence[Record]) -> list[Record]:
         """The records of one row's answers with lm-eval's verdict on them, which is on all of them together."""
-        instances = self._asked()[int(records[0].sample_id)]
+        instances = self._any_requests()[int(records[0].sample_id)]
         answered = _answered(instances, [record.response for record in records])
         try:
             metrics = self._metrics(answered)
@@ -294,7 +294,7 @@ class HarnessTask:
 
         if not answers:
             return TaskScores({}, {}, 0)
-        requests = self._asked()
+        requests = self._any_requests()
         by_document: dict[int, list[str]] = {}
         for (row, _), answer in sorted(answers.items(), key=lambda item: (int(item[0][0]), item[0][1])):
             by_document.setdefault(int(row), []).append(answer)

@@ -161,9 +161,9 @@ def _manager_for(name: str, include_path: str | None) -> Any:
     Raises:
         UserError: if none does.
     """
-    own = _manager(include_path, False)
-    if _knows(own, name):
-        return own
+    user_tasks = _manager(include_path, False)
+    if _knows(user_tasks, name):
+        return user_tasks
     manager = _manager(include_path, True)
     if _entry(manager, name) is None:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3)

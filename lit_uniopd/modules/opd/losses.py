@@ -285,8 +285,16 @@ def _compare(
     head = head_of(policy.model)
     terms = []
     for teacher, hidden_BTH in teachers:
-        own = head_of(teacher.policy.model)
-        terms.append(MixtureTerm(hidden_BTH * own.scale, own.weight_VH, teacher.share, own.bias_V, own.softcap))
+        teacher_head = head_of(teacher.policy.model)
+        terms.append(
+            MixtureTerm(
+                hidden_BTH * teacher_head.scale,
+                teacher_head.weight_VH,
+                teacher.share,
+                teacher_head.bias_V,
+                teacher_head.softcap,
+            )
+        )
     options: dict[str, Any] = {
         "kind": args.top_k_direction if args.kind == "topk" else _KINDS[args.kind],
         "beta": args.jsd_beta,
