@@ -18,7 +18,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import yaml
 
 from datamodules.global_batch import share_of_rank
 from lit_uniopd.cli.app import UniOPDCLI, run
@@ -26,6 +25,7 @@ from lit_uniopd.memory import MemoryPlan, Setup, plan_memory
 from lit_uniopd.memory.plan import GIB, padded
 from lit_uniopd.sampling import engine_vllm_colocated
 from lit_uniopd.types import EncodedPair, PreferencePair, Prompt
+from lit_uniopd.utils.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -40,7 +40,7 @@ class Command:
     """Option of a model -> its name in ``MODELS``."""
 
 
-_TABLES: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+_TABLES: dict[str, Any] = read_yaml(Path(__file__).with_suffix(".yaml"))
 MODELS: dict[str, Any] = _TABLES["models"]
 GPUS: dict[str, float] = _TABLES["gpus"]
 COMMANDS = {name: Command(**command) for name, command in _TABLES["commands"].items()}

@@ -14,7 +14,7 @@ from lit_uniopd.errors import UserError
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml"), "--data.train.path=t.jsonl"]
 THERE = (
-    "there are student, teachers, sampling, val_sampling, loss, advantage, writer, updates_per_rollout, "
+    "there are student, teachers, sampling, val_sampling, loss, advantage, horizon, writer, updates_per_rollout, "
     "micro_batch_tokens, max_teacher_failures, gradient_clip, grader_workers, grader_timeout, grader_killed, sandbox, "
     "optimizer, lr_scheduler, seed"
 )
@@ -95,7 +95,7 @@ ON_THE_COMMAND_LINE = {
     "--data.val.path": "--data.val.path has no value; write one behind it.",
     "--model.optimizer.init_args.lr fast": "--model.optimizer.lr expects a number, not 'fast'",
     "bogus": "bogus stands alone; put the option that it is for before it, see `uniopd fit --help`.",
-    "--bogus": "--bogus: there is no such option (there are config, print_config, seed_everything, trainer, model, data, ckpt_path, weights_only)",
+    "--bogus": "--bogus: there is no such option (there are config, print_config, seed_everything, trainer, model, data, allow_oom, ckpt_path, weights_only)",
 }
 IN_A_CONFIG = {
     "model: {init_args: {loss: {gap_treshold: 5}}}": "--model.loss.gap_treshold: there is no such option (did you mean --model.loss.gap_threshold?) (in a.yaml)",
