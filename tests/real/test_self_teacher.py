@@ -16,7 +16,7 @@ SHORT = {
     "trainer.limit_train_batches": 2,
     "trainer.val_check_interval": 2,
     "data.batch_size": 2,
-    "data.val.limit": 12,
+    "data.val.limit": 6,
     "model.sampling.n": 2,
 }
 
