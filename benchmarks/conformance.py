@@ -20,6 +20,7 @@ import torch
 from lit_uniopd.functional import dpo_loss, hinge_loss, opd_loss
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.rewards.boxes import boxed_answer
+from lit_uniopd.utils.jsonl import numbered_lines
 
 ROOT = Path(__file__).parents[1]
 SUITES = ROOT / "tests" / "conformance"
@@ -47,7 +48,7 @@ def read_suites(directory: Path = SUITES) -> list[Suite]:
     """All suites, by the names of their files."""
     suites = []
     for path in sorted(directory.glob("*.jsonl")):
-        origin, *cases = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        origin, *cases = (json.loads(line) for _, line in numbered_lines(path))
         suites.append(Suite(origin["repository"], origin["commit"], tuple(origin["files"]), tuple(cases)))
     return suites
 
@@ -79,8 +80,10 @@ def table(results: Mapping[Suite, Sequence[bool]]) -> str:
         files = ", ".join(suite.files)
         rows.append(f"| {suite.repository} | {suite.commit} | {files} | {len(passed)} | {sum(passed)} |")
         different = [case for case, right in zip(suite.cases, passed, strict=True) if not right]
-        for reason in dict.fromkeys(case.get("differs", "not looked at") for case in different):
-            names = [f"`{case['id']}`" for case in different if case.get("differs", "not looked at") == reason]
+        by_reason: dict[str, list[str]] = {}
+        for case in different:
+            by_reason.setdefault(case.get("differs", "not looked at"), []).append(f"`{case['id']}`")
+        for reason, names in by_reason.items():
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             reasons.append(f"- {suite.repository}, {len(names)}: {reason} ({shown})")
     header = "| suite | commit | files | cases | as there |\n|---|---|---|---:|---:|"
@@ -100,8 +103,8 @@ def main() -> None:
                         print(json.dumps({"suite": suite.repository, **case}, ensure_ascii=False))
             return
         result = table({suite: passes(suite, pool) for suite in suites})
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, _, page = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = page.partition(END)
     PAGE.write_text(f"{before}{BEGIN}{result}{END}{after}", encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, ProfileName
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.jsonl import numbered_lines
 from lit_uniopd.utils.paths import has_scheme, resolve_path
 from lit_uniopd.utils.strict_json import parse_json
 
@@ -123,12 +124,10 @@ def _local_rows(spec: BenchmarkSpec) -> list[Row]:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     try:
-        text = path.read_text(encoding="utf-8")
+        for number, line in numbered_lines(path):
+            yield parse_json(line, f"{path}:{number}")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
-    for number, line in enumerate(text.split("\n"), 1):  # a string may hold other ends of lines
-        if line.strip():
-            yield parse_json(line, f"{path}:{number}")
 
 
 def _draw_cells(value: Any) -> Any:

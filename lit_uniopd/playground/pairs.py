@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.playground.tasks import solve
+from lit_uniopd.utils.jsonl import numbered_lines
 
 CARELESS = 0.4
 """Share of steps in which the writer of the rejected answer confuses the operator."""
@@ -22,7 +23,7 @@ def make_pairs(prompts: Path, out: Path, seed: int) -> None:
         seed: of the mistakes.
     """
     rng = random.Random(f"{seed} pairs")
-    rows = [json.loads(line) for line in prompts.read_bytes().splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(prompts)]
     out.write_text("".join(json.dumps(pair) + "\n" for pair in _pairs(rows, rng)))
 
 

@@ -12,7 +12,7 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.jsonl import write_lines
+from lit_uniopd.utils.jsonl import numbered_lines, write_lines
 from lit_uniopd.utils.progress import progress_bar
 
 SAMPLING = SamplingArgs(n=10, max_new_tokens=24, temperature=1.0, max_rows=2560)
@@ -29,7 +29,7 @@ def oracles(truth: Path, seed: int) -> list[Detector]:
 
 def read_scenes(path: Path) -> list[Prompt]:
     """The rows of a file of scenes as prompts."""
-    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(path)]
     return [
         Prompt(
             id=row["id"],

@@ -51,10 +51,20 @@ def rank_files(path: Path) -> list[Path]:
     return [file for file in (path, *sorted(ranks)) if file.exists()]
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with something in them, and their numbers from 1. They end at newlines only.
+
+    A text in a row may hold Unicode's other ends of lines, at which ``str.splitlines`` would tear it.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of all ranks; a torn one (of a killed run) is left out."""
     for file in rank_files(path):
-        for line in file.read_text(encoding="utf-8").split("\n"):  # texts may hold Unicode's other ends of lines
+        for _, line in numbered_lines(file):
             entry = parse_line(line)
             if entry is not None:
                 yield entry

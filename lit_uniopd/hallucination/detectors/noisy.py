@@ -8,6 +8,7 @@ from typing import Any
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.detectors.base import Detections, Detector, inside
 from lit_uniopd.hallucination.verdicts import Box, Detection
+from lit_uniopd.utils.jsonl import numbered_lines
 from lit_uniopd.utils.paths import has_scheme, resolve_path
 from lit_uniopd.utils.seeding import derive_seed
 
@@ -71,7 +72,7 @@ def _read(path: str) -> dict[str, dict[str, Box | None]]:
     """Picture -> object -> its box, or None."""
     file = Path(resolve_path(f"{path}.jsonl") if has_scheme(path) else path)
     try:
-        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
+        rows = [json.loads(line) for _, line in numbered_lines(file)]
         objects_by_picture: dict[str, dict[str, Box | None]] = {}
         for row in rows:
             image = row["images"] if isinstance(row["images"], str) else row["images"][0]
