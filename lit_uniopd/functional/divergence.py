@@ -222,12 +222,9 @@ def topk_mass(
 def _check(
     student: Projection, teacher: Projection, p_hidden: Tensor, q_hidden: Tensor, mask: Tensor, chunk_tokens: int
 ) -> Tensor:
-    student.check(p_hidden, "student_")
-    teacher.check(q_hidden, "teacher_")
     check_positive(chunk_tokens=chunk_tokens)
-    for name, shape in (("student_hidden", p_hidden.shape), ("teacher_hidden", q_hidden.shape)):
-        if shape[:-1] != mask.shape:
-            raise ValueError(f"{name} has shape {tuple(shape)}, which does not fit mask_BT {tuple(mask.shape)}")
+    student.check(p_hidden, "student_", mask)
+    teacher.check(q_hidden, "teacher_", mask)
     return mask.bool()
 
 
@@ -236,13 +233,8 @@ def _align(
 ) -> tuple[tuple[Tensor, Projection], tuple[Tensor, Projection]]:
     """Cut both heads to the common vocabulary, cast each to its compute type, and detach the teacher."""
     common = min(len(student.weight_VH), len(teacher.weight_VH))
-
-    def prepared(head: Projection, hidden: Tensor) -> tuple[Tensor, Projection]:
-        weight, bias, dtype = head.weight_VH, head.bias_V, head.compute_dtype()
-        if len(weight) > common:
-            weight, bias = weight[:common], None if bias is None else bias[:common]
-        return hidden.to(dtype), Projection(weight.to(dtype), bias, head.softcap, head.temperature)
-
     with torch.no_grad():
-        constant = prepared(teacher, q_hidden)
-    return prepared(student, p_hidden), constant
+        teacher = teacher.leading(common)
+        q_hidden = q_hidden.to(teacher.weight_VH.dtype)
+    student = student.leading(common)
+    return (p_hidden.to(student.weight_VH.dtype), student), (q_hidden, teacher)

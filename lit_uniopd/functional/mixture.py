@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,18 +105,15 @@ def mixture_divergence(
     check_positive(chunk_tokens=chunk_tokens)
     student = Projection(student_weight, student_bias, student_softcap, temperature)
     heads = [Projection(term.weight_VH, term.bias_V, term.softcap, temperature) for term in teachers]
-    states = [(student, student_hidden, "student_")]
-    states += [(head, term.hidden_BTH, "teacher_") for head, term in zip(heads, teachers, strict=True)]
-    for head, hidden, name in states:
-        head.check(hidden, name)
-        if hidden.shape[:-1] != mask_BT.shape:
-            raise ValueError(f"{name}hidden {tuple(hidden.shape)} does not fit mask_BT {tuple(mask_BT.shape)}")
+    student.check(student_hidden, "student_", mask_BT)
+    for head, term in zip(heads, teachers, strict=True):
+        head.check(term.hidden_BTH, "teacher_", mask_BT)
     mask, common = mask_BT.bool(), min(len(head.weight_VH) for head in (student, *heads))
-    student = _leading(student, common)
+    student = student.leading(common)
     constants: list[Tensor | None] = []
     with torch.no_grad():
         for head, term in zip(heads, teachers, strict=True):
-            cut = _leading(head, common)
+            cut = head.leading(common)
             constants += [term.hidden_BTH[mask].to(cut.weight_VH.dtype), cut.weight_VH, cut.bias_V]
     mixture = _MixedTeacher(
         tuple(WholeTeacher(head.softcap, temperature) for head in heads), tuple(term.share for term in teachers)
@@ -135,9 +132,3 @@ class _MixedTeacher:
         """Log-probs ``[N, V]``, from hidden states, weight and bias of one teacher after the other."""
         parts = [t.log_q(constants[3 * i : 3 * i + 3], chunk, log_p) for i, t in enumerate(self.teachers)]
         return mixture_logps(parts, self.shares)
-
-
-def _leading(head: Projection, rows: int) -> Projection:
-    """A head for the leading ids, in its compute type."""
-    bias = None if head.bias_V is None else head.bias_V[:rows]
-    return replace(head, weight_VH=head.weight_VH[:rows].to(head.compute_dtype()), bias_V=bias)

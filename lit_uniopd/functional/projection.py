@@ -1,7 +1,7 @@
 """The output projection of a language model, tile by tile, for losses that must never hold all its logits."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -71,8 +71,12 @@ class Projection:
     """Gemma 2: ``cap * tanh(logits / cap)``."""
     temperature: float = 1.0
 
-    def check(self, hidden: Tensor, name: str = "") -> None:
+    def check(self, hidden: Tensor, name: str = "", mask: Tensor | None = None) -> None:
         """Raise a ``ValueError`` if the parts do not fit; ``name`` is the prefix of the arguments in the message."""
+        if mask is not None and hidden.shape[:-1] != mask.shape:
+            raise ValueError(
+                f"{name}hidden has shape {tuple(hidden.shape)}, which does not fit mask_BT {tuple(mask.shape)}"
+            )
         vocabulary, width = self.weight_VH.shape
         if hidden.shape[-1] != width:
             raise ValueError(f"{name}hidden is {hidden.shape[-1]} wide, but {name}weight takes {width}")
@@ -86,6 +90,13 @@ class Projection:
         """What the matrix products run in: autocast's type where autocast is on, as a linear layer would."""
         device = self.weight_VH.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_VH.dtype
+
+    def leading(self, rows: int) -> "Projection":
+        """The head for the leading ids, in its compute type."""
+        weight, bias = self.weight_VH, self.bias_V
+        if len(weight) > rows:
+            weight, bias = weight[:rows], None if bias is None else bias[:rows]
+        return replace(self, weight_VH=weight.to(self.compute_dtype()), bias_V=bias)
 
     def fill(self, tile_NV: Tensor, hidden_NH: Tensor, columns: slice = slice(None)) -> Tensor:
         """Write the logits of some vocabulary columns into ``tile_NV``, in its type."""
