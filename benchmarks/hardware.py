@@ -58,22 +58,6 @@ class Outline(UniOPDCLI):
         return None
 
 
-def machine_facts(gib: float, gpus: int, trainer: Any) -> dict[str, Any]:
-    """What `trainer_facts` would say on such a machine."""
-    strategy = trainer.strategy
-    sharding = strategy.init_args if hasattr(strategy, "init_args") else None
-    return {
-        "precision": trainer.precision,
-        "cuda": True,
-        "device_bytes": int(gib * GIB),
-        "shards": gpus if sharding else 1,
-        "gathered_bytes": getattr(torch, sharding.param_dtype).itemsize if sharding else None,
-        "whole_gradients": sharding is not None and sharding.accumulate == "whole",
-        "offloaded": sharding is not None and sharding.cpu_offload,
-        "devices": gpus,
-    }
-
-
 @cache
 def _directory(model: str) -> str:
     """Of a model that has a config, and no weights yet; it is removed when Python ends."""
@@ -82,6 +66,14 @@ def _directory(model: str) -> str:
     config = {"dtype": "bfloat16", **MODELS[model]}
     (Path(directory.name) / "config.json").write_text(json.dumps(config))
     return directory.name
+
+
+def _strategy(strategy: Any, gpu: torch.device) -> Any:
+    """That of a config on this GPU; none has started."""
+    if isinstance(strategy, str):  # auto: one device
+        return SimpleNamespace(root_device=gpu)
+    strategy.parallel_devices = [gpu]
+    return strategy
 
 
 def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ()) -> Setup:
@@ -97,9 +89,9 @@ def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ())
     words = [word for file in files for word in ("-c", str(CONFIGS / f"{file}.yaml"))]
     for flag, name in command.models.items():
         words += [f"--{flag}.path", _directory(name)]
-    cli = run([*words, *flags], Outline)
+    cli: Any = run([*words, *flags], Outline)
     module: Any = cli.model
-    config, data = cli.config.trainer, cli.config.data.init_args
+    data, gpu = cli.config.data.init_args, torch.device("cuda", 0)
     limit, prompt = getattr(data, "max_length", None), data.max_prompt_tokens
     if limit is not None:  # half of it, where prompts have no limit of their own
         prompt = min(prompt or limit, limit // 2)
@@ -112,13 +104,16 @@ def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ())
             train_prompts=[row],
             train_pairs=[EncodedPair(PreferencePair(row, "", ""), (0,) * prompt, answer, answer)],
         ),
-        strategy=SimpleNamespace(root_device=torch.device("cuda")),
+        strategy=_strategy(cli.config_init.trainer.strategy, gpu),
         callbacks=(),
+        precision=cli.config.trainer.precision,
+        world_size=gpus,
     )
     module.__dict__["_processor"] = None  # no teacher of these configs reads prompts of its own
-    facts = machine_facts(gib, gpus, config)
+    memory = SimpleNamespace(total_memory=int(gib * GIB))
     with (
-        patch("lit_uniopd.modules.base.trainer_facts", return_value=facts),
+        patch("torch.cuda.get_device_properties", return_value=memory),
+        patch("torch.cuda.device_count", return_value=gpus),
         patch.object(engine_vllm_colocated, "is_installed", return_value=True),
         patch.object(type(module), "longest_prompt", return_value=prompt),
         patch.object(type(module), "longest_answer", return_value=getattr(module, "max_answer_tokens", 0), create=True),
