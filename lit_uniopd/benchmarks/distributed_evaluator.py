@@ -61,12 +61,13 @@ class EvalResult:
         } | self._tagged_groups()
 
     def _tagged_groups(self) -> dict[str, float]:
-        first = next((benchmark for benchmark in self.benchmarks.values() if benchmark.harness is not None), None)
+        if not self.groups:
+            return {}
+        task = next(benchmark for benchmark in self.benchmarks.values() if benchmark.harness is not None)
         return {
-            f"{section(first.profile)}/{first.spec.domain}/{PREFIX}{group}/{name}": value
+            f"{section(task.profile)}/{task.spec.domain}/{PREFIX}{group}/{name}": value
             for group, scores in self.groups.items()
             for name, value in scores.items()
-            if first is not None
         }
 
     def primary(self) -> dict[str, float]:

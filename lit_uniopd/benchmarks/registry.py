@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
+from lit_uniopd.benchmarks.harness.loading import harness_spec
 from lit_uniopd.benchmarks.parse import SPECS, read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
@@ -86,8 +87,6 @@ def expand(names: Sequence[str], harness: HarnessArgs = HarnessArgs()) -> list[B
     specs: dict[str, BenchmarkSpec] = {}
     for name in names:
         if name.startswith(PREFIX):
-            from lit_uniopd.benchmarks.harness.loading import harness_spec
-
             specs.setdefault(name, harness_spec(name, harness))
             continue
         for member in groups().get(name, (name,)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from lit_uniopd.benchmarks.harness.tasks import quiet
@@ -10,7 +11,7 @@ from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores
 from lit_uniopd.benchmarks.records import Record
 from lit_uniopd.benchmarks.spec import Benchmark
 
-NORMAL = 1.959963984540054
+NORMAL = NormalDist().inv_cdf(0.975)
 """Standard errors to either side of a score within which 95 % of a normal distribution lie."""
 
 

@@ -1,6 +1,5 @@
 """Finding and loading lm-eval's tasks, before any model is loaded."""
 
-import difflib
 import importlib
 import logging
 import random
@@ -12,8 +11,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.near_names import did_you_mean
 
 NEEDS_CODE = ("code_eval",)
 """Metrics that run what a model has written."""
@@ -109,19 +113,11 @@ def _configure(task: Any, args: HarnessArgs) -> None:
 @contextmanager
 def seeded() -> Iterator[None]:
     """lm-eval's default seeds, by which tasks shuffle their choices; the states before come back after it."""
-    import numpy as np
-    import torch
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(0)
-    np.random.seed(1234)
-    torch.manual_seed(1234)
-    try:
+    with isolate_rng():
+        random.seed(0)
+        np.random.seed(1234)
+        torch.manual_seed(1234)
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 @contextmanager
@@ -166,8 +162,7 @@ def _manager_for(name: str, include_path: str | None) -> Any:
         return user_tasks
     manager = _manager(include_path, True)
     if _entry(manager, name) is None:
-        near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-        hint = f" (did you mean {' or '.join(PREFIX + each for each in near)}?)" if near else ""
+        hint = did_you_mean(name, manager.all_tasks, prefix=PREFIX)
         raise UserError(
             f"`benchmarks` names {PREFIX + name!r}, which lm-eval does not know{hint}; choose one of `lm-eval ls "
             "tasks`, or give the path of a .yaml file, or its folder by --data.harness.include_path."
