@@ -3,10 +3,11 @@
 from lit_uniopd.memory.meta_model import build_meta_model
 from lit_uniopd.memory.optimizer_states import optimizer_bytes
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size
-from lit_uniopd.memory.plan import Allocation, MemoryPlan, Setup, Workload, plan_memory
+from lit_uniopd.memory.plan import Allocation, MemoryPlan, Setup, plan_memory
 from lit_uniopd.memory.report import free_bytes, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.server_replies import replies_bytes
 from lit_uniopd.memory.suggestions import Suggestion, check_fits, suggest_savings
+from lit_uniopd.memory.workload import Workload
 
 __all__ = [
     "Allocation",

@@ -25,7 +25,7 @@ from lit_uniopd.memory.meta_model import build_meta_model
 from lit_uniopd.memory.optimizer_states import optimizer_bytes, paged
 from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_bits, unique_parameters
 from lit_uniopd.memory.server_replies import replies_bytes
-from lit_uniopd.memory.workload import Workload as Workload
+from lit_uniopd.memory.workload import Workload
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
 from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs

@@ -56,9 +56,8 @@ class ServerArgs:
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise UserError(f"sampling.server.{name} must be {rule}, got {getattr(self, name)!r}.")
-        elsewhere = [
-            url for url in self.urls if urlsplit(url).hostname not in (*LOOPBACK, None)
-        ]  # no scheme: refused later
+        here = (*LOOPBACK, None)  # an address without a host is refused later
+        elsewhere = [url for url in self.urls if urlsplit(url).hostname not in here]
         if not self.directory and elsewhere:
             raise UserError(
                 f"sampling.server.directory must be named, since {elsewhere[0]} may be another machine: a directory on "

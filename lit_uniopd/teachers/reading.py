@@ -213,8 +213,8 @@ def _parts(content: Content) -> list[Any]:
 
 def _question(prompt: Prompt) -> str | None:
     """The text of a row that asks once; None: it is a conversation, or no text."""
-    asked = [message["content"] for message in prompt.messages if message["role"] != "system"]
-    return asked[0] if len(asked) == 1 and isinstance(asked[0], str) else None
+    turns = [message["content"] for message in prompt.messages if message["role"] != "system"]
+    return turns[0] if len(turns) == 1 and isinstance(turns[0], str) else None
 
 
 def _values(prompt: Prompt) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def theirs(
     from lm_eval.tasks import TaskManager
 
     own_model: Any = huggingface.HFLM
-    own = own_model(pretrained=model, device="cpu", batch_size=batch_size, add_bos_token=add_bos)
+    reference = own_model(pretrained=model, device="cpu", batch_size=batch_size, add_bos_token=add_bos)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    results = lm_eval.simple_evaluate(own, tasks=names, task_manager=manager, bootstrap_iters=1000, **options)
+    results = lm_eval.simple_evaluate(reference, tasks=names, task_manager=manager, bootstrap_iters=1000, **options)
     assert results is not None
     return results
 
@@ -146,9 +146,9 @@ def test_answers_end_at_stop_sequences_and_are_filtered(tmp_path, tasks, model):
     assert all(record.n_tokens == 24 for record in records if record.finish == "length")
     assert not any(stop in record.response for record in records for stop in ("\n", "q:", "b1", "xx"))
     (settings,) = {json.dumps(record.options, sort_keys=True) for record in records}
-    told = json.loads(settings)
-    assert (told["lm_eval"], told["task_version"], told["num_fewshot"]) == ("0.4.13", "2.0", 2)
-    assert told["apply_chat_template"] is False
+    recorded = json.loads(settings)
+    assert (recorded["lm_eval"], recorded["task_version"], recorded["num_fewshot"]) == ("0.4.13", "2.0", 2)
+    assert recorded["apply_chat_template"] is False
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def test_values_and_gradients_are_those_of_the_definition(kind, beta, limit, tra
     grads = [torch.autograd.grad(v.sum(), needed, retain_graph=True) for v in (values, expected)]
     for actual, wanted in zip(*grads, strict=True):
         torch.testing.assert_close(actual, wanted, atol=1e-11, rtol=0)
-    whole = divergence(h_s, h_t, w_s, w_t, mask, kind=kind, beta=beta, temperature=1.3)
-    assert bool((values <= whole + 1e-12).all())
-    assert torch.allclose(values, whole, atol=1e-12) == (limit == 100.0)
+    unclipped = divergence(h_s, h_t, w_s, w_t, mask, kind=kind, beta=beta, temperature=1.3)
+    assert bool((values <= unclipped + 1e-12).all())
+    assert torch.allclose(values, unclipped, atol=1e-12) == (limit == 100.0)
     one = mixture_divergence(h_s, w_s, [MixtureTerm(h_t, w_t, 1.0)], mask, **options)
     assert torch.equal(one, values)
 

@@ -73,9 +73,9 @@ def test_few_curves_are_written_all_of_the_layout_among_them_and_the_rest_by_a_s
     assert {"val/math/accuracy", "domain/math/outcome_rate", "train/loss"} <= few
     for tag in few:
         curve = [event.step for event in compact.Scalars(tag)]
-        whole = every.Scalars(tag)
-        assert curve == [event.step for event in whole][-len(curve) :], tag
-        assert all(event.value == 0 for event in whole[: -len(curve)]), f"{tag}: an alarm begins where it is not 0"
+        points = every.Scalars(tag)
+        assert curve == [event.step for event in points][-len(curve) :], tag
+        assert all(event.value == 0 for event in points[: -len(curve)]), f"{tag}: an alarm begins where it is not 0"
 
 
 def test_alarms_are_written_from_the_first_step_where_they_are_not_0_and_own_tags_always(tmp_path):

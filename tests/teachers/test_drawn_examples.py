@@ -110,15 +110,15 @@ def opd(paths: dict[str, str], **options: Any) -> UniOPD:
 
 
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path):
-    whole = opd(model_dirs)
-    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    unbroken = opd(model_dirs)
+    checkpointed(tmp_path / "whole").fit(unbroken, shuffled_prompts(tmp_path))
     first = checkpointed(tmp_path / "first")
     first.callbacks.append(KillAt(2))
     with pytest.raises(Killed):
         first.fit(opd(model_dirs), shuffled_prompts(tmp_path))
     second, last = opd(model_dirs), tmp_path / "first/ckpt/last.ckpt"
     checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
-    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+    assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
 def test_fit_and_doctor_draw_the_same_and_tell_where_there_are_too_few(model_dirs, tmp_path, caplog):

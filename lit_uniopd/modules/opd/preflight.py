@@ -69,8 +69,8 @@ def check_images(
     """
     readers: dict[str, tuple[PolicyArgs, str]] = {"": (student, flag)}
     for name, args in teachers.args.items():
-        own = (args, f"model.teachers.{name}")
-        readers[name] = own if args.placement == "http" else args.source(own[1], student, flag)
+        option = f"model.teachers.{name}"
+        readers[name] = (args, option) if args.placement == "http" else args.source(option, student, flag)
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         if prompt.images:

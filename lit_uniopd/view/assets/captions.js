@@ -2,7 +2,7 @@
 
 function captionCard(caption) {
   const last = caption.messages[caption.messages.length - 1].content;
-  const asked = typeof last === "string" ? last : last.map((part) => part.text || "").join("");
+  const instruction = typeof last === "string" ? last : last.map((part) => part.text || "").join("");
   const pairs = caption.pairs.map((pair) => {
     const [chosen, rejected] = pair.differs || [];
     return make("div", { class: "two" },
@@ -13,7 +13,7 @@ function captionCard(caption) {
     make("div", { class: "facts" }, caption.run ? fact("run", caption.run) : null, fact("id", caption.id),
       fact("stopped", caption.stopped), fact("pairs", pairs.length)),
     beside(caption,
-      make("p", { class: "prompt" }, asked),
+      make("p", { class: "prompt" }, instruction),
       caption.caption ? marked(caption.caption, caption.verdicts) : make("p", { class: "text" }, "(no sentence)"),
       verdictTable(caption), ...pairs));
 }

@@ -47,15 +47,15 @@ def test_wrong_answers_that_were_cut_are_unknown(step):
 
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path):
     options: dict[str, Any] = {"horizon": HorizonArgs(start=2, steps=4), "optimizer": adam}
-    whole = module(model_dirs, **options)
-    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    unbroken = module(model_dirs, **options)
+    checkpointed(tmp_path / "whole").fit(unbroken, shuffled_prompts(tmp_path))
     first = checkpointed(tmp_path / "first")
     first.callbacks.append(KillAt(2))
     with pytest.raises(Killed):
         first.fit(module(model_dirs, **options), shuffled_prompts(tmp_path))
     second, last = module(model_dirs, **options), tmp_path / "first/ckpt/last.ckpt"
     checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
-    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+    assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
 @pytest.mark.parametrize("options", [{"start": 0, "steps": 1}, {"start": 1, "steps": 0}])

@@ -114,15 +114,15 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, l
         student = PolicyArgs(path=model_dirs["student"], lora=lora)
         return module(model_dirs, student=student, teachers=mixed, optimizer=adam, loss=LossArgs(kind=kind))
 
-    whole = model()
-    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    unbroken = model()
+    checkpointed(tmp_path / "whole").fit(unbroken, shuffled_prompts(tmp_path))
     first = checkpointed(tmp_path / "first")
     first.callbacks.append(KillAt(2))
     with pytest.raises(Killed):
         first.fit(model(), shuffled_prompts(tmp_path))
     second, last = model(), tmp_path / "first/ckpt/last.ckpt"
     checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
-    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+    assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
 def scored(student: Policy, args: dict[str, TeacherArgs]) -> tuple[torch.Tensor, torch.Tensor, TeacherPool, Rollouts]:

@@ -135,17 +135,17 @@ def test_only_what_reads_something_else_or_holds_the_student_back_is_not_warned_
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, kind, lora, loss):
     options: dict[str, Any] = {"loss": LossArgs(kind=loss)}
-    whole = opd(model_dirs, kind, lora, **options)
-    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    unbroken = opd(model_dirs, kind, lora, **options)
+    checkpointed(tmp_path / "whole").fit(unbroken, shuffled_prompts(tmp_path))
     first = checkpointed(tmp_path / "first")
     first.callbacks.append(KillAt(2))
     with pytest.raises(Killed):
         first.fit(opd(model_dirs, kind, lora, **options), shuffled_prompts(tmp_path))
     second, last = opd(model_dirs, kind, lora, **options), tmp_path / "first/ckpt/last.ckpt"
     checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
-    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+    assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
     for name, average in second.teachers.averages.items():
-        held = whole.teachers.averages[name].held
+        held = unbroken.teachers.averages[name].held
         assert all(torch.equal(tensor, held[key]) for key, tensor in average.held.items())
         assert any(not torch.equal(tensor, average.trained[key]) for key, tensor in average.held.items())
 
@@ -267,5 +267,5 @@ def test_the_doctor_knows_it(model_dirs, kind, reads):
     assert "teacher default: " in findings["models"].message
     assert findings["disagreement default"].status == ("green" if reads else "yellow")
     assert not model.policy or not model.policy.references
-    told = [f.message for f in run_all_checks(model, Prompts(prompts(4))) if ITSELF in f.message]
-    assert len(told) == (reads is None)
+    messages = [f.message for f in run_all_checks(model, Prompts(prompts(4))) if ITSELF in f.message]
+    assert len(messages) == (reads is None)

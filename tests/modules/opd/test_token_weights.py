@@ -70,12 +70,12 @@ def test_the_step_is_that_of_the_masked_loss(model_dirs, tmp_path, kind, lora):
 @pytest.mark.parametrize("kind", ["sampled", "topk"])
 def test_neither_micro_batches_nor_servers_change_which_are_kept(model_dirs, tmp_path, model_servers, kind):
     loss = LossArgs(kind=kind, top_k=5, top_k_direction="forward", keep_tokens=0.4)
-    whole, _ = run(model_dirs, tmp_path, loss=loss)
+    at_once, _ = run(model_dirs, tmp_path, loss=loss)
     parts, _ = run(model_dirs, tmp_path, loss=loss, micro_batch_tokens=1)
     served = {n: TeacherArgs(placement="http", http=HttpArgs(model_servers.urls["math"])) for n in ("math", "code")}
     here = {name: PolicyArgs(path=model_dirs["math"]) for name in ("math", "code")}
     pair = [run(model_dirs, tmp_path, loss=loss, teachers=t)[0] for t in (served, here)]
-    for one, other in ((whole, parts), tuple(pair)):
+    for one, other in ((at_once, parts), tuple(pair)):
         for name, p in weights(one).items():
             torch.testing.assert_close(weights(other)[name], p, atol=1e-5, rtol=1e-4)
 
@@ -225,15 +225,15 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, k
         student = PolicyArgs(path=model_dirs["student"], lora=lora)
         return module(model_dirs, student=student, optimizer=adam, **KNOBS[knob])
 
-    whole = model()
-    checkpointed(tmp_path / "whole").fit(whole, shuffled_prompts(tmp_path))
+    unbroken = model()
+    checkpointed(tmp_path / "whole").fit(unbroken, shuffled_prompts(tmp_path))
     first, last = checkpointed(tmp_path / "first"), Path(tmp_path / "first/ckpt/last.ckpt")
     first.callbacks.append(KillAt(2))
     with pytest.raises(Killed):
         first.fit(model(), shuffled_prompts(tmp_path))
     second = model()
     checkpointed(tmp_path / "second").fit(second, shuffled_prompts(tmp_path), ckpt_path=last, weights_only=True)
-    assert all(torch.equal(p, weights(whole)[name]) for name, p in weights(second).items())
+    assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
 @pytest.mark.parametrize(
