@@ -11,10 +11,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
-
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.utils.near_names import did_you_mean
@@ -113,6 +109,10 @@ def _configure(task: Any, args: HarnessArgs) -> None:
 @contextmanager
 def seeded() -> Iterator[None]:
     """lm-eval's default seeds, by which tasks shuffle their choices; the states before come back after it."""
+    import numpy as np  # here: `uniopd benchmarks`, which lists, takes no seconds
+    import torch
+    from lightning.pytorch.utilities.seed import isolate_rng
+
     with isolate_rng():
         random.seed(0)
         np.random.seed(1234)
