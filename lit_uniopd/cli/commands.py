@@ -47,6 +47,7 @@ COMMANDS = {
     "export": Command(
         "lit_uniopd.cli.export_command", "Turn a checkpoint into a Hugging Face directory, or its adapter into PEFT's."
     ),
+    "push": Command("lit_uniopd.cli.push_command", "Send what a run trained to the Hugging Face hub, with a card."),
     "convert": Command("lit_uniopd.cli.convert_command", "Turn a GGUF file into a Hugging Face directory."),
     "view": Command(
         "lit_uniopd.view.cli", "Write one HTML file with every token of a run's chosen rollouts and pairs."

@@ -1,7 +1,7 @@
 """A checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_checkpoint, load_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.loading import reads_images
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.utils.new_directory import new_directory
 from lit_uniopd.utils.run_directory import CONFIG
@@ -19,6 +20,22 @@ from lit_uniopd.utils.strict_yaml import read_yaml
 
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    checkpoint: Path
+    """That was read."""
+    config: Path
+    """Of its run."""
+    base: str
+    """Path of the model that training began with, as the config has it."""
+    steps: int
+    """Optimizer steps at the checkpoint."""
+    images: bool
+    """Whether the model reads pictures."""
 
 
 def export_run(
@@ -29,7 +46,7 @@ def export_run(
     dtype: str | None = None,
     model: str | None = None,
     config: Path | None = None,
-) -> Path:
+) -> Exported:
     """Write what a run trained as a Hugging Face directory.
 
     Args:
@@ -40,14 +57,13 @@ def export_run(
         model: where the model that training began with is now. None: where it was.
         config: the run's. None: the one above the checkpoint.
 
-    Returns:
-        The checkpoint that was read.
-
     Raises:
         UserError: if one of them does not exist or does not fit the others.
     """
     checkpoint = newest_checkpoint(source)
-    args, flag = trained_args(checkpoint, config)
+    config = run_config(checkpoint, config)
+    args, flag = trained_args(config)
+    base = args.path
     if model is not None:
         args = replace(args, path=model)
     if adapter:  # it is the same, whatever the base is held in
@@ -56,11 +72,12 @@ def export_run(
         raise UserError(
             "The run trained adapters on a quantised model, into which they cannot be merged; add --adapter."
         )
-    policy = restored(args, trained_weights(checkpoint), flag)
+    state = read_checkpoint(checkpoint)
+    policy = restored(args, trained_weights(state), flag)
     if dtype is not None:
         policy.to(getattr(torch, dtype))
     export(policy, directory, adapter=adapter)
-    return checkpoint
+    return Exported(checkpoint, config, base, state["global_step"], reads_images(args, flag))
 
 
 def newest_checkpoint(path: Path) -> Path:
@@ -79,33 +96,51 @@ def newest_checkpoint(path: Path) -> Path:
     return checkpoints[-1]
 
 
-def trained_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """What a checkpoint holds of the policy, by the names of its parameters; pickles are not executed.
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds but for the optimizers' states; pickles are not executed.
 
     Raises:
         UserError: if it is no checkpoint of ours, or damaged.
     """
     if is_sharded_checkpoint(checkpoint):
-        state = load_sharded(checkpoint, with_optimizers=False)["state_dict"]
-    else:
-        try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        except (*LOAD_ERRORS, TypeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{checkpoint} is no checkpoint of a run, or damaged ({reason}); give another.") from error
-    return {name.removeprefix("policy."): tensor for name, tensor in state.items() if name.startswith("policy.")}
+        return load_sharded(checkpoint, with_optimizers=False)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return {"state_dict": state["state_dict"], "global_step": state["global_step"]}
+    except (*LOAD_ERRORS, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{checkpoint} is no checkpoint of a run, or damaged ({reason}); give another.") from error
 
 
-def trained_args(checkpoint: Path, config: Path | None = None) -> tuple[PolicyArgs, str]:
-    """Which model a checkpoint's weights belong to, from its run's config, and the option that it came from.
+def trained_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a checkpoint holds of the policy, by the names of its parameters."""
+    weights: Mapping[str, Tensor] = state["state_dict"]
+    return {name.removeprefix("policy."): tensor for name, tensor in weights.items() if name.startswith("policy.")}
+
+
+def run_config(checkpoint: Path, config: Path | None = None) -> Path:
+    """The config of the run that wrote a checkpoint.
+
+    Args:
+        checkpoint: below the run's directory.
+        config: where it is, if it is not above the checkpoint.
 
     Raises:
-        UserError: if there is no config, or none that names a model.
+        UserError: if there is none.
     """
     places = [config] if config is not None else [folder / CONFIG for folder in list(checkpoint.absolute().parents)[:3]]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(f"There is no {CONFIG} of the run that wrote {checkpoint}; name it by --config.")
+    return path
+
+
+def trained_args(path: Path) -> tuple[PolicyArgs, str]:
+    """Which model a run trained, from its config, and the option that it came from.
+
+    Raises:
+        UserError: if the config names no model.
+    """
     settings: Any = read_yaml(path)
     settings = ((settings or {}).get("model") or {}).get("init_args") or {}
     name = next((name for name in TRAINED if settings.get(name)), None)

@@ -13,14 +13,20 @@ def main(argv: list[str]) -> int:
     parser = CommandParser(prog="uniopd export", description=__doc__)
     parser.add_argument("source", metavar="RUN_OR_CHECKPOINT", type=Path, help="runs/NAME/version_N, or a checkpoint")
     parser.add_argument("directory", metavar="OUT", type=Path, help="the directory to write")
-    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, as a PEFT directory")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as the weights were held")
-    parser.add_argument("--model", help="where the model that training began with is now, if it was moved")
-    parser.add_argument("--config", type=Path, help="the run's config.yaml, if the checkpoint was moved away from it")
+    add_export_options(parser)
     options = parser.parse_args(argv)
 
     from lit_uniopd.cli.export import export_run  # torch and transformers: not before the arguments are right
 
-    checkpoint = export_run(**vars(options))
-    log.info("%s of %s is in %s.", "The adapter" if options.adapter else "The policy", checkpoint, options.directory)
+    exported = export_run(**vars(options))
+    what = "The adapter" if options.adapter else "The policy"
+    log.info("%s of %s is in %s.", what, exported.checkpoint, options.directory)
     return 0
+
+
+def add_export_options(parser: CommandParser) -> None:
+    """What is written of a run."""
+    parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, as a PEFT directory")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as the weights were held")
+    parser.add_argument("--model", help="where the model that training began with is now, if it was moved")
+    parser.add_argument("--config", type=Path, help="the run's config.yaml, if the checkpoint was moved away from it")

@@ -1,10 +1,11 @@
-"""`uniopd export`: a run's last checkpoint as a Hugging Face directory."""
+"""`uniopd export` and `push`: a run's last checkpoint as a Hugging Face directory, here and on the hub."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -13,10 +14,18 @@ from lit_uniopd.cli import main
 ROOT = Path(__file__).parents[2]
 
 
-def export(*arguments: object) -> int:
+def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
-        main(["export", *map(str, arguments)])
+        main([*map(str, arguments)])
     return int(stopped.value.code or 0)
+
+
+def export(*arguments: object) -> int:
+    return run("export", *arguments)
+
+
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,42 @@ def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, 
     ]
     for arguments, sentence in mistakes:
         assert export(*arguments) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
+        error = last_error(capsys)
         assert error.startswith("error: ")
         assert sentence in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_pushed_with_its_card(lora_run, tmp_path, monkeypatch):
+    sent = {}
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        sent.update({file.name: file.read_bytes() for file in Path(folder_path).iterdir() if file.is_file()})
+        return f"{repo_id}: {commit_message}"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: sent.update(options, repo=repo_id))
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert run("push", lora_run, "ada/mine", "--adapter", "--private", "--license", "mit") == 0
+    assert (sent["repo"], sent["private"], sent["exist_ok"]) == ("ada/mine", True, True)
+    assert "license: mit" in sent["README.md"].decode()
+    assert "after 2 optimizer steps of Omni-DPO" in sent["README.md"].decode()
+    assert "adapter_model.safetensors" in sent
+
+    assert run("push", lora_run, "ada/mine", "--adapter", "--dry_run", tmp_path / "out") == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} >= {"README.md", "adapter_config.json"}
+
+
+def test_a_push_that_cannot_be_is_answered_before_any_model_loads(lora_run, monkeypatch, capsys):
+    def refuse(self, repo_id, **options):
+        raise ConnectionError("no way there\nat all")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    monkeypatch.setattr("lit_uniopd.cli.export.Policy.load", None)
+    assert run("push", lora_run, "ada/mine") == 2
+    assert "The hub did not take ada/mine (ConnectionError: no way there); check the network, HF_TOKEN" in last_error(
+        capsys
+    )
+    assert run("push", lora_run, "mine") == 2
+    assert "uniopd push: 'mine' is no name on the hub (it has no owner); give OWNER/NAME." in last_error(capsys)
+    assert run("push", lora_run, "a b/mine") == 2
+    assert "uniopd push: 'a b/mine' is no name on the hub" in last_error(capsys)
