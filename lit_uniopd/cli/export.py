@@ -46,6 +46,7 @@ def export_run(
     dtype: str | None = None,
     model: str | None = None,
     config: Path | None = None,
+    extrapolation: float = 0.0,
 ) -> Exported:
     """Write what a run trained as a Hugging Face directory.
 
@@ -56,6 +57,8 @@ def export_run(
         dtype: of the written weights. None: as they were held.
         model: where the model that training began with is now. None: where it was.
         config: the run's. None: the one above the checkpoint.
+        extrapolation: by how much of the way from the first weights to the trained ones to go on beyond these
+            (ExPO, arXiv 2404.16792, where it is alpha).
 
     Raises:
         UserError: if one of them does not exist or does not fit the others.
@@ -73,7 +76,7 @@ def export_run(
             "The run trained adapters on a quantised model, into which they cannot be merged; add --adapter."
         )
     state = read_checkpoint(checkpoint)
-    policy = restored(args, trained_weights(state), flag)
+    policy = restored(args, trained_weights(state), flag, extrapolation)
     if dtype is not None:
         policy.to(getattr(torch, dtype))
     export(policy, directory, adapter=adapter)
@@ -157,13 +160,16 @@ def trained_args(path: Path) -> tuple[PolicyArgs, str]:
     return parsed.policy, TRAINED[name]
 
 
-def restored(args: PolicyArgs, trained: Mapping[str, Tensor], flag: str = "model.policy") -> Policy:
+def restored(
+    args: PolicyArgs, trained: Mapping[str, Tensor], flag: str = "model.policy", extrapolation: float = 0.0
+) -> Policy:
     """The policy on the CPU, as it was trained.
 
     Args:
         args: of the model that training began with.
         trained: what was trained, by the names of the policy's parameters.
         flag: the option that ``args`` came from, for messages.
+        extrapolation: by how much of the way from the first weights to the trained ones to go on beyond these.
 
     Raises:
         UserError: if the weights are those of another model.
@@ -182,8 +188,18 @@ def restored(args: PolicyArgs, trained: Mapping[str, Tensor], flag: str = "model
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(trained[name])
+            parameter.copy_(_extrapolated(name, parameter, trained[name], extrapolation))
     return policy
+
+
+def _extrapolated(name: str, first: Tensor, trained: Tensor, extrapolation: float) -> Tensor:
+    """``trained + extrapolation * (trained - first)``; of an adapter, whose two matrices make that difference, the
+    second matrix is scaled.
+    """
+    if not extrapolation or ".lora_A." in name:
+        return trained
+    last = trained.float()
+    return last + extrapolation * (last if ".lora_B." in name else last - first.float())
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:

@@ -1,6 +1,7 @@
 """``uniopd export``: a checkpoint as a Hugging Face directory, for `from_pretrained` and vLLM."""
 
 import logging
+import math
 from pathlib import Path
 
 from lit_uniopd.utils.command_parser import CommandParser
@@ -29,4 +30,21 @@ def add_export_options(parser: CommandParser) -> None:
     parser.add_argument("--adapter", action="store_true", help="write the LoRA adapter alone, as a PEFT directory")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as the weights were held")
     parser.add_argument("--model", help="where the model that training began with is now, if it was moved")
+    parser.add_argument(
+        "--extrapolation",
+        type=_number,
+        default=0.0,
+        metavar="ALPHA",
+        help="go on beyond the trained weights, by ALPHA of their way from the first ones (ExPO); default: 0",
+    )
     parser.add_argument("--config", type=Path, help="the run's config.yaml, if the checkpoint was moved away from it")
+
+
+def _number(text: str) -> float:
+    """Raises:
+    ValueError: if it is none, or not finite.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value

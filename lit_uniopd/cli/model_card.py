@@ -45,6 +45,8 @@ class RunFacts:
     """Path of the model that training began with."""
     steps: int
     """Optimizer steps at the checkpoint."""
+    extrapolation: float
+    """By how much of their way the weights went on beyond the trained ones."""
     settings: Mapping[str, Any]
     """Its resolved config."""
     summary: Mapping[str, Any]
@@ -53,13 +55,14 @@ class RunFacts:
     """Those that it left in its directory."""
 
 
-def read_facts(config: Path, base: str, steps: int) -> RunFacts:
+def read_facts(config: Path, base: str, steps: int, extrapolation: float = 0.0) -> RunFacts:
     """What the directory of a run says of it.
 
     Args:
         config: its config; summary and figures are looked for beside it.
         base: path of the model that training began with.
         steps: optimizer steps at the checkpoint.
+        extrapolation: of the exported weights.
 
     Raises:
         UserError: if the config or the summary cannot be read.
@@ -71,7 +74,8 @@ def read_facts(config: Path, base: str, steps: int) -> RunFacts:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); move it away, or evaluate the run again.") from error
     objective = str(settings["model"].get("class_path", "")).rpartition(".")[-1]
-    return RunFacts(objective, base, steps, settings, summary, tuple(sorted(config.parent.glob("*.png"))))
+    figures = tuple(sorted(config.parent.glob("*.png")))
+    return RunFacts(objective, base, steps, extrapolation, settings, summary, figures)
 
 
 def model_card(
@@ -141,7 +145,13 @@ def _about(facts: RunFacts) -> str:
     teachers = facts.settings["model"].get("init_args", {}).get("teachers") or {}
     paths = {n: public((t or {}).get("path") or "the student itself") for n, t in teachers.items()}
     taught = f" Teachers: {', '.join(f'{n} (`{path}`)' for n, path in paths.items())}." if paths else ""
-    return f"{base} after {facts.steps:,} optimizer steps of {name}, {meaning}, with lit_uniopd.{taught}"
+    beyond = ""
+    if facts.extrapolation:
+        beyond = (
+            f" The weights were then extrapolated: {facts.extrapolation:g} of the way from the first to the trained"
+            " ones was added (ExPO, arXiv 2404.16792); the scores below are of the trained ones."
+        )
+    return f"{base} after {facts.steps:,} optimizer steps of {name}, {meaning}, with lit_uniopd.{taught}{beyond}"
 
 
 def _use(repository: str, base: str, adapter: bool, images: bool) -> str:

@@ -28,6 +28,7 @@ def push_run(
     dtype: str | None = None,
     model: str | None = None,
     config: Path | None = None,
+    extrapolation: float = 0.0,
 ) -> str:
     """Export what a run trained, describe it, and send it to the hub.
 
@@ -41,6 +42,7 @@ def push_run(
         dtype: of the written weights. None: as they were held.
         model: where the model that training began with is now. None: where it was.
         config: the run's. None: the one above the checkpoint.
+        extrapolation: as ``export_run`` has it.
 
     Returns:
         Where it is now: the directory, or the address of the commit.
@@ -55,8 +57,10 @@ def push_run(
             api.create_repo(repository, private=private or None, exist_ok=True)
     with TemporaryDirectory() as scratch:
         directory = dry_run or Path(scratch) / "repository"
-        exported = export_run(source, directory, adapter=adapter, dtype=dtype, model=model, config=config)
-        facts = read_facts(exported.config, exported.base, exported.steps)
+        exported = export_run(
+            source, directory, adapter=adapter, dtype=dtype, model=model, config=config, extrapolation=extrapolation
+        )
+        facts = read_facts(exported.config, exported.base, exported.steps, extrapolation)
         card = model_card(facts, repository, adapter=adapter, images=exported.images, licence=licence)
         for figure in facts.figures:
             (directory / FIGURES).mkdir(exist_ok=True)

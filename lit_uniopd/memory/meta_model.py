@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import outline_model
-from lit_uniopd.policy.lora import with_adapters
+from lit_uniopd.policy.trained_parts import choose_trained
 from lit_uniopd.utils.paths import resolve_path
 
 
@@ -51,8 +51,5 @@ def _cached_meta_model(key: _Key, trainable: bool, flag: str, cast_to: torch.dty
     with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # loading will warn again
         model: Any = outline_model(args, trainable=trainable, flag=flag)
-        if args.lora is not None:
-            model = with_adapters(model, args.lora, flag)
-    if not trainable:
-        model.requires_grad_(False)
+        model = choose_trained(model, args, trainable=trainable, flag=flag)
     return model if cast_to is None else model.to(dtype=cast_to)

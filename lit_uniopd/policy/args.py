@@ -43,6 +43,8 @@ class PolicyArgs:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: LoraArgs | None = None
     """Train adapters only; the model with its adapters off serves as the reference."""
+    freeze_vision: bool = False
+    """Train the language model alone: the vision tower and the projector behind it stay as they are, `lora` or not."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Hold frozen weights in 8 or 4 bits (bitsandbytes). A trained policy then needs `lora`."""
     trust_remote_code: bool = False

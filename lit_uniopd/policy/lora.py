@@ -1,6 +1,6 @@
 """Low-rank adapters: around a model, and merged into its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,14 @@ from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import LoraArgs
 
 
-def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Module:
+def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str, without: Sequence[str] = ()) -> nn.Module:
     """A PEFT model with adapters, in float32, around a frozen one.
+
+    Args:
+        model: the base.
+        args: of the adapters.
+        flag: the option that they came from, for messages.
+        without: names of modules that get none.
 
     Raises:
         UserError: naming ``flag``, if no layer has the names in ``args``.
@@ -25,6 +31,7 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str) -> nn.Modul
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
         target_modules=args.target_modules,
+        exclude_modules=list(without) or None,
         task_type="CAUSAL_LM",
     )
     try:

@@ -24,8 +24,9 @@ from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
 from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
 from lit_uniopd.policy.hidden_states import HiddenStateModel
 from lit_uniopd.policy.loading import load_model, load_processor
-from lit_uniopd.policy.lora import merged_state, with_adapters
+from lit_uniopd.policy.lora import merged_state
 from lit_uniopd.policy.multimodal import Vision
+from lit_uniopd.policy.trained_parts import choose_trained
 
 T = TypeVar("T")
 
@@ -64,11 +65,7 @@ class Policy(HiddenStateModel):
                 f"--{flag}.quantization {args.quantization} freezes the weights; set --{flag}.lora too, or 'none'."
             )
         processor = load_processor(args, flag)
-        model = load_model(args, trainable=trainable, flag=flag)
-        if args.lora is not None:
-            model = with_adapters(model, args.lora, flag)
-        if not trainable:
-            model.requires_grad_(False)
+        model = choose_trained(load_model(args, trainable=trainable, flag=flag), args, trainable=trainable, flag=flag)
         check_head(model)
         if args.gradient_checkpointing and trainable:
             base: Any = unwrap(model)

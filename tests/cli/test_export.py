@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_uniopd.cli import main
+from lit_uniopd.cli.export import _extrapolated
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +85,25 @@ def test_a_run_becomes_a_directory_that_others_read(lora_run, tmp_path, model_di
 def test_a_smaller_type_on_demand(lora_run, tmp_path):
     assert export(lora_run, tmp_path / "out", "--dtype", "bfloat16") == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_weights_go_on_beyond_the_trained_ones(lora_run, tmp_path, model_dirs):
+    """first + 1.5 (trained - first), with adapters as with whole weights."""
+    assert export(lora_run, tmp_path / "merged") == 0
+    assert export(lora_run, tmp_path / "beyond", "--extrapolation", "0.5") == 0
+    first, merged, beyond = (
+        AutoModelForCausalLM.from_pretrained(path).state_dict()
+        for path in (model_dirs["student"], tmp_path / "merged", tmp_path / "beyond")
+    )
+    assert any(not torch.equal(first[name], merged[name]) for name in first)
+    for name, weight in first.items():
+        expected = weight.double() + 1.5 * (merged[name].double() - weight.double())
+        torch.testing.assert_close(beyond[name].double(), expected, atol=1e-6, rtol=1e-6)
+
+    whole = {"w": torch.tensor([1.0, 3.0])}
+    assert _extrapolated("w", torch.tensor([1.0, 1.0]), whole["w"], 0.5).tolist() == [1.0, 4.0]
+    assert _extrapolated("w", torch.tensor([1.0, 1.0]), whole["w"], 0.0) is whole["w"]
+    assert export(lora_run, tmp_path / "nowhere", "--extrapolation", "nan") == 2
 
 
 def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, new_model):

@@ -84,6 +84,10 @@ def test_a_person_reads_method_teachers_scores_and_figures(config):
     assert "max_steps: 40" in text
     assert "license" not in text.partition("# mathy")[0]
 
+    assert "extrapolated" not in text
+    beyond = model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40, 0.5), "ada/mathy").content
+    assert "0.5 of the way from the first to the trained ones was added" in beyond
+
 
 def test_what_is_private_stays_here(config):
     text = str(model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40), "ada/mathy"))
