@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test test-slow test-engines lint format docs bench lab preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-slow test-engines lint format notebooks docs bench lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -47,6 +47,9 @@ lint: install  ## ruff, pyright, and the direction of imports
 format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: install  ## run the notebooks and keep what they show in them; after a change to one
+	$(BIN)/python -m notebooks.execute
 
 docs: install  ## the pages under docs/ as a website in site/; any broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -14,9 +14,19 @@ from lit_uniopd.view import GROUPS_FILE, PAIRS_FILE
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("run")
+    """Of 5,000 answers, with its page."""
+    return write_run(tmp_path_factory.mktemp("run"), 625)
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory) -> Path:
+    """The same with 160 answers."""
+    return write_run(tmp_path_factory.mktemp("short_run"), 20)
+
+
+def write_run(root: Path, groups: int) -> Path:
     rng = random.Random(0)
-    append_lines(root / GROUPS_FILE, [group(i, rng) for i in range(625)])  # 5,000 answers
+    append_lines(root / GROUPS_FILE, [group(i, rng) for i in range(groups)])
     Image.new("RGB", (64, 48), (90, 120, 60)).save(root / "dog.png")
     sentences = [sentence_pair(str(root / "dog.png")), sentence_pair(str(root / "gone.png"))]
     append_lines(root / PAIRS_FILE, [pair(i) for i in range(30)] + sentences)
