@@ -50,7 +50,7 @@ format: install  ## let ruff mend what it can
 
 docs: install  ## the pages under docs/ as a website in site/; any broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html in a browser; for the search field: $(BIN)/python -m http.server -d site"
+	@echo "Open site/index.html in a browser."
 
 bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
