@@ -1,8 +1,8 @@
 """What `make docs` adds to the pages: the configs, read from the files themselves, and equations that browsers draw.
 
 `configs.md` has a line ``<!-- configs: FOLDER -->`` for each folder below `configs/`. It becomes one section a file,
-with what the head of the file says, its commands, and the file itself. LaTeX between dollar signs, which GitHub draws
-by itself, becomes MathML here: it needs no script and no network.
+with what the head of the file says, its commands, and the file itself. LaTeX in `math` fences and between dollar
+signs, which GitHub draws by itself, becomes MathML here: it needs no script and no network.
 """
 
 import html
@@ -120,7 +120,7 @@ def mathml(latex: str, *, block: bool) -> str:
     """An equation as MathML, which the search leaves out.
 
     Args:
-        latex: without its dollar signs.
+        latex: without its fence or dollar signs.
         block: a paragraph of its own.
     """
     drawn = convert(latex.strip(), display="block" if block else "inline")

@@ -1,5 +1,6 @@
 """`make docs`: the site builds, needs no network, draws its equations and is searched from the file system."""
 
+import ast
 import os
 import re
 import subprocess
@@ -16,10 +17,10 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def equations(page: Path) -> list[str]:
-    """The LaTeX of a page: paragraphs of their own, and within one; code aside."""
-    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    blocks = re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL)
-    return blocks + re.findall(r"\$([^$\n]+)\$", re.sub(r"\$\$.+?\$\$", "", text, flags=re.DOTALL))
+    """The LaTeX of a page: in fences, and within paragraphs; code aside."""
+    fences = re.findall(r"^```(\w*).*?\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for language, text in fences if language == "math"] + re.findall(r"\$([^$\n]+)\$", prose)
 
 
 EQUATIONS = {page.name: found for page in PAGES if (found := equations(page))}
@@ -44,6 +45,39 @@ def test_it_builds_and_needs_no_network(site):
         assert not fetched, file
 
 
+def names_in_the_code() -> set[str]:
+    """Arguments, fields, functions, classes and texts of the packages."""
+    names: set[str] = set()
+    for package in ("lit_uniopd", "callbacks", "datamodules"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    names.add(node.target.id)
+                elif isinstance(node, ast.arg):
+                    names.add(node.arg)
+                elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                    names.add(node.name)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    names.add(node.value)
+    return names
+
+
+@pytest.mark.parametrize("name", ["uni_opd.md", "omni_dpo.md", "sentinel.md"])
+def test_every_symbol_names_what_it_is_in_the_code(name):
+    tables = re.findall(
+        r"^\| symbol \| in the code.*?\n\n", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL
+    )
+    rows = [row.split(" | ") for table in tables for row in table.strip().splitlines()[2:]]
+    assert len(rows) >= 6
+    known = names_in_the_code()
+    for symbol, where, *_ in rows:
+        codes = re.findall(r"`([^`]+)`", where)
+        assert codes, symbol
+        words = [word for code in codes for word in re.findall(r"(?<![-.\w])[A-Za-z_]\w+", re.sub(r"--\S+", "", code))]
+        unknown = [word for word in words if word not in known | {"callbacks", "sum"}]
+        assert not unknown, symbol
+
+
 def test_the_methods_pages_have_equations():
     assert {"methods.md", "uni_opd.md", "omni_dpo.md", "sentinel.md"} <= set(EQUATIONS)
 
@@ -54,7 +88,7 @@ def test_every_equation_is_drawn(name, site):
     assert page.count("<math") == len(EQUATIONS[name])
     text = re.sub(r"<(script|code|pre|annotation)\b.*?</\1>", "", page, flags=re.DOTALL)
     assert "arithmatex" not in text
-    assert "$$" not in text
+    assert "$" not in re.sub(r"<head>.*?</head>", "", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(("name", "latex"), [(name, latex) for name in EQUATIONS for latex in EQUATIONS[name]])
