@@ -129,13 +129,14 @@ def performance_weights(scaled_margins: torch.Tensor) -> torch.Tensor:
 def sentinel() -> Drawing:
     """A picture, candidates for the next sentence, votes, verdicts, and the pair."""
     drawing = Drawing(720, 372, "SENTINEL: candidates for the next sentence, two detectors, and a pair")
-    votes = ({"bench": True, "dog": False, "cup": True}, {"bench": True, "dog": False, "cup": False})
+    votes = (
+        {"ball": True, "bench": True, "dog": False, "cup": True},
+        {"ball": True, "bench": True, "dog": False, "cup": False},
+    )
     verdicts = cross_check(votes)
     sentences = ["The ball is beside a bench.", "A dog runs after the ball.", "A cup stands by the ball."]
     named = ["bench", "dog", "cup"]
-    labelled = label_sentences(
-        sentences, [[name, "ball"] for name in named], {**verdicts, "ball": "factual"}.__getitem__, {"ball"}
-    )
+    labelled = label_sentences(sentences, [[name, "ball"] for name in named], verdicts.__getitem__, {"ball"})
     uses = {
         "factual_context_coherent": ("chosen", "good"),
         "hallucinated": ("rejected", "bad"),
