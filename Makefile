@@ -53,7 +53,7 @@ notebooks: install  ## run the notebooks and keep what they show in them; after 
 
 docs: install  ## the pages under docs/ as a website in site/; any broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html in a browser; for the search field: $(BIN)/python -m http.server -d site"
+	@echo "Open site/index.html in a browser."
 
 bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
@@ -61,12 +61,15 @@ bench: install  ## the bars of docs/performance.md, both sides of each in one pr
 lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run
 	$(BIN)/python -m benchmarks.lab.report
+	$(BIN)/python -m benchmarks.lab.charts
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs
+	$(BIN)/python -m benchmarks.lab.charts
 
 sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
+	$(BIN)/python -m benchmarks.lab.charts
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv .venv-engines .pytest_cache .ruff_cache .import_linter_cache site

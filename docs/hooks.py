@@ -1,16 +1,22 @@
-"""What `make docs` adds to the pages: the configs, read from the files themselves.
+"""What `make docs` adds to the pages: the configs, read from the files themselves, and equations that browsers draw.
 
 `configs.md` has a line ``<!-- configs: FOLDER -->`` for each folder below `configs/`. It becomes one section a file,
-with what the head of the file says, its commands, and the file itself.
+with what the head of the file says, its commands, and the file itself. LaTeX in `math` fences and between dollar
+signs, which GitHub draws by itself, becomes MathML here: it needs no script and no network.
 """
 
+import html
 import re
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
+
 ROOT = Path(__file__).parent.parent
+EQUATION = re.compile(r'<(div|span) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
+"""As `pymdownx.arithmatex` leaves it: a paragraph of its own, or within one."""
 MARK = re.compile(r"^<!-- configs: (\S+) -->$", re.MULTILINE)
 
 
@@ -103,3 +109,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return "\n\n".join([table(paths), *map(section, paths)])
 
     return MARK.sub(filled, markdown)
+
+
+def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
+    """Called by mkdocs with each page's HTML."""
+    return EQUATION.sub(lambda found: mathml(html.unescape(found[2]), block=found[1] == "div"), content)
+
+
+def mathml(latex: str, *, block: bool) -> str:
+    """An equation as MathML, which the search leaves out.
+
+    Args:
+        latex: without its fence or dollar signs.
+        block: a paragraph of its own.
+    """
+    drawn = convert(latex.strip(), display="block" if block else "inline")
+    tag = "div" if block else "span"
+    return f'<{tag} class="{"equation" if block else "symbol"}" data-search-exclude>{drawn}</{tag}>'
