@@ -344,6 +344,8 @@ def test_ranks_write_beside_each_other_and_read_all(tmp_path):
         ({"cache": "somewhere"}, "go together"),
         ({"placement": "disk_cache", "cache": "x", "config": {"model_type": "qwen3"}}, "random weights"),
         ({"lora": LoraArgs()}, r"--model\.teachers\.math\.lora trains adapters"),
+        ({"gather": "layers", "placement": "cpu_offload"}, r"gather layers is for weights that ranks share, and with"),
+        ({"gather": "layers", "quantization": "4bit"}, r"placement quantized they do not; set placement resident, or"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, message):

@@ -174,7 +174,7 @@ class UniOPD(PolicyModule):
     def configure_model(self) -> None:
         super().configure_model()
         if self.trainer.state.fn == "fit":
-            for name in self.teachers.load(self.policy):
+            for name in self.teachers.load(self.policy, self.reading_ranks):
                 self.shard(self.teachers[name])
 
     @property
