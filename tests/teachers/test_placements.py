@@ -353,6 +353,13 @@ def test_options_that_contradict_each_other_are_refused(options, message):
         TeacherPool({"math": TeacherArgs(path="x", **options)})
 
 
+def test_whole_weights_are_needed_to_write():
+    pool = TeacherPool({"math": TeacherArgs(path="x", gather="layers")})
+    pool.refuse(1.0, "sampled")
+    with pytest.raises(UserError, match=r"--model\.teachers\.math\.gather is layers; set it to whole"):
+        pool.refuse(1.0, "sampled", writer="teacher")
+
+
 def test_a_cache_needs_a_model_to_be_had(tmp_path, student):
     bad: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     with pytest.raises(UserError, match=r"--model\.teachers\.math\.path \./nowhere: there is no such directory"):
