@@ -70,6 +70,7 @@ class FSDP(ModelParallelStrategy):
             )
         super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend, timeout)
         self.data_parallel_replicate = data_parallel_replicate
+        self.timeout = timeout
         self.sharding_mesh: DeviceMesh | None = None
         self._asked_size = data_parallel_size
         self.sharding = ShardingArgs(param_dtype, reduce_dtype, cpu_offload, accumulate)
@@ -105,7 +106,7 @@ class FSDP(ModelParallelStrategy):
             names = ("data_parallel_replicate", "data_parallel_shard")
             mesh = init_device_mesh(self.root_device.type, (copies, ranks // copies), mesh_dim_names=names)
         for group in mesh.get_all_groups():  # they do not take over that of the group of all ranks
-            _set_pg_timeout(self._timeout, group)
+            _set_pg_timeout(self.timeout, group)
         return mesh
 
     @property

@@ -98,8 +98,8 @@ def _matrices(layer: nn.Module, visited: float) -> Iterator[tuple[int, bool]]:
             if parameter.dim() < 2 or ".lora_" in place:
                 continue
             size = parameter.numel()
-            if name == "weight" and hasattr(module, "in_features"):  # where quantised weights are packed
-                size = int(module.in_features) * int(module.out_features)
+            if name == "weight" and isinstance(module, nn.Linear):  # whose quantised weights are packed
+                size = module.in_features * module.out_features
             yield int(size * visited) if ".experts." in place else size, parameter.requires_grad
 
 

@@ -20,7 +20,7 @@ from tiny import make_tokenizer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from lit_uniopd.distributed.sharding import ShardingArgs, full_tensor
 from lit_uniopd.playground.untrained import write_tiny_vision
@@ -99,7 +99,8 @@ def write_models(root: Path) -> None:
 def _config(settings: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**LENGTHS | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | settings)
+    loader: Any = AutoConfig
+    return loader.for_model(**LENGTHS | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | settings)
 
 
 def differences(shards: nn.Module, whole: nn.Module) -> list[str]:
@@ -160,18 +161,18 @@ def limited(root: Path, mesh: DeviceMesh) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     shards = Policy.load(args, trainable=True, ranks=mesh.size())
     shards.shard(mesh, ShardingArgs())
-    read = sum(p.to_local().nbytes for p in shards.parameters())
+    read = sum(p.to_local().nbytes for p in shards.parameters() if isinstance(p, DTensor))
     del shards
     try:
         Policy.load(args, trainable=True)
         whole = ""
     except (MemoryError, RuntimeError) as error:
         whole = f"{type(error).__name__}: {error}"
-    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return {"read": read, "weights": 2 * stored, "whole": whole}
 
 
-def _is_shared(model: PreTrainedModel) -> bool:
+def _is_shared(model: Any) -> bool:
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
