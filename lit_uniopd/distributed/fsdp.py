@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -23,7 +26,10 @@ class FSDP(ModelParallelStrategy):
     Both kinds resume on any number of ranks, and under any other strategy.
 
     Args:
-        data_parallel_size: ranks that share one copy of the weights. auto: all of them.
+        data_parallel_size: ranks that share one copy of the weights. auto: all of them, or with
+            ``data_parallel_replicate`` an equal part.
+        data_parallel_replicate: copies of the weights (HSDP); gradients are exchanged between them. With one for each
+            node, weights are gathered inside of nodes only, where that is fast, and take as many times more memory.
         tensor_parallel_size: must stay 1; the modules do not split single layers.
         param_dtype: type in which weights are gathered and used; null: the one they are held in. Trained weights are
             held in float32 (``PolicyArgs.dtype``).
@@ -31,31 +37,44 @@ class FSDP(ModelParallelStrategy):
         cpu_offload: keep shards, gradients and optimizer states in the host's memory: slow, for what does not fit.
         accumulate: gradients between the micro-batches of a step. whole: kept whole on each GPU and exchanged once;
             sharded: exchanged after each micro-batch, which needs a GPU's share of the memory only.
-        load_in_turn: the ranks of a node read the models one after the other, so that its RAM holds one whole copy and
-            what is sharded already, not one copy for each rank; starting takes that much longer.
+        read_shards: each rank reads its own shards out of the safetensors files; false, and for models with which that
+            cannot be done: it reads whole models and keeps its shards.
+        load_in_turn: in the place of ``read_shards``, the ranks of a node read whole models one after the other: its
+            RAM holds one copy and what is sharded already, not one copy for each rank; starting takes much longer.
         save_distributed_checkpoint: each rank writes its share into a directory; false: rank 0 writes one file, for
             which all trained weights and optimizer states must fit into its host's memory.
         process_group_backend: null: nccl on GPUs, gloo on CPUs.
+        timeout: how long a rank waits for the others before the run ends. In a rollout that is as long as the longest
+            answer takes more than the shortest; PyTorch's own, 10 minutes on GPUs and 30 on CPUs, ends runs in which
+            nothing is wrong.
     """
 
     def __init__(
         self,
         data_parallel_size: Literal["auto"] | int = "auto",
+        data_parallel_replicate: int = 1,
         tensor_parallel_size: int = 1,
         param_dtype: Literal["bfloat16", "float16", "float32"] | None = "bfloat16",
         reduce_dtype: Literal["bfloat16", "float32"] | None = "float32",
         cpu_offload: bool = False,
         accumulate: Literal["whole", "sharded"] = "whole",
+        read_shards: bool = True,
         load_in_turn: bool = False,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
+        timeout: timedelta = timedelta(hours=2),
     ) -> None:
         if tensor_parallel_size != 1:
             raise UserError(
                 f"--trainer.strategy.tensor_parallel_size must be 1, not {tensor_parallel_size}: layers are not split."
             )
-        super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend)
+        super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend, timeout)
+        self.data_parallel_replicate = data_parallel_replicate
+        self.timeout = timeout
+        self.sharding_mesh: DeviceMesh | None = None
+        self._asked_size = data_parallel_size
         self.sharding = ShardingArgs(param_dtype, reduce_dtype, cpu_offload, accumulate)
+        self.read_shards = read_shards and not load_in_turn
         self.load_in_turn = load_in_turn
 
     def setup_environment(self) -> None:
@@ -65,19 +84,45 @@ class FSDP(ModelParallelStrategy):
                 "FSDP needs --trainer.inference_mode false: what a validation gathers could not be trained after."
             )
         # Lightning's own "auto" is the number of nodes, and tensor parallelism inside of each.
-        ranks = self.num_nodes * self.num_processes
-        if self._data_parallel_size == "auto":
-            self._data_parallel_size = ranks
-        if self._data_parallel_size != ranks:
+        ranks, copies = self.num_nodes * self.num_processes, self.data_parallel_replicate
+        if copies < 1 or ranks % copies:
             raise UserError(
-                f"--trainer.strategy.data_parallel_size is {self._data_parallel_size}, but there are {ranks} ranks; "
-                "set it to auto."
+                f"--trainer.strategy.data_parallel_replicate {copies} does not divide the {ranks} ranks; set it to 1, "
+                "or to the number of nodes."
             )
+        if self._asked_size not in ("auto", ranks // copies):
+            raise UserError(
+                f"--trainer.strategy.data_parallel_size is {self._asked_size}, but of {ranks} ranks {ranks // copies} "
+                "share a copy of the weights; set it to auto."
+            )
+        self._data_parallel_size = ranks  # Lightning's mesh is of all that see different data
         super().setup_environment()
+        self.sharding_mesh = self._make_sharding_mesh(ranks, copies)
+
+    def _make_sharding_mesh(self, ranks: int, copies: int) -> DeviceMesh:
+        """All ranks in a row, or a row for each copy of the weights."""
+        mesh = self.device_mesh["data_parallel"]
+        if copies > 1:
+            names = ("data_parallel_replicate", "data_parallel_shard")
+            mesh = init_device_mesh(self.root_device.type, (copies, ranks // copies), mesh_dim_names=names)
+        for group in mesh.get_all_groups():  # they do not take over that of the group of all ranks
+            _set_pg_timeout(self.timeout, group)
+        return mesh
+
+    @property
+    def sharing_ranks(self) -> int:
+        """Ranks that share each weight."""
+        return self.num_nodes * self.num_processes // self.data_parallel_replicate
+
+    @property
+    def reading_ranks(self) -> int:
+        """Ranks that each read their share of a model; 1: every rank reads all of it."""
+        elsewhere = self.sharding.cpu_offload and self.root_device.type != "cpu"  # shards are read to the mesh's device
+        return self.sharing_ranks if self.read_shards and not elsewhere else 1
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """Around ``configure_model``, which loads and shards, and calls no collective."""
+        """Around ``configure_model``, which loads and shards, and calls no collective where ranks do so in turn."""
         turns = self.num_processes if self.load_in_turn else 0
         before = min(self.local_rank, turns)
         with super().model_sharded_context():

@@ -122,6 +122,14 @@ def reshard(module: nn.Module) -> None:
             unit.reshard()
 
 
+def largest_over_ranks(module: nn.Module, number: int) -> int:
+    """The largest of a number over all ranks that a module is sharded over. A collective call."""
+    meshes = {p.device_mesh for p in module.parameters() if isinstance(p, DTensor)}
+    tensor = torch.tensor(number, device=next(iter(meshes)).device_type)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return int(tensor)
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, without the side effect that FSDP's has: gathered weights stay gathered."""
     if not any(isinstance(module, FSDPModule) for module in model.modules()):

@@ -1,7 +1,7 @@
 """The memory plan: what a run will hold on each device, from its settings alone, before any weight is loaded."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from lit_uniopd.memory.parameter_counts import ModelSize, model_size, quantised_
 from lit_uniopd.memory.server_replies import replies_bytes
 from lit_uniopd.memory.workload import Workload
 from lit_uniopd.policy.args import PolicyArgs
-from lit_uniopd.policy.backbone import body_of, unwrap
+from lit_uniopd.policy.backbone import body_of, layers_of, unwrap
 from lit_uniopd.sampling.args import CPU_CACHE_GIB, ColocateArgs
 
 Phase = Literal["always", "rollout", "score", "update", "step", "host"]
@@ -228,7 +228,8 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
     if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
         return [Allocation(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
     allocations = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
-    return [*allocations, *_gathered_to_score(setup, label, model), scoring]
+    by_layer = getattr(args, "gather", "whole") == "layers"
+    return [*allocations, *_gathered_to_score(setup, label, model, by_layer=by_layer), scoring]
 
 
 def _self_teacher_parts(setup: Setup, name: str, args: Any, policy: nn.Module, scoring: Allocation) -> list[Allocation]:
@@ -242,13 +243,19 @@ def _self_teacher_parts(setup: Setup, name: str, args: Any, policy: nn.Module, s
     return [*allocations, *_gathered_to_score(setup, label, policy), scoring]
 
 
-def _gathered_to_score(setup: Setup, label: str, model: nn.Module) -> list[Allocation]:
-    """FSDP: whole weights of the teacher whose turn it is."""
+def _gathered_to_score(setup: Setup, label: str, model: nn.Module, *, by_layer: bool = False) -> list[Allocation]:
+    """FSDP: weights of the teacher whose turn it is, all of them, or what is outside the layers and two of those."""
     if setup.shards == 1:
         return []
-    sharded = [p for _, p in unique_parameters(model) if not quantised_bits(p)]
-    gathered = sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in sharded)
-    return [Allocation(f"{label}: weights gathered to score", gathered, "score", exact=False, turn=label)]
+
+    def gathered(parameters: Iterable[nn.Parameter]) -> int:
+        return sum(p.numel() * (setup.gathered_bytes or p.element_size()) for p in parameters if not quantised_bits(p))
+
+    size = gathered(p for _, p in unique_parameters(model))
+    if by_layer:
+        layers = [gathered(layer.parameters()) for layer in layers_of(model)]
+        size += sum(sorted(layers)[-2:]) - sum(layers)
+    return [Allocation(f"{label}: weights gathered to score", size, "score", exact=False, turn=label)]
 
 
 def _scoring(label: str, dims: Dimensions, types: Numerics, setup: Setup) -> Allocation:

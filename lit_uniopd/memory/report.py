@@ -45,7 +45,7 @@ def trainer_facts(trainer: Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "cuda": cuda,
         "device_bytes": torch.cuda.get_device_properties(strategy.root_device).total_memory if cuda else 0,
-        "shards": trainer.world_size if sharded else 1,
+        "shards": trainer.world_size // getattr(strategy, "data_parallel_replicate", 1) if sharded else 1,
         "buckets": buckets,
         "gathered_bytes": None if gathered is None else gathered.itemsize,
         "whole_gradients": getattr(sharding, "accumulate", None) == "whole",

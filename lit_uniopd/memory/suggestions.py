@@ -124,6 +124,7 @@ LIGHTER: dict[str, tuple[str, Any]] = {
     "gradient_checkpointing": ("gradient_checkpointing true", True),
     "lora": ("lora.rank 64", LoraArgs()),
     "quantization": ("quantization 4bit", "4bit"),
+    "gather": ("gather layers", "layers"),
     "placement": ("placement cpu_offload", "cpu_offload"),
     "dtype": ("dtype bfloat16", "bfloat16"),
 }
@@ -165,9 +166,11 @@ def _lighter_teachers(setup: Setup) -> Iterator[tuple[str, Setup]]:
         placement, is_pretrained = getattr(args, "placement", None), args.config is None
         if getattr(args, "is_student", False) or args.quantization != "none" or placement not in (None, "resident"):
             continue
+        by_layer = getattr(args, "gather", None) == "layers"  # then it stays resident, and is not quantised
         for option, applies in (
-            ("placement", placement is not None),
-            ("quantization", is_pretrained),
+            ("gather", setup.shards > 1 and placement is not None and not by_layer),
+            ("placement", placement is not None and not by_layer),
+            ("quantization", is_pretrained and not by_layer),
             ("dtype", is_pretrained and args.dtype in ("auto", "float32")),
         ):
             if applies:

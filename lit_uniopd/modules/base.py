@@ -173,23 +173,34 @@ class PolicyModule(LightningModule):
     def configure_model(self) -> None:
         if self.policy is None:
             torch.manual_seed(derive_seed(self.seed, "load"))  # adapters start at random, on every rank alike
-            self.policy = Policy.load(self.policy_args, trainable=True, flag=self.policy_flag)
+            self.policy = self.load(self.policy_args, self.policy_flag, trainable=True)
             if not self.keeps_dropout:
                 self.policy.switch_off_dropout()
         if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)
 
+    def load(self, args: PolicyArgs, flag: str, *, trainable: bool = False) -> Policy:
+        """Load a policy, or all but the weights that ``shard`` is to read."""
+        return Policy.load(args, trainable=trainable, flag=flag, ranks=self.reading_ranks)
+
+    @property
+    def reading_ranks(self) -> int:
+        """Ranks that read shards of the weights, and not each of them the whole."""
+        return 1 if self.device_mesh is None else getattr(self.trainer.strategy, "reading_ranks", 1)
+
     def shard(self, policy: Policy) -> None:
         """Shard a policy if the strategy wants that; the only place that knows of a mesh."""
         if self.device_mesh is not None:
-            args = getattr(self.trainer.strategy, "sharding", ShardingArgs())
-            policy.shard(self.device_mesh["data_parallel"], args)
+            strategy: Any = self.trainer.strategy
+            args = getattr(strategy, "sharding", ShardingArgs())
+            policy.shard(getattr(strategy, "sharding_mesh", None) or self.device_mesh["data_parallel"], args)
 
     def on_policy_loaded(self) -> None:
-        """For what needs the policy as it was before training, and whole: a reference to it, or its digest.
+        """For what needs the policy as it was before training, and not sharded: a reference to it, say.
 
-        Called at every entry point (`fit`, `validate`) of a module, so what is there already stays.
+        Its weights may not be read yet. Called at every entry point (`fit`, `validate`) of a module, so what is there
+        already stays.
         """
 
     def on_fit_start(self) -> None:

@@ -51,9 +51,9 @@ class Evaluation(PolicyModule):
 
     def configure_model(self) -> None:
         if self.policy is None:
-            self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
+            self.policy = self.load(self.policy_args, self.policy_flag)
             if self.vision_args is not None:
-                self.vision_policy = Policy.load(self.vision_args, trainable=False, flag="model.vision_policy")
+                self.vision_policy = self.load(self.vision_args, "model.vision_policy")
             for policy in self.evaluated_policies:
                 self.shard(policy)
 

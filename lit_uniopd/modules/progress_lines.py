@@ -7,13 +7,14 @@ from itertools import islice
 from typing import Any, Protocol
 
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lit_uniopd.modules.optimization import run_steps
 from lit_uniopd.monitoring.step_timer import StepTimer
 from lit_uniopd.utils.progress import heartbeat, in_notebook, silence_other_bars
-from lit_uniopd.utils.progress_text import counted, duration, joined, number, rate, share, time_left
+from lit_uniopd.utils.progress_text import counted, duration, joined, left_of, number, rate, share, time_left
 
 PARTS = {"rollout": "writing answers", "score": "scoring answers", "grade": "grading answers", "update": "updating"}
 """Part of a step, as the timer calls it -> in words."""
@@ -58,6 +59,7 @@ class ProgressLines(Callback):
         self._began, self._first_step, self._first_prompts = 0.0, 0, 0
         self._total_steps: int | None = None
         self._said = float("-inf")
+        self._paces: list[tuple[float, int]] = []
         self._rows, self._all_rows = 0, None
         self._sizes: list[list[int]] = []
 
@@ -96,6 +98,7 @@ class ProgressLines(Callback):
         self._total_steps = run_steps(trainer, pl_module.steps_per_batch)
         self._began, self._first_step, self._first_prompts = time.monotonic(), trainer.global_step, self.prompts
         self._said = float("-inf")  # the first step is always told of
+        self._paces = []
         self._do("training")
         self._say(joined("training begins", self._position(trainer, pl_module)))
 
@@ -110,10 +113,11 @@ class ProgressLines(Callback):
         self.prompts += _length(batch) * _replicas(trainer)
         self._timer = None
         self._where = self._position(trainer, pl_module)
+        if trainer.global_step > (self._paces[-1][1] if self._paces else self._first_step):
+            self._paces = [*self._paces[:2], (time.monotonic(), trainer.global_step)]
         if not self._speaks or not self._is_due(last=trainer.global_step == self._total_steps):
             return
-        seconds, steps = time.monotonic() - self._began, trainer.global_step - self._first_step
-        left = None if self._total_steps is None else self._total_steps - self._first_step
+        seconds = time.monotonic() - self._began
         metrics = trainer.callback_metrics
         prompts_per_second = (self.prompts - self._first_prompts) / max(seconds, 1e-9)
         self._say(
@@ -122,9 +126,24 @@ class ProgressLines(Callback):
                 counted("prompts", self.prompts),
                 *values(metrics, getattr(pl_module, "line_values", LOSS)),
                 rate(float(metrics[TOKENS]), "tok") if TOKENS in metrics else rate(prompts_per_second, "prompts"),
-                time_left(steps, left, seconds),
+                self._time_left(trainer, seconds),
             )
         )
+
+    def _time_left(self, trainer: Trainer, seconds: float) -> str:
+        """How long the training still takes: from its third step on at the pace of all but the first, which is slow.
+
+        Validations count as far as there were any.
+        """
+        step, total = trainer.global_step, self._total_steps
+        if len(self._paces) < 3:
+            return time_left(step - self._first_step, total and total - self._first_step, seconds)
+        (since, first), (now, last) = self._paces[0], self._paces[-1]
+        pace = (now - since) / (last - first)
+        limits = [each.time_remaining() for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+        lefts = [left for left in (total and pace * (total - step), *limits) if left is not None]
+        left = min(lefts, default=0.0)
+        return left_of(left, pace * step + left, at_most=may_end_earlier(trainer)) if left > 0 else ""
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._do("finishing")
@@ -202,6 +221,11 @@ class ProgressLines(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.prompts = state_dict["prompts"]
+
+
+def may_end_earlier(trainer: Trainer) -> bool:
+    """Whether something can stop a run before it has taken all of its steps."""
+    return any(isinstance(callback, EarlyStopping | Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def values(metrics: Mapping[str, Any], tags: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,6 @@ from lit_uniopd.hallucination.objects import ObjectExtractor, SceneGraphParser
 from lit_uniopd.hallucination.writer import PolicyWriter
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.policy.args import PolicyArgs
-from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.types import Prompt, PromptBatch
 
@@ -84,7 +83,7 @@ class SentenceBootstrap(PolicyModule):
             # What is small is tried first.
             for model in (*self.detectors, self.extract):
                 model.prepare(self.device)
-            self.policy = Policy.load(self.policy_args, trainable=False, flag=self.policy_flag)
+            self.policy = self.load(self.policy_args, self.policy_flag)
             if self.policy.processor is self.policy.tokenizer:
                 raise UserError(
                     f"--{self.policy_flag}.path {self.policy_args.path} is a text model, which cannot see pictures; "

@@ -224,10 +224,14 @@ class HiddenStateModel(nn.Module):
         """Whether to pack this batch: it saves something, and the model can."""
         return rows.worth_packing and self._can_pack(rows)
 
-    def _can_pack(self, rows: Rows) -> bool:
+    def _can_pack(self, rows: Rows, *, together: bool = False) -> bool:
         """Whether the model can read rows packed.
 
         Its config is checked, then the first rows with and without pictures are computed both ways, once.
+
+        Args:
+            rows: to read.
+            together: every rank asks for the same rows now.
         """
         if not self.args.share_prompts or not all(rows.answers):
             return False
@@ -235,16 +239,19 @@ class HiddenStateModel(nn.Module):
         if why_not_packed(self.model, rows.longest, pictured=pictured) is not None:
             return False
         if pictured not in self._packing_works:
-            if is_sharded(self):  # a trial that other ranks do not make would hang
+            if is_sharded(self) and not together:  # a trial that other ranks do not make would hang
                 return False
             enable_packing(self.model)
             self._packing_works[pictured] = self._try_packing(rows.first_group(with_pictures=pictured))
         return self._packing_works[pictured]
 
     def decide_packing(self) -> None:
-        """Try whether the model can read packed rows, with and without a picture; to be called before it is sharded."""
+        """Try whether the model can read packed rows, with and without a picture.
+
+        To be called before it is sharded, or in ``policy(...)`` on every rank.
+        """
         token = min(self.eos_ids, default=0)
-        self._packs(Rows([[token] * 3] * 2, [[token], [token] * 2]))
+        self._can_pack(Rows([[token] * 3] * 2, [[token], [token] * 2]), together=True)
         if self.processor is self.tokenizer:
             return
         content = [{"type": "image"}, {"type": "text", "text": "?"}]
@@ -253,7 +260,7 @@ class HiddenStateModel(nn.Module):
             blank = self.encode(Prompt(id="blank", messages=({"role": "user", "content": content},), images=(picture,)))
         except UserError:  # a template of another kind: rows with pictures will be padded
             return
-        self._packs(Rows([blank.tokens] * 2, [[token], [token] * 2], [blank.vision] * 2))
+        self._can_pack(Rows([blank.tokens] * 2, [[token], [token] * 2], [blank.vision] * 2), together=True)
 
     def _try_packing(self, rows: Rows) -> bool:
         with self.answering():

@@ -58,29 +58,37 @@ def load_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedMod
     Raises:
         UserError: naming the flag, if they cannot be loaded or cannot be quantised.
     """
-    config = model_config(args, flag)
-    dtype = _dtype(args, trainable)
     if args.config is not None:
         if args.quantization != "none":
             raise UserError(
                 f"--{flag}.quantization {args.quantization} needs stored weights, and --{flag}.config makes random "
                 f"ones; give --{flag}.path, or set it to 'none'."
             )
-        return _from_config(args, config, torch.float32 if dtype == "auto" else dtype)
-    loader, options = _loader(config), _options(args)
-    with _as_user_error(f"--{flag}.path", args.path):
-        model = loader.from_pretrained(
-            resolve_path(args.path),
-            revision=args.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            quantization_config=_quantization(args),
-            **options,
-        )
+        dtype = _dtype(args, trainable)
+        return _from_config(args, model_config(args, flag), torch.float32 if dtype == "auto" else dtype)
+    model = load_stored(args, trainable=trainable, flag=flag)
     if args.quantization != "none":
         _refuse_unquantised_experts(model, flag, args.quantization)
         _configure_bitsandbytes(model)
     return model
+
+
+def load_stored(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedModel:
+    """What ``from_pretrained`` makes of a directory or a hub id.
+
+    Raises:
+        UserError: naming the flag, if it cannot be loaded.
+    """
+    loader = _loader(model_config(args, flag))
+    with _as_user_error(f"--{flag}.path", args.path):
+        return loader.from_pretrained(
+            resolve_path(args.path),
+            revision=args.revision,
+            dtype=_dtype(args, trainable),
+            use_safetensors=True,
+            quantization_config=_quantization(args),
+            **_options(args),
+        )
 
 
 def outline_model(args: PolicyArgs, *, trainable: bool, flag: str) -> PreTrainedModel:

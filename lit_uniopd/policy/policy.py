@@ -26,6 +26,7 @@ from lit_uniopd.policy.hidden_states import HiddenStateModel
 from lit_uniopd.policy.loading import load_model, load_processor
 from lit_uniopd.policy.lora import merged_state
 from lit_uniopd.policy.multimodal import Vision
+from lit_uniopd.policy.sharded_reading import UnreadWeights, load_unread, weightless
 from lit_uniopd.policy.trained_parts import choose_trained
 
 T = TypeVar("T")
@@ -47,15 +48,21 @@ class Policy(HiddenStateModel):
         self._reference: list[Policy] = []
         self.dropout_off: list[DropoutRate] = []
         """What ``switch_off_dropout`` has switched off."""
+        self.flag = "policy"
+        """The option that it came from, for messages."""
+        self.unread: UnreadWeights | None = None
+        """Where its weights are that are on the meta device until they are sharded."""
 
     @classmethod
-    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy") -> "Policy":
+    def load(cls, args: PolicyArgs, *, trainable: bool, flag: str = "policy", ranks: int = 1) -> "Policy":
         """Load a policy as ``args`` say; a frozen one has no parameter that requires a gradient.
 
         Args:
             args: what to load.
             trainable: whether it will be trained (in full, or by adapters if ``args.lora`` is set).
             flag: the option that ``args`` came from, for messages (``model.student``).
+            ranks: that will share each weight. If more than one, weights stay on the meta device until ``shard``
+                has every rank read its own, where that can be done.
 
         Raises:
             UserError: naming ``flag``, if the model cannot be loaded or the options contradict each other.
@@ -65,7 +72,10 @@ class Policy(HiddenStateModel):
                 f"--{flag}.quantization {args.quantization} freezes the weights; set --{flag}.lora too, or 'none'."
             )
         processor = load_processor(args, flag)
-        model = choose_trained(load_model(args, trainable=trainable, flag=flag), args, trainable=trainable, flag=flag)
+        unread = load_unread(args, trainable=trainable, flag=flag, ranks=ranks) if ranks > 1 else None
+        stored = load_model(args, trainable=trainable, flag=flag) if unread is None else unread[0]
+        with weightless(stored):
+            model = choose_trained(stored, args, trainable=trainable, flag=flag)
         check_head(model)
         if args.gradient_checkpointing and trainable:
             base: Any = unwrap(model)
@@ -73,7 +83,9 @@ class Policy(HiddenStateModel):
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         # from_pretrained leaves models in eval mode, and Lightning keeps that mode.
-        return cls(model, processor, args).train(trainable)
+        policy = cls(model, processor, args).train(trainable)
+        policy.flag, policy.unread = flag, unread and unread[1]
+        return policy
 
     @property
     def references(self) -> Sequence["Policy"]:
@@ -171,17 +183,32 @@ class Policy(HiddenStateModel):
         return states, {"bias_V": head.bias_V, "softcap": head.softcap}
 
     def shard(self, mesh: DeviceMesh, args: ShardingArgs) -> None:
-        """Shard the policy, and its frozen copies, over the ranks of a mesh.
+        """Shard the policy, and its frozen copies, over the ranks of a mesh. A collective call if it is ``unread``.
 
         Adapters must be in place: each rank would train later ones by itself.
 
         Args:
             mesh: of the ranks that see different data.
             args: types and places.
+
+        Raises:
+            UserError: if weights that are still to be read cannot be.
         """
         for policy in (self, *self._copies):
-            policy.decide_packing()  # while a rank can still try it without the others
+            if policy.unread is None:
+                policy.decide_packing()  # while a rank can still try it without the others
             shard(policy, layers_of(policy.model), mesh, args)
+            if policy.unread is not None:
+                policy.read_shards(mesh, policy.unread)
+
+    def read_shards(self, mesh: DeviceMesh, unread: UnreadWeights) -> None:
+        """Read this rank's shards, then try on all ranks what is tried on whole weights elsewhere."""
+        self.unread = None
+        index = f":{torch.cuda.current_device()}" if mesh.device_type == "cuda" else ""
+        unread.read_into(self.model, torch.device(f"{mesh.device_type}{index}"), self.flag)
+        self(lambda: check_head(self.model))
+        self(self.decide_packing)
+        reshard(self)
 
     def switch_off_dropout(self) -> None:
         """Make log-probs in training mode those of answering; see ``policy.dropout``."""
@@ -195,8 +222,10 @@ class Policy(HiddenStateModel):
     def frozen_copy(self) -> "Policy":
         """A frozen copy of the policy as it is now, to be made before it is sharded; it is sharded with it."""
         frozen = copy.deepcopy(self.model).requires_grad_(False)
-        self._copies.append(Policy(frozen, self.processor, self.args).eval())
-        return self._copies[-1]
+        policy = Policy(frozen, self.processor, self.args).eval()
+        policy.flag, policy.unread = self.flag, self.unread
+        self._copies.append(policy)
+        return policy
 
     @contextmanager
     def reference(self) -> Iterator["Policy"]:

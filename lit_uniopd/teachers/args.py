@@ -51,6 +51,10 @@ class TeacherArgs(PolicyArgs):
     scores, one teacher after the other. `quantized`: resident in 4 or 8 bits (`quantization`). `disk_cache`: log-probs
     are kept in `cache`, and the teacher is loaded only when one is missing. `http`: on servers (`http`); `path` then
     says where its tokenizer and chat template are (empty: it reads what the student reads)."""
+    gather: Literal["whole", "layers"] = "whole"
+    """How a resident teacher scores whose weights FSDP shares over ranks. `whole`: all of them are gathered on every
+    GPU, once a step, and ranks score at their own pace. `layers`: layer by layer, in each pass, for a teacher that is
+    too large for a GPU; ranks run equally many passes."""
     cache: str | None = None
     """Directory of `disk_cache`; runs may share it."""
     http: HttpArgs | None = None
@@ -160,6 +164,11 @@ class TeacherArgs(PolicyArgs):
             )
         if self.lora is not None:
             raise UserError(f"--{flag}.lora trains adapters, and a teacher is not trained; leave it out.")
+        if self.gather == "layers" and self.placement != "resident":
+            raise UserError(
+                f"--{flag}.gather layers is for weights that ranks share, and with --{flag}.placement {self.placement} "
+                "they do not; set placement resident, or leave gather out."
+            )
         if (self.placement == "http") != (self.http is not None):
             raise UserError(f"--{flag}.placement http and --{flag}.http.urls go together; give both or neither.")
         if (self.placement == "disk_cache") != (self.cache is not None):

@@ -76,10 +76,13 @@ class Teacher(ABC):
         reading: from the student's prompt to what it reads.
         foreign_ids: the student's tokens that it does not know; set by ``check``.
         device: where it computes; None: where it was loaded.
+        ranks: that will share its weights.
     """
 
     scores_distributions = True
     """Whether it has whole next-token distributions, not only the sampled tokens' log-probs."""
+    by_layer = False
+    """Whether all ranks must score together, also those that have nothing to score."""
 
     def __init__(self, name: str, args: TeacherArgs) -> None:
         self.name = name
@@ -88,6 +91,7 @@ class Teacher(ABC):
         self.reading = Reading(args.reads, f"{self.flag}.reads")
         self.foreign_ids = torch.tensor([], dtype=torch.long)
         self.device: torch.device | None = None
+        self.ranks = 1
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that it exists and uses the student's tokens.

@@ -1,15 +1,17 @@
 """A teacher in this process."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_uniopd.distributed.sharding import is_sharded
+from lit_uniopd.distributed.sharding import is_sharded, largest_over_ranks, reshard
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, encode
 from lit_uniopd.policy.loading import load_processor
+from lit_uniopd.policy.micro_batches import equal_count
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.base import Scored, Teacher, encode_each
@@ -51,7 +53,7 @@ class LocalTeacher(Teacher):
     @property
     def policy(self) -> Policy:
         if self._policy is None:
-            self._policy = Policy.load(self.args, trainable=False, flag=self.flag)
+            self._policy = Policy.load(self.args, trainable=False, flag=self.flag, ranks=self.ranks)
         return self._policy
 
     @property
@@ -80,13 +82,36 @@ class LocalTeacher(Teacher):
         for tensor, host_copy in self._host_copies:
             tensor.data = host_copy
 
+    @property
+    def by_layer(self) -> bool:  # type: ignore[override]
+        return self.args.gather == "layers" and is_sharded(self.policy)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        if self.loaded is None:
+            yield
+        elif self.by_layer:
+            yield
+            reshard(self.policy)  # what is outside of its layers stays gathered after a pass
+        else:
+            with self.policy.gathered():
+                yield
+
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
         self.fetch()
         teacher = self.policy
         prompts = encode_each(self, rollouts.prompts)
         tokens, vision = [prompt.tokens for prompt in prompts], [prompt.vision for prompt in prompts]
-        batches = teacher.micro_batches(tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=vision)
+        batches: list[list[int]] = []
+        if prompts:
+            batches = teacher.micro_batches(tokens, rollouts.tokens_BT, rollouts.mask_BT, max_tokens, vision=vision)
+        if self.by_layer:
+            batches = equal_count(batches, largest_over_ranks(teacher, len(batches)), rollouts.group_B.tolist())
         for rows in batches:
+            if not rows:  # others gather layers that this rank has shards of
+                with teacher.answering():
+                    teacher.token_logps([[teacher.pad_id]], *_ONE_TOKEN)
+                continue
             micro_batch = rollouts[rows]
             with teacher.answering():
                 logps_BT, _ = teacher.token_logps(
@@ -97,6 +122,10 @@ class LocalTeacher(Teacher):
                     temperature=temperature,
                 )
             yield Scored(rows, logps_BT)
+
+
+_ONE_TOKEN = torch.zeros((1, 1), dtype=torch.long), torch.ones((1, 1), dtype=torch.bool)
+"""An answer and its mask."""
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -263,11 +263,12 @@ class TeacherPool:
         for teacher in self._self_teachers:
             teacher.attach(student)
 
-    def load(self, student: Policy) -> list[str]:
+    def load(self, student: Policy, ranks: int = 1) -> list[str]:
         """Load every teacher that belongs in this process and is not there yet.
 
         Args:
             student: as it was given to ``attach``, or whole and not trained yet.
+            ranks: that will share the weights of those that stay on the device; see ``Policy.load``.
 
         Returns:
             Names of those that were loaded now and stay on the device, so that they may be sharded.
@@ -280,6 +281,7 @@ class TeacherPool:
         self.attach(student)
         new = [name for name in self.args if name not in self.loaded and not self.args[name].is_student]
         for teacher in self._teachers.values():
+            teacher.ranks = ranks if self.args[teacher.name].placement == "resident" else 1
             teacher.load()
         return [name for name in new if self.args[name].placement in ("resident", "quantized")]
 
@@ -320,7 +322,8 @@ class TeacherPool:
                 rows = answers[name].readable(by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     routed = rollouts[rows]
-                    for scored in teacher.score(routed, temperature=temperature, max_tokens=max_tokens) if rows else ():
+                    scores = teacher.score(routed, temperature=temperature, max_tokens=max_tokens)
+                    for scored in scores if rows or teacher.by_layer else ():
                         answers[name].store(scored, rows)
                         bar.update(len(scored.rows))
                         poll()

@@ -28,6 +28,11 @@ def refuse_placement(teacher: Teacher, temperature: float, loss: str, *, directi
             f"--model.writer teacher needs the model itself, and with {where} it is on servers, which score "
             "and do not write; set --model.writer student, or place the teacher here."
         )
+    if writer == "teacher" and teacher.args.gather == "layers":
+        raise UserError(
+            "--model.writer teacher gathers whole weights, since answers differ in length, and "
+            f"--{teacher.flag}.gather is layers; set it to whole, or --model.writer student."
+        )
     if temperature != 1.0 and not is_here:
         raise UserError(
             f"--model.sampling.temperature {temperature} is applied to student and teacher alike, but with "

@@ -95,6 +95,21 @@ def time_left(done: int, total: int | None, seconds: float) -> str:
     return f"{duration(seconds / done * (total - done))} left"
 
 
+def left_of(left_s: float, whole_s: float, *, at_most: bool) -> str:
+    """How long a run still takes, and how long from its first step to its last.
+
+    Args:
+        left_s: seconds that are left.
+        whole_s: seconds of the whole run.
+        at_most: something may end it earlier.
+
+    Example:
+        >>> left_of(1800, 7200, at_most=False), left_of(1800, 7200, at_most=True)
+        ('30 min left of 2 h 0 min', 'at most 30 min left of 2 h 0 min')
+    """
+    return f"{'at most ' if at_most else ''}{duration(left_s)} left of {duration(whole_s)}"
+
+
 def phase_text(
     description: str, done: int, total: int | None, unit: str, *, seconds: float, tokens: int = 0, note: str = ""
 ) -> str:

@@ -43,6 +43,7 @@ def test_fsdp_fits_behind_every_science_config(name, capsys):
     options = settings["strategy"]["init_args"]
     assert options["data_parallel_size"] == "auto"
     assert options["tensor_parallel_size"] == 1
+    assert options["timeout"] == "2:00:00"
     strategy = FSDP(**options)
     assert strategy.sharding == ShardingArgs(param_dtype="bfloat16", reduce_dtype="float32")
 
@@ -59,7 +60,14 @@ def test_layers_are_not_split():
 
 def test_sizes_must_fit_the_ranks(model_dirs, tmp_path):
     run = trainer(tmp_path, strategy=FSDP(data_parallel_size=3), inference_mode=False)
-    with pytest.raises(UserError, match="data_parallel_size is 3, but there are 1 ranks; set it to auto"):
+    with pytest.raises(
+        UserError, match="data_parallel_size is 3, but of 1 ranks 1 share a copy of the weights; set it"
+    ):
+        run.fit(module(model_dirs), Prompts(prompts(4)))
+    run = trainer(tmp_path, strategy=FSDP(data_parallel_replicate=2), inference_mode=False)
+    with pytest.raises(
+        UserError, match="data_parallel_replicate 2 does not divide the 1 ranks; set it to 1, or to the"
+    ):
         run.fit(module(model_dirs), Prompts(prompts(4)))
 
 

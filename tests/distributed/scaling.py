@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node RANKS scaling.py ROOT KIND:NAME[@CHECKPOINT] ...
 
-KIND is one, ddp or fsdp. Rank 0 writes what each scenario came to into ROOT/KIND-RANKS/NAME.pt: weights, the gradients of
-the first step, the answers of the first rollout, everything logged. Scenarios of `RESUMED` also leave a checkpoint of
+KIND is one, ddp, fsdp or hsdp (two copies of the weights). Rank 0 writes what each scenario came to into
+ROOT/KIND-RANKS/NAME.pt: weights, the gradients of the first step, the answers of the first rollout, everything logged. Scenarios of `RESUMED` also leave a checkpoint of
 their third step and an export beside it. With a checkpoint a scenario goes on from there, and is called NAME-resumed.
 """
 
@@ -183,6 +183,12 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return module(paths, **settings, **{"student": student}), data
 
 
+def by_layer(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """Teachers' weights are gathered layer by layer, one of them where only some prompts are its."""
+    teachers = {name: TeacherArgs(path=str(files.root / name), gather="layers") for name in ("math", "code")}
+    return uni_opd(files, ranks, teachers=teachers, **options)
+
+
 def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     """A server process writes the answers, with the weights that ranks bring it."""
     server = ServerArgs(
@@ -297,6 +303,7 @@ SCENARIOS: dict[str, Scenario] = {
     "baseline": lambda f, r: uni_opd(f, r, loss=LossArgs(keep_tokens=0.5), advantage=BASELINE, optimizer=sgd),
     "top_logps": lambda f, r: top_logps(f, r, optimizer=sgd),
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
+    "by_layer": lambda f, r: by_layer(f, r, optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
     "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
     "pictures": pictures,
@@ -314,9 +321,10 @@ RESUMED = ("uni_opd", "uni_opd_lora", "averaged", "averaged_lora", "omni_dpo")
 def strategy(kind: str, name: str) -> Any:
     """LoRA runs write one file, the others a directory; some runs exchange gradients after every micro-batch, in one the
     ranks load in turn."""
-    if kind != "fsdp":
+    if kind not in ("fsdp", "hsdp"):
         return {"one": "auto", "ddp": "ddp"}[kind]
     return Timed(
+        data_parallel_replicate=2 if kind == "hsdp" else 1,
         param_dtype=None,
         reduce_dtype=None,
         cpu_offload=name == "omni_dpo",

@@ -171,6 +171,16 @@ def test_ranks_share_the_reference_and_keep_what_one_process_keeps(root):
         assert cached[2][pair] == pytest.approx(logps, abs=rounding(*logps))
 
 
+def test_two_copies_each_shared_by_two_ranks(root):
+    names = ("by_layer", "averaged_lora", "omni_dpo", "omni_dpo_cached")
+    launch(root, 4, [*(f"hsdp:{name}" for name in names), f"hsdp:omni_dpo@{root}/hsdp-4/omni_dpo.ckpt"])
+    for name in names:
+        same(result(root, "hsdp-4", name), result(root, "one-1", name))
+    resumed = result(root, "hsdp-4", "omni_dpo-resumed")["weights"]
+    for key, weight in result(root, "one-1", "omni_dpo")["weights"].items():
+        torch.testing.assert_close(resumed[key], weight, atol=1e-5, rtol=0)
+
+
 def test_four_ranks(root):
     names = ("uni_opd", "uni_opd_reused", "split_groups", "pictures", "omni_dpo")
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])

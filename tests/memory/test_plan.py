@@ -397,6 +397,37 @@ def test_teachers_that_take_turns_are_not_added_up():
     assert allocation(sharded, "teacher t0: weights gathered").bytes == 2 * BY_HAND_06B
 
 
+def test_a_large_teacher_is_gathered_layer_by_layer():
+    """Of the shape of Qwen3-30B-A3B: per layer attention, router, 128 experts, norms; two tables; the last norm."""
+    from lit_uniopd.teachers import TeacherArgs
+
+    config = QWEN3_06B | {
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "tie_word_embeddings": False,
+    }
+    layer = 2 * 2048 * 4096 + 2 * 2048 * 512 + 128 * 2048 + 128 * 3 * 2048 * 768 + 2 * 2048 + 2 * 128
+    outside = 2 * 151936 * 2048 + 2048
+
+    def gathered(how: Any) -> MemoryPlan:
+        teacher = TeacherArgs(config=config, dtype="bfloat16", gather=how)
+        return plan_memory(setup(teachers={"big": teacher}, shards=8, gathered_bytes=2))
+
+    whole, layers = gathered("whole"), gathered("layers")
+    assert allocation(whole, "teacher big: weights gathered").bytes == 2 * (outside + 48 * layer)
+    assert allocation(layers, "teacher big: weights gathered").bytes == 2 * (outside + 2 * layer)
+    assert whole.total - layers.total == 2 * 46 * layer
+    as_is = setup(teachers={"big": TeacherArgs(config=config, dtype="bfloat16")}, shards=8, gathered_bytes=2)
+    changes, remaining = suggest_savings(as_is, layers.total, lambda plan: plan.total)
+    assert ([change.flags for change in changes], remaining) == (["--model.teachers.big.gather layers"], layers.total)
+
+
 def test_offloaded_shards_are_in_the_hosts_memory():
     teachers = {"math": PolicyArgs(config=QWEN3_06B, dtype="bfloat16")}
     sharded = setup(shards=4, gathered_bytes=2, whole_gradients=True, cuda=True, teachers=teachers)

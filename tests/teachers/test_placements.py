@@ -344,11 +344,20 @@ def test_ranks_write_beside_each_other_and_read_all(tmp_path):
         ({"cache": "somewhere"}, "go together"),
         ({"placement": "disk_cache", "cache": "x", "config": {"model_type": "qwen3"}}, "random weights"),
         ({"lora": LoraArgs()}, r"--model\.teachers\.math\.lora trains adapters"),
+        ({"gather": "layers", "placement": "cpu_offload"}, r"gather layers is for weights that ranks share, and with"),
+        ({"gather": "layers", "quantization": "4bit"}, r"placement quantized they do not; set placement resident, or"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         TeacherPool({"math": TeacherArgs(path="x", **options)})
+
+
+def test_whole_weights_are_needed_to_write():
+    pool = TeacherPool({"math": TeacherArgs(path="x", gather="layers")})
+    pool.refuse(1.0, "sampled")
+    with pytest.raises(UserError, match=r"--model\.teachers\.math\.gather is layers; set it to whole"):
+        pool.refuse(1.0, "sampled", writer="teacher")
 
 
 def test_a_cache_needs_a_model_to_be_had(tmp_path, student):

@@ -1,26 +1,23 @@
 """The curves that a distillation is read by."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 
 
-def opd_charts(
-    *, domains: Sequence[str], heldout: Sequence[str], teachers: Sequence[str], graded: bool, sampled: bool
-) -> Charts:
+def opd_charts(module: Any) -> Charts:
     """Are answers getting right, does the student come closer to its teachers, how long are answers, what was cut, and
     where does the time go?
 
     Args:
-        domains: of the training prompts.
-        heldout: names of the held-out prompts that are validated.
-        teachers: their names.
-        graded: whether training answers are graded.
-        sampled: whether the loss is that of the sampled tokens.
+        module: ``UniOPD``, before its first step.
     """
+    heldout = list(module.validation.heldout) if module.trainer.enable_validation else []
+    graded = any(prompt.grader for prompt in module.trainer_data.prompts("train"))
+    sampled, teachers = module.loss.kind == "sampled", list(module.teachers)
     charts = {
         "Right answers (share of those that were graded)": ["rollout/outcome_rate"] if graded else [],
-        "Right answers by domain": [f"domain/{name}/outcome_rate" for name in domains] if graded else [],
+        "Right answers by domain": [f"domain/{name}/outcome_rate" for name in module.domains] if graded else [],
         "Right answers to held-out prompts (share)": [f"val/{name}/accuracy" for name in heldout],
         "Reward: mean advantage of a token (nats)": ["rollout/reward"],
         "KL to the teachers (nats per token)": [f"teacher/{name}/kl" for name in teachers],
@@ -36,5 +33,6 @@ def opd_charts(
         "Seconds of a step": [
             f"time/{part}" for part in ("rollout", "score", "grade", "update", "wait", "overhead", "step")
         ],
+        **module.work.charts,
     }
     return {title: tags for title, tags in charts.items() if tags}

@@ -40,6 +40,7 @@ def step_metrics(
     own_kernels = module.writer == "student" and module.rollout_sampling.engine == "vllm"
     # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
     trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
+    module.work.add(trained, module, rollouts, seconds)
     routes = [teachers.route(prompt) for prompt in rollouts.prompts] if teachers else None
     means = rollout_statistics(rollouts, routes, domains, teachers, custom_graders)
     if (counts := teachers.cache_counts()) is not None:

@@ -33,6 +33,7 @@ from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, che
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
+from lit_uniopd.modules.opd.step_work import StepWork
 from lit_uniopd.modules.opd.teacher_failures import check_failures
 from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -174,7 +175,7 @@ class UniOPD(PolicyModule):
     def configure_model(self) -> None:
         super().configure_model()
         if self.trainer.state.fn == "fit":
-            for name in self.teachers.load(self.policy):
+            for name in self.teachers.load(self.policy, self.reading_ranks):
                 self.shard(self.teachers[name])
 
     @property
@@ -190,6 +191,7 @@ class UniOPD(PolicyModule):
     def on_fit_start(self) -> None:
         self.rollout_sampling = rollout_sampling(self.sampling, self.policy, self.writer)
         self.teachers.to(self.device)
+        self.work = StepWork(self)
         super().on_fit_start()
         refuse_or_warn(own_teachers(self), warns=self.trainer.is_global_zero)
 
@@ -203,13 +205,7 @@ class UniOPD(PolicyModule):
         return super().models() | {f"teacher {name}": policy.model for name, policy in self.teachers.loaded.items()}
 
     def essential_charts(self) -> Charts:
-        return opd_charts(
-            domains=self.domains,
-            heldout=list(self.validation.heldout) if self.trainer.enable_validation else [],
-            teachers=list(self.teachers),
-            graded=any(prompt.grader for prompt in self.trainer_data.prompts("train")),
-            sampled=self.loss.kind == "sampled",
-        )
+        return opd_charts(self)
 
     # --- one step: sample, rebalance, grade and score, balance and calibrate, update ---
 

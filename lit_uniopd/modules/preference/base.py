@@ -108,11 +108,18 @@ class PreferenceModule(PolicyModule):
             refuse_or_warn((objection for objection in scores if objection.refused), warns=False)
 
     def on_policy_loaded(self) -> None:
-        if not self.loss.needs_reference:
-            return
-        if self.reference_cache is None:
+        if self.loss.needs_reference and self.reference_cache is None:
             self.policy.keep_reference()
-        elif self.references is None:
+        elif not self.policy.unread:
+            self._open_references()
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        self._open_references()  # of weights that were read in shards; a collective call then
+
+    def _open_references(self) -> None:
+        """Name the cache of reference log-probs after the policy's weights, which are not trained yet."""
+        if self.loss.needs_reference and self.reference_cache is not None and self.references is None:
             identity = [weights_digest(self.policy.model), self.policy_args.max_pixels, self.policy_args.quantization]
             name = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
             self.references = ReferenceCache(self.reference_cache, name, self.global_rank)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_uniopd.distributed.sharding import full_tensor, weights_of
 from lit_uniopd.errors import UserError
 from lit_uniopd.types import EncodedPair
 from lit_uniopd.utils.images import image_digest
@@ -78,10 +79,10 @@ class ReferenceCache:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Digest of a model's names, types and weights, without adapters."""
+    """Digest of a model's names, types and weights, without adapters. A collective call if they are sharded."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights_of(model).items()):
         if ".lora_" not in name and isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(full_tensor(tensor).contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
