@@ -1,7 +1,8 @@
 // --- tokens and their colours: one scale for the page, so that groups can be compared ---
 
 const OUTCOMES = { 1: "correct", 0: "incorrect", "-1": "unknown" };
-const FLAGS = { g: "masked: student and teacher too far apart", c: "clipped: ratio out of range" };
+const FLAGS = { g: "masked: student and teacher too far apart", c: "clipped: ratio out of range",
+  u: "not scored: the teacher's tokenizer has nothing here that could be aligned" };
 const ANSWERS = DATA.groups.flatMap((group) => group.answers);
 const FLAGGED = new Set(ANSWERS.flatMap((answer) => [...new Set(answer.flags)]));
 
