@@ -18,6 +18,10 @@ from lit_uniopd.types import Prompt
 
 log = logging.getLogger(__name__)
 
+STEP = 4
+"""Places for each byte of a text."""
+NO_TEXT = "\ufffd".encode()
+
 SPECIAL = "special tokens within an answer"
 INVALID = "bytes that are no text"
 CHANGED = "text that the teacher's tokenizer changes"
@@ -123,7 +127,8 @@ class AnswerAligner:
         pieces = self._student(tokens[:-1] if ended else tokens)
         text, text_ends, runs = readable_text(b"".join(piece or b"" for piece in pieces))
         _, teacher_tokens = encode_text(self.processor, prompt, text, self.options, self._teacher.special_texts)
-        teacher_pieces = [piece or b"" for piece in self._teacher(teacher_tokens)]
+        # What it has no piece for is no text of the student's.
+        teacher_pieces = [NO_TEXT if piece is None else piece for piece in self._teacher(teacher_tokens)]
         written = _without_lead(text.encode(), teacher_pieces)
         places = [0, *text_ends]
         student_ends = [places[end] for end in accumulate(len(piece or b"") for piece in pieces)]
@@ -134,9 +139,9 @@ class AnswerAligner:
         invalid = _touched(student_ends, runs)
         student_bad = [a or b for a, b in zip(invalid, _touched(student_ends, [student_span]), strict=True)]
         teacher_bad = _touched(teacher_ends, [teacher_span])
-        student_ends = _without_inner(student_ends, student_span, student_span[1])
-        teacher_ends = _without_inner(teacher_ends, teacher_span, student_span[1])
-        length = len(text.encode())
+        student_ends = _places(student_ends, student_span, student_span, inner=1)
+        teacher_ends = _places(teacher_ends, teacher_span, student_span, inner=2)
+        length = STEP * len(text.encode())
         if ended and self._end_tokens:  # as one byte behind the text, which both have
             worded.append(len(pieces))
             student_ends, student_bad = [*student_ends, length + 1], [*student_bad, False]
@@ -200,7 +205,15 @@ def _touched(ends: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[bool
     return [sums[end] > sums[start] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _without_inner(ends: Sequence[int], span: tuple[int, int], place: int) -> list[int]:
-    """Ends as places of the student's text: those within a span that differs are that span's end."""
-    start, end = span
-    return [e if e <= start else place + max(0, e - end) for e in ends]
+def _places(ends: Sequence[int], span: tuple[int, int], student_span: tuple[int, int], *, inner: int) -> list[int]:
+    """Ends as places in the student's text, ``STEP`` a byte.
+
+    Args:
+        ends: in the text of one side.
+        span: of that text, where the two differ.
+        student_span: the same of the student's text.
+        inner: added to the place of the span's start for ends within it, so that those of the two sides never meet.
+    """
+    inner = inner if student_span[1] > student_span[0] else 0
+    within, shift = STEP * span[0] + inner, student_span[1] - span[1]
+    return [STEP * e if e <= span[0] else within if e < span[1] else STEP * (e + shift) for e in ends]
