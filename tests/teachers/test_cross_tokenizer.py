@@ -55,11 +55,11 @@ def pool_of(student: Policy, path: str, **options: Any) -> TeacherPool:
     return pool
 
 
-def answers(student: Policy, texts: list[str], *, ended: bool = True) -> Rollouts:
+def answers(student: Policy, texts: list[str], *, ended: bool = True, end: str = "<end>") -> Rollouts:
     """Rollouts of these texts in the student's own tokens."""
     rollouts = write_answers(student, [QUESTION], SamplingArgs(n=len(texts), max_new_tokens=2), seed=0)
-    end = student.tokenizer.convert_tokens_to_ids("<end>")
-    rows = [student.tokenizer(t, split_special_tokens=True).input_ids + [end] * ended for t in texts]
+    last = [student.tokenizer.convert_tokens_to_ids(end)] * ended
+    rows = [student.tokenizer(t, split_special_tokens=True).input_ids + last for t in texts]
     return with_tokens(student, rollouts, rows, ended=ended)
 
 

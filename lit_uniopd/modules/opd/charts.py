@@ -6,7 +6,13 @@ from lit_uniopd.monitoring.tensorboard_layout import Charts
 
 
 def opd_charts(
-    *, domains: Sequence[str], heldout: Sequence[str], teachers: Sequence[str], graded: bool, sampled: bool
+    *,
+    domains: Sequence[str],
+    heldout: Sequence[str],
+    teachers: Sequence[str],
+    graded: bool,
+    sampled: bool,
+    aligned: Sequence[str] = (),
 ) -> Charts:
     """Are answers getting right, does the student come closer to its teachers, how long are answers, what was cut, and
     where does the time go?
@@ -17,6 +23,7 @@ def opd_charts(
         teachers: their names.
         graded: whether training answers are graded.
         sampled: whether the loss is that of the sampled tokens.
+        aligned: teachers with other tokenizers.
     """
     charts = {
         "Right answers (share of those that were graded)": ["rollout/outcome_rate"] if graded else [],
@@ -30,6 +37,9 @@ def opd_charts(
         "Shares: answers cut, answers left out, tokens clipped, tokens masked": [
             *("rollout/truncated", "rollout/removed"),
             *(("train/clip_fraction", "train/gap_fraction", "train/gap_fraction_eos") if sampled else ()),
+        ],
+        "Tokens alone with one of the teacher's, and with none (shares)": [
+            f"teacher/{name}/{share}" for name in aligned for share in ("one_to_one", "unaligned")
         ],
         "Entropy of the student (nats)": ["train/entropy"] if sampled else [],
         "Gradient norm": ["train/grad_norm"],

@@ -209,6 +209,7 @@ class UniOPD(PolicyModule):
             teachers=list(self.teachers),
             graded=any(prompt.grader for prompt in self.trainer_data.prompts("train")),
             sampled=self.loss.kind == "sampled",
+            aligned=list(self.teachers.aligners),
         )
 
     # --- one step: sample, rebalance, grade and score, balance and calibrate, update ---
