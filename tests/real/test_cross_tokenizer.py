@@ -1,18 +1,12 @@
 """SmolLM2 taught by Gemma 3, whose tokens are others: byte-level BPE here, SentencePiece with 262,144 pieces there."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
-from real_model import Plain, Steps, questions
+from real_model import Plain
 from teachers.test_cross_tokenizer import answers, score
-from tiny import Prompts, trainer
 
-from lit_uniopd.modules import UniOPD
 from lit_uniopd.policy import Policy, PolicyArgs
-from lit_uniopd.sampling import SamplingArgs
-from lit_uniopd.teachers import ReadsArgs, TeacherArgs
+from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.teachers.pool import TeacherPool
 
 pytestmark = pytest.mark.slow
@@ -23,7 +17,6 @@ TEXTS = [
     "مرحبا بالعالم <eos> e\u0301\t\r\n  def f(x):",
     "7",
 ]
-READS = ReadsArgs(template="Question: What is 5 + 4?\n5 + 4 = 9, so the result is 9.<eos>\nQuestion: {prompt}\n")
 
 
 def test_log_probs_of_texts_are_gemmas_own(gemma, model_path):
@@ -46,20 +39,3 @@ def test_log_probs_of_texts_are_gemmas_own(gemma, model_path):
         with torch.no_grad():
             expected = float(plain.logps(plain.exact, prompt, answer).sum())
         assert float(logps_T.double().sum()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_it_learns_from_gemma(gemma, model_path, tmp_path):
-    """On the same two questions at every step, each behind a worked example that only the teacher reads."""
-    teacher = TeacherArgs(path=gemma, cross_tokenizer=True, reads=READS)
-    options: dict[str, Any] = {"grader_workers": 1, "seed": 0, "optimizer": lambda p: torch.optim.AdamW(p, lr=1e-4)}
-    sampling = SamplingArgs(n=4, max_new_tokens=16)
-    module = UniOPD(PolicyArgs(path=model_path), {"default": teacher}, sampling=sampling, **options)
-    steps = Steps()
-    # Without a chat template Gemma reads one message.
-    prompts = [replace(prompt, messages=prompt.messages[-1:]) for prompt in questions(2)]
-    trainer(tmp_path, max_epochs=6, callbacks=[steps]).fit(module, Prompts(prompts, batch_size=2))
-    kl = steps["train/kl_all_tokens"]
-    assert len(kl) == 6
-    assert sum(kl[-2:]) < 0.8 * sum(kl[:2])
-    assert min(steps["teacher/default/one_to_one"]) > 0.6
-    assert max(steps["teacher/default/unaligned"]) < 0.02
