@@ -105,7 +105,7 @@ class MarginCalibration(Callback):
     ) -> tuple[Tensor, Tensor | None]:
         if self.samples == "all":
             return rollouts.mask_BT, None
-        mask_BT = rollouts.mask_BT
+        mask_BT = rollouts.scored_BT
         if gap_threshold is not None:
             logps = (rollouts.student_logps_BT, rollouts.teacher_logps_BT)
             mask_BT = mask_BT & within_gap(*logps, gap_threshold, never_gap_masked_BT)

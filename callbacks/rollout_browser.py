@@ -84,7 +84,7 @@ class RolloutBrowser(Callback):
                         cell("".join(pieces[max(0, t - 12) : t])),
                         cell(repr(pieces[t])),
                         f"{student[t]:.3f}",
-                        f"{teacher[t]:.3f}" if rollouts.teacher_ok_B[row] else "none",
+                        f"{teacher[t]:.3f}" if rollouts.teacher_ok_B[row] and rollouts.scored_BT[row, t] else "none",
                         f"{advantage[t]:+.3f}",
                     ]
                 )

@@ -181,6 +181,9 @@ class Rollouts:
     clipped_BT: Tensor = None  # type: ignore[assignment]  # never None once made
     """Bool; True where the update's policy ratio left its clip range, so that the token has no gradient; None:
     nowhere."""
+    scored_BT: Tensor = None  # type: ignore[assignment]  # never None once made
+    """Bool; False on response tokens that a teacher with another tokenizer could not score, which train nothing:
+    ``teacher_logps_BT`` is the student's there. None: all response tokens."""
     teacher_top_ids: list[Tensor] = field(default_factory=list)
     """int32 ``[T, K]``, unpadded and in host memory: at each token of an answer the teacher's likeliest ones, where the
     loss compares those and the teacher is on a server; K is 0 elsewhere."""
@@ -191,6 +194,8 @@ class Rollouts:
         self.vision = self.vision or [{}] * len(self.prompts)
         if self.sampler_logps_BT is None:
             self.sampler_logps_BT = self.student_logps_BT
+        if self.scored_BT is None:
+            self.scored_BT = self.mask_BT.clone()
         if self.clipped_BT is None:
             self.clipped_BT = torch.zeros_like(self.mask_BT)
         self.teacher_top_ids = self.teacher_top_ids or [torch.zeros(0, 0, dtype=torch.int32)] * len(self.prompts)
@@ -264,7 +269,8 @@ class Rollouts:
         """
         state = torch.load(path, weights_only=True)
         names = {f.name for f in fields(cls)} - {"vision"}
-        if not isinstance(state, dict) or set(state) != names:
+        # Older files have no tokens that teachers could not score.
+        if not isinstance(state, dict) or set(state) | {"scored_BT"} != names:
             raise UserError(f"{path} does not hold rollouts; give a file written by Rollouts.save.")
         state["prompts"] = [_prompt_of(item) for item in state["prompts"]]
         state["grades"] = [Grade(**item) for item in state["grades"]]

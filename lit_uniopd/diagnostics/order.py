@@ -40,9 +40,9 @@ class Judged:
 def judge(rollouts: Rollouts) -> Judged:
     """The returns before and after calibration of every answer that has an outcome and was scored."""
     usable_B = rollouts.teacher_ok_B & (rollouts.outcome_B != UNKNOWN) & (rollouts.lengths_B > 0)
-    log_ratio_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.mask_BT
-    before_B = trajectory_returns(log_ratio_BT, rollouts.mask_BT)[usable_B].cpu()
-    after_B = trajectory_returns(rollouts.advantages_BT, rollouts.mask_BT)[usable_B].cpu()
+    log_ratio_BT = (rollouts.teacher_logps_BT - rollouts.student_logps_BT) * rollouts.scored_BT
+    before_B = trajectory_returns(log_ratio_BT, rollouts.scored_BT)[usable_B].cpu()
+    after_B = trajectory_returns(rollouts.advantages_BT, rollouts.scored_BT)[usable_B].cpu()
     masked_B = ((rollouts.advantages_BT == 0).all(dim=1) & (log_ratio_BT != 0).any(dim=1))[usable_B].cpu()
     outcome_B, group_B = rollouts.outcome_B[usable_B].cpu(), rollouts.group_B[usable_B].cpu()
     numbers, index_B = group_B.unique(return_inverse=True)

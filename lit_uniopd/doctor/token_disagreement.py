@@ -63,7 +63,7 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
     rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]
     with case.trainer.precision_plugin.forward_context():
         teacher_BT, ok_B = pool.score(rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens)
-    mask_BT = rollouts.mask_BT & ok_B[:, None]
+    mask_BT = rollouts.scored_BT & ok_B[:, None]
     failures = "; ".join(f"{reason}: {count}" for reason, count in sorted(pool.failures.items()))
     if not bool(mask_BT.any()):
         return red(title, f"It scored none of {len(rollouts)} answers ({failures}).", "Mend or replace this teacher.")

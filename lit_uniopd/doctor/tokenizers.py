@@ -1,5 +1,6 @@
 """Do token ids mean the same to all models, and do answers end?"""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,14 @@ from lit_uniopd.doctor.findings import Finding, complaint, green, red, shown, ye
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.objections import unlike_ends
 from lit_uniopd.policy.chat_template import AnswerEnd, answer_end
-from lit_uniopd.teachers import foreign_ids
+from lit_uniopd.teachers import TeacherArgs, foreign_ids
+from lit_uniopd.teachers.answer_alignment import AnswerAligner
+from lit_uniopd.types import Prompt
+
+SAMPLES = 16
+"""Texts by which tokenizers are compared."""
+UNALIGNED = 0.05
+"""Share of tokens without any of the teacher's that is worth a look."""
 
 
 def check_tokenizers(case: Case) -> Iterator[Finding]:
@@ -17,6 +25,9 @@ def check_tokenizers(case: Case) -> Iterator[Finding]:
         yield from _rows(model)
     student = case.student
     for name, teacher in case.teachers.items():
+        if isinstance(teacher.args, TeacherArgs) and teacher.args.cross_tokenizer:
+            yield _alignment(case, name, teacher)
+            continue
         try:
             missing = foreign_ids(student.tokenizer, teacher.tokenizer, name)
         except UserError as error:
@@ -35,6 +46,48 @@ def check_tokenizers(case: Case) -> Iterator[Finding]:
         else:
             special = _special_differences(student, teacher)
             yield green(f"tokens {name}", f"The same table of {len(student.tokenizer):,} tokens{padded}{special}.")
+
+
+def _alignment(case: Case, name: str, teacher: Model) -> Finding:
+    """How well tokens of another tokenizer go with the student's, on answers or questions of the run."""
+    prompts = case.first_prompts(SAMPLES, lambda prompt: name in case.readings(prompt))
+    try:
+        aligner = AnswerAligner(
+            case.student.tokenizer,
+            teacher.processor,
+            teacher.args.chat_template_kwargs,
+            (case.student.flag, teacher.flag),
+        )
+    except UserError as error:
+        return complaint(f"tokens {name}", "red", str(error))
+    texts = {prompt.id: text for prompt in prompts if (text := _sample(prompt))}
+    untyped: Any = case.student.tokenizer
+    answers = [
+        aligner(case.readings(prompt)[name], untyped(texts[prompt.id], add_special_tokens=False).input_ids, ended=False)
+        for prompt in prompts
+        if prompt.id in texts
+    ]
+    counts = sum((answer.counts for answer in answers), Counter())
+    sizes = f"{len(teacher.tokenizer):,} tokens, the student {len(case.student.tokenizer):,}"
+    if not counts["tokens"]:
+        return green(f"tokens {name}", f"Another tokenizer ({sizes}), aligned by the bytes of answers.")
+    rest = counts["unaligned"] / counts["tokens"]
+    numbers = (
+        f"Another tokenizer ({sizes}), aligned by bytes: in {len(answers)} texts of the data "
+        f"{counts['one_to_one'] / counts['tokens']:.0%} of the student's tokens stand alone with one of the teacher's, "
+        f"{rest:.1%} with none; {counts['chunks'] / len(answers):.0f} chunks and {counts['tokens'] / len(answers):.0f} "
+        "tokens each."
+    )
+    if rest > UNALIGNED:
+        remedy = "What is not aligned trains nothing; see whether the teacher's tokenizer rewrites these texts."
+        return yellow(f"tokens {name}", numbers, remedy)
+    return green(f"tokens {name}", numbers)
+
+
+def _sample(prompt: Prompt) -> str:
+    """A text like an answer to a prompt: its gold one, if that is some words, else its question."""
+    gold = prompt.gold if isinstance(prompt.gold, str) and " " in prompt.gold else ""
+    return gold or next((m["content"] for m in prompt.messages[::-1] if isinstance(m["content"], str)), "")
 
 
 def _special_differences(student: Model, teacher: Model) -> str:
@@ -91,6 +144,8 @@ def check_ends(case: Case) -> Iterator[Finding]:
         last = f"the template's turns end with {_name_tokens(student, {turn})}, " if turn is not None else ""
         yield green("ends", f"{last[:1].upper()}{last[1:]}{'s' if last else 'S'}ampling stops at {stops}{padding}.")
     for name, teacher in case.teachers.items():
+        if isinstance(teacher.args, TeacherArgs) and teacher.args.cross_tokenizer:
+            continue  # whatever ends an answer there is aligned with what ends it here
         yield from shown(unlike_ends(name, end, _end_of(teacher)))
 
 

@@ -3,6 +3,7 @@
 The examples in their docstrings need ``import torch`` and the function itself; the tests run them.
 """
 
+from lit_uniopd.functional.alignment import align_chunks, share_log_probs
 from lit_uniopd.functional.balance import balance_outcomes, difficulty_repeats
 from lit_uniopd.functional.logps import (
     divergence,
@@ -42,6 +43,7 @@ __all__ = [
     "OPDLoss",
     "OrderReport",
     "PreferenceLoss",
+    "align_chunks",
     "balance_outcomes",
     "difficulty_repeats",
     "divergence",
@@ -64,6 +66,7 @@ __all__ = [
     "quality_weights",
     "robust_dpo_loss",
     "sequence_logps",
+    "share_log_probs",
     "simpo_loss",
     "token_logps",
     "topk_forward_kl",

@@ -142,6 +142,7 @@ def opd_loss(
     teacher_ok_B: Tensor | None = None,
     importance_weights_BT: Tensor | None = None,
     never_gap_masked_BT: Tensor | None = None,
+    scored_BT: Tensor | None = None,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     gap_threshold: float = 10.0,
@@ -164,6 +165,7 @@ def opd_loss(
         importance_weights_BT: Multiply each token's loss; see ``importance_weights``. Denominators stay as they are.
         never_gap_masked_BT: Bool; tokens that train however far apart student and teacher are. None: there are none, as
             in the official code.
+        scored_BT: Bool; False on tokens that the teacher could not score, which train nothing. None: it scored all.
         clip_low: Lower clip range of the ratio.
         clip_high: Upper clip range.
         gap_threshold: In nats.
@@ -186,6 +188,7 @@ def opd_loss(
         teacher_logps_BT=teacher_logps_BT,
         importance_weights_BT=importance_weights_BT,
         never_gap_masked_BT=never_gap_masked_BT,
+        scored_BT=scored_BT,
     )
     check_positive(gap_threshold=gap_threshold)
     if denominator is not None and not isinstance(denominator, Tensor):
@@ -194,6 +197,7 @@ def opd_loss(
         raise ValueError(f"clip_low must be in [0, 1] and clip_high at least 0, got {clip_low} and {clip_high}")
     mask = mask_BT.bool()
     trained = _mask_samples(_mask_samples(mask, keep_B=keep_B), teacher_ok_B=teacher_ok_B)
+    trained = trained if scored_BT is None else trained & scored_BT.bool()
     active = trained
     if teacher_logps_BT is not None:
         active = trained & within_gap(logps_BT, teacher_logps_BT, gap_threshold, never_gap_masked_BT)

@@ -1,9 +1,10 @@
 """From a prompt to a model's inputs: chat template, token ids, pictures; and where an answer ends."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -251,6 +252,24 @@ def _apart(processor: Any, start: str, text: str) -> tuple[list[int], list[int]]
     if tokens[: len(prompt_tokens)] == prompt_tokens:
         return prompt_tokens, tokens[len(prompt_tokens) :]
     return prompt_tokens, tokenizer_of(processor)(text, add_special_tokens=False).input_ids
+
+
+def encode_text(
+    processor: Any, prompt: Prompt, text: str, chat_template_kwargs: dict[str, Any], special: Iterable[str]
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, its pictures left out, and of a text that follows it and holds no special tokens.
+
+    Both are tokenised together, unless a token would span the end of the prompt: the two are then tokenised separately.
+    What looks like one of the ``special`` tokens is cut behind its first letter, so that it stays text.
+    """
+    start, tokenizer = chat_text(processor, prompt, chat_template_kwargs), tokenizer_of(processor)
+    named = sorted((name for name in special if name in text), key=len, reverse=True)
+    if not named:
+        return _apart(processor, start, text)
+    cuts = [0, *(match.start() + 1 for match in re.finditer("|".join(map(re.escape, named)), text)), len(text)]
+    pieces = [text[begin:end] for begin, end in pairwise(cuts)]
+    tokens = [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]
+    return _token_ids(processor, start), tokens
 
 
 def answered_text(processor: Any, prompt: Prompt, answer: str, chat_template_kwargs: dict[str, Any]) -> str:

@@ -69,6 +69,10 @@ class TeacherArgs(PolicyArgs):
     mixture: dict[str, float] | None = None
     """Other teachers by name, with weights (divided by their sum): it is their arithmetic mixture, token by token, each
     behind what it reads itself. It has no model of its own, and no other option."""
+    cross_tokenizer: bool = False
+    """Whether it may have another tokenizer than the student: it then scores the text of an answer in tokens of its
+    own, and its log-prob of each piece of text that both cut alike is shared out over the student's tokens in it. For
+    `loss.kind: sampled` and texts without pictures."""
     reads: ReadsArgs | None = None
     """What it reads in the place of the student's prompt: a solution, worked examples, a system message. null: what the
     student reads, or what the row says (`teacher_prompt`, `teacher_system`, `teacher_images`)."""
@@ -157,6 +161,11 @@ class TeacherArgs(PolicyArgs):
             raise UserError(f"--{flag}.decay must be in [0, 1], got {self.decay}; 0.999 is usual.")
 
     def _check(self, flag: str) -> None:
+        if self.cross_tokenizer and self.reads_as_student:
+            raise UserError(
+                f"--{flag}.cross_tokenizer needs the teacher's own tokenizer, and without --{flag}.path it reads what "
+                f"the student reads; name the directory of its tokenizer by --{flag}.path or --{flag}.tokenizer."
+            )
         if self.decay != DECAY and self.weights != "student_average":
             raise UserError(
                 f"--{flag}.decay is that of --{flag}.weights student_average, and weights is {self.weights}; leave it "

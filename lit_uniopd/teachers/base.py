@@ -14,6 +14,7 @@ from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.teachers.answer_alignment import AnswerAligner
 from lit_uniopd.teachers.args import TeacherArgs
 from lit_uniopd.teachers.reading import Reading, WorkedExample
 from lit_uniopd.teachers.tokenizer_match import foreign_ids
@@ -44,6 +45,8 @@ class Scored:
     """Whether they were read from disk."""
     top: list[TopLogps] | None = None
     """Of each of these answers, where they were asked for."""
+    scored_BT: Tensor | None = None
+    """Bool; False on tokens that are not aligned with the teacher's; None: all are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Teacher(ABC):
     Attributes:
         reading: from the student's prompt to what it reads.
         foreign_ids: the student's tokens that it does not know; set by ``check``.
+        aligner: to its own tokens, where it has another tokenizer; made by ``check``.
         device: where it computes; None: where it was loaded.
         ranks: that will share its weights.
     """
@@ -90,11 +94,12 @@ class Teacher(ABC):
         self.flag = f"model.teachers.{name}"
         self.reading = Reading(args.reads, f"{self.flag}.reads")
         self.foreign_ids = torch.tensor([], dtype=torch.long)
+        self.aligner: AnswerAligner | None = None
         self.device: torch.device | None = None
         self.ranks = 1
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
-        """Check, before any weights are loaded, that it exists and uses the student's tokens.
+        """Check, before any weights are loaded, that it exists and has the student's tokens, or others to align.
 
         Args:
             student_processor: tokenizer or processor of the student.
@@ -103,8 +108,12 @@ class Teacher(ABC):
         Raises:
             UserError: naming the flag, if it does not exist or uses other tokens.
         """
-        tokenizer = tokenizer_of(self.processor_beside(student_processor, student_args))
-        self.foreign_ids = foreign_ids(tokenizer_of(student_processor), tokenizer, self.name)
+        processor, student = self.processor_beside(student_processor, student_args), tokenizer_of(student_processor)
+        if self.args.cross_tokenizer:
+            flags = "model.student", self.flag
+            self.aligner = AnswerAligner(student, processor, self.args.chat_template_kwargs, flags)
+        else:
+            self.foreign_ids = foreign_ids(student, tokenizer_of(processor), self.name)
         if self.reading.turns or self.reading.args.system or self.reading.args.draw:
             self._check_turns()
 

@@ -16,9 +16,10 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, SelfTeacher, StudentAverage, TeacherArgs
+from lit_uniopd.teachers.answer_alignment import AnswerAligner
 from lit_uniopd.teachers.base import Teacher, TeacherPass, encode_each
 from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions, shares_of
-from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed
+from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed, scores
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
@@ -126,6 +127,11 @@ class TeacherPool:
         policies = {name: teacher.loaded for name, teacher in self._teachers.items()}
         return {name: policy for name, policy in policies.items() if policy is not None}
 
+    @property
+    def aligners(self) -> dict[str, AnswerAligner]:
+        """Of the teachers with other tokenizers; empty before ``check``."""
+        return {name: teacher.aligner for name, teacher in self._teachers.items() if teacher.aligner is not None}
+
     def route(self, prompt: Prompt) -> str:
         """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
 
@@ -198,7 +204,7 @@ class TeacherPool:
         candidates: dict[str, list[tuple[int, int]]] = {}
         for i, prompt in enumerate(prompts):
             for name, read in self.readings(prompt).items():
-                if read is not prompt:
+                if read is not prompt or self.args[name].cross_tokenizer:
                     candidates.setdefault(name, []).append((-len(str(read.messages)), i))
         for name in candidates:
             self._teachers[name].processor_beside(student_processor, student_args)
@@ -208,11 +214,12 @@ class TeacherPool:
         }
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Tokens of each prompt as its teacher reads it; 0 where that is what the student reads."""
+        """Tokens of each prompt as its teacher reads it; 0 where those are the student's."""
         lengths: dict[int, int] = {}
         for prompt in prompts:
             if id(prompt) not in lengths:
-                others = [n for n, read in self.readings(prompt).items() if read is not prompt] if self.args else []
+                readings = self.readings(prompt) if self.args else {}
+                others = [n for n, read in readings.items() if read is not prompt or self.args[n].cross_tokenizer]
                 lengths[id(prompt)] = max((len(self._teachers[n].encode(prompt).tokens) for n in others), default=0)
         return [lengths[id(prompt)] for prompt in prompts]
 
@@ -298,7 +305,7 @@ class TeacherPool:
             teacher.send_away()
 
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Log-prob of every sampled token under its prompt's teacher.
+        """Log-prob of every sampled token under its prompt's teacher, or its share in that of a piece of text.
 
         Each teacher reads what it is to read in its own chat template; only the response tokens are shared. Teachers
         score one after the other, so that several can take turns on one device.
@@ -314,7 +321,7 @@ class TeacherPool:
             not finite, or did not come in time. ``failures`` counts them by reason. The likeliest tokens, where servers
             are asked for them, are written into the rollouts.
         """
-        self.failures, self._cached = Counter(), Counter()
+        self.failures, self._cached, rollouts.scored_BT = Counter(), Counter(), rollouts.mask_BT.clone()
         by_teacher = self._by_teacher(rollouts.prompts)
         answers = {n: ScoredAnswers(teacher, rollouts, self.failures) for n, teacher in self._teachers.items()}
         with progress_bar(sum(map(len, by_teacher.values())), "scoring answers", unit="answer") as bar:
@@ -322,8 +329,7 @@ class TeacherPool:
                 rows = answers[name].readable(by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     routed = rollouts[rows]
-                    scores = teacher.score(routed, temperature=temperature, max_tokens=max_tokens)
-                    for scored in scores if rows or teacher.by_layer else ():
+                    for scored in scores(teacher, routed, temperature=temperature, max_tokens=max_tokens):
                         answers[name].store(scored, rows)
                         bar.update(len(scored.rows))
                         poll()
@@ -391,7 +397,5 @@ class TeacherPool:
 
 
 def _teacher(name: str, args: TeacherArgs) -> Teacher:
-    if args.is_student:
-        return SelfTeacher(name, args)
     kinds: dict[str, type[Teacher]] = {"disk_cache": CachedTeacher, "http": RemoteTeacher}
-    return kinds.get(args.placement, LocalTeacher)(name, args)
+    return SelfTeacher(name, args) if args.is_student else kinds.get(args.placement, LocalTeacher)(name, args)

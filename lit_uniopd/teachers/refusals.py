@@ -21,6 +21,11 @@ def refuse_placement(teacher: Teacher, temperature: float, loss: str, *, directi
     """
     placement = teacher.args.placement
     where, is_here = f"--{teacher.flag}.placement {placement}", placement != "http"
+    if loss != "sampled" and teacher.args.cross_tokenizer:
+        raise UserError(
+            f"--model.loss.kind {loss} compares distributions over one vocabulary, and with --{teacher.flag}."
+            "cross_tokenizer the teacher may have another than the student; set --model.loss.kind sampled."
+        )
     if loss != "sampled" and not teacher.scores_distributions:
         _refuse_loss(where, loss, direction, is_here=is_here)
     if writer == "teacher" and not is_here:
@@ -88,6 +93,11 @@ def refuse_mixture(name: str, parts: Sequence[Teacher], loss: str, *, writer: st
         UserError: naming the flags.
     """
     flag = f"--model.teachers.{name}.mixture"
+    if other := next((part for part in parts if part.args.cross_tokenizer and len(parts) > 1), None):
+        raise UserError(
+            f"{flag} mixes distributions token by token, and --{other.flag}.cross_tokenizer scores pieces of several "
+            "tokens; mix teachers with the student's tokenizer, or route the prompts to one of them."
+        )
     if writer == "teacher":
         raise UserError(
             f"--model.writer teacher lets one model write, and {flag} is of {len(parts)}; set --model.writer student, "
@@ -114,6 +124,11 @@ def refuse_without_distributions(name: str, parts: Sequence[Teacher], baseline: 
         UserError: naming the flags.
     """
     for part in parts:
+        if part.args.cross_tokenizer:
+            raise UserError(
+                f"--model.advantage.baseline {baseline} compares distributions over one vocabulary, and --{part.flag}."
+                "cross_tokenizer is for teachers with another; set baseline none."
+            )
         together = len(parts) == 1 or part.args.placement in ("resident", "quantized")
         if not (part.scores_distributions and together):
             raise UserError(

@@ -29,8 +29,8 @@ def foreign_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
         token, i = min(clash.items(), key=lambda item: item[1])
         raise UserError(
             f"--model.teachers.{name} has another tokenizer than --model.student: token {i} is {token!r} to the "
-            f"student and {teacher_tokens.get(i)!r} to the teacher ({len(clash)} tokens differ); choose models of one "
-            "family."
+            f"student and {teacher_tokens.get(i)!r} to the teacher ({len(clash)} tokens differ); choose models of "
+            f"one family, or let --model.teachers.{name}.cross_tokenizer align their texts."
         )
     missing = sorted(i for token, i in student_ids.items() if token not in teacher_ids)
     if missing:

@@ -125,7 +125,9 @@ def _answer(
     far = before.abs() >= (float("inf") if gap_threshold is None else gap_threshold)
     far &= ~spared_T[:length].cpu()
     clipped = rollouts.clipped_BT[row, :length].cpu()
-    flags = ["g" if gap else "c" if clip else "." for gap, clip in zip(far.tolist(), clipped.tolist(), strict=True)]
+    unaligned = ~rollouts.scored_BT[row, :length].cpu()
+    marks = zip(unaligned.tolist(), far.tolist(), clipped.tolist(), strict=True)
+    flags = ["u" if alone else "g" if gap else "c" if clip else "." for alone, gap, clip in marks]
     mean_before, mean_after = (float(values.mean()) if length else 0.0 for values in (before, advantage))
     masked = scored and bool((before != 0).any()) and not bool((advantage != 0).any())
     return {

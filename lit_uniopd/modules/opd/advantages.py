@@ -70,7 +70,8 @@ def rollout_advantages(
     seed: int,
     baseline_BT: Tensor | None = None,
 ) -> Tensor:
-    """Advantages ``[B, T]`` of a scored rollout; 0 at padding and wherever the teacher failed.
+    """Advantages ``[B, T]`` of a scored rollout; 0 at padding, wherever the teacher failed, and on tokens that it
+    could not align with its own.
 
     Args:
         rollouts: graded and scored.
@@ -79,13 +80,12 @@ def rollout_advantages(
         seed: of the shuffled control.
         baseline_BT: mean of the teacher's signal at each token; None: nothing is subtracted.
     """
-    student, mask_BT = rollouts.student_logps_BT, rollouts.mask_BT & rollouts.teacher_ok_B[:, None]
+    student, mask_BT = rollouts.student_logps_BT, rollouts.scored_BT & rollouts.teacher_ok_B[:, None]
     scored: dict[str, Tensor] = {"teacher_ok_B": rollouts.teacher_ok_B}
-    advantages_BT = opd_advantages(rollouts.teacher_logps_BT, student, rollouts.mask_BT, **scored)
+    advantages_BT = opd_advantages(rollouts.teacher_logps_BT, student, rollouts.scored_BT, **scored)
     if args.extrapolation != 1 and reference_logps_BT is not None:
-        advantages_BT = extrapolated_advantages(
-            rollouts.teacher_logps_BT, student, reference_logps_BT, rollouts.mask_BT, scale=args.extrapolation, **scored
-        )
+        logps = (rollouts.teacher_logps_BT, student, reference_logps_BT)
+        advantages_BT = extrapolated_advantages(*logps, rollouts.scored_BT, scale=args.extrapolation, **scored)
     if baseline_BT is not None:
         advantages_BT = advantages_BT - baseline_BT * mask_BT
     if args.teacher == "shuffled":

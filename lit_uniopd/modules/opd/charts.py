@@ -28,6 +28,9 @@ def opd_charts(module: Any) -> Charts:
             *("rollout/truncated", "rollout/removed"),
             *(("train/clip_fraction", "train/gap_fraction", "train/gap_fraction_eos") if sampled else ()),
         ],
+        "Tokens alone with one of the teacher's, and with none (shares)": [
+            f"teacher/{name}/{share}" for name in module.teachers.aligners for share in ("one_to_one", "unaligned")
+        ],
         "Entropy of the student (nats)": ["train/entropy"] if sampled else [],
         "Gradient norm": ["train/grad_norm"],
         "Seconds of a step": [

@@ -153,6 +153,7 @@ def sampled_loss(
         keep_B=rollouts.keep_B,
         importance_weights_BT=weights_BT,
         never_gap_masked_BT=spared_BT,
+        scored_BT=rollouts.scored_BT,
         clip_low=args.clip_low,
         clip_high=args.clip_high,
         gap_threshold=math.inf if args.gap_threshold is None else args.gap_threshold,
@@ -168,7 +169,12 @@ def sampled_loss(
         trained.add("train/importance_weight", weights_BT.sum(), tokens)
         trained.add("train/importance_truncated", (weights_BT >= args.importance_cap).sum(), tokens)
     trained.add("train/gap_fraction", result.gap_fraction * result.tokens, result.tokens)
-    ends_BT = kept_BT & end_tokens(rollouts, policy.eos_ids) & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
+    ends_BT = (
+        kept_BT
+        & rollouts.scored_BT
+        & end_tokens(rollouts, policy.eos_ids)
+        & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
+    )
     trained.add("train/gap_fraction_eos", (ends_BT & ~result.active_BT).sum(), ends_BT.sum())
     return loss
 
@@ -178,7 +184,7 @@ def _token_losses(
 ) -> LossOf:
     """``opd_loss`` as a sum over the tokens of all answers, one behind the other."""
     mask_BT = rollouts.mask_BT
-    trained_B = rollouts.keep_B & rollouts.teacher_ok_B
+    trained_BT = rollouts.scored_BT & (rollouts.keep_B & rollouts.teacher_ok_B)[:, None]
     lengths_B = kept_lengths(rollouts.lengths_B, args.keep_tokens)
     share_BT = (1 / (lengths_B.clamp(min=1) * denominator))[:, None].expand_as(mask_BT)
     if weights_BT is not None:
@@ -190,7 +196,7 @@ def _token_losses(
             rollouts.student_logps_BT,
             rollouts.advantages_BT,
             rollouts.teacher_logps_BT,
-            trained_B[:, None].expand_as(mask_BT),
+            trained_BT,
             share_BT,
         )
     )

@@ -112,6 +112,8 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
         source, _ = teacher.source(reader_flag, args, flag)
         reader = processor if teacher.reads_as_student else load_processor(source, reader_flag)
         yield from template_objections(reader, teacher.chat_template_kwargs, reader_flag)
+        if teacher.cross_tokenizer:
+            continue  # whatever ends an answer there is aligned with what ends it here
         ends = answer_end(processor, args.chat_template_kwargs), answer_end(reader, source.chat_template_kwargs)
         yield from unlike_ends(name, *ends)
 

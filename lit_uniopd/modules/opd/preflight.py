@@ -86,6 +86,11 @@ def check_images(
                 f"Prompt {prompt.id!r} has pictures, which are not sent to --{flag}.placement http; place the "
                 "teacher here, or route the prompt elsewhere by its teacher column."
             )
+        if isinstance(args, TeacherArgs) and args.cross_tokenizer:
+            raise UserError(
+                f"Prompt {prompt.id!r} has pictures, and --{flag}.cross_tokenizer aligns texts only; choose a teacher "
+                "with the student's tokenizer, or route the prompt elsewhere by its teacher column."
+            )
         if not reads_images(args, flag):
             raise UserError(
                 f"Prompt {prompt.id!r} has pictures, which --{flag}.path {args.path} cannot read; choose an "

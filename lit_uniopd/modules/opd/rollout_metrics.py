@@ -45,6 +45,10 @@ def step_metrics(
     means = rollout_statistics(rollouts, routes, domains, teachers, custom_graders)
     if (counts := teachers.cache_counts()) is not None:
         means.add("rollout/teacher_cached", counts[0], sum(counts))
+    for name, aligner in teachers.aligners.items():
+        counts = aligner.counts
+        means.add(f"teacher/{name}/one_to_one", counts["one_to_one"], counts["tokens"])
+        means.add(f"teacher/{name}/unaligned", counts["unaligned"], counts["tokens"])
     drift = add_engine_drift(means, rollouts) if own_kernels else None
     metrics = means.reduce(module) | trained.reduce(module)
     if drift is not None:
@@ -91,7 +95,7 @@ def rollout_statistics(
         _add_split(averages, rollouts, "teacher", routes, teachers)
         # Beside the loss, which sees neither masked tokens nor answers that were left out.
         scored_B = rollouts.teacher_ok_B
-        averages.add("train/kl_all_tokens", _kl_BT(rollouts)[scored_B].sum(), rollouts.lengths_B[scored_B].sum())
+        averages.add("train/kl_all_tokens", _kl_BT(rollouts)[scored_B].sum(), rollouts.scored_BT[scored_B].sum())
     return averages
 
 
@@ -110,7 +114,7 @@ def _per_sample(rollouts: Rollouts) -> list[tuple[str, Tensor, Tensor]]:
 
 def _kl_BT(rollouts: Rollouts) -> Tensor:
     """Reverse KL on the sampled tokens, ``log p_student - log p_teacher``; holds where a teacher has scored."""
-    return (rollouts.student_logps_BT - rollouts.teacher_logps_BT) * rollouts.mask_BT
+    return (rollouts.student_logps_BT - rollouts.teacher_logps_BT) * rollouts.scored_BT
 
 
 def _add_split(averages: WeightedMeans, rollouts: Rollouts, kind: str, labels: list[str], names: Iterable[str]) -> None:
@@ -119,6 +123,6 @@ def _add_split(averages: WeightedMeans, rollouts: Rollouts, kind: str, labels: l
     for name in sorted({*names, *labels}):
         here_B = rollouts.teacher_ok_B.new_tensor([label == name for label in labels])
         scored_B = here_B & rollouts.teacher_ok_B
-        averages.add(f"{kind}/{name}/kl", kl_BT[scored_B].sum(), rollouts.lengths_B[scored_B].sum())
+        averages.add(f"{kind}/{name}/kl", kl_BT[scored_B].sum(), rollouts.scored_BT[scored_B].sum())
         for metric, values_B, of_B in _per_sample(rollouts):
             averages.add(f"{kind}/{name}/{metric}", values_B[here_B & of_B].sum(), (here_B & of_B).sum())

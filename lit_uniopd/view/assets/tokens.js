@@ -1,7 +1,8 @@
 // --- tokens and their colours: one scale for the page, so that groups can be compared ---
 
 const OUTCOMES = { 1: "correct", 0: "incorrect", "-1": "unknown" };
-const FLAGS = { g: "masked: student and teacher too far apart", c: "clipped: ratio out of range" };
+const FLAGS = { g: "masked: student and teacher too far apart", c: "clipped: ratio out of range",
+  u: "unaligned: the teacher's tokens do not end here" };
 const ANSWERS = DATA.groups.flatMap((group) => group.answers);
 const FLAGGED = new Set(ANSWERS.flatMap((answer) => [...new Set(answer.flags)]));
 
@@ -64,7 +65,7 @@ function tokenFacts(answer, i) {
   return lines.join("\n");
 }
 function legend() {
-  const flags = [["c", "clipped"], ["g", "masked"]].filter(([flag]) => FLAGGED.has(flag));
+  const flags = [["c", "clipped"], ["g", "masked"], ["u", "unaligned"]].filter(([flag]) => FLAGGED.has(flag));
   return [
     make("span", { class: "legend" }, term("colours"), signed(-SCALE, 2), make("span", { class: "scale" }),
       signed(SCALE, 2) + " nats per token"),

@@ -25,6 +25,7 @@ const WORDS = {
   colours: "Blue tokens become more likely by the update, red ones less likely; the stronger the colour, the harder the push. One scale for the whole page. Before: by teacher and student alone. After: as the update saw it.",
   clipped: "The student had moved too far on this token since it wrote the answer: its ratio left the clipping range, and the token trained nothing more.",
   masked: "Teacher and student are further apart on this token than the gap threshold allows, so it trains nothing.",
+  unaligned: "The teacher has another tokenizer, and writes nothing that ends where this token does, so the token trained nothing: a special token, half a character, text that its tokenizer changes.",
   chosen: "The better answer of the pair.",
   rejected: "The worse answer of the pair.",
   "differing words": "Underlined: words that the other answer does not have in their place.",
