@@ -1,6 +1,7 @@
 """What the doctor says of a teacher with another tokenizer, before the run and with weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from doctor_data import of
@@ -21,7 +22,8 @@ def other(tmp_path):
     def options(tokenizer, **changed):
         student = str(make_model(tmp_path / "student", tokenizer=byte_level()))
         teacher = str(make_model(tmp_path / "teacher", seed=1, tokenizer=tokenizer))
-        args = TeacherArgs(path=teacher, **{"cross_tokenizer": True} | changed)
+        settings: dict[str, Any] = {"cross_tokenizer": True} | changed
+        args = TeacherArgs(path=teacher, **settings)
         return {"student": PolicyArgs(path=student), "teachers": {"default": args}, "loss": FAR}
 
     return options
