@@ -59,7 +59,7 @@ class Outline(UniOPDCLI):
 
 
 @cache
-def _directory(model: str) -> str:
+def model_directory(model: str) -> str:
     """Of a model that has a config, and no weights yet; it is removed when Python ends."""
     directory = TemporaryDirectory()
     atexit.register(directory.cleanup)
@@ -88,7 +88,7 @@ def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ())
     files = [*command.files, "trainer/gpu" if gpus == 1 else "trainer/fsdp"]
     words = [word for file in files for word in ("-c", str(CONFIGS / f"{file}.yaml"))]
     for flag, name in command.models.items():
-        words += [f"--{flag}.path", _directory(name)]
+        words += [f"--{flag}.path", model_directory(name)]
     cli: Any = run([*words, *flags], Outline)
     module: Any = cli.model
     data, gpu = cli.config.data.init_args, torch.device("cuda", 0)

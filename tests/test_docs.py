@@ -211,6 +211,8 @@ def test_other_commands_name_what_is_there():
             assert words[1] in targets, f"{where}: {line}"
         elif words[0].endswith("python") and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), f"{where}: {line}"
+        elif words[:2] == ["python", "-c"]:
+            ast.parse(words[2])
         elif words[:2] == ["python", "-m"]:
             assert importlib.util.find_spec(words[2]) or words[2].startswith("sglang"), f"{where}: {line}"
         elif words[0] == "torchrun":

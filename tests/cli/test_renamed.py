@@ -32,6 +32,8 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old = yaml.safe_load(OLD.read_text())
     assert config["trainer"]["strategy"].pop("class_path") == "lit_uniopd.distributed.fsdp.FSDP"
     assert old["trainer"]["strategy"].pop("class_path") == "lit_uniopd.fsdp.FSDP"
+    # New since: weights were read whole by every rank, in one copy of all, and time-outs were PyTorch's.
+    old["trainer"]["strategy"]["init_args"] |= {"read_shards": True, "data_parallel_replicate": 1, "timeout": "2:00:00"}
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
     old["model"]["init_args"]["sampling"]["colocate"] = asdict(ColocateArgs())  # new since, and not used by the loop
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
@@ -42,6 +44,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher["freeze_vision"] = False
         teacher["reads"] = None  # new since: it reads what the student reads
+        teacher["gather"] = "whole"  # new since: that was the only way
         teacher["cross_tokenizer"] = False  # new since: it has the student's tokens
         teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hardware import COMMANDS, GPUS, Command, fits, setup_of, table
+from benchmarks.hardware import COMMANDS, GPUS, MODELS, Command, fits, model_directory, setup_of, table
 from lit_uniopd.memory import plan_memory
 from lit_uniopd.memory.plan import GIB
 from lit_uniopd.memory.suggestions import suggest_savings
@@ -26,6 +26,19 @@ def commands_of(page: Path) -> list[list[str]]:
     text = re.sub(r"\\\n\s*", " ", text)
     lines = [match[0] for match in re.finditer(r"uniopd fit [^\n`]*", text)]
     return [shlex.split(line) for line in lines if re.search(r"trainer/(gpu|fsdp)", line) and "..." not in line]
+
+
+def known_model(path: str) -> str | None:
+    """The model that a hub id names, if its sizes are known."""
+    name = path.rpartition("/")[2].removesuffix("-Instruct")
+    return name if name in MODELS else None
+
+
+def stand_in(path: str) -> str:
+    """A directory with the config of a hub id's model."""
+    name = known_model(path)
+    assert name is not None, f"benchmarks/hardware.yaml does not know the sizes of {path}"
+    return model_directory(name)
 
 
 DOCUMENTED = [
@@ -48,8 +61,15 @@ def test_a_command_fits_on_80_gb(words):
         for command in COMMANDS.values()
         if [file for file in command.files if not file.startswith(BESIDE)] == setting
     )
+    named = {
+        flag.removeprefix("--").removesuffix(".path"): name
+        for flag, path in pairwise(words)
+        if re.fullmatch(r"--model\..*path", flag) and (name := known_model(path)) is not None
+    }
     pairs = pairwise(words)
-    flags = [word for pair in pairs if re.match(r"--model\.(?!.*path$)", pair[0]) for word in pair]
+    flags = [word for pair in pairs if re.match(r"--(model|trainer\.strategy)\.(?!.*path$)", pair[0]) for word in pair]
+    flags = [re.sub(r"(?<=path: )[\w./-]+", lambda path: stand_in(path[0]), word) for word in flags]
+    models = {**models, **named}
     setup = setup_of(Command(files, models), 1 if trainer == "trainer/gpu" else 8, GPUS["80 GB"], flags)
     assert fits(plan_memory(setup), GPUS["80 GB"])
 

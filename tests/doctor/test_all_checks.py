@@ -145,7 +145,7 @@ def test_tokenizers(examined, new_model):
     assert (finding.status, "differ" in finding.message, finding.remedy) == (
         "red",
         True,
-        "Choose models of one family.",
+        "Choose models of one family, or let --model.teachers.math.cross_tokenizer align their texts.",
     )
 
     wider = new_model("wider", tokenizer=make_tokenizer(ENDING, extra=("é",)))

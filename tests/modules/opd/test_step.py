@@ -184,8 +184,8 @@ def test_a_picture_is_read_once_in_sampling_scoring_and_update(tmp_path, monkeyp
         trying.clear()
         return found
 
-    def watched(args: Any, *, trainable: bool, flag: str) -> Policy:
-        policy = load(args, trainable=trainable, flag=flag)
+    def watched(args: Any, *, trainable: bool, **options: Any) -> Policy:
+        policy = load(args, trainable=trainable, **options)
 
         def count(_: Any, given: Any, options: Any) -> None:
             if not trying:

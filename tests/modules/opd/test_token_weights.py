@@ -199,6 +199,7 @@ def test_its_mean_gradient_is_that_of_both_divergences():
         rollouts: Any = type("Scored", (), {})()
         rollouts.student_logps_BT, rollouts.teacher_logps_BT = logp.detach(), teacher[token].reshape(1, 1)
         rollouts.mask_BT, rollouts.teacher_ok_B = torch.ones(1, 1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+        rollouts.scored_BT = rollouts.mask_BT
         advantages_BT = rollout_advantages(
             rollouts, AdvantageArgs(reference_weight=0.3), reference_logps_BT=start[token].reshape(1, 1), seed=0
         )
