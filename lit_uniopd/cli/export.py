@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
 from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_checkpoint, load_sharded
-from lit_uniopd.errors import UserError
+from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
 from lit_uniopd.policy.policy import Policy
@@ -111,8 +111,9 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return {"state_dict": state["state_dict"], "global_step": state["global_step"]}
     except (*LOAD_ERRORS, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{checkpoint} is no checkpoint of a run, or damaged ({reason}); give another.") from error
+        raise UserError(
+            f"{checkpoint} is no checkpoint of a run, or damaged ({first_line(error)}); give another."
+        ) from error
 
 
 def trained_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -155,7 +156,7 @@ def trained_args(path: Path) -> tuple[PolicyArgs, str]:
         parsed: Any = parser.instantiate_classes(parser.parse_object({"policy": settings[name]}))
     except ArgumentError as error:
         raise UserError(
-            f"{path}: --{TRAINED[name]} cannot be read ({str(error).splitlines()[0]}); give another checkpoint."
+            f"{path}: --{TRAINED[name]} cannot be read ({first_line(error)}); give another checkpoint."
         ) from error
     return parsed.policy, TRAINED[name]
 

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lit_uniopd.benchmarks.datasets import LOCAL
 from lit_uniopd.benchmarks.registry import all_specs
 from lit_uniopd.benchmarks.report.summary import SUMMARY
+from lit_uniopd.cli.export import Exported
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.markdown import cell, table
 from lit_uniopd.utils.strict_yaml import read_yaml
@@ -41,12 +42,6 @@ class RunFacts:
 
     objective: str
     """Class of its module."""
-    base: str
-    """Path of the model that training began with."""
-    steps: int
-    """Optimizer steps at the checkpoint."""
-    extrapolation: float
-    """By how much of their way the weights went on beyond the trained ones."""
     settings: Mapping[str, Any]
     """Its resolved config."""
     summary: Mapping[str, Any]
@@ -55,14 +50,11 @@ class RunFacts:
     """Those that it left in its directory."""
 
 
-def read_facts(config: Path, base: str, steps: int, extrapolation: float = 0.0) -> RunFacts:
+def read_facts(config: Path) -> RunFacts:
     """What the directory of a run says of it.
 
     Args:
         config: its config; summary and figures are looked for beside it.
-        base: path of the model that training began with.
-        steps: optimizer steps at the checkpoint.
-        extrapolation: of the exported weights.
 
     Raises:
         UserError: if the config or the summary cannot be read.
@@ -74,36 +66,42 @@ def read_facts(config: Path, base: str, steps: int, extrapolation: float = 0.0) 
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); move it away, or evaluate the run again.") from error
     objective = str(settings["model"].get("class_path", "")).rpartition(".")[-1]
-    figures = tuple(sorted(config.parent.glob("*.png")))
-    return RunFacts(objective, base, steps, extrapolation, settings, summary, figures)
+    return RunFacts(objective, settings, summary, tuple(sorted(config.parent.glob("*.png"))))
 
 
 def model_card(
-    facts: RunFacts, repository: str, *, adapter: bool = False, images: bool = False, licence: str | None = None
+    facts: RunFacts,
+    exported: Exported,
+    repository: str,
+    *,
+    adapter: bool = False,
+    extrapolation: float = 0.0,
+    licence: str | None = None,
 ) -> ModelCard:
     """The card, with the fields that the hub reads.
 
     Args:
         facts: of the run.
+        exported: what was written of it.
         repository: OWNER/NAME on the hub.
         adapter: the directory holds an adapter alone.
-        images: the model reads pictures.
+        extrapolation: by how much of their way the weights went on beyond the trained ones.
         licence: of the weights, as the hub names it. None: the card has no such field.
     """
     data = ModelCardData(
         model_name=repository.rpartition("/")[-1],
         license=licence,
-        base_model=facts.base if is_hub_id(facts.base) else None,
+        base_model=exported.base if is_hub_id(exported.base) else None,
         datasets=sorted({path for path in _data_paths(facts.settings) if is_hub_id(path)}) or None,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag=PIPELINE_TAGS["images" if images else "text"],
+        pipeline_tag=PIPELINE_TAGS["images" if exported.images else "text"],
         tags=["lit_uniopd", *([METHODS[facts.objective][0].lower()] if facts.objective in METHODS else [])],
         eval_results=list(_eval_results(facts.summary)) or None,
     )
     sections = [
         f"# {repository.rpartition('/')[-1]}",
-        _about(facts),
-        _use(repository, facts.base, adapter, images),
+        _about(facts, exported, extrapolation),
+        _use(repository, exported, adapter),
         _scores(facts.summary),
         _figures(facts.figures),
         _training(facts),
@@ -138,29 +136,30 @@ def public(value: Any, key: str = "") -> Any:
     return Path(value).name if _PATH.fullmatch(value) else value
 
 
-def _about(facts: RunFacts) -> str:
+def _about(facts: RunFacts, exported: Exported, extrapolation: float) -> str:
     name, meaning = METHODS.get(facts.objective, (facts.objective, "an objective of its owner's own"))
-    link = f"[{facts.base}](https://huggingface.co/{facts.base})"
-    base = link if is_hub_id(facts.base) else f"`{public(facts.base)}`"
+    link = f"[{exported.base}](https://huggingface.co/{exported.base})"
+    base = link if is_hub_id(exported.base) else f"`{public(exported.base)}`"
     teachers = facts.settings["model"].get("init_args", {}).get("teachers") or {}
     paths = {n: public((t or {}).get("path") or "the student itself") for n, t in teachers.items()}
     taught = f" Teachers: {', '.join(f'{n} (`{path}`)' for n, path in paths.items())}." if paths else ""
     beyond = ""
-    if facts.extrapolation:
+    if extrapolation:
         beyond = (
-            f" The weights were then extrapolated: {facts.extrapolation:g} of the way from the first to the trained"
+            f" The weights were then extrapolated: {extrapolation:g} of the way from the first to the trained"
             " ones was added (ExPO, arXiv 2404.16792); the scores below are of the trained ones."
         )
-    return f"{base} after {facts.steps:,} optimizer steps of {name}, {meaning}, with lit_uniopd.{taught}{beyond}"
+    return f"{base} after {exported.steps:,} optimizer steps of {name}, {meaning}, with lit_uniopd.{taught}{beyond}"
 
 
-def _use(repository: str, base: str, adapter: bool, images: bool) -> str:
+def _use(repository: str, exported: Exported, adapter: bool) -> str:
+    images = exported.images
     auto = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
     reader = "AutoProcessor" if images else "AutoTokenizer"
     imports, loading = f"from transformers import {auto}, {reader}", f'{auto}.from_pretrained("{repository}")'
     if adapter:
         imports = f"from peft import PeftModel\n{imports}"
-        loading = f'PeftModel.from_pretrained({auto}.from_pretrained("{public(base)}"), "{repository}")'
+        loading = f'PeftModel.from_pretrained({auto}.from_pretrained("{public(exported.base)}"), "{repository}")'
     what = "processor" if images else "tokenizer"
     lines = [imports, "", f"model = {loading}", f'{what} = {reader}.from_pretrained("{repository}")']
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
@@ -174,8 +173,9 @@ def _scores(summary: Mapping[str, Any]) -> str:
     others = [name for name in ("before", "teachers") if summary.get(name)]
     rows = []
     for key, result in benchmarks.items():
-        metric = result["card"]["primary"]
-        low, high = (result["card"].get("interval") or {}).get(metric) or (None, None)
+        card: dict[str, Any] = result["card"] or {}
+        metric = card.get("primary") or (f"judged by {result['judge']}" if result["judge"] else "none yet")
+        low, high = (card.get("interval") or {}).get(metric) or (None, None)
         interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
         name = result["domain"] if key.endswith("@val") else key  # own rows go by their domain
         references = [_number(summary[other].get(name)) for other in others]
@@ -224,7 +224,7 @@ def _eval_results(summary: Mapping[str, Any]) -> Iterator[EvalResult]:
     """Complete scores on data sets of the hub, for the hub's own tables."""
     hub_ids = {spec.key: spec.hub.id for spec in all_specs() if not spec.hub.id.endswith(LOCAL)}
     for key, result in (summary.get("benchmarks") or {}).items():
-        metric = result["card"]["primary"]
+        metric = (result["card"] or {}).get("primary", "")
         score = result["scores"].get(metric)
         if result["complete"] and score is not None and key in hub_ids:
             yield EvalResult(

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from lit_uniopd.cli.export import export_run
+from lit_uniopd.cli.export import export_run, newest_checkpoint, run_config
 from lit_uniopd.cli.model_card import FIGURES, model_card, read_facts
 from lit_uniopd.errors import UserError, first_line
 
@@ -24,11 +25,10 @@ def push_run(
     dry_run: Path | None = None,
     private: bool = False,
     licence: str | None = None,
-    adapter: bool = False,
-    dtype: str | None = None,
-    model: str | None = None,
     config: Path | None = None,
+    adapter: bool = False,
     extrapolation: float = 0.0,
+    **others: str | None,
 ) -> str:
     """Export what a run trained, describe it, and send it to the hub.
 
@@ -38,11 +38,10 @@ def push_run(
         dry_run: where to write what would be sent. None: it is sent.
         private: whether a new repository is private.
         licence: of the weights, for the card.
+        config: as ``export_run`` has it, and so have the following.
         adapter: the LoRA adapter alone.
-        dtype: of the written weights. None: as they were held.
-        model: where the model that training began with is now. None: where it was.
-        config: the run's. None: the one above the checkpoint.
-        extrapolation: as ``export_run`` has it.
+        extrapolation: how far to go beyond the trained weights.
+        others: further options of ``export_run``.
 
     Returns:
         Where it is now: the directory, or the address of the commit.
@@ -51,24 +50,24 @@ def push_run(
         UserError: if the run cannot be exported, or the hub does not take it.
     """
     check_repository(repository)
-    api = HfApi()
-    if dry_run is None:  # before minutes of export
+    checkpoint = newest_checkpoint(source)
+    config = run_config(checkpoint, config)
+    facts, api = read_facts(config), HfApi()
+    if dry_run is None:  # before minutes of export, and after all that can be seen without a model
         with _hub_errors(repository):
             api.create_repo(repository, private=private or None, exist_ok=True)
     with TemporaryDirectory() as scratch:
         directory = dry_run or Path(scratch) / "repository"
-        exported = export_run(
-            source, directory, adapter=adapter, dtype=dtype, model=model, config=config, extrapolation=extrapolation
-        )
-        facts = read_facts(exported.config, exported.base, exported.steps, extrapolation)
-        card = model_card(facts, repository, adapter=adapter, images=exported.images, licence=licence)
+        options: dict[str, Any] = {"adapter": adapter, "extrapolation": extrapolation, **others}
+        exported = export_run(checkpoint, directory, config=config, **options)
+        card = model_card(facts, exported, repository, adapter=adapter, extrapolation=extrapolation, licence=licence)
         for figure in facts.figures:
             (directory / FIGURES).mkdir(exist_ok=True)
             shutil.copy(figure, directory / FIGURES)
         card.save(directory / CARD)
         if dry_run is not None:
             return str(dry_run)
-        message = f"{facts.steps} steps of {facts.objective}"
+        message = f"{exported.steps} steps of {facts.objective}"
         with _hub_errors(repository):
             return str(api.upload_folder(repo_id=repository, folder_path=directory, commit_message=message))
 

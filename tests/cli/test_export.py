@@ -151,7 +151,7 @@ def test_a_run_is_pushed_with_its_card(lora_run, tmp_path, monkeypatch):
     assert {file.name for file in (tmp_path / "out").iterdir()} >= {"README.md", "adapter_config.json"}
 
 
-def test_a_push_that_cannot_be_is_answered_before_any_model_loads(lora_run, monkeypatch, capsys):
+def test_a_push_that_cannot_be_is_answered_before_any_model_loads(lora_run, tmp_path, monkeypatch, capsys):
     def refuse(self, repo_id, **options):
         raise ConnectionError("no way there\nat all")
 
@@ -163,5 +163,15 @@ def test_a_push_that_cannot_be_is_answered_before_any_model_loads(lora_run, monk
     )
     assert run("push", lora_run, "mine") == 2
     assert "uniopd push: 'mine' is no name on the hub (it has no owner); give OWNER/NAME." in last_error(capsys)
+    made: list[str] = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: made.append(repo_id))
+    assert run("push", tmp_path / "no_such_run", "ada/mine") == 2
+    assert "does not exist; give a checkpoint or the directory of a run" in last_error(capsys)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/config.yaml").write_text((lora_run / "config.yaml").read_text())
+    (tmp_path / "torn/summary.json").write_text('{"benchmarks": ')
+    assert run("push", lora_run, "ada/mine", "--config", tmp_path / "torn/config.yaml") == 2
+    assert "torn/summary.json is not JSON" in last_error(capsys)
+    assert made == [], "a repository of nothing"
     assert run("push", lora_run, "a b/mine") == 2
     assert "uniopd push: 'a b/mine' is no name on the hub" in last_error(capsys)

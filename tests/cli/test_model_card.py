@@ -1,12 +1,14 @@
 """The model card that `uniopd push` writes, and what it keeps to itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from lit_uniopd.cli.export import Exported
 from lit_uniopd.cli.model_card import is_hub_id, model_card, public, read_facts
 
 SETTINGS = {
@@ -31,9 +33,16 @@ SCORES = {
     "profile": "paper",
     "complete": True,
     "answers": 30,
+    "judge": None,
     "scores": {"accuracy": 0.5},
     "card": {"primary": "accuracy", "interval": {"accuracy": [0.3, 0.7]}},
 }
+JUDGED = {
+    "alpaca_eval2@export": SCORES | {"scores": {}, "card": None, "judge": "AlpacaEval 2"},
+    "aime24@unidpo": SCORES | {"scores": {}, "card": None, "complete": False},
+}
+"""What has no score of ours."""
+EXPORTED = Exported(Path("last.ckpt"), Path("config.yaml"), "Qwen/Qwen3-0.6B", steps=40, images=False)
 SUMMARY = {
     "step": 40,
     "before": {"aime24@gopd": 0.25, "math": 0.125},
@@ -42,6 +51,7 @@ SUMMARY = {
         "aime24@gopd": SCORES,
         "mine@val": SCORES | {"answers": 5},
         "aime25@gopd": SCORES | {"complete": False},
+        **JUDGED,
     },
     "versions": {"torch": "2.13.0"},
 }
@@ -62,7 +72,7 @@ def fields_of(card: ModelCard) -> ModelCardData:
 
 
 def test_the_hub_reads_its_fields(config):
-    card = model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40), "ada/mathy", licence="apache-2.0")
+    card = model_card(read_facts(config), EXPORTED, "ada/mathy", licence="apache-2.0")
     card.save(config.with_name("README.md"))
     data = fields_of(ModelCard.load(config.with_name("README.md")))
     assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "Qwen/Qwen3-0.6B", "transformers")
@@ -74,23 +84,25 @@ def test_the_hub_reads_its_fields(config):
 
 
 def test_a_person_reads_method_teachers_scores_and_figures(config):
-    text = model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40), "ada/mathy").content
+    text = model_card(read_facts(config), EXPORTED, "ada/mathy").content
     assert "after 40 optimizer steps of Uni-OPD, on-policy distillation" in text
     assert "math (`math-7b`), code (`org/coder`)" in text
     assert "| aime24&#64;gopd | accuracy | 0.250 | 0.750 | 0.500 (0.300 to 0.700) | 30 |" in text
     assert "| mine&#64;val | accuracy | 0.125 | - | 0.500 (0.300 to 0.700) | 5 |" in text
     assert "30, not complete |" in text
+    assert "| alpaca&#95;eval2&#64;export | judged by AlpacaEval 2 | - | - | - | 30 |" in text
+    assert "| aime24&#64;unidpo | none yet | - | - | - | 30, not complete |" in text
     assert "![curves](figures/curves.png)" in text
     assert "max_steps: 40" in text
     assert "license" not in text.partition("# mathy")[0]
 
     assert "extrapolated" not in text
-    beyond = model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40, 0.5), "ada/mathy").content
+    beyond = model_card(read_facts(config), EXPORTED, "ada/mathy", extrapolation=0.5).content
     assert "0.5 of the way from the first to the trained ones was added" in beyond
 
 
 def test_what_is_private_stays_here(config):
-    text = str(model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40), "ada/mathy"))
+    text = str(model_card(read_facts(config), EXPORTED, "ada/mathy"))
     assert "own.jsonl" in text
     for private in ("/home", "ada/secret", "/mnt", "10.0.0.7", "hf_abc"):
         assert private not in text
@@ -115,7 +127,7 @@ def test_settings_as_strangers_read_them(value, expected):
 
 
 def test_an_adapter_is_loaded_onto_its_base(config):
-    card = model_card(read_facts(config, "Qwen/Qwen3-0.6B", 40), "ada/mathy", adapter=True, images=True)
+    card = model_card(read_facts(config), replace(EXPORTED, images=True), "ada/mathy", adapter=True)
     data = fields_of(card)
     assert (data.library_name, data.pipeline_tag) == ("peft", "image-text-to-text")
     assert 'AutoModelForImageTextToText.from_pretrained("Qwen/Qwen3-0.6B"), "ada/mathy")' in card.content
