@@ -156,8 +156,8 @@ def sentinel() -> Drawing:
         drawing.text(260, y + 25, sentence.text)
         drawing.text(448, y + 25, name, bold=True)
         for column, vote in enumerate(votes):
-            seen = vote[name]
-            drawing.text(512 + 30 * column, y + 26, "✓" if seen else "✗", "good" if seen else "bad", size=16)
+            is_there = vote[name]
+            drawing.text(512 + 30 * column, y + 26, "✓" if is_there else "✗", "good" if is_there else "bad", size=16)
         drawing.text(588, y + 25, verdicts[name], colour, bold=True)
     drawing.text(24, 258, "3  One pair for DPO, with picture and caption so far in the prompt", bold=True)
     for row, sentence in enumerate(labelled[:2]):

@@ -113,7 +113,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Called by mkdocs with each page's HTML."""
-    return EQUATION.sub(lambda found: mathml(html.unescape(found[2]), block=found[1] == "div"), content)
+    return EQUATION.sub(lambda match: mathml(html.unescape(match[2]), block=match[1] == "div"), content)
 
 
 def mathml(latex: str, *, block: bool) -> str:

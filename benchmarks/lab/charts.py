@@ -73,16 +73,17 @@ def forest(drawing: Drawing, axis: Axis, y: float, estimate: Estimate, colour: s
     drawing.circle(axis(estimate.mean), y, 5, colour)
 
 
+SHORT = (("uni_opd", "all of Uni-OPD"), ("shift", "margin shift alone"), ("online", "online balancing alone"))
 UNI_OPD = (
     (
         "Reliable teachers, 40 rollouts",
         "multi_teacher",
-        (("uni_opd", "all of Uni-OPD"), ("shift", "margin shift alone"), ("online", "online balancing alone")),
+        SHORT,
     ),
     (
         "Unreliable teachers, 40 rollouts",
         "unreliable",
-        (("uni_opd", "all of Uni-OPD"), ("shift", "margin shift alone"), ("online", "online balancing alone")),
+        SHORT,
     ),
     (
         "Unreliable teachers, 120 rollouts",
@@ -244,7 +245,7 @@ def _preferences(drawing: Drawing) -> None:
     drawing.line(axis(0), HEIGHTS[1], axis(0), HEIGHTS[0], "ink")
     for row, (judge, label) in enumerate(JUDGES):
         y = 104 + 52 * row
-        drawing.text(266, y + 4, label.replace("a quarter", "¼ of pairs").replace(" of pairs", ""), size=12)
+        drawing.text(266, y + 4, label.replace("a quarter", "¼"), size=12)
         forest(drawing, axis, y, difference(read_table(page, judge)["omni_dpo"]["minus `ln_dpo` (95 %)"]))
     axis.ticks(drawing, HEIGHTS[0], [0, 0.1, 0.2])
     drawing.text(266, 280, "green: surely above 0 (95 %)", "dim", size=12)

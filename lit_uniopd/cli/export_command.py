@@ -2,6 +2,7 @@
 
 import logging
 import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from lit_uniopd.utils.command_parser import CommandParser
@@ -41,10 +42,10 @@ def add_export_options(parser: CommandParser) -> None:
 
 
 def _number(text: str) -> float:
-    """Raises:
-    ValueError: if it is none, or not finite.
-    """
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text!r} is no finite number")
     return value

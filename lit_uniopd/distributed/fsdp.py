@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
@@ -97,6 +98,8 @@ class FSDP(ModelParallelStrategy):
             )
         self._data_parallel_size = ranks  # Lightning's mesh is of all that see different data
         super().setup_environment()
+        if self.read_shards and self._reads_elsewhere:
+            rank_zero_info("Every rank reads whole models before it shards them, since cpu_offload is on.")
         self.sharding_mesh = self._make_sharding_mesh(ranks, copies)
 
     def _make_sharding_mesh(self, ranks: int, copies: int) -> DeviceMesh:
@@ -117,8 +120,12 @@ class FSDP(ModelParallelStrategy):
     @property
     def reading_ranks(self) -> int:
         """Ranks that each read their share of a model; 1: every rank reads all of it."""
-        elsewhere = self.sharding.cpu_offload and self.root_device.type != "cpu"  # shards are read to the mesh's device
-        return self.sharing_ranks if self.read_shards and not elsewhere else 1
+        return self.sharing_ranks if self.read_shards and not self._reads_elsewhere else 1
+
+    @property
+    def _reads_elsewhere(self) -> bool:
+        """Whether shards belong on another device than the mesh's, to which they are read."""
+        return self.sharding.cpu_offload and self.root_device.type != "cpu"
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ def check_tokenizers(case: Case) -> Iterator[Finding]:
         yield from _rows(model)
     student = case.student
     for name, teacher in case.teachers.items():
-        if isinstance(teacher.args, TeacherArgs) and teacher.args.cross_tokenizer:
+        if _is_aligned(teacher):
             yield _alignment(case, name, teacher)
             continue
         try:
@@ -46,6 +46,11 @@ def check_tokenizers(case: Case) -> Iterator[Finding]:
         else:
             special = _special_differences(student, teacher)
             yield green(f"tokens {name}", f"The same table of {len(student.tokenizer):,} tokens{padded}{special}.")
+
+
+def _is_aligned(teacher: Model) -> bool:
+    """Whether its texts are aligned, and not its tokens."""
+    return isinstance(teacher.args, TeacherArgs) and teacher.args.cross_tokenizer
 
 
 def _alignment(case: Case, name: str, teacher: Model) -> Finding:
@@ -71,14 +76,14 @@ def _alignment(case: Case, name: str, teacher: Model) -> Finding:
     sizes = f"{len(teacher.tokenizer):,} tokens, the student {len(case.student.tokenizer):,}"
     if not counts["tokens"]:
         return green(f"tokens {name}", f"Another tokenizer ({sizes}), aligned by the bytes of answers.")
-    rest = counts["unaligned"] / counts["tokens"]
+    unaligned_share = counts["unaligned"] / counts["tokens"]
     numbers = (
         f"Another tokenizer ({sizes}), aligned by bytes: in {len(answers)} texts of the data "
         f"{counts['one_to_one'] / counts['tokens']:.0%} of the student's tokens stand alone with one of the teacher's, "
-        f"{rest:.1%} with none; {counts['chunks'] / len(answers):.0f} chunks and {counts['tokens'] / len(answers):.0f} "
-        "tokens each."
+        f"{unaligned_share:.1%} with none; {counts['chunks'] / len(answers):.0f} chunks and "
+        f"{counts['tokens'] / len(answers):.0f} tokens each."
     )
-    if rest > UNALIGNED:
+    if unaligned_share > UNALIGNED:
         remedy = "What is not aligned trains nothing; see whether the teacher's tokenizer rewrites these texts."
         return yellow(f"tokens {name}", numbers, remedy)
     return green(f"tokens {name}", numbers)
@@ -144,7 +149,7 @@ def check_ends(case: Case) -> Iterator[Finding]:
         last = f"the template's turns end with {_name_tokens(student, {turn})}, " if turn is not None else ""
         yield green("ends", f"{last[:1].upper()}{last[1:]}{'s' if last else 'S'}ampling stops at {stops}{padding}.")
     for name, teacher in case.teachers.items():
-        if isinstance(teacher.args, TeacherArgs) and teacher.args.cross_tokenizer:
+        if _is_aligned(teacher):
             continue  # whatever ends an answer there is aligned with what ends it here
         yield from shown(unlike_ends(name, end, _end_of(teacher)))
 

@@ -85,10 +85,11 @@ def share_log_probs(
     student_BC = _sums(student, student_chunks_BT, count)
     size_BC = _sums(torch.ones_like(student), student_chunks_BT, count)
     index_BT = torch.where(student_chunks_BT < 0, count, student_chunks_BT)
-    own_BT, size_BT = student_BC.gather(1, index_BT), size_BC.gather(1, index_BT)
+    chunk_logps_BT, size_BT = student_BC.gather(1, index_BT), size_BC.gather(1, index_BT)
     # Where the student is sure of all tokens, none has more of it than another.
-    part_BT = torch.where(own_BT == 0, 1 / size_BT.clamp(min=1), student / torch.where(own_BT == 0, 1.0, own_BT))
-    return torch.where(student_chunks_BT < 0, student, part_BT * teacher_BC.gather(1, index_BT))
+    is_sure_BT = chunk_logps_BT == 0
+    share_BT = torch.where(is_sure_BT, 1 / size_BT.clamp(min=1), student / chunk_logps_BT.masked_fill(is_sure_BT, 1.0))
+    return torch.where(student_chunks_BT < 0, student, share_BT * teacher_BC.gather(1, index_BT))
 
 
 def _sums(values: Tensor, chunks: Tensor, count: int) -> Tensor:

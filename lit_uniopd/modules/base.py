@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
@@ -16,7 +16,7 @@ from lit_uniopd.benchmarks.shards import EvalBatch
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
 from lit_uniopd.distributed.preemption import StopSignals, interruptible, rewind_unfinished, stop_if_requested
-from lit_uniopd.distributed.sharding import ShardingArgs, is_sharded
+from lit_uniopd.distributed.sharding import is_sharded
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import Setup, Workload, parameter_table, publish, trainer_facts
 from lit_uniopd.memory.planner import MemoryPlanner
@@ -27,6 +27,7 @@ from lit_uniopd.modules.progress_lines import missing_lines
 from lit_uniopd.modules.run_files import run_files
 from lit_uniopd.modules.run_objections import run_objections
 from lit_uniopd.modules.same_run import CheckpointRecord
+from lit_uniopd.modules.sharding_module import ShardingModule
 from lit_uniopd.modules.unused_parameters import drop_unused_gradients
 from lit_uniopd.modules.validation import Validation
 from lit_uniopd.monitoring.step_timer import OVERHEAD, StepTimer
@@ -58,7 +59,7 @@ from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.utils.warning_filters import install_filters
 
 
-class PolicyModule(LightningModule):
+class PolicyModule(ShardingModule):
     """Base of the objectives: one policy that is trained, validated, saved and resumed.
 
     Args:
@@ -179,22 +180,6 @@ class PolicyModule(LightningModule):
         if not is_sharded(self.policy):
             self.on_policy_loaded()
             self.shard(self.policy)
-
-    def load(self, args: PolicyArgs, flag: str, *, trainable: bool = False) -> Policy:
-        """Load a policy, or all but the weights that ``shard`` is to read."""
-        return Policy.load(args, trainable=trainable, flag=flag, ranks=self.reading_ranks)
-
-    @property
-    def reading_ranks(self) -> int:
-        """Ranks that read shards of the weights, and not each of them the whole."""
-        return 1 if self.device_mesh is None else getattr(self.trainer.strategy, "reading_ranks", 1)
-
-    def shard(self, policy: Policy) -> None:
-        """Shard a policy if the strategy wants that; the only place that knows of a mesh."""
-        if self.device_mesh is not None:
-            strategy: Any = self.trainer.strategy
-            args = getattr(strategy, "sharding", ShardingArgs())
-            policy.shard(getattr(strategy, "sharding_mesh", None) or self.device_mesh["data_parallel"], args)
 
     def on_policy_loaded(self) -> None:
         """For what needs the policy as it was before training, and not sharded: a reference to it, say.

@@ -170,9 +170,9 @@ def _mask(flags: Iterable[bool]) -> Tensor:
 
 def _without_lead(text: bytes, written: list[bytes]) -> list[bytes]:
     """The teacher's pieces without spaces that its tokenizer puts before every text."""
-    whole = b"".join(written)
-    lead = len(whole) - len(text)
-    if lead <= 0 or not whole.endswith(text) or whole[:lead].strip():
+    joined = b"".join(written)
+    lead = len(joined) - len(text)
+    if lead <= 0 or not joined.endswith(text) or joined[:lead].strip():
         return written
     pieces = []
     for piece in written:

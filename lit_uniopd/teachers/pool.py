@@ -199,13 +199,10 @@ class TeacherPool:
             student_processor: tokenizer or processor of the student.
             student_args: of the student.
         """
-        if not self.args:
-            return {}
         candidates: dict[str, list[tuple[int, int]]] = {}
         for i, prompt in enumerate(prompts):
-            for name, read in self.readings(prompt).items():
-                if read is not prompt or self.args[name].cross_tokenizer:
-                    candidates.setdefault(name, []).append((-len(str(read.messages)), i))
+            for name, read in self._unlike_readings(prompt).items():
+                candidates.setdefault(name, []).append((-len(str(read.messages)), i))
         for name in candidates:
             self._teachers[name].processor_beside(student_processor, student_args)
         return {
@@ -218,10 +215,14 @@ class TeacherPool:
         lengths: dict[int, int] = {}
         for prompt in prompts:
             if id(prompt) not in lengths:
-                readings = self.readings(prompt) if self.args else {}
-                others = [n for n, read in readings.items() if read is not prompt or self.args[n].cross_tokenizer]
-                lengths[id(prompt)] = max((len(self._teachers[n].encode(prompt).tokens) for n in others), default=0)
+                names = self._unlike_readings(prompt)
+                lengths[id(prompt)] = max((len(self._teachers[n].encode(prompt).tokens) for n in names), default=0)
         return [lengths[id(prompt)] for prompt in prompts]
+
+    def _unlike_readings(self, prompt: Prompt) -> dict[str, Prompt]:
+        """What teachers read whose tokens of this prompt are others than the student's."""
+        readings = self.readings(prompt) if self.args else {}
+        return {n: read for n, read in readings.items() if read is not prompt or self.args[n].cross_tokenizer}
 
     def refuse(
         self,

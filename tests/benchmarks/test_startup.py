@@ -22,10 +22,7 @@ print(json.dumps([output.getvalue(), [name for name in {HEAVY} if name in sys.mo
     ("arguments", "text"),
     [
         (["benchmarks"], "chartqa@lmms"),
-        (["benchmarks", "--help"], "usage: uniopd benchmarks"),
-        (["regrade", "--help"], "usage: uniopd regrade"),
-        (["compare", "--help"], "usage: uniopd compare"),
-        (["view", "--help"], "usage: uniopd view"),
+        *(([name, "--help"], f"usage: uniopd {name}") for name in COMMANDS),
     ],
     ids=" ".join,
 )

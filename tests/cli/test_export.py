@@ -87,7 +87,7 @@ def test_a_smaller_type_on_demand(lora_run, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-def test_weights_go_on_beyond_the_trained_ones(lora_run, tmp_path, model_dirs):
+def test_weights_go_on_beyond_the_trained_ones(lora_run, tmp_path, model_dirs, capsys):
     """first + 1.5 (trained - first), with adapters as with whole weights."""
     assert export(lora_run, tmp_path / "merged") == 0
     assert export(lora_run, tmp_path / "beyond", "--extrapolation", "0.5") == 0
@@ -103,7 +103,9 @@ def test_weights_go_on_beyond_the_trained_ones(lora_run, tmp_path, model_dirs):
     whole = {"w": torch.tensor([1.0, 3.0])}
     assert _extrapolated("w", torch.tensor([1.0, 1.0]), whole["w"], 0.5).tolist() == [1.0, 4.0]
     assert _extrapolated("w", torch.tensor([1.0, 1.0]), whole["w"], 0.0) is whole["w"]
-    assert export(lora_run, tmp_path / "nowhere", "--extrapolation", "nan") == 2
+    for text in ("nan", "inf", "a third"):
+        assert export(lora_run, tmp_path / "nowhere", "--extrapolation", text) == 2
+        assert f"--extrapolation: {text!r} is no finite number; see `uniopd export" in last_error(capsys)
 
 
 def test_one_sentence_for_every_mistake(lora_run, tmp_path, capsys, model_dirs, new_model):

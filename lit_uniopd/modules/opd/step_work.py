@@ -81,19 +81,22 @@ class StepWork:
                 rows.setdefault(name, []).append(row)
         operations = 0
         for name in rows.keys() & self.teachers.keys():
-            routed = rollouts[rows[name]]
-            operations += self.teachers[name].forward(_passes(routed, module.teachers.lengths(routed.prompts)))
+            lengths = module.teachers.lengths([rollouts.prompts[row] for row in rows[name]])
+            operations += self.teachers[name].forward(_passes(rollouts, rows[name], lengths))
         return operations
 
 
-def _passes(rollouts: Rollouts, lengths: Sequence[int] | None = None) -> Passes:
+def _passes(rollouts: Rollouts, rows: Sequence[int] | None = None, lengths: Sequence[int] | None = None) -> Passes:
     """Every answer once, and every group's prompt.
 
     Args:
         rollouts: the answers.
-        lengths: tokens of each prompt as a teacher reads it; 0, and None for all: as the student does.
+        rows: of these answers; None: of all.
+        lengths: tokens of each of their prompts as a teacher reads it; 0, and None for all: as the student does.
     """
-    read = lengths or [0] * len(rollouts)
-    prompts = [length or len(tokens) for length, tokens in zip(read, rollouts.prompt_tokens, strict=True)]
-    groups = dict(zip(rollouts.group_B.tolist(), prompts, strict=True))
-    return Passes.over(groups.values(), list(zip(prompts, rollouts.lengths_B.tolist(), strict=True)))
+    rows = range(len(rollouts)) if rows is None else rows
+    groups, answers = rollouts.group_B.tolist(), rollouts.lengths_B.tolist()
+    read = lengths or [0] * len(rows)
+    prompts = [length or len(rollouts.prompt_tokens[row]) for row, length in zip(rows, read, strict=True)]
+    group_prompts = dict(zip((groups[row] for row in rows), prompts, strict=True))
+    return Passes.over(group_prompts.values(), [(p, answers[row]) for row, p in zip(rows, prompts, strict=True)])

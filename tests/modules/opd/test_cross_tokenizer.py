@@ -140,9 +140,9 @@ def test_pictures_are_refused(dirs):
 def test_the_plan_knows_the_teachers_own_prompts(dirs):
     """Its tokens for the same text are others, and more or fewer."""
     pool = TeacherPool({"default": TeacherArgs(path=dirs["other"], cross_tokenizer=True)})
-    prompts, own = questions(3), sentencepiece()
-    template: Any = own
+    prompts = questions(3)
+    tokenizer: Any = sentencepiece()
     longest = pool.longest_prompts(prompts, byte_level(), PolicyArgs(path=dirs["student"]))
-    text = template.apply_chat_template(list(prompts[0].messages), tokenize=False, add_generation_prompt=True)
-    assert longest == {"default": len(own(text, add_special_tokens=False).input_ids)}
+    text = tokenizer.apply_chat_template(list(prompts[0].messages), tokenize=False, add_generation_prompt=True)
+    assert longest == {"default": len(tokenizer(text, add_special_tokens=False).input_ids)}
     assert pool.lengths(prompts[:1]) == [longest["default"]]
