@@ -36,7 +36,7 @@ test-slow: install  ## those that take more: whole runs, kills, several ranks, n
 	@touch $@
 
 test-engines: .venv-engines/ready  ## rollouts by the real vLLM, on the CPU
-	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest tests/engines
+	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile tests/engines
 
 lint: install  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check .

@@ -136,7 +136,7 @@ def restored_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     environment = dict(os.environ)
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     yield
     random.setstate(python_state)
     np.random.set_state(numpy_state)

@@ -48,11 +48,10 @@ def read_tensorboard(directory: Path | str) -> LoggedRun:
 def read_wandb(directory: Path) -> LoggedRun:
     """From the file that an offline run keeps for `wandb sync`, and the media beside it."""
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    records = list(_wandb_records(file))
-    deadline = time.monotonic() + 10
-    while not records[-1].HasField("exit") and time.monotonic() < deadline:
-        time.sleep(0.1)  # W&B's own process writes it, and ends a little later than `finish`
-        records = list(_wandb_records(file))
+    deadline = time.monotonic() + 60
+    while not ((records := list(_wandb_records(file))) and records[-1].HasField("exit")):
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.1)  # W&B's own process writes it (at first nothing), and ends a little later than `finish`
     run = LoggedRun()
     for record in records:
         for item in record.config.update:

@@ -160,6 +160,9 @@ class TrackioAdapter(WandbAdapter):
     def text(self, tag: str, markdown: str, step: int) -> None:
         self.logger.log_metrics({tag: self.types.Markdown(markdown)}, step)
 
+    def view_command(self) -> str:
+        return f"{program('trackio', 'trackio')} show --project {shlex.quote(str(self.logger.name))}"
+
 
 class MLFlowAdapter(LoggerAdapter):
     """MLflow keeps texts as artifacts and pictures as its time-stepped images; it has no histograms."""
@@ -179,7 +182,7 @@ class MLFlowAdapter(LoggerAdapter):
         self.logger.log_hyperparams({name: value for name, value in flat.items() if name not in known})
 
     def view_command(self) -> str:
-        return f"mlflow ui --backend-store-uri {self.logger._tracking_uri}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.logger._tracking_uri)}"
 
 
 class FolderAdapter(LoggerAdapter):

@@ -67,22 +67,38 @@ def test_with_every_logger_a_run_goes_on_from_the_one_before(loggers, files, tmp
     runs_of([*files, *loggers], tmp_path)
 
 
+def file_of_the_docs(name: str) -> str:
+    """As docs/loggers.md shows it, written to where the run starts."""
+    page = (ROOT / "docs/loggers.md").read_text()
+    Path(name).write_text(page.partition(f'title="{name}"\n')[2].partition("```")[0])
+    return f"--config={name}"
+
+
 @pytest.mark.filterwarnings("ignore")  # of packages that are not ours
 def test_so_it_does_with_weights_and_biases(files, tmp_path):
     wandb = pytest.importorskip("wandb", reason="pip install wandb")
     try:
-        runs_of([*files, f"--trainer.logger={LIGHTNING}.WandbLogger", "--trainer.logger.offline=true"], tmp_path)
+        runs_of([*files, file_of_the_docs("wandb.yaml")], tmp_path)
     finally:
         wandb.finish()
+    assert list((tmp_path / "runs/wandb").glob("offline-run-*"))  # one: W&B has one run a process
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_so_it_does_with_mlflow(files, tmp_path, monkeypatch):
-    pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow = ["--trainer.logger.save_dir=mlruns"]
-    runs_of([*files, f"--trainer.logger={LIGHTNING}.MLFlowLogger", *mlflow], tmp_path)
-    assert (tmp_path / "mlruns").is_dir()
+def test_so_it_does_with_mlflow(files, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow")
+    pytest.importorskip("alembic", reason="mlflow-skinny needs sqlalchemy and alembic for a database of its own")
+    runs_of([*files, file_of_the_docs("mlflow.yaml")], tmp_path)
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    assert len(client.search_runs([client.get_experiment_by_name("mine").experiment_id])) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_so_it_does_with_trackio(files, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("trackio", reason="pip install trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    runs_of([*files, file_of_the_docs("trackio.yaml")], tmp_path)
+    assert "show --project mine" in capsys.readouterr().out
 
 
 def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

@@ -194,6 +194,7 @@ print(len(data.train_prompts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 """
 
 
+@pytest.mark.slow
 def test_rows_take_no_memory(tmp_path: Path):
     """200,000 rows of 500 bytes against 2,000: as Python objects they took 300 MB."""
     peaks = {}

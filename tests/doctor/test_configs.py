@@ -122,7 +122,13 @@ OF_THIS_DESK = re.compile(
 """Rightly said of 64 pairs whose chosen answers all score 4, and of models with few positions."""
 
 
-@pytest.mark.parametrize("line", RUNS)
+BEHIND_ANOTHER = re.compile(r"configs/quickstart\.yaml -c")
+"""Part of a config, behind a whole one: its screen differs from the whole one's by a few lines."""
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=[pytest.mark.slow] * bool(BEHIND_ANOTHER.search(line))) for line in RUNS]
+)
 def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     status, rows = screen_of(arguments_of(line, desk), capsys)
 
