@@ -1,5 +1,6 @@
 """Low-rank adapters: around a model, and merged into its weights."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,12 @@ from transformers import PreTrainedModel
 from lit_uniopd.distributed.sharding import weights_of
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import LoraArgs
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether a model is PEFT's. PEFT takes a second to import, and whoever made adapters has done so."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
 
 
 def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str, without: Sequence[str] = ()) -> nn.Module:

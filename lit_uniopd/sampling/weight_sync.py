@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.chat_template import EncodedPrompt
-from lit_uniopd.policy.lora import merged_state
+from lit_uniopd.policy.lora import has_adapters, merged_state
 from lit_uniopd.policy.multimodal import tower_parameters
 from lit_uniopd.sampling.args import Sync
 from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, prompt_logps_of, route_of, server_prompt
@@ -158,9 +157,9 @@ class WeightSync:
     # --- the servers ---
 
     def _is_adapter(self, model: nn.Module) -> bool:
-        if self.sync == "adapter" and not isinstance(model, PeftModel):
+        if self.sync == "adapter" and not has_adapters(model):
             raise UserError("sampling.server.sync adapter needs a student with adapters; set its lora, or sync reload.")
-        return self.sync == "adapter" or (self.sync == "auto" and isinstance(model, PeftModel))
+        return self.sync == "adapter" or (self.sync == "auto" and has_adapters(model))
 
     def _has_weights(self, url: str, adapter: bool, record: dict[str, Any]) -> bool:
         if adapter:
