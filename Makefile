@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test test-slow test-engines lint format notebooks docs bench lab preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-slow test-engines lint format notebooks docs bench lab lab-questions preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -62,6 +62,10 @@ lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45
 	$(BIN)/python -m benchmarks.lab.run
 	$(BIN)/python -m benchmarks.lab.report
 	$(BIN)/python -m benchmarks.lab.charts
+
+lab-questions: install  ## the laboratory's primary questions on 20 seeds of their own; goes on where it stopped
+	$(BIN)/python -m benchmarks.lab.run --questions
+	$(BIN)/python -m benchmarks.lab.questions
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.lab.report import T975
+from scipy.stats import t as student_t
+
 from benchmarks.svg import Axis, Drawing, write
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -55,7 +56,7 @@ def difference(cell: str) -> Estimate:
 def spread(cell: str) -> Estimate:
     """Of a cell such as ``26.0% (sd 2.1%)``: the mean's interval, by Student's t over the seeds."""
     mean, deviation = (float(number) for number in re.findall(r"\d+\.\d+", cell))
-    return Estimate(mean, T975[SEEDS - 1] * deviation / SEEDS**0.5)
+    return Estimate(mean, float(student_t.ppf(0.975, SEEDS - 1)) * deviation / SEEDS**0.5)
 
 
 def _head(drawing: Drawing, message: str, measure: str) -> None:

@@ -29,10 +29,20 @@ class Cell:
         return next((match[1] for arg in self.args if (match := MATCH.match(arg))), None)
 
     @property
+    def texts(self) -> list[str]:
+        """Those of its configs."""
+        files = [arg for arg in self.args if arg.endswith(".yaml")]
+        return [Path(file).read_text() for file in ("configs/lab/base.yaml", *files)]
+
+    @property
+    def models(self) -> set[str]:
+        """Those that it takes of the playground."""
+        return set(re.findall(r"playground:(\w*(?:student|teacher))\b", " ".join((*self.texts, *self.args))))
+
+    @property
     def key(self) -> str:
         """Changes with anything that changes the run, so that no result of another config is taken for this one's."""
-        files = [arg for arg in self.args if arg.endswith(".yaml")]
-        texts = [Path(file).read_text() for file in ("configs/lab/base.yaml", *files)]
+        texts = self.texts
         return hashlib.sha256(json.dumps([self.setting, self.arm, self.seed, self.args, texts]).encode()).hexdigest()[
             :16
         ]

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.grid import Grid
+from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.run import read_results
 
 PAGE, FIGURES = Path("docs/laboratory.md"), Path("docs/figures")
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t, two-sided 95 %, by degrees of freedom."""
-
 CONTRASTS = (
     ("uni_opd", "without_offline"),
     ("mask_for_shift", "without_calibration"),
@@ -68,13 +66,6 @@ def base_of(arm: str) -> str:
     """The arm that another is compared with: plain distillation with as many answers per prompt, or rollouts."""
     size = re.search(r"_(n\d+|long)$", arm)
     return "opd" + (size[0] if size else "")
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval (Student's t)."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.nan
-    return statistics.fmean(values), T975[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
 
 
 def paired(results: Results, setting: str, arm: str, base: str, metric: str) -> list[float]:

@@ -1,6 +1,7 @@
 """Run every cell of the grid that has no result yet, a few at a time.
 
     python -m benchmarks.lab.run                       # all settings, or: --settings unreliable --workers 2
+    python -m benchmarks.lab.run --questions           # the primary questions, on seeds of their own
 
 Each run's result is a line in runs/lab/results.jsonl as soon as the run is done; a killed laboratory goes on from
 there.
@@ -14,7 +15,9 @@ import re
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +47,32 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", help="only these settings of the grid")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--seeds", nargs="*", type=int, help="instead of the grid's")
+    parser.add_argument("--questions", action="store_true", help="the runs of configs/lab/questions.yaml instead")
     options = parser.parse_args()
     grid = Grid.read()
     if options.seeds:
         grid = Grid(options.seeds, grid.arms, grid.settings)
-    results = read_results()
     cells = [cell for setting in options.settings or grid.settings for cell in grid.cells(setting)]
+    if options.questions:
+        from benchmarks.lab.questions import Family
+
+        cells = Family.read().cells()
+    results = read_results()
     waiting = [cell for cell in cells if cell.key not in results]
     print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them done", flush=True)
     start, done = time.monotonic(), 0
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        students = {(cell.seed, *grid.student(cell.setting)) for cell in waiting}
-        for seed in pool.map(prepare, sorted(students)):
+        for seed in pool.map(prepare, groups_of(waiting, grid)):
             print(f"seed {seed}: models, prompts and pass counts are there", flush=True)
         running: dict[Future, Cell] = {}
         while waiting or running:
             while waiting and len(running) < options.workers:
-                cell = next((c for c in waiting if c.needs is None or _matched(c, grid, results) is not None), None)
+                cell = next((c for c in waiting if c.needs is None or _matched(c, cells, results) is not None), None)
                 if cell is None:
                     break
                 waiting.remove(cell)
                 counts = _difficulty(cell.seed, grid.student(cell.setting)[0])
-                running[pool.submit(run_cell, cell, counts, _matched(cell, grid, results))] = cell
+                running[pool.submit(run_cell, cell, counts, _matched(cell, cells, results))] = cell
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 cell = running.pop(future)
@@ -92,25 +99,49 @@ def read_results() -> dict[str, dict[str, Any]]:
     return results
 
 
-def _matched(cell: Cell, grid: Grid, results: dict[str, dict[str, Any]]) -> float | None:
+def _matched(cell: Cell, cells: Sequence[Cell], results: dict[str, dict[str, Any]]) -> float | None:
     """How far the arm that the cell is matched to moved margins, once it is done."""
-    for match in grid.cells(cell.setting):
-        if (match.arm, match.seed) == (cell.needs, cell.seed) and match.key in results:
+    for match in cells:
+        if (match.setting, match.arm, match.seed) == (cell.setting, cell.needs, cell.seed) and match.key in results:
             return results[match.key]["moved"]
     return None
 
 
-def prepare(student_of_seed: tuple[int, str, tuple[str, ...]]) -> int:
-    """Build the models of a seed and measure its student's pass counts, before runs need them; the seed."""
-    seed, student, prompts = student_of_seed
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What the cells of a seed and a student need before they run."""
+
+    seed: int
+    student: str
+    models: tuple[str, ...]
+    """Of the playground."""
+    counted: tuple[str, ...]
+    """Splits on which the student's pass counts are measured, if a cell takes them."""
+
+
+def groups_of(cells: Sequence[Cell], grid: Grid) -> list[Preparation]:
+    """One preparation for each seed and student."""
+    groups: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.seed, grid.student(cell.setting)[0]), []).append(cell)
+    preparations = []
+    for (seed, student), members in sorted(groups.items()):
+        models = sorted({student}.union(*(cell.models for cell in members)))
+        counted = {s for c in members if "{difficulty}" in c.args for s in grid.student(c.setting)[1]}
+        preparations.append(Preparation(seed, student, tuple(models), tuple(sorted(counted))))
+    return preparations
+
+
+def prepare(group: Preparation) -> int:
+    """Build models and measure the student's pass counts, before runs need them; the seed."""
+    seed, student = group.seed, group.student
     from lit_uniopd.cli import main as uniopd
     from lit_uniopd.playground.locate import locate
-    from lit_uniopd.playground.variants import VARIANTS
 
     with quiet(ROOT / f"prepare-{student}-seed{seed}.log"):
-        for name in (student, *VARIANTS):
+        for name in group.models:
             locate(name, seed=seed)
-        for split in prompts:
+        for split in group.counted:
             uniopd(
                 [
                     *("predict", "-c", "configs/uni_opd/difficulty.yaml", "-c", "configs/trainer/cpu.yaml"),

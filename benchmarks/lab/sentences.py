@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.lab.report import fill, interval, signed
+from benchmarks.lab.paired_tests import interval
+from benchmarks.lab.report import fill, signed
 from benchmarks.lab.run import quiet
 from callbacks import HallucinationDiagnostics
 from datamodules import PreferenceDataModule, SentencePairDataModule

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import report, run
+from benchmarks.lab import paired_tests, report, run
 from benchmarks.lab.grid import Cell, Grid
 from lit_uniopd.cli import main
 
@@ -72,9 +72,9 @@ def test_differences_are_paired_by_seed():
     assert report.paired(results, "s", "shift", "opd", "final") == pytest.approx([0.1] * 3)
     row = report.table("s", ["opd", "shift"], results).splitlines()[3]
     assert "**+0.100** ± 0.000" in row  # though the seeds themselves differ by .8
-    mean, half = report.interval([1.0, 2.0, 3.0])
+    mean, half = paired_tests.interval([1.0, 2.0, 3.0])
     assert (mean, half) == (2.0, pytest.approx(4.303 / math.sqrt(3), rel=1e-3))
-    assert math.isnan(report.interval([1.0])[1])
+    assert math.isnan(paired_tests.interval([1.0])[1])
 
 
 def test_arms_with_other_group_sizes_have_plain_arms_of_their_own():
