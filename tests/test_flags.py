@@ -28,8 +28,8 @@ PACKAGES = ("lit_uniopd", "callbacks", "datamodules")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "configs/**/*.yaml", "notebooks/*.ipynb")
 OTHERS = {"sandbox/backends.py", "benchmarks/report/summary.py", "cli/next_commands.py"}
 """Files whose options are those of other programs: bubblewrap, git and Jupyter."""
-ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy"}
-"""Flags of a benchmark script, of TensorBoard, of llama.cpp, of another project's evaluator, and of a parser that nobody types to."""
+ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy", "project"}
+"""Flags of a benchmark script, TensorBoard, llama.cpp, another project's evaluator, a parser that nobody types to, Trackio."""
 INSIDE = {
     "model.teachers.NAME": (TeacherArgs,),
     "model.optimizer": (torch.optim.AdamW,),
