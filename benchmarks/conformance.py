@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lit_uniopd.functional import dpo_loss, hinge_loss, opd_loss
+from lit_uniopd.functional import divergence, dpo_loss, hinge_loss, opd_loss, robust_dpo_loss, simpo_loss
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.rewards.boxes import boxed_answer
 from lit_uniopd.utils.jsonl import numbered_lines
@@ -28,10 +28,21 @@ PAGE = ROOT / "docs" / "conformance.md"
 BEGIN, END = "<!-- suites: python -m benchmarks.conformance -->\n", "<!-- end of suites -->"
 FUNCTIONS = {
     "boxed_answer": boxed_answer,
-    "dpo_loss": lambda **arguments: dpo_loss(**arguments).per_pair,
-    "hinge_loss": lambda **arguments: hinge_loss(**arguments).per_pair,
+    "jsd": lambda **arguments: _jsd(**arguments),
+    **{
+        loss.__name__: lambda loss=loss, **arguments: loss(**arguments).per_pair
+        for loss in (dpo_loss, hinge_loss, robust_dpo_loss, simpo_loss)
+    },
     "opd_loss": lambda **arguments: opd_loss(**arguments).loss,
 }
+
+
+def _jsd(student_logits: torch.Tensor, teacher_logits: torch.Tensor, beta: float) -> torch.Tensor:
+    """Of logits ``[N, V]``: the identity as hidden states makes them the output projection."""
+    count = len(student_logits)
+    hidden = torch.eye(count)[None]
+    mask = torch.ones(1, count, dtype=torch.bool)
+    return divergence(hidden, hidden, student_logits.T, teacher_logits.T, mask, kind="jsd", beta=beta)[0]
 
 
 @dataclass(frozen=True, eq=False)

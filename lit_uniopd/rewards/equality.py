@@ -34,7 +34,7 @@ def equal_evalplus(expected: Any, actual: Any, atol: float = 0.0) -> bool:
         actual: what the program returned.
         atol: the task's own absolute tolerance, for whatever is made of numbers; 0: none.
     """
-    if _equal(expected, actual, tuple_for_list=False):
+    if _equal(expected, actual):
         return True
     if isinstance(actual, Foreign) or type(actual) is not type(expected) or not (atol or _is_floats(expected)):
         return False
@@ -43,8 +43,11 @@ def equal_evalplus(expected: Any, actual: Any, atol: float = 0.0) -> bool:
 
 
 def equal_lcb(expected: Any, actual: Any) -> bool:
-    """Equality as LiveCodeBench defines it for functions: ``==``, but a tuple may stand for an expected list."""
-    return _equal(expected, actual, tuple_for_list=True)
+    """Equality as LiveCodeBench defines it for functions: ``==``, but a tuple may be returned for an expected list.
+
+    Only the result itself: a tuple inside of it is no list.
+    """
+    return _equal(expected, list(actual) if type(actual) is tuple and type(expected) is list else actual)
 
 
 def equal_stdio(expected: str, actual: str) -> bool:
@@ -62,7 +65,7 @@ def equal_stdio(expected: str, actual: str) -> bool:
 _DIFFERENT = (False, True)
 
 
-def _equal(expected: Any, actual: Any, *, tuple_for_list: bool) -> bool:
+def _equal(expected: Any, actual: Any) -> bool:
     if isinstance(actual, Foreign):
         if actual.kind == "array":
             shape = _shape(actual.value)
@@ -72,17 +75,16 @@ def _equal(expected: Any, actual: Any, *, tuple_for_list: bool) -> bool:
         elif actual.kind in _FORMATS and type(expected) is float:
             expected = _rounded(expected, _FORMATS[actual.kind])
         actual = actual.value
-    return all(not _is_nan(a) and not _is_nan(b) and a == b for a, b in _pairs(expected, actual, tuple_for_list))
+    return all(not _is_nan(a) and not _is_nan(b) and a == b for a, b in _pairs(expected, actual))
 
 
-def _pairs(expected: Any, actual: Any, tuple_for_list: bool) -> Iterator[tuple[Any, Any]]:
+def _pairs(expected: Any, actual: Any) -> Iterator[tuple[Any, Any]]:
     """The pairs of leaves to compare; at the first difference in structure, a pair that is never equal."""
     stack = [(expected, actual)]
     while stack:
         a, b = stack.pop()
         if type(a) in (list, tuple):
-            same_kind = type(a) is type(b) or (tuple_for_list and type(a) is list and type(b) is tuple)
-            if not same_kind or len(a) != len(b):
+            if type(a) is not type(b) or len(a) != len(b):
                 yield _DIFFERENT
                 return
             stack.extend(zip(a, b, strict=True))

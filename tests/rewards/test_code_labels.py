@@ -24,6 +24,7 @@ KEYS = {"fn_name": "swap", "inputs": ['{"1": 2, "3": 4}'], "outputs": ['{"2": 1,
 SWAP = "def swap(d):\n    return {v: k for k, v in d.items()}"
 WRAPPED = {"fn_name": "ends", "inputs": ["[4, 5, 6]"], "outputs": ["[[4, 6]]"]}  # the result in a list of its own
 ENDS = "def ends(xs):\n    return [xs[0], xs[-1]]"
+ROWS = {"fn_name": "rows", "inputs": ["[1, 2]"], "outputs": ["[[1, 1], [2, 2]]"]}
 SEARCH = {"fn_name": "search", "inputs": ["[7, 8]\n8"], "outputs": ["1"]}  # also a name of re
 EMPTY = {"fn_name": None, **STDIN}  # Arrow gives every label all keys
 
@@ -40,6 +41,7 @@ EMPTY = {"fn_name": None, **STDIN}  # Arrow gives every label all keys
         (KEYS, SWAP, "def swap(d):\n    return d"),
         (WRAPPED, ENDS, ENDS.replace("-1", "1")),
         (WRAPPED, "def ends(xs):\n    return [[xs[0], xs[-1]]]", "def ends(xs):\n    return 4"),
+        (ROWS, "def rows(xs):\n    return [(x, x) for x in xs]", "def rows(xs):\n    return [(x, [(x,)]) for x in xs]"),
         (SEARCH, "def search(xs, x):\n    return xs.index(x)", "def find(xs, x):\n    return 1"),
         ({"tests": [{"stdin": "1", "stdout": "1"}]}, "print(input())", "print(2)"),  # our own form
         (

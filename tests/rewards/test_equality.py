@@ -96,9 +96,9 @@ def test_long_output_is_not_taken_apart():
 
 @pytest.mark.parametrize(
     ("expected", "actual", "equal"),
-    [([1, 2], (1, 2), True), ([[1]], ((1,),), True), ((1,), [1], False), ([1], [1.0], True), (0.3, 0.1 + 0.2, False),
+    [([1, 2], (1, 2), True), ([[1]], ([1],), True), ([[1]], ((1,),), False), ((1,), [1], False), ([1], [1.0], True), (0.3, 0.1 + 0.2, False),
      (True, 1, True), ("a", "a", True), ([1], [2], False), ([1], {1}, False), (None, None, True), (NAN, NAN, False),
-     ([], (), True), ([[1, 2], [3]], [(1, 2), [3]], True), ({"a": [1]}, {"a": (1,)}, True), ("1", 1, False)],
+     ([], (), True), ([[1, 2], [3]], [(1, 2), [3]], False), ({"a": [1]}, {"a": (1,)}, False), ("1", 1, False)],
 )  # fmt: skip
 def test_lcb(expected, actual, equal):
     assert equal_lcb(expected, actual) is equal
