@@ -54,7 +54,7 @@ class PairReport:
     long_prompts: int
     """Dropped: the prompt is longer than ``max_prompt_tokens``, or leaves no room for an answer in ``max_length``."""
     identical: int
-    """Dropped: both answers are the same, or are so after the cut to ``max_length``."""
+    """Dropped: both answers are the same tokens, or are so after the cut to ``max_length``."""
     empty: int
     """Dropped: an answer has no token."""
     cut: int
@@ -70,7 +70,7 @@ class PairReport:
         notes = [f"{self.rows} rows"]
         notes += [f"{count} dropped since {reason}" for reason, count in self.unusable.items()]
         notes += [f"{self.long_prompts} dropped for too long prompts"] if self.long_prompts else []
-        notes += [f"{self.identical} dropped for identical answers"] if self.identical else []
+        notes += [f"{self.identical} dropped for answers of the same tokens"] if self.identical else []
         notes += [f"{self.empty} dropped for an empty answer"] if self.empty else []
         notes += [f"{self.cut} answers cut to max_length"] if self.cut else []
         notes += [f"{self.only_end} answers empty but for their end"] if self.only_end else []

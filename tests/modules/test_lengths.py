@@ -128,5 +128,11 @@ def test_sources_that_lose_rows_or_ends():
         return [objection.message for objection in source_objections(reports)]
 
     assert said() == said(long_prompts=10) == said(cut=20) == []
-    assert said(identical=8, empty=4)[0].startswith("train loses 12% of its rows: ")
+    useless, long, both = (
+        said(**counts)[0]
+        for counts in ({"identical": 8, "empty": 4}, {"long_prompts": 12}, {"long_prompts": 6, "empty": 6})
+    )
+    assert all(message.startswith("train loses 12% of its rows: ") for message in (useless, long, both))
+    assert ["--data.max_prompt_tokens" in message for message in (useless, long, both)] == [False, True, True]
+    assert ["uniopd data show" in message for message in (useless, long, both)] == [True, False, True]
     assert said(cut=40)[0].startswith("train has 20% of its answers cut by max_length")
