@@ -320,6 +320,7 @@ PUT_TOGETHER = {
     "lit_uniopd/memory/suggestions.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",
     "lit_uniopd/policy/loading.py": "one of five remedies, of which the tests above have two",
     "lit_uniopd/utils/objections.py": "the sentence of an Objection, which is looked at where that is made",
+    "lit_uniopd/modules/lossy_sources.py": "the remedy is that of the reason for which rows are lost (tests/modules/test_lengths.py)",
     "lit_uniopd/teachers/remote.py": "one of the complaints of lit_uniopd/utils/http.py, behind the flag",
 }
 """Files in which a message is more than what stands in the call, and where it is looked at instead."""
