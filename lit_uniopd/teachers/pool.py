@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
@@ -17,17 +16,16 @@ from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, SelfTeacher, StudentAverage, TeacherArgs
 from lit_uniopd.teachers.answer_alignment import AnswerAligner
-from lit_uniopd.teachers.base import Teacher, TeacherPass, encode_each
-from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions, shares_of
+from lit_uniopd.teachers.base import Scorer, Teacher, TeacherPass, encode_each
+from lit_uniopd.teachers.log_linear import LogLinearMixture
+from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions
+from lit_uniopd.teachers.routing import Routing
 from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed, scores
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
-
-DEFAULT = "default"
-"""A teacher of this name takes every prompt that names no teacher and whose domain has none of its own."""
 
 
 class TeacherPool:
@@ -45,21 +43,22 @@ class TeacherPool:
 
     Attributes:
         args: of those that are models.
-        mixtures: name -> shares of those that it is made of.
+        routing: from a prompt to the name of its teacher.
         failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
     def __init__(self, args: Mapping[str, PolicyArgs | None], *, top_k: int = 0) -> None:
         given = {name: teacher for name, teacher in args.items() if teacher is not None}
         checked = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
-        self.args = {name: teacher for name, teacher in checked.items() if teacher.mixture is None}
-        self.mixtures = {
-            name: shares_of(name, teacher.mixture, self.args)
-            for name, teacher in checked.items()
-            if teacher.mixture is not None
-        }
+        self.routing = Routing(checked)
+        self.args = self.routing.models
         self.failures: Counter[str] = Counter()
         self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
+        self._log_linear = {
+            name: LogLinearMixture.of(name, [self._teachers[part] for part in mixture.shares], mixture.shares.values())
+            for name, mixture in self.routing.mixtures.items()
+            if mixture.kind == "log_linear" and len(mixture.shares) > 1
+        }
         self._cached: Counter[bool] = Counter()
         self._checked = False
         for teacher in self.remote.values():
@@ -79,11 +78,21 @@ class TeacherPool:
     @property
     def names(self) -> list[str]:
         """Of all that a prompt may be routed to, models first."""
-        return [*self.args, *self.mixtures]
+        return self.routing.names
 
     def shares(self, name: str) -> Mapping[str, float]:
         """The models that a teacher is made of and their shares: itself, or those of the mixture."""
-        return self.mixtures.get(name, {name: 1.0})
+        return self.routing.made_of(name).shares
+
+    def _asked(self, prompt: Prompt) -> Mapping[str, float]:
+        """Those that score the answers to a prompt, and their shares in the mean of what they say."""
+        name = self.route(prompt)
+        return {name: 1.0} if name in self._log_linear else self.shares(name)
+
+    @property
+    def _scorers(self) -> dict[str, Scorer]:
+        """All that answers may be given to; in the same order on every rank."""
+        return {**self._teachers, **self._log_linear}
 
     def __getitem__(self, name: str) -> Policy:
         """The teacher's model, on the device; teachers that only visit the device make room for it.
@@ -133,26 +142,12 @@ class TeacherPool:
         return {name: teacher.aligner for name, teacher in self._teachers.items() if teacher.aligner is not None}
 
     def route(self, prompt: Prompt) -> str:
-        """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
-
-        Raises:
-            UserError: if there is no such teacher. A fallback would distil the wrong model without a word.
-        """
-        for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
-            if name in self.args or name in self.mixtures:
-                return name
-        route = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
-        raise UserError(
-            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.names)}; add a teacher "
-            f"of that name, or one called '{DEFAULT}'."
-        )
+        """Name of the teacher for a prompt; see ``Routing``."""
+        return self.routing(prompt)
 
     def routes(self, prompts: Iterable[Prompt]) -> Counter[str]:
         """How many prompts each teacher scores, by itself or in a mixture; checks every route."""
-        counts = Counter(self.route(prompt) for prompt in prompts)
-        for name, shares in self.mixtures.items():
-            counts.update(dict.fromkeys(shares, counts[name]))
-        return counts
+        return self.routing.count(prompts)
 
     def learn_rows(self, prompts: Sequence[Prompt], seed: int) -> None:
         """Give the training rows to the teachers that read some of them (``Reading.learn_rows``)."""
@@ -180,12 +175,13 @@ class TeacherPool:
 
     def passes(self, name: str, prompts: Iterable[Prompt]) -> list[TeacherPass]:
         """What a loss over whole distributions needs of a teacher, with its weights on the device."""
-        prompts, shares = list(prompts), self.shares(name)
+        prompts, mixture = list(prompts), self.routing.made_of(name)
         passes = []
-        for part, share in shares.items():
+        for part, share in mixture.shares.items():
             # Of several, all are on the device; one alone may have to be brought there.
-            policy = self[part] if len(shares) == 1 else self._teachers[part].policy
-            passes.append(TeacherPass(policy, self.encode(part, prompts), self._teachers[part].in_place, share))
+            policy = self[part] if len(mixture.shares) == 1 else self._teachers[part].policy
+            in_place = self._teachers[part].in_place
+            passes.append(TeacherPass(policy, self.encode(part, prompts), in_place, share, mixture.kind))
         return passes
 
     def longest_prompts(
@@ -247,8 +243,8 @@ class TeacherPool:
         """
         for teacher in self._teachers.values():
             refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
-        for name, shares in self.mixtures.items():
-            refuse_mixture(name, [self._teachers[part] for part in shares], loss, writer=writer)
+        for name, mixture in self.routing.mixtures.items():
+            refuse_mixture(name, [self._teachers[part] for part in mixture.shares], loss, writer=writer)
         for name in self.names if baseline != "none" else ():
             refuse_without_distributions(name, [self._teachers[part] for part in self.shares(name)], baseline)
 
@@ -324,9 +320,9 @@ class TeacherPool:
         """
         self.failures, self._cached, rollouts.scored_BT = Counter(), Counter(), rollouts.mask_BT.clone()
         by_teacher = self._by_teacher(rollouts.prompts)
-        answers = {n: ScoredAnswers(teacher, rollouts, self.failures) for n, teacher in self._teachers.items()}
+        answers = {n: ScoredAnswers(scorer, rollouts, self.failures) for n, scorer in self._scorers.items()}
         with progress_bar(sum(map(len, by_teacher.values())), "scoring answers", unit="answer") as bar:
-            for name, teacher in self._teachers.items():
+            for name, teacher in self._scorers.items():
                 rows = answers[name].readable(by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     routed = rollouts[rows]
@@ -334,10 +330,10 @@ class TeacherPool:
                         answers[name].store(scored, rows)
                         bar.update(len(scored.rows))
                         poll()
-                        if self.args[name].placement == "disk_cache":
+                        if all(self.args[part].placement == "disk_cache" for part in self.shares(name)):
                             self._cached[scored.cached] += len(scored.rows)
                 teacher.send_away()
-        logps_BT, ok_B = mixed(answers, [self.shares(self.route(prompt)) for prompt in rollouts.prompts], rollouts)
+        logps_BT, ok_B = mixed(answers, [self._asked(prompt) for prompt in rollouts.prompts], rollouts)
         if self.failures:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.failures.items()))
             log.warning("Teachers could not score %d of %d answers (%s).", (~ok_B).sum(), len(ok_B), reasons)
@@ -373,7 +369,7 @@ class TeacherPool:
         keys = range(len(prompts)) if keys is None else keys
         results = []
         for name, rows in self._by_teacher(prompts).items():
-            with self._teachers[name].gathered():
+            with self._scorers[name].gathered():
                 if rows:
                     routed, routed_keys = [prompts[row] for row in rows], [keys[row] for row in rows]
                     encoded = self.encode(name, routed)
@@ -389,10 +385,10 @@ class TeacherPool:
         return rollouts
 
     def _by_teacher(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        """Model -> the rows of its prompts, mixtures' too; the same models in the same order on every rank."""
-        rows: dict[str, list[int]] = {name: [] for name in self.args}
+        """Scorer -> the rows of its prompts, arithmetic mixtures' too; the same in the same order on every rank."""
+        rows: dict[str, list[int]] = {name: [] for name in self._scorers}
         for row, prompt in enumerate(prompts):
-            for name in self.shares(self.route(prompt)):
+            for name in self._asked(prompt):
                 rows[name].append(row)
         return rows
 

@@ -80,6 +80,33 @@ def shares_of(name: str, mixture: Mapping[str, float], models: Collection[str]) 
     return {part: weight / total for part, weight in mixture.items()}
 
 
+def refuse_log_linear(name: str, parts: Sequence[Teacher]) -> None:
+    """Refuse to mix log-linearly what has no whole distributions, or none of the mixture's on disk.
+
+    Args:
+        name: of the mixture.
+        parts: those that are mixed, at least two.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    flag = f"--model.teachers.{name}.mixture_kind log_linear"
+    if served := next((part for part in parts if part.args.placement == "http"), None):
+        raise UserError(
+            f"{flag} divides by a sum over the vocabulary at each token, and with --{served.flag}.placement http "
+            "servers name single tokens or the likeliest ones only; set mixture_kind arithmetic, or place "
+            f"{served.name} here."
+        )
+    cached = [part for part in parts if part.args.placement == "disk_cache"]
+    if cached and len(cached) < len(parts):
+        other = next(part for part in parts if part not in cached)
+        raise UserError(
+            f"{flag} has log-probs of its own, which are on disk if all of its teachers are, and --{cached[0].flag}."
+            f"placement is disk_cache and --{other.flag}.placement {other.args.placement}; set all of them to "
+            "disk_cache, or none: cpu_offload takes as little of the device."
+        )
+
+
 def refuse_mixture(name: str, parts: Sequence[Teacher], loss: str, *, writer: str) -> None:
     """Refuse what several teachers cannot do together, before anything is loaded.
 

@@ -47,6 +47,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
         teacher["gather"] = "whole"  # new since: that was the only way
         teacher["cross_tokenizer"] = False  # new since: it has the student's tokens
         teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
+        teacher["mixture_kind"] = "arithmetic"  # new since, and there is none
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun
     for callback in old["trainer"]["callbacks"]:
         if callback["class_path"] == "callbacks.BenchmarkEvaluation":
