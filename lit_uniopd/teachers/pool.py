@@ -18,7 +18,7 @@ from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, Self
 from lit_uniopd.teachers.answer_alignment import AnswerAligner
 from lit_uniopd.teachers.base import Scorer, Teacher, TeacherPass, encode_each
 from lit_uniopd.teachers.log_linear import LogLinearMixture
-from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions
+from lit_uniopd.teachers.refusals import refuse_all
 from lit_uniopd.teachers.routing import Routing
 from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed, scores
 from lit_uniopd.types import Prompt, Rollouts
@@ -229,24 +229,9 @@ class TeacherPool:
         writer: str = "student",
         baseline: str = "none",
     ) -> None:
-        """Refuse what a teacher cannot do in its placement, before anything is loaded.
-
-        Args:
-            temperature: of both sides.
-            loss: ``--model.loss.kind``.
-            direction: ``--model.loss.top_k_direction``.
-            writer: ``--model.writer``.
-            baseline: ``--model.advantage.baseline``.
-
-        Raises:
-            UserError: naming the flags.
-        """
-        for teacher in self._teachers.values():
-            refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
-        for name, mixture in self.routing.mixtures.items():
-            refuse_mixture(name, [self._teachers[part] for part in mixture.shares], loss, writer=writer)
-        for name in self.names if baseline != "none" else ():
-            refuse_without_distributions(name, [self._teachers[part] for part in self.shares(name)], baseline)
+        """Refuse what teachers cannot do in their placements or together; see ``refuse_all``."""
+        options = {"direction": direction, "writer": writer, "baseline": baseline}
+        refuse_all(self._teachers, self.routing, temperature, loss, **options)
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.

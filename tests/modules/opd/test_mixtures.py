@@ -138,6 +138,34 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, l
     assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
+@pytest.mark.parametrize("kind", ["sampled", "jsd"])
+def test_a_row_that_names_several_teachers_is_taught_by_their_mixture(model_dirs, tmp_path, kind):
+    """As by one that the config names; other rows have one teacher, by its name or by their domain."""
+    models = {n: t for n, t in teachers(model_dirs).items() if n != "default"}
+    named = models | {"even": TeacherArgs(mixture={"other": 2, "expert": 2}), "uneven": TeacherArgs(mixture=SHARES)}
+    in_rows: list[Any] = [{"expert": 1.0, "other": 1.0}, {"other": 0.25, "expert": 0.75}, "expert", None]
+    in_config = ["even", "uneven", "expert", None]
+    results = []
+    for rows, args in ((in_rows, models), (in_config, named)):
+        data = [replace(p, teacher=t, domain="other") for p, t in zip(prompts(4), rows, strict=True)]
+        model = module(model_dirs, teachers=args, optimizer=sgd, loss=LossArgs(kind=kind))
+        run = trainer(tmp_path, max_steps=1)
+        run.fit(model, Prompts(data))
+        results.append((model, run.callback_metrics))
+    (of_rows, logged), (of_config, expected) = results
+    assert all(torch.equal(a, b) for a, b in zip(*(weights(m).values() for m, _ in results), strict=True))
+    assert of_rows.teachers.names == ["expert", "other", "expert-other", "expert-0.75-other-0.25"]
+    labels = {"even": "expert-other", "uneven": "expert-0.75-other-0.25", "expert": "expert", "other": "other"}
+    for name, label in labels.items():
+        assert logged[f"teacher/{label}/kl"] == expected[f"teacher/{name}/kl"]
+    counts = of_config.teachers.routes(data)
+    assert counts == {"even": 1, "uneven": 1, "expert": 3, "other": 3}
+    save = tmp_path / "rollouts.pt"
+    assert of_rows.rollouts is not None
+    of_rows.rollouts.save(save)
+    assert Rollouts.load(save).prompts[0].teacher == of_rows.rollouts.prompts[0].teacher
+
+
 def scored(student: Policy, args: dict[str, TeacherArgs]) -> tuple[torch.Tensor, torch.Tensor, TeacherPool, Rollouts]:
     pool = TeacherPool(args)
     pool.load(student)
@@ -282,6 +310,26 @@ def test_what_cannot_be_done_together_is_refused(model_dirs, placement, loss, wr
         module(model_dirs, teachers=teachers(model_dirs, **placement), loss=LossArgs(kind=loss), writer=writer)
 
 
+@pytest.mark.parametrize(
+    ("placement", "loss", "writer", "message"),
+    [
+        ({"placement": "cpu_offload"}, "jsd", "student", r"all teachers of prompt 'p0' in one pass"),
+        ({}, "forward_kl", "teacher", r"prompt 'p0' has a mixture of 2"),
+        ({"cross_tokenizer": True}, "sampled", "student", r"Prompt 'p0' mixes distributions token by token"),
+    ],
+)
+def test_what_a_row_may_not_mix_is_refused_before_models_are_loaded(
+    model_dirs, tmp_path, placement, loss, writer, message
+):
+    """And the doctor says it too."""
+    models = {n: t for n, t in teachers(model_dirs, **placement).items() if n != "default"}
+    model = module(model_dirs, teachers=models, loss=LossArgs(kind=loss), writer=writer)
+    data = Prompts([replace(p, teacher={"expert": 1.0, "other": 1.0}) for p in prompts(2)])
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, max_steps=1).fit(model, data)
+    assert not model.teachers.loaded
+
+
 def test_servers_do_not_mix_their_likeliest_tokens(model_dirs):
     http: dict[str, Any] = {"placement": "http", "http": HttpArgs(["http://127.0.0.1:1"])}
     loss = LossArgs(kind="topk", top_k_direction="forward")
@@ -301,3 +349,20 @@ def test_doctor_viewer_and_evaluation_know_it(model_dirs, tmp_path):
     (file,) = tmp_path.glob("**/rollouts.jsonl")
     assert "yes " in file.read_text()
     assert '"teacher": "default"' in file.read_text()
+
+
+def test_doctor_and_viewer_know_what_rows_mix(model_dirs, tmp_path):
+    models = {n: t for n, t in teachers(model_dirs).items() if n != "default"}
+    data = Prompts([replace(p, teacher={"expert": 3.0, "other": 1.0}) for p in prompts(4)])
+    model = module(model_dirs, teachers=models)
+    findings = {f.name: f for f in run_all_checks(model, data)}
+    assert findings["teachers"].message.startswith("expert: 4 prompts, expert-0.75-other-0.25: 4 prompts, other: 4")
+    assert findings["self-test"].status == "green"
+    assert not [f for f in findings.values() if f.status == "red"]
+    wrong = Prompts([replace(p, teacher={"expert": 3.0, "othr": 1.0}) for p in prompts(4)])
+    findings = {f.name: f for f in run_all_checks(module(model_dirs, teachers=models), wrong) if f.status == "red"}
+    assert "did you mean other?" in findings["teachers"].message
+    run = trainer(tmp_path, max_steps=1, callbacks=[RolloutRecorder(every_n_steps=1)])
+    run.fit(module(model_dirs, teachers=models), data)
+    (file,) = tmp_path.glob("**/rollouts.jsonl")
+    assert '"teacher": "expert-0.75-other-0.25"' in file.read_text()
