@@ -55,6 +55,8 @@ class Prompt:
     """The system message that teachers read; None: that of the conversation, or of the teacher's options."""
     teacher_images: tuple[Any, ...] | None = None
     """The pictures that teachers see in the place of ``images``; None: those; empty: none."""
+    best_answer: str | None = None
+    """A right answer of the student's own to it, for teachers that read one; filled in anew in each step."""
 
     @property
     def teacher_label(self) -> str | None:

@@ -60,7 +60,11 @@ def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
     pool.learn_rows(case.train_prompts, module.seed)
     pool.load(case.policy)
     pool.to(case.device)
-    rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]
+    # None is graded here: another answer of the group stands for its best one, where the teacher reads that.
+    others = [rollouts.text[row ^ 1].strip() or None if pool.showing_best else None for row in range(len(rollouts))]
+    rollouts.prompts = [
+        replace(prompt, teacher=name, best_answer=other) for prompt, other in zip(rollouts.prompts, others, strict=True)
+    ]
     with case.trainer.precision_plugin.forward_context():
         teacher_BT, ok_B = pool.score(rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens)
     mask_BT = rollouts.scored_BT & ok_B[:, None]

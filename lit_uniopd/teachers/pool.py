@@ -154,6 +154,15 @@ class TeacherPool:
         for teacher in self._teachers.values():
             teacher.reading.learn_rows(prompts, seed)
 
+    def shows_best(self, prompt: Prompt) -> bool:
+        """Whether a teacher of a prompt reads a right answer of the student's own (``reads.template``)."""
+        return any(self._teachers[name].reading.shows_best for name in self.shares(self.route(prompt)))
+
+    @property
+    def showing_best(self) -> list[str]:
+        """Names of the models that read such an answer."""
+        return [name for name, teacher in self._teachers.items() if teacher.reading.shows_best]
+
     def reading(self, prompt: Prompt) -> Prompt:
         """A prompt as its teacher reads it; the same object, if that is as the student does.
 
@@ -185,7 +194,7 @@ class TeacherPool:
         return passes
 
     def longest_prompts(
-        self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs
+        self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs, answer: int = 0
     ) -> dict[str, int]:
         """Tokens of the longest prompt of each teacher that reads another than the student, as far as those of most
         characters tell; before anything is loaded.
@@ -194,7 +203,9 @@ class TeacherPool:
             prompts: each has a teacher.
             student_processor: tokenizer or processor of the student.
             student_args: of the student.
+            answer: tokens of the longest answer, which some read as well.
         """
+        prompts = [replace(p, best_answer="-") for p in prompts] if self.showing_best else prompts
         candidates: dict[str, list[tuple[int, int]]] = {}
         for i, prompt in enumerate(prompts):
             for name, read in self._unlike_readings(prompt).items():
@@ -203,6 +214,7 @@ class TeacherPool:
             self._teachers[name].processor_beside(student_processor, student_args)
         return {
             name: max(len(each.tokens) for each in self.encode(name, [prompts[i] for _, i in sorted(sizes)[:4]]))
+            + (answer if name in self.showing_best else 0)
             for name, sizes in candidates.items()
         }
 

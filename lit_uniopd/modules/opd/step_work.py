@@ -98,5 +98,9 @@ def _passes(rollouts: Rollouts, rows: Sequence[int] | None = None, lengths: Sequ
     groups, answers = rollouts.group_B.tolist(), rollouts.lengths_B.tolist()
     read = lengths or [0] * len(rows)
     prompts = [length or len(rollouts.prompt_tokens[row]) for row, length in zip(rows, read, strict=True)]
-    group_prompts = dict(zip((groups[row] for row in rows), prompts, strict=True))
-    return Passes.over(group_prompts.values(), [(p, answers[row]) for row, p in zip(rows, prompts, strict=True)])
+    # Once for each that its answers are read behind: a teacher that reads one of them reads another behind that.
+    group_prompts = {(groups[row], prompt) for row, prompt in zip(rows, prompts, strict=True)}
+    return Passes.over(
+        [prompt for _, prompt in sorted(group_prompts)],
+        [(p, answers[row]) for row, p in zip(rows, prompts, strict=True)],
+    )
