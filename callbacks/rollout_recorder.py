@@ -66,7 +66,7 @@ class RolloutRecorder(Callback):
                 teacher=routes[rows_of[group][0]],
                 why=why,
                 pieces=partial(token_pieces, pl_module.policy.tokenizer),
-                gap_threshold=pl_module.loss.gap_threshold if pl_module.loss.kind == "sampled" else None,
+                gap_threshold=pl_module.loss.gap_threshold if pl_module.phase.loss.kind == "sampled" else None,
                 max_tokens=self.max_tokens,
                 never_gap_masked_BT=spared_BT,
                 read=_reading(teachers, [rollouts.prompts[row] for row in rows_of[group]]) if teachers else None,

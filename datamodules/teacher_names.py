@@ -29,7 +29,9 @@ def teacher_of(cell: Any, where: str) -> str | dict[str, float] | None:
     elif isinstance(cell, list):
         pairs = [(name, 1.0) for name in cell]
     else:
-        raise UserError(f"{where} must name a teacher, a list of them, or their weights, not {type(cell).__name__}.")
+        raise UserError(
+            f"{where} holds a {type(cell).__name__}; write a teacher's name, a list of them, or their weights by name."
+        )
     if not all(isinstance(name, str) and name for name, _ in pairs):
         raise UserError(f"{where} must name teachers by texts, and has {cell}; mend it.")
     weights = {name: weight for name, weight in pairs if weight is not None}

@@ -150,7 +150,7 @@ class Reading:
             if BEST in values:
                 raise UserError(
                     f"Prompt {prompt.id!r} has a column {BEST!r}, and in {flag} that is the best answer of the "
-                    "student's own; call the column otherwise."
+                    "student's own; change the column's name."
                 )
             values[BEST] = prompt.best_answer or "-"  # whether there is one or not, the other fields must be there
         content = _fill(str(self.args.template), values, question, prompt.id, flag)

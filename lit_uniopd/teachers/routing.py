@@ -87,13 +87,13 @@ class Routing:
             if label in self.given and not _same(self.made_of(label), mixture):
                 raise UserError(
                     f"The teachers of prompt {prompt.id!r} are a mixture {label!r}, and --model.teachers has another "
-                    "teacher of that name; rename it."
+                    "teacher of that name; change that."
                 )
             if label not in self.names:
                 if len(self.names) - len(self.given) == MOST_MADE:
                     raise UserError(
                         f"The rows' teachers are more than {MOST_MADE} different mixtures, and each has curves and "
-                        "passes of its own; round the weights in the teacher column."
+                        "passes of its own; make them fewer by rounding the weights in the teacher column."
                     )
                 self.check(f"prompt {prompt.id!r}", mixture)
                 self.mixtures[label] = mixture

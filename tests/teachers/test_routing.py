@@ -35,7 +35,7 @@ def test_a_mixture_of_a_row_has_a_name_whatever_the_order_and_the_unit_of_its_we
     [
         ({"math": 1, "cod": 1}, r"'p1' has teacher 'cod' among several, .*only .*code.* \(did you mean code\?\); add"),
         ({"math": 1, "both": 1}, r"'both' among several, and --model\.teachers\.both\.mixture is a mixture already"),
-        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; rename it"),
+        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; change that"),
     ],
 )
 def test_what_rows_may_not_mix(teacher, message):
@@ -57,7 +57,9 @@ def test_as_many_mixtures_as_there_are_rows_are_refused():
     for i in range(1, 33):
         pool.route(row({"math": i, "code": 100}))
     pool.route(row({"math": 64, "code": 200}))  # as one before
-    with pytest.raises(UserError, match=r"more than 32 different mixtures, .*; round the weights"):
+    with pytest.raises(
+        UserError, match=r"more than 32 different mixtures, .*; make them fewer by rounding the weights"
+    ):
         pool.route(row({"math": 33, "code": 100}))
 
 

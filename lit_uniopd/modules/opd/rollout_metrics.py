@@ -38,7 +38,7 @@ def step_metrics(
     """
     teachers, domains, custom_graders = module.teachers, module.domains, module.custom_graders
     # Whether the student's answers come from an engine with kernels of its own.
-    own_kernels = module.writer == "student" and module.rollout_sampling.engine == "vllm"
+    own_kernels = module.phase.writer == "student" and module.phase.sampling.engine == "vllm"
     # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
     trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
     module.work.add(trained, module, rollouts, seconds)

@@ -26,9 +26,9 @@ def ask_teachers(module: Any, rollouts: Rollouts) -> Tensor | None:
     reference_BT: Tensor | None = None
     options: dict[str, Any] = {"temperature": module.temperature, "max_tokens": module.micro_batch_tokens}
     with module.timed("score"):
-        if module.writer == "teacher" or module.rollout_sampling.engine == "vllm":
+        if module.phase.writer == "teacher" or module.phase.sampling.engine == "vllm":
             rollouts.student_logps_BT = frozen_logps(module.policy, rollouts, **options)
-            check_drift(module, rollouts, module.rollout_sampling)
+            check_drift(module, rollouts, module.phase.sampling)
         if module.advantage.needs_reference:
             with module.policy.reference() as reference:
                 reference_BT = frozen_logps(reference, rollouts, **options)

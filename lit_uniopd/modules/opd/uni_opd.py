@@ -35,6 +35,7 @@ from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import update_batches
 from lit_uniopd.modules.opd.step_work import StepWork
 from lit_uniopd.modules.opd.teacher_scores import ask_teachers
+from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, refuse_warm_start
 from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
@@ -72,6 +73,7 @@ class UniOPD(PolicyModule):
         horizon: shorter answers for the first steps; null: of full length from the first on.
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
+        warm_start: teachers write for the first steps, and the student from then on; null: from the first step on.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
         micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
             share counted once: the memory lever.
@@ -100,6 +102,7 @@ class UniOPD(PolicyModule):
         advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
         horizon: HorizonArgs | None = None,
         writer: Literal["student", "teacher"] = "student",
+        warm_start: WarmStartArgs | None = None,
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
         max_teacher_failures: float = 0.1,
@@ -132,11 +135,15 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
         options: dict[str, Any] = {"direction": loss.top_k_direction, "baseline": advantage.baseline}
         self.teachers.refuse(sampling.temperature or 1.0, loss.kind, writer=writer, **options)
+        refuse_warm_start(warm_start, writer, self.teachers.args, self.teachers.routing)
         self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
         self.horizon = horizon
         self.writer = writer
+        self.warm_start = warm_start
+        self.phase = Phase(writer, sampling, loss)
+        """Of the step that is under way: of the warm start, or what follows it."""
         self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
@@ -218,8 +225,13 @@ class UniOPD(PolicyModule):
         refuse_or_warn(too_many_updates(self.updates_per_rollout, len(batch) * self.sampling.n))
         self.rollouts = None  # those of the step before
         scored = self.unfinished.take_up(self, batch, self.policy)
+        begun = self.global_step - (0 if scored is None else scored.done)
+        before, after = self.phase, Phase(self.writer, self.rollout_sampling, self.loss)
+        self.phase = after.at(self.warm_start, begun)
+        if before.writer == "teacher" and self.phase.writer == "student":
+            log.info("Step %d: the warm start is over, and the student writes.", begun)
         if scored is None:
-            with interruptible(self.trainer, gathers=self.writer == "teacher"):
+            with interruptible(self.trainer, gathers=self.phase.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
                 rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
@@ -236,8 +248,8 @@ class UniOPD(PolicyModule):
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        keys, sampling = group_ids(self, len(batch)), at_horizon(self.rollout_sampling, self.horizon, self.global_step)
-        write = write_answers if self.writer == "student" else self.teachers.write
+        keys, sampling = group_ids(self, len(batch)), at_horizon(self.phase.sampling, self.horizon, self.global_step)
+        write = write_answers if self.phase.writer == "student" else self.teachers.write
         with self.timed("rollout"):
             return write(self.policy, batch.prompts, sampling, seed=seed, keys=keys)
 
@@ -331,16 +343,17 @@ class UniOPD(PolicyModule):
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
-        teachers = None if self.loss.kind == "sampled" else self.teachers
+        teachers = None if self.phase.loss.kind == "sampled" else self.teachers
         return update_batches(self, self.policy, rollouts, rows, self.micro_batch_tokens, teachers)
 
     def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: WeightedMeans) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
-        if self.loss.kind == "sampled":
-            return sampled_loss(self.policy, rollouts, self.loss, **common)
+        loss = self.phase.loss
+        if loss.kind == "sampled":
+            return sampled_loss(self.policy, rollouts, loss, **common)
         passes = self.teachers.passes(teacher, rollouts.prompts) if teacher else ()
-        return divergence_loss(self.policy, passes, rollouts, self.loss, **common)
+        return divergence_loss(self.policy, passes, rollouts, loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""

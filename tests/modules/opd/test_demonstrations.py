@@ -222,5 +222,5 @@ def test_columns_of_the_template_are_asked_for_before_any_answer_is_right():
     hinted = replace(prompt, row={"hint": "add"})
     assert reading(hinted) is hinted
     assert reading(replace(hinted, best_answer="7")).messages[0]["content"] == "add 7 0="
-    with pytest.raises(UserError, match=r"'p0' has a column 'best_answer', .*; call the column otherwise"):
+    with pytest.raises(UserError, match=r"'p0' has a column 'best_answer', .*; change the column's name"):
         reading(replace(hinted, row={"hint": "add", "best_answer": "mine"}))
