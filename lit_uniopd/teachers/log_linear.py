@@ -31,8 +31,6 @@ class LogLinearMixture:
         shares: of each, 1 together.
     """
 
-    aligner = None
-
     def __init__(self, name: str, teachers: Sequence[LocalTeacher], shares: Sequence[float]) -> None:
         self.name, self.teachers, self.shares = name, teachers, shares
         self._cache: LogpCache | None = None

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lit_uniopd.functional.alignment import NONE, share_log_probs
 from lit_uniopd.functional.mixture import mixture_logps
 from lit_uniopd.teachers.answer_alignment import AlignedAnswer
-from lit_uniopd.teachers.base import Scored, Scorer
+from lit_uniopd.teachers.base import Scored, Scorer, Teacher
 from lit_uniopd.types import Rollouts
 
 
@@ -91,7 +91,7 @@ def scores(teacher: Scorer, rollouts: Rollouts, *, temperature: float, max_token
         max_tokens: token budget of one forward pass.
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}
-    if teacher.aligner is None:
+    if not isinstance(teacher, Teacher) or teacher.aligner is None:
         if len(rollouts) or teacher.by_layer:  # other ranks may have answers, and gather layers for them
             yield from teacher.score(rollouts, **options)  # type: ignore[arg-type]
         return

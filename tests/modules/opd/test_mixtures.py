@@ -205,11 +205,11 @@ def test_a_log_linear_mixture_may_visit_the_device_or_be_read_from_disk(model_di
         torch.testing.assert_close(expected_BT[row, :length].double(), logps_T, atol=1e-5, rtol=0)
     cached: dict[str, Any] = {"placement": "disk_cache", "cache": str(tmp_path)}
     moved: list[dict[str, Any]] = [{"placement": "cpu_offload"}, cached]
-    for options in moved:
+    for options, counts in zip(moved, (None, (0, 8)), strict=True):
         again_BT, ok_B, pool, _ = scored(student, teachers(model_dirs, mixture_kind="log_linear", **options))
         assert ok_B.all()
         torch.testing.assert_close(again_BT, expected_BT, atol=1e-6, rtol=0)
-    assert pool.cache_counts() == (0, 8)
+        assert pool.cache_counts() == counts
     monkeypatch.setattr(Policy, "load", lambda *args, **options: pytest.fail("a model was loaded"))
     again_BT, ok_B, pool, _ = scored(student, teachers(model_dirs, mixture_kind="log_linear", **cached))
     assert ok_B.all()

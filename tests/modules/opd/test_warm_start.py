@@ -25,7 +25,7 @@ class Writers(Callback):
         self.by_student: list[bool] = []
         self.logged: list[set[str]] = []
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         rollouts = pl_module.rollouts
         self.by_student.append(torch.allclose(rollouts.sampler_logps_BT, rollouts.student_logps_BT, atol=1e-4))
         self.logged.append(set(trainer.callback_metrics))
