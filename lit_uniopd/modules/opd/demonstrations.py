@@ -55,10 +55,13 @@ def add_demonstrations(means: WeightedMeans, rollouts: Rollouts, teachers: Teach
 
 
 def _right_answers(rollouts: Rollouts) -> Mapping[int, list[str]]:
-    """Texts of each group's right answers that have ended, the best first."""
+    """Texts of each group's right answers that have ended, the best first.
+
+    By their grades: plug-ins may change outcomes, and a rollout that is taken up again is to be read as before.
+    """
     lengths, right = rollouts.lengths_B.tolist(), dict[int, list[tuple[float, int, str]]]()
-    for row, (group, outcome) in enumerate(zip(rollouts.group_B.tolist(), rollouts.outcome_B.tolist(), strict=True)):
+    for row, (group, grade) in enumerate(zip(rollouts.group_B.tolist(), rollouts.grades, strict=True)):
         text = rollouts.text[row].strip()
-        if outcome == CORRECT and rollouts.finish[row] == "stop" and text:
-            right.setdefault(group, []).append((-rollouts.grades[row].score, lengths[row], text))
+        if grade.outcome == CORRECT and rollouts.finish[row] == "stop" and text:
+            right.setdefault(group, []).append((-grade.score, lengths[row], text))
     return {group: [text for *_, text in sorted(answers)] for group, answers in right.items()}

@@ -68,7 +68,7 @@ def rollouts_of(student: Policy, groups: list[list[tuple[str, int, float, str]]]
     answers = [answer for group in groups for answer in group]
     rollouts.text = [text for text, *_ in answers]
     rollouts.outcome_B = torch.tensor([outcome for _, outcome, *_ in answers])
-    rollouts.grades = [Grade(bool(outcome), score) for _, outcome, score, _ in answers]
+    rollouts.grades = [Grade(None if outcome < 0 else bool(outcome), score) for _, outcome, score, _ in answers]
     rollouts.finish = [finish for *_, finish in answers]  # type: ignore[misc]
     lengths = torch.tensor([len(text) for text in rollouts.text])
     rollouts.tokens_BT = torch.ones(len(answers), 9, dtype=torch.long)
@@ -164,6 +164,7 @@ def test_a_rollout_that_is_taken_up_again_is_read_as_before(model_dirs, tmp_path
     trainer(tmp_path, max_steps=1).fit(model, Prompts(data))
     rollouts = model.rollouts
     assert rollouts is not None
+    rollouts.outcome_B = 1 - rollouts.outcome_B  # as a plug-in may do that judges otherwise
     state = ScoredRollout(rollouts, [list(range(len(rollouts)))]).state(data)
     again = ScoredRollout.from_state(state, [data], model.policy, torch.device("cpu")).rollouts
     assert again.prompts != rollouts.prompts
