@@ -22,7 +22,6 @@ from lit_uniopd.functional.margin import (
     trajectory_returns,
 )
 from lit_uniopd.functional.mixture import (
-    MixtureKind,
     MixtureTerm,
     log_linear_logps,
     log_linear_token_logps,
@@ -46,7 +45,6 @@ from lit_uniopd.functional.preference import (
 
 __all__ = [
     "MarginResult",
-    "MixtureKind",
     "MixtureTerm",
     "OPDLoss",
     "OrderReport",

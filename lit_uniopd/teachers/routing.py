@@ -74,9 +74,10 @@ class Routing:
                 return name
         asked = prompt.domain if prompt.teacher is None else prompt.teacher
         route = f"{'domain' if prompt.teacher is None else 'teacher'} {asked!r}"
+        there = f"{', '.join(self.given)}{did_you_mean(asked, self.given)}"
         raise UserError(
-            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.given)}"
-            f"{did_you_mean(asked, self.given)}; add a teacher of that name, or one called '{DEFAULT}'."
+            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {there}; add a teacher of that name, or "
+            f"one called '{DEFAULT}'."
         )
 
     def _made_by(self, prompt: Prompt, weights: Mapping[str, float]) -> str:
@@ -103,9 +104,10 @@ class Routing:
     def _mixture_of(self, prompt: Prompt, weights: Mapping[str, float]) -> Mixture:
         for name in weights:
             if name not in self.given:
+                there = f"{', '.join(self.given)}{did_you_mean(name, self.given)}"
                 raise UserError(
-                    f"Prompt {prompt.id!r} has teacher {name!r} among several, but --model.teachers has only "
-                    f"{', '.join(self.given)}{did_you_mean(name, self.given)}; add it to them, or mend the row."
+                    f"Prompt {prompt.id!r} has teacher {name!r} among several, but --model.teachers has only {there}; "
+                    "add it to them, or mend the row."
                 )
             if name not in self.models:
                 raise UserError(

@@ -14,7 +14,7 @@ from tiny import Prompts, adam, module, prompts, sgd, trainer, weights
 from callbacks import RolloutRecorder
 from lit_uniopd.doctor import run_all_checks
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional import MixtureKind
+from lit_uniopd.functional.mixture import MixtureKind
 from lit_uniopd.memory import plan_memory
 from lit_uniopd.modules import LossArgs, UniOPD
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
