@@ -1,5 +1,6 @@
 """Some rollouts of a run with all their tokens, for `uniopd view`."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.step_interval import rollout_passes_multiple
+from lit_uniopd.teachers.pool import TeacherPool
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, rank_file
 from lit_uniopd.utils.lightning_internals import logged_step
 from lit_uniopd.utils.run_directory import run_directory
@@ -63,11 +66,16 @@ class RolloutRecorder(Callback):
                 teacher=routes[rows_of[group][0]],
                 why=why,
                 pieces=partial(token_pieces, pl_module.policy.tokenizer),
-                gap_threshold=pl_module.loss.gap_threshold if pl_module.loss.kind == "sampled" else None,
+                gap_threshold=pl_module.loss.gap_threshold if pl_module.phase.loss.kind == "sampled" else None,
                 max_tokens=self.max_tokens,
                 never_gap_masked_BT=spared_BT,
-                read=teachers.reading(rollouts.prompts[rows_of[group][0]]) if teachers else None,
+                read=_reading(teachers, [rollouts.prompts[row] for row in rows_of[group]]) if teachers else None,
             )
             for group, why in chosen_groups(rollouts, routes).items()
         ]
         append_lines(rank_file(path, trainer.global_rank), lines)
+
+
+def _reading(teachers: TeacherPool, prompts: Sequence[Prompt]) -> Prompt:
+    """What the teacher of a group has read; behind the first answer that it read another right one with, if any."""
+    return teachers.reading(next((prompt for prompt in prompts if prompt.best_answer is not None), prompts[0]))

@@ -89,7 +89,7 @@ def show_prompts(source: SourceArgs, args: ShowArgs, renderer: Renderer) -> Iter
     prompts = read_prompts(source, FLAG)
     yield _headline(source.path, len(prompts), prompts.unusable, "prompts")
     yield _counts("domains", Counter(prompt.domain for prompt in prompts))
-    yield _counts("teachers", Counter(prompt.teacher or f"{prompt.domain} (by domain)" for prompt in prompts))
+    yield _counts("teachers", Counter(prompt.teacher_label or f"{prompt.domain} (by domain)" for prompt in prompts))
     yield _counts("graders", Counter(prompt.grader or "none" for prompt in prompts))
     yield _counts("pictures in a row", Counter(str(len(prompt.images)) for prompt in prompts))
     yield from _lengths(prompts, args, renderer)
@@ -97,7 +97,8 @@ def show_prompts(source: SourceArgs, args: ShowArgs, renderer: Renderer) -> Iter
         yield from _golds(prompts, prompts.without_answer, graders)
         for number, prompt in enumerate(islice(prompts, args.rows), start=1):
             yield f"\n--- {number} of {len(prompts)}: {prompt.id}"
-            yield f"domain {prompt.domain}, teacher {prompt.teacher or 'by domain'}, grader {prompt.grader or 'none'}"
+            teacher = prompt.teacher_label or "by domain"
+            yield f"domain {prompt.domain}, teacher {teacher}, grader {prompt.grader or 'none'}"
             yield from _prompt_lines(prompt, renderer)
             yield f"gold: {_cut(str(prompt.gold))}"
             yield f"  {_verdict(prompt, graders)}"

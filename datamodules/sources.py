@@ -16,6 +16,7 @@ from datamodules.messages import has_images, messages_of, place_images, refuse_t
 from datamodules.picture_folder import PictureFolder
 from datamodules.rows import MadeOf, Row
 from datamodules.tables import TableArgs, read_rows
+from datamodules.teacher_names import teacher_of
 from datamodules.unique_ids import refuse_repeated_ids
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import is_custom, named_grader
@@ -53,7 +54,8 @@ class SourceArgs(TableArgs):
     domain_column: str | None = "domain"
     """Column of the domain: curves are split by it, and it routes to the teacher of the same name."""
     teacher_column: str | None = "teacher"
-    """Column of the name of the teacher that scores the row's answers."""
+    """Column of the name of the teacher that scores the row's answers; several are mixed: `[math, code]`, or with
+    weights `{math: 0.7, code: 0.3}`."""
     grader_column: str | None = "grader"
     """Column of the name of the row's grader, or of its dotted path."""
     images_column: str | None = "images"
@@ -67,8 +69,9 @@ class SourceArgs(TableArgs):
     """Column of the pictures that the row's teacher sees in the place of the row's; an empty list: none."""
     domain: str | None = None
     """Domain of the rows whose domain column is missing, unread or empty."""
-    teacher: str | None = None
-    """Teacher of the rows whose teacher column is missing, unread or empty. Default: the one named like the domain."""
+    teacher: str | list[str] | dict[str, float] | None = None
+    """Teacher of the rows whose teacher column is missing, unread or empty, or several as in that column. Default: the
+    one named like the domain."""
     grader: str | Callable[..., Any] | None = None
     """Grader of the rows whose grader column is missing, unread or empty: a name, my_module.is_right for your own, or,
     in Python, the function itself. Default: none; UniOPD asks for one if there are gold answers."""
@@ -118,7 +121,8 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
     rows = in_our_form(read_rows(source, flag), published, source, _ROLES)
     named = None if published is None else published.columns
     columns = columns_of(source, rows, flag, roles=_ROLES, required=("prompt",), published=named)
-    make = partial(_prompt, source, columns, PictureFolder.of(source, flag))
+    teacher = teacher_of(source.teacher, f"{flag}.teacher")
+    make = partial(_prompt, source, columns, PictureFolder.of(source, flag), teacher)
     keeps = rows.nbytes <= KEPT_BYTES
     kept: list[Prompt] = []
     chosen, domains, without_answer, ids = array("q"), dict[str, int](), 0, array("q")
@@ -149,7 +153,13 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
     return prompts
 
 
-def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFolder | None, row: Row) -> Prompt:
+def _prompt(
+    source: SourceArgs,
+    columns: Mapping[str, str],
+    pictures: PictureFolder | None,
+    source_teacher: str | dict[str, float] | None,
+    row: Row,
+) -> Prompt:
     def cell(role: str) -> Any:
         value = lookup(row.values, columns[role]) if role in columns else None
         return None if value == "" else value
@@ -172,7 +182,7 @@ def _prompt(source: SourceArgs, columns: Mapping[str, str], pictures: PictureFol
         messages=place_images(messages, len(images), row.where) if images or has_images(messages) else messages,
         gold=cell("answer"),
         domain=text("domain") or source.domain or "default",
-        teacher=text("teacher") or source.teacher,
+        teacher=teacher_of(cell("teacher"), f"{row.where}: column {columns.get('teacher')!r}") or source_teacher,
         grader=grader,
         images=images,
         row=_row_for_grader(columns, row, grader),

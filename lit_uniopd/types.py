@@ -41,8 +41,8 @@ class Prompt:
     """What the grader compares with, in the form that it expects. None: the answer cannot be graded."""
     domain: str = "default"
     """Curves and tables are split by it; if ``teacher`` is None, the teacher of this name scores the answers."""
-    teacher: str | None = None
-    """Name of the teacher that scores the answers."""
+    teacher: str | Mapping[str, float] | None = None
+    """Name of the teacher that scores the answers, or of several with their weights in a mixture."""
     grader: str | None = None
     """Key of ``lit_uniopd.rewards.GRADERS``. None: outcomes are unknown."""
     images: tuple[Any, ...] = ()
@@ -55,6 +55,18 @@ class Prompt:
     """The system message that teachers read; None: that of the conversation, or of the teacher's options."""
     teacher_images: tuple[Any, ...] | None = None
     """The pictures that teachers see in the place of ``images``; None: those; empty: none."""
+    best_answer: str | None = None
+    """A right answer of the student's own to it, for teachers that read one; filled in anew in each step."""
+
+    @property
+    def teacher_label(self) -> str | None:
+        """Its teacher's name; of several, all of their names, and their shares unless those are equal."""
+        if not isinstance(self.teacher, Mapping):
+            return self.teacher
+        names, total = sorted(self.teacher), sum(self.teacher.values())
+        if len(set(self.teacher.values())) == 1:
+            return "-".join(names)
+        return "-".join(f"{name}-{self.teacher[name] / total:.6g}" for name in names)
 
     @property
     def key(self) -> str:
@@ -288,6 +300,8 @@ def _prompt_state(prompt: Prompt) -> dict[str, Any]:
             state[name] = [
                 dict(x) if isinstance(x, Mapping) else x if isinstance(x, str) else repr(x) for x in state[name]
             ]
+    if isinstance(prompt.teacher, Mapping):
+        state["teacher"] = dict(prompt.teacher)
     return {**state, "row": dict(prompt.row)}
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lit_uniopd.doctor.dry_run import Case, Model
 from lit_uniopd.doctor.findings import Finding, green, shown, yellow
@@ -13,6 +14,8 @@ from lit_uniopd.types import Prompt
 COLUMN = 46
 """Characters of each side."""
 LINES = 30
+BEST_ANSWER = "(the best right answer of the same group)"
+"""Stands for one that is not written yet."""
 
 
 def check_templates(case: Case) -> Iterator[Finding]:
@@ -22,7 +25,9 @@ def check_templates(case: Case) -> Iterator[Finding]:
     for name, teacher in case.teachers.items():
         prompt = next((p for p in case.train_prompts if name in case.readings(p)), None)
         if prompt is not None:
-            yield _compare(case.student, teacher, name, prompt, case.readings(prompt)[name])
+            shows_best = case.pool is not None and name in case.pool.showing_best
+            shown = replace(prompt, best_answer=BEST_ANSWER) if shows_best else prompt
+            yield _compare(case.student, teacher, name, shown, case.readings(shown)[name])
 
 
 def _compare(student: Model, teacher: Model, name: str, prompt: Prompt, read: Prompt) -> Finding:

@@ -89,7 +89,9 @@ def check_graders(case: Case) -> Iterator[Finding]:
     module = case.module
     splits = (*case.train_prompts, *case.val_prompts, *case.predict_prompts)
     prompts = list({id(prompt): prompt for prompt in splits}.values())  # splits may share rows
-    users = outcome_users(module.advantage, case.trainer) if case.on_policy else []
+    users: list[str] = []
+    if case.on_policy:
+        users = outcome_users(module.advantage, case.trainer, module.teachers.showing_best)
     ungraded = bool(case.train_prompts) and all(prompt.grader is None for prompt in case.train_prompts)
     if case.on_policy and ungraded and not users:
         yield yellow(

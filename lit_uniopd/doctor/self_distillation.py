@@ -79,7 +79,7 @@ def measure(case: Case) -> SelfDistillation:
     """Let the student write, score itself as a teacher would, and learn from the scores."""
     module, policy = case.module, case.policy
     rollouts = small_rollouts(case, prompts_of_all_teachers(case))
-    teachers = TeacherPool.of(dict.fromkeys(module.teachers, policy))
+    teachers = TeacherPool.of(dict.fromkeys(module.teachers.routing.given, policy))
     common = {"temperature": module.temperature, "denominator": len(rollouts), "trained": WeightedMeans()}
     with case.trainer.precision_plugin.forward_context():
         rollouts.teacher_logps_BT, rollouts.teacher_ok_B = teachers.score(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lit_uniopd.doctor.coverage import check_coverage
 from lit_uniopd.doctor.dry_run import Case
 from lit_uniopd.doctor.findings import Finding, green, red, yellow
 from lit_uniopd.doctor.self_distillation import ANSWERS, prompts_of_teacher, small_rollouts
@@ -48,19 +49,32 @@ def check_disagreement(case: Case) -> Iterator[Finding]:
         if name in case.unreachable:
             continue
         if prompts := prompts_of_teacher(case, name):
-            yield _disagreement(case, name, small_rollouts(case, prompts))
+            rollouts = small_rollouts(case, prompts)
+            pool = _pool_of(case, name, rollouts)
+            yield _disagreement(case, name, pool, rollouts)
+            if (finding := check_coverage(case, name, pool, rollouts)) is not None:
+                yield finding
 
 
-def _disagreement(case: Case, name: str, rollouts: Rollouts) -> Finding:
-    module, title = case.module, f"disagreement {name}"
+def _pool_of(case: Case, name: str, rollouts: Rollouts) -> TeacherPool:
+    """One teacher, loaded; the answers are routed to it."""
     args: TeacherArgs = case.module.teachers.args[name]
     if args.is_student:  # which is the same before training, and takes no copy
         args = replace(args, weights="student", decay=DECAY)
     pool = TeacherPool({name: args})
-    pool.learn_rows(case.train_prompts, module.seed)
+    pool.learn_rows(case.train_prompts, case.module.seed)
     pool.load(case.policy)
     pool.to(case.device)
-    rollouts.prompts = [replace(prompt, teacher=name) for prompt in rollouts.prompts]
+    # None is graded here: another answer of the group stands for its best one, where the teacher reads that.
+    others = [rollouts.text[row ^ 1].strip() or None if pool.showing_best else None for row in range(len(rollouts))]
+    rollouts.prompts = [
+        replace(prompt, teacher=name, best_answer=other) for prompt, other in zip(rollouts.prompts, others, strict=True)
+    ]
+    return pool
+
+
+def _disagreement(case: Case, name: str, pool: TeacherPool, rollouts: Rollouts) -> Finding:
+    module, title, args = case.module, f"disagreement {name}", pool.args[name]
     with case.trainer.precision_plugin.forward_context():
         teacher_BT, ok_B = pool.score(rollouts, temperature=module.temperature, max_tokens=module.micro_batch_tokens)
     mask_BT = rollouts.scored_BT & ok_B[:, None]

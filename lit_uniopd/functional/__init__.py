@@ -21,7 +21,13 @@ from lit_uniopd.functional.margin import (
     order_consistency,
     trajectory_returns,
 )
-from lit_uniopd.functional.mixture import MixtureTerm, mixture_divergence, mixture_logps
+from lit_uniopd.functional.mixture import (
+    MixtureTerm,
+    log_linear_logps,
+    log_linear_token_logps,
+    mixture_divergence,
+    mixture_logps,
+)
 from lit_uniopd.functional.opd import OPDLoss, extrapolated_advantages, opd_advantages, opd_loss
 from lit_uniopd.functional.preference import (
     PreferenceLoss,
@@ -54,6 +60,8 @@ __all__ = [
     "ipo_loss",
     "kto_pair_loss",
     "linear_token_logps",
+    "log_linear_logps",
+    "log_linear_token_logps",
     "margin_mask",
     "margin_shift",
     "mixture_divergence",

@@ -45,6 +45,8 @@ class Setup:
     """None: the policy is only evaluated."""
     workload: Workload
     teachers: Mapping[str, PolicyArgs] = field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    """Teachers whose hidden states of a rollout wait in the host's memory for others of a log-linear mixture."""
     reference_copy: bool = False
     """A frozen copy of the policy is kept."""
     precision: str = "32-true"
@@ -161,6 +163,7 @@ def plan_memory(setup: Setup) -> MemoryPlan:
         if getattr(teacher, "is_student", False):
             scoring = _scoring(f"teacher {name}", dims, replace(types, trained=False), setup)
             allocations += _self_teacher_parts(setup, name, teacher, policy, scoring)
+            allocations += _waiting_parts(setup, name, dims, types)
         else:
             allocations += _teacher_parts(setup, name, teacher, autocast)
     if setup.reference_copy:
@@ -224,12 +227,27 @@ def _teacher_parts(setup: Setup, name: str, args: PolicyArgs, autocast: bool) ->
     if placement == "quantized" and args.quantization == "none":
         args = replace(args, quantization="4bit")
     model, label = build_meta_model(args, trainable=False, flag=f"model.teachers.{name}"), f"teacher {name}"
-    scoring = _scoring(label, dimensions(model), numerics(model, autocast=autocast), setup)
+    dims, types = dimensions(model), numerics(model, autocast=autocast)
+    scoring = _scoring(label, dims, types, setup)
+    waiting = _waiting_parts(setup, name, dims, types)
     if placement not in ("resident", "quantized"):  # whole on each device, when its turn comes
-        return [Allocation(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label), scoring]
+        weights = Allocation(f"{label}: weights", model_size(model).bytes, "score", exact=False, turn=label)
+        return [weights, scoring, *waiting]
     allocations = _weights(f"{label}: weights", model_size(model, shards=setup.shards), setup)
     by_layer = getattr(args, "gather", "whole") == "layers"
-    return [*allocations, *_gathered_to_score(setup, label, model, by_layer=by_layer), scoring]
+    return [*allocations, *_gathered_to_score(setup, label, model, by_layer=by_layer), scoring, *waiting]
+
+
+def _waiting_parts(setup: Setup, name: str, dims: Dimensions, types: Numerics) -> list[Allocation]:
+    """What is kept of a teacher until the last of its log-linear mixture has read a rollout: states, output head."""
+    if name not in setup.waiting:
+        return []
+    states = setup.workload.answers * setup.workload.new_tokens * dims.hidden * types.residual
+    head = dims.vocabulary * dims.hidden * types.residual
+    return [
+        Allocation(f"teacher {name}: states that wait", states, "host" if setup.cuda else "score", exact=False),
+        Allocation(f"teacher {name}: output head that waits", head, "score", exact=False),
+    ]
 
 
 def _self_teacher_parts(setup: Setup, name: str, args: Any, policy: nn.Module, scoring: Allocation) -> list[Allocation]:

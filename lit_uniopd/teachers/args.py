@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.functional.mixture import MixtureKind
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.teachers.reading import ReadsArgs
 
@@ -67,8 +68,12 @@ class TeacherArgs(PolicyArgs):
     """Of `student_average`: after each optimizer step it is `decay` of itself and the rest the student; 0 is `student`
     and 1 `student_at_start`."""
     mixture: dict[str, float] | None = None
-    """Other teachers by name, with weights (divided by their sum): it is their arithmetic mixture, token by token, each
-    behind what it reads itself. It has no model of its own, and no other option."""
+    """Other teachers by name, with weights (divided by their sum): it is their mixture, token by token, each behind
+    what it reads itself. It has no model of its own, and no other option but `mixture_kind`."""
+    mixture_kind: MixtureKind = "arithmetic"
+    """How those of `mixture` are mixed. `arithmetic`: the mean of their probabilities, which is likely where one of
+    them is. `log_linear`: the mean of their log-probs, divided by the sum over the vocabulary (a product of experts),
+    which is likely where all are; it needs their whole distributions, so none of them may be on a server."""
     cross_tokenizer: bool = False
     """Whether it may have another tokenizer than the student: it then scores the text of an answer in tokens of its
     own, and its log-prob of each piece of text that both cut alike is shared out over the student's tokens in it. For
@@ -113,6 +118,11 @@ class TeacherArgs(PolicyArgs):
             return teacher
         if teacher.is_student:
             teacher._check_student(flag)
+        if teacher.mixture_kind != "arithmetic":
+            raise UserError(
+                f"--{flag}.mixture_kind {teacher.mixture_kind} is how other teachers are mixed, and --{flag}.mixture "
+                "names none; name them, or leave mixture_kind out."
+            )
         teacher = teacher._with_quantization(flag)
         teacher._check(flag)
         return teacher
@@ -138,7 +148,7 @@ class TeacherArgs(PolicyArgs):
 
     def _check_mixture(self, flag: str, mixture: Mapping[str, float]) -> None:
         """Refuse weights that mix nothing, and options of a model of its own."""
-        if (option := self._beyond({"mixture"})) is not None:
+        if (option := self._beyond({"mixture", "mixture_kind"})) is not None:
             raise UserError(
                 f"--{flag}.mixture is made of other teachers, so --{flag}.{option} has no meaning; give it to those "
                 "that are mixed, or leave it out."

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.functional.mixture import MixtureKind
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt, tokenizer_of
 from lit_uniopd.policy.policy import Policy
@@ -60,6 +61,8 @@ class TeacherPass:
     """See ``Teacher.in_place``."""
     share: float = 1.0
     """In a mixture of several."""
+    mixture_kind: MixtureKind = "arithmetic"
+    """Of that mixture."""
 
     def response_hidden(self, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Hidden states ``[B, T, H]`` from which it predicts the answers, without gradient; call in ``policy(...)``."""
@@ -191,6 +194,20 @@ class Teacher(ABC):
 
     def send_away(self) -> None:  # noqa: B027
         """Free the device for other teachers, if the weights do not stay there."""
+
+
+class Scorer(Protocol):
+    """Scores answers: a teacher, or several as one. See ``Teacher`` for each of these."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def foreign_ids(self) -> Tensor: ...
+    @property
+    def by_layer(self) -> bool: ...
+    def gathered(self) -> AbstractContextManager[None]: ...
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]: ...
+    def send_away(self) -> None: ...
 
 
 class Encoder(Protocol):

@@ -4,8 +4,10 @@ import hashlib
 import json
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,40 +123,63 @@ class CachedTeacher(LocalTeacher):
         """Open the cache; the model is loaded when an answer is missing."""
         _ = self.cache
 
-    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+    def cache_key(self, rollouts: Rollouts) -> list[list[Any]]:
+        """What the log-probs of each answer depend on beside the weights, the answer and the temperature."""
         prompts = encode_each(self, rollouts.prompts)
-        lengths = rollouts.lengths_B.tolist()
-        keys, cached = [], {}
+        return [
+            [encoded.tokens, *(image_digest(image) for image in self.reading(prompt).images)]
+            for encoded, prompt in zip(prompts, rollouts.prompts, strict=True)
+        ]
+
+    def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+        compute = partial(super().score, temperature=temperature, max_tokens=max_tokens)
         corrupt_before = self.cache.corrupt
-        for row, (prompt, tokens) in enumerate(zip(prompts, rollouts.tokens_BT.tolist(), strict=True)):
-            inputs = [prompt.tokens, tokens[: lengths[row]], temperature]
-            inputs += [image_digest(image) for image in self.reading(rollouts.prompts[row]).images]
-            keys.append(hashlib.blake2b(json.dumps(inputs).encode(), digest_size=16).hexdigest())
-            logps_T = self.cache.get(keys[row], lengths[row])
-            if logps_T is not None:
-                cached[row] = logps_T
-        missing = [row for row in range(len(rollouts)) if row not in cached]
+        yield from read_or_score(self.cache, self.cache_key(rollouts), rollouts, temperature, compute)
         self._warn(self.cache.corrupt - corrupt_before)
-        if cached:
-            yield Scored(list(cached), pad_sequence(list(cached.values()), batch_first=True), cached=True)
-        if not missing:
-            return
-        for scored in super().score(rollouts[missing], temperature=temperature, max_tokens=max_tokens):
-            rows = [missing[row] for row in scored.rows]
-            if scored.logps_BT is not None:
-                self.cache.add(
-                    {
-                        keys[row]: logps_T[: lengths[row]]
-                        for row, logps_T in zip(rows, scored.logps_BT, strict=True)
-                        if logps_T.isfinite().all()
-                    }
-                )
-            yield Scored(rows, scored.logps_BT, scored.problem)
 
     def _warn(self, corrupt: int) -> None:
         if corrupt:
             path = self.cache.path
             log.warning("Teacher %r: %d entries in %s are damaged and not used.", self.name, corrupt, path)
+
+
+def read_or_score(
+    cache: LogpCache,
+    inputs: Sequence[Sequence[Any]],
+    rollouts: Rollouts,
+    temperature: float,
+    compute: Callable[[Rollouts], Iterator[Scored]],
+) -> Iterator[Scored]:
+    """Log-probs of answers from a cache, and of those that it lacks from a model, which are added to it.
+
+    Args:
+        cache: of all that the log-probs depend on and is the same for all answers.
+        inputs: what each answer's depend on beside its tokens: what was read before it.
+        rollouts: the answers.
+        temperature: divides the logits.
+        compute: scores some of the answers.
+    """
+    lengths, keys, cached = rollouts.lengths_B.tolist(), [], {}
+    for row, ((prompt, *images), tokens) in enumerate(zip(inputs, rollouts.tokens_BT.tolist(), strict=True)):
+        key = [prompt, tokens[: lengths[row]], temperature, *images]
+        keys.append(hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest())
+        logps_T = cache.get(keys[row], lengths[row])
+        if logps_T is not None:
+            cached[row] = logps_T
+    if cached:
+        yield Scored(list(cached), pad_sequence(list(cached.values()), batch_first=True), cached=True)
+    missing = [row for row in range(len(rollouts)) if row not in cached]
+    for scored in compute(rollouts[missing]) if missing else ():
+        rows = [missing[row] for row in scored.rows]
+        if scored.logps_BT is not None:
+            cache.add(
+                {
+                    keys[row]: logps_T[: lengths[row]]
+                    for row, logps_T in zip(rows, scored.logps_BT, strict=True)
+                    if logps_T.isfinite().all()
+                }
+            )
+        yield Scored(rows, scored.logps_BT, scored.problem)
 
 
 def _check(key: str, content: bytes) -> str:

@@ -1,6 +1,6 @@
 """A teacher in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.distributed.sharding import is_sharded, largest_over_ranks, reshard
+from lit_uniopd.functional.projection import Projection
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.chat_template import EncodedPrompt, encode
 from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.micro_batches import equal_count
@@ -97,7 +99,52 @@ class LocalTeacher(Teacher):
             with self.policy.gathered():
                 yield
 
+    @property
+    def stays(self) -> bool:
+        """Whether whole weights are on the device all the time."""
+        return not (self.visits or is_sharded(self.policy))
+
     def score(self, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+        def logps_of(*answers: Any, vision: Any = None) -> Tensor:
+            return self.policy.token_logps(*answers, vision=vision, temperature=temperature)[0]
+
+        for rows, logps_BT in self._passes(rollouts, max_tokens, logps_of):
+            yield Scored(rows, logps_BT)
+
+    def hidden_states(self, rollouts: Rollouts, max_tokens: int, *, on_host: bool) -> list[Tensor]:
+        """Scaled hidden states ``[T, H]`` from which it predicts the tokens of each answer; within ``gathered``.
+
+        Args:
+            rollouts: answers to prompts of this teacher.
+            max_tokens: token budget of one forward pass.
+            on_host: whether to hold them in host memory.
+        """
+
+        def hidden_of(prompts: Any, tokens_BT: Tensor, mask_BT: Tensor, vision: Any = None) -> Tensor:
+            policy = self.policy
+            return policy(lambda: _scaled(policy, prompts, tokens_BT, mask_BT, vision))
+
+        states = [torch.empty(0)] * len(rollouts)
+        for rows, hidden_BTH in self._passes(rollouts, max_tokens, hidden_of):
+            lengths = rollouts.lengths_B[rows].tolist()
+            hidden_NH = torch.cat([hidden_TH[:length] for hidden_TH, length in zip(hidden_BTH, lengths, strict=True)])
+            hidden_NH = hidden_NH.cpu() if on_host else hidden_NH
+            for row, hidden_TH in zip(rows, hidden_NH.split(lengths), strict=True):
+                states[row] = hidden_TH
+        return states
+
+    def projection(self, temperature: float) -> Projection:
+        """Its output head, which outlasts its visit of the device; within ``gathered``."""
+        head = head_of(self.policy.model)
+        tensors = (head.weight_VH, head.bias_V)
+        weight_VH, bias_V = (t if t is None or self.stays else t.detach().clone() for t in tensors)
+        assert weight_VH is not None
+        return Projection(weight_VH, bias_V, head.softcap, temperature)
+
+    def _passes(
+        self, rollouts: Rollouts, max_tokens: int, compute: Callable[..., Tensor]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Rows of each forward pass, and what is computed in it from prompts, tokens, mask and pictures."""
         self.fetch()
         teacher = self.policy
         prompts = encode_each(self, rollouts.prompts)
@@ -110,22 +157,26 @@ class LocalTeacher(Teacher):
         for rows in batches:
             if not rows:  # others gather layers that this rank has shards of
                 with teacher.answering():
-                    teacher.token_logps([[teacher.pad_id]], *_ONE_TOKEN)
+                    compute([[teacher.pad_id]], *_ONE_TOKEN)
                 continue
             micro_batch = rollouts[rows]
             with teacher.answering():
-                logps_BT, _ = teacher.token_logps(
+                values = compute(
                     [tokens[row] for row in rows],
                     micro_batch.tokens_BT,
                     micro_batch.mask_BT,
                     vision=[vision[row] for row in rows],
-                    temperature=temperature,
                 )
-            yield Scored(rows, logps_BT)
+            yield rows, values
 
 
 _ONE_TOKEN = torch.zeros((1, 1), dtype=torch.long), torch.ones((1, 1), dtype=torch.bool)
 """An answer and its mask."""
+
+
+def _scaled(policy: Policy, *answers: Any) -> Tensor:
+    """Hidden states ``[B, T, H]`` as the output projection takes them."""
+    return policy.response_hidden(*answers) * head_of(policy.model).scale
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
@@ -17,17 +16,16 @@ from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.teachers import CachedTeacher, LocalTeacher, RemoteTeacher, SelfTeacher, StudentAverage, TeacherArgs
 from lit_uniopd.teachers.answer_alignment import AnswerAligner
-from lit_uniopd.teachers.base import Teacher, TeacherPass, encode_each
-from lit_uniopd.teachers.refusals import refuse_mixture, refuse_placement, refuse_without_distributions, shares_of
+from lit_uniopd.teachers.base import Scorer, Teacher, TeacherPass, encode_each
+from lit_uniopd.teachers.log_linear import LogLinearMixture
+from lit_uniopd.teachers.refusals import refuse_all
+from lit_uniopd.teachers.routing import Routing
 from lit_uniopd.teachers.scored_answers import ScoredAnswers, mixed, scores
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
 
 log = logging.getLogger(__name__)
-
-DEFAULT = "default"
-"""A teacher of this name takes every prompt that names no teacher and whose domain has none of its own."""
 
 
 class TeacherPool:
@@ -45,21 +43,22 @@ class TeacherPool:
 
     Attributes:
         args: of those that are models.
-        mixtures: name -> shares of those that it is made of.
+        routing: from a prompt to the name of its teacher.
         failures: reason why answers of the last ``score`` were not scored -> how many.
     """
 
     def __init__(self, args: Mapping[str, PolicyArgs | None], *, top_k: int = 0) -> None:
         given = {name: teacher for name, teacher in args.items() if teacher is not None}
         checked = {name: TeacherArgs.of(teacher, f"model.teachers.{name}") for name, teacher in given.items()}
-        self.args = {name: teacher for name, teacher in checked.items() if teacher.mixture is None}
-        self.mixtures = {
-            name: shares_of(name, teacher.mixture, self.args)
-            for name, teacher in checked.items()
-            if teacher.mixture is not None
-        }
+        self.routing = Routing(checked)
+        self.args = self.routing.models
         self.failures: Counter[str] = Counter()
         self._teachers = {name: _teacher(name, teacher_args) for name, teacher_args in self.args.items()}
+        self._log_linear = {
+            name: LogLinearMixture.of(name, [self._teachers[part] for part in mixture.shares], mixture.shares.values())
+            for name, mixture in self.routing.mixtures.items()
+            if mixture.kind == "log_linear" and len(mixture.shares) > 1
+        }
         self._cached: Counter[bool] = Counter()
         self._checked = False
         for teacher in self.remote.values():
@@ -79,11 +78,21 @@ class TeacherPool:
     @property
     def names(self) -> list[str]:
         """Of all that a prompt may be routed to, models first."""
-        return [*self.args, *self.mixtures]
+        return self.routing.names
 
     def shares(self, name: str) -> Mapping[str, float]:
         """The models that a teacher is made of and their shares: itself, or those of the mixture."""
-        return self.mixtures.get(name, {name: 1.0})
+        return self.routing.made_of(name).shares
+
+    def _asked(self, prompt: Prompt) -> Mapping[str, float]:
+        """Those that score the answers to a prompt, and their shares in the mean of what they say."""
+        name = self.route(prompt)
+        return {name: 1.0} if name in self._log_linear else self.shares(name)
+
+    @property
+    def _scorers(self) -> dict[str, Scorer]:
+        """All that answers may be given to; in the same order on every rank."""
+        return {**self._teachers, **self._log_linear}
 
     def __getitem__(self, name: str) -> Policy:
         """The teacher's model, on the device; teachers that only visit the device make room for it.
@@ -133,31 +142,26 @@ class TeacherPool:
         return {name: teacher.aligner for name, teacher in self._teachers.items() if teacher.aligner is not None}
 
     def route(self, prompt: Prompt) -> str:
-        """Name of the teacher for a prompt: its ``teacher``, else the one named like its domain, else ``default``.
-
-        Raises:
-            UserError: if there is no such teacher. A fallback would distil the wrong model without a word.
-        """
-        for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
-            if name in self.args or name in self.mixtures:
-                return name
-        route = f"teacher {prompt.teacher!r}" if prompt.teacher is not None else f"domain {prompt.domain!r}"
-        raise UserError(
-            f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {', '.join(self.names)}; add a teacher "
-            f"of that name, or one called '{DEFAULT}'."
-        )
+        """Name of the teacher for a prompt; see ``Routing``."""
+        return self.routing(prompt)
 
     def routes(self, prompts: Iterable[Prompt]) -> Counter[str]:
         """How many prompts each teacher scores, by itself or in a mixture; checks every route."""
-        counts = Counter(self.route(prompt) for prompt in prompts)
-        for name, shares in self.mixtures.items():
-            counts.update(dict.fromkeys(shares, counts[name]))
-        return counts
+        return self.routing.count(prompts)
 
     def learn_rows(self, prompts: Sequence[Prompt], seed: int) -> None:
         """Give the training rows to the teachers that read some of them (``Reading.learn_rows``)."""
         for teacher in self._teachers.values():
             teacher.reading.learn_rows(prompts, seed)
+
+    def shows_best(self, prompt: Prompt) -> bool:
+        """Whether a teacher of a prompt reads a right answer of the student's own (``reads.template``)."""
+        return any(self._teachers[name].reading.shows_best for name in self.shares(self.route(prompt)))
+
+    @property
+    def showing_best(self) -> list[str]:
+        """Names of the models that read such an answer."""
+        return [name for name, teacher in self._teachers.items() if teacher.reading.shows_best]
 
     def reading(self, prompt: Prompt) -> Prompt:
         """A prompt as its teacher reads it; the same object, if that is as the student does.
@@ -180,16 +184,17 @@ class TeacherPool:
 
     def passes(self, name: str, prompts: Iterable[Prompt]) -> list[TeacherPass]:
         """What a loss over whole distributions needs of a teacher, with its weights on the device."""
-        prompts, shares = list(prompts), self.shares(name)
+        prompts, mixture = list(prompts), self.routing.made_of(name)
         passes = []
-        for part, share in shares.items():
+        for part, share in mixture.shares.items():
             # Of several, all are on the device; one alone may have to be brought there.
-            policy = self[part] if len(shares) == 1 else self._teachers[part].policy
-            passes.append(TeacherPass(policy, self.encode(part, prompts), self._teachers[part].in_place, share))
+            policy = self[part] if len(mixture.shares) == 1 else self._teachers[part].policy
+            in_place = self._teachers[part].in_place
+            passes.append(TeacherPass(policy, self.encode(part, prompts), in_place, share, mixture.kind))
         return passes
 
     def longest_prompts(
-        self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs
+        self, prompts: Sequence[Prompt], student_processor: Any, student_args: PolicyArgs, answer: int = 0
     ) -> dict[str, int]:
         """Tokens of the longest prompt of each teacher that reads another than the student, as far as those of most
         characters tell; before anything is loaded.
@@ -198,7 +203,9 @@ class TeacherPool:
             prompts: each has a teacher.
             student_processor: tokenizer or processor of the student.
             student_args: of the student.
+            answer: tokens of the longest answer, which some read as well.
         """
+        prompts = [replace(p, best_answer="-") for p in prompts] if self.showing_best else prompts
         candidates: dict[str, list[tuple[int, int]]] = {}
         for i, prompt in enumerate(prompts):
             for name, read in self._unlike_readings(prompt).items():
@@ -207,6 +214,7 @@ class TeacherPool:
             self._teachers[name].processor_beside(student_processor, student_args)
         return {
             name: max(len(each.tokens) for each in self.encode(name, [prompts[i] for _, i in sorted(sizes)[:4]]))
+            + (answer if name in self.showing_best else 0)
             for name, sizes in candidates.items()
         }
 
@@ -233,24 +241,9 @@ class TeacherPool:
         writer: str = "student",
         baseline: str = "none",
     ) -> None:
-        """Refuse what a teacher cannot do in its placement, before anything is loaded.
-
-        Args:
-            temperature: of both sides.
-            loss: ``--model.loss.kind``.
-            direction: ``--model.loss.top_k_direction``.
-            writer: ``--model.writer``.
-            baseline: ``--model.advantage.baseline``.
-
-        Raises:
-            UserError: naming the flags.
-        """
-        for teacher in self._teachers.values():
-            refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
-        for name, shares in self.mixtures.items():
-            refuse_mixture(name, [self._teachers[part] for part in shares], loss, writer=writer)
-        for name in self.names if baseline != "none" else ():
-            refuse_without_distributions(name, [self._teachers[part] for part in self.shares(name)], baseline)
+        """Refuse what teachers cannot do in their placements or together; see ``refuse_all``."""
+        options = {"direction": direction, "writer": writer, "baseline": baseline}
+        refuse_all(self._teachers, self.routing, temperature, loss, **options)
 
     def check(self, student_processor: Any, student_args: PolicyArgs) -> None:
         """Check, before any weights are loaded, that every teacher exists and uses the student's tokens.
@@ -324,9 +317,9 @@ class TeacherPool:
         """
         self.failures, self._cached, rollouts.scored_BT = Counter(), Counter(), rollouts.mask_BT.clone()
         by_teacher = self._by_teacher(rollouts.prompts)
-        answers = {n: ScoredAnswers(teacher, rollouts, self.failures) for n, teacher in self._teachers.items()}
+        answers = {n: ScoredAnswers(scorer, rollouts, self.failures) for n, scorer in self._scorers.items()}
         with progress_bar(sum(map(len, by_teacher.values())), "scoring answers", unit="answer") as bar:
-            for name, teacher in self._teachers.items():
+            for name, teacher in self._scorers.items():
                 rows = answers[name].readable(by_teacher[name])
                 with teacher.gathered():  # also where there is nothing to score: other ranks may have something
                     routed = rollouts[rows]
@@ -334,10 +327,10 @@ class TeacherPool:
                         answers[name].store(scored, rows)
                         bar.update(len(scored.rows))
                         poll()
-                        if self.args[name].placement == "disk_cache":
+                        if all(self.args[part].placement == "disk_cache" for part in self.shares(name)):
                             self._cached[scored.cached] += len(scored.rows)
                 teacher.send_away()
-        logps_BT, ok_B = mixed(answers, [self.shares(self.route(prompt)) for prompt in rollouts.prompts], rollouts)
+        logps_BT, ok_B = mixed(answers, [self._asked(prompt) for prompt in rollouts.prompts], rollouts)
         if self.failures:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(self.failures.items()))
             log.warning("Teachers could not score %d of %d answers (%s).", (~ok_B).sum(), len(ok_B), reasons)
@@ -373,7 +366,7 @@ class TeacherPool:
         keys = range(len(prompts)) if keys is None else keys
         results = []
         for name, rows in self._by_teacher(prompts).items():
-            with self._teachers[name].gathered():
+            with self._scorers[name].gathered():
                 if rows:
                     routed, routed_keys = [prompts[row] for row in rows], [keys[row] for row in rows]
                     encoded = self.encode(name, routed)
@@ -389,10 +382,10 @@ class TeacherPool:
         return rollouts
 
     def _by_teacher(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        """Model -> the rows of its prompts, mixtures' too; the same models in the same order on every rank."""
-        rows: dict[str, list[int]] = {name: [] for name in self.args}
+        """Scorer -> the rows of its prompts, arithmetic mixtures' too; the same in the same order on every rank."""
+        rows: dict[str, list[int]] = {name: [] for name in self._scorers}
         for row, prompt in enumerate(prompts):
-            for name in self.shares(self.route(prompt)):
+            for name in self._asked(prompt):
                 rows[name].append(row)
         return rows
 

@@ -17,6 +17,8 @@ Content = str | list[Any]
 
 PROMPT = "prompt"
 """Field of a template that stands for the question."""
+BEST = "best_answer"
+"""Field of a template that stands for a right answer of the student's own to the question."""
 
 
 @dataclass
@@ -49,7 +51,8 @@ class ReadsArgs:
     template: str | None = None
     """What it reads in the place of the last question: `"{prompt}\\nA correct solution: {answer}"`. Fields are prompt,
     answer (the gold one), domain, id and the row's other columns; braces that belong to the text are doubled. A row
-    with a `teacher_prompt` is read without."""
+    with a `teacher_prompt` is read without. `{best_answer}` is the best right answer of the same group, graded before
+    the teacher scores; an answer that is the only right one, and groups without one, are read without the template."""
     system: str | None = None
     """Its system message, in the place of one that the prompt has; a row's `teacher_system` goes before it."""
     examples: str | list[WorkedExample] | None = None
@@ -84,6 +87,8 @@ class Reading:
             _check_template(self.args.draw.answer, f"--{flag}.draw.answer")
             if self.args.draw.count < 1:
                 raise UserError(f"--{flag}.draw.count must be at least 1, got {self.args.draw.count}.")
+        self.shows_best = args is not None and BEST in _fields(args.template or "")
+        """Whether the template has a right answer of the student's own in it."""
         self._rows: Sequence[Prompt] = ()
         self._solved: dict[str, list[Prompt]] = {}
         self._seed = 0
@@ -118,7 +123,8 @@ class Reading:
         if prompt.teacher_messages is None:
             messages = with_places(messages, len(prompt.images), len(images))
             if args.template is not None:
-                messages = self._filled(messages, prompt)
+                filled = self._filled(messages, prompt)
+                messages = messages if self.shows_best and prompt.best_answer is None else filled
         before = messages[:1] if messages[0]["role"] == "system" else []
         turns = messages[len(before) :]
         system = prompt.teacher_system
@@ -139,8 +145,15 @@ class Reading:
                 f"Prompt {prompt.id!r} has no question of a user, into which --{self.flag}.template could be written; "
                 "mend the row, or give it a teacher_prompt."
             )
-        question, flag = messages[last]["content"], f"--{self.flag}.template"
-        content = _fill(str(self.args.template), _values(prompt), question, prompt.id, flag)
+        question, flag, values = messages[last]["content"], f"--{self.flag}.template", _values(prompt)
+        if self.shows_best:
+            if BEST in values:
+                raise UserError(
+                    f"Prompt {prompt.id!r} has a column {BEST!r}, and in {flag} that is the best answer of the "
+                    "student's own; change the column's name."
+                )
+            values[BEST] = prompt.best_answer or "-"  # whether there is one or not, the other fields must be there
+        content = _fill(str(self.args.template), values, question, prompt.id, flag)
         return [*messages[:last], {**messages[last], "content": content}, *messages[last + 1 :]]
 
     def _drawn(self, prompt: Prompt) -> list[tuple[str, str]]:
@@ -221,6 +234,11 @@ def _values(prompt: Prompt) -> dict[str, Any]:
     """The fields of a row, for a template."""
     gold = {} if prompt.gold is None else {"answer": prompt.gold}
     return {"id": prompt.id, "domain": prompt.domain, **prompt.row, **gold}
+
+
+def _fields(template: str) -> set[str | None]:
+    """Names of a template's fields."""
+    return {name for _, name, _, _ in string.Formatter().parse(template)}
 
 
 def _check_template(template: str, flag: str) -> None:

@@ -1,9 +1,51 @@
 """What a teacher cannot do where it lives, and what cannot be mixed."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.teachers.base import Teacher
+from lit_uniopd.teachers.routing import Mixture, Routing
+
+
+def refuse_all(
+    teachers: Mapping[str, Teacher],
+    routing: Routing,
+    temperature: float,
+    loss: str,
+    *,
+    direction: str,
+    writer: str,
+    baseline: str,
+) -> None:
+    """Refuse what teachers cannot do in their placements or together, before anything is loaded; also what rows may not
+    mix, as soon as one is routed.
+
+    Args:
+        teachers: by name; not loaded yet.
+        routing: of prompts to them.
+        temperature: of both sides.
+        loss: ``--model.loss.kind``.
+        direction: ``--model.loss.top_k_direction``.
+        writer: ``--model.writer``.
+        baseline: ``--model.advantage.baseline``.
+
+    Raises:
+        UserError: naming the flags.
+    """
+
+    def refuse_parts(where: str, mixture: Mixture) -> None:
+        parts = [teachers[part] for part in mixture.shares]
+        refuse_mixture(where, parts, loss, writer=writer)
+        if baseline != "none":
+            refuse_without_distributions(where, parts, baseline)
+
+    for name, teacher in teachers.items():
+        refuse_placement(teacher, temperature, loss, direction=direction, writer=writer)
+        if baseline != "none":
+            refuse_without_distributions(f"teacher {name}", [teacher], baseline)
+    for name, mixture in routing.mixtures.items():
+        refuse_parts(f"--model.teachers.{name}.mixture", mixture)
+    routing.check = refuse_parts
 
 
 def refuse_placement(teacher: Teacher, temperature: float, loss: str, *, direction: str, writer: str) -> None:
@@ -64,27 +106,38 @@ def _refuse_loss(where: str, loss: str, direction: str, *, is_here: bool) -> Non
         )
 
 
-def shares_of(name: str, mixture: Mapping[str, float], models: Collection[str]) -> dict[str, float]:
-    """Shares of a mixture, 1 together.
-
-    Raises:
-        UserError: naming the flag, if it is made of what is no model.
-    """
-    for part in mixture:
-        if part not in models:
-            raise UserError(
-                f"--model.teachers.{name}.mixture names {part!r}, and the models of --model.teachers are "
-                f"{', '.join(models) or 'none'}; add it to them, or take it out of the mixture."
-            )
-    total = sum(mixture.values())
-    return {part: weight / total for part, weight in mixture.items()}
-
-
-def refuse_mixture(name: str, parts: Sequence[Teacher], loss: str, *, writer: str) -> None:
-    """Refuse what several teachers cannot do together, before anything is loaded.
+def refuse_log_linear(name: str, parts: Sequence[Teacher]) -> None:
+    """Refuse to mix log-linearly what has no whole distributions, or none of the mixture's on disk.
 
     Args:
         name: of the mixture.
+        parts: those that are mixed, at least two.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    flag = f"--model.teachers.{name}.mixture_kind log_linear"
+    if served := next((part for part in parts if part.args.placement == "http"), None):
+        raise UserError(
+            f"{flag} divides by a sum over the vocabulary at each token, and with --{served.flag}.placement http "
+            "servers name single tokens or the likeliest ones only; set mixture_kind arithmetic, or place "
+            f"{served.name} here."
+        )
+    cached = [part for part in parts if part.args.placement == "disk_cache"]
+    if cached and len(cached) < len(parts):
+        other = next(part for part in parts if part not in cached)
+        raise UserError(
+            f"{flag} has log-probs of its own, which are on disk if all of its teachers are, and --{cached[0].flag}."
+            f"placement is disk_cache and --{other.flag}.placement {other.args.placement}; set all of them to "
+            "disk_cache, or none: cpu_offload takes as little of the device."
+        )
+
+
+def refuse_mixture(where: str, parts: Sequence[Teacher], loss: str, *, writer: str) -> None:
+    """Refuse what several teachers cannot do together, before anything is loaded.
+
+    Args:
+        where: they are named: a flag, or a prompt.
         parts: those that are mixed.
         loss: ``--model.loss.kind``.
         writer: ``--model.writer``.
@@ -92,31 +145,31 @@ def refuse_mixture(name: str, parts: Sequence[Teacher], loss: str, *, writer: st
     Raises:
         UserError: naming the flags.
     """
-    flag = f"--model.teachers.{name}.mixture"
     if other := next((part for part in parts if part.args.cross_tokenizer and len(parts) > 1), None):
         raise UserError(
-            f"{flag} mixes distributions token by token, and --{other.flag}.cross_tokenizer scores pieces of several "
-            "tokens; mix teachers with the student's tokenizer, or route the prompts to one of them."
+            f"{where[:1].upper()}{where[1:]} mixes distributions token by token, and --{other.flag}.cross_tokenizer "
+            "scores pieces of several tokens; mix teachers with the student's tokenizer, or route the prompts to one "
+            "of them."
         )
     if writer == "teacher":
         raise UserError(
-            f"--model.writer teacher lets one model write, and {flag} is of {len(parts)}; set --model.writer student, "
-            "or route the prompts to one of them."
+            f"--model.writer teacher lets one model write, and {where} has a mixture of {len(parts)}; set "
+            "--model.writer student, or route the prompts to one of them."
         )
     for part in parts if loss != "sampled" and len(parts) > 1 else ():
         if part.args.placement not in ("resident", "quantized"):
             raise UserError(
-                f"--model.loss.kind {loss} reads all teachers of {flag} in one pass, and --{part.flag}.placement "
+                f"--model.loss.kind {loss} reads all teachers of {where} in one pass, and --{part.flag}.placement "
                 f"{part.args.placement} does not keep {part.name} on the device; set it to resident, or loss.kind to "
                 "sampled."
             )
 
 
-def refuse_without_distributions(name: str, parts: Sequence[Teacher], baseline: str) -> None:
+def refuse_without_distributions(where: str, parts: Sequence[Teacher], baseline: str) -> None:
     """Refuse a baseline over distributions that a teacher does not have, or not at the same time as others.
 
     Args:
-        name: of the teacher or the mixture.
+        where: the teacher is, or several are: a name, a flag or a prompt.
         parts: it, or those that are mixed.
         baseline: ``--model.advantage.baseline``.
 
@@ -133,5 +186,5 @@ def refuse_without_distributions(name: str, parts: Sequence[Teacher], baseline: 
         if not (part.scores_distributions and together):
             raise UserError(
                 f"--model.advantage.baseline {baseline} compares whole distributions, and --{part.flag}.placement "
-                f"{part.args.placement} has none for teacher {name}; set baseline none, or placement resident."
+                f"{part.args.placement} has none for {where}; set baseline none, or placement resident."
             )

@@ -11,12 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 from lit_uniopd.functional.alignment import NONE, share_log_probs
 from lit_uniopd.functional.mixture import mixture_logps
 from lit_uniopd.teachers.answer_alignment import AlignedAnswer
-from lit_uniopd.teachers.base import Scored, Teacher
+from lit_uniopd.teachers.base import Scored, Scorer, Teacher
 from lit_uniopd.types import Rollouts
 
 
 class ScoredAnswers:
-    """Log-probs of the answers of a rollout by one teacher.
+    """Log-probs of the answers of a rollout by one teacher, or by several that score as one.
 
     Args:
         teacher: who scores.
@@ -28,7 +28,7 @@ class ScoredAnswers:
         ok_B: False where it failed, or was not asked.
     """
 
-    def __init__(self, teacher: Teacher, rollouts: Rollouts, failures: Counter[str]) -> None:
+    def __init__(self, teacher: Scorer, rollouts: Rollouts, failures: Counter[str]) -> None:
         self.teacher = teacher
         self.rollouts = rollouts
         self.failures = failures
@@ -78,7 +78,7 @@ class ScoredAnswers:
             self.failures[f"{self.teacher.name}, {reason}"] += count
 
 
-def scores(teacher: Teacher, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
+def scores(teacher: Scorer, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Iterator[Scored]:
     """A teacher's log-probs of the student's tokens, as ``Teacher.score``, whatever its own tokens are.
 
     A teacher with another tokenizer scores the answers in its own tokens, and its log-prob of each chunk of text is
@@ -91,7 +91,7 @@ def scores(teacher: Teacher, rollouts: Rollouts, *, temperature: float, max_toke
         max_tokens: token budget of one forward pass.
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}
-    if teacher.aligner is None:
+    if not isinstance(teacher, Teacher) or teacher.aligner is None:
         if len(rollouts) or teacher.by_layer:  # other ranks may have answers, and gather layers for them
             yield from teacher.score(rollouts, **options)  # type: ignore[arg-type]
         return
@@ -149,10 +149,10 @@ def _shared(scored: Scored, rows: list[int], rollouts: Rollouts, answers: Sequen
 def mixed(
     scored: Mapping[str, ScoredAnswers], shares: Sequence[Mapping[str, float]], rollouts: Rollouts
 ) -> tuple[Tensor, Tensor]:
-    """Each answer's log-probs under its teachers' mixture, and whether all of them could score it.
+    """Each answer's log-probs under its teachers' arithmetic mixture, and whether all of them could score it.
 
     Args:
-        scored: by teacher.
+        scored: by teacher, or by several that score as one.
         shares: of each answer, its teachers and their shares; a single one's log-probs are taken as they are.
         rollouts: the answers.
     """

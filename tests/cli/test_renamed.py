@@ -39,6 +39,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     old["model"]["init_args"]["loss"] |= {"keep_tokens": 1.0, "entry_clip": None}  # new since: all tokens, no limit
     old["model"]["init_args"]["advantage"] |= {"baseline": "none", "reference_weight": 0.0}  # new since
+    old["model"]["init_args"]["warm_start"] = None  # new since: the student wrote from the first step on
     old["model"]["init_args"]["horizon"] = None  # new since: answers of full length from the first step on
     old["model"]["init_args"]["student"]["freeze_vision"] = False  # new since: all of a model was trained
     for teacher in old["model"]["init_args"]["teachers"].values():
@@ -47,6 +48,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
         teacher["gather"] = "whole"  # new since: that was the only way
         teacher["cross_tokenizer"] = False  # new since: it has the student's tokens
         teacher |= {"weights": "path", "decay": 0.999, "mixture": None}  # new since: the model of its path
+        teacher["mixture_kind"] = "arithmetic"  # new since, and there is none
     assert config.pop("allow_oom") is False  # new since: what may not fit was begun
     for callback in old["trainer"]["callbacks"]:
         if callback["class_path"] == "callbacks.BenchmarkEvaluation":

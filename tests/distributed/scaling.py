@@ -212,14 +212,22 @@ def self_taught(files: Files, ranks: int, kind: Any, loss: LossArgs | None = Non
     return uni_opd(files, ranks, teachers={"default": itself}, loss=loss or LossArgs(), **options)
 
 
-def mixed(files: Files, ranks: int, loss: LossArgs | None = None, **options: Any) -> tuple[Any, Any]:
+def demonstrated(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """An expert reads a right answer of the group."""
+    expert = TeacherArgs(path=str(files.root / "code"), reads=ReadsArgs(template="see {best_answer} {prompt}"))
+    return uni_opd(files, ranks, teachers={"default": expert}, updates_per_rollout=2, **options)
+
+
+def mixed(
+    files: Files, ranks: int, loss: LossArgs | None = None, mixture_kind: Any = "arithmetic", **options: Any
+) -> tuple[Any, Any]:
     """An expert, and the student's average and start, for every other prompt."""
     hint = ReadsArgs(template="say yes: {prompt}")
     teachers = {
         "code": TeacherArgs(path=str(files.root / "code")),
         "average": TeacherArgs(weights="student_average", decay=0.5, reads=hint),
         "start": TeacherArgs(weights="student_at_start", reads=hint),
-        "math": TeacherArgs(mixture={"code": 1, "average": 1, "start": 1}),
+        "math": TeacherArgs(mixture={"code": 1, "average": 1, "start": 1}, mixture_kind=mixture_kind),
     }
     return uni_opd(files, ranks, teachers=teachers, loss=loss or LossArgs(), **options)
 
@@ -299,6 +307,8 @@ SCENARIOS: dict[str, Scenario] = {
     "live": lambda f, r: self_taught(f, r, "student", LossArgs(kind="jsd"), optimizer=sgd),
     "mixed": lambda f, r: mixed(f, r, optimizer=sgd),
     "mixed_lora": lambda f, r: mixed(f, r, LossArgs(kind="jsd"), student={"lora": LORA}),
+    "log_linear": lambda f, r: mixed(f, r, mixture_kind="log_linear", optimizer=sgd),
+    "demonstrated": lambda f, r: demonstrated(f, r, optimizer=sgd),
     "kept": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd", keep_tokens=0.5, entry_clip=0.1), optimizer=sgd),
     "baseline": lambda f, r: uni_opd(f, r, loss=LossArgs(keep_tokens=0.5), advantage=BASELINE, optimizer=sgd),
     "top_logps": lambda f, r: top_logps(f, r, optimizer=sgd),

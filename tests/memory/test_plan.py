@@ -371,6 +371,17 @@ def test_servers_that_name_tokens_take_the_hosts_memory(protocol, expected):
     assert not [p for p in sampled.allocations if p.name.startswith("teacher")]
 
 
+def test_states_that_wait_for_other_teachers_of_a_mixture():
+    """64 answers of 30 tokens, 1024 wide in 16 bits, and the head that they go through."""
+    load = Workload(train_tokens=100, longest_row=60, score_tokens=100, new_tokens=30, answers=64)
+    teachers = {"math": PolicyArgs(config=QWEN3_06B, dtype="bfloat16")}
+    plan = plan_memory(setup(teachers=teachers, waiting=frozenset(teachers), workload=load, cuda=True))
+    states, head = (allocation(plan, f"teacher math: {part} that wait") for part in ("states", "output head"))
+    assert (states.bytes, states.phase) == (64 * 30 * 1024 * 2, "host")
+    assert (head.bytes, head.phase, head.turn) == (151936 * 1024 * 2, "score", "")
+    assert not [a for a in plan_memory(setup(teachers=teachers)).allocations if "wait" in a.name]
+
+
 def test_teachers_that_take_turns_are_not_added_up():
     from lit_uniopd.teachers import TeacherArgs
 

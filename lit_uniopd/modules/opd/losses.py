@@ -313,6 +313,7 @@ def _compare(
     student_BTH = student_BTH * head.scale
     mask_BT = _kept(head, student_BTH, rollouts, args, temperature)
     if len(terms) > 1:
+        options["mixture_kind"] = teachers[0][0].mixture_kind
         return mixture_divergence(student_BTH, head.weight_VH, terms, mask_BT, **options)
     (term,) = terms
     options |= {"teacher_bias": term.bias_V, "teacher_softcap": term.softcap}

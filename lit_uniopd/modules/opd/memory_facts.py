@@ -31,4 +31,19 @@ def with_teachers(module: Any, setup: Setup) -> Setup:
     """The setup of the student's plan, with its teachers and a copy of it as it was at the start, if one is needed."""
     teachers = module.teachers.args
     of_start = module.advantage.needs_reference or any(t.weights == "student_at_start" for t in teachers.values())
-    return replace(setup, teachers=teachers, reference_copy=of_start and setup.policy.lora is None)
+    return replace(
+        setup,
+        teachers=teachers,
+        waiting=_waiting(module, setup.shards) if module.loss.kind == "sampled" else frozenset(),
+        reference_copy=of_start and setup.policy.lora is None,
+    )
+
+
+def _waiting(module: Any, shards: int) -> frozenset[str]:
+    """The teachers of log-linear mixtures that do not all have whole weights on the device all the time."""
+    args, names = module.teachers.args, set[str]()
+    for mixture in module.teachers.routing.mixtures.values():
+        visits = any(args[name].placement in ("cpu_offload", "disk_cache") for name in mixture.shares)
+        if mixture.kind == "log_linear" and len(mixture.shares) > 1 and (visits or shards > 1):
+            names |= mixture.shares.keys()
+    return frozenset(names)

@@ -79,7 +79,7 @@ def opd_objections(module: Any, processor: Any) -> Iterator[Objection]:
             module.updates_per_rollout,
             batch_size=getattr(data.datamodule, "batch_size", None),
             ranks=trainer.world_size,
-            scopes=outcome_scopes(module.advantage, trainer),
+            scopes=outcome_scopes(module.advantage, trainer, module.teachers.showing_best),
             balance=getattr(data.datamodule, "online_balance", None),
             calibrations=[type(callback).__name__ for callback in callbacks],
             horizon=module.horizon,
@@ -143,7 +143,8 @@ def heavy_replies(teachers: Mapping[str, TeacherArgs], load: Workload, *, proces
 
 def _long_readings(module: Any, trained: Sequence[Prompt], processor: Any) -> Iterator[Objection]:
     """What teachers read beside the student's prompt, where it is longer than their positions."""
-    longest = module.teachers.longest_prompts(trained, processor, module.policy_args)
+    options = (processor, module.policy_args, module.sampling.max_new_tokens)
+    longest = module.teachers.longest_prompts(trained, *options)
     for name, tokens in longest.items():
         teacher, flag = module.teachers.args[name], f"model.teachers.{name}"
         if teacher.is_student or teacher.placement != "http" or teacher.path:

@@ -1,6 +1,6 @@
 """Are outcomes known where something needs them? Without them balancing and calibration silently do nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lightning import Trainer
@@ -13,15 +13,17 @@ from lit_uniopd.utils.objections import Objection, refuse_or_warn
 from lit_uniopd.utils.trainer_data import TrainerData
 
 
-def outcome_scopes(advantage: AdvantageArgs, trainer: Trainer) -> dict[str, str]:
+def outcome_scopes(advantage: AdvantageArgs, trainer: Trainer, showing_best: Iterable[str] = ()) -> dict[str, str]:
     """What in a run can do nothing without outcomes, by its name or flag -> what it compares: a group, or all (global).
 
     Args:
         advantage: of the objective.
         trainer: its datamodule may have ``online_balance``, its callbacks a true ``needs_outcomes``.
+        showing_best: teachers that read a right answer of the group.
     """
     callbacks: Sequence[Any] = trainer.callbacks  # type: ignore[attr-defined]
     scopes = {"--model.advantage.outcome_weight": "group"} if advantage.outcome_weight else {}
+    scopes |= {f"--model.teachers.{name}.reads.template": "group" for name in showing_best}
     balance = getattr(TrainerData(trainer).datamodule, "online_balance", None)
     if balance is not None:
         scopes["--data.online_balance"] = getattr(balance, "scope", "group")
@@ -29,9 +31,9 @@ def outcome_scopes(advantage: AdvantageArgs, trainer: Trainer) -> dict[str, str]
     return scopes | {type(callback).__name__: getattr(callback, "scope", "group") for callback in needing}
 
 
-def outcome_users(advantage: AdvantageArgs, trainer: Trainer) -> list[str]:
+def outcome_users(advantage: AdvantageArgs, trainer: Trainer, showing_best: Iterable[str] = ()) -> list[str]:
     """The names of ``outcome_scopes``."""
-    return list(outcome_scopes(advantage, trainer))
+    return list(outcome_scopes(advantage, trainer, showing_best))
 
 
 def gold_objections(prompts: Sequence[Prompt], graders: GraderPool, users: Sequence[str] = ()) -> Iterator[Objection]:

@@ -61,6 +61,8 @@ def reads_as_student(student: Policy, teachers: TeacherPool, name: str, prompts:
         prompts: routed to it.
     """
     tokens = [encoded.tokens for encoded in teachers.encode(name, prompts)]
+    if name in teachers.showing_best:
+        return False
     alike = all(student.encode(p).tokens == read for p, read in zip(prompts, tokens, strict=True))
     return alike and all(teachers.reading(prompt).images == prompt.images for prompt in prompts)
 

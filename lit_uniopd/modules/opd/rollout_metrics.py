@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_uniopd.distributed.collectives import max_over_ranks, sum_over_ranks
 from lit_uniopd.grade import KILLED
+from lit_uniopd.modules.opd.demonstrations import add_demonstrations
 from lit_uniopd.modules.opd.engine_drift import add_engine_drift
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.rewards import GRADERS
@@ -37,7 +38,7 @@ def step_metrics(
     """
     teachers, domains, custom_graders = module.teachers, module.domains, module.custom_graders
     # Whether the student's answers come from an engine with kernels of its own.
-    own_kernels = module.writer == "student" and module.rollout_sampling.engine == "vllm"
+    own_kernels = module.phase.writer == "student" and module.phase.sampling.engine == "vllm"
     # What it waits for: data, the slowest rank, and graders that take longer than the teachers.
     trained.add("time/idle_share", seconds.get("wait", 0.0) + seconds.get("grade", 0.0), seconds["step"])
     module.work.add(trained, module, rollouts, seconds)
@@ -49,6 +50,8 @@ def step_metrics(
         counts = aligner.counts
         means.add(f"teacher/{name}/one_to_one", counts["one_to_one"], counts["tokens"])
         means.add(f"teacher/{name}/unaligned", counts["unaligned"], counts["tokens"])
+    if teachers.showing_best:
+        add_demonstrations(means, rollouts, teachers)
     drift = add_engine_drift(means, rollouts) if own_kernels else None
     metrics = means.reduce(module) | trained.reduce(module)
     if drift is not None:

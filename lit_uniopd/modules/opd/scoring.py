@@ -41,7 +41,8 @@ def longest_reading(module: Any, prompts: Sequence[Prompt], processor: Any) -> i
         prompts: of the training data.
         processor: of the student.
     """
-    return max(module.teachers.longest_prompts(prompts, processor, module.policy_args).values(), default=0)
+    options = (processor, module.policy_args, module.sampling.max_new_tokens)
+    return max(module.teachers.longest_prompts(prompts, *options).values(), default=0)
 
 
 def update_batches(

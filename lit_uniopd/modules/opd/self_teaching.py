@@ -26,6 +26,7 @@ def self_teaching_objections(module: Any) -> Iterator[Objection]:
         routed = list(islice((prompt for prompt in prompts if module.teachers.route(prompt) == name), READ))
         options = module.policy_args.chat_template_kwargs
         alike = options | args.chat_template_kwargs == options
+        alike = alike and name not in module.teachers.showing_best
         alike = alike and all(module.teachers.reading(prompt) is prompt for prompt in routed)
         if routed and alike and not anchors:
             yield Objection(

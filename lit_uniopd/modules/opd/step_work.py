@@ -48,13 +48,13 @@ class StepWork:
             seconds: of each part of the step, and of the whole `step`.
         """
         passes = _passes(rollouts)
-        student = module.writer == "student"
+        student = module.phase.writer == "student"
         operations = {
             "rollout": self.student.forward(passes) if student else self._teaching(module, rollouts),
             "score": self._scoring(module, rollouts),
             "update": self.student.update(passes),
         }
-        if module.loss.kind != "sampled":
+        if module.phase.loss.kind != "sampled":
             operations["update"] += self._teaching(module, rollouts)
         if student and module.sampling.server is not None:
             operations.pop("rollout")  # it is written elsewhere
@@ -69,7 +69,7 @@ class StepWork:
 
     def _scoring(self, module: Any, rollouts: Rollouts) -> int:
         """Operations of the teachers, and of the policies that score beside them."""
-        own_logps = module.writer == "teacher" or module.rollout_sampling.engine == "vllm"
+        own_logps = module.phase.writer == "teacher" or module.phase.sampling.engine == "vllm"
         by_student = own_logps + module.advantage.needs_reference
         return self._teaching(module, rollouts) + by_student * self.student.forward(_passes(rollouts))
 
@@ -98,5 +98,9 @@ def _passes(rollouts: Rollouts, rows: Sequence[int] | None = None, lengths: Sequ
     groups, answers = rollouts.group_B.tolist(), rollouts.lengths_B.tolist()
     read = lengths or [0] * len(rows)
     prompts = [length or len(rollouts.prompt_tokens[row]) for row, length in zip(rows, read, strict=True)]
-    group_prompts = dict(zip((groups[row] for row in rows), prompts, strict=True))
-    return Passes.over(group_prompts.values(), [(p, answers[row]) for row, p in zip(rows, prompts, strict=True)])
+    # Once for each that its answers are read behind: a teacher that reads one of them reads another behind that.
+    group_prompts = {(groups[row], prompt) for row, prompt in zip(rows, prompts, strict=True)}
+    return Passes.over(
+        [prompt for _, prompt in sorted(group_prompts)],
+        [(p, answers[row]) for row, p in zip(rows, prompts, strict=True)],
+    )

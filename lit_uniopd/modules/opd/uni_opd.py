@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks, wait_for_ranks
+from lit_uniopd.distributed.collectives import gradient_sync, sum_over_ranks
 from lit_uniopd.distributed.preemption import interruptible, stop_if_requested
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.base import PolicyModule
@@ -19,9 +19,9 @@ from lit_uniopd.modules.opd.advantages import AdvantageArgs, rollout_advantages
 from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.baseline import teacher_baseline
 from lit_uniopd.modules.opd.charts import opd_charts
+from lit_uniopd.modules.opd.demonstrations import show_best_answers
 from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
-from lit_uniopd.modules.opd.engine_drift import check_drift
 from lit_uniopd.modules.opd.horizon import HorizonArgs, at_horizon, forget_cut
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.opd.memory_facts import rollout_workload, with_teachers
@@ -32,9 +32,10 @@ from lit_uniopd.modules.opd.plug_ins import call_plug_ins
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import frozen_logps, update_batches
+from lit_uniopd.modules.opd.scoring import update_batches
 from lit_uniopd.modules.opd.step_work import StepWork
-from lit_uniopd.modules.opd.teacher_failures import check_failures
+from lit_uniopd.modules.opd.teacher_scores import ask_teachers
+from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, refuse_warm_start
 from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
@@ -72,6 +73,7 @@ class UniOPD(PolicyModule):
         horizon: shorter answers for the first steps; null: of full length from the first on.
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
+        warm_start: teachers write for the first steps, and the student from then on; null: from the first step on.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
         micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
             share counted once: the memory lever.
@@ -100,6 +102,7 @@ class UniOPD(PolicyModule):
         advantage: AdvantageArgs = AdvantageArgs(),  # noqa: B008
         horizon: HorizonArgs | None = None,
         writer: Literal["student", "teacher"] = "student",
+        warm_start: WarmStartArgs | None = None,
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
         max_teacher_failures: float = 0.1,
@@ -132,11 +135,15 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
         options: dict[str, Any] = {"direction": loss.top_k_direction, "baseline": advantage.baseline}
         self.teachers.refuse(sampling.temperature or 1.0, loss.kind, writer=writer, **options)
+        refuse_warm_start(warm_start, writer, self.teachers.args, self.teachers.routing)
         self.sampling = self.rollout_sampling = sampling
         self.loss = loss
         self.advantage = advantage
         self.horizon = horizon
         self.writer = writer
+        self.warm_start = warm_start
+        self.phase = Phase(writer, sampling, loss)
+        """Of the step that is under way: of the warm start, or what follows it."""
         self.max_teacher_failures = max_teacher_failures
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
@@ -159,7 +166,7 @@ class UniOPD(PolicyModule):
         if stage == "fit":
             check_engine(self.sampling)
         trained = trained if stage == "fit" else []
-        check_golds(trained, self.graders, outcome_users(self.advantage, self.trainer), warns=self.global_rank == 0)
+        check_golds(trained, self.graders, self.outcome_users, warns=self.global_rank == 0)
         check_images(prompts, trained, student=self.policy_args, flag=self.policy_flag, teachers=self.teachers)
         if stage == "fit" and self.teachers:
             for name, count in self.teachers.routes(trained).items():
@@ -177,6 +184,11 @@ class UniOPD(PolicyModule):
         if self.trainer.state.fn == "fit":
             for name in self.teachers.load(self.policy, self.reading_ranks):
                 self.shard(self.teachers[name])
+
+    @property
+    def outcome_users(self) -> list[str]:
+        """What in the run can do nothing without outcomes."""
+        return outcome_users(self.advantage, self.trainer, self.teachers.showing_best)
 
     @property
     def steps_per_batch(self) -> int:
@@ -213,8 +225,13 @@ class UniOPD(PolicyModule):
         refuse_or_warn(too_many_updates(self.updates_per_rollout, len(batch) * self.sampling.n))
         self.rollouts = None  # those of the step before
         scored = self.unfinished.take_up(self, batch, self.policy)
+        begun = self.global_step - (0 if scored is None else scored.done)
+        before, after = self.phase, Phase(self.writer, self.rollout_sampling, self.loss)
+        self.phase = after.at(self.warm_start, begun)
+        if before.writer == "teacher" and self.phase.writer == "student":
+            log.info("Step %d: the warm start is over, and the student writes.", begun)
         if scored is None:
-            with interruptible(self.trainer, gathers=self.writer == "teacher"):
+            with interruptible(self.trainer, gathers=self.phase.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
                 rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
@@ -223,24 +240,32 @@ class UniOPD(PolicyModule):
             seed = derive_seed(self.seed, 0, "updates", self.global_step)
             updates = split_updates(self, rollouts, self.updates_per_rollout, seed=seed)
             scored = ScoredRollout(rollouts, updates)
+        else:
+            show_best_answers(scored.rollouts, self.teachers)  # prompts are those of the batch
         self.update(scored, batch.prompts)
         self.log_step(scored.rollouts, scored.trained, self.timer.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
         """Write answers to the prompts."""
         seed = self.reseed("rollout", self.global_step)
-        keys, sampling = group_ids(self, len(batch)), at_horizon(self.rollout_sampling, self.horizon, self.global_step)
-        write = write_answers if self.writer == "student" else self.teachers.write
+        keys, sampling = group_ids(self, len(batch)), at_horizon(self.phase.sampling, self.horizon, self.global_step)
+        write = write_answers if self.phase.writer == "student" else self.teachers.write
         with self.timed("rollout"):
             return write(self.policy, batch.prompts, sampling, seed=seed, keys=keys)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
 
-        They are ``log p_T - log p_S``, or what stands in their place.
+        They are ``log p_T - log p_S``, or what stands in their place. Where teachers read right answers, all are
+        graded first.
         """
-        with self.grading(rollouts):
-            reference_BT = self.ask_teachers(rollouts)
+        graded_first = bool(self.teachers.showing_best)
+        if graded_first:
+            with self.grading(rollouts):
+                pass
+            show_best_answers(rollouts, self.teachers)
+        with nullcontext() if graded_first else self.grading(rollouts):
+            reference_BT = ask_teachers(self, rollouts)
             baseline_BT = teacher_baseline(self, rollouts)
         forget_cut(rollouts, self.sampling, self.horizon, self.global_step)
         rollouts.advantages_BT = rollout_advantages(
@@ -263,34 +288,6 @@ class UniOPD(PolicyModule):
             yield
         with self.timed("grade"), interruptible(self.trainer):
             under_way.finish()
-
-    def ask_teachers(self, rollouts: Rollouts) -> Tensor | None:
-        """Fill in the teachers' log-probs.
-
-        Returns:
-            The reference's log-probs ``[B, T]``, where the advantages need them.
-        """
-        reference_BT: Tensor | None = None
-        options: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.micro_batch_tokens}
-        with self.timed("score"):
-            if self.writer == "teacher" or self.rollout_sampling.engine == "vllm":
-                rollouts.student_logps_BT = frozen_logps(self.policy, rollouts, **options)
-                check_drift(self, rollouts, self.rollout_sampling)
-            if self.advantage.needs_reference:
-                with self.policy.reference() as reference:
-                    reference_BT = frozen_logps(reference, rollouts, **options)
-            if self.teachers:
-                with interruptible(self.trainer, gathers=True):
-                    rollouts.teacher_logps_BT, rollouts.teacher_ok_B = self.teachers.score(rollouts, **options)
-            else:
-                itself_BT = rollouts.student_logps_BT if reference_BT is None else reference_BT
-                rollouts.teacher_logps_BT = itself_BT.clone()
-                rollouts.teacher_ok_B = torch.ones_like(rollouts.keep_B)
-        with self.timed("wait"):
-            wait_for_ranks(self)
-        if self.teachers:
-            check_failures(self, rollouts, self.teachers.failures, limit=self.max_teacher_failures)
-        return reference_BT
 
     def visit(self, rollouts: Rollouts) -> None:
         """Call ``on_rollouts_scored`` of the datamodule, then of every callback in order, where they have it.
@@ -346,16 +343,17 @@ class UniOPD(PolicyModule):
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""
-        teachers = None if self.loss.kind == "sampled" else self.teachers
+        teachers = None if self.phase.loss.kind == "sampled" else self.teachers
         return update_batches(self, self.policy, rollouts, rows, self.micro_batch_tokens, teachers)
 
     def micro_loss(self, rollouts: Rollouts, teacher: str, denominator: float, trained: WeightedMeans) -> Tensor:
         """This micro-batch's share of the loss; its statistics are added to ``trained``."""
         common: dict[str, Any] = {"temperature": self.temperature, "denominator": denominator, "trained": trained}
-        if self.loss.kind == "sampled":
-            return sampled_loss(self.policy, rollouts, self.loss, **common)
+        loss = self.phase.loss
+        if loss.kind == "sampled":
+            return sampled_loss(self.policy, rollouts, loss, **common)
         passes = self.teachers.passes(teacher, rollouts.prompts) if teacher else ()
-        return divergence_loss(self.policy, passes, rollouts, self.loss, **common)
+        return divergence_loss(self.policy, passes, rollouts, loss, **common)
 
     def clip(self) -> Tensor:
         """Norm of the whole gradient, before it is cut to ``gradient_clip``."""
@@ -371,7 +369,7 @@ class UniOPD(PolicyModule):
         metrics = step_metrics(self, rollouts, trained, seconds)
         self.log_dict(metrics, batch_size=len(rollouts))
         if self.trainer.is_global_zero:
-            self.alarms.check(metrics, self.loss, outcome_users(self.advantage, self.trainer), step=self.global_step)
+            self.alarms.check(metrics, self.loss, self.outcome_users, step=self.global_step)
 
     # --- stopping and resuming between two updates of a rollout ---
 
