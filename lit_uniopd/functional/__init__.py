@@ -16,6 +16,7 @@ from lit_uniopd.functional.logps import (
 from lit_uniopd.functional.margin import (
     MarginResult,
     OrderReport,
+    margin_discard,
     margin_mask,
     margin_shift,
     order_consistency,
@@ -54,6 +55,7 @@ __all__ = [
     "ipo_loss",
     "kto_pair_loss",
     "linear_token_logps",
+    "margin_discard",
     "margin_mask",
     "margin_shift",
     "mixture_divergence",

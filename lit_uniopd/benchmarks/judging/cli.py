@@ -29,23 +29,42 @@ def parser() -> CommandParser:
     options = CommandParser(
         prog="uniopd judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = options.add_argument
-    add("run", type=Path, help="directory of a run, e.g. runs/benchmarks/version_0")
-    add("--judge", required=True, help="hub id, directory or playground:NAME; with --url the model's name there")
-    add("--url", help="OpenAI-compatible address, up to and with /v1, e.g. http://127.0.0.1:8000/v1")
-    add("--api_key_variable", default="OPENAI_API_KEY", help="environment variable with the key of --url")
-    add("--options", default="{}", help="of each request with --url, else of the model: '{dtype: bfloat16}'")
-    add("--engine", default="auto", choices=["auto", "loop", "generate", "vllm"], help="that writes replies here")
-    add("--max_tokens", type=int, help="of a reply; default: 1 for log-probs, 16 for a letter or mark, else 4096")
-    add("--rows", type=int, default=16, help="questions under way at the same time")
-    add("--benchmark", help="name or YAML file, where the run has several that are judged")
-    add("--baseline", type=Path, help="answers to compare with: a file, or another run's directory")
-    add("--template", help="text or YAML file with another wording, or PACKAGE:PATH of one in an installed package")
-    add("--orders", default="both", choices=["both", "one"], help="show each pair in both orders, or in a drawn one")
-    add("--verdict", default="logprobs", choices=["logprobs", "text"], help="AlpacaEval 2: weighted, or as written")
-    add("--length_control", type=Path, help="AlpacaEval 2: its df_gamed.csv, for the official length control")
-    add("--style_control", action="store_true", help="Arena-Hard: also the win rate at the baseline's style")
-    add("--dry_run", action="store_true", help="say what it costs, and ask nothing")
+    options.add_argument("run", type=Path, help="directory of a run, e.g. runs/benchmarks/version_0")
+    options.add_argument(
+        "--judge", required=True, help="hub id, directory or playground:NAME; with --url the model's name there"
+    )
+    options.add_argument("--url", help="OpenAI-compatible address, up to and with /v1, e.g. http://127.0.0.1:8000/v1")
+    options.add_argument(
+        "--api_key_variable", default="OPENAI_API_KEY", help="environment variable with the key of --url"
+    )
+    options.add_argument(
+        "--options", default="{}", help="of each request with --url, else of the model: '{dtype: bfloat16}'"
+    )
+    options.add_argument(
+        "--engine", default="auto", choices=["auto", "loop", "generate", "vllm"], help="that writes replies here"
+    )
+    options.add_argument(
+        "--max_tokens", type=int, help="of a reply; default: 1 for log-probs, 16 for a letter or mark, else 4096"
+    )
+    options.add_argument("--rows", type=int, default=16, help="questions under way at the same time")
+    options.add_argument("--benchmark", help="name or YAML file, where the run has several that are judged")
+    options.add_argument("--baseline", type=Path, help="answers to compare with: a file, or another run's directory")
+    options.add_argument(
+        "--template", help="text or YAML file with another wording, or PACKAGE:PATH of one in an installed package"
+    )
+    options.add_argument(
+        "--orders", default="both", choices=["both", "one"], help="show each pair in both orders, or in a drawn one"
+    )
+    options.add_argument(
+        "--verdict", default="logprobs", choices=["logprobs", "text"], help="AlpacaEval 2: weighted, or as written"
+    )
+    options.add_argument(
+        "--length_control", type=Path, help="AlpacaEval 2: its df_gamed.csv, for the official length control"
+    )
+    options.add_argument(
+        "--style_control", action="store_true", help="Arena-Hard: also the win rate at the baseline's style"
+    )
+    options.add_argument("--dry_run", action="store_true", help="say what it costs, and ask nothing")
     return options
 
 
@@ -97,12 +116,10 @@ def judged_benchmark(args: argparse.Namespace) -> Any:
     template = own_template(protocol.kind) if args.template is None else read_template(args.template, protocol.needed)
     if args.url and not urlsplit(args.url).hostname:
         raise UserError(f"--url {args.url} must begin with http:// or https:// and name a host.")
-    if protocol.pairwise != (args.baseline is not None):
-        raise UserError(
-            f"{spec.key} compares answers with those of a baseline; give them by --baseline."
-            if protocol.pairwise
-            else f"{spec.key} compares answers with the right ones; leave out --baseline."
-        )
+    if protocol.pairwise and args.baseline is None:
+        raise UserError(f"{spec.key} compares answers with those of a baseline; give them by --baseline.")
+    if not protocol.pairwise and args.baseline is not None:
+        raise UserError(f"{spec.key} compares answers with the right ones; leave out --baseline.")
     benchmark = load_rows(spec, records)
     baseline = None if args.baseline is None else read_baseline(args.baseline, benchmark)
     rows = judged_rows(benchmark, records, baseline)
@@ -123,7 +140,7 @@ def _answers(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.benchmark is not None:
         spec = find_spec(args.benchmark)
         if spec.key not in answers:
-            raise UserError(f"{args.run} has no answers to {spec.key}; it has those to {', '.join(answers)}.")
+            raise UserError(f"--benchmark {spec.key} was not answered in {args.run}; name one of {', '.join(answers)}.")
         specs = {spec.key: spec}
     judged = {key: spec for key, spec in specs.items() if spec.scoring.export in JUDGED_HERE}
     if len(judged) != 1:

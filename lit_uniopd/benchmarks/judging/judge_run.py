@@ -233,7 +233,7 @@ def run_summary(directory: Path, key: str) -> dict[str, Any]:
     summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"benchmarks": {}}
     if key not in summary["benchmarks"]:
         raise UserError(
-            f"{directory} has no {SUMMARY} with {key}: the run has not ended; let it end, and judge it then."
+            f"{directory} has no {SUMMARY} with {key}: the run has not ended; give its command again, which goes on."
         )
     return summary
 

@@ -311,7 +311,7 @@ def test_a_changed_answer_is_judged_anew(alpaca, tmp_path):
         (["nowhere", "--judge", "x"], "nowhere is no directory; give that of a run"),
         (["RUN"], "--judge"),
         (["RUN", "--judge", "x"], "judges one benchmark at a time, and .* has arena_hard@export, mm_vet@export"),
-        (["RUN", "--judge", "x", "--benchmark", "math500"], "has no answers to math500@unidpo; it has those to"),
+        (["RUN", "--judge", "x", "--benchmark", "math500"], "math500@unidpo was not answered in .*; name one of"),
         (["RUN", "--judge", "x", "--benchmark", "arena_hard"], "compares answers with those of a baseline"),
         (["RUN", "--judge", "x", "--benchmark", "mm_vet", "--baseline", "B"], "with the right ones; leave out"),
         (["RUN", "--judge", "x", "--benchmark", "arena_hard", "--baseline", "none"], "--baseline none does not exist"),
