@@ -96,6 +96,12 @@ def by_mark(body: dict[str, Any]) -> dict[str, Any]:
     return {"message": {"content": mark if reply else "[[2.0]]"}}
 
 
+def by_capitals(body: dict[str, Any]) -> dict[str, Any]:
+    """Lists the words in capitals of a description."""
+    words = re.findall(r"[A-Z]{2,}(?: [A-Z]{2,})*", shown(body["messages"][-1]["content"], "description"))
+    return {"message": {"content": f"Here: {json.dumps([word.lower() for word in words])}"}}
+
+
 class JudgeServer:
     """Chat completions by a function of the request's body.
 

@@ -135,6 +135,7 @@ def judged_rows(benchmark: Benchmark, records: Sequence[Record], baseline: Basel
             question=_question(examples[record.sample_id]),
             answer=record.response,
             other=others[record.sample_id],
+            objects=_objects(examples[record.sample_id].gold),
             kinds=_kinds(examples[record.sample_id].row.get("capability")),
         )
         for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))
@@ -168,6 +169,11 @@ def _baseline_answers(benchmark: Benchmark, baseline: Baseline) -> dict[str, str
             f"{benchmark.key} (the first is row {missing[0]}); give a file with all of them."
         )
     return answers
+
+
+def _objects(gold: Any) -> tuple[str, ...]:
+    """The annotated classes of a picture, where the right answer is those."""
+    return tuple(gold.get("objects", ())) if isinstance(gold, Mapping) else ()
 
 
 def _kinds(cell: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``uniopd judge RUN``: let a model judge the answers to Arena-Hard, AlpacaEval 2 or MM-Vet that a run has recorded.
+"""``uniopd judge RUN``: let a model judge a run's answers to AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench.
 
 The judge is a model that is loaded here (--judge), or one behind an OpenAI-compatible address (--judge and --url). Each
 verdict is kept in RUN/verdicts as soon as it is there: the same command goes on where it stopped. The wording is ours,
@@ -113,7 +113,11 @@ def judged_benchmark(args: argparse.Namespace) -> Any:
     spec, records = _answers(args)
     run_summary(args.run, spec.key)
     protocol = _protocol(args, spec)
-    template = own_template(protocol.kind) if args.template is None else read_template(args.template, protocol.needed)
+    template = (
+        own_template(protocol.kind)
+        if args.template is None
+        else read_template(args.template, protocol.needed, protocol.may_show)
+    )
     if args.url and not urlsplit(args.url).hostname:
         raise UserError(f"--url {args.url} must begin with http:// or https:// and name a host.")
     if protocol.pairwise and args.baseline is None:
@@ -147,7 +151,7 @@ def _answers(args: argparse.Namespace) -> tuple[Any, Any]:
         names = ", ".join(judged) or "none"
         raise UserError(
             f"`uniopd judge` judges one benchmark at a time, and {args.run} has {names} (of {', '.join(specs)}); name "
-            "one by --benchmark that is Arena-Hard, AlpacaEval 2 or MM-Vet."
+            "one by --benchmark that is AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench."
         )
     ((key, spec),) = judged.items()
     return spec, answers[key]

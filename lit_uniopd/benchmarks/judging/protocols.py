@@ -1,5 +1,6 @@
 """What each judged benchmark asks, how its replies are read, and what its scores are."""
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,12 +14,25 @@ from lit_uniopd.benchmarks.judging.length_control import GamedBaselines, length_
 from lit_uniopd.benchmarks.judging.logistic import Array
 from lit_uniopd.benchmarks.judging.style_control import FEATURES, controlled_rate, style_differences
 from lit_uniopd.benchmarks.judging.templates import Template
-from lit_uniopd.benchmarks.judging.verdicts import FIVE_STEPS, Verdict, letter_share, read_label, read_letter, read_mark
+from lit_uniopd.benchmarks.judging.verdicts import (
+    FIVE_STEPS,
+    Verdict,
+    letter_share,
+    read_label,
+    read_letter,
+    read_mark,
+    read_objects,
+)
 from lit_uniopd.benchmarks.metrics.intervals import RESAMPLES, resampled_weights
+from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.chair import chair_counts
+from lit_uniopd.hallucination.lexicon import chair_words
 
 MODEL_FIRST, BASELINE_FIRST = "model_first", "baseline_first"
 STRONG = 3.0
 """Games that a verdict of "much better" counts for."""
+FEW_WORDS = 3
+"""Of an answer that describes nothing."""
 FITTED_RESAMPLES = 200
 """Draws where each needs a fit."""
 OFFICIAL_LETTERS: Letters = ("m", "M")
@@ -43,6 +57,8 @@ class JudgedRow:
     kinds: tuple[str, ...] = ()
     """Capabilities that the question asks for."""
     verdicts: tuple[Verdict, ...] = ()
+    objects: tuple[str, ...] = ()
+    """Classes of the picture, where they are annotated."""
 
     @property
     def values(self) -> list[float]:
@@ -69,6 +85,8 @@ class Protocol(ABC):
     pairwise: bool
     needed: frozenset[str]
     """Fields that its wording must have."""
+    may_show: frozenset[str] = frozenset()
+    """Further fields that it may have."""
     max_tokens: int
     """Of a reply, where nothing else is said."""
 
@@ -215,7 +233,58 @@ class MMVet(Protocol):
         return JudgedScores({"correctness": float(marks.mean())}, interval, shares)
 
 
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {p.kind: p for p in (AlpacaEval, ArenaHard, MMVet)}
+class ObjectHalBench(Protocol):
+    """Object HalBench: which objects a description names, by the judge; which of them are there, by COCO's annotation.
+
+    What the judge lists is looked up among CHAIR's words for the 80 classes, as in the official script, where another
+    parser finds the nouns. Answers of three words or fewer name nothing there, and here.
+    """
+
+    kind = "object_halbench"
+    pairwise = False
+    needed = frozenset({"answer"})
+    may_show = frozenset({"question"})
+    max_tokens = 512
+
+    def check(self, rows: Sequence[JudgedRow]) -> None:
+        if unknown := sum(not row.objects for row in rows):
+            raise UserError(
+                f"--benchmark: {unknown} of {len(rows)} pictures have no list of their objects, which scores need; "
+                "use object_halbench@rule_based, whose rows have them."
+            )
+
+    def read(self, reply: Reply, order: str, template: Template) -> Reading:
+        names = read_objects(reply.text)
+        return (None, 1.0, "") if names is None else (float(len(names)), 1.0, json.dumps(names, ensure_ascii=False))
+
+    def score(self, rows: Sequence[JudgedRow]) -> JudgedScores:
+        rows = [row for row in rows if row.values]
+        counts = [chair_counts(self._mentions(row), row.objects) for row in rows]
+        columns = [(c.hallucinated, c.mentions, c.hallucinated > 0, c.mentions > 0, 1, c.hit, c.truth) for c in counts]
+        sums_RS = np.concatenate([np.ones((1, len(rows))), _draws(rows, RESAMPLES)]) @ np.array(columns, np.float64)
+        wrong, named, bad, naming, captions, hit, truth = sums_RS.T
+        ratios = {
+            "chair_s_refined": (bad, naming),
+            "chair_i": (wrong, named),
+            "chair_s": (bad, captions),
+            "recall": (hit, truth),
+        }
+        scores, interval = {}, {}
+        for name, (part, whole) in ratios.items():
+            rates = np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
+            scores[name], interval[name] = float(rates[0]), _ends(rates[1:])
+        details = {"mean_words": float(np.mean([len(row.answer.split()) for row in rows]))}
+        return JudgedScores(scores, interval, details=details)
+
+    def _mentions(self, row: JudgedRow) -> list[tuple[str, str]]:
+        """Words for objects of the 80 classes in what the judge has listed, each once."""
+        if len(row.answer.split()) <= FEW_WORDS:
+            return []
+        listed = (name for verdict in row.verdicts for name in json.loads(verdict.label))
+        return list(dict.fromkeys(mention for name in listed for mention in chair_words().mentions(name.lower())))
+
+
+PROTOCOLS: dict[str, Callable[..., Protocol]] = {p.kind: p for p in (AlpacaEval, ArenaHard, MMVet, ObjectHalBench)}
 """``scoring.export`` of a benchmark -> how it is judged."""
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -72,13 +72,14 @@ def own_template(kind: str) -> Template:
     return _from_yaml(WORDINGS / f"{kind}.yaml")
 
 
-def read_template(source: str, needed: set[str]) -> Template:
+def read_template(source: str, needed: Set[str], may_show: Set[str] = frozenset()) -> Template:
     """A user's wording.
 
     Args:
         source: a text file, a YAML file with ``user`` (or ``prompt_template``) and perhaps ``system`` (or
             ``system_prompt``) and ``letters``, or ``PACKAGE:PATH`` of such a file inside an installed package.
         needed: what it must be filled with.
+        may_show: what it may be filled with too.
 
     Raises:
         UserError: if there is no such file, or it lacks a field.
@@ -102,7 +103,7 @@ def read_template(source: str, needed: set[str]) -> Template:
     if missing:
         names = " or ".join(f"{{{name}}}" for name in FIELDS[missing[0]])
         raise UserError(f"--template {source} has no place for the {missing[0]}; write {names} where it belongs.")
-    if foreign := sorted(template.fields - needed):
+    if foreign := sorted(template.fields - needed - may_show):
         raise UserError(
             f"--template {source} asks for the {foreign[0]}, which this benchmark's judge is not shown; remove it."
         )

@@ -1,5 +1,6 @@
 """What a judge has said: how a reply is read, and the file that keeps each verdict."""
 
+import ast
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,19 @@ def read_mark(reply: str) -> float | None:
     return number if 0 <= number <= 1 else None
 
 
+def read_objects(reply: str) -> list[str] | None:
+    """The texts of the list that a reply holds; None if there is no list of texts."""
+    text = strip_reasoning(reply) or ""
+    start, end = text.find("["), text.rfind("]")
+    if start < 0 or end < start:
+        return None
+    try:
+        found = ast.literal_eval(text[start : end + 1])  # JSON's lists of texts are Python's, and both quotes come
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
+
+
 def letter_share(logps: Mapping[str, float], letters: tuple[str, str]) -> float | None:
     """Probability of the first letter among the two; None if the judge gives neither."""
     first, second = (math.exp(logps.get(letter, -math.inf)) for letter in letters)
@@ -69,7 +83,7 @@ class Verdict:
     """Who judged and how, without an address."""
     template: Mapping[str, str]
     value: float | None
-    """What the model has won, or its mark, in [0, 1]; None: the reply could not be read."""
+    """What the model has won, or its mark, in [0, 1], or how many objects it names; None: the reply cannot be read."""
     weight: float = 1.0
     label: str = ""
     """As the reply has it, in the order of the question."""

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judged_runs import alpaca_file, by_label, by_letter, by_mark, judge_server, longer, write_run
+from judged_runs import alpaca_file, by_capitals, by_label, by_letter, by_mark, judge_server, longer, write_run
 from scipy import stats
 
 from lit_uniopd.benchmarks.judging.cli import main as judge
 from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet
 from lit_uniopd.benchmarks.judging.verdicts import Verdict
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.errors import UserError
 
 OURS = ["Red, and a little brown.", "In water.", "", "x" * 40]
@@ -241,6 +243,41 @@ def test_capabilities_by_hand():
     scored = MMVet().score([row(0, 1.0, "rec", "ocr"), row(1, 0.4, "ocr"), row(2, 0.1, "rec", "know")])
     assert scored.scores["correctness"] == pytest.approx(0.5)
     assert scored.breakdown == pytest.approx({"rec": 0.55, "ocr": 0.7, "know": 0.1})
+
+
+# --- Object HalBench -------------------------------------------------------------------------------------------------
+
+
+def test_objects_that_the_judge_finds_are_looked_up_in_the_annotation(tmp_path):
+    """The first picture has a cat, a dog and a car; the rule that reads all nouns would find the others' too."""
+    key = "object_halbench@rule_based"
+    rows = load_benchmark(find_spec(key), "fixture").examples
+    right = "There are " + ", ".join(name.upper() for name in rows[1].gold["objects"])
+    captions = ["A CAT and a DOG by a BUS, like a horse.", right, "nothing to be named here", "A PIZZA."]
+    captions += ["one bird somewhere in it"] * (len(rows) - 4)
+    run = write_run(tmp_path / "run", {key: captions})
+    with judge_server(by_capitals) as server:
+        judge([str(run), "--judge", "big", "--url", server.url])
+        assert len(server.requests) == len(rows)
+    result = result_of(run, key)
+    truth = [len(set(row.gold["objects"])) for row in rows]
+    # Captions 1 and 2 name objects, 3 of them in the first, the bus wrongly; the last is too short to describe anything.
+    named = 3 + truth[1]
+    assert result["scores"] == pytest.approx(
+        {
+            "chair_s_refined": 1 / 2,
+            "chair_i": 1 / named,
+            "chair_s": 1 / len(rows),
+            "recall": (2 + truth[1]) / sum(truth),
+        }
+    )
+    assert result["template"]["name"] == "uniopd_named_objects"
+
+
+def test_rows_without_annotation_are_refused(tmp_path):
+    run = write_run(tmp_path / "run", {"object_halbench": ["A dog."] * 4})
+    with pytest.raises(UserError, match=r"4 of 4 pictures have no list of their objects.* object_halbench@rule_based"):
+        judge([str(run), "--judge", "big", "--url", "http://127.0.0.1:9/v1"])
 
 
 # --- interrupted, wrong, refused -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lit_uniopd.benchmarks.judging.verdicts import (
     read_label,
     read_letter,
     read_mark,
+    read_objects,
     read_verdicts,
 )
 
@@ -83,6 +84,24 @@ def test_letters(reply, letter):
 )
 def test_marks(reply, mark):
     assert read_mark(reply) == mark
+
+
+@pytest.mark.parametrize(
+    ("reply", "names"),
+    [
+        ('["dog", "dining table"]', ["dog", "dining table"]),
+        ("Sure: ['dog', \"man's hat\"].", ["dog", "man's hat"]),
+        ("```json\n[]\n```", []),
+        ("<think>['cat']</think>['dog']", ["dog"]),
+        ("dog, cat", None),
+        ("[dog, cat]", None),
+        ("[1, 2]", None),
+        ('["dog", "ca', None),
+        ("", None),
+    ],
+)
+def test_objects(reply, names):
+    assert read_objects(reply) == names
 
 
 def test_shares():
