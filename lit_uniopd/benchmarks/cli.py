@@ -39,10 +39,11 @@ def list_benchmarks(console: Console) -> None:
 
 
 def _note(spec: BenchmarkSpec) -> str:
+    here = "`uniopd judge` judges answers" if spec.scoring.export in JUDGED_HERE else ""
     if spec.scoring.judge is None:
-        return ""
-    here = "; `uniopd judge` judges them" if spec.scoring.export in JUDGED_HERE else ""
-    return f"answers are exported for {spec.scoring.judge} ({spec.scoring.export}){here}"
+        return here
+    exported = f"exported for {spec.scoring.judge} ({spec.scoring.export})"
+    return f"{exported}; {here}" if here else exported
 
 
 def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:
