@@ -199,7 +199,8 @@ def test_the_interval_is_a_bootstrap_over_questions():
     rows = pair_rows([(float(v), 1.0, float(v), 1.0) for v in rng.integers(0, 2, 80)])
     low, high = ArenaHard().score(rows).interval["win_rate"]
     values = np.array([row.values[0] for row in rows])
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", random_state=0)
+    options: dict[str, Any] = {"n_resamples": 5000, "method": "percentile", "random_state": 0}
+    theirs = stats.bootstrap((values,), np.mean, **options)
     assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
     assert high - low > 0.18  # 2 * 1.96 * sqrt(.25 / 80); two games of a question are not two draws
 
@@ -364,7 +365,7 @@ def test_a_changed_answer_is_judged_anew(alpaca, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_mistakes(arguments, sentence, arena, tmp_path):
+def test_mistakes(arguments: list[str], sentence, arena, tmp_path):
     run, baseline = arena
     (tmp_path / "empty.jsonl").write_text('{"question_id": "z", "answer": "x"}\n')
     other = write_run(tmp_path / "other", {"alpaca_eval2": OURS})

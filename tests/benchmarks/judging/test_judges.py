@@ -1,6 +1,7 @@
 """Judges behind an address and in this process."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_a_model_here_gives_the_log_probs_of_its_own_forward_pass():
     replies = dict(judge.ask(QUESTIONS, ("A", "B")))
     policy: Policy = judge.policy
     for i, question in enumerate(QUESTIONS):
-        text = policy.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        text: Any = policy.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         ids = policy.tokenizer(text, add_special_tokens=False).input_ids
         with torch.no_grad():
             logps = policy.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
@@ -94,7 +95,7 @@ def test_a_model_here_writes_by_any_engine(engine):
     judge = LocalJudge("playground:tiny_text", 5, {"dtype": "float32"}, engine=engine, max_rows=2)
     replies = dict(judge.ask(QUESTIONS[:3], None))
     policy: Policy = judge.policy
-    text = policy.tokenizer.apply_chat_template(QUESTIONS[1], tokenize=False, add_generation_prompt=True)
+    text: Any = policy.tokenizer.apply_chat_template(QUESTIONS[1], tokenize=False, add_generation_prompt=True)
     ids = policy.tokenizer(text, add_special_tokens=False).input_ids
     written = list(ids)
     with torch.no_grad():

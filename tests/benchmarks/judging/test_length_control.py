@@ -61,7 +61,9 @@ def case(seed: int, directory: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def controlled(seed: int, kind: str, directory: Path, draws: int = 0) -> LengthControlled:
     preference, model, baseline, path = case(seed, directory)
     gamed = read_gamed(path) if kind == "v1" else None
-    weights = np.random.default_rng(9).multinomial(len(model), np.full(len(model), 1 / len(model)), size=draws)
+    weights = (
+        np.random.default_rng(9).multinomial(len(model), np.full(len(model), 1 / len(model)), size=draws).astype(float)
+    )
     result = length_controlled(
         preference, model.astype(float), baseline.astype(float), range(len(model)), gamed, weights
     )
