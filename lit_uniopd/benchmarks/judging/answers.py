@@ -148,7 +148,9 @@ def _question(example: Example) -> str:
 
 
 def _right_answers(benchmark: Benchmark) -> dict[str, str]:
-    return {example.id: str(example.gold) for example in benchmark.examples}
+    """The gold answers as MM-Vet's evaluator shows them, with blanks around the signs that join their parts."""
+    golds = {example.id: str(example.gold) for example in benchmark.examples}
+    return {name: gold.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ") for name, gold in golds.items()}
 
 
 def _baseline_answers(benchmark: Benchmark, baseline: Baseline) -> dict[str, str]:
