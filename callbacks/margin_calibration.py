@@ -7,7 +7,15 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.margin import Direction, MarginResult, Scope, Statistic, margin_mask, margin_shift
+from lit_uniopd.functional.margin import (
+    Direction,
+    MarginResult,
+    Scope,
+    Statistic,
+    margin_discard,
+    margin_mask,
+    margin_shift,
+)
 from lit_uniopd.functional.opd import within_gap
 from lit_uniopd.modules.opd.losses import never_gap_masked
 from lit_uniopd.modules.opd.uni_opd import UniOPD
@@ -16,22 +24,23 @@ from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import Rollouts
 
-Variant = Literal["shift", "mask"]
+Variant = Literal["shift", "mask", "discard"]
 Samples = Literal["trained", "all"]
 
 
 class MarginCalibration(Callback):
     """Make the teachers' aggregated scores rank right answers above wrong ones before the student learns from them.
 
-    Where the correct answers to a prompt do not return ``delta`` more per token than the incorrect ones, either the two
-    sets are shifted apart by a constant, or the scores of the worst answers are set to 0. Groups without correct or
-    without incorrect answers stay as they are. The defaults are those of the paper's text experiments; its multimodal
-    ones have `direction: correct_up, delta: 0.0`.
+    Where the correct answers to a prompt do not return ``delta`` more per token than the incorrect ones, the two sets
+    are shifted apart by a constant, or the scores of the worst answers, or of all of them, are set to 0. Groups without
+    correct or without incorrect answers stay as they are. The defaults are those of the paper's text experiments; its
+    multimodal ones have `direction: correct_up, delta: 0.0`.
 
     Logs, over all ranks: `calibration/{violated, mixed, margin_before, margin_after, shift, masked}`.
 
     Args:
-        variant: shift: move whole answers by a constant; mask: greedily drop the worst answers.
+        variant: shift: move whole answers by a constant; mask: greedily drop the worst answers; discard: drop all
+            answers to the prompt, as in the paper's first version.
         direction: which answers a shift moves: correct_up (Lift), incorrect_down (Drop) or both (Spread).
         delta: required margin in nats per token. Typical returns are about 0.3, so 0.4 shifts nearly every mixed group.
         scope: margins per prompt (group), or one over the whole rollout (global).
@@ -61,6 +70,10 @@ class MarginCalibration(Callback):
             raise UserError(f"MarginCalibration.min_retain must be in [0, 1], not {min_retain}.")
         if variant == "mask" and min_retain == 1:
             raise UserError("MarginCalibration.min_retain 1 leaves every answer, so a mask does nothing; lower it.")
+        if variant == "discard" and scope == "global":
+            raise UserError(
+                "MarginCalibration.variant discard would drop the whole rollout with scope global; set scope to group."
+            )
         self.variant = variant
         self.direction: Direction = direction
         self.delta = delta
@@ -89,16 +102,17 @@ class MarginCalibration(Callback):
         """
         mask_BT, include_B = self._trained(rollouts, gap_threshold, never_gap_masked_BT)
         common: dict[str, Any] = {
-            "scope": self.scope,
             "statistic": self.statistic,
             "delta": self.delta,
             "include_B": include_B,
             "process_group": dist.group.WORLD if dist.is_available() and dist.is_initialized() else None,
         }
         samples = (rollouts.advantages_BT, mask_BT, rollouts.outcome_B, rollouts.group_B)
+        if self.variant == "discard":
+            return margin_discard(*samples, **common)
         if self.variant == "mask":
-            return margin_mask(*samples, min_retain=self.min_retain, **common)
-        return margin_shift(*samples, direction=self.direction, **common)
+            return margin_mask(*samples, min_retain=self.min_retain, scope=self.scope, **common)
+        return margin_shift(*samples, direction=self.direction, scope=self.scope, **common)
 
     def _trained(
         self, rollouts: Rollouts, gap_threshold: float | None, never_gap_masked_BT: Tensor | None
@@ -131,8 +145,9 @@ class MarginCalibration(Callback):
             values |= {
                 "calibration/violated": result.violations / mixed,
                 "calibration/margin_before": float(result.margin_before.mean()),
-                "calibration/margin_after": float(result.margin_after.mean()),
             }
+        if len(result.margin_after):  # all mixed groups may have been discarded
+            values["calibration/margin_after"] = float(result.margin_after.mean())
         # The margins are those of all ranks; shifts and masks are this rank's.
         means = WeightedMeans()
         means.add("calibration/shift", result.shift_B.abs().sum(), len(result.shift_B))

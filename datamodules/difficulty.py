@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.samplers import ResumableBatchSampler
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.balance import Shape, difficulty_repeats
+from lit_uniopd.functional.balance import DROPPED, Shape, difficulty_repeats
 from lit_uniopd.scorers.pass_rates import read_difficulties
 from lit_uniopd.types import Prompt
 
@@ -25,7 +25,9 @@ class DifficultyArgs:
     path: str
     """Pass counts, written by `uniopd predict -c configs/uni_opd/difficulty.yaml`."""
     shape: Shape = "auto"
-    """What is repeated: u: prompts with 1 .. N-1 right answers of N; mirrored_j: with 1 .. N; auto: by the data."""
+    """What is repeated: u: prompts with 1 .. N-1 right answers of N; mirrored_j: with 1 .. N; auto: by the data. Or
+    nothing is, and prompts are left out, as in the paper's ablations: those with N right answers (drop_all_right), or
+    with none (drop_all_wrong)."""
     target: int | None = None
     """Number of prompts of each repeated difficulty. Default: that of the most common difficulty."""
     cap: int = 8
@@ -83,6 +85,10 @@ def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: in
             f"--data.difficulty.path {args.path} mixes prompts with different numbers of answers; measure them anew "
             "in a file of its own."
         )
+    if args.shape in DROPPED and (args.target is not None or args.cap != DifficultyArgs.cap):
+        raise UserError(
+            f"--data.difficulty.shape {args.shape} repeats no prompt; leave out --data.difficulty.target and .cap."
+        )
     # A prompt with a missing verdict cannot be compared with the others.
     correct_P = torch.tensor([-1 if entry is None or entry.attempts < attempts else entry.correct for entry in entries])
     repeats_P = difficulty_repeats(correct_P, attempts, shape=args.shape, target=args.target, cap=args.cap, seed=seed)
@@ -95,6 +101,8 @@ def balance_difficulty(prompts: Sequence[Prompt], args: DifficultyArgs, seed: in
         unmeasured=int((~measured_P).sum()),
     )
     log.info("Right answers of %d: prompts %s become %s.", attempts, report.before, report.after)
+    if dropped := int((repeats_P == 0).sum()):
+        log.info("%d of %d training prompts are left out (%s).", dropped, len(prompts), args.shape)
     if report.unmeasured:
         log.warning(
             "%d of %d training prompts have no full pass count and are seen once.", report.unmeasured, len(prompts)

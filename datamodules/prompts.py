@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from datamodules.balancing import OnlineBalanceArgs, balance_rollouts
 from datamodules.difficulty import DifficultyArgs, DifficultyBalancedSampler, DifficultyReport, balance_difficulty
@@ -169,9 +170,20 @@ class PromptDataModule(SourceDataModule):
             setattr(self, f"{split}_prompts", self._read(split))
         if "train" in splits and self.difficulty is not None:
             self.difficulty_report = balance_difficulty(self.train_prompts, self.difficulty, run_seed(self.seed))
+            self._refuse_emptied(self.difficulty.shape, self.difficulty_report.repeats_P)
         if not self.sources["val"]:
             # Without the method Lightning skips validation; for a loader of no batches it would warn.
             self.val_dataloader = super().val_dataloader
+
+    def _refuse_emptied(self, shape: str, repeats_P: Tensor) -> None:
+        """Raise if a source has no prompt left."""
+        sources = self.report["train"]
+        for source, seen in zip(sources, repeats_P.split([source.kept for source in sources]), strict=True):
+            if not seen.any():
+                raise UserError(
+                    f"--data.difficulty.shape {shape} leaves none of the {source.kept} prompts of {source.path}; "
+                    "choose another shape, or take that source out."
+                )
 
     def train_dataloader(self) -> ResumableLoader:
         """The training order; a resumed run goes on in it."""

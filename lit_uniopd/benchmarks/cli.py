@@ -7,6 +7,7 @@ from rich.table import Table
 
 from lit_uniopd.benchmarks.datasets import LOCAL, hub_rows
 from lit_uniopd.benchmarks.harness.loading import is_harness, load_harness
+from lit_uniopd.benchmarks.judging import JUDGED_HERE
 from lit_uniopd.benchmarks.loading import check_golds, load_benchmark
 from lit_uniopd.benchmarks.registry import all_specs, expand
 from lit_uniopd.benchmarks.report.console import wide_console
@@ -38,9 +39,11 @@ def list_benchmarks(console: Console) -> None:
 
 
 def _note(spec: BenchmarkSpec) -> str:
+    here = "`uniopd judge` judges answers" if spec.scoring.export in JUDGED_HERE else ""
     if spec.scoring.judge is None:
-        return ""
-    return f"answers are exported for {spec.scoring.judge} ({spec.scoring.export})"
+        return here
+    exported = f"exported for {spec.scoring.judge} ({spec.scoring.export})"
+    return f"{exported}; {here}" if here else exported
 
 
 def check_benchmarks(names: list[str], online: bool, console: Console) -> bool:

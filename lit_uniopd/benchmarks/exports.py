@@ -84,13 +84,14 @@ def _mm_vet(rows: Rows, model: str) -> tuple[str, str]:
 
 def _object_halbench(rows: Rows, model: str) -> tuple[str, str]:
     entries = [
-        {"image_id": record.sample_id, "question": _question(example), "answer": record.response, "model": model}
+        {"image_id": record.sample_id, "question": question_of(example), "answer": record.response, "model": model}
         for record, example in rows
     ]
     return _lines(entries), "jsonl"
 
 
-def _question(example: Any) -> str:
+def question_of(example: Any) -> str:
+    """The text of the last turn."""
     content = example.messages[-1]["content"]
     if isinstance(content, str):
         return content

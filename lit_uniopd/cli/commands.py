@@ -41,6 +41,9 @@ COMMANDS = {
     "regrade": Command(
         "lit_uniopd.benchmarks.regrade_cli", "Judge the recorded answers of a run anew, without a model."
     ),
+    "judge": Command(
+        "lit_uniopd.benchmarks.judging.cli", "Let a model judge the answers to benchmarks that no rule can score."
+    ),
     "compare": Command(
         "lit_uniopd.benchmarks.compare_cli", "Compare the benchmark scores of two runs, with intervals."
     ),

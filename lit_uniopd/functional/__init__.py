@@ -16,6 +16,7 @@ from lit_uniopd.functional.logps import (
 from lit_uniopd.functional.margin import (
     MarginResult,
     OrderReport,
+    margin_discard,
     margin_mask,
     margin_shift,
     order_consistency,
@@ -62,6 +63,7 @@ __all__ = [
     "linear_token_logps",
     "log_linear_logps",
     "log_linear_token_logps",
+    "margin_discard",
     "margin_mask",
     "margin_shift",
     "mixture_divergence",

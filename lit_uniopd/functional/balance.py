@@ -7,7 +7,7 @@ Online, correct and incorrect answers are brought to a ratio by leaving some out
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from torch import Tensor
 from lit_uniopd.functional.margin import CORRECT, IGNORED, INCORRECT
 from lit_uniopd.utils.seeding import derive_seed
 
-Shape = Literal["auto", "u", "mirrored_j"]
+Shape = Literal["auto", "u", "mirrored_j", "drop_all_right", "drop_all_wrong"]
+DROPPED: dict[str, int] = {"drop_all_right": 1, "drop_all_wrong": 0}
+"""Ablation -> the share of right answers whose prompts are not seen."""
 Scope = Literal["group", "global"]
 UnknownAs = Literal["excluded", "incorrect"]
 
@@ -113,20 +115,21 @@ def difficulty_repeats(
 
     A prompt's difficulty is the number of right answers among ``attempts``. Prompts of an upsampled difficulty with n
     prompts are repeated ``target / n`` times: all of them ``floor(target / n)`` times, and a random part of them once
-    more so that they are ``target`` together. Nothing is removed.
+    more so that they are ``target`` together. Nothing is removed, but by the two ablations, which repeat nothing.
 
     Args:
         correct_P: Number of right answers to each prompt; negative: not measured, such a prompt is seen once.
         attempts: Number of answers to each prompt (N in the paper; 8 there).
         shape: Which difficulties are upsampled. ``u``: 1 .. N-1, for data with many prompts at both ends;
             ``mirrored_j``: 1 .. N, for data with few easy prompts; ``auto``: ``mirrored_j`` if fewer than a third as
-            many prompts are always right as are always wrong, else ``u``.
+            many prompts are always right as are always wrong, else ``u``. ``drop_all_right`` and ``drop_all_wrong``,
+            the paper's ablations: none, and prompts with N right answers, or with none, are not seen.
         target: Number of prompts to reach for each upsampled difficulty. None: that of the most common difficulty.
         cap: No prompt is seen more often than this.
         seed: Of the choice of prompts that are seen once more.
 
     Returns:
-        int64 ``[P]``, at least 1 everywhere.
+        int64 ``[P]``, at least 1 everywhere but in the ablations, where what is dropped has 0.
 
     Raises:
         ValueError: naming the argument that is out of range.
@@ -141,9 +144,11 @@ def difficulty_repeats(
         raise ValueError(f"attempts must be at least 1 and no number in correct_P above it, not {attempts}")
     if cap < 1 or (target is not None and target < 1):
         raise ValueError(f"cap and target must be at least 1, not {cap} and {target}")
-    if shape not in ("auto", "u", "mirrored_j"):
-        raise ValueError(f"shape must be auto, u or mirrored_j, not {shape!r}")
+    if shape not in get_args(Shape):
+        raise ValueError(f"shape must be one of {', '.join(get_args(Shape))}, not {shape!r}")
     counts = correct_P.cpu()
+    if shape in DROPPED:
+        return (counts != DROPPED[shape] * attempts).long().to(correct_P.device)
     sizes = torch.bincount(counts[counts >= 0], minlength=attempts + 1).tolist()
     goal = target or max(sizes)
     repeats_P = torch.ones(len(counts), dtype=torch.long)
@@ -163,7 +168,7 @@ def upsampled(sizes: list[int], shape: Shape) -> range:
 
     Args:
         sizes: number of prompts with 0, 1, .. N right answers.
-        shape: as in `difficulty_repeats`.
+        shape: as in `difficulty_repeats`, not an ablation.
 
     Example:
         >>> list(upsampled([4, 2, 1], "auto")), list(upsampled([4, 2, 1], "u"))

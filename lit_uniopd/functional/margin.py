@@ -1,8 +1,8 @@
 """Outcome-guided margin calibration: make the teacher's token scores agree with the outcomes.
 
 The return of an answer is the mean of its token advantages. In each group (answers to one prompt) the correct answers
-should score above the incorrect ones by a margin; where they do not, shift both sets apart or drop the worst
-offenders. Behaviour of the official ``margin_shift.py`` and ``margin_mask_greedy.py``, with three differences:
+should score above the incorrect ones by a margin; where they do not, shift both sets apart, drop the worst offenders,
+or drop the group. Behaviour of the official ``margin_shift.py`` and ``margin_mask_greedy.py``, with three differences:
 statistics can leave samples out (``include_B``), scope ``global`` obeys the direction everywhere, and an empty answer
 belongs to no set instead of being NaN.
 
@@ -42,13 +42,13 @@ class MarginResult:
     shift_B: Tensor
     """What was added to each token of a sample."""
     masked_B: Tensor
-    """Bool: samples whose advantages were set to 0 by ``margin_mask``."""
+    """Bool: samples whose advantages were set to 0 by ``margin_mask`` or ``margin_discard``."""
     groups: Tensor
     """Numbers of the mixed groups; a single 0 stands for the batch if the scope is global."""
     margin_before: Tensor
     """float64, one per mixed group."""
     margin_after: Tensor
-    """float64, one per mixed group; over the remaining samples after a mask."""
+    """float64, one per mixed group; over what samples a mask leaves, of what groups a discard leaves."""
     violations: int
     """Mixed groups whose margin was below delta."""
     n_groups: int
@@ -213,6 +213,47 @@ def margin_mask(
         margin_before=before,
         margin_after=after,
         violations=int((before < delta).sum()),
+        n_groups=len(batch.numbers),
+    )
+
+
+@torch.no_grad()
+def margin_discard(
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    outcome_B: Tensor,
+    group_B: Tensor,
+    *,
+    statistic: Statistic = "minmax",
+    delta: float = 0.0,
+    include_B: Tensor | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> MarginResult:
+    """Set the advantages of whole groups to 0 where the margin is below ``delta``: the paper's first version (Eq. 10).
+
+    All samples of such a group are dropped, those of unknown outcome and those that ``include_B`` leaves out of the
+    margin too. They keep their place in the loss denominators. Other groups, not mixed ones among them, stay as they
+    are. Args and errors as in ``margin_shift``.
+
+    Example:
+        >>> advantages_BT, mask_BT = torch.tensor([[-3.0], [1.0], [0.0], [5.0]]), torch.ones(4, 1)
+        >>> outcome_B, group_B = torch.tensor([1, 1, 0, 0]), torch.tensor([7, 7, 7, 8])
+        >>> result = margin_discard(advantages_BT, mask_BT, outcome_B, group_B)  # -3 is below 0
+        >>> result.masked_B.tolist(), result.margin_before.item(), len(result.margin_after)
+        ([True, True, True, False], -3.0, 0)
+    """
+    batch = _Batch.build(advantages_BT, mask_BT, outcome_B, group_B, "group", include_B, process_group)
+    mixed, before = batch.margins(statistic)
+    inverted = before < delta
+    masked_B = torch.isin(batch.group, mixed[inverted])[batch.local].to(advantages_BT.device)
+    return MarginResult(
+        advantages=torch.where(masked_B[:, None], 0.0, advantages_BT),
+        shift_B=torch.zeros(len(masked_B), dtype=math_dtype(advantages_BT), device=advantages_BT.device),
+        masked_B=masked_B,
+        groups=batch.numbers[mixed],
+        margin_before=before,
+        margin_after=before[~inverted],
+        violations=int(inverted.sum()),
         n_groups=len(batch.numbers),
     )
 

@@ -7,6 +7,8 @@ import pytest
 
 from lit_uniopd.benchmarks import datasets
 from lit_uniopd.benchmarks.datasets import fixture_rows, read_rows
+from lit_uniopd.benchmarks.exports import FORMATS
+from lit_uniopd.benchmarks.judging import JUDGED_HERE
 from lit_uniopd.benchmarks.loading import check_golds, load_benchmark, select_examples
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.profiles import PROFILES
@@ -84,7 +86,10 @@ def test_metrics_can_be_built_under_every_profile(spec):
 
 @pytest.mark.parametrize("spec", SPECS, ids=ids)
 def test_what_has_no_grader_says_who_judges_and_in_which_format(spec):
-    assert (spec.scoring.grader is None) == (spec.scoring.judge is not None) == (spec.scoring.export is not None)
+    assert (spec.scoring.grader is None) == (spec.scoring.judge is not None)
+    assert spec.scoring.judge is None or spec.scoring.export in FORMATS
+    # What is scored by rule may be judged beside that, by `uniopd judge`.
+    assert spec.scoring.export is None or spec.scoring.export in JUDGED_HERE
     assert spec.source
 
 

@@ -40,6 +40,24 @@ def test_a_mask_drops_the_worst_answers():
     assert result.masked_B.tolist() == [False, True, False, False]
 
 
+def test_a_discard_drops_all_answers_to_a_prompt_in_the_wrong_order():
+    batch = rollouts([[0.5], [-3.0], [0.0], [0.1], [0.2], [0.1]], [1, 1, 0, -1, 1, 0], [0, 0, 0, 0, 1, 1])
+    calibration = MarginCalibration(variant="discard", delta=0.0, statistic="minmax")
+    assert returns_after(calibration, batch) == pytest.approx([0.0, 0.0, 0.0, 0.0, 0.2, 0.1])
+    with pytest.raises(UserError, match="variant discard would drop the whole rollout with scope global"):
+        MarginCalibration(variant="discard", scope="global")
+
+
+def test_a_step_whose_mixed_groups_are_all_discarded_logs_no_margin_after(model_dirs, tmp_path):
+    calibration = MarginCalibration(variant="discard", delta=1e9)
+    memory = Memory()
+    callbacks = [HalfRight(), calibration]
+    trainer(tmp_path, max_steps=1, callbacks=callbacks, logger=memory).fit(module(model_dirs), Prompts(prompts(2)))
+    assert memory.values["calibration/violated"] == 1.0
+    assert memory.values["calibration/masked"] == 1.0
+    assert "calibration/margin_after" not in memory.values
+
+
 class Spy(Callback):
     """What the update sees."""
 

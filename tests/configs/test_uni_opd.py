@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from lit_uniopd.cli import main
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "configs/uni_opd/presets"
 GOLDEN = ROOT / "tests/golden"
+ENDS = ("right", "wrong")
 OUTCOMES = {True: 1, False: 0, None: -1}
 
 
@@ -62,6 +64,24 @@ def test_the_equations_preset_is_the_official_function_but_for_delta():
     torch.testing.assert_close(result.shift_B, torch.tensor(case["per_sample_shift"]), rtol=0, atol=1e-6)
 
 
+def test_the_first_version_drops_groups_in_the_wrong_order():
+    """Of the golden groups, those whose worst right answer is below their best wrong one, counted one by one."""
+    inputs = golden("margin_shift")["inputs"]
+    batch = golden_rollouts(inputs)
+    calibration, _ = preset("first_version")
+    # As rollouts hold them: in float32, the mean of .3 and -.1 in group 14 is a little above .1.
+    means = [np.float32(row).astype(float).mean() for row in inputs["token_advantages"]]
+    labels = list(zip(inputs["group_index"], inputs["response_correct"], means, strict=True))
+    inverted = {
+        group
+        for group, right, mean in labels
+        if right is True and any(g == group and r is False and m > mean for g, r, m in labels)
+    }
+    dropped = calibration.calibrate(batch).masked_B.tolist()
+    assert inverted
+    assert dropped == [group in inverted for group in inputs["group_index"]]
+
+
 def test_the_mask_preset_drops_whom_the_released_code_drops():
     mask = golden("margin_mask")
     (case,) = [case for case in mask["cases"] if case["name"] == "group_mean_d0.4_r0.25"]
@@ -103,8 +123,8 @@ def test_every_preset_parses_behind_the_quickstart(name, capsys, monkeypatch):
     config = yaml.safe_load(capsys.readouterr().out)
     kinds = [entry["class_path"].rsplit(".", 1)[1] for entry in config["trainer"]["callbacks"]]
     assert "RolloutBrowser" in kinds  # those of the quickstart are still there
-    if name == "offline_balance":
-        assert config["data"]["init_args"]["difficulty"]["shape"] == "auto"
+    if name in (shapes := {"offline_balance": "auto", **{f"drop_all_{end}": f"drop_all_{end}" for end in ENDS}}):
+        assert config["data"]["init_args"]["difficulty"]["shape"] == shapes[name]
     else:
         assert kinds[-2:] == [MarginCalibration.__name__, OrderDiagnostics.__name__]
         assert config["data"]["init_args"]["online_balance"]["ratio"] == 1.0

@@ -46,6 +46,40 @@ def test_medium_prompts_are_repeated_and_none_is_removed(tmp_path):
     assert report.repeats_P.tolist() == [1] * 6 + [3, 3] + [1] * 5
 
 
+def test_the_ablations_leave_prompts_out_and_say_so(tmp_path, caplog):
+    prompts = measured(tmp_path / "d.jsonl", [0] * 6 + [3] * 2 + [8] * 4)
+    with caplog.at_level("INFO"):
+        report = balance_difficulty(
+            [*prompts, prompt(99)], DifficultyArgs(str(tmp_path / "d.jsonl"), shape="drop_all_wrong"), seed=0
+        )
+    assert report.after == [0, 0, 0, 2, 0, 0, 0, 0, 4]
+    assert report.repeats_P.tolist() == [0] * 6 + [1] * 7
+    assert "6 of 13 training prompts are left out (drop_all_wrong)" in caplog.text
+    for options in ({"target": 5}, {"cap": 2}):
+        args = DifficultyArgs(str(tmp_path / "d.jsonl"), shape="drop_all_right", **options)
+        with pytest.raises(UserError, match=r"drop_all_right repeats no prompt; leave out --data\.difficulty\.target"):
+            balance_difficulty(prompts, args, seed=0)
+
+
+def test_what_is_left_out_is_never_seen():
+    sampler = DifficultyBalancedSampler([torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])], batch_size=1)
+    assert sorted(row for batch in sampler for row in batch) == [1, 3, 4]
+
+
+def test_a_source_without_a_prompt_left_is_named(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{i}=", "answer": "1", "id": str(i)}) + "\n" for i in range(3)))
+    source = SourceArgs(path=str(rows), grader="exact")
+    data = PromptDataModule(train=source, batch_size=1)
+    data.setup("fit")
+    entries = [Difficulty(p.key, p.id, "d", 8, 8, 0) for p in data.train_prompts]
+    append_difficulties(tmp_path / "d.jsonl", entries)
+    args = DifficultyArgs(str(tmp_path / "d.jsonl"), shape="drop_all_right")
+    emptied = PromptDataModule(train=source, batch_size=1, difficulty=args)
+    with pytest.raises(UserError, match=r"drop_all_right leaves none of the 3 prompts of .*; choose another shape"):
+        emptied.setup("fit")
+
+
 def test_the_order_shows_each_prompt_as_often_as_it_should_over_all_ranks():
     repeats = [torch.tensor([1, 3]), torch.tensor([2])]
     counts: Counter[int] = Counter()

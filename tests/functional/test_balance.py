@@ -97,6 +97,15 @@ def test_a_mirrored_j_is_filled_up_at_the_easy_end_too():
     assert histogram(J, difficulty_repeats(J, 8, shape="u", cap=100))[8] == 6
 
 
+def test_the_ablations_drop_one_end_and_repeat_nothing():
+    """Prompts that were not measured, of a negative number, are seen once as ever."""
+    counts = torch.tensor([0, 8, 4, -1, 7, 8, 0, 1])
+    assert difficulty_repeats(counts, 8, shape="drop_all_right").tolist() == [1, 0, 1, 1, 1, 0, 1, 1]
+    assert difficulty_repeats(counts, 8, shape="drop_all_wrong").tolist() == [0, 1, 1, 1, 1, 1, 0, 1]
+    # Of four tries, nobody is right eight times, and 4 of 4 is all.
+    assert difficulty_repeats(torch.tensor([4, 3, 0]), 4, shape="drop_all_right").tolist() == [0, 1, 1]
+
+
 def test_no_prompt_is_repeated_beyond_the_cap_or_removed():
     repeats = difficulty_repeats(U, 8, cap=4)
     assert repeats.max() == 4

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_uniopd.functional.margin import (
     greedy_drops,
+    margin_discard,
     margin_mask,
     margin_shift,
     order_consistency,
@@ -180,6 +181,45 @@ def test_equal_returns_are_never_dropped_for_a_rounding_error():
             assert greedy_drops([value] * n, [value] * n, statistic="mean", delta=0.4, min_retain=0.0) == (0, 0)
 
 
+DISCARD_CASES = {
+    # Group 1: -0.2 against -0.1, the paper's example. Group 2: 0.5 and 0.1 against 0.0. Group 3: right answers alone.
+    # Group 4: means of 0.5 and 0.2, and 0.1 is below 0.2. Group 5: a tie. The last of groups 1 and 2 are unknown.
+    ("minmax", 0.0): [1, 4],
+    ("minmax", 0.05): [1, 4, 5],
+    ("minmax", 0.2): [1, 2, 4, 5],
+    ("mean", 0.0): [1],
+    ("mean", 0.35): [1, 2, 4, 5],
+}
+"""Statistic and delta -> the groups that are left out, by hand."""
+
+
+@pytest.mark.parametrize(("statistic", "delta"), DISCARD_CASES)
+def test_a_group_in_the_wrong_order_is_left_out_whole(statistic, delta):
+    returns = [-0.2, -0.1, 9.0, 0.5, 0.1, 0.0, 3.0, 0.7, 0.1, 0.9, 0.2, 0.4, 0.4]
+    outcome = [1, 0, -1, 1, 1, 0, -1, 1, 1, 1, 0, 1, 0]
+    group = [1, 1, 1, 2, 2, 2, 2, 3, 4, 4, 4, 5, 5]
+    result = margin_discard(*one_token(returns, outcome, group), statistic=statistic, delta=delta)
+    dropped = DISCARD_CASES[statistic, delta]
+    assert result.masked_B.tolist() == [number in dropped for number in group]
+    expected = [0.0 if number in dropped else value for value, number in zip(returns, group, strict=True)]
+    assert result.advantages[:, 0].tolist() == expected
+    assert result.groups.tolist() == [1, 2, 4, 5]
+    margins = {"minmax": [-0.1, 0.1, -0.1, 0.0], "mean": [-0.1, 0.3, 0.3, 0.0]}[statistic]
+    assert result.margin_before.tolist() == pytest.approx(margins)
+    left = [m for m, number in zip(margins, (1, 2, 4, 5), strict=True) if number not in dropped]
+    assert result.margin_after.tolist() == pytest.approx(left)
+    assert (result.violations, result.n_groups) == (len(dropped), 5)
+    assert not result.shift_B.any()
+
+
+def test_an_answer_outside_of_the_margin_is_left_out_with_its_group():
+    batch = one_token([-0.2, -0.1, -5.0, 1.0], [1, 0, 1, 0], [0, 0, 0, 1])
+    include_B = torch.tensor([True, True, False, True])
+    result = margin_discard(*batch, include_B=include_B)
+    assert result.margin_before.tolist() == pytest.approx([-0.1])
+    assert result.masked_B.tolist() == [True, True, True, False]
+
+
 @pytest.mark.parametrize("function", [margin_shift, margin_mask])
 def test_padding_and_empty_answers_change_nothing(function):
     advantages, mask, outcome, group = inputs(SHIFT)
@@ -296,6 +336,8 @@ def _rank(rank: int, store: str, out: str) -> None:
             options: dict[str, Any] = {"scope": scope, "statistic": statistic, "process_group": dist.group.WORLD}
             result = function(*(t[local] for t in batch), **options)
             results[name, scope, statistic] = (local, result.advantages, result.margin_before, result.margin_after)
+    result = margin_discard(*(t[local] for t in batch), delta=0.1, process_group=dist.group.WORLD)
+    results["discard"] = (local, result.advantages, result.margin_before, result.margin_after)
     torch.save(results, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -310,6 +352,13 @@ def test_two_ranks_give_what_one_gives(tmp_path):
     other.join()
     assert other.exitcode == 0
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    whole = margin_discard(*inputs(MASK), delta=0.1)
+    assert 0 < whole.masked_B.sum() < len(whole.masked_B)
+    for results in ranks:
+        local, advantages, before, after = results["discard"]
+        torch.testing.assert_close(advantages, whole.advantages[local], rtol=0, atol=1e-7)
+        torch.testing.assert_close(before, whole.margin_before, rtol=0, atol=1e-12)
+        torch.testing.assert_close(after, whole.margin_after, rtol=0, atol=1e-12)
     for name, golden, function in (("shift", SHIFT, margin_shift), ("mask", MASK, margin_mask)):
         for scope, statistic in SIDES:
             expected = function(*inputs(golden), scope=scope, statistic=statistic)

@@ -81,7 +81,7 @@ class Reporter:
         for adapter in run_adapters(self.trainer):
             adapter.final_scores(hparams_of(result), scores, self._step())
         for key, benchmark in result.benchmarks.items():
-            if benchmark.spec.scoring.export is not None:
+            if benchmark.spec.scoring.export is not None and benchmark.spec.scoring.judge is not None:
                 path = export(result.records[key], benchmark, self.directory / "exports", result.name)
                 log.info("%s is judged by %s; the answers are in %s.", key, benchmark.spec.scoring.judge, path)
         compact(self.directory)

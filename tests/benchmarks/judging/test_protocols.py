@@ -1,0 +1,65 @@
+"""Scores of judged benchmarks from verdicts, by hand and against scipy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet
+from lit_uniopd.benchmarks.judging.verdicts import Verdict
+
+
+def pair_rows(labels: list[tuple[float, float, float, float]], lengths: list[int] | None = None) -> list[JudgedRow]:
+    """Rows with (value, weight) in both orders, and answers of so many words against ten."""
+    blank = {"benchmark": "b", "asked": "", "judge": {}, "template": {"sha256": ""}}
+    rows = []
+    for i, (won, weight, won_again, weight_again) in enumerate(labels):
+        verdicts = tuple(
+            Verdict(sample_id=str(i), sample_idx=0, order=order, value=value, weight=w, **blank)
+            for order, value, w in (("model_first", won, weight), ("baseline_first", won_again, weight_again))
+        )
+        answer = "word " * (lengths[i] if lengths else 10)
+        rows.append(JudgedRow(str(i), 0, i, "?", answer, "word " * 10, verdicts=verdicts))
+    return rows
+
+
+def test_a_clear_verdict_counts_three_times_as_in_arena_hard():
+    rows = pair_rows([(1.0, 3.0, 1.0, 1.0), (0.0, 1.0, 0.5, 1.0), (0.0, 3.0, 0.0, 3.0)])
+    games = [1, 1, 1, 1] + [0, 0.5] + [0] * 6  # each label as so many games
+    assert ArenaHard().score(rows).scores["win_rate"] == pytest.approx(np.mean(games))
+
+
+def test_the_interval_is_a_bootstrap_over_questions():
+    rng = np.random.default_rng(1)
+    rows = pair_rows([(float(v), 1.0, float(v), 1.0) for v in rng.integers(0, 2, 80)])
+    low, high = ArenaHard().score(rows).interval["win_rate"]
+    values = np.array([row.values[0] for row in rows])
+    options: dict[str, Any] = {"n_resamples": 5000, "method": "percentile", "random_state": 0}
+    theirs = stats.bootstrap((values,), np.mean, **options)
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
+    assert high - low > 0.18  # 2 * 1.96 * sqrt(.25 / 80); two games of a question are not two draws
+
+
+def test_style_control_takes_length_out(caplog):
+    """Long answers win, short ones lose: at the baseline's length it is even."""
+    rng = np.random.default_rng(2)
+    lengths = [int(n) for n in rng.integers(4, 40, 120)]
+    wins = rng.random(120) < 1 / (1 + np.exp(-4 * (np.array(lengths) - 10.0) / (np.array(lengths) + 10.0)))
+    scored = ArenaHard(style_control=True).score(pair_rows([(float(w), 1.0, float(w), 1.0) for w in wins], lengths))
+    assert scored.scores["win_rate"] > 0.65
+    low, high = scored.interval["style_controlled_win_rate"]
+    assert low < 0.5 < high
+    assert abs(scored.scores["style_controlled_win_rate"] - 0.5) < 0.12
+    assert scored.details["style_coefficients"]["length"] > 0.5
+    assert scored.details["style_coefficients"]["bold"] == 0.0
+
+
+def test_capabilities_by_hand():
+    def row(i: int, mark: float, *kinds: str) -> JudgedRow:
+        verdict = Verdict("b", str(i), 0, "", "", {}, {"sha256": ""}, mark)
+        return JudgedRow(str(i), 0, i, "?", "a", "b", kinds, (verdict,))
+
+    scored = MMVet().score([row(0, 1.0, "rec", "ocr"), row(1, 0.4, "ocr"), row(2, 0.1, "rec", "know")])
+    assert scored.scores["correctness"] == pytest.approx(0.5)
+    assert scored.breakdown == pytest.approx({"rec": 0.55, "ocr": 0.7, "know": 0.1})
