@@ -140,7 +140,7 @@ class UniOPD(PolicyModule):
         self.loss = loss
         self.advantage = advantage
         self.horizon = horizon
-        self.writer = writer
+        self.writer: Literal["student", "teacher"] = writer
         self.warm_start = warm_start
         self.phase = Phase(writer, sampling, loss)
         """Of the step that is under way: of the warm start, or what follows it."""
