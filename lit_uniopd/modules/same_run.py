@@ -26,6 +26,8 @@ FORMAT = 1
 _HARMLESS = {
     "path",
     "gradient_checkpointing",
+    "activation_offloading",
+    "compile",
     "micro_batch_tokens",
     "val_sampling",
     "val_batch_size",

@@ -326,6 +326,22 @@ def test_levers_are_pulled_until_it_fits_the_strongest_first():
     assert all(lever.saves > 0 for lever in path)
 
 
+def test_offloaded_inputs_of_layers_are_on_the_host():
+    """28 layers x 4096 tokens x 1024 numbers of 4 bytes; one layer's stays."""
+    checkpointed = setup(cuda=True)
+    offloading = PolicyArgs(config=QWEN3_06B, gradient_checkpointing=True, activation_offloading=True)
+    plan = plan_memory(replace(checkpointed, policy=offloading))
+    spared = plan_memory(checkpointed).held("update") - plan.held("update")
+    one = LOAD.train_tokens * 1024 * 4
+    assert spared == 27 * one
+    assert allocation(plan, "inputs of layers, offloaded").phase == "host"
+    assert allocation(plan, "inputs of layers, offloaded").bytes == 28 * one
+    on_cpu = plan_memory(setup(policy=offloading))
+    assert on_cpu.held("update") == plan_memory(setup()).held("update")  # there is nowhere else
+    path, _ = suggest_savings(checkpointed, 1, lambda plan: plan.held("update"))
+    assert "--model.student.activation_offloading true" in " ".join(lever.flags for lever in path)
+
+
 def test_placements_take_their_teachers_off_the_device():
     """Whatever class a teacher's arguments are of."""
     from dataclasses import dataclass
