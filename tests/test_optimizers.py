@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lit_uniopd import optimizers
+from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.memory import optimizer_bytes
 
@@ -104,3 +106,15 @@ def test_sharded_states_resume_on_as_many_ranks_bit_by_bit_and_on_one(tmp_path):
         assert resumed[name].equal(weight)
         # Sums of gradients are rounded otherwise, and now and then a code with them.
         torch.testing.assert_close(alone[name], weight, atol=1e-4, rtol=0)
+
+
+def test_the_config_is_accepted_also_without_torchao(monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    files = ("uni_opd/multi_teacher.yaml", "trainer/fsdp.yaml", "optimizer/adamw_8bit_fsdp.yaml")
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *(word for file in files for word in ("-c", f"configs/{file}")), "--print_config"])
+    assert not stopped.value.code
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+    assert printed["class_path"] == "lit_uniopd.optimizers.AdamW8bit"
+    # Written out in full, since keys that are left out would keep the default optimizer's values.
+    assert set(printed["init_args"]) == {"lr", "betas", "eps", "weight_decay", "block_size"}
