@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ def rollout(policy: Policy, seed: int) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "head_dim": 64}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "head_dim": 64}
+    heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4}
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=VOCABULARY, **sizes, **heads)).train()
     plain, compiled, always = (Policy(copy.deepcopy(model), make_tokenizer()).train() for _ in range(3))
     compiled_blocks.compile_blocks(compiled.model, "policy")

@@ -7,6 +7,7 @@ torch 2.13 has one rank run another's code where a weight's rows cannot be divid
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_uniopd.errors import UserError
 
+_Base: Any
+OptimState8bit: Any
+single_param_adam: Any
 try:
-    from torchao.optim import AdamW8bit as _AdamW8bit
-    from torchao.optim.adam import single_param_adam
-    from torchao.optim.subclass_8bit import OptimState8bit
+    _Base = import_module("torchao.optim").AdamW8bit
+    OptimState8bit = import_module("torchao.optim.subclass_8bit").OptimState8bit
+    single_param_adam = import_module("torchao.optim.adam").single_param_adam
 except ImportError:
-    _AdamW8bit, OptimState8bit, single_param_adam = torch.optim.AdamW, None, None
+    _Base, OptimState8bit, single_param_adam = torch.optim.Optimizer, None, None
 
 MIN_NUMEL = 4096
 """Smaller weights (norms, biases) keep float32 states."""
@@ -30,7 +34,7 @@ CODES, SCALE = "codes", "scale"
 """An 8-bit state is saved as two tensors, `exp_avg_codes` and `exp_avg_scale` say."""
 
 
-class AdamW8bit(_AdamW8bit):
+class AdamW8bit(_Base):
     """AdamW with 8-bit states on one device, under DDP and under FSDP2. Needs the package torchao.
 
     Args:
@@ -59,7 +63,7 @@ class AdamW8bit(_AdamW8bit):
                 "--model.optimizer lit_uniopd.optimizers.AdamW8bit needs the package torchao; install it "
                 "(`pip install torchao`), or choose torch.optim.AdamW."
             )
-        super().__init__(params, lr, betas, eps, weight_decay, block_size=block_size)  # type: ignore[call-arg]
+        super().__init__(params, lr, betas, eps, weight_decay, block_size=block_size)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -111,7 +115,7 @@ class AdamW8bit(_AdamW8bit):
         local = _local(p)
         if not self._is_quantised(p) or not local.numel():  # a rank may have none of the rows
             return torch.zeros_like(p.detach())
-        return _spread(OptimState8bit.zeros(local.shape, signed, self.block_size, local.device, p.dtype), p)  # type: ignore[union-attr]
+        return _spread(OptimState8bit.zeros(local.shape, signed, self.block_size, local.device, p.dtype), p)
 
     def _plain(self, state: dict[str, Any], p: Tensor) -> dict[str, Any]:
         """The scales have a row for each row of the weight, so that both are sharded alike."""

@@ -1,6 +1,7 @@
 """vLLM in the trainer's process: writing, weights brought, sleep and wake. Needs vLLM."""
 
 from collections.abc import Iterator
+from importlib import import_module
 
 from benchmarks.gpu.setting import Row, Setting
 from lit_uniopd.policy.chat_template import EncodedPrompt
@@ -9,8 +10,7 @@ from lit_uniopd.sampling import ColocateArgs, SamplingArgs, sample
 
 def measure(setting: Setting) -> Iterator[Row]:
     """Rollouts of the 0.6B model, after each change of the weights and without."""
-    import vllm
-
+    version: str = import_module("vllm").__version__
     from lit_uniopd.sampling import engine_vllm_colocated
 
     sizes, policy, batch = setting.sizes, setting.policy(setting.args("0.6B", dtype="bfloat16")), setting.batch()
@@ -26,7 +26,7 @@ def measure(setting: Setting) -> Iterator[Row]:
 
     with policy.answering():
         first = setting.seconds(write)
-        yield setting.row("vLLM, first rollout", f"{first:.1f} s", f"vLLM {vllm.__version__}, the engine is made in it")
+        yield setting.row("vLLM, first rollout", f"{first:.1f} s", f"vLLM {version}, the engine is made in it")
         whole = setting.seconds(write)
         yield setting.row("vLLM, rollout with wake, sync and sleep", f"{whole:.2f} s", f"{len(batch.prompts)} rows")
         engine = engine_vllm_colocated.engine_for(policy.model, args, policy.processor)

@@ -40,6 +40,7 @@ def loaded(root: Path, **options: Any) -> Policy:
 
 def gradients(policy: Policy) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Of the second of two passes, between which the policy writes nothing but is gathered as for a rollout."""
+    logps_BT = torch.empty(0)
     for _ in range(2):
         policy.zero_grad()
         with policy.answering(), policy.gathered():

@@ -30,7 +30,7 @@ def copied(monkeypatch) -> list[torch.Tensor]:
 
     def recording(tensor: torch.Tensor) -> Any:
         kept = to_host(tensor)
-        if kept is not tensor:
+        if not isinstance(kept, torch.Tensor):
             copies.append(kept.copy)
         return kept
 
