@@ -20,8 +20,8 @@ from lit_uniopd.utils.strict_yaml import read_yaml
 
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
-NO_UPDATE = {"gradient_checkpointing": False, "activation_offloading": False, "compile": False}
-"""Options of the update, which is over."""
+NO_UPDATE = {"gradient_checkpointing": False, "activation_offloading": False, "compile": False, "use_kernels": False}
+"""Options of the update, which is over, and of GPUs."""
 
 
 @dataclass(frozen=True, slots=True)

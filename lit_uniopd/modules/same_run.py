@@ -28,6 +28,7 @@ _HARMLESS = {
     "gradient_checkpointing",
     "activation_offloading",
     "compile",
+    "use_kernels",
     "micro_batch_tokens",
     "val_sampling",
     "val_batch_size",

@@ -47,6 +47,9 @@ class PolicyArgs:
     compile: bool = False
     """Compile the parts of each layer with torch.compile, for passes with gradients; the first steps then take a minute
     more. Needs a C++ compiler on CPUs. (torchtune's name.)"""
+    use_kernels: bool = False
+    """Replace layers by kernels of the hub where it has some for them: transformers' option, which needs the package
+    `kernels`, a GPU and the network."""
     lora: LoraArgs | None = None
     """Train adapters only; the model with its adapters off serves as the reference."""
     freeze_vision: bool = False

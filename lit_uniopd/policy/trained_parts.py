@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of
+from lit_uniopd.policy.hub_kernels import check_kernels
 from lit_uniopd.policy.lora import with_adapters
 from lit_uniopd.policy.multimodal import tower_parameters
 
@@ -24,6 +25,7 @@ def choose_trained(model: PreTrainedModel, args: PolicyArgs, *, trainable: bool,
     Raises:
         UserError: naming ``flag``, if the options do not fit the model.
     """
+    check_kernels(args, flag)
     if trainable:
         _check_update_options(args, flag)
     untouched: list[str] = []

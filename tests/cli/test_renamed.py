@@ -41,7 +41,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["advantage"] |= {"baseline": "none", "reference_weight": 0.0}  # new since
     old["model"]["init_args"]["horizon"] = None  # new since: answers of full length from the first step on
     old["model"]["init_args"]["student"]["freeze_vision"] = False  # new since: all of a model was trained
-    update = {"compile": False, "activation_offloading": False}  # new since: layers as they are, on the device
+    update = {"compile": False, "activation_offloading": False, "use_kernels": False}  # new since: layers as they are
     old["model"]["init_args"]["student"] |= update
     for teacher in old["model"]["init_args"]["teachers"].values():
         teacher |= {"freeze_vision": False, **update}
