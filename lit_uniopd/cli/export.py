@@ -20,6 +20,8 @@ from lit_uniopd.utils.strict_yaml import read_yaml
 
 TRAINED = {"student": "model.student", "policy": "model.policy"}
 """Option of the module that holds the trained model -> how users write it."""
+NO_UPDATE = {"gradient_checkpointing": False, "activation_offloading": False, "compile": False, "use_kernels": False}
+"""Options of the update, which is over, and of GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def restored(
     Raises:
         UserError: if the weights are those of another model.
     """
-    policy = Policy.load(replace(args, gradient_checkpointing=False), trainable=True, flag=flag)
+    policy = Policy.load(replace(args, **NO_UPDATE), trainable=True, flag=flag)
     parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     names = parameters.keys() | trained.keys()
     shapes = {name: (_shape(trained.get(name)), _shape(parameters.get(name))) for name in names}

@@ -213,7 +213,20 @@ def _inputs(dims: Dimensions, types: Numerics) -> int:
     return copies * h * a + dims.inner * a
 
 
-def saved_bytes(dims: Dimensions, types: Numerics, *, tokens: int, checkpointing: bool, row_length: int = 0) -> int:
+def layer_inputs_bytes(dims: Dimensions, types: Numerics, tokens: int) -> int:
+    """The input of each layer: what checkpointing keeps."""
+    return tokens * dims.layers * dims.hidden * types.residual
+
+
+def saved_bytes(
+    dims: Dimensions,
+    types: Numerics,
+    *,
+    tokens: int,
+    checkpointing: bool,
+    offloading: bool = False,
+    row_length: int = 0,
+) -> int:
     """What one forward pass keeps for its backward pass, the head excluded.
 
     With checkpointing, the input of each layer, and all that one layer keeps while it is computed again.
@@ -223,12 +236,15 @@ def saved_bytes(dims: Dimensions, types: Numerics, *, tokens: int, checkpointing
         types: of the same.
         tokens: of the micro-batch, padding included.
         checkpointing: whether layers are computed again in the backward pass.
+        offloading: whether their inputs are kept on the host: all but that of the one that is computed.
         row_length: tokens of its longest row; matters for eager attention only.
     """
     layer = layer_units_bytes(dims, types, row_length)
-    layers = dims.layers * dims.hidden * types.residual + layer if checkpointing else dims.layers * layer
     last = dims.hidden * (4 + (types.residual if types.trained else 0))
-    return tokens * (layers + last)
+    if not checkpointing:
+        return tokens * (dims.layers * layer + last)
+    inputs = layer_inputs_bytes(dims, types, tokens) // (dims.layers if offloading else 1)
+    return inputs + tokens * (layer + last)
 
 
 def working_bytes(dims: Dimensions, types: Numerics, tokens: int) -> int:

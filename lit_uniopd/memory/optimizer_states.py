@@ -41,9 +41,9 @@ def optimizer_bytes(make: Callable[[Any], torch.optim.Optimizer], parameters: Se
         return _scaled(make, parameters), False
     users = Counter(id(tensor) for state in optimizer.state.values() for tensor in _tensors(state))
     states = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
-    size = sum(tensor.nbytes for key, tensor in states.items() if users[key] > 1)
+    size = sum(_bytes(tensor) for key, tensor in states.items() if users[key] > 1)
     for kind, (first, *_) in shadows.items():
-        unshared = sum(tensor.nbytes for tensor in _tensors(optimizer.state[first]) if users[id(tensor)] == 1)
+        unshared = sum(_bytes(tensor) for tensor in _tensors(optimizer.state[first]) if users[id(tensor)] == 1)
         size += kinds[kind] * unshared
     return size, True
 
@@ -56,7 +56,7 @@ def paged(make: Callable[[Any], torch.optim.Optimizer]) -> bool:
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of the tensors in an optimizer's state; tables that parameters share count once."""
     tensors = {id(tensor): tensor for state in optimizer.state.values() for tensor in _tensors(state)}
-    return sum(_local(tensor).nbytes for tensor in tensors.values())
+    return sum(_bytes(tensor) for tensor in tensors.values())
 
 
 def _tensors(state: Mapping[str, Any]) -> list[Tensor]:
@@ -65,7 +65,8 @@ def _tensors(state: Mapping[str, Any]) -> list[Tensor]:
 
 def _has_made_states(optimizer: torch.optim.Optimizer) -> bool:
     """Let an optimizer make the states of all its parameters; False if it would not."""
-    init_state = getattr(optimizer, "init_state", None)  # bitsandbytes' kernels know no meta device, its states do
+    # The kernels of 8-bit optimizers (bitsandbytes', and ours) know no meta device, their states do.
+    init_state = getattr(optimizer, "init_state", None)
     if init_state is not None:
         optimizer.is_paged = False  # type: ignore[attr-defined]  # else memory of a GPU would be asked for
         for i, group in enumerate(optimizer.param_groups):
@@ -92,5 +93,7 @@ def _scaled(make: Callable[[Any], torch.optim.Optimizer], parameters: Sequence[T
     return int(state_bytes(optimizer) / probe.numel() * sum(p.numel() for p in parameters))
 
 
-def _local(tensor: Any) -> Tensor:
-    return getattr(tensor, "_local_tensor", tensor)
+def _bytes(tensor: Any) -> int:
+    """Of a tensor, of this rank's shard, or of what an 8-bit state is made of."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    return tensor.nbytes if flatten is None else sum(_bytes(getattr(tensor, name)) for name in flatten()[0])

@@ -16,6 +16,7 @@ from lit_uniopd.memory.estimates import (
     encoder_bytes,
     head_bytes,
     kv_cache_bytes,
+    layer_inputs_bytes,
     logits_bytes,
     numerics,
     saved_bytes,
@@ -319,10 +320,11 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
     assert setup.optimizer is not None, "only a policy that is trained is updated"
     tokens, row = setup.workload.train_tokens, setup.workload.longest_row
     checkpointing = setup.policy.gradient_checkpointing
+    offloading = setup.policy.activation_offloading and setup.cuda  # on the CPU, the host's memory is the device's
 
     def activations(tokens: int, row: int) -> int:
-        saved = saved_bytes(dims, types, tokens=tokens, checkpointing=checkpointing, row_length=row)
-        return saved + working_bytes(dims, types, tokens)
+        options = {"checkpointing": checkpointing, "offloading": offloading, "row_length": row}
+        return saved_bytes(dims, types, tokens=tokens, **options) + working_bytes(dims, types, tokens)
 
     name = f"activations of {tokens} tokens{', checkpointed' if checkpointing else ''}"
     allocations = [
@@ -331,6 +333,9 @@ def _update_parts(setup: Setup, policy: nn.Module, dims: Dimensions, types: Nume
             "log-prob head", head_bytes(dims, types, tokens=tokens, cuda=setup.cuda, training=True), "update", False
         ),
     ]
+    if offloading:
+        inputs = layer_inputs_bytes(dims, types, tokens)
+        allocations.append(Allocation("inputs of layers, offloaded", inputs, "host", exact=False))
     if types.autocast:
         copies = autocast_copies_bytes(policy, dims, checkpointing=checkpointing)
         allocations.append(Allocation("16-bit copies of float32 weights", copies, "update", exact=False))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from lit_uniopd.errors import UserError
@@ -84,8 +85,10 @@ def _changes(setup: Setup, capacity: int) -> Iterator[tuple[str, Setup]]:
     """Flags, and the setup that they make: every change that is possible here."""
     yield from _smaller_batches(setup, capacity)
     yield from _lighter_policy(setup)
-    if setup.optimizer is not None:
+    if setup.optimizer is not None and setup.shards == 1:
         yield "--model.optimizer bitsandbytes.optim.AdamW8bit", replace(setup, optimizer=_adamw_8bit)
+    elif setup.optimizer is not None and find_spec("torchao"):
+        yield "--model.optimizer lit_uniopd.optimizers.AdamW8bit", replace(setup, optimizer=_sharded_adamw_8bit)
     yield from _lighter_teachers(setup)
     if setup.shards == 1 and setup.devices > 1:
         # As that file says: weights gathered in bfloat16, gradients whole within a step.
@@ -122,6 +125,7 @@ def _smaller_engine(setup: Setup, args: ColocateArgs, room: int) -> Iterator[tup
 
 LIGHTER: dict[str, tuple[str, Any]] = {
     "gradient_checkpointing": ("gradient_checkpointing true", True),
+    "activation_offloading": ("activation_offloading true", True),
     "lora": ("lora.rank 64", LoraArgs()),
     "quantization": ("quantization 4bit", "4bit"),
     "gather": ("gather layers", "layers"),
@@ -150,6 +154,10 @@ def _lighter_policy(setup: Setup) -> Iterator[tuple[str, Setup]]:
         return
     for options, applies in (
         (["gradient_checkpointing"], not policy.gradient_checkpointing),
+        (
+            ["activation_offloading"],
+            setup.cuda and policy.gradient_checkpointing and not policy.activation_offloading,
+        ),
         (["lora"], policy.lora is None),
         (["lora", "quantization"], policy.lora is None and is_pretrained),
         (["quantization"], policy.lora is not None and policy.quantization == "none" and is_pretrained),
@@ -180,5 +188,11 @@ def _lighter_teachers(setup: Setup) -> Iterator[tuple[str, Setup]]:
 
 def _adamw_8bit(parameters: Any) -> Any:
     from bitsandbytes.optim.adamw import AdamW8bit
+
+    return AdamW8bit(parameters)
+
+
+def _sharded_adamw_8bit(parameters: Any) -> Any:
+    from lit_uniopd.optimizers import AdamW8bit
 
     return AdamW8bit(parameters)

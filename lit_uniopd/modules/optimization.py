@@ -33,10 +33,12 @@ def new_optimizer(make: OptimizerCallable, parameters: list[Parameter]) -> Optim
         optimizer = make(parameters)
     except (ValueError, TypeError) as error:
         raise UserError(f"--model.optimizer: {first_line(error)}; change that option.") from error
-    if type(optimizer).__module__.startswith("bitsandbytes") and any(isinstance(p, DTensor) for p in parameters):
+    package = type(optimizer).__module__.partition(".")[0]
+    if package in ("bitsandbytes", "torchao") and any(isinstance(p, DTensor) for p in parameters):
+        cannot = "step on" if package == "bitsandbytes" else "save its states of"
         raise UserError(
-            f"--model.optimizer {type(optimizer).__name__} cannot step on weights that FSDP shards; use "
-            "torch.optim.AdamW, whose states are sharded too."
+            f"--model.optimizer {type(optimizer).__name__} cannot {cannot} weights that FSDP shards ({package}'s); use "
+            "torch.optim.AdamW, or for 8-bit states lit_uniopd.optimizers.AdamW8bit."
         )
     return optimizer
 

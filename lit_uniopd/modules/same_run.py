@@ -26,6 +26,9 @@ FORMAT = 1
 _HARMLESS = {
     "path",
     "gradient_checkpointing",
+    "activation_offloading",
+    "compile",
+    "use_kernels",
     "micro_batch_tokens",
     "val_sampling",
     "val_batch_size",

@@ -41,6 +41,15 @@ class PolicyArgs:
     tokens is saved; needs sdpa attention. Results are the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    activation_offloading: bool = False
+    """Keep what the layers hand on in the host's memory until the backward pass; needs `gradient_checkpointing`, and
+    saves nothing on a CPU. (TRL's name.)"""
+    compile: bool = False
+    """Compile the parts of each layer with torch.compile, for passes with gradients; the first steps then take a minute
+    more. Needs a C++ compiler on CPUs. (torchtune's name.)"""
+    use_kernels: bool = False
+    """Replace layers by kernels of the hub where it has some for them: transformers' option, which needs the package
+    `kernels`, a GPU and the network."""
     lora: LoraArgs | None = None
     """Train adapters only; the model with its adapters off serves as the reference."""
     freeze_vision: bool = False

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_uniopd.distributed.sharding import gathered, is_sharded
 from lit_uniopd.errors import UserError
+from lit_uniopd.policy.activation_offloading import activations_on_host
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of, unwrap
 from lit_uniopd.policy.chat_template import EncodedPrompt, answer_end, encode, render, tokenizer_of
@@ -144,7 +145,9 @@ class HiddenStateModel(nn.Module):
             vision: for each sample, the processor's output for its pictures. None: there are none.
         """
         rows = Rows.from_padded(prompt_tokens, tokens_BT, mask_BT, vision)
-        hidden = self._packed_hidden(rows) if self._packs(rows) else self._padded_hidden(rows)
+        read = self._packed_hidden if self._packs(rows) else self._padded_hidden
+        with activations_on_host(self.args.activation_offloading):
+            hidden = read(rows)
         return nn.functional.pad(hidden, (0, 0, 0, tokens_BT.shape[1] - hidden.shape[1]))
 
     def _padded_hidden(self, rows: Rows) -> Tensor:

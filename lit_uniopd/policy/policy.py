@@ -21,8 +21,10 @@ from lit_uniopd.functional.logps import linear_token_logps
 from lit_uniopd.functional.token_choice import highest_entropy
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import check_head, head_of, layers_of, unwrap
+from lit_uniopd.policy.compiled_blocks import compile_blocks
 from lit_uniopd.policy.dropout import DropoutRate, stored_configs, switch_off_dropout
 from lit_uniopd.policy.hidden_states import HiddenStateModel
+from lit_uniopd.policy.hub_kernels import use_hub_kernels
 from lit_uniopd.policy.loading import load_model, load_processor
 from lit_uniopd.policy.lora import merged_state
 from lit_uniopd.policy.multimodal import Vision
@@ -82,6 +84,10 @@ class Policy(HiddenStateModel):
             # Renamed in transformers 5.2x; the old name warns there.
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+        if args.use_kernels:
+            use_hub_kernels(model, flag)
+        if args.compile and trainable:
+            compile_blocks(model, flag)
         # from_pretrained leaves models in eval mode, and Lightning keeps that mode.
         policy = cls(model, processor, args).train(trainable)
         policy.flag, policy.unread = flag, unread and unread[1]

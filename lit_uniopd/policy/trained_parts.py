@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.backbone import body_of
+from lit_uniopd.policy.hub_kernels import check_kernels
 from lit_uniopd.policy.lora import with_adapters
 from lit_uniopd.policy.multimodal import tower_parameters
 
@@ -24,6 +25,9 @@ def choose_trained(model: PreTrainedModel, args: PolicyArgs, *, trainable: bool,
     Raises:
         UserError: naming ``flag``, if the options do not fit the model.
     """
+    check_kernels(args, flag)
+    if trainable:
+        _check_update_options(args, flag)
     untouched: list[str] = []
     if args.freeze_vision:
         tower = tower_parameters(model)
@@ -40,6 +44,20 @@ def choose_trained(model: PreTrainedModel, args: PolicyArgs, *, trainable: bool,
     if not trainable:
         result.requires_grad_(False)
     return result
+
+
+def _check_update_options(args: PolicyArgs, flag: str) -> None:
+    """Refuse options of the update that contradict each other."""
+    if args.activation_offloading and not args.gradient_checkpointing:
+        raise UserError(
+            f"--{flag}.activation_offloading keeps the inputs of layers that are computed again; set "
+            f"--{flag}.gradient_checkpointing true too."
+        )
+    if args.compile and args.quantization != "none":
+        raise UserError(
+            f"--{flag}.compile does not go with --{flag}.quantization {args.quantization}, whose layers have kernels "
+            "of their own; leave one of them out."
+        )
 
 
 def tower_modules(model: nn.Module) -> list[str]:

@@ -42,8 +42,10 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["warm_start"] = None  # new since: the student wrote from the first step on
     old["model"]["init_args"]["horizon"] = None  # new since: answers of full length from the first step on
     old["model"]["init_args"]["student"]["freeze_vision"] = False  # new since: all of a model was trained
+    update = {"compile": False, "activation_offloading": False, "use_kernels": False}  # new since: layers as they are
+    old["model"]["init_args"]["student"] |= update
     for teacher in old["model"]["init_args"]["teachers"].values():
-        teacher["freeze_vision"] = False
+        teacher |= {"freeze_vision": False, **update}
         teacher["reads"] = None  # new since: it reads what the student reads
         teacher["gather"] = "whole"  # new since: that was the only way
         teacher["cross_tokenizer"] = False  # new since: it has the student's tokens

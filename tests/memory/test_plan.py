@@ -28,6 +28,7 @@ from lit_uniopd.memory import (
 from lit_uniopd.memory.estimates import dimensions
 from lit_uniopd.memory.optimizer_states import state_bytes
 from lit_uniopd.memory.parameter_counts import packed_4bit_bytes
+from lit_uniopd.memory.suggestions import _changes
 from lit_uniopd.playground.untrained import write_tiny_vision
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -324,6 +325,32 @@ def test_levers_are_pulled_until_it_fits_the_strongest_first():
     path, remaining = suggest_savings(heavy, 1, lambda plan: plan.total)
     assert remaining > 1
     assert all(lever.saves > 0 for lever in path)
+
+
+def test_8bit_states_are_advised_that_can_step_on_the_weights(monkeypatch):
+    def offered(**changes: Any) -> list[str]:
+        return [flags for flags, _ in _changes(setup(cuda=True, **changes), 1) if "8bit" in flags]
+
+    assert offered() == ["--model.optimizer bitsandbytes.optim.AdamW8bit"]
+    for there, advice in ((None, []), (object(), ["--model.optimizer lit_uniopd.optimizers.AdamW8bit"])):
+        monkeypatch.setattr("lit_uniopd.memory.suggestions.find_spec", lambda name: there)  # noqa: B023
+        assert offered(shards=8, devices=8) == advice
+
+
+def test_offloaded_inputs_of_layers_are_on_the_host():
+    """28 layers x 4096 tokens x 1024 numbers of 4 bytes; one layer's stays."""
+    checkpointed = setup(cuda=True)
+    offloading = PolicyArgs(config=QWEN3_06B, gradient_checkpointing=True, activation_offloading=True)
+    plan = plan_memory(replace(checkpointed, policy=offloading))
+    spared = plan_memory(checkpointed).held("update") - plan.held("update")
+    one = LOAD.train_tokens * 1024 * 4
+    assert spared == 27 * one
+    assert allocation(plan, "inputs of layers, offloaded").phase == "host"
+    assert allocation(plan, "inputs of layers, offloaded").bytes == 28 * one
+    on_cpu = plan_memory(setup(policy=offloading))
+    assert on_cpu.held("update") == plan_memory(setup()).held("update")  # there is nowhere else
+    path, _ = suggest_savings(checkpointed, 1, lambda plan: plan.held("update"))
+    assert "--model.student.activation_offloading true" in " ".join(lever.flags for lever in path)
 
 
 def test_placements_take_their_teachers_off_the_device():

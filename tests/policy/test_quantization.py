@@ -302,6 +302,9 @@ def test_8bit_states_of_sharded_weights_are_refused(monkeypatch, tmp_path):
         sharded_step(adam)
         with pytest.raises(UserError, match=r"--model\.optimizer AdamW8bit cannot step on weights that FSDP shards"):
             sharded_step(adamw_8bit)
+        theirs = type("AdamW8bit", (torch.optim.AdamW,), {"__module__": "torchao.optim.adam"})
+        with pytest.raises(UserError, match=r"save its states of weights that FSDP shards \(torchao's\); use"):
+            sharded_step(theirs)
 
 
 @pytest.mark.gpu
