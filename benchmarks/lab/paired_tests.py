@@ -1,6 +1,7 @@
 """Statistics of paired differences, one a seed: tests, the seeds that they need, and Holm's correction."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,14 +19,17 @@ def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, 
 
 def p_of_difference(differences: Sequence[float]) -> float:
     """Two-sided: how likely a mean so far from 0 is if there is no difference."""
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return _t_test(differences, 0.0)
 
 
 def p_of_equivalence(differences: Sequence[float], bound: float) -> float:
     """Two one-sided tests: how likely a mean so far inside (-bound, bound) is if the true one is outside."""
-    lower = stats.ttest_1samp(differences, -bound, alternative="greater").pvalue
-    upper = stats.ttest_1samp(differences, bound, alternative="less").pvalue
-    return float(max(lower, upper))
+    return max(_t_test(differences, -bound, "greater"), _t_test(differences, bound, "less"))
+
+
+def _t_test(differences: Sequence[float], mean: float, alternative: str = "two-sided") -> float:
+    result: Any = stats.ttest_1samp(differences, mean, alternative=alternative)
+    return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
