@@ -7,6 +7,7 @@ The numbers that follow from others are computed by the functions that train: `m
 """
 
 import argparse
+from collections.abc import Iterable
 
 import torch
 
@@ -35,7 +36,8 @@ PAIRS = (
 def uni_opd() -> Drawing:
     """Token advantages, returns, and the shift of a group in the wrong order."""
     drawing = Drawing(720, 424, "Uni-OPD: token advantages, returns of answers, and a margin shift")
-    advantages_BT, mask_BT, outcome_B = torch.tensor(ADVANTAGES), torch.ones(4, 5), torch.tensor(OUTCOMES)
+    advantages_BT, mask_BT = torch.tensor(ADVANTAGES, dtype=torch.float64), torch.ones(4, 5)
+    outcome_B = torch.tensor(OUTCOMES)
     returns_B = trajectory_returns(advantages_BT, mask_BT)
     shifted = margin_shift(advantages_BT, mask_BT, outcome_B, torch.zeros(4).long(), delta=DELTA)
     after_B = trajectory_returns(shifted.advantages, mask_BT)
@@ -80,12 +82,12 @@ def omni_dpo() -> Drawing:
     drawing.text(24, 51, "quality weight, by the gap of the scores", "dim", size=12.5)
     drawing.text(384, 32, "Has the policy mastered the pair?", bold=True)
     drawing.text(384, 51, "performance weight, by the policy's margin", "dim", size=12.5)
-    gaps, margins = torch.linspace(-2, 6, 81), torch.linspace(-3, 5, 81)
+    gaps, margins = (doubles(low + i / 10 for i in range(81)) for low in (-2, -3))
     panels = (
         (
             Axis(-2, 6, 60, 330),
             gaps,
-            quality_weights(gaps, torch.zeros(81), eta=0.7),
+            quality_weights(gaps, doubles([0] * 81), eta=0.7),
             "score of the better minus worse",
         ),
         (Axis(-3, 5, 420, 690), margins, performance_weights(margins), "margin m of the policy, times beta"),
@@ -104,8 +106,8 @@ def omni_dpo() -> Drawing:
         drawing.text(x, 286, head, "dim", size=12.5)
     for row, (name, gap, margin) in enumerate(PAIRS):
         y = 308 + 22 * row
-        quality = quality_weights(torch.tensor([gap]), torch.zeros(1), eta=0.7).item()
-        performance = performance_weights(torch.tensor([margin])).item()
+        quality = quality_weights(doubles([gap]), doubles([0]), eta=0.7).item()
+        performance = performance_weights(doubles([margin])).item()
         for (axis, *_), value, weight in zip(panels, (gap, margin), (quality, performance), strict=True):
             x, height = axis(value), Axis(0, 1, 220, 76)(weight)
             drawing.circle(x, height, 8, "good" if quality * performance > 0.5 else "bad")
@@ -115,6 +117,11 @@ def omni_dpo() -> Drawing:
         drawing.text(440, y, f"{performance:.2f}")
         drawing.text(575, y, f"{quality * performance:.2f}", "mark", bold=True)
     return drawing
+
+
+def doubles(values: Iterable[float]) -> torch.Tensor:
+    """In float64, whose rounding differs between processors by less than what a picture shows."""
+    return torch.tensor(list(values), dtype=torch.float64)
 
 
 def performance_weights(scaled_margins: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lit_uniopd.benchmarks.judging import JUDGED_HERE
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.command_parser import CommandParser
-from lit_uniopd.utils.strict_yaml import StrictLoader
+from lit_uniopd.utils.strict_yaml import parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _judge(args: argparse.Namespace, protocol: Any, template: Any) -> Any:
 
     max_tokens = args.max_tokens or protocol.max_tokens
     try:
-        options = yaml.load(args.options, StrictLoader)
+        options = parse_yaml(args.options, "--options")
     except yaml.YAMLError:
         options = None
     if not isinstance(options, dict):
