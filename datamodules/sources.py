@@ -89,6 +89,10 @@ class SourceArgs(TableArgs):
             named_grader(name)
 
 
+_CONSTANTS: dict[str, Callable[..., None]] = {"domain": log.warning, "teacher": log.warning, "grader": log.info}
+"""What a source gives to rows that have none -> how it is said that all have. Configs give a grader just in case."""
+
+
 class PromptTable(MadeOf[Prompt]):
     """The prompts of a source.
 
@@ -126,8 +130,10 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
     keeps = rows.nbytes <= KEPT_BYTES
     kept: list[Prompt] = []
     chosen, domains, without_answer, ids = array("q"), dict[str, int](), 0, array("q")
+    unused = {role for role in _CONSTANTS if getattr(source, role) is not None and role in columns}
     for number, row in enumerate(track(rows, f"Checking {source.path}")):
         prompt = make(row)
+        unused -= {role for role in unused if _is_empty(lookup(row.values, columns[role]))}
         domains[prompt.domain] = domains.get(prompt.domain, 0) + 1
         if source.only_domains is not None and prompt.domain not in source.only_domains:
             continue
@@ -143,6 +149,11 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
                 f"{flag}.only_domains has {min(missing)!r}, but {source.path} has {', '.join(sorted(domains))}; choose "
                 "among these."
             )
+    for role in sorted(unused) if len(rows) else ():
+        _CONSTANTS[role](
+            "%s.%s %s has no effect: every row of %s has its own in column %r; set %s.%s_column null to use it.",
+            *(flag, role, getattr(source, role), source.path, columns[role], flag, role),
+        )
     everything = None if len(chosen) == len(rows) else chosen
     if "id" in columns:
         named_rows = MadeOf(rows, lambda row: (make(row).id, row.where), everything)
@@ -151,6 +162,11 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
     prompts.without_answer = without_answer
     prompts.unusable = rows.dropped if isinstance(rows, ConvertedRows) else Counter()
     return prompts
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a row leaves the choice to its source; Arrow gives every struct all names."""
+    return not (any(cell.values()) if isinstance(cell, Mapping) else cell)
 
 
 def _prompt(

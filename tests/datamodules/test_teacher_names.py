@@ -99,3 +99,33 @@ def test_a_mistake_names_row_column_or_option(tmp_path):
     path = table(tmp_path / "u.jsonl", ["math"])
     with pytest.raises(UserError, match=r"--data\.train\.teacher names a teacher twice"):
         read_prompts(SourceArgs(path, teacher=["law", "law"]), "--data.train")
+
+
+@pytest.mark.parametrize(
+    ("option", "column", "cells", "told"),
+    [
+        ("teacher", "teacher", ["math", "code"], "WARNING"),
+        ("teacher", "teacher", ["math", ""], None),
+        ("teacher", "teacher", ["math", None], None),
+        ("teacher", "teacher", [["math", "code"], []], None),
+        ("teacher", "teacher", [{"math": 1, "code": None}, {"math": None, "code": None}], None),
+        ("teacher", "other", ["math", "code"], None),
+        ("domain", "domain", ["math", "code"], "WARNING"),
+        ("grader", "grader", ["exact", "exact"], "INFO"),
+    ],
+)
+def test_what_no_row_takes_from_its_source_is_told(option, column, cells, told, tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{i}=", "answer": "1", column: c}) + "\n" for i, c in enumerate(cells))
+    )
+    value = "math" if option != "grader" else "numeric"
+    with caplog.at_level("INFO"):
+        read_prompts(SourceArgs(path=str(path), **{option: value}), "--data.train")
+    said = [record for record in caplog.records if "has no effect" in record.message]
+    assert [record.levelname for record in said] == ([told] if told else [])
+    for record in said:
+        assert record.message.startswith(
+            f"--data.train.{option} {value} has no effect: every row of {path} has its own"
+        )
+        assert record.message.endswith(f"set --data.train.{option}_column null to use it.")
