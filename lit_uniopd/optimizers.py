@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.compile_cache import separate_compile_cache
 
 _Base: Any
 OptimState8bit: Any
@@ -63,6 +64,7 @@ class AdamW8bit(_Base):
                 "--model.optimizer lit_uniopd.optimizers.AdamW8bit needs the package torchao; install it "
                 "(`pip install torchao`), or choose torch.optim.AdamW."
             )
+        separate_compile_cache()
         super().__init__(params, lr, betas, eps, weight_decay, block_size=block_size)
 
     @torch.no_grad()

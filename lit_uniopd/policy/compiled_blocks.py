@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.backbone import layers_of
 from lit_uniopd.policy.shared_prefix import ATTENTION, packed_attention
+from lit_uniopd.utils.compile_cache import separate_compile_cache
 
 
 def compile_blocks(model: nn.Module, flag: str) -> None:
@@ -39,6 +40,7 @@ def compile_blocks(model: nn.Module, flag: str) -> None:
     parts = [part for layer in layers_of(model) for part in layer.children()]
     if not parts:
         raise UserError(f"--{flag}.compile: {type(model).__name__} has no list of layers; leave it out.")
+    separate_compile_cache()
     AttentionInterface.register(ATTENTION, torch.compiler.disable(packed_attention))
     for part in parts:
         # A bound method, so that a deep copy of the module has one of its own.
