@@ -130,6 +130,7 @@ def test_a_checkpoint_of_another_model_is_answered_by_one_sentence(files, capsys
     assert "--ckpt_path holds another model than --model.student.path" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_answered_by_one_sentence_that_names_a_whole_one(files, capsys, tmp_path):
     main(["fit", *files])
     checkpoints = tmp_path / "runs/multi_teacher/version_0/checkpoints"

@@ -35,7 +35,8 @@ def mine(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("how", ["uniopd", pytest.param("python -m", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["uniopd", "python -m"])
 def test_each_file_is_found_behind_ours(mine, how):
     (mine / "probe.py").write_text(PROBE)
     command = [sys.executable, "-m", "probe"] if how == "python -m" else [sys.executable, "-P", "-c", PROBE]

@@ -64,6 +64,7 @@ def test_the_flags_of_a_published_set_read_its_rows(tmp_path: Path, capsys: pyte
         assert sum(int(usable) for usable, _ in tried) == sum(int(number) for _, number in tried) == kept, text
 
 
+@pytest.mark.slow
 def test_rows_are_shown_as_the_model_reads_them(tmp_path: Path, capsys, model_dirs):
     path = write_published("eurus", tmp_path)
     arguments = ("--format", "prime", "--data.train.grader", "math", "--rows", "1")

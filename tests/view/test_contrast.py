@@ -69,6 +69,7 @@ def test_the_contrast_is_wcags():
     assert contrast([0x77] * 3, [255] * 3) == pytest.approx(4.48, abs=0.005)
 
 
+@pytest.mark.slow
 def test_every_text_stands_out_in_both_schemes(short_run, opened):
     page = opened(short_run / "view.html")
     page.click("#words summary")
