@@ -120,8 +120,9 @@ def test_what_no_row_takes_from_its_source_is_told(option, column, cells, told, 
         "".join(json.dumps({"prompt": f"{i}=", "answer": "1", column: c}) + "\n" for i, c in enumerate(cells))
     )
     value = "math" if option != "grader" else "numeric"
+    constant: dict[str, Any] = {option: value}
     with caplog.at_level("INFO"):
-        read_prompts(SourceArgs(path=str(path), **{option: value}), "--data.train")
+        read_prompts(SourceArgs(path=str(path), **constant), "--data.train")
     said = [record for record in caplog.records if "has no effect" in record.message]
     assert [record.levelname for record in said] == ([told] if told else [])
     for record in said:
