@@ -4,7 +4,7 @@ from lightning import Callback, LightningModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.margin import trajectory_returns
+from lit_uniopd.functional.grouped_returns import trajectory_returns
 from lit_uniopd.modules import UniOPD
 from lit_uniopd.monitoring.media import log_table, shows_media
 from lit_uniopd.monitoring.step_interval import rollout_passes_multiple

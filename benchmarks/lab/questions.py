@@ -70,9 +70,9 @@ class Family:
     def cells(self) -> list[Cell]:
         """The runs of both arms of every question, those that others are matched to first."""
         grid = Grid.read()
-        asked = {(q.setting, arm) for q in self.questions for arm in (q.arm, q.base)}
+        arms = {(q.setting, arm) for q in self.questions for arm in (q.arm, q.base)}
         wide = Grid(self.seeds, grid.arms, grid.settings)
-        return [cell for setting in grid.settings for cell in wide.cells(setting) if (cell.setting, cell.arm) in asked]
+        return [cell for setting in grid.settings for cell in wide.cells(setting) if (cell.setting, cell.arm) in arms]
 
 
 def main() -> None:

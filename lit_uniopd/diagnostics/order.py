@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.margin import OrderReport, order_consistency, trajectory_returns
+from lit_uniopd.functional.grouped_returns import trajectory_returns
+from lit_uniopd.functional.order import OrderReport, order_consistency
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.types import CORRECT, INCORRECT, UNKNOWN, Rollouts
 

@@ -5,6 +5,7 @@ The examples in their docstrings need ``import torch`` and the function itself; 
 
 from lit_uniopd.functional.alignment import align_chunks, share_log_probs
 from lit_uniopd.functional.balance import balance_outcomes, difficulty_repeats
+from lit_uniopd.functional.grouped_returns import trajectory_returns
 from lit_uniopd.functional.logps import (
     divergence,
     linear_token_logps,
@@ -13,15 +14,7 @@ from lit_uniopd.functional.logps import (
     topk_forward_kl,
     topk_mass,
 )
-from lit_uniopd.functional.margin import (
-    MarginResult,
-    OrderReport,
-    margin_discard,
-    margin_mask,
-    margin_shift,
-    order_consistency,
-    trajectory_returns,
-)
+from lit_uniopd.functional.margin import MarginResult, margin_discard, margin_mask, margin_shift
 from lit_uniopd.functional.mixture import (
     MixtureTerm,
     log_linear_logps,
@@ -30,6 +23,7 @@ from lit_uniopd.functional.mixture import (
     mixture_logps,
 )
 from lit_uniopd.functional.opd import OPDLoss, extrapolated_advantages, opd_advantages, opd_loss
+from lit_uniopd.functional.order import OrderReport, order_consistency
 from lit_uniopd.functional.preference import (
     PreferenceLoss,
     dpo_loss,

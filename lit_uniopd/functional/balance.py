@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_uniopd.functional.margin import CORRECT, IGNORED, INCORRECT
+from lit_uniopd.functional.grouped_returns import CORRECT, IGNORED, INCORRECT
 from lit_uniopd.utils.seeding import derive_seed
 
 Shape = Literal["auto", "u", "mirrored_j", "drop_all_right", "drop_all_wrong"]

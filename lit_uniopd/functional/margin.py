@@ -6,10 +6,9 @@ or drop the group. Behaviour of the official ``margin_shift.py`` and ``margin_ma
 statistics can leave samples out (``include_B``), scope ``global`` obeys the direction everywhere, and an empty answer
 belongs to no set instead of being NaN.
 
-Statistics are taken in float64 on the CPU from the samples of all ranks, so it does not matter how a batch is split.
+Returns are those of ``grouped_returns``.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,14 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_uniopd.functional.grouped_returns import CORRECT, INCORRECT, GroupedReturns
 from lit_uniopd.functional.projection import math_dtype
 
 Scope = Literal["group", "global"]
 Statistic = Literal["mean", "minmax"]
 Direction = Literal["correct_up", "incorrect_down", "both"]
-
-CORRECT, INCORRECT, IGNORED = 1, 0, -1
-"""Which set a sample is in; the first two as in ``outcome_B``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,50 +50,6 @@ class MarginResult:
     """Mixed groups whose margin was below delta."""
     n_groups: int
     """All groups, mixed or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderReport:
-    """How well returns and outcomes agree. Tensors list mixed groups, in ascending order of their number."""
-
-    groups: Tensor
-    margin_mean: Tensor
-    """Mean return of the correct minus mean return of the incorrect samples."""
-    margin_minmax: Tensor
-    """Lowest correct minus highest incorrect return; a group is in order if it is not negative."""
-    inversions: Tensor
-    """Pairs in which the incorrect sample returns more than the correct one; a tie is none."""
-    pairs: Tensor
-    """All pairs of a correct and an incorrect sample."""
-    n_groups: int
-    """All groups with at least one known outcome."""
-    all_correct: int
-    """Groups without an incorrect sample."""
-    all_incorrect: int
-    """Groups without a correct sample."""
-
-    @property
-    def consistent_share(self) -> float:
-        """Share of the mixed groups that are in order. NaN if there are none."""
-        return (self.margin_minmax >= 0).double().mean().item()
-
-    @property
-    def inversion_rate(self) -> float:
-        """Inverted pairs by all pairs, over all mixed groups. NaN if there are none."""
-        return (self.inversions.sum().double() / self.pairs.sum()).item()
-
-
-def trajectory_returns(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean advantage ``[B]`` over the response tokens; 0 for an empty response.
-
-    Raises:
-        ValueError: if the shapes differ.
-
-    Example:
-        >>> trajectory_returns(torch.tensor([[0.5, -1.5, 9.0]]), torch.tensor([[True, True, False]]))
-        tensor([-0.5000])
-    """
-    return _returns(advantages_BT, mask_BT).to(math_dtype(advantages_BT))
 
 
 @torch.no_grad()
@@ -142,7 +95,7 @@ def margin_shift(
     """
     if direction not in ("correct_up", "incorrect_down", "both"):
         raise ValueError(f"direction must be 'correct_up', 'incorrect_down' or 'both', got {direction!r}")
-    batch = _Batch.build(advantages_BT, mask_BT, outcome_B, group_B, scope, include_B, process_group)
+    batch = GroupedReturns.build(advantages_BT, mask_BT, outcome_B, group_B, scope, include_B, process_group)
     mixed, before = batch.margins(statistic)
     gap = torch.zeros(len(batch.numbers), dtype=torch.float64)
     gap[mixed] = (delta - before).clamp(min=0.0)
@@ -193,7 +146,7 @@ def margin_mask(
     """
     if not 0.0 <= min_retain <= 1.0:
         raise ValueError(f"min_retain must be in [0, 1], got {min_retain}")
-    batch = _Batch.build(advantages_BT, mask_BT, outcome_B, group_B, scope, include_B, process_group)
+    batch = GroupedReturns.build(advantages_BT, mask_BT, outcome_B, group_B, scope, include_B, process_group)
     mixed, before = batch.margins(statistic)
     dropped = torch.zeros(len(batch.set), dtype=torch.bool)
     for group in mixed[before < delta].tolist():
@@ -204,17 +157,7 @@ def margin_mask(
         dropped[incorrect[:n_incorrect]] = True
     _, after = batch.margins(statistic, without=dropped)
 
-    masked_B = dropped[batch.local].to(advantages_BT.device)
-    return MarginResult(
-        advantages=torch.where(masked_B[:, None], 0.0, advantages_BT),
-        shift_B=torch.zeros(len(masked_B), dtype=math_dtype(advantages_BT), device=advantages_BT.device),
-        masked_B=masked_B,
-        groups=batch.numbers[mixed],
-        margin_before=before,
-        margin_after=after,
-        violations=int((before < delta).sum()),
-        n_groups=len(batch.numbers),
-    )
+    return _without(dropped, advantages_BT, batch, mixed, before, after, delta)
 
 
 @torch.no_grad()
@@ -242,18 +185,32 @@ def margin_discard(
         >>> result.masked_B.tolist(), result.margin_before.item(), len(result.margin_after)
         ([True, True, True, False], -3.0, 0)
     """
-    batch = _Batch.build(advantages_BT, mask_BT, outcome_B, group_B, "group", include_B, process_group)
+    batch = GroupedReturns.build(advantages_BT, mask_BT, outcome_B, group_B, "group", include_B, process_group)
     mixed, before = batch.margins(statistic)
     inverted = before < delta
-    masked_B = torch.isin(batch.group, mixed[inverted])[batch.local].to(advantages_BT.device)
+    dropped = torch.isin(batch.group, mixed[inverted])
+    return _without(dropped, advantages_BT, batch, mixed, before, before[~inverted], delta)
+
+
+def _without(
+    dropped: Tensor,
+    advantages_BT: Tensor,
+    batch: GroupedReturns,
+    mixed: Tensor,
+    before: Tensor,
+    after: Tensor,
+    delta: float,
+) -> MarginResult:
+    """The result of dropping samples; those of all ranks are named, and this rank's advantages changed."""
+    masked_B = dropped[batch.local].to(advantages_BT.device)
     return MarginResult(
         advantages=torch.where(masked_B[:, None], 0.0, advantages_BT),
         shift_B=torch.zeros(len(masked_B), dtype=math_dtype(advantages_BT), device=advantages_BT.device),
         masked_B=masked_B,
         groups=batch.numbers[mixed],
         margin_before=before,
-        margin_after=before[~inverted],
-        violations=int(inverted.sum()),
+        margin_after=after,
+        violations=int((before < delta).sum()),
         n_groups=len(batch.numbers),
     )
 
@@ -303,145 +260,7 @@ def greedy_drops(
     return drops[0], drops[1]
 
 
-@torch.no_grad()
-def order_consistency(returns_B: Tensor, outcome_B: Tensor, group_B: Tensor) -> OrderReport:
-    """Whether correct answers return at least as much as incorrect ones to the same prompt (Uni-OPD, App. B.3).
-
-    Args:
-        returns_B: See ``trajectory_returns``.
-        outcome_B: 1 correct, 0 incorrect, -1 unknown (left out).
-        group_B: Number of each sample's prompt.
-
-    Raises:
-        ValueError: if the shapes differ or an outcome is none of 1, 0, -1.
-
-    Example:
-        >>> report = order_consistency(torch.tensor([0.5, -0.5, 0.0]), torch.tensor([1, 1, 0]), torch.tensor([7, 7, 7]))
-        >>> report.consistent_share, report.inversion_rate  # one of the two correct answers is below the incorrect one
-        (0.0, 0.5)
-    """
-    _check_samples(returns_B, outcome_B=outcome_B, group_B=group_B)
-    graded = (outcome_B != IGNORED).cpu()
-    numbers, group = group_B.cpu()[graded].unique(return_inverse=True)
-    sets, returns = outcome_B.cpu().long()[graded], returns_B.detach().cpu().double()[graded]
-    batch = _Batch(returns, sets, group, numbers, slice(None))
-    mixed, mean = batch.margins("mean")
-    right, wrong = sets == CORRECT, sets == INCORRECT
-    same = group[right][:, None] == group[wrong][None]
-    inverted = same & (returns[wrong][None] > returns[right][:, None])
-    zeros = torch.zeros(len(numbers), dtype=torch.long)
-    pairs, inversions = (
-        zeros.index_add(0, group[right], pair_mask.sum(dim=1))[mixed] for pair_mask in (same, inverted)
-    )
-    has = [torch.zeros(len(numbers), dtype=torch.bool).index_fill(0, group[sets == s], True) for s in (0, 1)]
-    return OrderReport(
-        groups=numbers[mixed],
-        margin_mean=mean,
-        margin_minmax=batch.margins("minmax")[1],
-        inversions=inversions,
-        pairs=pairs,
-        n_groups=len(numbers),
-        all_correct=int((~has[0]).sum()),
-        all_incorrect=int((~has[1]).sum()),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The samples of all ranks, on the CPU."""
-
-    returns: Tensor
-    set: Tensor
-    group: Tensor
-    """Index into ``numbers``."""
-    numbers: Tensor
-    local: slice
-    """This rank's samples."""
-
-    @classmethod
-    def build(
-        cls,
-        advantages: Tensor,
-        mask: Tensor,
-        outcome: Tensor,
-        group: Tensor,
-        scope: str,
-        include: Tensor | None,
-        process_group: dist.ProcessGroup | None,
-    ) -> "_Batch":
-        if scope not in ("group", "global"):
-            raise ValueError(f"scope must be 'group' or 'global', got {scope!r}")
-        returns = _returns(advantages, mask)
-        _check_samples(returns, outcome_B=outcome, group_B=group, include_B=include)
-        used = mask.bool().any(dim=1)
-        used = used if include is None else used & include.bool()
-        sets = torch.where(used, outcome, IGNORED).long()
-        number = torch.zeros_like(sets) if scope == "global" else group.long()
-        local = slice(0, len(returns))
-        if process_group is not None:
-            returns, sets, number, local = _gather(returns, sets, number, process_group)
-        numbers, index = number.cpu().unique(return_inverse=True)
-        return cls(returns.cpu(), sets.cpu(), index, numbers, local)
-
-    def margins(
-        self, statistic: str, *, shift: Tensor | None = None, without: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Indices of the mixed groups and their margins, after a shift or without some samples."""
-        if statistic not in ("mean", "minmax"):
-            raise ValueError(f"statistic must be 'mean' or 'minmax', got {statistic!r}")
-        returns = self.returns if shift is None else self.returns + shift
-        sets = self.set if without is None else self.set.masked_fill(without, IGNORED)
-        levels = []
-        for side, extreme, start in ((CORRECT, "amin", math.inf), (INCORRECT, "amax", -math.inf)):
-            rows = sets == side
-            reduce = "mean" if statistic == "mean" else extreme
-            # NaN marks a set without members; a mean would start from 0 and an extreme from infinity.
-            start = start if statistic == "minmax" else 0.0
-            level = torch.full((len(self.numbers),), start, dtype=torch.float64)
-            level.scatter_reduce_(0, self.group[rows], returns[rows], reduce, include_self=False)
-            present = torch.zeros(len(level), dtype=torch.bool).index_fill(0, self.group[rows], True)
-            levels.append(level.masked_fill(~present, math.nan))
-        margin = levels[0] - levels[1]
-        mixed = (~(levels[0].isnan() | levels[1].isnan())).nonzero()[:, 0]
-        return mixed, margin[mixed]
-
-
-def _returns(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    if advantages_BT.shape != mask_BT.shape or mask_BT.ndim != 2:
-        shapes = f"{tuple(mask_BT.shape)} and {tuple(advantages_BT.shape)}"
-        raise ValueError(f"mask_BT and advantages_BT must both be [B, T], got {shapes}")
-    mask = mask_BT.bool()
-    return torch.where(mask, advantages_BT.detach().double(), 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def _check_samples(returns: Tensor, **per_sample: Tensor | None) -> None:
-    for name, tensor in per_sample.items():
-        if tensor is not None and tensor.shape != returns.shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but there are {len(returns)} samples")
-    outcome = per_sample["outcome_B"]
-    if outcome is not None and not ((outcome == CORRECT) | (outcome == INCORRECT) | (outcome == IGNORED)).all():
-        raise ValueError("outcome_B must hold 1 (correct), 0 (incorrect) and -1 (unknown) only")
-
-
-def _ordered(batch: _Batch, group: int, side: int) -> Tensor:
+def _ordered(batch: GroupedReturns, group: int, side: int) -> Tensor:
     """Sample indices of one set, the worst offender first."""
     rows = ((batch.group == group) & (batch.set == side)).nonzero()[:, 0]
     return rows[batch.returns[rows].argsort(descending=side == INCORRECT, stable=True)]
-
-
-def _gather(
-    returns: Tensor, sets: Tensor, number: Tensor, process_group: dist.ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor, slice]:
-    """The samples of all ranks in rank order, and which of them are this rank's; ranks may hold different numbers."""
-    world, rank = dist.get_world_size(process_group), dist.get_rank(process_group)
-    sizes = [number.new_zeros(1) for _ in range(world)]
-    dist.all_gather(sizes, number.new_tensor([len(number)]), group=process_group)
-    lengths = [int(size) for size in sizes]
-    # float64 travels as its bits beside the integers: one exact tensor, one collective.
-    packed = number.new_zeros(3, max(lengths))
-    packed[:, : len(number)] = torch.stack([returns.view(torch.int64), sets, number])
-    gathered = [torch.empty_like(packed) for _ in range(world)]
-    dist.all_gather(gathered, packed, group=process_group)
-    rows = torch.cat([table[:, :length] for table, length in zip(gathered, lengths, strict=True)], dim=1)
-    start = sum(lengths[:rank])
-    return rows[0].contiguous().view(torch.float64), rows[1], rows[2], slice(start, start + lengths[rank])

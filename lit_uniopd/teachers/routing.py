@@ -72,9 +72,9 @@ class Routing:
         for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
             if name in self.models or name in self.mixtures:
                 return name
-        asked = prompt.domain if prompt.teacher is None else prompt.teacher
-        route = f"{'domain' if prompt.teacher is None else 'teacher'} {asked!r}"
-        there = f"{', '.join(self.given)}{did_you_mean(asked, self.given)}"
+        unknown = prompt.domain if prompt.teacher is None else prompt.teacher
+        route = f"{'domain' if prompt.teacher is None else 'teacher'} {unknown!r}"
+        there = f"{', '.join(self.given)}{did_you_mean(unknown, self.given)}"
         raise UserError(
             f"Prompt {prompt.id!r} has {route}, but --model.teachers has only {there}; add a teacher of that name, or "
             f"one called '{DEFAULT}'."

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_uniopd.diagnostics.preferences import WeighedPairs
-from lit_uniopd.functional.margin import order_consistency, trajectory_returns
+from lit_uniopd.functional.grouped_returns import trajectory_returns
+from lit_uniopd.functional.order import order_consistency
 from lit_uniopd.teachers.reading import transcript
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.markdown import last_message_text

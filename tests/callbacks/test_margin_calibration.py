@@ -10,7 +10,8 @@ from tiny import Memory, Prompts, module, prompts, trainer
 
 from callbacks.margin_calibration import MarginCalibration
 from lit_uniopd.errors import UserError
-from lit_uniopd.functional.margin import order_consistency, trajectory_returns
+from lit_uniopd.functional.grouped_returns import trajectory_returns
+from lit_uniopd.functional.order import order_consistency
 from lit_uniopd.types import Rollouts
 
 

@@ -10,14 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lit_uniopd.functional.margin import (
-    greedy_drops,
-    margin_discard,
-    margin_mask,
-    margin_shift,
-    order_consistency,
-    trajectory_returns,
-)
+from lit_uniopd.functional.grouped_returns import trajectory_returns
+from lit_uniopd.functional.margin import greedy_drops, margin_discard, margin_mask, margin_shift
+from lit_uniopd.functional.order import order_consistency
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHIFT, MASK = (json.loads((GOLDEN / f"uni_opd_margin_{name}.json").read_text()) for name in ("shift", "mask"))

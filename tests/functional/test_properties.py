@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_uniopd.functional.balance import balance_outcomes
-from lit_uniopd.functional.margin import margin_shift, order_consistency, trajectory_returns
+from lit_uniopd.functional.grouped_returns import trajectory_returns
+from lit_uniopd.functional.margin import margin_shift
+from lit_uniopd.functional.order import order_consistency
 
 Sample = tuple[list[float], int, int]
 """Token advantages, outcome, group."""

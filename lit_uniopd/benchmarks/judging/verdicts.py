@@ -55,10 +55,10 @@ def read_objects(reply: str) -> list[str] | None:
     if start < 0 or end < start:
         return None
     try:
-        found = ast.literal_eval(text[start : end + 1])  # JSON's lists of texts are Python's, and both quotes come
+        names = ast.literal_eval(text[start : end + 1])  # JSON's lists of texts are Python's, and both quotes come
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def letter_share(logps: Mapping[str, float], letters: tuple[str, str]) -> float | None:
