@@ -2,17 +2,21 @@
 
     OMP_NUM_THREADS=1 python benchmarks/logps.py                  # Qwen's vocabulary, 4096 tokens, 256 wide
     OMP_NUM_THREADS=1 python benchmarks/logps.py --tokens 512 --hidden 1024
+    python -m benchmarks.logps --threads 2 --busy 1 --tokens 1024 # wall time beside another process
 
 Time is CPU seconds (a shared machine's wall clock says little), both sides in turn in one process, median. ``user``
 leaves out the kernel's share, most of which is handing out fresh pages for the full logits. Memory is the growth of the
-peak resident size (VmHWM) in a fresh process per side.
+peak resident size (VmHWM) in a fresh process per side. With ``--threads`` or ``--busy`` it is wall time, of naive and
+ours on that many threads and on one, while that many processes use the cores.
 """
 
 import argparse
+import multiprocessing
 import resource
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -97,6 +101,29 @@ def compare(trained: bool, args: argparse.Namespace) -> None:
     )
 
 
+def busy() -> None:
+    """Use a core until ended."""
+    while True:
+        pass
+
+
+def compare_walls(trained: bool, args: argparse.Namespace) -> None:
+    """Print wall times with several threads and with one, beside processes that use the cores."""
+    tensors = inputs(args, trained)
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for lap in range(args.rounds + 1):
+        for threads in (args.threads, 1):
+            torch.set_num_threads(threads)
+            for side in SIDES:
+                start = time.perf_counter()
+                run(side, args, *tensors)
+                if lap:  # the first does not count
+                    seconds.setdefault((side, threads), []).append(time.perf_counter() - start)
+    for (side, threads), each in seconds.items():
+        label = f"{'trained' if trained else 'frozen'} head, {side}, {threads} thread(s), {args.busy} busy"
+        print(f"{label}: {statistics.median(each):.2f} s ({min(each):.2f} to {max(each):.2f})", flush=True)
+
+
 def main() -> None:
     """Measure trained and frozen heads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,14 +132,19 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--chunk-tokens", type=int, default=CHUNK_TOKENS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--busy", type=int, default=0, help="processes that use the cores meanwhile")
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--trained", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.peak_of:
         return measure_peak(args)
+    others = [multiprocessing.Process(target=busy, daemon=True) for _ in range(args.busy)]
+    for other in others:
+        other.start()
     for trained in (True, False):
-        compare(trained, args)
+        (compare_walls if args.threads > 1 or args.busy else compare)(trained, args)
     return None
 
 

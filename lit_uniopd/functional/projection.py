@@ -8,6 +8,9 @@ from torch import Tensor
 
 TILE_ELEMENTS_CPU, TILE_ELEMENTS_ACCELERATOR = 2**20, 2**26
 """4 MiB in float32 stay in a CPU's cache between product and exponential; a GPU wants fewer, larger kernels."""
+TILE_ELEMENTS_THREADS = 2**24
+"""With several threads on a CPU. They wait for each other after every operation, and where another process has one's
+core, for its turn to end: that must not happen for each of thousands of small ones."""
 
 
 def math_dtype(*tensors: Tensor) -> torch.dtype:
@@ -48,9 +51,16 @@ def check_tokens(tokens: Tensor, shape: torch.Size, vocabulary: int, partner: st
         raise ValueError(f"tokens_BT holds ids outside the vocabulary of {vocabulary}; put any valid id at padding")
 
 
+def tile_elements(*, cpu: bool) -> int:
+    """Elements of a tile, with this thread's number of threads."""
+    if not cpu:
+        return TILE_ELEMENTS_ACCELERATOR
+    return TILE_ELEMENTS_CPU if torch.get_num_threads() == 1 else TILE_ELEMENTS_THREADS
+
+
 def tile_columns(rows: int, weight: Tensor) -> int:
     """Width of a tile that has so many rows."""
-    elements = TILE_ELEMENTS_CPU if weight.device.type == "cpu" else TILE_ELEMENTS_ACCELERATOR
+    elements = tile_elements(cpu=weight.device.type == "cpu")
     return min(weight.shape[0], max(256, elements // max(rows, 1)))
 
 

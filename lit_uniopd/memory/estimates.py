@@ -13,7 +13,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lit_uniopd.functional.logps import CHUNK_TOKENS
-from lit_uniopd.functional.projection import TILE_ELEMENTS_ACCELERATOR, TILE_ELEMENTS_CPU
+from lit_uniopd.functional.projection import tile_elements
 from lit_uniopd.policy.backbone import body_of, layer_configs, unwrap
 from lit_uniopd.policy.cascade_attention import worth_sharing
 from lit_uniopd.policy.shared_prefix import why_not_packed
@@ -279,7 +279,7 @@ def head_bytes(dims: Dimensions, types: Numerics, *, tokens: int, cuda: bool, tr
 
     The gradient is made anew for each micro-batch and then added; under autocast the weight is copied too.
     """
-    tile = min(TILE_ELEMENTS_ACCELERATOR if cuda else TILE_ELEMENTS_CPU, min(tokens, CHUNK_TOKENS) * dims.vocabulary)
+    tile = min(tile_elements(cpu=not cuda), min(tokens, CHUNK_TOKENS) * dims.vocabulary)
     states = tokens * dims.hidden * types.matmul * (2 if training else 1)
     weight = dims.vocabulary * dims.hidden
     gradient = weight * (types.residual + (4 if types.autocast else 0)) if training and types.trained else 0

@@ -20,8 +20,8 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     """Answer a request; the log-probs are computed by a separate pass over prompts and answers."""
     buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
     with torch.random.fork_rng(devices=[request.device] if request.device.type == "cuda" else []):
-        # One generator for the whole call: ranks differ by their prompts' keys.
-        torch.manual_seed(derive_seed(request.seed, "generate", request.keys[0]))
+        # One generator for the whole call: ranks differ by their prompts' keys, or write other answers to them.
+        torch.manual_seed(derive_seed(request.seed, "generate", request.keys[0], request.first))
         for group in prompt_groups(request, first_logits):
             # Repeated here: generate repeats picture by picture, and so mixes up those of a prompt with several.
             prompts = [tokens for tokens in group.prompt_tokens for _ in range(group.answers)]

@@ -14,7 +14,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
     """Answer a request; each answer's noise is keyed by its prompt's key and its number alone."""
     args, buffer, progress = request.args, AnswerBuffer(request), Progress(request)
     keys_P = torch.tensor(list(request.keys), dtype=torch.long, device=request.device)
-    answer_B = torch.arange(request.answers, device=request.device).repeat(len(keys_P))
+    answer_B = torch.arange(request.first, request.first + request.answers, device=request.device).repeat(len(keys_P))
     uniforms = CounterRNG(request.seed, keys_P.repeat_interleave(request.answers), answer_B)
 
     def choose(step: int, rows_R: Tensor, logits_RV: Tensor) -> tuple[Tensor, Tensor]:

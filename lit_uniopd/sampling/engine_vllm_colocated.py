@@ -37,7 +37,6 @@ from lit_uniopd.sampling.vllm_pictures import (
 )
 from lit_uniopd.sampling.weight_probe import WeightProbe
 from lit_uniopd.sampling.weight_sync import fingerprint
-from lit_uniopd.utils.seeding import derive_seed
 
 GIB = 1024**3
 NAME = "vLLM in this process"
@@ -318,7 +317,7 @@ def _params(request: GenerationRequest, prompt: int) -> Any:
         temperature=args.temperature,
         top_p=args.top_p,
         top_k=args.top_k,
-        seed=derive_seed(request.seed, "vllm", request.keys[prompt]) % 2**31,  # n answers count on from it
+        seed=request.vllm_seed(prompt),
         logprobs=0,  # of the sampled tokens alone
         ignore_eos=True,  # the trainer decides what ends an answer
         stop_token_ids=list(request.eos_ids),

@@ -25,7 +25,6 @@ from lit_uniopd.sampling.vllm_pictures import REMEDY, check_tokens, logps_of, ro
 from lit_uniopd.sampling.weight_directory import PREFIX, directory_in_memory
 from lit_uniopd.sampling.weight_sync import WeightSync, served_names
 from lit_uniopd.utils.http import ServerError, Servers
-from lit_uniopd.utils.seeding import derive_seed
 
 PAUSE_S = 0.5
 """Before the second round of attempts; doubled for each further one."""
@@ -185,7 +184,7 @@ def _completion_body(request: GenerationRequest, prompt: int, name: str) -> dict
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
-        "seed": derive_seed(request.seed, "vllm", request.keys[prompt]) % 2**31,  # n answers count on from it
+        "seed": request.vllm_seed(prompt),
         "logprobs": bool(request.vision[prompt]) or 0,  # of the sampled tokens alone, as each route asks for them
         "return_token_ids": True,
         # The trainer decides what ends an answer; the model's own generation defaults must not leak in.

@@ -59,6 +59,7 @@ def sample(
     pad_id: int,
     seed: int,
     keys: Sequence[int] | None = None,
+    first: int = 0,
     vision: Sequence[Vision] | None = None,
     unprocessed: Sequence[UnprocessedPrompt | None] | None = None,
     processor: Any = None,
@@ -79,6 +80,7 @@ def sample(
         pad_id: Pads shorter prompts; may be one of ``eos_ids``.
         seed: Of all randomness.
         keys: A number for each prompt's noise, so that its answers do not depend on its place. None: 0, 1, ...
+        first: Number of the first answer to each prompt: ``n`` answers from 2 on are the last ``n`` of ``2 + n``.
         vision: Of each prompt, what the processor made of its pictures. None: there are none.
         unprocessed: Of each prompt with pictures, what the processor made that of. vLLM needs it, and the processor.
         processor: Of the model.
@@ -100,6 +102,7 @@ def sample(
         pad_id=pad_id,
         seed=seed,
         keys=range(len(prompt_tokens)) if keys is None else keys,
+        first=first,
         vision=[{}] * len(prompt_tokens) if vision is None else vision,
         unprocessed=[None] * len(prompt_tokens) if unprocessed is None else unprocessed,
         processor=processor,

@@ -12,6 +12,7 @@ from lit_uniopd.policy.backbone import head_of
 from lit_uniopd.policy.chat_template import EncodedPrompt, UnprocessedPrompt
 from lit_uniopd.policy.multimodal import Vision, image_token_ids
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.utils.seeding import derive_seed
 from lit_uniopd.utils.stop_request import poll
 
 
@@ -32,6 +33,8 @@ class GenerationRequest:
     """Of all randomness."""
     keys: Sequence[int]
     """Name each prompt's noise."""
+    first: int = 0
+    """Number of the first answer to each prompt, for its noise."""
     vision: Sequence[Vision]
     """Of each prompt, what the processor made of its pictures."""
     unprocessed: Sequence[UnprocessedPrompt | None]
@@ -57,6 +60,10 @@ class GenerationRequest:
     def prompt(self, number: int) -> EncodedPrompt:
         """One of the prompts, with its pictures."""
         return EncodedPrompt(list(self.prompt_tokens[number]), self.vision[number], self.unprocessed[number])
+
+    def vllm_seed(self, prompt: int) -> int:
+        """Of the first answer to one of the prompts; vLLM counts on from it for the others."""
+        return derive_seed(self.seed, "vllm", self.keys[prompt]) % 2**31 + self.first
 
     @property
     def probe(self) -> EncodedPrompt:

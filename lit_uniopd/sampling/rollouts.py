@@ -21,6 +21,7 @@ def write_answers(
     seed: int,
     keys: Sequence[int] | None = None,
     encoded: Sequence[EncodedPrompt] | None = None,
+    first: int = 0,
 ) -> Rollouts:
     """Let the policy write ``args.n`` answers to every prompt.
 
@@ -32,6 +33,7 @@ def write_answers(
         keys: a number for each prompt: its answers form the group of that number, and their noise depends on it. None:
             0, 1, ...
         encoded: the prompts as the policy is to read them. None: as it reads them by itself.
+        first: number of the first of these answers to each prompt, of which others are written elsewhere.
 
     Returns:
         Rollouts of ``len(prompts) * args.n`` samples, answers to a prompt side by side, not graded and not scored yet.
@@ -49,6 +51,7 @@ def write_answers(
             pad_id=policy.pad_id,
             seed=seed,
             keys=keys,
+            first=first,
             vision=[prompt.vision for prompt in encoded],
             unprocessed=[prompt.unprocessed for prompt in encoded],
             processor=policy.processor,

@@ -14,8 +14,8 @@ from lit_uniopd.errors import UserError
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["-c", str(ROOT / "configs/uni_opd/multi_teacher.yaml"), "--data.train.path=t.jsonl"]
 THERE = (
-    "there are student, teachers, sampling, val_sampling, loss, advantage, horizon, writer, warm_start, updates_per_rollout, "
-    "micro_batch_tokens, max_teacher_failures, gradient_clip, grader_workers, grader_timeout, grader_killed, sandbox, "
+    "there are student, teachers, sampling, val_sampling, loss, advantage, horizon, writer, warm_start, split_groups, "
+    "updates_per_rollout, micro_batch_tokens, max_teacher_failures, gradient_clip, grader_workers, grader_timeout, grader_killed, sandbox, "
     "optimizer, lr_scheduler, seed"
 )
 JARGON = re.compile(

@@ -40,6 +40,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["model"]["init_args"]["loss"] |= {"keep_tokens": 1.0, "entry_clip": None}  # new since: all tokens, no limit
     old["model"]["init_args"]["advantage"] |= {"baseline": "none", "reference_weight": 0.0}  # new since
     old["model"]["init_args"]["warm_start"] = None  # new since: the student wrote from the first step on
+    old["model"]["init_args"]["split_groups"] = 1  # new since: ranks wrote whole groups
     old["model"]["init_args"]["horizon"] = None  # new since: answers of full length from the first step on
     old["model"]["init_args"]["student"]["freeze_vision"] = False  # new since: all of a model was trained
     update = {"compile": False, "activation_offloading": False, "use_kernels": False}  # new since: layers as they are

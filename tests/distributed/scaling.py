@@ -44,6 +44,7 @@ LORA = LoraArgs(rank=4, alpha=8)
 UNCALIBRATED = (
     "divergence",
     "pictures",
+    "pictures_in_teams",
     "top_logps",
     "averaged_lora",
     "start_lora",
@@ -239,7 +240,12 @@ def split_groups(files: Files, ranks: int) -> tuple[Any, Any]:
     return model, data
 
 
-def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
+def in_teams(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """Two ranks, or all of four, each write a part of the answers to all prompts."""
+    return uni_opd(files, ranks, sampling=SamplingArgs(n=4, max_new_tokens=8), split_groups=4, **options)
+
+
+def pictures(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     """A tower that one of two ranks never uses."""
     data = PromptDataModule(
         SourceArgs(path=str(files.table("pictures"))), global_batch_size=ROWS, shuffle=False, seed=5
@@ -248,7 +254,9 @@ def pictures(files: Files, ranks: int) -> tuple[Any, Any]:
     # Small steps: those of SGD would blow rounding up until another token is drawn. Decay shows parts of the tower that
     # an optimizer should leave alone: the last norm always, all of it in the step without a picture.
     adam = partial(torch.optim.AdamW, lr=1e-3, eps=1e-4, weight_decay=0.5)
-    return module(paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam), data
+    return module(
+        paths, sampling=SamplingArgs(n=2, max_new_tokens=4), gradient_clip=None, optimizer=adam, **options
+    ), data
 
 
 def omni(files: Files, ranks: int, cached: bool = False, step: int = ROWS, **options: Any) -> tuple[Any, Any]:
@@ -316,7 +324,9 @@ SCENARIOS: dict[str, Scenario] = {
     "by_layer": lambda f, r: by_layer(f, r, optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
     "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
+    "in_teams": in_teams,
     "pictures": pictures,
+    "pictures_in_teams": lambda f, r: pictures(f, r, split_groups=2),
     "omni_dpo": omni,
     "omni_dpo_lora": lambda f, r: omni(f, r, step=2 * ROWS, lora=LORA),
     "omni_dpo_cached": lambda f, r: omni(f, r, cached=True, lora=LORA),
@@ -325,7 +335,7 @@ SCENARIOS: dict[str, Scenario] = {
     "sft": sft,
     "sentinel_cached": lambda f, r: sentinel(f, r, cached=True),
 }
-RESUMED = ("uni_opd", "uni_opd_lora", "averaged", "averaged_lora", "omni_dpo")
+RESUMED = ("uni_opd", "in_teams", "uni_opd_lora", "averaged", "averaged_lora", "omni_dpo")
 
 
 def strategy(kind: str, name: str) -> Any:

@@ -182,7 +182,7 @@ def test_two_copies_each_shared_by_two_ranks(root):
 
 
 def test_four_ranks(root):
-    names = ("uni_opd", "uni_opd_reused", "split_groups", "pictures", "omni_dpo")
+    names = ("uni_opd", "uni_opd_reused", "split_groups", "in_teams", "pictures", "omni_dpo")
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])
     for name in names:
         same(result(root, "fsdp-4", name), result(root, "one-1", name))

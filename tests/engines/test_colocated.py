@@ -17,10 +17,10 @@ from lit_uniopd.sampling import ColocateArgs, Completions, SamplingArgs, engine_
 def write(
     model: Any, engine: Any, eos_ids: tuple[int, ...] = (), prompt_tokens: Any = PROMPTS, **options: Any
 ) -> Completions:
-    keys = options.pop("keys", None)
+    keys, first = options.pop("keys", None), options.pop("first", 0)
     room = {"colocate": ROOM} if engine == "vllm" else {}
     args = SamplingArgs(**{"n": 1, "max_new_tokens": 24, **room} | options, engine=engine)
-    return sample(model, prompt_tokens, args, eos_ids=eos_ids, pad_id=0, seed=3, keys=keys)
+    return sample(model, prompt_tokens, args, eos_ids=eos_ids, pad_id=0, seed=3, keys=keys, first=first)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -72,6 +72,8 @@ def test_draws_depend_on_seed_and_key_alone(tiny_dirs):
     assert len({tuple(row.tolist()) for row in first.tokens_BT}) == 12
     turned = write(model, "vllm", n=4, prompt_tokens=PROMPTS[::-1], keys=[2, 1, 0])
     assert torch.equal(turned.tokens_BT[8:], first.tokens_BT[:4])
+    part = write(model, "vllm", n=2, first=2)  # vLLM counts on from a prompt's seed, and so do parts of its answers
+    assert torch.equal(part.tokens_BT, first.tokens_BT[[2, 3, 6, 7, 10, 11]])
     other = write(model, "vllm", n=4, keys=[7, 8, 9])
     assert not torch.equal(other.tokens_BT, first.tokens_BT)
 

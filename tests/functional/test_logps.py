@@ -4,6 +4,7 @@ from torch import Tensor
 
 from lit_uniopd.functional import logps as module
 from lit_uniopd.functional.logps import linear_token_logps, sequence_logps, token_logps
+from lit_uniopd.functional.projection import Projection
 
 VARIANTS = {
     "plain": {},
@@ -219,3 +220,21 @@ def test_no_tokens_give_a_gradient_of_zero(dtype: torch.dtype) -> None:
         torch.use_deterministic_algorithms(False)
     assert weight.grad is not None
     assert not weight.grad.any()
+
+
+def test_several_threads_meet_seldom(monkeypatch):
+    """Each operation ends when the slowest thread has had its turn: on a busy machine a scheduler's slice."""
+    tiles, fill = [], Projection.fill
+    monkeypatch.setattr(Projection, "fill", lambda head, tile, *args: tiles.append(tile) or fill(head, tile, *args))
+    hidden, weight, _, tokens, _ = make(n=512, width=2, vocabulary=40_000, dtype=torch.float32)
+    logps, counts = [], []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            logps.append(linear_token_logps(hidden, weight, tokens))
+        finally:
+            torch.set_num_threads(1)
+        counts.append(len(tiles))
+        tiles.clear()
+    assert counts == [20, 2]  # of 4 MiB, and of 64
+    torch.testing.assert_close(*logps, atol=1e-5, rtol=1e-5)

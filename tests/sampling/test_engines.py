@@ -174,12 +174,26 @@ def test_answers_depend_neither_on_max_rows_nor_on_when_finished_rows_are_droppe
     assert bool(trims) == (name == "rotary")  # other caches keep their padded columns
 
 
+def test_a_part_of_a_groups_answers_is_that_of_the_whole() -> None:
+    """Whoever writes the others."""
+    model, options = tiny(), {"eos_ids": range(50, 64), "pad_id": 0, "seed": 4, "keys": [7, 2, 5, 0]}
+    whole = answers(sample(model, PROMPTS, SamplingArgs(n=6, max_new_tokens=16), **options))
+    for first in (0, 2, 4):
+        part = answers(sample(model, PROMPTS, SamplingArgs(n=2, max_new_tokens=16), first=first, **options))
+        assert part == [whole[6 * group + first + answer] for group in range(4) for answer in range(2)]
+    assert len({tuple(answer) for answer in whole[:6]}) == 6
+
+
 def test_same_seed_same_answers_and_another_seed_others() -> None:
     model = tiny()
     for engine in ("loop", "generate"):
         first, again, other = (
             answers(run(model, n=4, max_new_tokens=8, engine=engine, seed=seed)) for seed in (1, 1, 2)
         )
+        later = sample(
+            model, PROMPTS, SamplingArgs(n=4, max_new_tokens=8, engine=engine), eos_ids=(2,), pad_id=0, seed=1, first=4
+        )
+        assert not {tuple(answer) for answer in answers(later)} & {tuple(answer) for answer in first}
         assert first == again != other
         assert len({tuple(answer) for answer in first[:4]}) == 4  # answers to one prompt differ
 

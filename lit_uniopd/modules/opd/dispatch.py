@@ -59,7 +59,7 @@ def rebalance_groups(module: LightningModule, policy: Policy, teachers: TeacherP
     me = module.global_rank
     rows_for = [[row for rank, i in pieces if rank == me for row in groups[i]] for pieces in plan]
     parcels = [
-        _without_vision(rollouts[rows].to("cpu")) if rows and rank != me else None for rank, rows in enumerate(rows_for)
+        without_vision(rollouts[rows].to("cpu")) if rows and rank != me else None for rank, rows in enumerate(rows_for)
     ]
     chunks = [rollouts[rows_for[me]]] if rows_for[me] else []
     for chunk in exchange(module, parcels):
@@ -103,7 +103,8 @@ def group_tokens(prompt: int, answers: int, count: int, *, shared: bool, picture
     return packed if shared and (packed <= WORTH_PACKING * padded or pictured) else padded
 
 
-def _without_vision(rollouts: Rollouts) -> Rollouts:
+def without_vision(rollouts: Rollouts) -> Rollouts:
+    """The same answers, which may travel: pictures are processed again, or still there, where they go."""
     rollouts.vision = [{}] * len(rollouts)
     return rollouts
 

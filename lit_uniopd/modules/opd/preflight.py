@@ -103,6 +103,7 @@ def check_arguments(
     loss: LossArgs,
     advantage: AdvantageArgs,
     writer: Literal["student", "teacher"],
+    split_groups: int,
     updates_per_rollout: int,
     teachers: Teachers,
 ) -> None:
@@ -113,6 +114,14 @@ def check_arguments(
     """
     if updates_per_rollout < 1:
         raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+    if split_groups < 1 or sampling.n % split_groups:
+        raise UserError(
+            f"--model.split_groups {split_groups} does not divide --model.sampling.n {sampling.n}; give a divisor."
+        )
+    if split_groups > 1 and writer == "teacher":
+        raise UserError(
+            "--model.split_groups divides what the student writes; leave it out with --model.writer teacher."
+        )
     if writer == "teacher" and loss.kind == "sampled":
         raise UserError(
             "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "

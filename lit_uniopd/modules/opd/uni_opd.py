@@ -20,7 +20,7 @@ from lit_uniopd.modules.opd.alarms import Alarms
 from lit_uniopd.modules.opd.baseline import teacher_baseline
 from lit_uniopd.modules.opd.charts import opd_charts
 from lit_uniopd.modules.opd.demonstrations import show_best_answers
-from lit_uniopd.modules.opd.dispatch import group_ids, rebalance_groups, split_updates
+from lit_uniopd.modules.opd.dispatch import rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.horizon import HorizonArgs, at_horizon, forget_cut
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
@@ -36,6 +36,7 @@ from lit_uniopd.modules.opd.scoring import update_batches
 from lit_uniopd.modules.opd.step_work import StepWork
 from lit_uniopd.modules.opd.teacher_scores import ask_teachers
 from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, refuse_warm_start
+from lit_uniopd.modules.opd.writing_teams import bring_home, write_part
 from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.monitoring.weighted_means import WeightedMeans
@@ -43,7 +44,6 @@ from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.rewards.grading import Grading
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import check_engine
-from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.sandbox import SandboxArgs
 from lit_uniopd.teachers import Teachers
 from lit_uniopd.teachers.pool import TeacherPool
@@ -74,6 +74,8 @@ class UniOPD(PolicyModule):
         writer: who writes the training answers. teacher: off-policy distillation, each prompt's teacher answers it; for
             the losses that compare whole distributions.
         warm_start: teachers write for the first steps, and the student from then on; null: from the first step on.
+        split_groups: ranks that share the writing of a prompt's answers, each an equal part of them, so that none waits
+            for the one with the longest prompts; it divides `sampling.n`. Results stay the same.
         updates_per_rollout: optimizer steps per rollout; each takes an equal share of the answers.
         micro_batch_tokens: tokens in one forward pass of teacher or student, padding included, a prompt that answers
             share counted once: the memory lever.
@@ -103,6 +105,7 @@ class UniOPD(PolicyModule):
         horizon: HorizonArgs | None = None,
         writer: Literal["student", "teacher"] = "student",
         warm_start: WarmStartArgs | None = None,
+        split_groups: int = 1,
         updates_per_rollout: int = 1,
         micro_batch_tokens: int = 16384,
         max_teacher_failures: float = 0.1,
@@ -129,7 +132,7 @@ class UniOPD(PolicyModule):
             sandbox=sandbox,
             gradient_clip=gradient_clip,
         )
-        check_arguments(sampling, loss, advantage, writer, updates_per_rollout, teachers)
+        check_arguments(sampling, loss, advantage, writer, split_groups, updates_per_rollout, teachers)
         # One training_step holds several backward passes and optimizer steps; their order is written out below.
         self.automatic_optimization = False
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
@@ -145,6 +148,7 @@ class UniOPD(PolicyModule):
         self.phase = Phase(writer, sampling, loss)
         """Of the step that is under way: of the warm start, or what follows it."""
         self.max_teacher_failures = max_teacher_failures
+        self.split_groups = split_groups
         self.updates_per_rollout = updates_per_rollout
         self.micro_batch_tokens = micro_batch_tokens
         self.domains: list[str] = []
@@ -234,6 +238,7 @@ class UniOPD(PolicyModule):
             with interruptible(self.trainer, gathers=self.phase.writer == "teacher"):
                 rollouts = self.answer(batch)
             with self.timed("wait"):
+                rollouts = bring_home(self, batch.prompts, rollouts)
                 rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
             self.score(rollouts)
             self.visit(rollouts)
@@ -246,12 +251,11 @@ class UniOPD(PolicyModule):
         self.log_step(scored.rollouts, scored.trained, self.timer.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
-        """Write answers to the prompts."""
+        """Write answers to the prompts, or this rank's part of its team's."""
         seed = self.reseed("rollout", self.global_step)
-        keys, sampling = group_ids(self, len(batch)), at_horizon(self.phase.sampling, self.horizon, self.global_step)
-        write = write_answers if self.phase.writer == "student" else self.teachers.write
+        sampling = at_horizon(self.phase.sampling, self.horizon, self.global_step)
         with self.timed("rollout"):
-            return write(self.policy, batch.prompts, sampling, seed=seed, keys=keys)
+            return write_part(self, batch.prompts, sampling, seed=seed)
 
     def score(self, rollouts: Rollouts) -> None:
         """Grade the answers while teachers score them, then fill in the advantages (Uni-OPD, section 1.2).
