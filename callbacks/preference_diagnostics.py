@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from lit_uniopd.diagnostics.advice import weight_advice
+from lit_uniopd.diagnostics.advice import quality_advice
 from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.preferences import (
     CURVES,
@@ -41,8 +41,8 @@ class PreferenceDiagnostics(Callback):
     margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
     pairs of the last validation, for `uniopd view`: both weights, the mastery, the rewards. A run without validation
     pairs uses training pairs instead, spread evenly over all of them, before the first step and after the last.
-    Sentence pairs are shown with their picture and the detectors' boxes. When the run has ended, a line names
-    a weight that changes little (`lit_uniopd/diagnostics/advice.py`).
+    Sentence pairs are shown with their picture and the detectors' boxes. When the run has ended, a line says
+    where the quality weight changes little (`lit_uniopd/diagnostics/advice.py`).
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
@@ -141,14 +141,11 @@ class PreferenceDiagnostics(Callback):
             points.append({"step": trainer.global_step, **values})
 
     def advice(self, trainer: Trainer) -> list[str]:
-        """What the last pairs that were looked at say of the loss's two weights."""
+        """What the last pairs that were looked at say of the quality weight."""
         loss = getattr(trainer.lightning_module, "loss", None)
-        if self._last is None or not isinstance(loss, PairLossArgs) or loss.kind != "omni_dpo":
-            return []
-        return weight_advice(
-            effective_share(self._last.w_quality) if loss.use_quality else None,
-            effective_share(self._last.w_performance) if loss.performance == "calibrated" else None,
-        )
+        weighs = isinstance(loss, PairLossArgs) and loss.kind == "omni_dpo" and loss.use_quality
+        line = quality_advice(effective_share(self._last.w_quality)) if weighs and self._last is not None else ""
+        return [line] if line else []
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.curves}

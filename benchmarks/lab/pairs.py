@@ -15,7 +15,7 @@ import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +32,6 @@ from datamodules import PreferenceDataModule
 from datamodules.pair_sources import PairSourceArgs
 from datamodules.pair_weights import PairWeightArgs
 from datamodules.sources import SourceArgs, read_prompts
-from lit_uniopd.diagnostics.preferences import effective_share, joined, weighed
 from lit_uniopd.modules import OmniDPO
 from lit_uniopd.modules.preference.losses import PairLossArgs
 from lit_uniopd.playground.locate import locate
@@ -40,7 +39,7 @@ from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.rewards import GRADERS
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
-from lit_uniopd.types import EncodedPair, PairBatch, Prompt
+from lit_uniopd.types import Prompt
 from lit_uniopd.utils.jsonl import append_lines, read_lines, write_lines
 
 ROOT, PAGE = Path("runs/lab/pairs"), Path("docs/preference_laboratory.md")
@@ -191,7 +190,6 @@ def train(run: Run) -> dict[str, Any]:
             **off,
         )
         trainer.fit(module, data)
-        shares = weight_shares(module, data.train_pairs)
         validator = Trainer(accelerator="cpu", use_distributed_sampler=False, **off)
         (scores,) = validator.validate(module, data, verbose=False)
         prompts = [*read_prompts(SourceArgs(path=str(locate("heldout.jsonl", seed=run.seed))), "lab")]
@@ -206,20 +204,7 @@ def train(run: Run) -> dict[str, Any]:
         **domains,
         "accuracy": statistics.fmean(domains.values()),
         "pairs": scores["val/accuracy"],
-        **shares,
         "seconds": round(time.monotonic() - start, 1),
-    }
-
-
-@torch.no_grad()
-def weight_shares(module: OmniDPO, pairs: Sequence[EncodedPair]) -> dict[str, float]:
-    """How even both weights are over the training pairs at the end: the thresholds of diagnostics/advice.py."""
-    batches = [pairs[i : i + 256] for i in range(0, len(pairs), 256)]
-    with module.policy.answering():
-        last = joined([weighed(batch, module.compare(PairBatch(batch))[0]) for batch in batches])
-    return {
-        "quality_share": effective_share(last.w_quality),
-        "performance_share": effective_share(last.w_performance),
     }
 
 

@@ -23,8 +23,6 @@ MIXED_ENOUGH = 0.5
 QUALITY_ALIKE = 0.96
 """Effective share of the quality weights from which they made no difference in Omni-DPO's laboratory: .97 in its three
 worlds."""
-MASTERED = 0.9
-"""Effective share of the performance weights up to which they raised accuracy there."""
 PAIRS_ENOUGH = 1000
 """Sentence pairs with which SENTINEL's laboratory removed 94 % of the hallucinated mentions (250: 72 %, 2700: 98 %)."""
 GROUPS_SEEN = 200
@@ -136,29 +134,22 @@ def balancing_advice(removed: float) -> str:
     )
 
 
-def weight_advice(quality: float | None, performance: float | None) -> list[str]:
-    """Which of Omni-DPO's weights change little, by their effective shares, ``(sum w)^2 / (P sum w^2)``.
+def quality_advice(share: float) -> str:
+    """Whether Omni-DPO's quality weights are as even as where they made no difference.
 
     Args:
-        quality: of the quality weights; None: the loss has none.
-        performance: of the performance weights; None: the loss has none.
+        share: effective share of the quality weights, ``(sum w)^2 / (P sum w^2)``.
 
     Example:
-        >>> weight_advice(None, 0.5)
-        []
+        >>> quality_advice(0.5)
+        ''
     """
-    lines = []
-    if quality is not None and quality >= QUALITY_ALIKE:
-        lines.append(
-            f"quality weight: the pairs weigh almost the same (effective share {quality:.0%}); it made no difference "
-            "in the laboratory at 97%. --data.weighting.eta spreads the weights."
-        )
-    if performance is not None and performance > MASTERED:
-        lines.append(
-            f"performance weight: hardly a pair counts less for being mastered (effective share {performance:.0%}); in "
-            f"the laboratory it raised accuracy at {MASTERED:.0%}, and not above."
-        )
-    return lines
+    if share < QUALITY_ALIKE:
+        return ""
+    return (
+        f"quality weight: the pairs weigh almost the same (effective share {share:.0%}); it made no difference in the "
+        "laboratory at 97%. --data.weighting.eta spreads the weights."
+    )
 
 
 def sentence_advice(report: Mapping[str, Any]) -> str:

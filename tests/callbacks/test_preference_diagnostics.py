@@ -28,8 +28,14 @@ def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path):
     source = PairSourceArgs(path=str(table))
     data = PreferenceDataModule(train=source, val=source, batch_size=3, val_batch_size=2)
     options: dict[str, Any] = {"logger": TensorBoardLogger(tmp_path, name="run"), "limit_val_batches": 1.0}
-    run = trainer(tmp_path, callbacks=[PreferenceDiagnostics(table_rows=2)], max_epochs=2, **options)
+    diagnostics = PreferenceDiagnostics(table_rows=2)
+    run = trainer(tmp_path, callbacks=[diagnostics], max_epochs=2, **options)
     run.fit(OmniDPO(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1), data)
+    # Gaps of 1 to 6 at eta .7: sigmoids of .668 to .985, whose squared sum is .984 of six times the sum of squares.
+    (line,) = diagnostics.advice(run)
+    assert "almost the same (effective share 98%)" in line
+    diagnostics._last = None
+    assert diagnostics.advice(run) == []
     directory = tmp_path / "run/version_0"
     events = EventAccumulator(str(directory), size_guidance={"tensors": 0, "images": 0})
     events.Reload()

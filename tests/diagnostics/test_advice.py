@@ -13,8 +13,8 @@ from lit_uniopd.diagnostics.advice import (
     balancing_advice,
     calibration_advice,
     groups_advice,
+    quality_advice,
     sentence_advice,
-    weight_advice,
 )
 from lit_uniopd.diagnostics.preferences import effective_share
 from lit_uniopd.functional.preference import quality_weights
@@ -66,13 +66,9 @@ def test_nothing_is_said_before_enough_was_seen():
     assert len(seen(logged, groups=advice.GROUPS_SEEN, removed=0.5).advice(calibrates=False)) == 3
 
 
-def test_weights_that_change_little_are_named():
-    quality, performance = advice.QUALITY_ALIKE, advice.MASTERED
-    assert weight_advice(quality - 0.01, performance) == []
-    (line,) = weight_advice(quality, None)
-    assert line.startswith("quality weight: the pairs weigh almost the same")
-    (line,) = weight_advice(None, performance + 0.01)
-    assert line.startswith("performance weight: hardly a pair counts less")
+def test_a_quality_weight_that_changes_little_is_named():
+    assert quality_advice(advice.QUALITY_ALIKE - 0.01) == ""
+    assert quality_advice(0.981).startswith("quality weight: the pairs weigh almost the same (effective share 98%)")
 
 
 def test_few_sentence_pairs_are_counted_up_to_as_many_as_the_laboratory_needed():
