@@ -144,7 +144,9 @@ class PreferenceDiagnostics(Callback):
         """What the last pairs that were looked at say of the quality weight."""
         loss = getattr(trainer.lightning_module, "loss", None)
         weighs = isinstance(loss, PairLossArgs) and loss.kind == "omni_dpo" and loss.use_quality
-        line = quality_advice(effective_share(self._last.w_quality)) if weighs and self._last is not None else ""
+        if not weighs or self._last is None:
+            return []
+        line = quality_advice(effective_share(self._last.w_quality), len(self._last.pairs))
         return [line] if line else []
 
     def state_dict(self) -> dict[str, Any]:

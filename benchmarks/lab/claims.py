@@ -143,7 +143,8 @@ def outcomes(parts: Sequence[Part]) -> list[Outcome]:
 
 def estimate(comparison: Comparison) -> Estimate | None:
     """From the best source that there is."""
-    return from_questions(comparison) or from_summaries(comparison) or from_table(comparison)
+    sources = (from_questions, from_summaries, from_table, from_spreads)
+    return next((e for source in sources if (e := source(comparison)) is not None), None)
 
 
 def from_questions(comparison: Comparison) -> Estimate | None:
@@ -199,6 +200,22 @@ def from_table(comparison: Comparison) -> Estimate | None:
     mean = -shown.mean if comparison.laboratory == "sentences" else shown.mean  # its rows are base minus arm
     t = abs(mean) / shown.half * student_t.ppf(0.975, SEEDS - 1)
     return Estimate(SEEDS, mean, shown.half, float(2 * student_t.sf(t, SEEDS - 1)), f"[a table]({page}#{heading})")
+
+
+def from_spreads(comparison: Comparison) -> Estimate | None:
+    """Before and after SENTINEL, whose table has both means and spreads and no difference: Welch's test, not paired."""
+    c = comparison
+    if (c.laboratory, c.base, c.endpoint) != ("sentences", BEFORE, "chair_i"):
+        return None
+    table = read_table((DOCS / "sentinel_laboratory.md").read_text(), c.setting)
+    cells = [re.findall(r"\d+\.\d+", table[arm]["hallucinated mentions"]) for arm in (c.arm, c.base)]
+    (arm, arm_sd), (base, base_sd) = ([float(number) / 100 for number in cell] for cell in cells)
+    variances = [sd**2 / SEEDS for sd in (arm_sd, base_sd)]
+    error = math.sqrt(sum(variances))
+    freedom = sum(variances) ** 2 / sum(variance**2 / (SEEDS - 1) for variance in variances)
+    half, p = student_t.ppf(0.975, freedom) * error, 2 * student_t.sf(abs(arm - base) / error, freedom)
+    source = f"[a table](sentinel_laboratory.md#{HEADINGS[c.setting]}), unpaired"
+    return Estimate(SEEDS, arm - base, float(half), float(p), source)
 
 
 def table_cell(comparison: Comparison) -> tuple[str, str, str]:

@@ -25,8 +25,8 @@ QUALITY_ALIKE = 0.96
 worlds."""
 PAIRS_ENOUGH = 1000
 """Sentence pairs with which SENTINEL's laboratory removed 94 % of the hallucinated mentions (250: 72 %, 2700: 98 %)."""
-GROUPS_SEEN = 200
-"""Groups that a share is worth speaking of; a rule of thumb."""
+ENOUGH = 100
+"""Groups or pairs of which a share is worth speaking; a rule of thumb."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class OrderSeen:
         Args:
             calibrates: whether something of the run changes advantages.
         """
-        if self.groups < GROUPS_SEEN:
+        if self.groups < ENOUGH:
             return []
         lines = [groups_advice(self.mixed / self.rollouts)]
         if self.ordered:
@@ -134,17 +134,18 @@ def balancing_advice(removed: float) -> str:
     )
 
 
-def quality_advice(share: float) -> str:
+def quality_advice(share: float, pairs: int) -> str:
     """Whether Omni-DPO's quality weights are as even as where they made no difference.
 
     Args:
         share: effective share of the quality weights, ``(sum w)^2 / (P sum w^2)``.
+        pairs: that it is of; nothing is said of a few.
 
     Example:
-        >>> quality_advice(0.5)
+        >>> quality_advice(0.5, 1000)
         ''
     """
-    if share < QUALITY_ALIKE:
+    if share < QUALITY_ALIKE or pairs < ENOUGH:
         return ""
     return (
         f"quality weight: the pairs weigh almost the same (effective share {share:.0%}); it made no difference in the "

@@ -55,7 +55,7 @@ def test_a_run_is_told_what_its_order_says_and_a_resumed_one_the_same(model_dirs
     assert seen.rollouts == seen.ordered > 1
     assert seen.mixed == seen.rollouts
     assert diagnostics.advice(run) == []  # 16 groups are too few to speak of
-    seen.groups, seen.inversions = advice.GROUPS_SEEN, 0.3 * seen.ordered
+    seen.groups, seen.inversions = advice.ENOUGH, 0.3 * seen.ordered
     resumed = OrderDiagnostics()
     resumed.load_state_dict(diagnostics.state_dict())
     (line,) = resumed.advice(run)

@@ -12,6 +12,7 @@ from tiny import Prompts, module, prompts, sgd, trainer
 
 from callbacks import PreferenceDiagnostics
 from datamodules import PairSourceArgs, PreferenceDataModule
+from lit_uniopd.diagnostics import advice
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import OmniDPO
 from lit_uniopd.policy import PolicyArgs
@@ -22,7 +23,7 @@ ROWS = [
 ]
 
 
-def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path):
+def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path, monkeypatch):
     table = tmp_path / "pairs.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     source = PairSourceArgs(path=str(table))
@@ -32,6 +33,8 @@ def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path):
     run = trainer(tmp_path, callbacks=[diagnostics], max_epochs=2, **options)
     run.fit(OmniDPO(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1), data)
     # Gaps of 1 to 6 at eta .7: sigmoids of .668 to .985, whose squared sum is .984 of six times the sum of squares.
+    assert diagnostics.advice(run) == []  # of six pairs
+    monkeypatch.setattr(advice, "ENOUGH", 6)
     (line,) = diagnostics.advice(run)
     assert "almost the same (effective share 98%)" in line
     diagnostics._last = None

@@ -62,13 +62,16 @@ def test_a_runs_numbers_are_means_over_its_rollouts():
 
 def test_nothing_is_said_before_enough_was_seen():
     logged = [{"order/mixed": 0.1, "order/inversions_before": 0.0}]
-    assert seen(logged, groups=advice.GROUPS_SEEN - 1).advice(calibrates=False) == []
-    assert len(seen(logged, groups=advice.GROUPS_SEEN, removed=0.5).advice(calibrates=False)) == 3
+    assert seen(logged, groups=advice.ENOUGH - 1).advice(calibrates=False) == []
+    assert len(seen(logged, groups=advice.ENOUGH, removed=0.5).advice(calibrates=False)) == 3
 
 
 def test_a_quality_weight_that_changes_little_is_named():
-    assert quality_advice(advice.QUALITY_ALIKE - 0.01) == ""
-    assert quality_advice(0.981).startswith("quality weight: the pairs weigh almost the same (effective share 98%)")
+    assert quality_advice(advice.QUALITY_ALIKE - 0.01, 100) == ""
+    assert quality_advice(0.981, 99) == ""
+    assert quality_advice(0.981, 100).startswith(
+        "quality weight: the pairs weigh almost the same (effective share 98%)"
+    )
 
 
 def test_few_sentence_pairs_are_counted_up_to_as_many_as_the_laboratory_needed():
