@@ -62,6 +62,7 @@ lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45
 	$(BIN)/python -m benchmarks.lab.run
 	$(BIN)/python -m benchmarks.lab.report
 	$(BIN)/python -m benchmarks.lab.charts
+	$(BIN)/python -m benchmarks.lab.claims
 
 lab-questions: install  ## the laboratory's primary questions on 20 seeds of their own; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run --questions
@@ -70,10 +71,12 @@ lab-questions: install  ## the laboratory's primary questions on 20 seeds of the
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs
 	$(BIN)/python -m benchmarks.lab.charts
+	$(BIN)/python -m benchmarks.lab.claims
 
 sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
 	$(BIN)/python -m benchmarks.lab.charts
+	$(BIN)/python -m benchmarks.lab.claims
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv .venv-engines .pytest_cache .ruff_cache .import_linter_cache site

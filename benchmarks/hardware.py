@@ -38,6 +38,8 @@ class Command:
     """Of configs/, without their ending and without that of the trainer."""
     models: Mapping[str, str]
     """Option of a model -> its name in ``MODELS``."""
+    flags: Sequence[str] = ()
+    """Further arguments of the plan alone."""
 
 
 _TABLES: dict[str, Any] = read_yaml(Path(__file__).with_suffix(".yaml"))
@@ -89,7 +91,7 @@ def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ())
     words = [word for file in files for word in ("-c", str(CONFIGS / f"{file}.yaml"))]
     for flag, name in command.models.items():
         words += [f"--{flag}.path", model_directory(name)]
-    cli: Any = run([*words, *flags], Outline)
+    cli: Any = run([*words, *command.flags, *flags], Outline)
     module: Any = cli.model
     data, gpu = cli.config.data.init_args, torch.device("cuda", 0)
     limit, prompt = getattr(data, "max_length", None), data.max_prompt_tokens
@@ -109,7 +111,7 @@ def setup_of(command: Command, gpus: int, gib: float, flags: Sequence[str] = ())
         precision=cli.config.trainer.precision,
         world_size=gpus,
     )
-    module.__dict__["_processor"] = None  # no teacher of these configs reads prompts of its own
+    module.__dict__["_processor"] = None  # no teacher of these plans reads prompts of its own
     memory = SimpleNamespace(total_memory=int(gib * GIB))
     with (
         patch("torch.cuda.get_device_properties", return_value=memory),

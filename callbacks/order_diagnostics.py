@@ -1,11 +1,13 @@
 """Whether teachers rank right answers above wrong ones, before and after calibration."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
+from lit_uniopd.diagnostics.advice import OrderSeen
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.media import log_figure, log_histogram, log_table, shows_media
@@ -14,6 +16,7 @@ from lit_uniopd.monitoring.step_log import log_values
 from lit_uniopd.monitoring.tensorboard_layout import Charts
 from lit_uniopd.types import CORRECT, INCORRECT, Rollouts
 from lit_uniopd.utils.lightning_internals import logged_step
+from lit_uniopd.utils.trainer_data import TrainerData
 
 
 class OrderDiagnostics(Callback):
@@ -24,6 +27,8 @@ class OrderDiagnostics(Callback):
     whose right answers all return at least as much as their wrong ones), `inversions` (share of pairs), `margin`,
     `return_correct` and `return_incorrect`, each `_before` and `_after`, and `shift` and `masked`; also for each
     domain, teacher and difficulty. Figures, histograms and the table of misjudged answers show rank 0's answers.
+    When the run has ended, lines say whether calibration and balancing have something to do
+    (`lit_uniopd/diagnostics/advice.py`).
 
     Args:
         every_n_steps: optimizer steps between two figures, of which a rollout may take several; each shows all rollouts
@@ -36,6 +41,7 @@ class OrderDiagnostics(Callback):
             raise UserError(f"OrderDiagnostics.every_n_steps must be at least 1, got {every_n_steps}.")
         self.every_n_steps = every_n_steps
         self.examples = examples
+        self.seen = OrderSeen()
         self._judged: list[Judged] = []
 
     def essential_charts(self) -> Charts:
@@ -58,7 +64,10 @@ class OrderDiagnostics(Callback):
         if pl_module.teachers:
             labels["teacher"] = [pl_module.teachers.route(prompt) for prompt in prompts]
             names["teacher"] = pl_module.teachers.names
-        log_values(trainer, order_statistics(judged, labels, names).reduce(pl_module))
+        logged = order_statistics(judged, labels, names).reduce(pl_module)
+        log_values(trainer, logged)
+        removed = float((~rollouts.keep_B).double().mean()) if len(rollouts) else 0.0
+        self.seen.add(logged, groups=len(judged.group_B.unique()), removed=removed)
         if not trainer.is_global_zero:
             return
         self._judged.append(judged)
@@ -82,3 +91,14 @@ class OrderDiagnostics(Callback):
         text = misjudged_table(rollouts, judged, count=self.examples)
         if text:
             log_table(trainer, "order/misjudged", text, step)
+
+    def advice(self, trainer: Trainer) -> list[str]:
+        """What the run's order says of calibration and balancing."""
+        calibrates = any(getattr(callback, "changes_advantages", False) for callback in TrainerData(trainer).callbacks)
+        return self.seen.advice(calibrates=calibrates)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": asdict(self.seen)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seen = OrderSeen(**state_dict["seen"])

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.diagnostics.advice import quality_advice
 from lit_uniopd.diagnostics.images import images_figure
 from lit_uniopd.diagnostics.preferences import (
     CURVES,
     WeighedPairs,
     curves_figure,
+    effective_share,
     joined,
     pairs_figure,
     weighed,
@@ -19,6 +21,7 @@ from lit_uniopd.diagnostics.preferences import (
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.preference import PreferenceLoss
 from lit_uniopd.modules import PreferenceModule
+from lit_uniopd.modules.preference.losses import PairLossArgs
 from lit_uniopd.monitoring.media import log_figure, log_table, shows_media
 from lit_uniopd.types import PairBatch
 from lit_uniopd.utils.jsonl import write_lines
@@ -38,7 +41,8 @@ class PreferenceDiagnostics(Callback):
     margin of training and validation pairs over the steps, and the norm of the gradient. `weighed_pairs.jsonl` has
     pairs of the last validation, for `uniopd view`: both weights, the mastery, the rewards. A run without validation
     pairs uses training pairs instead, spread evenly over all of them, before the first step and after the last.
-    Sentence pairs are shown with their picture and the detectors' boxes.
+    Sentence pairs are shown with their picture and the detectors' boxes. When the run has ended, a line says
+    where the quality weight changes little (`lit_uniopd/diagnostics/advice.py`).
 
     Args:
         table_rows: pairs of highest and of lowest weight in the table.
@@ -49,6 +53,7 @@ class PreferenceDiagnostics(Callback):
         self.table_rows = table_rows
         self.kept_pairs = kept_pairs
         self._batches: list[WeighedPairs] = []
+        self._last: WeighedPairs | None = None
         self.curves: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +104,7 @@ class PreferenceDiagnostics(Callback):
         if not trainer.is_global_zero or not self._batches:
             return
         pairs, step = joined(self._batches), trainer.global_step
+        self._last = pairs
         values = {"pairs/rank_correlation": pairs.rank_correlation, "pairs/effective_share": pairs.effective_share}
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in values.items() if v == v}, step=logged_step(trainer))
@@ -133,6 +139,15 @@ class PreferenceDiagnostics(Callback):
         points = self.curves[split]
         if values and (not points or points[-1]["step"] != trainer.global_step):
             points.append({"step": trainer.global_step, **values})
+
+    def advice(self, trainer: Trainer) -> list[str]:
+        """What the last pairs that were looked at say of the quality weight."""
+        loss = getattr(trainer.lightning_module, "loss", None)
+        weighs = isinstance(loss, PairLossArgs) and loss.kind == "omni_dpo" and loss.use_quality
+        if not weighs or self._last is None:
+            return []
+        line = quality_advice(effective_share(self._last.w_quality), len(self._last.pairs))
+        return [line] if line else []
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.curves}

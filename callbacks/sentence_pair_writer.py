@@ -8,6 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 
 from callbacks.resumable_prediction import ResumablePrediction
+from lit_uniopd.diagnostics.advice import sentence_advice
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
 from lit_uniopd.hallucination.records import caption_line, pair_rows
@@ -110,6 +111,8 @@ class SentencePairWriter(ResumablePrediction):
                 "%d pictures were skipped, see %s; the first: %s", len(unreadable), self.lines_file, unreadable[0]
             )
         log.info("%s", format_report(report))
+        if line := sentence_advice(report):
+            log.info("%s", line)
         if not rows:
             raise UserError(
                 f"None of {len(captions)} captions has a pair; sample more candidates (--model.sampling.n), or look at "

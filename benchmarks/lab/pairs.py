@@ -27,6 +27,7 @@ import torch
 from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.report import fill, signed
 from benchmarks.lab.run import quiet
+from benchmarks.lab.summary_files import keep
 from datamodules import PreferenceDataModule
 from datamodules.pair_sources import PairSourceArgs
 from datamodules.pair_weights import PairWeightArgs
@@ -246,6 +247,7 @@ def final_runs(rates: dict[str, float]) -> list[Run]:
 def report(results: dict[str, dict[str, Any]]) -> None:
     """Fill the page's tables."""
     rates = best_rates(results)
+    keep("pairs", [results[run.key] for run in final_runs(rates)])
     page = PAGE.read_text()
     for setting in SETTINGS:
         runs_of = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}

@@ -2,9 +2,10 @@
 
     python -m benchmarks.lab.questions --plan     # what is asked, and the seeds that it takes; nothing is written
     python -m benchmarks.lab.run --questions      # the runs that have no result yet
-    python -m benchmarks.lab.questions            # keep their summaries beside this file, and fill in the table
+    python -m benchmarks.lab.questions            # keep their summaries beside this file, and fill in the tables
 
-The table is made from the kept summaries alone, so that whoever has no runs can make it again.
+The table is made from the kept summaries alone, so that whoever has no runs can make it again; so are the claims of
+docs/results.md (claims.py), which are filled in with it.
 """
 
 import argparse
@@ -14,14 +15,13 @@ from pathlib import Path
 
 from benchmarks.lab.grid import CONFIGS, Cell, Grid
 from benchmarks.lab.paired_tests import holm, interval, p_of_difference, p_of_equivalence, seeds_needed
-from benchmarks.lab.report import PAGE, Results, fill, paired
+from benchmarks.lab.report import PAGE, Results, fill, paired, summary_of
 from benchmarks.lab.run import read_results
-from lit_uniopd.utils.jsonl import read_lines, write_lines
+from benchmarks.lab.summary_files import keep, path_of
+from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.utils.strict_yaml import read_yaml
 
-SUMMARIES = Path(__file__).parent / "summaries/questions.jsonl"
-KEPT = ("key", "setting", "arm", "seed", "final", "curve", "moved", "seconds")
-"""Of a run's result."""
+SUMMARIES = path_of("questions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +84,19 @@ def main() -> None:
     if options.plan:
         print(table(family, {}))
         return
+    from benchmarks.lab import claims  # which reads the answers
+
     keep_summaries(family)
     PAGE.write_text(fill(PAGE.read_text(), "questions", table(family, read_summaries(family))))
     print(f"{PAGE} is up to date.")
+    claims.write()
 
 
 def keep_summaries(family: Family) -> None:
     """Add results of runs/lab to the kept ones."""
-    kept = {row["key"]: row for row in read_lines(SUMMARIES)} if SUMMARIES.exists() else {}
     results = read_results()
-    for key in (cell.key for cell in family.cells()):
-        if key in results:
-            kept[key] = {name: results[key][name] for name in KEPT}
-    SUMMARIES.parent.mkdir(exist_ok=True)
-    write_lines(SUMMARIES, sorted(kept.values(), key=lambda row: (row["setting"], row["arm"], row["seed"])))
+    keys = [cell.key for cell in family.cells()]
+    keep("questions", [summary_of(results[key]) for key in keys if key in results])
 
 
 def read_summaries(family: Family, path: Path = SUMMARIES) -> Results:
@@ -112,31 +111,41 @@ def read_summaries(family: Family, path: Path = SUMMARIES) -> Results:
 
 def table(family: Family, results: Results) -> str:
     """Markdown: each question with its plan, and its answer where all its seeds have run."""
-    answers: list[list[float]] = []
-    for question in family.questions:
-        arms = [(question.setting, arm) in results for arm in (question.arm, question.base)]
-        answers.append(paired(results, question.setting, question.arm, question.base, "final") if all(arms) else [])
-    complete = all(len(differences) == len(family.seeds) for differences in answers)
-    adjusted = (
-        holm([question.p_value(values) for question, values in zip(family.questions, answers, strict=True)])
-        if complete
-        else None
-    )
+    asked = differences_of(family, results)
+    tested = answers(family, results)
     lines = [
         "| question | arm | minus | asked for | seeds needed | seeds | final accuracy (95 %) | p (Holm) | answer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for i, (question, differences) in enumerate(zip(family.questions, answers, strict=True)):
+    for i, (question, differences) in enumerate(zip(family.questions, asked, strict=True)):
         claim = f"equal within {question.effect}" if question.equivalence else f"a difference of {question.effect}"
         cells = [question.question, f"`{question.setting}` `{question.arm}`", f"`{question.base}`", claim]
         cells += [str(family.needed(question)), f"{len(differences)} of {len(family.seeds)}"]
-        if adjusted is None:
+        if tested is None:
             cells += ["", "", "not run to the end"]
         else:
-            mean, half = interval(differences)
-            cells += [f"{mean:+.3f} ± {half:.3f}", _p(adjusted[i]), answer(question, mean, adjusted[i], family.alpha)]
+            (mean, half), p = interval(differences), tested[i][1]
+            cells += [f"{mean:+.3f} ± {half:.3f}", p_text(p), answer(question, mean, p, family.alpha)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def differences_of(family: Family, results: Results) -> list[list[float]]:
+    """Of each question, the differences of the seeds that have run."""
+    asked: list[list[float]] = []
+    for question in family.questions:
+        arms = [(question.setting, arm) in results for arm in (question.arm, question.base)]
+        asked.append(paired(results, question.setting, question.arm, question.base, "final") if all(arms) else [])
+    return asked
+
+
+def answers(family: Family, results: Results | None = None) -> list[tuple[list[float], float]] | None:
+    """Of each question, its differences and its adjusted p-value; None until every seed of all has run."""
+    asked = differences_of(family, read_summaries(family) if results is None else results)
+    if any(len(differences) < len(family.seeds) for differences in asked):
+        return None
+    p_values = [question.p_value(values) for question, values in zip(family.questions, asked, strict=True)]
+    return list(zip(asked, holm(p_values), strict=True))
 
 
 def answer(question: Question, mean: float, p: float, alpha: float) -> str:
@@ -148,7 +157,7 @@ def answer(question: Question, mean: float, p: float, alpha: float) -> str:
     return ("more" if mean > 0 else "less") + ("" if abs(mean) >= question.effect else ", and less than matters")
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 

@@ -9,13 +9,14 @@ import argparse
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.grid import Grid
 from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.run import read_results
+from benchmarks.lab.summary_files import keep
 
 PAGE, FIGURES = Path("docs/laboratory.md"), Path("docs/figures")
 CONTRASTS = (
@@ -29,6 +30,11 @@ CONTRASTS = (
 )
 """Pairs of arms that differ in one component, compared besides each arm with plain distillation."""
 
+KEPT = ("key", "setting", "arm", "seed", "final", "curve", "moved", "seconds")
+"""Of a run's result, in the summaries."""
+MEANS = ("order/inversions_before", "order/mixed", "order/margin_before")
+"""Curves whose means over the run are kept too."""
+
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(setting, arm) -> seed -> result."""
 
@@ -39,6 +45,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()  # so that --help writes nothing
     grid, results = Grid.read(), collect(Grid.read())
+    keep("uni_opd", [summary_of(run) for runs in results.values() for run in runs.values()])
     page = PAGE.read_text()
     FIGURES.mkdir(exist_ok=True)
     for setting, chosen in grid.settings.items():
@@ -50,6 +57,12 @@ def main() -> None:
     page = fill(page, "contrasts", contrasts(grid, results))
     PAGE.write_text(page)
     print(f"{PAGE} and {FIGURES}/lab_*.png are up to date.")
+
+
+def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a run: its endpoints, and what the teachers' order was like."""
+    means = {tag: statistics.fmean(values) for tag in MEANS if (values := result["curves"].get(tag))}
+    return {name: result[name] for name in KEPT} | {tag: round(mean, 4) for tag, mean in means.items()}
 
 
 def collect(grid: Grid) -> Results:

@@ -25,6 +25,7 @@ import torch
 from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.report import fill, signed
 from benchmarks.lab.run import quiet
+from benchmarks.lab.summary_files import keep
 from callbacks import HallucinationDiagnostics
 from datamodules import PreferenceDataModule, SentencePairDataModule
 from datamodules.pair_sources import PairSourceArgs
@@ -259,6 +260,7 @@ def wrong_mentions(scores: dict[str, float]) -> float:
 
 def report(results: dict[str, dict[str, Any]]) -> None:
     """Fill the page's tables, one for each decoding."""
+    keep("sentences", [results[run.key] for run in runs()])
     page = PAGE.read_text()
     runs_of = {arm: [results[Run(arm, seed).key] for seed in SEEDS] for arm in (*ARMS, "decode_time")}
     before = [run["before"] for run in runs_of[BASE]]

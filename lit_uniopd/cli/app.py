@@ -16,7 +16,7 @@ from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.cli.logger_mistakes import logger_mistakes_named
-from lit_uniopd.cli.next_commands import next_commands
+from lit_uniopd.cli.next_commands import advice, next_commands
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first, read_entry
@@ -132,8 +132,11 @@ class UniOPDCLI(LightningCLI):
         self._begin_run()
 
     def after_fit(self) -> None:
-        if not self.trainer.fast_dev_run and (lines := next_commands(self.trainer)):  # pyright: ignore[reportAttributeAccessIssue]
-            print(lines, flush=True)
+        if self.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        for lines in (advice(self.trainer), next_commands(self.trainer)):
+            if lines:
+                print(lines, flush=True)
 
     def before_validate(self) -> None:
         self._begin_run()

@@ -1,4 +1,4 @@
-"""What to look at when a `fit` has ended: commands that work when they are pasted, and the figures of the run."""
+"""What to read when a `fit` has ended: what its numbers say, commands that work when they are pasted, and figures."""
 
 import os
 import shlex
@@ -11,6 +11,7 @@ from lit_uniopd.modules import OmniDPO, Sentinel, UniOPD
 from lit_uniopd.monitoring.media import run_adapters
 from lit_uniopd.utils.programs import program
 from lit_uniopd.utils.run_directory import run_directory
+from lit_uniopd.utils.trainer_data import TrainerData
 from lit_uniopd.view.sources import shows_something
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -35,6 +36,22 @@ def next_commands(trainer: Trainer) -> str:
     lines += _notebook(trainer)
     width = max((len(command) for command, _ in lines), default=0)
     return "\n".join(["What to look at next:", *(f"  {c:<{width}}  {what}" for c, what in lines)]) if lines else ""
+
+
+def advice(trainer: Trainer) -> str:
+    """Lines of the callbacks that have a method ``advice``: what the run's numbers say; empty where they say nothing.
+
+    Args:
+        trainer: after its `fit`.
+    """
+    if not trainer.is_global_zero:
+        return ""
+    said = [line for callback in TrainerData(trainer).callbacks for line in getattr(callback, "advice", _none)(trainer)]
+    return "\n".join(["What its numbers say (docs/results.md):", *(f"  {line}" for line in said)]) if said else ""
+
+
+def _none(trainer: Trainer) -> list[str]:
+    return []
 
 
 def _notebook(trainer: Trainer) -> list[tuple[str, str]]:

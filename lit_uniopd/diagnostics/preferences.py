@@ -49,10 +49,15 @@ class WeighedPairs:
 
     @property
     def effective_share(self) -> float:
-        """``(sum w)^2 / (P sum w^2)``: how many equally weighted pairs they are worth, as a share of all."""
-        weights = self.weights.double()
-        squares = (weights**2).sum()
-        return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
+        """Of both weights together."""
+        return effective_share(self.weights)
+
+
+def effective_share(weights: Tensor) -> float:
+    """``(sum w)^2 / (P sum w^2)``: how many equally weighted pairs they are worth, as a share of all."""
+    weights = weights.double()
+    squares = (weights**2).sum()
+    return float(weights.sum() ** 2 / (len(weights) * squares)) if squares > 0 else 0.0
 
 
 def weighed(pairs: Sequence[EncodedPair], loss: PreferenceLoss) -> WeighedPairs:

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tiny import Memory, Prompts, module, prompts, trainer
 
 from callbacks import MarginCalibration, OrderDiagnostics
+from lit_uniopd.diagnostics import advice
 
 
 class HalfRight(Callback):
@@ -43,3 +44,32 @@ def test_only_every_nth_step_is_logged(model_dirs, tmp_path):
     run = trainer(tmp_path, callbacks=[HalfRight(), OrderDiagnostics()], logger=Steps(), log_every_n_steps=2)
     run.fit(module(model_dirs), Prompts(prompts(16)))
     assert steps == [1, 3]
+
+
+def test_a_run_is_told_what_its_order_says_and_a_resumed_one_the_same(model_dirs, tmp_path):
+    """Half of the answers of every group are right, so that all groups are mixed."""
+    diagnostics = OrderDiagnostics()
+    run = trainer(tmp_path, callbacks=[HalfRight(), diagnostics])
+    run.fit(module(model_dirs), Prompts(prompts(16)))
+    seen = diagnostics.seen
+    assert seen.rollouts == seen.ordered > 1
+    assert seen.mixed == seen.rollouts
+    assert diagnostics.advice(run) == []  # 16 groups are too few to speak of
+    seen.groups, seen.inversions = advice.ENOUGH, 0.3 * seen.ordered
+    resumed = OrderDiagnostics()
+    resumed.load_state_dict(diagnostics.state_dict())
+    (line,) = resumed.advice(run)
+    assert line.startswith("calibration: 30% of the graded pairs are misordered; callbacks.MarginCalibration would")
+    calibrated = trainer(tmp_path, callbacks=[MarginCalibration(), resumed])
+    assert resumed.advice(calibrated) == []
+
+
+def test_answers_that_are_left_out_are_counted(model_dirs, tmp_path):
+    class LeaveOut(Callback):
+        def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Any) -> None:
+            rollouts.keep_B[::4] = False
+
+    diagnostics = OrderDiagnostics()
+    run = trainer(tmp_path, callbacks=[HalfRight(), LeaveOut(), diagnostics])
+    run.fit(module(model_dirs), Prompts(prompts(4)))
+    assert diagnostics.seen.removed / diagnostics.seen.rollouts == 0.25

@@ -12,6 +12,7 @@ from tiny import Prompts, module, prompts, sgd, trainer
 
 from callbacks import PreferenceDiagnostics
 from datamodules import PairSourceArgs, PreferenceDataModule
+from lit_uniopd.diagnostics import advice
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import OmniDPO
 from lit_uniopd.policy import PolicyArgs
@@ -22,14 +23,22 @@ ROWS = [
 ]
 
 
-def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path):
+def test_a_run_shows_its_pairs(model_dirs, tmp_path: Path, monkeypatch):
     table = tmp_path / "pairs.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     source = PairSourceArgs(path=str(table))
     data = PreferenceDataModule(train=source, val=source, batch_size=3, val_batch_size=2)
     options: dict[str, Any] = {"logger": TensorBoardLogger(tmp_path, name="run"), "limit_val_batches": 1.0}
-    run = trainer(tmp_path, callbacks=[PreferenceDiagnostics(table_rows=2)], max_epochs=2, **options)
+    diagnostics = PreferenceDiagnostics(table_rows=2)
+    run = trainer(tmp_path, callbacks=[diagnostics], max_epochs=2, **options)
     run.fit(OmniDPO(PolicyArgs(path=model_dirs["student"]), optimizer=sgd, seed=1), data)
+    # Gaps of 1 to 6 at eta .7: sigmoids of .668 to .985, whose squared sum is .984 of six times the sum of squares.
+    assert diagnostics.advice(run) == []  # of six pairs
+    monkeypatch.setattr(advice, "ENOUGH", 6)
+    (line,) = diagnostics.advice(run)
+    assert "almost the same (effective share 98%)" in line
+    diagnostics._last = None
+    assert diagnostics.advice(run) == []
     directory = tmp_path / "run/version_0"
     events = EventAccumulator(str(directory), size_guidance={"tensors": 0, "images": 0})
     events.Reload()

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_uniopd.cli import next_commands as module
-from lit_uniopd.cli.next_commands import next_commands
+from lit_uniopd.cli.next_commands import advice, next_commands
 from lit_uniopd.utils.jsonl import append_lines
 from lit_uniopd.utils.programs import program
 from lit_uniopd.utils.run_directory import run_directory
@@ -86,3 +86,22 @@ def test_a_program_is_called_so_that_this_environments_is_run(tmp_path, monkeypa
     }
     assert program("uniopd", "lit_uniopd") == expected[where]
     assert shlex.split(program("uniopd", "lit_uniopd"))
+
+
+def test_what_callbacks_have_to_say_is_printed_before_and_only_where_they_say_something(tmp_path):
+    class Adviser(Callback):
+        def __init__(self, *lines: str) -> None:
+            self.lines = lines
+
+        def advice(self, trainer: Trainer) -> list[str]:
+            return list(self.lines)
+
+    def said(*callbacks: Callback) -> str:
+        return advice(Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu", callbacks=list(callbacks)))
+
+    assert said(Callback(), Adviser()) == ""
+    lines = said(Adviser("calibration: nothing."), Adviser("pairs: few.", "pairs: more.")).splitlines()
+    assert lines == [
+        "What its numbers say (docs/results.md):",
+        *("  " + line for line in ("calibration: nothing.", "pairs: few.", "pairs: more.")),
+    ]

@@ -56,8 +56,8 @@ def test_a_command_fits_on_80_gb(words):
     ]
     *files, trainer = files
     setting = [file for file in files if not file.startswith(BESIDE)]
-    models = next(
-        command.models
+    planned = next(
+        command
         for command in COMMANDS.values()
         if [file for file in command.files if not file.startswith(BESIDE)] == setting
     )
@@ -69,8 +69,8 @@ def test_a_command_fits_on_80_gb(words):
     pairs = pairwise(words)
     flags = [word for pair in pairs if re.match(r"--(model|trainer\.strategy)\.(?!.*path$)", pair[0]) for word in pair]
     flags = [re.sub(r"(?<=path: )[\w./-]+", lambda path: stand_in(path[0]), word) for word in flags]
-    models = {**models, **named}
-    setup = setup_of(Command(files, models), 1 if trainer == "trainer/gpu" else 8, GPUS["80 GB"], flags)
+    models = {**planned.models, **named}
+    setup = setup_of(Command(files, models, planned.flags), 1 if trainer == "trainer/gpu" else 8, GPUS["80 GB"], flags)
     assert fits(plan_memory(setup), GPUS["80 GB"])
 
 
