@@ -8,11 +8,11 @@ from lit_uniopd.playground.captioner import FORMAT as SCENES_FORMAT
 from lit_uniopd.playground.captioner import NAMES as SCENES
 from lit_uniopd.playground.captioner import locate_scene
 from lit_uniopd.playground.pairs import make_pairs
+from lit_uniopd.playground.questions import QUESTIONS, locate_questions
 from lit_uniopd.playground.recipe import PAIRS, ROOT, UNTRAINED, build
 from lit_uniopd.playground.scene_pairs import make_scene_pairs
 from lit_uniopd.playground.smollm2 import NAME as SMOLLM2
 from lit_uniopd.playground.smollm2 import locate_smollm2
-from lit_uniopd.playground.sums import SUMS, locate_sums
 from lit_uniopd.playground.tasks import DOMAINS
 from lit_uniopd.playground.variants import VARIANTS, locate_variant
 from lit_uniopd.playground.vision import locate_vision
@@ -27,8 +27,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
             ``heldout_pairs.jsonl``, preference pairs for their prompts; ``captioner``, ``scenes.jsonl``,
             ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; one of
-            ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; ``tiny_text`` and ``tiny_vision``, which
-            are untrained; or ``smollm2``, a real model, and ``sums.jsonl`` or ``heldout_sums.jsonl``, questions for it.
+            ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; ``tiny_text`` and
+            ``tiny_vision``, which are untrained; ``smollm2``, a real model, or one of ``questions.QUESTIONS`` for it.
         root: directory of all playgrounds.
         seed: of the playground; None: that of the run.
 
@@ -40,8 +40,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return once(path, lambda scratch: UNTRAINED[name](scratch, 0))
     if name == SMOLLM2:
         return locate_smollm2(root)
-    if name in SUMS:
-        return locate_sums(name, root, run_seed(seed))
+    if name in QUESTIONS:
+        return locate_questions(name, root, run_seed(seed))
     if name in PAIRS:
         directory = build(root, run_seed(seed)).root
         prompts = directory / PAIRS[name]
@@ -60,7 +60,7 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        choices = [*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2, *SUMS]
+        choices = [*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2, *QUESTIONS]
         raise UserError(
             f"The path playground:{name} is unknown{did_you_mean(name, choices)}; write playground: and one of "
             f"{', '.join(choices)}."

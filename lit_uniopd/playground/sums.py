@@ -1,16 +1,11 @@
 """Sums of two numbers as questions in plain English, for a real model."""
 
 import random
-from pathlib import Path
 from typing import Any
-
-from lit_uniopd.playground.cache import once
-from lit_uniopd.utils.jsonl import write_lines
 
 NUMBERS = range(2, 21)
 HELDOUT = 48
 """Questions that are kept from training, of 361."""
-SUMS = ("sums.jsonl", "heldout_sums.jsonl")
 
 
 def make_sums(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -32,17 +27,7 @@ def make_sums(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return [_row(a, b) for a, b in train], [_row(a, b) for a, b in heldout]
 
 
-def locate_sums(name: str, root: str | Path, seed: int) -> Path:
-    """The file ``sums.jsonl`` or ``heldout_sums.jsonl``, written at the first call.
-
-    Args:
-        name: one of ``SUMS``.
-        root: directory of all playgrounds.
-        seed: of the division.
-    """
-    rows = make_sums(seed)[SUMS.index(name)]
-    return once(Path(root) / f"sums_seed{seed}" / name, lambda file: write_lines(file, rows))
-
-
 def _row(a: int, b: int) -> dict[str, Any]:
-    return {"id": f"{a}+{b}", "prompt": f"What is {a} + {b}?", "answer": str(a + b), "grader": "math", "domain": "sums"}
+    question = {"id": f"{a}+{b}", "prompt": f"What is {a} + {b}?", "answer": str(a + b)}
+    solution = f"{a} + {b} = {a + b}, so the result is \\boxed{{{a + b}}}."
+    return question | {"solution": solution, "grader": "math", "domain": "sums"}

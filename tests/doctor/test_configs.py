@@ -55,6 +55,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tables |= {name: pairs for name in tables if "pairs" in name}
     graded_pairs = [{**pair, "score_chosen": 10.0} for pair in pairs]  # as the playground's are
     tables |= {"text.jsonl": text_rows, "images.jsonl": image_rows}
+    for kind in ("sums", "lists"):
+        tables[f"{kind}.jsonl"] = [{**row, "solution": "It is.", "domain": kind} for row in text_rows]
     tables |= {"pairs.jsonl": graded_pairs, "scene_pairs.jsonl": captions}
     tests = {"tests": [{"stdin": "1\n", "stdout": "1\n"}]}
     tables["code.jsonl"] = [{**row, "answer": tests} for row in prompts]  # type: ignore[assignment]
@@ -89,6 +91,8 @@ def unplugged(monkeypatch: pytest.MonkeyPatch, desk: Path) -> list[str]:
         pictured = name.startswith(("vision", "caption", "scene", "tiny_vision"))
         if not name.endswith(".jsonl"):
             return desk / ("vision" if pictured else "text")
+        if (question := name.removeprefix("heldout_")) in ("sums.jsonl", "lists.jsonl"):
+            return desk / question
         return (
             desk
             / f"{'scene_pairs' if 'scene_pairs' in name else 'pairs' if 'pairs' in name else 'images' if pictured else 'text'}.jsonl"

@@ -85,6 +85,8 @@ def rollout_statistics(
         averages.add(f"rollout/{name}", values_B[of_B].sum(), of_B.sum())
     averages.add("rollout/unknown_outcomes", (rollouts.outcome_B == UNKNOWN).sum(), len(rollouts))
     averages.add("rollout/empty", sum(not text.strip() for text in rollouts.text), len(rollouts))
+    different = set(zip(rollouts.group_B.tolist(), rollouts.text, strict=True))
+    averages.add("rollout/distinct", len(different), len(rollouts))
     # Of every grader there is, so that all ranks average the same names; those without answers are left out.
     graders = [prompt.grader for prompt in rollouts.prompts]
     for name in (*GRADERS, *custom_graders):

@@ -130,18 +130,22 @@ def test_the_schedule_is_stepped_once_per_optimizer_step(model_dirs, tmp_path):
     assert [metrics["train/lr"] for metrics in recorder.metrics] == pytest.approx([0.025, 0.05, 0.075])
 
 
-def test_answers_without_a_text_are_counted(model_dirs, tmp_path):
-    shares = []
+def test_answers_without_a_text_and_different_ones_are_counted(model_dirs, tmp_path):
+    shares, different = [], []
 
     class Blank(Callback):
         def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
             rollouts.text[:5] = ["", " ", "\n", "0", "."]
+            rollouts.text[6:9] = ["the same", "the same", "another"]  # the third prompt's
             shares.append(sum(not text.strip() for text in rollouts.text) / len(rollouts))
+            different.append(len({(prompt.id, t) for prompt, t in zip(rollouts.prompts, rollouts.text, strict=True)}))
 
     fit = trainer(tmp_path, callbacks=[Blank()], max_steps=1)
     fit.fit(module(model_dirs), Prompts(prompts(4)))
     assert shares[0] >= 3 / 12
     assert float(fit.callback_metrics["rollout/empty"]) == pytest.approx(shares[0])
+    assert different[0] <= 11
+    assert float(fit.callback_metrics["rollout/distinct"]) == pytest.approx(different[0] / 12)
 
 
 def test_datamodule_and_callbacks_see_scored_rollouts_in_order(model_dirs, tmp_path):
