@@ -11,7 +11,7 @@ from callbacks.resumable_prediction import ResumablePrediction
 from lit_uniopd.diagnostics.advice import sentence_advice
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.bootstrap import Caption
-from lit_uniopd.hallucination.records import caption_line, pair_rows
+from lit_uniopd.hallucination.records import caption_line, checked_prompts, pair_rows
 from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
@@ -27,7 +27,8 @@ class SentencePairWriter(ResumablePrediction):
     Each caption is kept beside the pairs (`pairs.captions.jsonl` of `pairs.jsonl`) as soon as it is finished, so a
     killed run goes on with the same command and comes to the same pairs. The batch in which it was killed is captioned
     again as a whole: without its finished pictures, logits might differ in the last bit, and a sampled token with them.
-    When all captions are finished, the pairs (in the order of their pictures' ids) and `pairs.report.json` are written.
+    When all captions are finished, the pairs (in the order of their pictures' ids) and `pairs.report.json` are written,
+    and `pairs.prompts.jsonl`: each picture with the objects of its candidates that are factual, for a teacher to read.
 
     A picture that cannot be read has a line with the reason; remove the line to try the picture again.
 
@@ -98,8 +99,13 @@ class SentencePairWriter(ResumablePrediction):
         lines = sorted(self.written_lines(), key=lambda line: (line["id"], line["prompt"]))
         captions = [line for line in lines if "unreadable" not in line]
         unreadable = [line["unreadable"] for line in lines if "unreadable" in line]
-        report = {**bootstrap_report(captions, self._detectors), "unreadable_pictures": len(unreadable)}
         rows = [row for caption in captions for row in pair_rows(caption)]
+        prompts = checked_prompts(captions)
+        report = {
+            **bootstrap_report(captions, self._detectors),
+            "unreadable_pictures": len(unreadable),
+            "pictures_without_factual": len(captions) - len(prompts),
+        }
         write_json(self.path.with_suffix(".report.json"), report)
         if unreadable and not captions:
             raise UserError(
@@ -120,3 +126,9 @@ class SentencePairWriter(ResumablePrediction):
             )
         write_lines(self.path, rows)
         log.info("%s has %d pairs.", self.path, len(rows))
+        file = self.path.with_suffix(".prompts.jsonl")
+        write_lines(file, prompts)
+        log.info(
+            "%s has %d pictures with their factual objects; %d more have none.",
+            *(file, len(prompts), len(captions) - len(prompts)),
+        )

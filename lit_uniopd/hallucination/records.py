@@ -79,6 +79,27 @@ def pair_rows(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def checked_prompts(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pictures of captions' lines as prompts, each with the objects of its candidates that are factual.
+
+    Pictures without one are left out: a teacher that reads `factual` would have nothing to read.
+
+    Returns:
+        Rows as ``PromptDataModule`` reads them; ``factual`` is in alphabetical order.
+    """
+    rows = [
+        {
+            "id": line["id"],
+            "domain": line["domain"],
+            "prompt": line["messages"],
+            "images": line["images"],
+            "factual": sorted(word for word, verdict in line["verdicts"].items() if verdict == "factual"),
+        }
+        for line in lines
+    ]
+    return [row for row in rows if row["factual"]]
+
+
 def _evidence(line: Mapping[str, Any], mentioned: Sequence[str]) -> dict[str, Any]:
     unsure = [word for word, verdict in line["verdicts"].items() if verdict == "uncertain"]
     words = [word for word in dict.fromkeys([*mentioned, *unsure]) if word in line["verdicts"]]

@@ -50,8 +50,9 @@ class ReadsArgs:
 
     template: str | None = None
     """What it reads in the place of the last question: `"{prompt}\\nA correct solution: {answer}"`. Fields are prompt,
-    answer (the gold one), domain, id and the row's other columns; braces that belong to the text are doubled. A row
-    with a `teacher_prompt` is read without. `{best_answer}` is the best right answer of the same group, graded before
+    answer (the gold one), domain, id and the row's other columns; braces that belong to the text are doubled, and a
+    list is written with what stands behind its colon between the entries (`{objects:; }`), else with commas. A row with
+    a `teacher_prompt` is read without. `{best_answer}` is the best right answer of the same group, graded before
     the teacher scores; an answer that is the only right one, and groups without one, are read without the template."""
     system: str | None = None
     """Its system message, in the place of one that the prompt has; a row's `teacher_system` goes before it."""
@@ -276,6 +277,8 @@ def _fill(template: str, values: Mapping[str, Any], question: Content, where: st
             placed = True
         elif name is not None:
             value = _value(name, values, where, flag)
+            if isinstance(value, list):
+                value, spec = (spec or ", ").join(map(str, value)), ""
             shown = string.Formatter().convert_field(value, conversion)  # type: ignore[arg-type]
             try:
                 parts.append({"type": "text", "text": format(shown, spec or "")})
@@ -302,15 +305,16 @@ def _value(name: str, values: Mapping[str, Any], where: str, flag: str) -> Any:
         value = None
     if "." in name and name not in values:
         value = None  # an attribute of Python's, and not of the data
-    if value is None or value == "":
+    if value in (None, "", []):
         raise UserError(
             f"Prompt {where!r} has nothing in {name!r}, which {flag} asks for; fill it in, give the row a "
             "teacher_prompt of its own, or route it to a teacher without a template."
         )
-    if not isinstance(value, str | int | float):
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str | int | float) for entry in entries):
         raise UserError(
-            f"Prompt {where!r} has a {type(value).__name__} in {name!r}, and {flag} writes texts and numbers; name an "
-            f"entry of it, as in {{{name}[0]}}, or a column of texts."
+            f"Prompt {where!r} has a {type(value).__name__} in {name!r}, and {flag} writes texts, numbers and lists of "
+            f"these; name an entry of it, as in {{{name}[0]}}, or a column of texts."
         )
     return value
 

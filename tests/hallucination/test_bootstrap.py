@@ -1,6 +1,7 @@
 """The bootstrapping: rules at every step, whatever is sampled, and the run from pictures to a file of pairs."""
 
 import json
+import logging
 import os
 import random
 import subprocess
@@ -11,18 +12,21 @@ from pathlib import Path
 import pytest
 
 from callbacks import SentencePairWriter
-from datamodules import SentencePairDataModule
+from datamodules import SentencePairDataModule, SourceArgs
 from datamodules.sentence_pairs import SentencePairSourceArgs
+from datamodules.sources import read_prompts
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import PRESETS, BootstrapArgs, Bootstrapper, chair, coco
 from lit_uniopd.hallucination.bootstrap import RESAMPLES, Candidate
 from lit_uniopd.hallucination.detectors import NoisyOracle, Owlv2, TableDetector
 from lit_uniopd.hallucination.objects import ObjectExtractor
+from lit_uniopd.hallucination.records import caption_line, checked_prompts
 from lit_uniopd.hallucination.report import bootstrap_report
 from lit_uniopd.modules import SentenceBootstrap, Sentinel
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.types import Prompt
+from lit_uniopd.utils.jsonl import read_lines, write_lines
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = ["dog", "cat", "car", "bus", "cup", "bowl", "book", "vase"]
@@ -188,6 +192,31 @@ def test_bad_choices_name_their_flag():
         Bootstrapper(always("A dog."), [], ObjectExtractor())
 
 
+def test_pictures_become_prompts_with_the_objects_that_all_detectors_saw():
+    def line(name, **verdicts):
+        asked = [{"role": "user", "content": "?"}]
+        return {"id": name, "domain": "d", "messages": asked, "images": [f"{name}.png"], "verdicts": verdicts}
+
+    found = line("a", dog="factual", cat="hallucinated", bus="uncertain", cup="factual")
+    without = [line("b", cat="hallucinated"), line("c", bus="uncertain"), line("d")]
+    assert checked_prompts([*without, found]) == [
+        {"id": "a", "domain": "d", "prompt": found["messages"], "images": ["a.png"], "factual": ["cup", "dog"]}
+    ]
+
+
+def test_pictures_without_such_an_object_are_counted(tmp_path, caplog):
+    """The second detector takes the car of b.png for a bowl, and sees no bus in c.png."""
+    writer = SentencePairWriter(str(tmp_path / "pairs.jsonl"))
+    write_lines(writer.lines_file, [{"prompt": str(i), **caption_line(caption)} for i, caption in enumerate(run())])
+    with caplog.at_level(logging.INFO):
+        writer.finish()
+    assert "pairs.prompts.jsonl has 2 pictures with their factual objects; 1 more have none." in caplog.text
+    report = json.loads((tmp_path / "pairs.report.json").read_text())
+    assert (report["pictures"], report["pictures_without_factual"]) == (3, 1)
+    rows = {row["id"]: row["factual"] for row in read_lines(tmp_path / "pairs.prompts.jsonl")}
+    assert rows == {"a.png": ["cup", "dog"], "c.png": ["bowl", "cat", "vase"]}
+
+
 # --- the run ---
 
 
@@ -206,6 +235,11 @@ def predict(scenes: Path, out: Path, *options: str) -> None:
     )
 
 
+def objects_of(scenes: Path) -> dict[str, dict[str, list[float]]]:
+    """Of each scene, its objects with their boxes."""
+    return {row["id"]: row["boxes"] for row in map(json.loads, (scenes / "scenes.jsonl").read_text().splitlines())}
+
+
 @pytest.mark.slow
 def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_path, monkeypatch):
     unbroken, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
@@ -216,12 +250,15 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
     report = json.loads(unbroken.with_suffix(".report.json").read_text())
     assert (report["pictures"], report["pairs"], report["factual_contexts"]) == (12, len(rows), 1.0)
     assert report["unreadable_pictures"] == 0
+    prompts = read_prompts(SourceArgs(str(unbroken.with_suffix(".prompts.jsonl"))), "--data.train")
+    assert len(prompts) == 12 - report["pictures_without_factual"] > 0
+    assert all(set(prompt.row["factual"]) <= set(objects_of(scenes)[prompt.id]) for prompt in prompts)
     lines = [json.loads(line) for line in unbroken.with_suffix(".captions.jsonl").read_text().splitlines()]
     scores = chair([line["caption"] for line in lines], [line["objects"] for line in lines])
     assert report["captions"]["chair_i"] == pytest.approx(scores.chair_i, abs=1e-4) == 0, "the oracles do not err"
     assert report["captions"]["recall"] == pytest.approx(scores.recall, abs=1e-4)
     assert report["captions"]["recall"] > 0.3
-    places = {row["id"]: row["boxes"] for row in map(json.loads, (scenes / "scenes.jsonl").read_text().splitlines())}
+    places = objects_of(scenes)
     for line in lines:
         boxes = {box["object"]: box["place"] for box in line["boxes"]}
         assert boxes == {name: pytest.approx(places[line["id"]][name], abs=1e-4) for name in boxes}

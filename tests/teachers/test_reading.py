@@ -50,10 +50,11 @@ def read(prompt: Prompt, **options: Any) -> Prompt:
         ("{hint}, {notes[0]}, {more[why]}, {level:02d}, {my column}; {domain} {id}", "add, a, b, 07, c; d p"),
         ("{answer!r:>5}", "  '3'"),
         ("nothing of it", "nothing of it"),
+        ("{seen}; {seen:. }.; {notes:-}", "cup, dog, 3; cup. dog. 3.; a"),
     ],
 )
 def test_a_template_is_a_format_string_over_the_row(template, expected):
-    row = {"hint": "add", "notes": ["a"], "more": {"why": "b"}, "level": 7, "my column": "c"}
+    row = {"hint": "add", "notes": ["a"], "more": {"why": "b"}, "level": 7, "my column": "c", "seen": ["cup", "dog", 3]}
     prompt = asked(row=row, domain="d")
     assert read(prompt, template=template).messages == ({"role": "user", "content": expected},)
     assert prompt.messages == ({"role": "user", "content": "1+2="},)
@@ -66,7 +67,8 @@ def test_a_template_is_a_format_string_over_the_row(template, expected):
         ("{b}", {"b": None}, "'p' has nothing in 'b'"),
         ("{b}", {"b": ""}, "'p' has nothing in 'b'"),
         ("{b[2]}", {"b": [1]}, r"'p' has nothing in 'b\[2\]'"),
-        ("{b}", {"b": [1]}, r"'p' has a list in 'b', .* \{b\[0\]\}"),
+        ("{b}", {"b": []}, "'p' has nothing in 'b'"),
+        ("{b}", {"b": ["x", {}]}, r"'p' has a list in 'b', .* \{b\[0\]\}"),
         ("{b.real}", {"b": 1}, "'p' has nothing in 'b.real'"),  # of Python, and not of the data
         ("{b:d}", {"b": "x"}, "cannot write 'b' of prompt 'p'"),
     ],
