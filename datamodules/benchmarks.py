@@ -31,12 +31,13 @@ class BenchmarkDataModule(StreamDataModule):
 
     Args:
         benchmarks: Names (`aime24`), names with a protocol (`chartqa@lmms`), groups (`uni_opd`, `math`) or YAML files
-            of your own. `uniopd benchmarks` lists them. `lm_eval:ifeval` is a task, group or file of lm-eval's.
+            of your own. `uniopd benchmarks` lists them. `lm_eval:ifeval` is a task, group or file of lm-eval's,
+            `lmms_eval:mme` a task or group of lmms-eval's.
         profile: How much of them: fixture (bundled rows, no network), smoke (16 rows), curve (up to 200, for curves),
             paper (all, as published).
         max_rows: Answers written at the same time: fewer need less memory.
         limit: At most so many problems of each benchmark. Default: as the profile says.
-        harness: How lm-eval's tasks are asked.
+        harness: How the harnesses' tasks are asked.
     """
 
     def __init__(

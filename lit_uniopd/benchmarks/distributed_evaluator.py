@@ -10,7 +10,6 @@ import torch
 from lightning import Trainer
 
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
-from lit_uniopd.benchmarks.harness.args import PREFIX
 from lit_uniopd.benchmarks.harness.scoring import HarnessScores, harness_card, harness_scores
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
@@ -42,7 +41,7 @@ class EvalResult:
     complete: dict[str, bool]
     """Key -> whether every row was answered."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Group of lm-eval's tasks -> score -> value, as lm-eval aggregates them."""
+    """Group of a harness's tasks -> score -> value, as the harness aggregates them."""
     records: dict[str, list[Record]] = field(default_factory=dict)
     """Rank 0: of all ranks. Other ranks: their own."""
     cards: dict[str, BenchmarkScores] = field(default_factory=dict)
@@ -65,7 +64,7 @@ class EvalResult:
             return {}
         task = next(benchmark for benchmark in self.benchmarks.values() if benchmark.harness is not None)
         return {
-            f"{section(task.profile)}/{task.spec.domain}/{PREFIX}{group}/{name}": value
+            f"{section(task.profile)}/{group.partition(':')[0]}/{group}/{name}": value
             for group, scores in self.groups.items()
             for name, value in scores.items()
         }
@@ -191,7 +190,7 @@ class Evaluator:
     def _harness_scores(
         self, evaluated: Mapping[str, Benchmark], records: Mapping[str, Sequence[Record]]
     ) -> HarnessScores:
-        """Scores of lm-eval's tasks, the same on every rank: they are no sums, so all answers come together."""
+        """Scores of harnesses' tasks, the same on every rank: they are no sums, so all answers come together."""
         tasks = {key: benchmark for key, benchmark in evaluated.items() if benchmark.harness is not None}
         if not tasks:
             return HarnessScores({}, {}, {})
@@ -200,8 +199,9 @@ class Evaluator:
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, answers)
             answers = {key: {row: text for part in parts for row, text in part[key].items()} for key in tasks}
-        scores: Any = harness_scores(tasks, answers) if self.trainer.is_global_zero else None
-        return self.trainer.strategy.broadcast(scores)  # some of lm-eval's verdicts have time limits
+        at_zero = self.trainer.is_global_zero
+        scores: Any = harness_scores(tasks, answers, self.directory) if at_zero else None
+        return self.trainer.strategy.broadcast(scores)  # some of their verdicts have time limits
 
     def _merge(self, result: EvalResult, harness: HarnessScores) -> None:
         """Rank 0: add the other ranks' records."""

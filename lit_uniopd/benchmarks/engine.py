@@ -161,7 +161,7 @@ class EvalEngine:
         if len(records) < len(blanks):
             return False
         self.adopted += len(records)
-        # lm-eval's verdicts cost little, and are those of the version that scores.
+        # A harness's verdicts cost little, and are those of the version that scores.
         is_judged = [record.reason != PENDING and request.benchmark.harness is None for record in records]
         judged = [record for record, done in zip(records, is_judged, strict=True) if done]
         ungraded = [record for record, done in zip(records, is_judged, strict=True) if not done]
@@ -201,7 +201,7 @@ class EvalEngine:
         """Text, tokens and end of ``n`` answers to each row, side by side."""
         benchmark, examples = requests[0].benchmark, [request.example for request in requests]
         sampling = sampling_args(settings, self._args_for(policy))
-        if benchmark.harness is not None:
+        if benchmark.harness is not None and benchmark.harness.renders:
             return benchmark.harness.answer(
                 policy, benchmark, examples, sampling, rows=self.args.max_rows, seed=self.args.seed
             )
@@ -260,7 +260,7 @@ class EvalEngine:
 
     def _prompt_hash(self, policy: Policy, request: Request) -> str:
         benchmark, example = request.benchmark, request.example
-        if benchmark.harness is not None:
+        if benchmark.harness is not None and benchmark.harness.renders:
             return benchmark.harness.requests_hash(policy, example)
         return prompt_hash(example, protocol_args(policy.args, benchmark).chat_template_kwargs)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lit_uniopd.benchmarks.harness.args import PREFIX
+from lit_uniopd.benchmarks.harness.args import PREFIXES
 from lit_uniopd.benchmarks.records import Record, content_hash
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import (
@@ -88,9 +88,9 @@ def heldout_spec(domain: str, split: str, *, pictures: bool = False) -> Benchmar
 def recorded_spec(record: Record) -> BenchmarkSpec:
     """The spec behind a record: one of the registry, else that of held-out prompts, whose verdicts are averaged.
 
-    Of lm-eval's tasks the first of its metrics is averaged.
+    Of a harness's tasks the first of its metrics is averaged.
     """
-    if record.benchmark.startswith(PREFIX):
+    if record.benchmark.startswith(PREFIXES):
         metrics = ({"name": "mean_score", "label": record.options.get("score", "score")},)
         return replace(heldout_spec(record.benchmark, record.protocol), report=Report(metrics=metrics))
     try:

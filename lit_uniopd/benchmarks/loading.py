@@ -30,7 +30,7 @@ def cache_dir() -> Path:
 def load_benchmarks(
     specs: Iterable[BenchmarkSpec], profile: ProfileName, *, limit: int | None = None
 ) -> list[Benchmark]:
-    """The benchmarks of specs, each once, with their rows; a name of lm-eval's may stand for several tasks.
+    """The benchmarks of specs, each once, with their rows; a harness's name may stand for several tasks.
 
     Raises:
         UserError: as ``load_benchmark``.

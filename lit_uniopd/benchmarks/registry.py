@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
+from lit_uniopd.benchmarks.harness.args import PREFIXES, HarnessArgs
 from lit_uniopd.benchmarks.harness.loading import harness_spec
 from lit_uniopd.benchmarks.parse import SPECS, read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
@@ -75,18 +75,19 @@ def _own_spec(path: Path) -> BenchmarkSpec:
 
 
 def expand(names: Sequence[str], harness: HarnessArgs = HarnessArgs()) -> list[BenchmarkSpec]:  # noqa: B008  # frozen
-    """Benchmarks of names, groups, domains and files, and names of lm-eval's; each once, in order.
+    """Benchmarks of names, groups, domains and files, and names of harnesses; each once, in order.
 
     Args:
-        names: those that begin with ``lm_eval:`` are lm-eval's, whose groups are looked into when rows are loaded.
-        harness: how lm-eval's tasks are asked.
+        names: those that begin with ``lm_eval:`` or ``lmms_eval:`` are a harness's, whose groups are looked
+            into when rows are loaded.
+        harness: how harnesses' tasks are asked.
 
     Raises:
         UserError: if one is unknown, or there is none.
     """
     specs: dict[str, BenchmarkSpec] = {}
     for name in names:
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIXES):
             specs.setdefault(name, harness_spec(name, harness))
             continue
         for member in groups().get(name, (name,)):

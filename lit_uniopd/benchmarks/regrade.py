@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from lit_uniopd.benchmarks.grading import with_grades
-from lit_uniopd.benchmarks.harness.args import PREFIX
+from lit_uniopd.benchmarks.harness.args import PREFIXES
 from lit_uniopd.benchmarks.heldout import recorded_spec
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.metrics.scorecard import score_benchmark
@@ -78,7 +78,7 @@ def _update_summary(path: Path, records: Sequence[Record]) -> None:
     summary = json.loads(path.read_text(encoding="utf-8"))
     specs: dict[str, BenchmarkSpec] = {}
     for key, benchmark_records in by_benchmark(last_evaluation(records)).items():
-        if key not in summary["benchmarks"] or not benchmark_records[0].grader or key.startswith(PREFIX):
+        if key not in summary["benchmarks"] or not benchmark_records[0].grader or key.startswith(PREFIXES):
             continue
         specs[key] = recorded_spec(benchmark_records[0])
         generation = replace(specs[key].generation, n=1 + max(record.sample_idx for record in benchmark_records))
@@ -97,7 +97,7 @@ def _grade_items(record: Record, golds: dict[tuple[str, str, str], Any]) -> list
     gold = record.gold
     if is_omitted(gold):
         gold = golds[_example_key(record)]
-    if record.benchmark.startswith(PREFIX):  # lm-eval judges by documents, which records do not hold
+    if record.benchmark.startswith(PREFIXES):  # harnesses judge by documents, which records do not hold
         return []
     items = [GradeItem(record.grader, gold, record.response, None, record.options)] if record.grader else []
     return items + [GradeItem(name, gold, record.response) for name in record.also]
@@ -113,11 +113,12 @@ def _log_kept(old: Sequence[Record], new: Sequence[Record]) -> None:
     """Say whose verdicts stay: records hold no rows, which a user's grader may need."""
     same = [before for before, after in zip(old, new, strict=True) if before is after]
     kept = Counter(name for record in same for name in (record.grader, *record.also) if is_custom(name))
-    if of_harness := sum(record.benchmark.startswith(PREFIX) for record in same):
+    for harness, count in Counter(r.grader for r in same if r.benchmark.startswith(PREFIXES)).items():
         log.warning(
-            "%d verdicts of lm-eval stay as they were: run `uniopd validate` again, which takes the answers over and "
+            "%d verdicts of %s stay as they were: run `uniopd validate` again, which takes the answers over and "
             "has them judged.",
-            of_harness,
+            count,
+            harness,
         )
     for name, count in kept.items():
         log.warning(

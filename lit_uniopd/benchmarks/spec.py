@@ -173,7 +173,7 @@ class Benchmark:
     fingerprint: str
     """Hash of the examples: prompts, golds, order."""
     harness: Any = None
-    """`lit_uniopd.benchmarks.harness.task.HarnessTask` that asks, judges and scores; None: we do."""
+    """`lit_uniopd.benchmarks.harness.scored_task.ScoredTask` that asks, judges and scores; None: we do."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of rows that are not scored (a data set's own defects, say)."""
 

@@ -70,7 +70,7 @@ def _workload(
 
 def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
     """Tokens of the longest prompt, in the benchmark's own rendering."""
-    if benchmark.harness is not None:
+    if benchmark.harness is not None and benchmark.harness.renders:
         return benchmark.harness.longest(load_processor(policy, flag), model_config(policy, flag), policy)
     processor, args = load_processor(policy, flag), protocol_args(policy, benchmark)
 

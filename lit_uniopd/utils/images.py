@@ -18,12 +18,14 @@ def open_image(reference: Any, max_pixels: int | None = None) -> Image.Image:
     """A picture as RGB, upright.
 
     Args:
-        reference: a path, the bytes of a file, or a picture that is loaded already.
+        reference: a path, the bytes of a file, a picture that is loaded already, or a function that loads it.
         max_pixels: larger pictures are shrunk to this many pixels, keeping their aspect ratio.
 
     Raises:
         UserError: if it is an address on the web, is missing, or is no picture.
     """
+    if callable(reference):
+        reference = reference()
     if isinstance(reference, str):
         if reference.startswith(("http://", "https://")):
             raise UserError(f"The picture {reference} is on the web; download it and give its path.")

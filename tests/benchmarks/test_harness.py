@@ -132,8 +132,11 @@ def test_every_kind_of_task_and_groups(tmp_path, tasks, model, max_rows, batch_s
     for group in GROUPS:
         expected = theirs(model, [group], tasks)["results"][group]
         numbers = {score: float(value) for score, value in expected.items() if "," in score}
-        assert summary["groups"][group] == pytest.approx(numbers)
-    assert summary["groups"]["own_group"]["acc_norm,none"] != summary["groups"]["own_even_group"]["acc_norm,none"]
+        assert summary["groups"][f"lm_eval:{group}"] == pytest.approx(numbers)
+    assert (
+        summary["groups"]["lm_eval:own_group"]["acc_norm,none"]
+        != summary["groups"]["lm_eval:own_even_group"]["acc_norm,none"]
+    )
 
 
 def test_answers_end_at_stop_sequences_and_are_filtered(tmp_path, tasks, model):
@@ -309,7 +312,7 @@ def test_two_ranks_give_lm_evals_numbers(tmp_path, tasks, model):
     assert_alike(summary, records, theirs(model, NAMES, tasks), NAMES)
     expected = theirs(model, GROUPS[:1], tasks)["results"][GROUPS[0]]
     numbers = {score: float(value) for score, value in expected.items() if "," in score}
-    assert summary["groups"][GROUPS[0]] == pytest.approx(numbers)
+    assert summary["groups"][f"lm_eval:{GROUPS[0]}"] == pytest.approx(numbers)
 
 
 def test_while_training(tmp_path, tasks, model):

@@ -1,1 +1,1 @@
-"""Tasks of lm-eval as benchmarks: its prompts, filters, metrics and aggregation; our engines, records and ranks."""
+"""Tasks of lm-eval and lmms-eval as benchmarks: their prompts and scores; our engines, records and ranks."""

@@ -1,10 +1,12 @@
-"""Scores of lm-eval's tasks and groups, as it aggregates them."""
+"""Scores of the harnesses' tasks and groups, as they aggregate them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from lit_uniopd.benchmarks.harness.scored_task import TaskScores, is_number
 from lit_uniopd.benchmarks.harness.tasks import quiet
 from lit_uniopd.benchmarks.metrics.health import health_of
 from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores
@@ -16,44 +18,41 @@ NORMAL = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
-class TaskScores:
-    """Scores of one task, by lm-eval's names: ``acc,none`` is the metric, then the filter."""
-
-    values: dict[str, float]
-    errors: dict[str, float]
-    """Standard errors, of the scores that have one."""
-    documents: int
-
-
-@dataclass(frozen=True, slots=True)
 class HarnessScores:
-    """Scores of all of lm-eval's tasks in an evaluation."""
+    """Scores of all tasks of harnesses in an evaluation."""
 
     tasks: dict[str, TaskScores]
     """By ``Benchmark.key``."""
     groups: dict[str, dict[str, float]]
+    """By name with the prefix: ``lm_eval:mmlu``."""
     answers: dict[str, int]
     """Key -> how many there are, over all ranks."""
 
 
 def harness_scores(
-    benchmarks: Mapping[str, Benchmark], answers: Mapping[str, Mapping[tuple[str, int], str]]
+    benchmarks: Mapping[str, Benchmark],
+    answers: Mapping[str, Mapping[tuple[str, int], str]],
+    directory: Path | None = None,
 ) -> HarnessScores:
     """Scores of tasks and of their groups.
 
     Args:
-        benchmarks: by key, each with a task of lm-eval's.
+        benchmarks: by key, each with a task of a harness.
         answers: key -> (row, number of the answer) -> answer.
+        directory: of the run.
     """
-    tasks = {key: benchmark.harness.scores(answers[key]) for key, benchmark in benchmarks.items()}
-    groups = {group.name: group for benchmark in benchmarks.values() for group in benchmark.harness.groups}
-    by_name = {benchmarks[key].spec.title: scores for key, scores in tasks.items() if scores.documents}
-    counts = {key: len(texts) for key, texts in answers.items()}
-    return HarnessScores(tasks, group_scores(by_name, groups.values()), counts)
+    tasks = {key: benchmark.harness.scores(answers[key], directory) for key, benchmark in benchmarks.items()}
+    by_group: dict[str, dict[str, float]] = {}
+    for prefix in dict.fromkeys(benchmark.harness.prefix for benchmark in benchmarks.values()):
+        own = {key: benchmark for key, benchmark in benchmarks.items() if benchmark.harness.prefix == prefix}
+        groups = {group.name: group for benchmark in own.values() for group in benchmark.harness.groups}
+        by_name = {own[key].spec.title: tasks[key] for key in own if tasks[key].documents}
+        by_group |= {f"{prefix}{name}": scores for name, scores in group_scores(by_name, groups.values()).items()}
+    return HarnessScores(tasks, by_group, {key: len(texts) for key, texts in answers.items()})
 
 
 def harness_card(scores: TaskScores, records: Sequence[Record]) -> BenchmarkScores:
-    """Scores with intervals from lm-eval's standard errors, and the health of the answers."""
+    """Scores with intervals from the harness's standard errors, and the health of the answers."""
     ends = {name: NORMAL * error for name, error in scores.errors.items()}
     return BenchmarkScores(
         primary=next(iter(scores.values), ""),
@@ -66,11 +65,11 @@ def harness_card(scores: TaskScores, records: Sequence[Record]) -> BenchmarkScor
 
 
 def group_scores(scores: Mapping[str, TaskScores], groups: Iterable[Any]) -> dict[str, dict[str, float]]:
-    """Group -> lm-eval's aggregates over its tasks, of the groups that have some and all whose tasks have scores.
+    """Group -> the harness's aggregates over its tasks, of the groups that have some and all whose tasks have scores.
 
     Args:
-        scores: of tasks, by lm-eval's names of them.
-        groups: `lm_eval.api.group.Group`.
+        scores: of tasks, by the harness's names of them.
+        groups: `lm_eval.api.group.Group`, or `LmmsGroup`.
     """
     table = {
         name: {
@@ -88,14 +87,3 @@ def group_scores(scores: Mapping[str, TaskScores], groups: Iterable[Any]) -> dic
                 aggregates = group.aggregate(table)
             results[group.name] = {k: float(v) for k, v in aggregates.items() if "," in k and is_number(v)}
     return results
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is one number, of Python's or numpy's kinds."""
-    if isinstance(value, str | bytes | tuple | list | dict) or value is None:
-        return False
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

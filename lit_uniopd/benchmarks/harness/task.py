@@ -7,16 +7,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from lit_uniopd.benchmarks.fingerprint import noise_key
 from lit_uniopd.benchmarks.harness.args import PREFIX, HarnessArgs
-from lit_uniopd.benchmarks.harness.scoring import TaskScores, is_number
+from lit_uniopd.benchmarks.harness.scored_task import DRAWS, ScoredTask
 from lit_uniopd.benchmarks.harness.tasks import quiet, seeded
-from lit_uniopd.benchmarks.records import Record, content_hash
+from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, Example
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
@@ -26,18 +26,18 @@ from lit_uniopd.sampling.args import SamplingArgs
 
 log = logging.getLogger(__name__)
 
-GRADER = "lm-eval"
-"""Who judged, in the records."""
-DRAWS = 1000
-"""Bootstrap draws behind the standard errors that lm-eval does not have in closed form."""
-
 
 @dataclass(eq=False)
-class HarnessTask:
-    """A task with its requests.
+class HarnessTask(ScoredTask):
+    """A task of lm-eval with its requests.
 
     Requests are built for all documents in lm-eval's order, on each rank: examples are drawn from a running state.
     """
+
+    prefix: ClassVar[str] = PREFIX
+    harness: ClassVar[str] = "lm-eval"
+    package: ClassVar[str] = "lm_eval"
+    renders: ClassVar[bool] = True
 
     task: Any
     """`lm_eval.api.task.Task`."""
@@ -205,38 +205,51 @@ class HarnessTask:
         ordered = iter(replies[i] for i in range(len(flat)))
         return [_as_answer([next(ordered) for _ in row]) for row in asked_rows]
 
-    # --- verdicts ---
+    # --- verdicts and scores ---
 
-    def judged(self, records: Sequence[Record]) -> list[Record]:
-        """The records of one row's answers with lm-eval's verdict on them, which is on all of them together."""
-        instances = self._any_requests()[int(records[0].sample_id)]
-        answered = _answered(instances, [record.response for record in records])
-        try:
-            metrics = self._metrics(answered)
-        except Exception as error:  # functions of tasks fail in many ways
-            raise UserError(
-                f"Benchmark {PREFIX}{self.task.task_name} broke down on the answer to document {records[0].sample_id} "
-                f"({type(error).__name__}: {first_line(error)[:200]}); mend the task and run the same command again, "
-                "which takes the answers over."
-            ) from error
-        numbers = {",".join(name): float(value) for name, value in metrics.items() if is_number(value)}
-        name, first = next(((",".join(name), value) for name, value in metrics.items()), ("score", None))
-        score = float(first) if is_number(first) else 0.0  # type: ignore[arg-type]
-        correct = bool(score) if is_number(first) and score in (0.0, 1.0) else None
-        return [
-            replace(
-                record,
-                correct=correct,
-                score=score,
-                extracted=self._extracted(answered),
-                reason="ok" if correct or correct is None else "wrong",
-                grader=GRADER,
-                grader_version=version("lm_eval"),
-                also=numbers,
-                options={**record.options, "score": name},
+    def answered(self, document: int, answers: Sequence[str]) -> list[Any]:
+        """See ``ScoredTask``."""
+        return _answered(self._any_requests()[document], answers)
+
+    def filter(self, instances: Sequence[Any]) -> None:
+        """See ``ScoredTask``."""
+        for ensemble in self.task._filters:
+            ensemble.apply(instances)
+
+    def results(self, instances: Sequence[Any], name: str) -> Mapping[str, Any]:
+        """See ``ScoredTask``."""
+        with quiet():
+            return self.task.process_results(
+                instances[0].doc, [instance.filtered_resps[name] for instance in instances]
             )
-            for record in records
-        ]
+
+    def extracted(self, instances: Sequence[Any]) -> str:
+        """What the first filter made of the answer; of choices the most probable one."""
+        if self.task.OUTPUT_TYPE != "multiple_choice":
+            return super().extracted(instances)
+        name = next(iter(instances[0].filtered_resps))
+        choices = self.task.doc_to_choice(instances[0].doc)
+        logps = [instance.filtered_resps[name][0] for instance in instances[: len(choices)]]
+        return str(choices[logps.index(max(logps))])
+
+    def aggregate(self, metric: str, values: list[Any], directory: Path | None) -> Any:
+        """See ``ScoredTask``."""
+        return self._aggregation(metric)(values)
+
+    def standard_error(self, metric: str, values: list[Any]) -> Any:
+        """See ``ScoredTask``."""
+        from lm_eval.api.metrics import stderr_for_metric
+
+        error = stderr_for_metric(metric=self._aggregation(metric), bootstrap_iters=DRAWS)
+        if error is None:
+            return None
+        with quiet(), _in_this_process():
+            return error(values)
+
+    def _aggregation(self, metric: str) -> Any:
+        from lm_eval.api.metrics import mean
+
+        return self.task.aggregation().get(metric, mean)
 
     def try_scoring(self, document: Any, repeats: int) -> None:
         """Score an empty text, before a model is loaded: what scoring needs may have to be downloaded.
@@ -249,80 +262,7 @@ class HarnessTask:
         if self.task.OUTPUT_TYPE != "generate_until":
             return
         instance = Instance("generate_until", document, ("", {}), 0, (self.task.task_name, 0, repeats))
-        try:
-            self._metrics(_answered([instance], [""] * repeats))
-        except Exception as error:
-            raise UserError(
-                f"Benchmark {PREFIX}{self.task.task_name} cannot score an empty answer ({type(error).__name__}: "
-                f"{first_line(error)[:200]}); install or download what it names, or mend the task."
-            ) from error
-
-    def _extracted(self, instances: Sequence[Any]) -> str:
-        """What the first filter made of the answer; of choices the most probable one."""
-        name = next(iter(instances[0].filtered_resps))
-        replies = [instance.filtered_resps[name] for instance in instances]
-        if self.task.OUTPUT_TYPE == "multiple_choice":
-            choices = self.task.doc_to_choice(instances[0].doc)
-            logps = [reply[0] for reply in replies[: len(choices)]]
-            return str(choices[logps.index(max(logps))])
-        return str(replies[0] if len(replies) == 1 else replies)
-
-    def _metrics(self, instances: Sequence[Any]) -> dict[tuple[str, str], Any]:
-        """(metric, filter) -> value of one document, whose requests have replies. Filters are applied here."""
-        for ensemble in self.task._filters:
-            ensemble.apply(instances)
-        return self._results(instances)
-
-    def _results(self, instances: Sequence[Any]) -> dict[tuple[str, str], Any]:
-        values: dict[tuple[str, str], Any] = {}
-        with quiet():
-            for name in instances[0].filtered_resps:
-                replies = [instance.filtered_resps[name] for instance in instances]
-                for metric, value in self.task.process_results(instances[0].doc, replies).items():
-                    values[metric, name] = value
-        return values
-
-    # --- scores ---
-
-    def scores(self, answers: Mapping[tuple[str, int], str]) -> TaskScores:
-        """lm-eval's aggregates.
-
-        Args:
-            answers: (row, number of the answer) -> answer, of all ranks.
-        """
-        from lm_eval.api.metrics import mean, stderr_for_metric
-
-        if not answers:
-            return TaskScores({}, {}, 0)
-        requests = self._any_requests()
-        by_document: dict[int, list[str]] = {}
-        for (row, _), answer in sorted(answers.items(), key=lambda item: (int(item[0][0]), item[0][1])):
-            by_document.setdefault(int(row), []).append(answer)
-        documents = [_answered(requests[number], replies) for number, replies in by_document.items()]
-        for ensemble in self.task._filters:  # over all documents at once, as lm-eval does
-            ensemble.apply([instance for document in documents for instance in document])
-        columns: dict[tuple[str, str], list[Any]] = {}
-        for document in documents:
-            for name, value in self._results(document).items():
-                columns.setdefault(name, []).append(value)
-        values: dict[str, float] = {}
-        errors: dict[str, float] = {}
-        for (metric, name), items in columns.items():
-            aggregate = self.task.aggregation().get(metric, mean)
-            try:
-                values[f"{metric},{name}"] = aggregate(items)
-            except (ArithmeticError, ValueError) as failure:
-                log.warning("%s: lm-eval cannot aggregate %s (%s).", self.task.task_name, metric, first_line(failure))
-                continue
-            error = stderr_for_metric(metric=aggregate, bootstrap_iters=DRAWS)
-            if error is not None and len(items) > 1:
-                with quiet(), _in_this_process():
-                    errors[f"{metric},{name}"] = error(items)
-        return TaskScores(
-            {name: float(value) for name, value in values.items() if is_number(value)},
-            {name: float(value) for name, value in errors.items() if is_number(value)},
-            max((len(items) for items in columns.values()), default=0),
-        )
+        self.try_results(_answered([instance], [""] * repeats))
 
 
 @contextmanager

@@ -56,10 +56,7 @@ def check_name(name: str, args: HarnessArgs) -> None:
         UserError: if not.
     """
     require_lm_eval()
-    if args.include_path is not None and not Path(args.include_path).expanduser().is_dir():
-        raise UserError(
-            f"--data.harness.include_path {args.include_path} is no folder; give the folder of your task files."
-        )
+    check_include_path(args)
     manager = _manager_for(name, args.include_path)
     for task, config in _members(name, manager):
         metrics = [metric.get("metric") for metric in config.get("metric_list") or () if isinstance(metric, Mapping)]
@@ -68,6 +65,18 @@ def check_name(name: str, args: HarnessArgs) -> None:
                 f"Benchmark {PREFIX}{task} runs programs that the model has written, outside of our sandbox; take "
                 "humaneval_plus, mbpp_plus or livecodebench, which run them inside, or leave it out."
             )
+
+
+def check_include_path(args: HarnessArgs) -> None:
+    """Check that the folder of further tasks is one.
+
+    Raises:
+        UserError: if not.
+    """
+    if args.include_path is not None and not Path(args.include_path).expanduser().is_dir():
+        raise UserError(
+            f"--data.harness.include_path {args.include_path} is no folder; give the folder of your task files."
+        )
 
 
 def load_tasks(name: str, args: HarnessArgs) -> LoadedTasks:
@@ -90,16 +99,16 @@ def load_tasks(name: str, args: HarnessArgs) -> LoadedTasks:
         if getattr(task, "MULTIMODAL", False):
             raise UserError(
                 f"Benchmark {PREFIX}{task_name} has pictures or sound, which are not asked for through lm-eval here; "
-                "take a benchmark of `uniopd benchmarks`, or leave it out."
+                "take lmms-eval's task (`lmms_eval:NAME`), or leave it out."
             )
         if getattr(task, "UNSAFE_CODE", False):
             raise UserError(f"Benchmark {PREFIX}{task_name} runs programs that the model has written; leave it out.")
-        _configure(task, args)
+        configure(task, args)
     return LoadedTasks(loaded["tasks"], loaded.get("groups") or {})
 
 
-def _configure(task: Any, args: HarnessArgs) -> None:
-    """Number and choice of examples, by lm-eval's own rule: a task that says 0 keeps it."""
+def configure(task: Any, args: HarnessArgs) -> None:
+    """Number of examples, by the harnesses' own rule: a task that says 0 keeps it."""
     if args.num_fewshot is not None and task.get_config("num_fewshot") != 0:
         task.set_config(key="num_fewshot", value=args.num_fewshot)
     elif task.get_config("num_fewshot") is None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from lit_uniopd.benchmarks.harness.args import PREFIX
 from lit_uniopd.benchmarks.report.means import domain_means, mean16
 from lit_uniopd.benchmarks.spec import DOMAINS
 
@@ -47,11 +46,11 @@ def score_table(
         keys = [key for key, spec in specs.items() if spec.domain == domain]
         for i, key in enumerate(keys):
             table.add_row(DOMAINS.get(domain, domain) if i == 0 else "", *_cells(result, key, scores_by_column))
-        grouped = result.groups if any(result.benchmarks[key].harness is not None for key in keys) else {}
+        grouped = {name: scores for name, scores in result.groups.items() if name.startswith(f"{domain}:")}
         for name, scores in grouped.items():
             metric = next(iter(scores), "-")
             cells = [_percent(scores.get(metric)) if column == "" else "-" for column in columns]
-            table.add_row("", f"[bold]{PREFIX}{name}[/bold]", metric, *cells)
+            table.add_row("", f"[bold]{name}[/bold]", metric, *cells)
         if len(keys) > 1 and any(specs[key].report.weight for key in keys):
             means = [domain_means(_complete(result, scores), specs).get(domain) for scores in scores_by_column.values()]
             table.add_row("", "[bold]mean[/bold]", "", *map(_percent, means), end_section=True)
