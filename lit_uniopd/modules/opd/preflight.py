@@ -5,6 +5,7 @@ from typing import Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.lag import check_lag
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
@@ -113,6 +114,7 @@ def check_arguments(
     """
     if updates_per_rollout < 1:
         raise UserError(f"--model.updates_per_rollout must be at least 1, got {updates_per_rollout}.")
+    check_lag(sampling, loss)
     if writer == "teacher" and loss.kind == "sampled":
         raise UserError(
             "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "
