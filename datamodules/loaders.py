@@ -49,7 +49,11 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for rows in self.batches:
-            yield self.make([self.items[row] for row in rows])
+            yield self.batch(rows)
+
+    def batch(self, rows: Sequence[int]) -> Any:
+        """The batch of these rows."""
+        return self.make([self.items[row] for row in rows])
 
 
 class ResumableLoader(BatchLoader):
@@ -72,6 +76,10 @@ class ResumableLoader(BatchLoader):
         super().__init__(items, batches, make)
         self.order = batches
         self.unfinished = unfinished
+
+    def upcoming(self) -> Any:
+        """The batch that is handed out next, which it will be all the same."""
+        return self.batch(self.order.upcoming())
 
     def state_dict(self) -> dict[str, Any]:
         return self.order.state_dict(self.unfinished())

@@ -86,9 +86,14 @@ class ResumableBatchSampler(Sampler[list[int]]):
         # Lightning takes len(self) batches and no more, so code after the last yield would never run: the position
         # moves before each yield.
         for _ in range(len(self)):
-            start = self._consumed
+            rows = self.upcoming()
             self._consumed += self.rows_per_batch
-            yield [self._row(n) for n in range(start + self.rank, self._consumed, self.world_size)]
+            yield rows
+
+    def upcoming(self) -> list[int]:
+        """The batch that is handed out next, of the next epoch behind the last of one; the position stays."""
+        start = self._consumed
+        return [self._row(n) for n in range(start + self.rank, start + self.rows_per_batch, self.world_size)]
 
     def state_dict(self, unfinished: int = 0) -> dict[str, Any]:
         """Position in the stream, and what its order depends on.

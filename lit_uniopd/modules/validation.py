@@ -65,6 +65,9 @@ class Validation:
         graders: where answers are judged.
         answers_heldout: False: benchmarks alone are answered, held-out prompts are for a loss of the module's own.
 
+    Raises:
+        UserError: if answers should be written ahead, which only those of training are.
+
     Attributes:
         args: how benchmarks are run.
         heldout: domain -> its held-out prompts, as a benchmark.
@@ -76,6 +79,11 @@ class Validation:
     def __init__(
         self, models: EvaluatedModels, sampling: SamplingArgs, graders: GraderPool, *, answers_heldout: bool = True
     ) -> None:
+        if sampling.lag:
+            raise UserError(
+                "--model.val_sampling.lag 1 has no meaning: only a training rollout can be written beside an update; "
+                "leave it out."
+            )
         self.models, self.sampling, self.graders = models, sampling, graders
         self.answers_heldout = answers_heldout
         self.args = EvalArgs(sampling=sampling)

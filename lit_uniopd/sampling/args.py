@@ -122,6 +122,9 @@ class SamplingArgs:
     """vLLM's servers; null: its engine is in this process."""
     colocate: ColocateArgs = field(default_factory=ColocateArgs)
     """vLLM's engine in this process."""
+    lag: int = 0
+    """1: the servers write the next rollout while this one is trained on, by the weights from before its updates; 0:
+    each is written by the weights that are trained on it. Of training only."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -132,6 +135,7 @@ class SamplingArgs:
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "max_rows": (self.max_rows >= 1, "at least 1"),
             "engine": (self.engine in get_args(Engine), "auto, loop, generate or vllm"),
+            "lag": (self.lag in (0, 1), "0 or 1"),
         }
         for name, (valid, rule) in rules.items():
             if not valid:
@@ -140,6 +144,11 @@ class SamplingArgs:
             raise UserError("sampling.server needs sampling.engine=vllm; set both, or leave the servers out.")
         if self.server is not None:
             self.engine = "vllm"
+        elif self.lag:
+            raise UserError(
+                "sampling.lag 1 needs sampling.server: an engine in this process would write the next rollout on the "
+                "devices that train; name servers on others, or set lag 0."
+            )
         if self.colocate != ColocateArgs() and (self.engine not in ("auto", "vllm") or self.server is not None):
             raise UserError(
                 "sampling.colocate is of vLLM in this process; set sampling.engine=vllm without sampling.server, or "

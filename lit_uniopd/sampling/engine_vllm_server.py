@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,24 +38,73 @@ def write(request: GenerationRequest) -> AnswerBuffer:
         UserError: if a prompt is too long, a server makes other tokens of its pictures, or weights or answers do not
             arrive.
     """
-    if request.args.server is None:
-        raise UserError("sampling.engine=vllm needs sampling.server.")
-    pool = connect(request.args.server)
-    pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    name = pool.weights.publish(request.model, request.probe, request.args.max_drift)
-    buffer, progress, finished = AnswerBuffer(request), Progress(request), 0
-    answers = _concurrently(
-        lambda prompt: pool.complete(_completion_body(request, prompt, name), prompt, request.model),
-        range(len(request.prompt_tokens)),
-        request.args.server.requests,
-        while_waiting=lambda: progress(finished),
-    )
-    for prompt, (url, answer) in answers:
-        tokens = _store(buffer, request, prompt, answer, url)
-        finished += request.answers
-        progress(finished, tokens)
-    pool.weights.confirm(request.model)
-    return buffer
+    pending = PendingAnswers(request)
+    try:
+        return pending.collect(request.on_progress, request.on_tokens)
+    finally:
+        pending.leave()
+
+
+class PendingAnswers:
+    """Answers that servers are writing; this process can do something else until it collects them.
+
+    Args:
+        request: what they are asked. They have got the weights when this returns.
+        trained_meanwhile: whether the model's weights may change before all answers are there. A server that loses
+            those of this request is then not given them again; others answer in its place.
+
+    Attributes:
+        begun_at: when they were asked, by ``time.perf_counter``.
+
+    Raises:
+        UserError: if a prompt is too long, or weights do not arrive.
+    """
+
+    def __init__(self, request: GenerationRequest, *, trained_meanwhile: bool = False) -> None:
+        if request.args.server is None:
+            raise UserError("sampling.engine=vllm needs sampling.server.")
+        self.request = request
+        self._pool = pool = connect(request.args.server)
+        pool.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
+        name = pool.weights.publish(request.model, request.probe, request.args.max_drift)
+        model = None if trained_meanwhile else request.model
+        self._buffer, self._finished = AnswerBuffer(request), 0
+        self.begun_at = time.perf_counter()
+        self._calls = _Calls(
+            lambda prompt: pool.complete(_completion_body(request, prompt, name), prompt, model),
+            range(len(request.prompt_tokens)),
+            request.args.server.requests,
+        )
+
+    @property
+    def last_at(self) -> float:
+        """When the last of the answers so far came."""
+        return self._calls.last_at
+
+    def collect(
+        self, on_progress: Callable[[int, int], None] | None, on_tokens: Callable[[int], None] | None
+    ) -> AnswerBuffer:
+        """Wait for the answers. One that was interrupted can be called again.
+
+        Args:
+            on_progress: as in ``GenerationRequest``.
+            on_tokens: likewise.
+
+        Raises:
+            UserError: if a server makes other tokens of a prompt's pictures, or answers do not arrive.
+        """
+        request = self.request
+        progress = Progress(replace(request, on_progress=on_progress, on_tokens=on_tokens))
+        for prompt, (url, answer) in self._calls.results(while_waiting=lambda: progress(self._finished)):
+            tokens = _store(self._buffer, request, prompt, answer, url)
+            self._finished += request.answers
+            progress(self._finished, tokens)
+        self._pool.weights.confirm(gone=self._pool.disconnected)
+        return self._buffer
+
+    def leave(self) -> None:
+        """Ask nothing more; what is under way is dropped when it comes."""
+        self._calls.stop()
 
 
 def connect(args: ServerArgs) -> "ServerPool":
@@ -123,7 +173,7 @@ class ServerPool:
                 f"prompt has {prompt}; lower it to {limit - prompt}, or start them with a larger --max-model-len."
             )
 
-    def complete(self, body: dict[str, Any], number: int, model: nn.Module) -> tuple[str, Any]:
+    def complete(self, body: dict[str, Any], number: int, model: nn.Module | None) -> tuple[str, Any]:
         """The server that answered a completion request, and its answer; servers take turns by the request's number.
 
         Raises:
@@ -151,7 +201,7 @@ class ServerPool:
             "again and resume."
         ) from last_error
 
-    def _recover(self, url: str, model: nn.Module) -> None:
+    def _recover(self, url: str, model: nn.Module | None) -> None:
         """Give a server that broke off the weights again: it may have been restarted without them."""
         with self._recovering:
             if url in self.disconnected:
@@ -241,42 +291,56 @@ def _defect(request: GenerationRequest, rows: list[tuple[list[int], list[float],
     return ""
 
 
-def _concurrently(
-    call: Callable[[int], Any], items: Sequence[int], count: int, while_waiting: Callable[[], None]
-) -> Iterator[tuple[int, Any]]:
-    """``(item, call(item))`` as they finish, at most ``count`` at a time.
+class _Calls:
+    """``call(item)`` of every item, at most ``count`` at a time, in threads of their own.
 
-    In daemon threads: an interrupted run ends at once instead of waiting for answers that it no longer needs.
+    Daemon threads: an interrupted run ends at once instead of waiting for answers that it no longer needs.
+
+    Attributes:
+        last_at: when the last call so far was over, by ``time.perf_counter``.
     """
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-    stopped = threading.Event()
 
-    def work() -> None:
-        while not stopped.is_set():
+    def __init__(self, call: Callable[[int], Any], items: Sequence[int], count: int) -> None:
+        self._call, self._left = call, len(items)
+        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self.last_at = time.perf_counter()
+        for item in items:
+            self._todo.put(item)
+        size = min(count, len(items))
+        self._threads = [threading.Thread(target=self._work, name="rollout", daemon=True) for _ in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
             try:
-                item = todo.get_nowait()
+                item = self._todo.get_nowait()
             except queue.Empty:
                 return
             try:
-                done.put((item, call(item), None))
-            except BaseException as error:
-                done.put((item, None, error))
+                result, error = self._call(item), None
+            except BaseException as raised:
+                result, error = None, raised
+            self.last_at = time.perf_counter()
+            self._done.put((item, result, error))
 
-    for item in items:
-        todo.put(item)
-    for _ in range(min(count, len(items))):
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        for _ in items:
-            while True:
-                try:
-                    item, result, error = done.get(timeout=1.0)
-                    break
-                except queue.Empty:
-                    while_waiting()
+    def results(self, while_waiting: Callable[[], None]) -> Iterator[tuple[int, Any]]:
+        """``(item, call(item))`` as they finish, those that were not had before."""
+        while self._left:
+            try:
+                item, result, error = self._done.get(timeout=1.0)
+            except queue.Empty:
+                while_waiting()
+                continue
+            self._left -= 1
             if error is not None:
                 raise error
             yield item, result
-    finally:
-        stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        self._stopped.set()

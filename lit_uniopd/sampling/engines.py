@@ -22,7 +22,8 @@ from lit_uniopd.sampling import (
 )
 from lit_uniopd.sampling.args import ColocateArgs, Engine, SamplingArgs
 from lit_uniopd.sampling.decode_loop import decodable
-from lit_uniopd.sampling.request import GenerationRequest
+from lit_uniopd.sampling.engine_vllm_server import PendingAnswers
+from lit_uniopd.sampling.request import AnswerBuffer, GenerationRequest
 from lit_uniopd.types import FinishReason
 
 log = logging.getLogger(__name__)
@@ -110,8 +111,35 @@ def sample(
         on_tokens=on_tokens,
     )
     engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
-    buffer = (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request)
-    return _completions(buffer.tokens_BT, buffer.logps_BT, request.eos_E, repeat=args.n // request.answers)
+    return _completions(request, (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request))
+
+
+@torch.no_grad()
+def begin(request: GenerationRequest) -> PendingAnswers:
+    """Have vLLM's servers write answers by the weights of now, while the model is trained on.
+
+    Args:
+        request: as ``sample`` makes it, with ``args.server``.
+
+    Raises:
+        ValueError: as ``sample``.
+        UserError: as ``sample``.
+    """
+    _check(request.model, request.prompt_tokens, request.args)
+    return PendingAnswers(request, trained_meanwhile=True)
+
+
+def collect(
+    pending: PendingAnswers,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_tokens: Callable[[int], None] | None = None,
+) -> Completions:
+    """Wait for answers that were begun; arguments and result as of ``sample``.
+
+    Raises:
+        UserError: if they do not arrive.
+    """
+    return _completions(pending.request, pending.collect(on_progress, on_tokens))
 
 
 def settled(args: SamplingArgs, model: nn.Module, processor: Any = None) -> SamplingArgs:
@@ -183,9 +211,10 @@ def check_engine(args: SamplingArgs) -> None:
         engine_vllm_server.connect(args.server)
 
 
-def _completions(tokens_BT: Tensor, logps_BT: Tensor, eos_E: Tensor, repeat: int) -> Completions:
-    """Cut each row after its first end-of-sequence token, then repeat the rows."""
-    ended_BT = torch.isin(tokens_BT, eos_E)
+def _completions(request: GenerationRequest, buffer: AnswerBuffer) -> Completions:
+    """Cut each row after its first end-of-sequence token, then repeat the rows where all answers are the same."""
+    tokens_BT, logps_BT, repeat = buffer.tokens_BT, buffer.logps_BT, request.args.n // request.answers
+    ended_BT = torch.isin(tokens_BT, request.eos_E)
     stopped_B = ended_BT.any(dim=1)
     lengths_B = torch.where(stopped_B, ended_BT.int().argmax(dim=1) + 1, tokens_BT.shape[1])
     mask_BT = torch.arange(int(lengths_B.max()), device=tokens_BT.device) < lengths_B[:, None]

@@ -8,7 +8,9 @@ from lit_uniopd.grade import NO_GRADER
 from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
-from lit_uniopd.sampling.engines import sample
+from lit_uniopd.sampling.engine_vllm_server import PendingAnswers
+from lit_uniopd.sampling.engines import Completions, begin, collect, sample
+from lit_uniopd.sampling.request import GenerationRequest
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import follow, progress_bar
 
@@ -40,12 +42,11 @@ def write_answers(
     """
     keys = range(len(prompts)) if keys is None else keys
     encoded = [policy.encode(prompt) for prompt in prompts] if encoded is None else encoded
-    prompt_tokens = [prompt.tokens for prompt in encoded]
     rows = len(prompts) * args.n
     with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
         answers = sample(
             policy.model,
-            prompt_tokens,
+            [prompt.tokens for prompt in encoded],
             args,
             eos_ids=policy.eos_ids,
             pad_id=policy.pad_id,
@@ -58,15 +59,71 @@ def write_answers(
             on_progress=follow(bar),
             on_tokens=bar.add_tokens,
         )
+    return rollouts_of(policy, prompts, encoded, answers, keys)
+
+
+def begin_answers(
+    policy: Policy, encoded: Sequence[EncodedPrompt], args: SamplingArgs, *, seed: int, keys: Sequence[int]
+) -> PendingAnswers:
+    """Have servers write what ``write_answers`` would return by the weights of now, and go on.
+
+    Args:
+        policy: whose weights they are brought before this returns. It may be trained meanwhile.
+        encoded: the prompts as it reads them.
+        args: how to sample, with ``server``.
+        seed: as in ``write_answers``.
+        keys: likewise.
+    """
+    request = GenerationRequest(
+        model=policy.model,
+        prompt_tokens=[prompt.tokens for prompt in encoded],
+        args=args,
+        eos_ids=sorted(policy.eos_ids),
+        pad_id=policy.pad_id,
+        seed=seed,
+        keys=keys,
+        vision=[prompt.vision for prompt in encoded],
+        unprocessed=[prompt.unprocessed for prompt in encoded],
+        processor=policy.processor,
+    )
+    with policy.gathered(), policy.answering():
+        return begin(request)
+
+
+def collect_answers(pending: PendingAnswers) -> Completions:
+    """Wait for what ``begin_answers`` has begun."""
+    rows = len(pending.request.prompt_tokens) * pending.request.args.n
+    with progress_bar(rows, "waiting for answers", unit="answer") as bar:
+        return collect(pending, follow(bar), bar.add_tokens)
+
+
+def rollouts_of(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    encoded: Sequence[EncodedPrompt],
+    answers: Completions,
+    keys: Sequence[int],
+) -> Rollouts:
+    """Answers as rollouts that are not graded and not scored yet.
+
+    Args:
+        policy: that has written them.
+        prompts: that they answer, equally many each, side by side.
+        encoded: the prompts as the policy has read them.
+        answers: ``[B, T]``.
+        keys: the number of each prompt's group.
+    """
+    rows = len(answers.finish)
+    n = rows // len(prompts)
     device = answers.tokens_BT.device
     ids = [row[mask].tolist() for row, mask in zip(answers.tokens_BT.cpu(), answers.mask_BT.cpu(), strict=True)]
     return Rollouts(
-        prompts=[prompt for prompt in prompts for _ in range(args.n)],
-        prompt_tokens=[tokens for tokens in prompt_tokens for _ in range(args.n)],
+        prompts=[prompt for prompt in prompts for _ in range(n)],
+        prompt_tokens=[prompt.tokens for prompt in encoded for _ in range(n)],
         tokens_BT=answers.tokens_BT,
         mask_BT=answers.mask_BT,
         student_logps_BT=answers.logps_BT,
-        group_B=torch.tensor(list(keys), device=device).repeat_interleave(args.n),
+        group_B=torch.tensor(list(keys), device=device).repeat_interleave(n),
         finish=answers.finish,
         text=policy.tokenizer.batch_decode(ids, skip_special_tokens=True),
         outcome_B=torch.full((rows,), -1, device=device),
@@ -75,5 +132,5 @@ def write_answers(
         teacher_ok_B=torch.zeros(rows, dtype=torch.bool, device=device),
         advantages_BT=torch.zeros_like(answers.logps_BT),
         keep_B=torch.ones(rows, dtype=torch.bool, device=device),
-        vision=[prompt.vision for prompt in encoded for _ in range(args.n)],
+        vision=[prompt.vision for prompt in encoded for _ in range(n)],
     )

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class WeightSync:
     def __init__(self, servers: Servers, model: str, directory: str | Path, sync: Sync) -> None:
         self.servers, self.model, self.sync = servers, model, sync
         self.directory = Path(directory).absolute()
-        self._name = ""
+        self._name, self._adapter = "", False
         self._probes: dict[str, WeightProbe] = {}
         self._prompt = EncodedPrompt([])
         self._max_drift: float | None = None
@@ -76,7 +76,7 @@ class WeightSync:
         Raises:
             UserError: if they cannot be written, or a server did not take them.
         """
-        adapter = self._is_adapter(model)
+        adapter = self._adapter = self._is_adapter(model)
         self._prompt, self._max_drift = prompt or EncodedPrompt([]), max_drift
         if adapter and self._prompt.vision:
             _refuse_tower_adapters(model)
@@ -122,28 +122,38 @@ class WeightSync:
                 "resume."
             ) from error
 
-    def restore(self, url: str, model: nn.Module) -> None:
+    def restore(self, url: str, model: nn.Module | None) -> None:
         """Send the published weights again to a server that may have been restarted.
 
+        Args:
+            url: its address.
+            model: with the published weights; None: it is being trained, so that the server cannot get them again.
+
         Raises:
-            ServerError: if it cannot be reached yet.
+            ServerError: if it cannot be reached yet, or has lost weights that it cannot get again.
             UserError: if it did not take them.
         """
         self.servers.get("/v1/models", url=url, retries=0)  # other servers can answer in the meantime
         with self._lock, self._locked():
             record = self._read_record()
             record.pop(url, None)
-            if not self._has_weights(url, self._is_adapter(model), record):
-                self._write(model, self._is_adapter(model))
-                self._send(url, model, record)
+            if self._has_weights(url, self._adapter, record):
+                return
+            if model is None:
+                raise ServerError("has lost the weights that write this rollout, which the trainer has changed by now")
+            self._write(model, self._adapter)
+            self._send(url, model, record)
 
-    def confirm(self, model: nn.Module) -> None:
+    def confirm(self, gone: Collection[str]) -> None:
         """Check after a rollout that no server has lost or changed the weights, where servers report them.
+
+        Args:
+            gone: servers that broke off and were not asked again.
 
         Raises:
             UserError: naming the server that has.
         """
-        for url in self.servers.urls if not self._is_adapter(model) else ():
+        for url in () if self._adapter else [url for url in self.servers.urls if url not in gone]:
             try:
                 version = self._version(url, retries=0)
             except ServerError:  # gone by now; its weights are checked before the next rollout anyway

@@ -142,3 +142,14 @@ def test_names_what_is_wrong(mistake: dict, message: str):
 )
 def test_shards_hold_each_row_once_in_equally_many_batches(size: int, world_size: int, expected: list):
     assert [shard_batches(size, 2, rank=rank, world_size=world_size) for rank in range(world_size)] == expected
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_comes_next_can_be_asked_for_also_behind_the_end_of_an_epoch(rank: int):
+    def new() -> ResumableBatchSampler:
+        return ResumableBatchSampler([9], batch_size=2, seed=4, rank=rank, world_size=2)
+
+    order, asked = take(new(), 6), new()
+    for step, batch in enumerate(order[1:]):
+        assert take(asked, 1) == [order[step]]
+        assert asked.upcoming() == asked.upcoming() == batch

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import SamplingArgs, check_engine, engine_vllm_server, sample, weight_directory
 from lit_uniopd.sampling.args import ServerArgs
+from lit_uniopd.sampling.engines import begin, collect
+from lit_uniopd.sampling.request import GenerationRequest
 from lit_uniopd.sampling.weight_sync import WeightSync, fingerprint
 from lit_uniopd.utils import http as http
 
@@ -278,6 +280,7 @@ def body(pool: Any, model: Any) -> dict[str, Any]:
 
 def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, model, tmp_path) -> None:
     sampling = args(rollout_servers.all, tmp_path, server={"timeout": 1.0})
+    shift(model)
     expected = answers(run(model, sampling))
     for fault in ("drop", "slow", "error"):
         pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
@@ -390,6 +393,68 @@ def test_older_servers_reload_and_a_killed_process_stops_the_run_until_there_is_
         same_as_the_loop(model, sampling)
     finally:
         again.close()
+
+
+# --------------------------------------------------------------------------------- answers that are collected later
+
+
+def begun(model: Any, sampling: SamplingArgs) -> engine_vllm_server.PendingAnswers:
+    request = GenerationRequest(
+        model=model,
+        prompt_tokens=PROMPTS,
+        args=sampling,
+        eos_ids=EOS,
+        pad_id=0,
+        seed=1,
+        keys=range(len(PROMPTS)),
+        vision=[{}] * len(PROMPTS),
+        unprocessed=[None] * len(PROMPTS),
+    )
+    return begin(request)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_answers_of_the_weights_before_come_while_the_model_is_trained(
+    rollout_servers, model, tmp_path, monkeypatch, lost
+) -> None:
+    """Also where a server is restarted meanwhile: it cannot get those weights again, and the other answers."""
+    sampling = args(rollout_servers.all, tmp_path, server={"sync": "reload", "requests": 1}, temperature=1.0)
+    shift(model)
+    expected = answers(run(model, sampling))
+    rollout_servers.behave()
+    publish = WeightSync.publish
+
+    def published(*options: Any) -> str:
+        name = publish(*options)
+        if lost:
+            rollout_servers.tell(rollout_servers.all[0], "/restart", {})
+            rollout_servers.misbehave(rollout_servers.all[0], "drop", times=1)
+        return name
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightSync, "publish", published)
+        pending = begun(model, sampling)
+    shift(model)
+    assert answers(collect(pending)) == expected
+    asked = [rollout_servers.counts(url)["requests"] for url in rollout_servers.all]
+    assert asked[1] == (4 if lost else 2)
+    assert answers(run(model, sampling)) != expected  # both have the weights of now
+
+
+def test_servers_that_have_all_lost_the_weights_before_are_told(rollout_servers, model, tmp_path, monkeypatch) -> None:
+    sampling = args(rollout_servers.all[:1], tmp_path, server={"sync": "reload", "retries": 1})
+    publish = WeightSync.publish
+
+    def restarted(*options: Any) -> str:
+        name = publish(*options)
+        rollout_servers.tell(rollout_servers.all[0], "/restart", {})
+        rollout_servers.misbehave(rollout_servers.all[0], "drop", times=1)
+        return name
+
+    monkeypatch.setattr(WeightSync, "publish", restarted)
+    pending = begun(model, sampling)
+    with pytest.raises(UserError, match=r"has lost the weights that write this rollout, .* start it again and resume"):
+        collect(pending)
 
 
 # ----------------------------------------------------------------------------------------------------------- mistakes

@@ -35,7 +35,8 @@ def opd_charts(module: Any) -> Charts:
         "Gradient norm": ["train/grad_norm"],
         "Seconds of a step": [
             f"time/{part}" for part in ("rollout", "score", "grade", "update", "wait", "overhead", "step")
-        ],
+        ]
+        + ["time/rollout_overlapped"] * module.sampling.lag,
         **module.work.charts,
     }
     return {title: tags for title, tags in charts.items() if tags}

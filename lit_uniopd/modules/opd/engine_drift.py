@@ -49,6 +49,12 @@ def check_drift(module: LightningModule, rollouts: Rollouts, sampling: SamplingA
             f"--model.sampling.colocate.max_drift {limit}: it runs this model otherwise; set --model.sampling.engine "
             "loop, or raise the limit."
         )
+    if sampling.lag:
+        raise UserError(
+            f"The log-probs of those who wrote are {drift:.2f} nats from the student's on average, more than "
+            f"--model.sampling.server.max_drift {limit}: a rollout's updates change it by too much for answers that "
+            "are a rollout old; lower the learning rate, set --model.sampling.lag 0, or raise the limit."
+        )
     raise UserError(
         f"The servers' log-probs are {drift:.2f} nats from the student's on average, more than "
         f"--model.sampling.server.max_drift {limit}: they have other weights, or were started without "

@@ -5,6 +5,7 @@ from typing import Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.advantages import AdvantageArgs
+from lit_uniopd.modules.opd.lag import check_lag
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
@@ -122,6 +123,12 @@ def check_arguments(
         raise UserError(
             "--model.split_groups divides what the student writes; leave it out with --model.writer teacher."
         )
+    if split_groups > 1 and sampling.lag:
+        raise UserError(
+            "--model.split_groups shares out what ranks wait for, and with --model.sampling.lag servers write ahead; "
+            "leave one of them out."
+        )
+    check_lag(sampling, loss)
     if writer == "teacher" and loss.kind == "sampled":
         raise UserError(
             "--model.writer teacher needs whole distributions: the sampled loss holds for answers that the student "

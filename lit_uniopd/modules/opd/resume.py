@@ -112,6 +112,11 @@ class UnfinishedRollout:
             scored, prompts = self._current
             self.states = gather_over_ranks(module, scored.state(prompts))
 
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is kept, if anything."""
+        if self.states:
+            checkpoint["rollouts"] = self.states
+
     def place(self) -> str:
         """Where inside of a step the run stands, for people; empty between two steps."""
         if not self.states:

@@ -58,9 +58,13 @@ def step_metrics(
         metrics["rollout/engine_drift_max"] = max_over_ranks(module, drift)
     metrics |= {f"time/{name}": duration for name, duration in seconds.items()}
     tokens = sum_over_ranks(module, int(rollouts.mask_BT.sum()))
-    for name, tag in (("rollout", "rollout"), ("step", "time")):
-        if name in seconds:  # what a resumed run had written before is not
-            metrics[f"{tag}/tokens_per_second"] = tokens / max(seconds[name], 1e-9)
+    lagged = module.lagged
+    if lagged.overlapped is not None:
+        metrics["time/rollout_overlapped"] = lagged.overlapped
+    written = {"rollout": lagged.seconds if module.phase.sampling.lag else seconds.get("rollout")}
+    for tag, duration in (written | {"time": seconds["step"]}).items():
+        if duration is not None:  # what a resumed run had written before is not
+            metrics[f"{tag}/tokens_per_second"] = tokens / max(duration, 1e-9)
     return metrics
 
 

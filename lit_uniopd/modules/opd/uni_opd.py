@@ -23,6 +23,7 @@ from lit_uniopd.modules.opd.demonstrations import show_best_answers
 from lit_uniopd.modules.opd.dispatch import rebalance_groups, split_updates
 from lit_uniopd.modules.opd.engine_choice import rollout_sampling
 from lit_uniopd.modules.opd.horizon import HorizonArgs, at_horizon, forget_cut
+from lit_uniopd.modules.opd.lag import LaggedRollouts
 from lit_uniopd.modules.opd.losses import LossArgs, divergence_loss, sampled_loss
 from lit_uniopd.modules.opd.memory_facts import rollout_workload, with_teachers
 from lit_uniopd.modules.opd.objections import opd_objections, too_many_updates
@@ -35,7 +36,7 @@ from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
 from lit_uniopd.modules.opd.scoring import update_batches
 from lit_uniopd.modules.opd.step_work import StepWork
 from lit_uniopd.modules.opd.teacher_scores import ask_teachers
-from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, refuse_warm_start
+from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, phase_at, refuse_warm_start
 from lit_uniopd.modules.opd.writing_teams import bring_home, write_part
 from lit_uniopd.modules.optimization import clip_gradient, default_optimizer
 from lit_uniopd.monitoring.tensorboard_layout import Charts
@@ -118,7 +119,7 @@ class UniOPD(PolicyModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         seed: int | None = None,
     ) -> None:
-        greedy = replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0)
+        greedy = replace(sampling, n=1, temperature=0.0, top_p=1.0, top_k=0, lag=0)
         super().__init__(
             student,
             flag="model.student",
@@ -153,6 +154,7 @@ class UniOPD(PolicyModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.domains: list[str] = []
         self.unfinished = UnfinishedRollout()
+        self.lagged = LaggedRollouts()
         self.alarms = Alarms()
         self.rollouts: Rollouts | None = None
         """What the step trains on that is under way or has just ended, also in a resumed run, where no hook saw it."""
@@ -230,29 +232,30 @@ class UniOPD(PolicyModule):
         self.rollouts = None  # those of the step before
         scored = self.unfinished.take_up(self, batch, self.policy)
         begun = self.global_step - (0 if scored is None else scored.done)
-        before, after = self.phase, Phase(self.writer, self.rollout_sampling, self.loss)
-        self.phase = after.at(self.warm_start, begun)
-        if before.writer == "teacher" and self.phase.writer == "student":
-            log.info("Step %d: the warm start is over, and the student writes.", begun)
-        if scored is None:
-            with interruptible(self.trainer, gathers=self.phase.writer == "teacher"):
-                rollouts = self.answer(batch)
-            with self.timed("wait"):
-                rollouts = bring_home(self, batch.prompts, rollouts)
-                rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
-            self.score(rollouts)
-            self.visit(rollouts)
-            seed = derive_seed(self.seed, 0, "updates", self.global_step)
-            updates = split_updates(self, rollouts, self.updates_per_rollout, seed=seed)
-            scored = ScoredRollout(rollouts, updates)
-        else:
-            show_best_answers(scored.rollouts, self.teachers)  # prompts are those of the batch
-        self.update(scored, batch.prompts)
-        self.log_step(scored.rollouts, scored.trained, self.timer.lap())
+        self.phase = phase_at(self, begun)
+        with self.lagged.step():
+            if scored is None:
+                with interruptible(self.trainer, gathers=self.phase.writer == "teacher"):
+                    rollouts = self.answer(batch)
+                with self.timed("wait"):
+                    rollouts = bring_home(self, batch.prompts, rollouts)
+                    rollouts = rebalance_groups(self, self.policy, self.teachers, rollouts)
+                self.lagged.begin(self, begun)
+                self.score(rollouts)
+                self.visit(rollouts)
+                seed = derive_seed(self.seed, 0, "updates", self.global_step)
+                scored = ScoredRollout(rollouts, split_updates(self, rollouts, self.updates_per_rollout, seed=seed))
+            else:
+                show_best_answers(scored.rollouts, self.teachers)  # prompts are those of the batch
+                self.lagged.begin(self, begun)
+            self.update(scored, batch.prompts)
+            self.log_step(scored.rollouts, scored.trained, self.timer.lap())
 
     def answer(self, batch: PromptBatch) -> Rollouts:
-        """Write answers to the prompts, or this rank's part of its team's."""
+        """Answers to the prompts, or this rank's part of its team's, written now unless they were written ahead."""
         seed = self.reseed("rollout", self.global_step)
+        if (written := self.lagged.take(self, batch)) is not None:
+            return written
         sampling = at_horizon(self.phase.sampling, self.horizon, self.global_step)
         with self.timed("rollout"):
             return write_part(self, batch.prompts, sampling, seed=seed)
@@ -335,6 +338,7 @@ class UniOPD(PolicyModule):
             total += loss.detach() * weight
             if batch:
                 rollouts.clipped_BT[batch, : micro.clipped_BT.shape[1]] = micro.clipped_BT
+        self.lagged.wait(self)
         trained.add("train/loss", total, 1 / self.trainer.world_size)
         trained.add("train/grad_norm", self.clip())
         trained.add("train/lr", optimizer.param_groups[0]["lr"])
@@ -380,18 +384,20 @@ class UniOPD(PolicyModule):
     def on_stop(self) -> None:
         super().on_stop()
         self.unfinished.freeze(self)
+        self.lagged.freeze(self)
 
     def place_in_step(self) -> str:
         return self.unfinished.place()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.unfinished.states:
-            checkpoint["rollouts"] = self.unfinished.states
+        self.unfinished.save(checkpoint)
+        self.lagged.save(self, checkpoint)
         save_averages(self.teachers.averages, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.unfinished.states = checkpoint.get("rollouts", [])
+        self.lagged.load(self, checkpoint)
         if self.trainer.state.fn == "fit":
             load_averages(self.teachers.averages, checkpoint)

@@ -1,14 +1,17 @@
 """The first steps on answers that teachers write, for a student that would hardly ever draw them."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.sampling.args import ColocateArgs, SamplingArgs
 from lit_uniopd.teachers import TeacherArgs
 from lit_uniopd.teachers.routing import Mixture, Routing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,8 +51,21 @@ class Phase:
         if warm_start is None or step >= warm_start.steps:
             return self
         # Teachers write by the loop, since they come and go on the device; no ratio of the sampled loss is left.
-        sampling = replace(self.sampling, engine="loop", server=None, colocate=ColocateArgs())
+        sampling = replace(self.sampling, engine="loop", server=None, lag=0, colocate=ColocateArgs())
         return Phase("teacher", sampling, replace(self.loss, kind=warm_start.kind, importance_cap=None))
+
+
+def phase_at(module: Any, step: int) -> Phase:
+    """The phase of a rollout, with a line of log where the warm start is over.
+
+    Args:
+        module: ``UniOPD`` in training, still in the phase before.
+        step: optimizer steps that were taken before it.
+    """
+    phase = Phase(module.writer, module.rollout_sampling, module.loss).at(module.warm_start, step)
+    if module.phase.writer == "teacher" and phase.writer == "student":
+        log.info("Step %d: the warm start is over, and the student writes.", step)
+    return phase
 
 
 def refuse_warm_start(
