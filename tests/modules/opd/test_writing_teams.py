@@ -16,6 +16,7 @@ from lit_uniopd.modules.opd.losses import LossArgs
 from lit_uniopd.modules.opd.writing_teams import Team, bring_home, write_part
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs, write_answers
+from lit_uniopd.sampling.args import ServerArgs
 from lit_uniopd.types import Rollouts
 
 
@@ -106,6 +107,10 @@ def test_the_memory_plan_counts_the_prompts_of_the_team(model_dirs, tmp_path, mo
         (
             {"split_groups": 3, "writer": "teacher", "loss": LossArgs(kind="forward_kl")},
             r"^--model\.split_groups divides what the student writes; leave it out with --model\.writer teacher\.$",
+        ),
+        (
+            {"split_groups": 3, "sampling": SamplingArgs(n=3, server=ServerArgs(["http://127.0.0.1:1"]), lag=1)},
+            r"^--model\.split_groups shares out what ranks wait for, .* leave one of them out\.$",
         ),
     ],
 )
