@@ -1,7 +1,7 @@
 """How long ranks wait for the one with the longest answers, by how the writing of a rollout is divided.
 
     OMP_NUM_THREADS=1 python -m benchmarks.even_writing simulate    # no model: lengths, and what they cost
-    OMP_NUM_THREADS=1 python -m benchmarks.even_writing measure     # two gloo ranks that write, on two idle cores
+    OMP_NUM_THREADS=1 python -m benchmarks.even_writing measure     # two gloo ranks that write; CPU seconds
 
 Lengths are log-normal, a part of their variance being the prompt's and the rest each answer's own: the median is an
 eighth of the limit, at which answers are cut.
@@ -186,7 +186,7 @@ def _rank(rank: int, directory: str) -> None:
 
 
 def _round(rank: int, policy: Policy, split: int, seed: int) -> tuple[float, float]:
-    """Waiting share until the slower rank has written, and wall time until both have their answers."""
+    """Waiting share until the slower rank has written, and the larger of their CPU times until answers are home."""
     module = SimpleNamespace(
         trainer=SimpleNamespace(world_size=RANKS),
         global_rank=rank,
@@ -197,14 +197,14 @@ def _round(rank: int, policy: Policy, split: int, seed: int) -> tuple[float, flo
     )
     numbers = range(rank, RANKS * PROMPTS, RANKS)
     prompts = [Prompt(id=str(i), messages=({"role": "user", "content": "1+1=" * (i + 1)},)) for i in numbers]
-    torch.distributed.barrier()
-    start = time.perf_counter()
+    start = time.process_time()
     rollouts = write_part(module, prompts, SAMPLING, seed=seed)
-    written = [time.perf_counter() - start] * RANKS
-    torch.distributed.all_gather_object(written, written[0])
-    rollouts = bring_home(module, prompts, rollouts)
-    torch.distributed.barrier()
-    return 1 - statistics.mean(written) / max(written), time.perf_counter() - start
+    written = time.process_time() - start
+    bring_home(module, prompts, rollouts)
+    seconds: list[Any] = [None] * RANKS
+    torch.distributed.all_gather_object(seconds, (written, time.process_time() - start))
+    written, home = zip(*seconds, strict=True)
+    return 1 - statistics.mean(written) / max(written), max(home)
 
 
 def _report(rounds: list[dict[int, tuple[float, float]]]) -> None:

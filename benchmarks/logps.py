@@ -18,10 +18,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from lit_uniopd.functional import projection
 from lit_uniopd.functional.logps import CHUNK_TOKENS, linear_token_logps
 
 SIDES = ("naive", "ours")
@@ -110,17 +112,25 @@ def busy() -> None:
 def compare_walls(trained: bool, args: argparse.Namespace) -> None:
     """Print wall times with several threads and with one, beside processes that use the cores."""
     tensors = inputs(args, trained)
-    seconds: dict[tuple[str, int], list[float]] = {}
+    small, large = projection.TILE_ELEMENTS_CPU, projection.TILE_ELEMENTS_THREADS
+    seconds: dict[tuple[int, str, int], list[float]] = {}
     for lap in range(args.rounds + 1):
-        for threads in (args.threads, 1):
+        for threads, side, tile in (
+            (args.threads, "naive", large),
+            (args.threads, "ours", large),
+            (args.threads, "ours", small),  # as with one thread
+            (1, "naive", small),
+            (1, "ours", small),
+        ):
             torch.set_num_threads(threads)
-            for side in SIDES:
+            with patch.object(projection, "TILE_ELEMENTS_THREADS", tile):
                 start = time.perf_counter()
                 run(side, args, *tensors)
-                if lap:  # the first does not count
-                    seconds.setdefault((side, threads), []).append(time.perf_counter() - start)
-    for (side, threads), each in seconds.items():
-        label = f"{'trained' if trained else 'frozen'} head, {side}, {threads} thread(s), {args.busy} busy"
+            if lap:  # the first does not count
+                seconds.setdefault((threads, side, tile), []).append(time.perf_counter() - start)
+    for (threads, side, tile), each in seconds.items():
+        tiles = f" in tiles of {4 * tile >> 20} MiB" if side == "ours" else ""
+        label = f"{'trained' if trained else 'frozen'} head, {threads} thread(s), {side}{tiles}"
         print(f"{label}: {statistics.median(each):.2f} s ({min(each):.2f} to {max(each):.2f})", flush=True)
 
 
