@@ -33,7 +33,7 @@ ENDPOINTS = {
     "chair_i": "hallucinated mentions, as a share",
     "recall": "objects named, as a share",
 }
-PLAIN = ("opd", "opd_long", "ln_dpo", "base", "before math", "before code")
+PLAIN = ("opd", "opd_long", "ln_dpo", "base")
 """What a part is added to; other bases are named beside the estimate."""
 BEFORE = "base"
 """SENTINEL's captioner before training."""
@@ -267,17 +267,19 @@ def _here(worlds: dict[str, dict[str, str]], tested: Sequence[Outcome]) -> str:
     for answer in dict.fromkeys([HELPS, COSTS, UNSURE, *(test.answer for test in tested)]):
         own = [test for test in tested if test.answer == answer]
         if own:
-            shows = answer not in (NOTHING, NOT_TESTED)
-            where = [world_of(worlds, test.comparison) + (f" ({_amount(test)})" if shows else "") for test in own]
-            said.append(f"**{answer}**: " + "; ".join(dict.fromkeys(where)))
+            where = [f"{world_of(worlds, test.comparison)}{_amount(test)}" for test in own]
+            said.append(f"**{answer}**: " + "; ".join(where))
     return "<br>".join(said)
 
 
 def _amount(test: Outcome) -> str:
-    assert test.estimate is not None
-    over = "" if test.comparison.base in PLAIN else f" over `{test.comparison.base}`"
-    endpoint = "" if test.comparison.endpoint == "accuracy" else f"{SHORT[test.comparison.endpoint]} "
-    return f"{endpoint}{test.estimate.mean:+.3f} ± {test.estimate.half:.3f}{over}"
+    """What is compared and by how much, as far as it does not go without saying."""
+    words = [] if test.comparison.endpoint == "accuracy" else [SHORT[test.comparison.endpoint]]
+    if test.estimate is not None and test.answer != NOTHING:
+        words.append(f"{test.estimate.mean:+.3f} ± {test.estimate.half:.3f}")
+    if test.comparison.base not in PLAIN:
+        words.append(f"over `{test.comparison.base}`")
+    return f" ({' '.join(words)})" if words else ""
 
 
 def world_of(worlds: dict[str, dict[str, str]], comparison: Comparison) -> str:
