@@ -177,7 +177,7 @@ class ScoredTask(ABC):
                 continue
             if is_number(value):
                 values[name] = float(value)
-                error = self.standard_error(metric, column) if len(column) > 1 else None
+                error: Any = self.standard_error(metric, column) if len(column) > 1 else None
                 if is_number(error):
                     errors[name] = float(error)
             elif value is not None:
