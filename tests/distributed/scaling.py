@@ -190,13 +190,12 @@ def by_layer(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return uni_opd(files, ranks, teachers=teachers, **options)
 
 
-def served(files: Files, ranks: int, lag: int = 0, **options: Any) -> tuple[Any, Any]:
+def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     """A server process writes the answers, with the weights that ranks bring it."""
     server = ServerArgs(
         json.loads((files.root / "servers.json").read_text()), "student", str(files.root / f"published-{ranks}")
     )
-    sampling = SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server, lag=lag)
-    return uni_opd(files, ranks, sampling=sampling, loss=LossArgs(importance_cap=2.0 if lag else None), **options)
+    return uni_opd(files, ranks, sampling=SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server), **options)
 
 
 def top_logps(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
@@ -324,7 +323,7 @@ SCENARIOS: dict[str, Scenario] = {
     "extrapolated": lambda f, r: uni_opd(f, r, advantage=AdvantageArgs(extrapolation=1.25), optimizer=sgd),
     "by_layer": lambda f, r: by_layer(f, r, optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
-    "served_lagged_lora": lambda f, r: served(f, r, lag=1, student={"lora": LORA}),
+    "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
     "in_teams": in_teams,
     "pictures": pictures,
     "pictures_in_teams": lambda f, r: pictures(f, r, split_groups=2),
