@@ -105,6 +105,7 @@ def goes_on(unbroken: UniOPD, seen: list[Any], second: UniOPD, *args: Any, **opt
     assert all(torch.equal(p, weights(unbroken)[name]) for name, p in weights(second).items())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_the_rollout_that_was_written_ahead(rollout_servers, model_dirs, tmp_path, monkeypatch):
     """Of a step's end, and of a signal while the next rollout is waited for, which is then asked for again."""
     saves = {"every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}
