@@ -28,8 +28,9 @@ PACKAGES = ("lit_uniopd", "callbacks", "datamodules")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "configs/**/*.yaml", "notebooks/*.ipynb")
 OTHERS = {"sandbox/backends.py", "benchmarks/report/summary.py", "cli/next_commands.py"}
 """Files whose options are those of other programs: bubblewrap, git and Jupyter."""
-ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy", "project"}
-"""Flags of a benchmark script, TensorBoard, llama.cpp, another project's evaluator, a parser that nobody types to, Trackio."""
+ELSEWHERE = {"grouped", "logdir", "merge", "model_outputs", "policy", "project", "tasks"}
+"""Flags of a benchmark script, TensorBoard, llama.cpp, another project's evaluator, a parser that nobody types to, Trackio,
+lmms-eval."""
 INSIDE = {
     "model.teachers.NAME": (TeacherArgs,),
     "model.optimizer": (torch.optim.AdamW,),
