@@ -285,7 +285,7 @@ def test_another_server_answers_for_one_that_is_gone_or_slow(rollout_servers, mo
     for fault in ("drop", "slow", "error"):
         pool = engine_vllm_server.connect(sampling.server)  # type: ignore[arg-type]
         weights, pool.weights.publish = pool.weights.publish, lambda *_: "student"  # type: ignore[method-assign]
-        confirm, pool.weights.confirm = pool.weights.confirm, lambda *_: None  # type: ignore[method-assign]
+        confirm, pool.weights.confirm = pool.weights.confirm, lambda *_, **__: None  # type: ignore[method-assign]
         rollout_servers.misbehave(rollout_servers.all[0], fault, seconds=1.5)
         assert answers(run(model, sampling)) == expected
         assert rollout_servers.counts(rollout_servers.all[1])["requests"] >= 4
