@@ -36,6 +36,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     old["trainer"]["strategy"]["init_args"] |= {"read_shards": True, "data_parallel_replicate": 1, "timeout": "2:00:00"}
     old["model"]["init_args"]["loss"]["gap_mask_ends"] = False  # new since: ends are spared unless asked for
     old["model"]["init_args"]["sampling"]["colocate"] = asdict(ColocateArgs())  # new since, and not used by the loop
+    old["model"]["init_args"]["sampling"]["lag"] = 0  # new since: a rollout was written when it was trained on
     old["model"]["init_args"]["grader_killed"] = "incorrect"  # new since: killed answers were unknown
     old["model"]["init_args"]["loss"] |= {"keep_tokens": 1.0, "entry_clip": None}  # new since: all tokens, no limit
     old["model"]["init_args"]["advantage"] |= {"baseline": "none", "reference_weight": 0.0}  # new since
