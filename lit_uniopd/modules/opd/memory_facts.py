@@ -5,7 +5,7 @@ from typing import Any
 
 from lit_uniopd.memory import Setup, Workload
 from lit_uniopd.modules.opd.scoring import longest_reading
-from lit_uniopd.modules.opd.writing_teams import Team
+from lit_uniopd.modules.opd.writing_teams import member_sampling
 
 
 def rollout_workload(module: Any, processor: Any) -> Workload:
@@ -17,7 +17,7 @@ def rollout_workload(module: Any, processor: Any) -> Workload:
     """
     data, trained = module.trainer_data, module.trainer_data.prompts("train")
     return Workload.of_rollouts(
-        Team.of(module).share(module.sampling),
+        member_sampling(module, module.sampling),
         answers=data.batch_size * module.sampling.n,
         longest_prompt=module.longest_prompt(trained),
         longest_read=longest_reading(module, trained, processor),

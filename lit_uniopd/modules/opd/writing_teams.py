@@ -31,14 +31,19 @@ class Team:
         Args:
             module: ``UniOPD``; where teachers write, each rank is a team of its own.
         """
-        ranks = module.trainer.world_size
-        size = math.gcd(module.split_groups, ranks) if module.phase.writer == "student" else 1
+        ranks, size = module.trainer.world_size, team_size(module)
         part, first = divmod(module.global_rank, ranks // size)
         return cls(range(first, ranks, ranks // size), part)
 
-    def share(self, sampling: SamplingArgs) -> SamplingArgs:
-        """Options with the number of answers that one member writes to a prompt."""
-        return replace(sampling, n=sampling.n // len(self.members))
+
+def team_size(module: Any) -> int:
+    """Members of every team; needs no rank, so plans can ask."""
+    return math.gcd(module.split_groups, module.trainer.world_size) if module.phase.writer == "student" else 1
+
+
+def member_sampling(module: Any, sampling: SamplingArgs) -> SamplingArgs:
+    """Options with the number of answers that one member writes to a prompt."""
+    return replace(sampling, n=sampling.n // team_size(module))
 
 
 def write_part(module: Any, prompts: Sequence[Prompt], sampling: SamplingArgs, *, seed: int) -> Rollouts:
@@ -58,7 +63,7 @@ def write_part(module: Any, prompts: Sequence[Prompt], sampling: SamplingArgs, *
         batches = exchange(module, [list(prompts) if rank in team.members else [] for rank in range(ranks)])
         keys = [rank + i * ranks for rank, batch in enumerate(batches) for i in range(len(batch))]
         prompts = [prompt for batch in batches for prompt in batch]
-    share = team.share(sampling)
+    share = member_sampling(module, sampling)
     return write_answers(module.policy, prompts, share, seed=seed, keys=keys, first=team.part * share.n)
 
 
