@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 HEADS = [hooks.read_head(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.yaml"))]
 COMMANDS = {re.sub(r"\\\n\s*", "", line): head.path for head in HEADS for line in head.commands}
 RUNS = {line: path for line, path in COMMANDS.items() if re.match(r"uniopd (fit|predict|validate) ", line)}
+RUNS = {line: path for line, path in RUNS.items() if "configs/reproduce/" not in line}
+"""Those of configs/reproduce read rows that another command writes: tests/configs/test_reproduce.py."""
 DIFFICULTY = "runs/difficulty.jsonl"
 """Which nobody has measured yet."""
 PICTURED = re.compile(r"multimodal|cross_modal|sentinel")
