@@ -33,11 +33,28 @@ class Format:
     """How a project writes its rows."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Role -> its column, unless the source names another."""
+    """Role -> its column, unless the source names another or the rows have one of the role's own name."""
     convert: Callable[[dict[str, Any], Mapping[str, str]], dict[str, Any]] | None = None
     """From the cells of a row, and the names of columns by role, to cells in our form; raises `Unusable`."""
     keyed: Callable[[Mapping[str, Any]], "list[dict[str, Any]] | None"] | None = None
     """From a file that is one JSON object to its rows; None: it is not of this format."""
+
+    def beside(self, rows: Rows, source: Any, flag: str) -> "Format":
+        """The format for these rows: a column of a role's own name, which may have been named, goes before its own.
+
+        Args:
+            rows: as published.
+            source: has ``path`` and a ``<role>_column`` for each role.
+            flag: the option that ``source`` came from, for messages.
+        """
+        there = {role: name for role, name in self.columns.items() if role in rows.columns}
+        for role, name in there.items():
+            if getattr(source, f"{role}_column") == role:
+                log.warning(
+                    "%s has a column %r, which is read in the place of the format's %s; %s.%s_column %s reads that.",
+                    *(source.path, role, name, flag, role, name),
+                )
+        return replace(self, columns={role: name for role, name in self.columns.items() if role not in there})
 
     def names(self, source: Any, roles: Sequence[str]) -> dict[str, str]:
         """Role -> its column: that of the format, where the source keeps the default name."""

@@ -85,7 +85,9 @@ def read_pairs(source: PairSourceArgs, flag: str) -> PairTable:
     """
     published = None if source.format is None else PAIR_FORMATS[source.format]
     keyed = None if published is None else published.keyed
-    rows = in_our_form(read_rows(source, flag, keyed), published, source, _ROLES)
+    table = read_rows(source, flag, keyed)
+    published = None if published is None else published.beside(table, source, flag)
+    rows = in_our_form(table, published, source, _ROLES)
     columns = _columns(source, rows, flag, published)
     make = partial(_pair, source, columns, PictureFolder.of(source, flag))
     keeps = rows.nbytes <= KEPT_BYTES

@@ -122,7 +122,9 @@ def read_prompts(source: SourceArgs, flag: str) -> PromptTable:
         UserError: naming the file, the row or the column that is wrong.
     """
     published = None if source.format is None else PROMPT_FORMATS[source.format]
-    rows = in_our_form(read_rows(source, flag), published, source, _ROLES)
+    table = read_rows(source, flag)
+    published = None if published is None else published.beside(table, source, flag)
+    rows = in_our_form(table, published, source, _ROLES)
     named = None if published is None else published.columns
     columns = columns_of(source, rows, flag, roles=_ROLES, required=("prompt",), published=named)
     teacher = teacher_of(source.teacher, f"{flag}.teacher")

@@ -58,6 +58,31 @@ def test_rows_are_routed(tmp_path: Path, name: str, options: dict[str, Any], rou
     assert all(prompt.gold is not None for prompt in read)
 
 
+@pytest.mark.parametrize(
+    ("published", "extra", "options", "role", "expected"),
+    [
+        ("verl", {"domain": "math"}, {}, "domain", "math"),  # as Open-MOPD writes them; named or not
+        ("verl", {"domain": "math"}, {"domain_column": "data_source"}, "domain", "openai/gsm8k"),
+        ("verl", {"answer": "42"}, {}, "gold", "42"),
+        ("verl", {"answer": "42"}, {"answer_column": "reward_model.ground_truth"}, "gold", None),
+        ("eurus", {"domain": "sums"}, {"format": "prime"}, "domain", "sums"),
+    ],
+)
+def test_a_column_of_a_roles_own_name_goes_before_the_formats(
+    tmp_path: Path, published: str, extra: dict, options: dict, role: str, expected: str | None, caplog
+):
+    path, (_, rows) = tmp_path / "rows.jsonl", PUBLISHED[published]
+    path.write_text("".join(json.dumps({**row, **extra}) + "\n" for row in rows))
+    options = {"format": "verl", "grader": "math"} | options
+    read = list(read_prompts(SourceArgs(str(path), **options), FLAG))
+    values = [getattr(prompt, role) for prompt in read]
+    wanted = [row["reward_model"]["ground_truth"] for row in rows] if expected is None else [expected] * len(rows)
+    assert values == wanted
+    (column,) = extra
+    told = f"has a column {column!r}, which is read in the place of the format's" in caplog.text
+    assert told == (f"{column}_column" not in options)
+
+
 def test_no_outcome_of_the_papers_labels_is_unknown(tmp_path: Path):
     """Right answers are right, wrong ones wrong, in the order of the rows: two programs and a number, then programs."""
     read = prompts(tmp_path, "eurus", format="prime", grader="math")

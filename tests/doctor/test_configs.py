@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from docs import hooks
@@ -21,8 +22,14 @@ ROOT = Path(__file__).parent.parent.parent
 HEADS = [hooks.read_head(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.yaml"))]
 COMMANDS = {re.sub(r"\\\n\s*", "", line): head.path for head in HEADS for line in head.commands}
 RUNS = {line: path for line, path in COMMANDS.items() if re.match(r"uniopd (fit|predict|validate) ", line)}
-RUNS = {line: path for line, path in RUNS.items() if "configs/reproduce/" not in line}
-"""Those of configs/reproduce read rows that another command writes: tests/configs/test_reproduce.py."""
+WRITTEN = sorted(
+    {
+        name
+        for path in ROOT.glob("configs/reproduce/*.yaml")
+        for name in re.findall(r"runs/\S+\.jsonl", path.read_text())
+    }
+)
+"""Files of the reproductions, which `python -m benchmarks.reproduce rows` writes from the hub."""
 DIFFICULTY = "runs/difficulty.jsonl"
 """Which nobody has measured yet."""
 PICTURED = re.compile(r"multimodal|cross_modal|sentinel")
@@ -53,8 +60,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     image_rows = [
         {**row, "domain": domains[i % 4], "images": ["vg/1.jpg"] * (i % 4 < 3)} for i, row in enumerate(text_rows)
     ]
-    tables = dict.fromkeys(re.findall(r"[\w/]+\.jsonl", " ".join(RUNS)), prompts)
-    tables |= {name: pairs for name in tables if "pairs" in name}
+    tables = dict.fromkeys([*re.findall(r"[\w/]+\.jsonl", " ".join(RUNS)), *WRITTEN], prompts)
+    tables |= {name: pairs for name in tables if "pairs" in name or "dpo" in name}
     graded_pairs = [{**pair, "score_chosen": 10.0} for pair in pairs]  # as the playground's are
     tables |= {"text.jsonl": text_rows, "images.jsonl": image_rows}
     for kind in ("sums", "lists"):
@@ -67,7 +74,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path(folder).mkdir()
         (Path(folder) / "vg").symlink_to(root / "vg")
     for name, rows in tables.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mopd = [{"prompt": [{"role": "user", "content": row["prompt"]}], "domain": row["domain"]} for row in text_rows]
+    Path("rl_prompt_mix").mkdir()
+    Dataset.from_list(mopd).to_parquet("rl_prompt_mix/train.parquet")
     yield root
     os.chdir(before)
 
@@ -124,8 +135,10 @@ NOT_HAD = re.compile(
 
 OF_THIS_DESK = re.compile(
     r"The NLL holds on to every chosen answer|A step is to take \d+ rows|exceed the \d+ positions"
+    r"|No training prompt has a grader: outcomes are unknown"
 )
-"""Rightly said of 64 pairs whose chosen answers all score 4, and of models with few positions."""
+"""Rightly said of 64 pairs whose chosen answers all score 4, of models with few positions, and of Open-MOPD's plain
+distillation, which asks for no outcomes."""
 
 
 BEHIND_ANOTHER = re.compile(r"configs/quickstart\.yaml -c")
