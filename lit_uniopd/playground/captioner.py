@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +142,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.tokenizer = make_tokenizer()
-
-    def question(self, text: str = QUESTION) -> list[int]:
-        """A question about a picture."""
-        return [BOS, *[PICTURE] * PICTURE_TOKENS, *self.ids(text), LINE]
+        self.question = [BOS, *[PICTURE] * PICTURE_TOKENS, *self.ids(QUESTION), LINE]
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -155,38 +151,28 @@ class Reader:
         raw = torch.frombuffer(bytearray(scene.picture().tobytes()), dtype=torch.uint8).view(1, SIDE, SIDE, 3)
         return {"pixel_values": (raw.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5}
 
-    def loss(
-        self, model: PreTrainedModel, rows: list[tuple[Scene, str]], questions: Sequence[str] | None = None
-    ) -> Tensor:
-        """Mean negative log-prob of the captions' tokens; of each row its question, or the playground's for all."""
-        starts = [self.question(text) for text in questions or [QUESTION] * len(rows)]
+    def loss(self, model: PreTrainedModel, rows: list[tuple[Scene, str]]) -> Tensor:
+        """Mean negative log-prob of the captions' tokens."""
         answers = [[*self.ids(text), EOS] for _, text in rows]
-        width = max(len(start) + len(answer) for start, answer in zip(starts, answers, strict=True))
-        ids = torch.full((len(rows), width), PAD)
-        labels = torch.full((len(rows), width), IGNORED)
-        for row, (start, answer) in enumerate(zip(starts, answers, strict=True)):
-            end = len(start) + len(answer)
-            ids[row, :end] = torch.tensor([*start, *answer])
-            labels[row, len(start) : end] = ids[row, len(start) : end]
+        width = max(map(len, answers))
+        start, padding = len(self.question), [[PAD] * (width - len(answer)) for answer in answers]
+        ids = torch.tensor([[*self.question, *a, *p] for a, p in zip(answers, padding, strict=True)])
+        labels = ids.clone()
+        labels[:, :start] = IGNORED
+        labels[ids == PAD] = IGNORED
         pictures = vision_inputs(model, ids, [self.pixels(scene) for scene, _ in rows])
         return model(input_ids=ids, labels=labels, use_cache=False, **pictures).loss
 
     def captions(
-        self,
-        model: PreTrainedModel,
-        scenes: list[Scene],
-        questions: Sequence[str] | None = None,
-        *,
-        temperature: float = 0.0,
-        seed: int = 0,
+        self, model: PreTrainedModel, scenes: list[Scene], *, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
-        """One caption of each scene; ``questions`` as in ``loss``."""
+        """One caption of each scene."""
         training = model.training
         model.eval()
         args = SamplingArgs(n=1, max_new_tokens=100, temperature=temperature, max_rows=256)
         vision = [self.pixels(scene) for scene in scenes]
-        encoded = [self.question(text) for text in questions or [QUESTION] * len(scenes)]
-        completions = sample(model, encoded, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
+        questions = [self.question] * len(scenes)
+        completions = sample(model, questions, args, eos_ids={EOS}, pad_id=PAD, seed=seed, vision=vision)
         model.train(training)
         rows = [row[mask].tolist() for row, mask in zip(completions.tokens_BT, completions.mask_BT, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -61,9 +61,9 @@ def test_the_reader_is_the_processor_only_faster(tmp_path):
     reader, train = Reader(), draw_scenes(0, "train", 12)
     for prompt, scene in zip(prompts, train, strict=True):
         encoded = policy.encode(prompt)
-        assert encoded.tokens == reader.question()
+        assert encoded.tokens == reader.question
         torch.testing.assert_close(encoded.vision["pixel_values"], reader.pixels(scene)["pixel_values"])
         with Image.open(prompt.images[0]) as picture:
             assert picture.tobytes() == scene.picture().tobytes()
         assert prompt.row["objects"] == sorted(scene.objects)
-    assert QUESTION in policy.tokenizer.decode(reader.question())
+    assert QUESTION in policy.tokenizer.decode(reader.question)

@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.hallucination.records import checked_prompts
 from lit_uniopd.modules import UniOPD
-from lit_uniopd.playground.captioner import Reader
+from lit_uniopd.playground.captioner import BOS, LINE, PICTURE, PICTURE_TOKENS, Reader
 from lit_uniopd.playground.scenes import QUESTION
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.sampling import SamplingArgs
@@ -69,7 +69,8 @@ def test_the_teacher_reads_the_view_and_equal_views_say_nothing(scenes, tmp_path
     objects = {row["id"]: row["objects"] for row in rows}
     for row, prompt in enumerate(viewing.prompts):
         length = int(viewing.lengths_B[row])
-        start = reader.question(f"{QUESTION} {'. '.join(sorted(objects[prompt.id]))}.")
+        asked = reader.ids(f"{QUESTION} {'. '.join(sorted(objects[prompt.id]))}.")
+        start = [BOS, *[PICTURE] * PICTURE_TOKENS, *asked, LINE]
         ids = torch.tensor([[*start, *viewing.tokens_BT[row, :length].tolist()]])
         with torch.no_grad():
             logits = policy.model(input_ids=ids, **policy.encode(prompt).vision).logits[0, len(start) - 1 : -1]
