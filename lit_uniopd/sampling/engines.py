@@ -93,8 +93,6 @@ def sample(
         UserError: if prompt and answer do not fit in the model's table of positions.
         FloatingPointError: if the model's logits are not finite.
     """
-    _check(model, prompt_tokens, args)
-    args = settled(args, model, processor)
     request = GenerationRequest(
         model=model,
         prompt_tokens=prompt_tokens,
@@ -110,7 +108,16 @@ def sample(
         on_progress=on_progress,
         on_tokens=on_tokens,
     )
-    engine = "generate" if args.engine == "loop" and not _can_loop(model) else args.engine
+    return answer(request)
+
+
+@torch.no_grad()
+def answer(request: GenerationRequest) -> Completions:
+    """Do what a request asks, by the engine that it names; see ``sample``."""
+    _check(request.model, request.prompt_tokens, request.args)
+    args = settled(request.args, request.model, request.processor)
+    request = replace(request, args=args)
+    engine = "generate" if args.engine == "loop" and not _can_loop(request.model) else args.engine
     return _completions(request, (engine_vllm_server if args.server is not None else ENGINES[engine]).write(request))
 
 
@@ -119,7 +126,7 @@ def begin(request: GenerationRequest) -> PendingAnswers:
     """Have vLLM's servers write answers by the weights of now, while the model is trained on.
 
     Args:
-        request: as ``sample`` makes it, with ``args.server``.
+        request: with ``args.server``.
 
     Raises:
         ValueError: as ``sample``.

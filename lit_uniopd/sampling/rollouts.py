@@ -1,6 +1,7 @@
 """From prompts to rollouts: the policy writes the answers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -9,7 +10,7 @@ from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engine_vllm_server import PendingAnswers
-from lit_uniopd.sampling.engines import Completions, begin, collect, sample
+from lit_uniopd.sampling.engines import Completions, answer, begin, collect
 from lit_uniopd.sampling.request import GenerationRequest
 from lit_uniopd.types import Prompt, Rollouts
 from lit_uniopd.utils.progress import follow, progress_bar
@@ -42,23 +43,10 @@ def write_answers(
     """
     keys = range(len(prompts)) if keys is None else keys
     encoded = [policy.encode(prompt) for prompt in prompts] if encoded is None else encoded
+    request = _request(policy, encoded, args, seed=seed, keys=keys, first=first)
     rows = len(prompts) * args.n
     with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
-        answers = sample(
-            policy.model,
-            [prompt.tokens for prompt in encoded],
-            args,
-            eos_ids=policy.eos_ids,
-            pad_id=policy.pad_id,
-            seed=seed,
-            keys=keys,
-            first=first,
-            vision=[prompt.vision for prompt in encoded],
-            unprocessed=[prompt.unprocessed for prompt in encoded],
-            processor=policy.processor,
-            on_progress=follow(bar),
-            on_tokens=bar.add_tokens,
-        )
+        answers = answer(replace(request, on_progress=follow(bar), on_tokens=bar.add_tokens))
     return rollouts_of(policy, prompts, encoded, answers, keys)
 
 
@@ -74,7 +62,20 @@ def begin_answers(
         seed: as in ``write_answers``.
         keys: likewise.
     """
-    request = GenerationRequest(
+    with policy.gathered(), policy.answering():
+        return begin(_request(policy, encoded, args, seed=seed, keys=keys))
+
+
+def _request(
+    policy: Policy,
+    encoded: Sequence[EncodedPrompt],
+    args: SamplingArgs,
+    *,
+    seed: int,
+    keys: Sequence[int],
+    first: int = 0,
+) -> GenerationRequest:
+    return GenerationRequest(
         model=policy.model,
         prompt_tokens=[prompt.tokens for prompt in encoded],
         args=args,
@@ -82,12 +83,11 @@ def begin_answers(
         pad_id=policy.pad_id,
         seed=seed,
         keys=keys,
+        first=first,
         vision=[prompt.vision for prompt in encoded],
         unprocessed=[prompt.unprocessed for prompt in encoded],
         processor=policy.processor,
     )
-    with policy.gathered(), policy.answering():
-        return begin(request)
 
 
 def collect_answers(pending: PendingAnswers) -> Completions:
