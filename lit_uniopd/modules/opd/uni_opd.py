@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -266,12 +266,11 @@ class UniOPD(PolicyModule):
         They are ``log p_T - log p_S``, or what stands in their place. Where teachers read right answers, all are
         graded first.
         """
-        graded_first = bool(self.teachers.showing_best)
-        if graded_first:
-            with self.grading(rollouts):
-                pass
-            show_best_answers(rollouts, self.teachers)
-        with nullcontext() if graded_first else self.grading(rollouts):
+        with ExitStack() as meanwhile:
+            meanwhile.enter_context(self.grading(rollouts))
+            if self.teachers.showing_best:
+                meanwhile.close()
+                show_best_answers(rollouts, self.teachers)
             reference_BT = ask_teachers(self, rollouts)
             baseline_BT = teacher_baseline(self, rollouts)
         forget_cut(rollouts, self.sampling, self.horizon, self.global_step)
