@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, Trainer
 
 from lit_uniopd.diagnostics import Judged, judge, misjudged_table, order_figure, order_statistics
-from lit_uniopd.diagnostics.advice import OrderSeen
+from lit_uniopd.diagnostics.advice import OrderTotals
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.opd.uni_opd import UniOPD
 from lit_uniopd.monitoring.media import log_figure, log_histogram, log_table, shows_media
@@ -41,7 +41,7 @@ class OrderDiagnostics(Callback):
             raise UserError(f"OrderDiagnostics.every_n_steps must be at least 1, got {every_n_steps}.")
         self.every_n_steps = every_n_steps
         self.examples = examples
-        self.seen = OrderSeen()
+        self.totals = OrderTotals()
         self._judged: list[Judged] = []
 
     def essential_charts(self) -> Charts:
@@ -64,10 +64,12 @@ class OrderDiagnostics(Callback):
         if pl_module.teachers:
             labels["teacher"] = [pl_module.teachers.route(prompt) for prompt in prompts]
             names["teacher"] = pl_module.teachers.names
-        logged = order_statistics(judged, labels, names).reduce(pl_module)
-        log_values(trainer, logged)
-        removed = float((~rollouts.keep_B).double().mean()) if len(rollouts) else 0.0
-        self.seen.add(logged, groups=len(judged.group_B.unique()), removed=removed)
+        statistics = order_statistics(judged, labels, names)
+        statistics.add("removed", (~rollouts.keep_B).sum(), len(rollouts))
+        means = statistics.reduce(pl_module)
+        removed = means.pop("removed", 0.0)  # a curve of its own, `rollout/removed`
+        log_values(trainer, means)
+        self.totals.add(means, groups=len(judged.group_B.unique()), removed=removed)
         if not trainer.is_global_zero:
             return
         self._judged.append(judged)
@@ -95,10 +97,10 @@ class OrderDiagnostics(Callback):
     def advice(self, trainer: Trainer) -> list[str]:
         """What the run's order says of calibration and balancing."""
         calibrates = any(getattr(callback, "changes_advantages", False) for callback in TrainerData(trainer).callbacks)
-        return self.seen.advice(calibrates=calibrates)
+        return self.totals.advice(calibrates=calibrates)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": asdict(self.seen)}
+        return {"totals": asdict(self.totals)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seen = OrderSeen(**state_dict["seen"])
+        self.totals = OrderTotals(**state_dict["totals"])

@@ -30,8 +30,8 @@ ENOUGH = 100
 
 
 @dataclass
-class OrderSeen:
-    """Running counts of what a run's rollouts were like: groups of this rank, shares of all ranks."""
+class OrderTotals:
+    """Running totals of what a run's rollouts were like: groups of this rank, shares of all ranks."""
 
     rollouts: int = 0
     groups: int = 0
@@ -50,7 +50,7 @@ class OrderSeen:
         Args:
             logged: ``order/...`` of the rollout, over all ranks.
             groups: with an outcome, of this rank.
-            removed: share of this rank's answers that do not train.
+            removed: share of the answers that were left out, over all ranks.
         """
         self.rollouts += 1
         self.groups += groups
@@ -61,7 +61,7 @@ class OrderSeen:
             self.inversions += share
 
     def advice(self, *, calibrates: bool) -> list[str]:
-        """Lines for the owner of the run; none before enough was seen.
+        """Lines for the owner of the run; none before there was enough of it.
 
         Args:
             calibrates: whether something of the run changes advantages.
@@ -129,8 +129,8 @@ def balancing_advice(removed: float) -> str:
     if removed < REMOVED_AT_A_LOSS:
         return ""
     return (
-        f"online balancing: it left out {removed:.0%} of the answers. In the laboratory accuracy came out lower where "
-        f"it left out {REMOVED_AT_A_LOSS:.0%}; a run without it tells."
+        f"balancing: {removed:.0%} of the answers were left out. In the laboratory accuracy came out lower where "
+        f"online balancing left out {REMOVED_AT_A_LOSS:.0%}; a run without it tells."
     )
 
 
@@ -163,10 +163,10 @@ def sentence_advice(report: Mapping[str, Any]) -> str:
         >>> sentence_advice({"pairs": 2000})
         ''
     """
-    pairs, pictures = report["pairs"], report["pictures"] if report["pairs"] < PAIRS_ENOUGH else 0
+    pairs = report["pairs"]
     if pairs >= PAIRS_ENOUGH:
         return ""
-    rejected = report["candidates"].get("hallucinated", 0.0)
+    pictures, rejected = report["pictures"], report["candidates"].get("hallucinated", 0.0)
     more = f"; at this rate {-(-PAIRS_ENOUGH * pictures // pairs)} pictures make {PAIRS_ENOUGH}" if pairs else ""
     return (
         f"pairs: detectors reject {rejected:.0%} of the sentences, and {pictures} pictures make {pairs} pairs{more}. "

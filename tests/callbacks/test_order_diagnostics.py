@@ -51,11 +51,11 @@ def test_a_run_is_told_what_its_order_says_and_a_resumed_one_the_same(model_dirs
     diagnostics = OrderDiagnostics()
     run = trainer(tmp_path, callbacks=[HalfRight(), diagnostics])
     run.fit(module(model_dirs), Prompts(prompts(16)))
-    seen = diagnostics.seen
-    assert seen.rollouts == seen.ordered > 1
-    assert seen.mixed == seen.rollouts
+    totals = diagnostics.totals
+    assert totals.rollouts == totals.ordered > 1
+    assert totals.mixed == totals.rollouts
     assert diagnostics.advice(run) == []  # 16 groups are too few to speak of
-    seen.groups, seen.inversions = advice.ENOUGH, 0.3 * seen.ordered
+    totals.groups, totals.inversions = advice.ENOUGH, 0.3 * totals.ordered
     resumed = OrderDiagnostics()
     resumed.load_state_dict(diagnostics.state_dict())
     (line,) = resumed.advice(run)
@@ -72,4 +72,4 @@ def test_answers_that_are_left_out_are_counted(model_dirs, tmp_path):
     diagnostics = OrderDiagnostics()
     run = trainer(tmp_path, callbacks=[HalfRight(), LeaveOut(), diagnostics])
     run.fit(module(model_dirs), Prompts(prompts(4)))
-    assert diagnostics.seen.removed / diagnostics.seen.rollouts == 0.25
+    assert diagnostics.totals.removed / diagnostics.totals.rollouts == 0.25

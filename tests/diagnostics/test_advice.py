@@ -9,7 +9,7 @@ from benchmarks.lab.charts import read_table
 from benchmarks.lab.pairs import SETTINGS, TIED, make_pairs
 from lit_uniopd.diagnostics import advice
 from lit_uniopd.diagnostics.advice import (
-    OrderSeen,
+    OrderTotals,
     balancing_advice,
     calibration_advice,
     groups_advice,
@@ -23,8 +23,8 @@ from lit_uniopd.types import Prompt
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def seen(rollouts: list[dict[str, float]], *, groups: int = 200, removed: float = 0.0) -> OrderSeen:
-    result = OrderSeen()
+def totals(rollouts: list[dict[str, float]], *, groups: int = 200, removed: float = 0.0) -> OrderTotals:
+    result = OrderTotals()
     for logged in rollouts:
         result.add(logged, groups=groups, removed=removed)
     return result
@@ -46,7 +46,7 @@ def test_groups_of_one_outcome_are_told_of_where_they_are_most():
 
 def test_what_balancing_leaves_out_is_told_of_where_it_is_as_much_as_in_the_laboratory():
     assert balancing_advice(advice.REMOVED_AT_A_LOSS - 0.01) == ""
-    assert "left out 30% of the answers" in balancing_advice(0.3)
+    assert "30% of the answers were left out" in balancing_advice(0.3)
 
 
 def test_a_runs_numbers_are_means_over_its_rollouts():
@@ -56,14 +56,14 @@ def test_a_runs_numbers_are_means_over_its_rollouts():
         {"order/mixed": 0.7, "order/inversions_before": 0.3},
         {"order/mixed": 0.2},
     ]
-    (line,) = seen(rollouts).advice(calibrates=False)
+    (line,) = totals(rollouts).advice(calibrates=False)
     assert line.startswith("calibration: 20% of the graded pairs")
 
 
 def test_nothing_is_said_before_enough_was_seen():
     logged = [{"order/mixed": 0.1, "order/inversions_before": 0.0}]
-    assert seen(logged, groups=advice.ENOUGH - 1).advice(calibrates=False) == []
-    assert len(seen(logged, groups=advice.ENOUGH, removed=0.5).advice(calibrates=False)) == 3
+    assert totals(logged, groups=advice.ENOUGH - 1).advice(calibrates=False) == []
+    assert len(totals(logged, groups=advice.ENOUGH, removed=0.5).advice(calibrates=False)) == 3
 
 
 def test_a_quality_weight_that_changes_little_is_named():
