@@ -133,8 +133,8 @@ def outcomes(parts: Sequence[Part]) -> list[Outcome]:
     estimates = [(part, comparison, estimate(comparison)) for part in parts for comparison in part.tests]
     adjusted: dict[int, float] = {}
     for method in dict.fromkeys(part.method for part in parts):
-        own = [i for i, (part, _, e) in enumerate(estimates) if part.method == method and e and not e.adjusted]
-        adjusted |= zip(own, holm([estimates[i][2].p for i in own]), strict=True)  # pyright: ignore[reportOptionalMemberAccess]
+        rows = [i for i, (part, _, e) in enumerate(estimates) if part.method == method and e and not e.adjusted]
+        adjusted |= zip(rows, holm([estimates[i][2].p for i in rows]), strict=True)  # pyright: ignore[reportOptionalMemberAccess]
     return [
         Outcome(part, comparison, e, math.nan if e is None else adjusted.get(i, e.p))
         for i, (part, comparison, e) in enumerate(estimates)
@@ -255,8 +255,8 @@ def decisions(worlds: dict[str, dict[str, str]], tested: Sequence[Outcome]) -> s
         "|---|---|---|---|---|",
     ]
     for part in dict.fromkeys(test.part for test in tested):
-        own = [test for test in tested if test.part == part]
-        cells = [f"**{part.method}**: {part.part}", part.claimed, _here(worlds, own), part.takes, part.watch]
+        of_part = [test for test in tested if test.part == part]
+        cells = [f"**{part.method}**: {part.part}", part.claimed, _here(worlds, of_part), part.takes, part.watch]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -265,9 +265,8 @@ def _here(worlds: dict[str, dict[str, str]], tested: Sequence[Outcome]) -> str:
     """Answers in the order of their weight, each with its worlds; those that show nothing without numbers."""
     said = []
     for answer in dict.fromkeys([HELPS, COSTS, UNSURE, *(test.answer for test in tested)]):
-        own = [test for test in tested if test.answer == answer]
-        if own:
-            where = [f"{world_of(worlds, test.comparison)}{_amount(test)}" for test in own]
+        where = [f"{world_of(worlds, test.comparison)}{_amount(test)}" for test in tested if test.answer == answer]
+        if where:
             said.append(f"**{answer}**: " + "; ".join(where))
     return "<br>".join(said)
 

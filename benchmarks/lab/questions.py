@@ -111,13 +111,13 @@ def read_summaries(family: Family, path: Path = SUMMARIES) -> Results:
 
 def table(family: Family, results: Results) -> str:
     """Markdown: each question with its plan, and its answer where all its seeds have run."""
-    asked = differences_of(family, results)
+    differences_by_question = differences_of(family, results)
     tested = answers(family, results)
     lines = [
         "| question | arm | minus | asked for | seeds needed | seeds | final accuracy (95 %) | p (Holm) | answer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for i, (question, differences) in enumerate(zip(family.questions, asked, strict=True)):
+    for i, (question, differences) in enumerate(zip(family.questions, differences_by_question, strict=True)):
         claim = f"equal within {question.effect}" if question.equivalence else f"a difference of {question.effect}"
         cells = [question.question, f"`{question.setting}` `{question.arm}`", f"`{question.base}`", claim]
         cells += [str(family.needed(question)), f"{len(differences)} of {len(family.seeds)}"]
@@ -132,20 +132,20 @@ def table(family: Family, results: Results) -> str:
 
 def differences_of(family: Family, results: Results) -> list[list[float]]:
     """Of each question, the differences of the seeds that have run."""
-    asked: list[list[float]] = []
+    differences: list[list[float]] = []
     for question in family.questions:
         arms = [(question.setting, arm) in results for arm in (question.arm, question.base)]
-        asked.append(paired(results, question.setting, question.arm, question.base, "final") if all(arms) else [])
-    return asked
+        differences.append(paired(results, question.setting, question.arm, question.base, "final") if all(arms) else [])
+    return differences
 
 
 def answers(family: Family, results: Results | None = None) -> list[tuple[list[float], float]] | None:
     """Of each question, its differences and its adjusted p-value; None until every seed of all has run."""
-    asked = differences_of(family, read_summaries(family) if results is None else results)
-    if any(len(differences) < len(family.seeds) for differences in asked):
+    differences = differences_of(family, read_summaries(family) if results is None else results)
+    if any(len(values) < len(family.seeds) for values in differences):
         return None
-    p_values = [question.p_value(values) for question, values in zip(family.questions, asked, strict=True)]
-    return list(zip(asked, holm(p_values), strict=True))
+    p_values = [question.p_value(values) for question, values in zip(family.questions, differences, strict=True)]
+    return list(zip(differences, holm(p_values), strict=True))
 
 
 def answer(question: Question, mean: float, p: float, alpha: float) -> str:

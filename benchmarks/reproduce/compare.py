@@ -139,12 +139,15 @@ def read_scores(path: Path) -> dict[str, float]:
 
 def table(results: Sequence[Result]) -> str:
     """Expected against measured."""
-    shown = lambda value: "" if math.isnan(value) else f"{value:.4f}"  # noqa: E731
     rows = [
-        (r.what, shown(r.expected), shown(r.measured), shown(r.difference), f"{r.tolerance:g}", _verdict(r), r.note)
+        (r.what, *map(_shown, (r.expected, r.measured, r.difference)), f"{r.tolerance:g}", _verdict(r), r.note)
         for r in results
     ]
     return padded(("number", "expected", "measured", "difference", "allowed", "verdict", "note"), rows)
+
+
+def _shown(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def _verdict(result: Result) -> str:

@@ -72,9 +72,9 @@ def load_lmms_tasks(name: str, args: HarnessArgs) -> list[LmmsTask]:
 def is_judged(task: LmmsTask) -> bool:
     """Whether the code that scores names a judge on the web: its files, and those that they import names from."""
     functions = [task.task.get_config("process_results"), *task.task.aggregation().values()]
-    own = [inspect.unwrap(function) for function in functions if inspect.isfunction(function)]
-    imported = [value for function in own for value in function.__globals__.values() if _has_file(value)]
-    files = {inspect.getsourcefile(part) for part in (*own, *imported)}
+    scoring = [inspect.unwrap(function) for function in functions if inspect.isfunction(function)]
+    imported = [value for function in scoring for value in function.__globals__.values() if _has_file(value)]
+    files = {inspect.getsourcefile(part) for part in (*scoring, *imported)}
     tasks = Path(lmms_eval("tasks").__file__ or "").parent
     return any(
         JUDGED.search(Path(file).read_text(encoding="utf-8"))
@@ -147,9 +147,9 @@ def _manager_for(name: str, args: HarnessArgs) -> Any:
     Raises:
         UserError: if none does.
     """
-    own = _manager(args.include_path, args.model_name, False)
-    if name in own.task_index:
-        return own
+    manager = _manager(args.include_path, args.model_name, False)
+    if name in manager.task_index:
+        return manager
     manager = _manager(args.include_path, args.model_name, True)
     if name not in manager.task_index:
         hint = did_you_mean(name, manager.all_tasks, prefix=LMMS_PREFIX)

@@ -44,9 +44,9 @@ def harness_scores(
     tasks = {key: benchmark.harness.scores(answers[key], directory) for key, benchmark in benchmarks.items()}
     by_group: dict[str, dict[str, float]] = {}
     for prefix in dict.fromkeys(benchmark.harness.prefix for benchmark in benchmarks.values()):
-        own = {key: benchmark for key, benchmark in benchmarks.items() if benchmark.harness.prefix == prefix}
-        groups = {group.name: group for benchmark in own.values() for group in benchmark.harness.groups}
-        by_name = {own[key].spec.title: tasks[key] for key in own if tasks[key].documents}
+        members = {key: benchmark for key, benchmark in benchmarks.items() if benchmark.harness.prefix == prefix}
+        groups = {group.name: group for benchmark in members.values() for group in benchmark.harness.groups}
+        by_name = {members[key].spec.title: tasks[key] for key in members if tasks[key].documents}
         by_group |= {f"{prefix}{name}": scores for name, scores in group_scores(by_name, groups.values()).items()}
     return HarnessScores(tasks, by_group, {key: len(texts) for key, texts in answers.items()})
 

@@ -87,8 +87,8 @@ def bring_home(module: Any, prompts: Sequence[Prompt], rollouts: Rollouts) -> Ro
         without_vision(rollouts[home_B == rank].to("cpu")) if rank in team.members else None for rank in range(ranks)
     ]
     parts = Rollouts.cat([part.to(module.device) for part in exchange(module, parcels) if part is not None])
-    whole = parts[parts.group_B.argsort(stable=True)]
-    groups = whole.group_B.tolist()
-    whole.prompts = [prompts[group // ranks] for group in groups]
-    whole.vision = [vision[group] for group in groups]
-    return whole
+    home = parts[parts.group_B.argsort(stable=True)]
+    groups = home.group_B.tolist()
+    home.prompts = [prompts[group // ranks] for group in groups]
+    home.vision = [vision[group] for group in groups]
+    return home
