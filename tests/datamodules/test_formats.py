@@ -71,7 +71,9 @@ def test_rows_are_routed(tmp_path: Path, name: str, options: dict[str, Any], rou
 def test_a_column_of_a_roles_own_name_goes_before_the_formats(
     tmp_path: Path, published: str, extra: dict, options: dict, role: str, expected: str | None, caplog
 ):
-    path, (_, rows) = tmp_path / "rows.jsonl", PUBLISHED[published]
+    path = tmp_path / "rows.jsonl"
+    rows = PUBLISHED[published][1]
+    assert isinstance(rows, list)
     path.write_text("".join(json.dumps({**row, **extra}) + "\n" for row in rows))
     options = {"format": "verl", "grader": "math"} | options
     read = list(read_prompts(SourceArgs(str(path), **options), FLAG))
