@@ -1,17 +1,22 @@
 """The real server: rollouts with whole weights and adapters after every change, and a teacher's log-probs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from engines.comparisons import PROMPTS, change, load, same, with_log_probs_of
+from engines.comparisons import PROMPTS, change, large_steps, load, same, with_log_probs_of
+from modules.opd.test_lag import Watch
+from modules.opd.test_stopping import questions
 from peft import LoraConfig, get_peft_model
 from tiny import Prompts, module, prompts, sgd, trainer
 
 from lit_uniopd.errors import UserError
-from lit_uniopd.policy import PolicyArgs
+from lit_uniopd.modules import LossArgs
+from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import Completions, SamplingArgs, ServerArgs, engine_vllm_server, sample
 from lit_uniopd.teachers import HttpArgs, TeacherArgs
+from lit_uniopd.types import Rollouts
 
 
 def write(model: Any, server: ServerArgs | None, **options: Any) -> Completions:
@@ -84,3 +89,28 @@ def test_a_teacher_behind_it_scores_as_one_in_memory(tiny_dirs, untied_dir, tmp_
     assert torch.equal(local.tokens_BT, remote.tokens_BT)
     assert bool(remote.teacher_ok_B.all())
     torch.testing.assert_close(remote.teacher_logps_BT, local.teacher_logps_BT, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
+def test_with_lag_it_writes_by_the_weights_of_the_step_before(real_server, tiny_dirs, untied_dir, tmp_path, lora):
+    """Greedy answers of every step are those that the loop writes by the weights that the student had then."""
+    student, server = PolicyArgs(path=untied_dir, lora=lora), server_args(real_server, tmp_path, max_drift=20)
+    sampling = SamplingArgs(n=1, max_new_tokens=12, temperature=0, engine="vllm", server=server, lag=1)
+    loss = LossArgs(kind="reverse_kl")
+    model = module(tiny_dirs, student=student, sampling=sampling, loss=loss, optimizer=large_steps)
+    watch = Watch()
+    write(load(untied_dir), server)  # whatever it had before
+    trainer(tmp_path, callbacks=[watch], max_epochs=2).fit(model, questions(tmp_path))
+
+    def in_the_loop(step: int, rollouts: Rollouts) -> torch.Tensor:
+        writer = Policy.load(student, trainable=True)
+        state = {name.removeprefix("policy."): p for name, p in watch.weights[step].items()}
+        writer.load_state_dict(state, strict=False)
+        args, ends = replace(sampling, engine="loop", server=None, lag=0), sorted(writer.eos_ids)
+        prompt_tokens = rollouts.prompt_tokens
+        return sample(writer.model.eval(), prompt_tokens, args, eos_ids=ends, pad_id=writer.pad_id, seed=0).tokens_BT
+
+    assert len(watch.rollouts) == 4
+    for step, rollouts in enumerate(watch.rollouts):
+        assert torch.equal(rollouts.tokens_BT, in_the_loop(max(step - 1, 0), rollouts))
+        assert step == 0 or not torch.equal(rollouts.tokens_BT, in_the_loop(step, rollouts))
