@@ -13,6 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import SFT
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.schedules import WarmupCosine
 from lit_uniopd.types import PromptBatch
@@ -105,9 +106,9 @@ def test_several_updates_of_a_rollout_are_as_many_steps(model_dirs, tmp_path, op
     model = module(model_dirs, updates_per_rollout=3, lr_scheduler=lambda o: WarmupCosine(o, 0.25))
     rates, step = [], model.optimizer_step_on
 
-    def watched(*args: Any) -> None:
+    def watched(*args: Any) -> WeightedMeans:
         rates.append(model.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        step(*args)
+        return step(*args)
 
     model.optimizer_step_on = watched  # type: ignore[method-assign]
     run, _ = fit(model, Prompts(prompts(8)), tmp_path, **options)

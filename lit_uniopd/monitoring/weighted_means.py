@@ -27,6 +27,11 @@ class WeightedMeans:
         self._sums[name] = self._sums.get(name, 0.0) + float(total)
         self._counts[name] = self._counts.get(name, 0.0) + float(count)
 
+    def merge(self, other: "WeightedMeans") -> None:
+        """Add another's sums and counts, name by name."""
+        for name, (total, count) in other.state().items():
+            self.add(name, total, count)
+
     def state(self) -> dict[str, list[float]]:
         """Sums and counts, for a checkpoint."""
         return {name: [self._sums[name], self._counts[name]] for name in self._sums}

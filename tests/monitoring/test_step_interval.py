@@ -19,6 +19,7 @@ from datamodules import PromptDataModule, SourceArgs
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import SFT, UniOPD
 from lit_uniopd.monitoring import step_interval
+from lit_uniopd.monitoring.weighted_means import WeightedMeans
 from lit_uniopd.policy import PolicyArgs
 from lit_uniopd.utils.jsonl import read_lines
 from lit_uniopd.utils.run_directory import run_directory
@@ -98,10 +99,10 @@ def test_a_run_that_is_resumed_within_a_rollout_measures_as_an_unbroken_one(
     table.write_text("".join(json.dumps({**row, "grader": "exact"}) + "\n" for row in rows))
     step_on = UniOPD.optimizer_step_on
 
-    def stopped_before_the_sixth(self: UniOPD, *arguments: Any) -> None:
+    def stopped_before_the_sixth(self: UniOPD, *arguments: Any) -> WeightedMeans:
         if self.global_step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        step_on(self, *arguments)
+        return step_on(self, *arguments)
 
     def run(name: str, ckpt_path: Any = None) -> None:
         data = PromptDataModule(train=SourceArgs(path=str(table)), batch_size=2, seed=3)

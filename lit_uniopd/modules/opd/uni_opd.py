@@ -308,16 +308,20 @@ class UniOPD(PolicyModule):
             for rows in scored.updates[scored.done :]:
                 self.unfinished.keep(scored, prompts)
                 self.rollouts = scored.rollouts
-                self.optimizer_step_on(scored.rollouts, rows, scored.trained)
+                scored.trained.merge(self.optimizer_step_on(scored.rollouts, rows))
                 scored.done += 1
             self.teachers.rest()
         self.unfinished.clear()
 
-    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int], trained: WeightedMeans) -> None:
+    def optimizer_step_on(self, rollouts: Rollouts, rows: list[int]) -> WeightedMeans:
         """One optimizer step on some of the answers, of which this rank may have none.
 
         Exact for any split into micro-batches and ranks, since only sums are added up.
+
+        Returns:
+            Its statistics; a step that is stopped before its end is made again, and has none.
         """
+        trained = WeightedMeans()
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         denominator = self.loss.denominator or sum_over_ranks(self, len(rows))
@@ -347,6 +351,7 @@ class UniOPD(PolicyModule):
         schedule: Any = self.lr_schedulers()
         if schedule is not None:
             schedule.step()
+        return trained
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[tuple[str, list[int]]]:
         """Teacher and rows of each micro-batch, equally many on every rank; only the divergences need a teacher."""

@@ -30,7 +30,7 @@ def terminate() -> None:
 
 
 class Steps(Callback):
-    """What happened when: x-axis of the curves, optimizer steps, loss, and whole validations."""
+    """What happened when: x-axis of the curves, optimizer steps, what was said of them, and whole validations."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[Any, ...]] = []
@@ -39,14 +39,17 @@ class Steps(Callback):
         self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # The loss is logged when the optimizer steps, of all batches that were accumulated.
-        loss = float(trainer.callback_metrics["train/loss"]) if trainer.global_step > self.step else None
+        # Values are logged when the optimizer steps, of all batches that were accumulated.
+        values = of_kind(trainer, "train/") if trainer.global_step > self.step else None
         self.step = trainer.global_step
-        self.seen.append((trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.global_step, loss))
+        self.seen.append((trainer.fit_loop.epoch_loop._batches_that_stepped, trainer.global_step, values))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        self.seen.append(("validated", trainer.global_step, tuple(sorted(values.items()))))
+        self.seen.append(("validated", trainer.global_step, of_kind(trainer, "val/")))
+
+
+def of_kind(trainer: Trainer, kind: str) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kind)}
 
 
 class At:
@@ -127,7 +130,7 @@ def unbroken(model_dirs: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         ((UniOPD, "visit"), 1, 0, r"at step 0 \(0 of 3 updates"),
         ((UniOPD, "clip"), 1, 1, r"at step 1 \(1 of 3 updates"),
         ((UniOPD, "clip"), 5, 5, r"at step 5 \(2 of 3 updates"),  # in the last batch of an epoch
-        ((UniOPD, "micro_loss"), 8, 4, r"at step 4 \(1 of 3 updates"),  # between two micro-batches
+        ((UniOPD, "micro_loss"), 9, 4, r"at step 4 \(1 of 3 updates"),  # between two micro-batches
         ((UniOPD, "validation_step"), 1, 3, "at step 3; saved"),
         ((UniOPD, "validation_step"), 2, 6, "at step 6; saved"),
     ],
