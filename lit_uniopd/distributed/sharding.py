@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -130,6 +131,39 @@ def largest_over_ranks(module: nn.Module, number: int) -> int:
     return int(tensor)
 
 
+@contextmanager
+def unsharded(layer: nn.Module) -> Iterator[None]:
+    """The weights of one of ``units_of`` on every rank; any other module is left as it is.
+
+    Entering is a collective call, inside of ``policy(...)``.
+    """
+    if not isinstance(layer, FSDPModule) or not has_shards(layer):
+        yield
+        return
+    layer.unshard()
+    try:
+        yield
+    finally:
+        layer.reshard()
+
+
+def has_shards(module: nn.Module) -> bool:
+    """Whether any parameter is a shard now."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def can_gather_in_turn(module: nn.Module) -> bool:
+    """Whether layers may be gathered one at a time outside of an update: not shards that the host keeps for a GPU."""
+    shards = [parameter for parameter in module.parameters() if isinstance(parameter, DTensor)]
+    return bool(shards) and all(shard.device.type == shard.device_mesh.device_type for shard in shards)
+
+
+def gathered_dtype(module: nn.Module) -> torch.dtype | None:
+    """The type in which FSDP gathers the weights of the layers inside; None: the one they are held in."""
+    units: list[Any] = units_of(module)
+    return units[0]._get_fsdp_state()._mp_policy.param_dtype if units else None
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The state dict, without the side effect that FSDP's has: gathered weights stay gathered."""
     if not any(isinstance(module, FSDPModule) for module in model.modules()):
@@ -141,6 +175,25 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
         if name not in module._non_persistent_buffers_set
     }
     return {**dict(model.named_parameters(remove_duplicate=False)), **buffers}
+
+
+def weights_in_turn(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """``weights_of`` a model, in parts of one layer each; all that is in no layer is in parts of its own.
+
+    If the model is sharded, this is inside of ``policy(...)``, every step is a collective call, and a part has whole
+    weights until the next one is asked for.
+    """
+    for layer, names in groupby(list(weights_of(model)), key=layer_of):
+        with unsharded(model.get_submodule(layer)):
+            weights = weights_of(model)
+            yield {name: weights[name] for name in names}
+
+
+def layer_of(name: str) -> str:
+    """What a parameter's name has up to its first number, which is its layer's; all of the rest has none."""
+    parts = name.split(".")
+    numbers = [i for i, each in enumerate(parts) if each.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else ""
 
 
 # --- shards and full tensors ---

@@ -1,7 +1,6 @@
 """Weights as the published checkpoints of a model have them, which other programs read."""
 
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,14 +18,7 @@ def checkpoint_weights(base: Any) -> Iterator[tuple[str, Tensor]]:
     most one layer is held twice.
 
     Args:
-        base: a transformers model without the wrapper of adapters; its weights are whole.
+        base: a transformers model without the wrapper of adapters; sharded or not, see ``weights_in_turn``.
     """
-    for _, weights in groupby(merged_weights(base), key=lambda weight: layer_of(weight[0])):
-        yield from revert_weight_conversion(base, dict(weights)).items()
-
-
-def layer_of(name: str) -> str:
-    """What a parameter's name has up to its first number, which is its layer's; all of the rest has none."""
-    parts = name.split(".")
-    numbers = [i for i, each in enumerate(parts) if each.isdigit()]
-    return ".".join(parts[: numbers[0] + 1]) if numbers else ""
+    for weights in merged_weights(base):
+        yield from revert_weight_conversion(base, weights).items()

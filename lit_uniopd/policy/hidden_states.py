@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_uniopd.distributed.sharding import gathered, is_sharded
+from lit_uniopd.distributed.sharding import gathered, is_sharded, reshard
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.activation_offloading import activations_on_host
 from lit_uniopd.policy.args import PolicyArgs
@@ -66,6 +66,16 @@ class HiddenStateModel(nn.Module):
     def gathered(self) -> AbstractContextManager[None]:
         """All weights without gradients, for forward passes that other ranks need not run (see ``sharding``)."""
         return gathered(self)
+
+    def layer_by_layer(self, compute: Callable[[], T]) -> T:
+        """``policy(compute)`` that leaves nothing gathered.
+
+        Every rank calls it equally often, and gathers the same layers inside, by forward passes or ``weights_in_turn``.
+        """
+        try:
+            return self(compute)
+        finally:
+            reshard(self)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_uniopd.distributed.sharding import weights_of
+from lit_uniopd.distributed.sharding import weights_in_turn
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import LoraArgs
 
@@ -51,23 +51,20 @@ def with_adapters(model: PreTrainedModel, args: LoraArgs, flag: str, without: Se
 
 
 @torch.no_grad()
-def merged_weights(base: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights of the base model, every LoRA product added to its weight; sharded ones must be gathered."""
+def merged_weights(base: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Names and weights of the base model, layer by layer as of ``weights_in_turn``, LoRA products added to them."""
     layers: dict[str, Any] = {
         f"{name}.weight": layer for name, layer in base.named_modules() if getattr(layer, "get_delta_weight", None)
     }
-    for name, tensor in weights_of(base).items():
-        if ".lora_" in name:
-            continue
-        clean = name.replace(".base_layer.", ".")
-        if clean in layers:
+    for weights in weights_in_turn(base):
+        merged = {name.replace(".base_layer.", "."): w for name, w in weights.items() if ".lora_" not in name}
+        for name in merged.keys() & layers.keys():
             # Added before rounding: a step of training is often smaller than the spacing of bfloat16 at a weight.
-            delta = layers[clean].get_delta_weight("default")
-            yield clean, (tensor.to(delta.dtype) + delta).to(tensor.dtype)
-        else:
-            yield clean, tensor
+            delta, weight = layers[name].get_delta_weight("default"), merged[name]
+            merged[name] = (weight.to(delta.dtype) + delta).to(weight.dtype)
+        yield merged
 
 
 def merged_state(base: nn.Module) -> dict[str, Tensor]:
-    """All ``merged_weights``."""
-    return dict(merged_weights(base))
+    """All ``merged_weights``; sharded ones must be gathered."""
+    return {name: weight for weights in merged_weights(base) for name, weight in weights.items()}

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lit_uniopd.distributed.sharding import gathered_dtype, has_shards, largest_over_ranks
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.backbone import head_of, unwrap
 from lit_uniopd.policy.chat_template import EncodedPrompt
@@ -51,10 +52,7 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             its pictures, or does not have the student's weights after they were sent.
     """
     check_installed()
-    engine = engine_for(request.model, request.args, request.processor)
-    engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
-    engine.take_weights(request.model, request.probe, request.args.colocate.max_drift)
-    buffer = AnswerBuffer(request)
+    engine, buffer = request.read_weights(lambda: (_with_weights(request), AnswerBuffer(request)))
     try:
         for prompt, answers in engine.answers(request):
             for row, (tokens, logps) in enumerate(answers, start=prompt * request.answers):
@@ -63,6 +61,13 @@ def write(request: GenerationRequest) -> AnswerBuffer:
         if not _held:
             engine.rest()
     return buffer
+
+
+def _with_weights(request: GenerationRequest) -> ColocatedEngine:
+    engine = engine_for(request.model, request.args, request.processor)
+    engine.check_length(max(map(len, request.prompt_tokens)), request.args.max_new_tokens)
+    engine.take_weights(request.model, request.probe, request.args.colocate.max_drift)
+    return engine
 
 
 @contextmanager
@@ -209,7 +214,7 @@ class ColocatedEngine:
         """Make sure that the engine has exactly these weights.
 
         Args:
-            model: whole, with its adapters if it has any, which are merged.
+            model: with its adapters if it has any, which are merged; of sharded layers one at a time is gathered.
             prompt: by which engine and student are compared after the weights were sent.
             max_drift: nats by which their log-probs may differ on average; None: any.
 
@@ -217,7 +222,8 @@ class ColocatedEngine:
             UserError: if the engine has other weights afterwards.
         """
         current = fingerprint(unwrap(model).named_parameters())
-        if current == self.fingerprint:
+        changed = current != self.fingerprint
+        if not (largest_over_ranks(model, changed) if has_shards(model) else changed):
             return
         self.fingerprint = ""  # should what follows fail
         with _undisturbed(self.device):
@@ -289,7 +295,9 @@ def _engine_options(base: nn.Module, args: SamplingArgs, device: torch.device) -
     colocate: ColocateArgs = args.colocate
     cuda = device.type == "cuda"
     weight = head_of(base).weight_VH
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype
+    dtype = gathered_dtype(base) or weight.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
     cache_gib = colocate.kv_cache_gib or (None if cuda else CPU_CACHE_GIB)
     ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     return {

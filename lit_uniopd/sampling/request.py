@@ -41,6 +41,8 @@ class GenerationRequest:
     """Of each prompt with pictures, what the processor made that of, for engines with processors of their own."""
     processor: Any = None
     """The model's tokenizer or processor, for such engines."""
+    read_weights: Callable[[Callable[[], Any]], Any] = lambda compute: compute()
+    """Runs what reads the model's weights; ``layer_by_layer`` of a policy whose weights are sharded."""
     on_progress: Callable[[int, int], None] | None = None
     """Called with (finished answers, all answers) whenever more are finished."""
     on_tokens: Callable[[int], None] | None = None

@@ -1,10 +1,12 @@
 """From prompts to rollouts: the policy writes the answers."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
+from lit_uniopd.distributed.sharding import can_gather_in_turn
 from lit_uniopd.grade import NO_GRADER
 from lit_uniopd.policy.chat_template import EncodedPrompt
 from lit_uniopd.policy.policy import Policy
@@ -44,8 +46,10 @@ def write_answers(
     keys = range(len(prompts)) if keys is None else keys
     encoded = [policy.encode(prompt) for prompt in prompts] if encoded is None else encoded
     request = _request(policy, encoded, args, seed=seed, keys=keys, first=first)
-    rows = len(prompts) * args.n
-    with policy.gathered(), policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
+    rows, reading = len(prompts) * args.n, policy.gathered()
+    if args.engine == "vllm" and args.server is None and can_gather_in_turn(policy):
+        request, reading = replace(request, read_weights=policy.layer_by_layer), nullcontext()
+    with reading, policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
         answers = answer(replace(request, on_progress=follow(bar), on_tokens=bar.add_tokens))
     return rollouts_of(policy, prompts, encoded, answers, keys)
 

@@ -49,11 +49,11 @@ class WeightProbe:
             self.prompt = prompt if prompt.vision else EncodedPrompt(prompt.tokens[:LENGTH])
             self.before = None
         places = _compared(model, self.prompt)
+        student_logps = _student_logps(model, self.prompt, places)  # first: other ranks may take part in it
         if not places:  # nothing follows the first token
             self.prompt = EncodedPrompt([])
             return
         engine_logps = self.engine_logps(self.prompt)[[place - 1 for place in places]]
-        student_logps = _student_logps(model, self.prompt, places)
         if self.before is not None:
             engine_before, student_before = self.before
             change, noise = _distance(student_logps, student_before), _distance(engine_before, student_before)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.utils import logging as transformers_logging
 
 from lit_uniopd.errors import UserError
@@ -339,10 +340,14 @@ def _without_progress_bars() -> Iterator[None]:
 
 @torch.no_grad()
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """16 hexadecimal digits that change when any tensor does (by its sum and its norm, in float64)."""
+    """16 hexadecimal digits that change when any tensor does (by its sum and its norm, in float64).
+
+    Of a sharded tensor, this rank's shard is looked at.
+    """
     names, values = [], []
-    for name, tensor in tensors:
+    for name, whole in tensors:
         names.append(name)
+        tensor = whole.to_local() if isinstance(whole, DTensor) else whole
         values += [tensor.sum(dtype=torch.float64), torch.linalg.vector_norm(tensor, dtype=torch.float64)]
     digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
     digest.update(torch.stack([value.to(values[0].device) for value in values]).cpu().numpy().tobytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp_lora"])
 def test_two_ranks_sample_from_the_student_of_every_step(tiny_dirs, tmp_path, strategy):
     models = Path(tiny_dirs["student"]).parent
     command = [
@@ -32,5 +32,6 @@ def test_two_ranks_sample_from_the_student_of_every_step(tiny_dirs, tmp_path, st
     for rank in (first, second):
         assert len(rank["drifts"]) == 3
         assert max(rank["drifts"]) < 1e-4
+        assert rank["whole_layers"] == (2 if strategy == "ddp" else 1)
     assert first["weights"] == second["weights"]
     assert first["answers"] != second["answers"]

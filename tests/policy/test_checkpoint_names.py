@@ -8,8 +8,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
+from lit_uniopd.distributed.sharding import layer_of
 from lit_uniopd.policy.backbone import unwrap
-from lit_uniopd.policy.checkpoint_names import checkpoint_weights, layer_of
+from lit_uniopd.policy.checkpoint_names import checkpoint_weights
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
