@@ -1,10 +1,10 @@
 """A sharded policy whose layers are whole one at a time."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributed import HashStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -18,9 +18,9 @@ from lit_uniopd.sampling.weight_sync import fingerprint
 
 
 @pytest.fixture
-def mesh() -> Any:
+def mesh(tmp_path: Path) -> Any:
     """Of one rank: weights are sharded all the same."""
-    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/ranks", rank=0, world_size=1)
     return init_device_mesh("cpu", (1,))
 
 
