@@ -46,5 +46,5 @@ def _verified(expected: str, answer: str) -> bool:
     # Half a second to import: only grading processes pay for it, and their parent keeps time.
     from math_verify import parse, verify
 
-    golds, answers = (parse(text, parsing_timeout=None) for text in (expected, answer))
+    golds, answers = (parse(text, parsing_timeout=None) for text in (expected, answer))  # type: ignore[arg-type]
     return bool(verify(golds, answers, timeout_seconds=None))

@@ -52,7 +52,7 @@ class Loader(yaml.SafeLoader):
     """Leaves functions as their names."""
 
 
-Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def task_file(path: str) -> dict[str, Any]:
@@ -155,9 +155,7 @@ def test_without_the_package_the_words_are_the_users_or_nobodys(monkeypatch, bun
     ):
         load_benchmark(find_spec("dynamath"), "smoke")
     (spec,) = expand(["dynamath"], HarnessArgs(system_instruction="Think, please."))
-    with pytest.raises(
-        UserError, match=r"and --data\.harness\.system_instruction is another; install it by .* or give"
-    ):
+    with pytest.raises(UserError, match=r"and `harness\.system_instruction` is another; install it by .* or give"):
         load_benchmark(spec, "smoke")
     load_benchmark(spec, "fixture")
     if words is not None:

@@ -37,18 +37,17 @@ def official_words(wording: Wording, benchmark: str) -> str:
         UserError: if there is none, or another one than that of the version whose rules we follow.
     """
     package = importlib.util.find_spec("lmms_eval")
-    installed = package is not None and package.origin is not None
-    if not installed and wording.given is None:
+    origin = None if package is None else package.origin
+    if origin is None and wording.given is None:
         raise UserError(
             f"Benchmark {benchmark} is asked with lmms-eval's system message, and lmms-eval is not installed; install "
-            f"it by `pip install --no-deps lmms-eval=={TRIED}`, or give the message by "
-            "--data.harness.system_instruction."
+            f"it by `pip install --no-deps lmms-eval=={TRIED}`, or give the message by `harness.system_instruction`."
         )
-    if installed:
-        text = _constant(Path(str(package.origin)).parent / "tasks" / wording.file, wording.name)
+    if origin is not None:
+        text = _constant(Path(origin).parent / "tasks" / wording.file, wording.name)
         source = f"that of the installed lmms-eval {version('lmms_eval')}"
     else:
-        text, source = wording.given, "--data.harness.system_instruction"
+        text, source = wording.given, "`harness.system_instruction`"
     if text is None or hashlib.sha256(text.encode()).hexdigest() != wording.sha256:
         raise UserError(
             f"Benchmark {benchmark} is asked with the system message of lmms-eval {TRIED}, and {source} is another; "

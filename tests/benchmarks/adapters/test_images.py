@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_pictures_stand_at_their_marks_else_first():
     assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
     assert chat(PromptFormat(system="s"), "a", 0)[0] == {"role": "system", "content": "s"}
     for user_text, words in (("stripped", "a <image> b"), ("as_is", " a <image> b\n")):
-        content = chat(PromptFormat(user_text=user_text), " a <image> b\n", 1)[0]["content"]
+        content = chat(replace(PromptFormat(), user_text=user_text), " a <image> b\n", 1)[0]["content"]
         assert content == [image, {"type": "text", "text": words}]
 
 
