@@ -12,6 +12,7 @@ from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext
 from lit_uniopd.benchmarks.datasets import folder_of, read_rows
 from lit_uniopd.benchmarks.fingerprint import image_hash
 from lit_uniopd.benchmarks.harness.loading import is_harness, load_harness
+from lit_uniopd.benchmarks.harness.wording import official_words
 from lit_uniopd.benchmarks.profiles import PROFILES
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
@@ -56,7 +57,8 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
         limit: at most so many problems.
 
     Raises:
-        UserError: if the rows cannot be read, have other columns than expected, or none is left.
+        UserError: if the rows cannot be read, have other columns than expected, or none is left, or if the words in
+            which they are asked cannot be had.
     """
     if profile not in PROFILES:
         raise UserError(f"--data.profile must be one of {', '.join(PROFILES)}, not {profile!r}.")
@@ -65,6 +67,8 @@ def load_benchmark(spec: BenchmarkSpec, profile: ProfileName, *, limit: int | No
         raise UserError(
             f"Benchmark {spec.key}: there is no adapter {spec.adapter!r}{near}; use one of {', '.join(ADAPTERS)}."
         )
+    if spec.prompt.wording is not None and profile != "fixture":
+        spec = replace(spec, prompt=replace(spec.prompt, system=official_words(spec.prompt.wording, spec.key)))
     rows = read_rows(spec, profile)
     context = AdapterContext(profile=profile, fixture=profile == "fixture", cache_dir=cache_dir())
     adapted = ADAPTERS[spec.adapter](rows, spec, context)
@@ -188,7 +192,7 @@ def gold_response(grader: str, example: Example) -> str | None:
         return None
     if isinstance(gold, list | tuple):
         gold = gold[0] if grader in ("anls", "vqa_soft") else ", ".join(map(str, gold))
-    if grader == "math":
+    if grader in ("lmms_reasoning", "math"):
         return str(gold) if "\\boxed" in str(gold) else rf"\boxed{{{gold}}}"
     if grader == "playground":
         return f"1={gold}"

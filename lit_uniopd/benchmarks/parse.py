@@ -23,8 +23,8 @@ def read_spec(path: Path) -> BenchmarkSpec:
     """Read one YAML file.
 
     ``inherit: _base`` starts from ``_base.yaml`` in the same directory, ``inherit: math500`` from the benchmark of that
-    name; nested keys are merged one by one, and the file's own keys win. Other rows (``hub.id``) or another grader take
-    nothing over of what was said about those of the base.
+    name; nested keys are merged one by one, and the file's own keys win. Other rows (``hub.id``), another grader or
+    system message take nothing over of what was said about those of the base, and another name no published score.
 
     Raises:
         UserError: naming the file and the key, if it is no spec.
@@ -78,6 +78,10 @@ def _applicable(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
             kept.pop(key, None)
     if replaces("scoring", "grader"):
         kept.pop("scoring")
+    if replaces("prompt", "system"):
+        kept["prompt"] = {key: value for key, value in kept["prompt"].items() if key != "wording"}
+    if any(key in values and values[key] != base.get(key) for key in ("id", "protocol")):
+        kept.pop("published", None)
     return kept
 
 

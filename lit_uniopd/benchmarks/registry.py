@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_uniopd.benchmarks.harness.args import PREFIXES, HarnessArgs
 from lit_uniopd.benchmarks.harness.loading import harness_spec
+from lit_uniopd.benchmarks.harness.wording import given_words
 from lit_uniopd.benchmarks.parse import SPECS, read_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
@@ -80,7 +81,7 @@ def expand(names: Sequence[str], harness: HarnessArgs = HarnessArgs()) -> list[B
     Args:
         names: those that begin with ``lm_eval:`` or ``lmms_eval:`` are a harness's, whose groups are looked
             into when rows are loaded.
-        harness: how harnesses' tasks are asked.
+        harness: how harnesses' tasks are asked; its system message may be the one that some of ours are asked with.
 
     Raises:
         UserError: if one is unknown, or there is none.
@@ -91,7 +92,7 @@ def expand(names: Sequence[str], harness: HarnessArgs = HarnessArgs()) -> list[B
             specs.setdefault(name, harness_spec(name, harness))
             continue
         for member in groups().get(name, (name,)):
-            spec = find_spec(member)
+            spec = given_words(find_spec(member), harness)
             specs.setdefault(spec.key, spec)
     if not specs:
         raise UserError("No benchmark is named; give names to `benchmarks` (`uniopd benchmarks` lists them).")

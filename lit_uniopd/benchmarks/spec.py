@@ -39,14 +39,33 @@ class HubData:
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """A system message of lmms-eval, which we do not ship: it is read in the installed package, or the user's."""
+
+    file: str
+    """In its folder of tasks."""
+    name: str
+    """Of the constant in this file."""
+    sha256: str
+    """Of the text: another version's may be another."""
+    given: str | None = None
+    """By the user, for a machine without lmms-eval."""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptFormat:
     """How a row becomes a chat."""
 
     template: str = "{question}"
     """The user's turn; fields are the roles of ``columns``, and ``options`` for the lettered options."""
     system: str | None = None
+    wording: Wording | None = None
+    """What is asked instead of ``system``, except about the bundled rows."""
     image_first: bool = True
-    """Pictures before the text, unless the text marks their places by ``<image>``."""
+    """Pictures before the text, unless the text marks their places."""
+    user_text: Literal["marked", "stripped", "as_is"] = "marked"
+    """``marked``: ``<image>`` marks the place of a picture. Otherwise it is text like any other, whose outer blanks are
+    taken off (``stripped``) or stay (``as_is``)."""
     chat: Mapping[str, Any] = field(default_factory=lambda: {"enable_thinking": False})
     """Extra arguments of the chat template."""
 

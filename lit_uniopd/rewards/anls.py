@@ -22,7 +22,7 @@ def grade_anls(
     Args:
         golds: A text or number, or several; missing ones are left out. Blank texts are too, but to a blank answer
             they are the same, as on the official server.
-        prediction: The response. If it holds thinking, that and the blanks around it are taken off first.
+        prediction: The response. Thinking and outer blanks are taken off first.
         row: Not used.
         threshold: Similarities below it count as 0, in (0, 1]. An answer is correct if it reaches it.
         extraction: ``protocol``: the official score of the whole response. ``robust``: that of what the response

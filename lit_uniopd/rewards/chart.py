@@ -26,11 +26,11 @@ _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 
 
 def grade_chartqa_relaxed(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
-    """The published rule, on the response as it is: blanks, quotes and full stops count.
+    """The published rule, on all of the response: quotes and full stops count.
 
     Args:
         gold: Text or a number.
-        prediction: The response. If it holds thinking, that and the blanks around it are taken off first.
+        prediction: The response. Thinking and outer blanks are taken off first.
         row: Not used.
     """
     return _grade(gold, prediction, normalise=False)

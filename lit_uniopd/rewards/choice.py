@@ -8,10 +8,17 @@ from typing import Any, Literal
 from lit_uniopd.grade import Grade
 from lit_uniopd.rewards.choice_readers import alone, if_allowed, read
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
+from lit_uniopd.rewards.lmms_rules import (
+    ai2d_answer,
+    equal_but_for_punctuation,
+    visulogic_letter,
+    without_reasoning,
+)
 from lit_uniopd.rewards.text import marked_answers, readable, strip_reasoning
 
 DEFAULT_LETTERS = ascii_uppercase[:10]
 """Which letters may be answers if the options are not given."""
+_NO_ANSWER = Grade(False, 0.0, reason="no_answer")
 
 
 def grade_choice(
@@ -20,7 +27,7 @@ def grade_choice(
     row: Mapping[str, Any] | None = None,
     *,
     choices: Mapping[str, str] | Sequence[str] | None = None,
-    extraction: Literal["protocol", "robust"] = "robust",
+    extraction: Literal["protocol", "robust", "lmms_ai2d", "lmms_visulogic"] = "robust",
 ) -> Grade:
     """Compare the chosen letters with the gold ones, as sets.
 
@@ -32,7 +39,8 @@ def grade_choice(
         choices: Letter -> text of the options, or their texts in order. Letters beyond them are no answers.
         extraction: ``protocol``: the answer tag, the box, or the whole response is the letter or the text of the
             option, as prompts that ask for the letter directly are scored; ``robust``: also what prose announces,
-            chooses or concludes. Neither ever guesses.
+            chooses or concludes. Neither ever guesses. ``lmms_ai2d`` and ``lmms_visulogic``: lmms-eval's rules for one
+            letter, which know no options (`lit_uniopd.rewards.lmms_rules`).
 
     Returns:
         A grade whose ``extracted`` holds the letters in alphabetical order: ``B`` or ``AC``.
@@ -40,17 +48,23 @@ def grade_choice(
     Raises:
         ValueError: if the gold answer is neither letters nor an option, or for another ``extraction``.
     """
-    check_extraction(extraction)
+    check_extraction(extraction, ("protocol", "robust", "lmms_ai2d", "lmms_visulogic"))
     options = _options(choices)
     letters = "".join(options) if options else DEFAULT_LETTERS
     expected = _gold_letters(gold, options, letters)
     if expected is None:
         return unknown("no_gold")
+    if extraction == "lmms_ai2d":
+        answer = ai2d_answer(prediction)
+        return verdict(equal_but_for_punctuation(expected, answer), answer) if answer else _NO_ANSWER
+    if extraction == "lmms_visulogic":
+        letter = visulogic_letter(without_reasoning(prediction))
+        return verdict(letter == expected, letter) if letter else _NO_ANSWER
     visible = strip_reasoning(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
     chosen = chosen_letters(visible, letters, options, prose=extraction == "robust")
-    return verdict(chosen == expected, chosen) if chosen else Grade(False, 0.0, reason="no_answer")
+    return verdict(chosen == expected, chosen) if chosen else _NO_ANSWER
 
 
 def chosen_letters(

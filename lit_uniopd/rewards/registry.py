@@ -14,6 +14,7 @@ from lit_uniopd.rewards.custom import is_custom, load_grader
 from lit_uniopd.rewards.exact import grade_exact
 from lit_uniopd.rewards.grade import Grader, guarded
 from lit_uniopd.rewards.ifeval import grade_ifeval
+from lit_uniopd.rewards.lmms_reasoning import grade_lmms_reasoning
 from lit_uniopd.rewards.mathematics import grade_math
 from lit_uniopd.rewards.numeric import grade_numeric
 from lit_uniopd.rewards.playground import grade_playground
@@ -40,7 +41,7 @@ INLINE: Mapping[str, Grader] = {
 }
 """Comparisons of strings, run where they are called."""
 
-IN_WORKER: Mapping[str, Callable[..., Grade]] = {"math": grade_math}
+IN_WORKER: Mapping[str, Callable[..., Grade]] = {"lmms_reasoning": grade_lmms_reasoning, "math": grade_math}
 """Graders that hostile answers can stall or crash, run in grading processes; they see the gold answer as text and no
 row."""
 

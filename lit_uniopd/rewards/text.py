@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from lit_uniopd.rewards.lmms_rules import without_reasoning
+
 _THINK_TAG = re.compile(r"(?P<opening><think>)|</think>")
 _MODEL_TAG = re.compile(
     r"(?P<opening><think>|◁think▷|\[THINK\]|<seed:think>|<\|channel>thought\b)"
@@ -174,10 +176,9 @@ def marked_answers(text: str) -> Iterator[str]:
 
 
 def visible_answer(response: str) -> str | None:
-    """The response without thinking and the blanks around it; one without thinking stays unchanged.
+    """The response without thinking and outer blanks, as lmms-eval hands it to the rules of its tasks.
 
     Returns:
         None if thinking is not closed.
     """
-    visible = strip_thinking(response)
-    return visible if visible is None or visible == response else visible.strip()
+    return None if strip_thinking(response) is None else without_reasoning(response)

@@ -23,7 +23,7 @@ BOTH = [
     (3.5, "3.5", True),
     ("1e2", "100", True),
 ]
-PUBLISHED_REFUSES = [("1000", "1,000"), ("5", "$5"), ("bus", "bus."), ("bus", '"bus"'), ("bus", " bus")]
+PUBLISHED_REFUSES = [("1000", "1,000"), ("5", "$5"), ("bus", "bus."), ("bus", '"bus"')]
 
 
 @pytest.mark.parametrize(("gold", "answer", "right"), BOTH)
@@ -33,7 +33,7 @@ def test_what_both_readings_agree_on(grader, gold, answer, right):
 
 
 @pytest.mark.parametrize(("gold", "answer"), PUBLISHED_REFUSES)
-def test_the_published_rule_strips_nothing_and_the_other_reads_like_a_person(gold, answer):
+def test_the_published_rule_strips_no_signs_and_the_other_reads_like_a_person(gold, answer):
     assert GRADERS["chartqa_relaxed"](gold, answer).correct is False
     assert GRADERS["chartqa_normalised"](gold, answer).correct is True
 
@@ -47,6 +47,7 @@ def test_no_answer_no_gold_and_thinking(grader):
     assert GRADERS[grader]("5", "").reason == "no_answer"
     assert GRADERS[grader](None, "5").reason == "no_gold"
     assert GRADERS[grader]("5", "<think>7</think>5").correct
+    assert GRADERS[grader]("bus", " bus\n").correct
     assert GRADERS[grader]("5", "<think>5").reason == "truncated"
     assert GRADERS[grader]("5", "9" * 100_000).correct is False
 

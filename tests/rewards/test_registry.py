@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from lit_uniopd.rewards import boxes
+from lit_uniopd.rewards import boxes, lmms_rules
 from lit_uniopd.rewards.program import extract_program
 from lit_uniopd.rewards.registry import INLINE
 
@@ -14,7 +14,7 @@ READERS = {
         lambda text, name=name, gold=gold, options=options: INLINE[name](gold, text, None, **options)
     )
     for name, gold, more, modes in [
-        ("choice", "A", {"choices": CHOICES}, ("protocol", "robust")),
+        ("choice", "A", {"choices": CHOICES}, ("protocol", "robust", "lmms_ai2d", "lmms_visulogic")),
         ("numeric", "7", {}, ("protocol", "robust")),
         ("exact", "x", {}, ("protocol", "robust")),
         ("anls", "x", {}, ("protocol", "robust")),
@@ -26,6 +26,9 @@ READERS = {
     for options in [{**more, **({"extraction": mode} if mode else {})} for mode in modes]
 }
 READERS |= {
+    "lmms_reasoning": lambda text: lmms_rules.reasoning_letter(
+        lmms_rules.reasoning_answer(lmms_rules.without_reasoning(text)) + text
+    ),
     "boxes": lambda text: boxes.marked_answer(text, tags=True),
     "declared": boxes.declared_answer,
     "program": lambda text: extract_program(text, "f"),

@@ -12,7 +12,6 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
     {
         "annotated": images.annotated,
         "columns": columns.columns,
-        "dynamath": images.dynamath,
         "evalplus": evalplus.evalplus,
         "gsm8k": texts.gsm8k,
         "hallusion": images.hallusion,

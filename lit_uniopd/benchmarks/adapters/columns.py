@@ -132,15 +132,16 @@ def chat(prompt: PromptFormat, text: str, pictures: int) -> "tuple[Message, ...]
     system: tuple[Message, ...] = ({"role": "system", "content": prompt.system},) if prompt.system else ()
     if not pictures:
         return (*system, {"role": "user", "content": text})
-    segments = _PICTURE_MARK.split(text)
+    segments = _PICTURE_MARK.split(text) if prompt.user_text == "marked" else [text]
     content: list[dict[str, str]] = []
     if len(segments) == pictures + 1:
         for i, segment in enumerate(segments):
             content += [{"type": "image"}] if i else []
             content += [{"type": "text", "text": segment}] if segment.strip() else []
     else:
+        text = "".join(segments)
         image_parts = [{"type": "image"}] * pictures
-        text_parts = [{"type": "text", "text": "".join(segments).strip()}]
+        text_parts = [{"type": "text", "text": text if prompt.user_text == "as_is" else text.strip()}]
         content = [*image_parts, *text_parts] if prompt.image_first else [*text_parts, *image_parts]
     return (*system, {"role": "user", "content": content})
 

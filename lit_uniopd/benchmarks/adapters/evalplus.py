@@ -103,7 +103,7 @@ def _example(id: str, checked: CheckedRow, spec: BenchmarkSpec) -> Example:
     gold = {f.name: getattr(checked.task, f.name) for f in fields(checked.task) if f.name != "reference_seconds"}
     return Example(
         id=id,
-        messages=question_chat(spec.prompt, checked.question),
+        messages=question_chat(spec.prompt, checked.question.strip()),
         gold={"tagged": dump_tagged(gold)},
         group=id,
         options={"time_limit": checked.time_limit},

@@ -9,69 +9,46 @@ from pathlib import Path
 from typing import Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
-from lit_uniopd.benchmarks.adapters.columns import choices_of, columns, example_of, roles_of
-from lit_uniopd.benchmarks.spec import BenchmarkSpec, Example
+from lit_uniopd.benchmarks.adapters.columns import (
+    choices_of,
+    columns,
+    example_of,
+    fill_template,
+    lettered,
+    roles_of,
+)
+from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def mathvision(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
-    """MathVision: free answers and letters in one column; letters are only options where a row has options."""
-    examples = []
-    for example in columns(rows, spec, context).examples:
-        if not example.options:  # the template has the heading of the options
-            example = _without_heading(example, "Choices:")
-        examples.append(example)
-    return Adapted(examples)
+    """MathVision: free answers and letters in one column; what is said about options is said where a row has some.
 
-
-def _without_heading(example: Example, heading: str) -> Example:
-    def clean(message: Mapping[str, Any]) -> Mapping[str, Any]:
-        if isinstance(message["content"], str):
-            return message
-        content = [
-            {**part, "text": part["text"].replace(heading, "").strip()} if part.get("type") == "text" else part
-            for part in message["content"]
-        ]
-        return {**message, "content": content}
-
-    return replace(example, messages=tuple(clean(message) for message in example.messages))
-
-
-def dynamath(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
-    """DynaMath: ten variants of each of 501 seed questions; numbers are compared within .001, letters as letters.
-
-    The group is the seed question. Where no column names it, rows are in the order of the published file: variant after
-    variant, each of all seed questions (``adapter_args.seeds`` of them).
+    ``adapter_args.with_options`` is that part of the prompt, and the template's field ``choices`` its place.
     """
-    seeds = int(spec.adapter_args.get("seeds", 501))
     examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
-        example = example_of(values, spec, number)
-        kind = str(values["answer_type"])
-        grader = {"float": "numeric", "multiple choice": "choice"}.get(kind, "math")
-        options: dict[str, Any] = {"absolute": 1e-3} if grader == "numeric" else {}
-        if grader == "math":
-            options = {"tags": True, "extraction": "protocol"}
-        group = str(values["group"]) if "group" in values else f"seed{number % seeds}"
-        examples.append(replace(example, grader=grader, options=options, group=group))
+        options = choices_of(values["options"])
+        part = fill_template(spec.adapter_args["with_options"], {"options": lettered(options)}) if options else ""
+        examples.append(example_of({**values, "choices": part}, spec, number))
     return Adapted(examples)
 
 
 def we_math(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
     """We-Math: problems of two or three steps, and each step as a question of its own.
 
-    The group is the problem (role ``group``); ``breakdown["key"]`` says which part of it a row is (``2steps_1``,
-    ``2steps_2``, ``2steps_multi`` ...).
+    The group is the problem: problems of two steps and of three are numbered apart. ``breakdown["key"]`` says which
+    part of it a row is (``2steps_1``, ``2steps_2``, ``2steps_multi`` ...).
     """
     examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
-        example = example_of(values, spec, number)
-        choices = choices_of(values["options"])
-        examples.append(replace(example, options={"choices": choices}, breakdown={"key": str(values["key"])}))
+        key = str(values["key"])
+        group = f"{key.partition('_')[0]}/{values['id']}"
+        examples.append(replace(example_of(values, spec, number), group=group, breakdown={"key": key}))
     return Adapted(examples)
 
 
@@ -80,6 +57,7 @@ def visulogic(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapt
     examples = []
     for number, row in enumerate(rows):
         values = roles_of(row, spec)
+        values["question"] = str(values["question"]).strip()
         cell = values.get("image")
         if isinstance(cell, str) and not context.fixture:
             values = {**values, "image": {"bytes": _read_zipped(spec.hub.id, spec.hub.revision, cell)}}

@@ -21,7 +21,8 @@ class HarnessArgs:
     fewshot_as_multiturn: bool = True
     """In the chat template, examples are turns of their own; False: all is one turn. Of lm-eval's tasks."""
     system_instruction: str | None = None
-    """Stands before the description of each task of lm-eval; system message of lmms-eval's."""
+    """Stands before the description of each task of lm-eval; system message of lmms-eval's. For benchmarks of ours that
+    ask with lmms-eval's system message: that message, where lmms-eval is not installed."""
     num_fewshot: int | None = None
     """Examples before each question; null: as each task says. Tasks that say 0 keep it."""
     fewshot_random_seed: int = 1234

@@ -9,19 +9,19 @@ from lit_uniopd.benchmarks.records import Record
 
 
 class GroupWorst(Statistic):
-    """Mean over rows, and over problems of the worst of their rows (DynaMath's average and worst case)."""
+    """Mean over problems of the mean and of the worst of their rows (DynaMath's average and worst case)."""
 
-    size = 4
+    size = 3
 
     def __init__(self, n: int) -> None:
         del n
 
     def stats(self, group: Sequence[Record]) -> list[float]:
         rows = [sum(bool(answer.correct) for answer in answers) / len(answers) for answers in by_row(group)]
-        return [sum(rows), float(len(rows)), min(rows, default=0.0), float(bool(rows))]
+        return [sum(rows) / len(rows), min(rows), 1.0] if rows else [0.0] * 3
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
-        return {"average": ratio(sums[..., 0], sums[..., 1]), "worst": ratio(sums[..., 2], sums[..., 3])}
+        return {"average": ratio(sums[..., 0], sums[..., 2]), "worst": ratio(sums[..., 1], sums[..., 2])}
 
 
 class WeMath(Statistic):
@@ -37,6 +37,9 @@ class WeMath(Statistic):
     Loosely, a right problem with at least one right step counts as mastered. The score is ``CM + IG / 2`` over problems
     of several steps. A group is one problem; its rows carry ``key`` in their breakdown: ``2steps_1``, ``2steps_2``,
     ``2steps_multi``, ``3steps_1`` and so on.
+
+    lmms-eval divides by 525, the number of problems of the whole set, and takes a problem that is not there for a
+    mastered one; here it counts for nothing. On the whole set that is the same.
     """
 
     size = 8

@@ -13,6 +13,8 @@ from lit_uniopd.benchmarks.adapters import AdapterContext
 from lit_uniopd.benchmarks.adapters import evalplus as evalplus_module
 from lit_uniopd.benchmarks.adapters.evalplus import evalplus
 from lit_uniopd.benchmarks.adapters.livecodebench import livecodebench, private_tests
+from lit_uniopd.benchmarks.loading import load_benchmark
+from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, HubData, PromptFormat, Report, Scoring
 from lit_uniopd.rewards import GRADERS
 from lit_uniopd.rewards.tagged import load_tagged
@@ -92,6 +94,19 @@ def test_evalplus_fixtures(name, left_out, context, caplog):
         for stub in ("return None", "return arguments[0]", "raise ValueError"):
             entry_point = gold_of(example)["entry_point"]
             assert grade(example, f"def {entry_point}(*arguments):\n    {stub}").correct is False
+
+
+def test_blank_lines_around_a_task_are_those_of_the_prompt_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIT_UNIOPD_CACHE", str(tmp_path))
+    # EvalPlus strips a task and ends its line; two more line ends stand before G-OPD's instruction. LiveCodeBench's
+    # question stays as it is, with two line ends behind it and two before the instruction.
+    for name, template in (("humaneval_plus", "{question}\n\n\nWrite"), ("livecodebench", "{question}\n\n\n\nWrite")):
+        assert find_spec(name).prompt.template.count(template) == 1
+    assert find_spec("mbpp_plus").prompt == find_spec("humaneval_plus").prompt
+    content = load_benchmark(find_spec("humaneval_plus"), "fixture").examples[0].messages[-1]["content"]
+    assert isinstance(content, str)
+    assert content.startswith("from typing")
+    assert content.partition("\n\n\nWrite Python")[0].endswith('"""')
 
 
 def test_both_shapes_of_tests(context):

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from lit_uniopd.benchmarks.adapters import ADAPTERS, AdapterContext, images
 from lit_uniopd.benchmarks.adapters.columns import chat, choices_of, fill_template, picture
+from lit_uniopd.benchmarks.datasets import fixture_rows
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.spec import PromptFormat
@@ -79,6 +81,9 @@ def test_pictures_stand_at_their_marks_else_first():
     content = chat(PromptFormat(), "a <image1> b <image> c", 2)[0]["content"]
     assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
     assert chat(PromptFormat(system="s"), "a", 0)[0] == {"role": "system", "content": "s"}
+    for user_text, words in (("stripped", "a <image> b"), ("as_is", " a <image> b\n")):
+        content = chat(replace(PromptFormat(), user_text=user_text), " a <image> b\n", 1)[0]["content"]
+        assert content == [image, {"type": "text", "text": words}]
 
 
 def test_templates_leave_other_braces_alone():
@@ -100,35 +105,29 @@ def test_cells_of_pictures():
 # --- adapters --------------------------------------------------------------------------------------------------------
 
 
-def test_dynamath_groups_variants_and_grades_by_the_type_of_answer():
+def test_dynamath_groups_the_variants_of_a_question():
     examples = load_benchmark(find_spec("dynamath"), "fixture").examples
-    assert {e.grader for e in examples} == {"numeric", "choice"}
-    rows = [
-        {
-            "question": "q",
-            "decoded_image": None,
-            "ground_truth": "1",
-            "answer_type": "float",
-            "subject": "s",
-            "knowledge_level": "k",
-        }
-    ] * 6
-    spec = find_spec("dynamath")
-    spec = replace(spec, adapter_args={**spec.adapter_args, "seeds": 2})
-    adapted = ADAPTERS["dynamath"](rows, spec, AdapterContext("paper", False, None))  # type: ignore[arg-type]
-    assert [e.group for e in adapted.examples] == ["seed0", "seed1"] * 3
+    assert [e.group for e in examples] == ["0", "1"] * 3
+    assert len({e.id for e in examples}) == 6
 
 
-def test_we_math_keeps_a_problem_together():
+def test_we_math_keeps_a_problem_together_and_two_of_the_same_number_apart():
     examples = load_benchmark(find_spec("we_math"), "fixture").examples
-    assert {e.group for e in examples} == {"1", "2"}
-    assert [e.breakdown["key"] for e in examples if e.group == "1"] == ["2steps_1", "2steps_2", "2steps_multi"]
+    assert {e.group for e in examples} == {"2steps/1", "3steps/2"}
+    assert [e.breakdown["key"] for e in examples if e.group == "2steps/1"] == ["2steps_1", "2steps_2", "2steps_multi"]
+    row = fixture_rows(find_spec("we_math"))[0]
+    rows = [row, {**row, "key": "3steps_1"}]
+    adapted = ADAPTERS["we_math"](rows, find_spec("we_math"), AdapterContext("paper", True, Path()))
+    assert [e.group for e in adapted.examples] == ["2steps/1", "3steps/1"]
 
 
-def test_mathvision_has_choices_only_where_there_are_options():
-    examples = load_benchmark(find_spec("mathvision"), "fixture").examples
-    texts = ["".join(p.get("text", "") for p in e.messages[-1]["content"]) for e in examples]
-    assert ["Choices:" in text for text in texts] == [bool(e.options) for e in examples] == [False, True, False, True]
+@pytest.mark.parametrize(("name", "behind"), [("mathvision", "E. none"), ("mathvision@direct", "directly.")])
+def test_mathvision_speaks_of_choices_only_where_there_are_options(name, behind):
+    examples = load_benchmark(find_spec(name), "fixture").examples
+    texts = [e.messages[-1]["content"][-1]["text"] for e in examples]
+    assert ["\nChoices: A. " in text for text in texts] == [False, True, False, True]
+    assert ["hoices" in text or "directly" in text for text in texts] == [False, True, False, True]
+    assert texts[3].endswith(behind)
 
 
 def test_scienceqa_counts_what_has_no_picture():
