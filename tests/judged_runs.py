@@ -135,6 +135,9 @@ class JudgeServer:
                 self.end_headers()
                 self.wfile.write(payload)
 
+            def do_GET(self) -> None:
+                self.send_error(404)  # a server need not list its models
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 

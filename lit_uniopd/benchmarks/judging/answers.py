@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_uniopd.benchmarks.exports import question_of
 from lit_uniopd.benchmarks.judging.protocols import JudgedRow
@@ -15,6 +15,14 @@ from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.jsonl import numbered_lines
 from lit_uniopd.utils.strict_json import parse_json
+
+
+class Answer(NamedTuple):
+    """What is judged of a record; before there are records, a blank."""
+
+    sample_id: str
+    sample_idx: int
+    response: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ def load_rows(spec: BenchmarkSpec, records: Sequence[Record]) -> Benchmark:
     )
 
 
-def judged_rows(benchmark: Benchmark, records: Sequence[Record], baseline: Baseline | None) -> list[JudgedRow]:
+def judged_rows(benchmark: Benchmark, records: Sequence[Record | Answer], baseline: Baseline | None) -> list[JudgedRow]:
     """What the judge is shown of each answer.
 
     Args:

@@ -109,6 +109,12 @@ def verdict_file(directory: Path, benchmark: str) -> Path:
     return directory / VERDICTS / f"{benchmark.replace('/', '_')}.jsonl"
 
 
+def earlier_verdict_files(directory: Path, benchmark: str) -> list[Path]:
+    """Where the other versions of the same run have theirs."""
+    file = verdict_file(directory, benchmark)
+    return sorted(path for path in directory.parent.glob(f"*/{VERDICTS}/{file.name}") if path != file)
+
+
 def read_verdicts(path: Path) -> dict[tuple[Any, ...], Verdict]:
     """The verdicts in a file by their keys, the first of each; torn lines (of a killed run) are left out."""
     names = {f.name for f in fields(Verdict)}
