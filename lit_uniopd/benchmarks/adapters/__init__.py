@@ -20,6 +20,7 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
         "livecodebench": livecodebench.livecodebench,
         "mathvision": images.mathvision,
         "scienceqa": images.scienceqa,
+        "sedareval": texts.sedareval,
         "visulogic": images.visulogic,
         "we_math": images.we_math,
     }

@@ -144,7 +144,9 @@ def judged_rows(benchmark: Benchmark, records: Sequence[Record | Answer], baseli
             answer=record.response,
             other=others[record.sample_id],
             objects=_objects(examples[record.sample_id].gold),
-            kinds=_kinds(examples[record.sample_id].row.get("capability")),
+            kinds=_kinds(examples[record.sample_id].row),
+            rubric=str(examples[record.sample_id].row.get("rubric", "")),
+            own_prompt=_own_prompt(examples[record.sample_id].row, record.response),
         )
         for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))
     ]
@@ -186,7 +188,14 @@ def _objects(gold: Any) -> tuple[str, ...]:
     return tuple(gold.get("objects", ())) if isinstance(gold, Mapping) else ()
 
 
-def _kinds(cell: Any) -> tuple[str, ...]:
-    """Capabilities, from a list or from a text with commas."""
+def _kinds(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kind of a question, or its capabilities from a list or from a text with commas."""
+    cell = row.get("kind", row.get("capability"))
     names = cell.split(",") if isinstance(cell, str) else cell or ()
     return tuple(str(name).strip() for name in names)
+
+
+def _own_prompt(row: Mapping[str, Any], answer: str) -> str:
+    """The question to the judge that a row brings, with the answer, and its length where that is asked for."""
+    shown = f"[字数\uff1a{len(answer)}]\n{answer}" if row.get("counted") else answer
+    return str(row.get("own_prompt", "")).replace("{response}", shown)

@@ -46,7 +46,14 @@ class Judging:
         _check_engine(args, self.protocol, self.template)
         self.baseline = _baseline(args, self.protocol, benchmark)
         blank = [Answer(example.id, 0, "") for example in benchmark.examples]
-        self.protocol.check(judged_rows(benchmark, blank, self.baseline))
+        rows = judged_rows(benchmark, blank, self.baseline)
+        self.protocol.check(rows)
+        for name in ("rubric", "own_prompt"):
+            if name in self.template.fields and (lacking := sum(not getattr(row, name) for row in rows)):
+                raise UserError(
+                    f"--template: the wording asks for the {name} of each question, and {lacking} of {len(rows)} rows "
+                    f"have none; give a text file with {{own_prompt}} or {{rubric}}, whichever all rows have."
+                )
 
     def judge(self) -> Judge:
         """Who judges; a model is loaded.
@@ -93,7 +100,7 @@ def _protocol(args: JudgeArgs, spec: BenchmarkSpec) -> Protocol:
 def _template(args: JudgeArgs, protocol: Protocol) -> Template:
     if args.template is None:
         return own_template(protocol.kind)
-    return read_template(args.template, protocol.needed, protocol.may_show)
+    return read_template(args.template, protocol.needed, protocol.may_show, protocol.instead)
 
 
 def _check_engine(args: JudgeArgs, protocol: Protocol, template: Template) -> None:

@@ -1,4 +1,4 @@
-"""``uniopd judge RUN``: let a model judge a run's answers to AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench.
+"""``uniopd judge RUN``: let a model judge a run's answers to AlpacaEval 2, Arena-Hard and the like.
 
 The judge is a model that is loaded here (--judge), or one behind an OpenAI-compatible address (--judge and --url). Each
 verdict is kept in RUN/verdicts as soon as it is there: the same command goes on where it stopped. The wording is ours,
@@ -140,7 +140,7 @@ def _answers(run: Path, args: JudgeArgs) -> tuple[Any, Any]:
         names = ", ".join(judged) or "none"
         raise UserError(
             f"`uniopd judge` judges one benchmark at a time, and {run} has {names} (of {', '.join(specs)}); name "
-            "one by --benchmark that is AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench."
+            "one by --benchmark that is AlpacaEval 2, Arena-Hard, SedarEval, MM-Vet or Object HalBench."
         )
     ((key, spec),) = judged.items()
     return spec, answers[key]

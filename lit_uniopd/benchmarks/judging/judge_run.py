@@ -112,7 +112,7 @@ class JudgedBenchmark:
     def _games_of(self, row: JudgedRow) -> list[Game]:
         if not self.protocol.pairwise:
             values = {"question": row.question, "answer": row.answer, "reference": row.other}
-            return [self._game(row, "", values)]
+            return [self._game(row, "", values | {"rubric": row.rubric, "own_prompt": row.own_prompt})]
         orders = [MODEL_FIRST, BASELINE_FIRST]
         if self.orders == "one":
             orders = [orders[derive_seed(0, "order", self.key, row.sample_id, row.sample_idx) % 2]]
