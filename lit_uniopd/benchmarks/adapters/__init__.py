@@ -10,6 +10,7 @@ from lit_uniopd.benchmarks.adapters.base import AdapterContext as AdapterContext
 
 ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
     {
+        "amber": images.amber,
         "annotated": images.annotated,
         "columns": columns.columns,
         "dynamath": images.dynamath,
