@@ -1,13 +1,11 @@
 """Judged where the answers are written: `uniopd validate` and the callback with a judge."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judged_runs import alpaca_file, by_letter, by_mark, judge_server, longer
+from judged_runs import alpaca_file, by_letter, judge_server, longer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import Prompts, module, prompts, trainer
@@ -23,7 +21,7 @@ from lit_uniopd.modules import Evaluation
 from lit_uniopd.policy import PolicyArgs
 
 THEIRS = ["Red.", "In hot water, ten minutes.", "Something.", "y" * 40]
-ALPACA, SHORT, MM_VET = "alpaca_eval2@export", "alpaca_eval2@short", "mm_vet@export"
+ALPACA, SHORT = "alpaca_eval2@export", "alpaca_eval2@short"
 
 
 def validate(root: Path, benchmarks: list[str], **judge: Any) -> Path:
@@ -119,16 +117,16 @@ def test_a_model_here_judges_and_others_are_exported(tmp_path, caplog):
 
 
 def test_a_judge_that_fails_costs_its_score_and_not_the_run(tmp_path, caplog):
-    with judge_server(by_mark) as server:
+    judge = {"judge": "big", "baseline": str(alpaca_file(tmp_path / "base.json", THEIRS))}
+    with judge_server(by_letter) as server:
         server.status = lambda body: 401
-        run = validate(tmp_path, ["mm_vet"], judge="big", url=server.url)
-        assert "mm_vet@export of playground:tiny_vision has no score at step 0: " in caplog.text
+        run = validate(tmp_path, ["alpaca_eval2"], url=server.url, **judge)
+        assert "alpaca_eval2@export of playground:tiny_text has no score at step 0: " in caplog.text
         assert "check --data.judge.url, --data.judge.judge and the key in $OPENAI_API_KEY" in caplog.text
-        assert summary_of(run, MM_VET)["scores"] == {}
+        assert summary_of(run, ALPACA)["scores"] == {}
         server.status = lambda body: 200
-        again = validate(tmp_path, ["mm_vet"], judge="big", url=server.url)
-    scores = summary_of(again, MM_VET)["scores"]
-    assert 0 <= scores["correctness"] <= 1
+        again = validate(tmp_path, ["alpaca_eval2"], url=server.url, **judge)
+    assert summary_of(again, ALPACA)["scores"]["win_rate"] == pytest.approx(by_hand(again)[0])
 
 
 def test_a_judge_beside_a_grader_has_names_of_its_own():
@@ -180,18 +178,3 @@ def test_mistakes_are_told_before_anything_is_answered(benchmarks, judge, senten
 def test_heldout_prompts_need_no_judge():
     with pytest.raises(UserError, match="judge is for benchmarks, and held-out prompts have graders"):
         BenchmarkEvaluation(judge=JudgeArgs(judge="big"))
-
-
-@pytest.mark.slow
-def test_two_ranks_share_what_rank_0_has_asked(tmp_path):
-    """A deadlock would run into the timeout; twice as many questions would be one judge too many."""
-    script = Path(__file__).parents[2] / "distributed" / "evaluate.py"
-    with judge_server(by_mark) as server:
-        judge = json.dumps({"judge": "big", "url": server.url})
-        arguments = ["ddp", "2", str(tmp_path), "playground:tiny_vision", "0", "mm_vet", judge]
-        done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert len(server.requests) == 4
-    result = summary_of(tmp_path / "eval/version_0", MM_VET)
-    assert result["scores"]["correctness"] == result["judged"][0]["scores"]["correctness"]
-    assert result["answers"] == 4
