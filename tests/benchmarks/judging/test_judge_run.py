@@ -27,12 +27,14 @@ from judged_runs import (
     write_run,
 )
 
+from lit_uniopd.benchmarks.exports import export
 from lit_uniopd.benchmarks.judging.answers import judged_rows
 from lit_uniopd.benchmarks.judging.args import JudgeArgs
 from lit_uniopd.benchmarks.judging.build import Judging
 from lit_uniopd.benchmarks.judging.cli import main as judge
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
 
 OURS = ["Red, and a little brown.", "In water.", "", "x" * 40]
@@ -238,6 +240,11 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
     assert theirs["scores"] == ours["scores"]
     assert "[字数\uff1a9]\naaaaaaaaa\n" in next(text for text in asked if "秋天" in text)
     assert not any("{response}" in text for text in asked)
+    benchmark = load_benchmark(find_spec("sedareval"), "fixture")
+    lines = export(run_records(run), benchmark, tmp_path, "ours").read_text().splitlines()
+    first = json.loads(lines[0])  # as src/main.py of the authors reads it
+    assert (first["id"], first["answer"], first["meta"]["id_ex"]) == ("f0", "one", 1)
+    assert first["query"] == benchmark.examples[0].messages[-1]["content"]
 
 
 def test_rows_of_sedareval_that_cannot_be_scored_are_counted(tmp_path):
