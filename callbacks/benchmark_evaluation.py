@@ -14,6 +14,8 @@ from lit_uniopd import STARTED
 from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.judging.args import JudgeArgs
+from lit_uniopd.benchmarks.judging.evaluation import EvaluationJudge
 from lit_uniopd.benchmarks.loading import load_benchmarks
 from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.records import content_hash
@@ -85,6 +87,8 @@ class BenchmarkEvaluation(Callback):
         max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
             `max_rows` bounds vLLM; teachers answer by the loop.
         harness: how the harnesses' tasks are asked.
+        judge: who judges the answers that no rule can (AlpacaEval 2, Arena-Hard, MM-Vet); the options are those of
+            `uniopd judge`. Null: nobody, and those of the last evaluation are exported for a judge.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class BenchmarkEvaluation(Callback):
         limit: int | None = None,
         max_rows: int = 64,
         harness: HarnessArgs = HarnessArgs(),  # noqa: B008  # frozen
+        judge: JudgeArgs | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"BenchmarkEvaluation.every_n_steps must be at least 1, not {every_n_steps}.")
@@ -106,6 +111,11 @@ class BenchmarkEvaluation(Callback):
                 "BenchmarkEvaluation.every_n_steps is for benchmarks; held-out prompts are evaluated whenever "
                 "Lightning validates: set --trainer.val_check_interval."
             )
+        if benchmarks is None and judge is not None:
+            raise UserError(
+                "BenchmarkEvaluation.judge is for benchmarks, and held-out prompts have graders; name `benchmarks`, "
+                "[mm_vet] say, or leave the judge out."
+            )
         self.specs = None if benchmarks is None else expand(benchmarks, harness)
         self.profile: ProfileName = profile
         self.every_n_steps = every_n_steps
@@ -113,6 +123,7 @@ class BenchmarkEvaluation(Callback):
         self.after = after
         self.with_teachers = teachers
         self.limit = limit
+        self.judge = judge
         self.max_rows = max_rows
         self.scores_before: Scores = {}
         self.teacher_scores: dict[str, Scores] = {}
@@ -128,9 +139,10 @@ class BenchmarkEvaluation(Callback):
             return
         directory = run_directory(trainer)
         benchmarks = self.load_benchmarks()
+        judge = None if self.judge is None else EvaluationJudge(self.judge, benchmarks, "BenchmarkEvaluation.judge.")
         pl_module.validation.check(benchmarks)
         args = EvalArgs(max_rows=self.max_rows, sampling=pl_module.val_sampling)
-        self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, args)
+        self.evaluator = Evaluator(trainer, benchmarks, pl_module.graders, directory, args, judge)
         self.reporter = Reporter(trainer, directory)
 
     @property
@@ -224,7 +236,7 @@ class BenchmarkEvaluation(Callback):
         student = self.evaluator
         args = EvalArgs(max_rows=student.args.max_rows, sampling=SamplingArgs(engine="loop"))
         benchmarks = list(student.benchmarks.values())
-        return Evaluator(student.trainer, benchmarks, pl_module.graders, student.directory, args)
+        return Evaluator(student.trainer, benchmarks, pl_module.graders, student.directory, args, student.judge)
 
     def references(self) -> dict[str, Scores]:
         """Scores of other models: drawn as lines, and columns of the table."""

@@ -6,6 +6,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.loaders import StreamDataModule, at_least_one
 from lit_uniopd.benchmarks.harness.args import HarnessArgs
+from lit_uniopd.benchmarks.judging.args import JudgeArgs
 from lit_uniopd.benchmarks.loading import load_benchmarks
 from lit_uniopd.benchmarks.registry import expand
 from lit_uniopd.benchmarks.shards import EvalBatch, eval_batches
@@ -38,6 +39,8 @@ class BenchmarkDataModule(StreamDataModule):
         max_rows: Answers written at the same time: fewer need less memory.
         limit: At most so many problems of each benchmark. Default: as the profile says.
         harness: How the harnesses' tasks are asked.
+        judge: Who judges the answers that no rule can (AlpacaEval 2, Arena-Hard, MM-Vet); the options are those of
+            `uniopd judge`. Default: nobody, and they are exported for a judge.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class BenchmarkDataModule(StreamDataModule):
         max_rows: int = 64,
         limit: int | None = None,
         harness: HarnessArgs = HarnessArgs(),  # noqa: B008  # frozen
+        judge: JudgeArgs | None = None,
     ) -> None:
         super().__init__()
         at_least_one(max_rows=max_rows, limit=limit)
@@ -54,6 +58,7 @@ class BenchmarkDataModule(StreamDataModule):
         self.profile: ProfileName = profile
         self.max_rows = max_rows
         self.limit = limit
+        self.judge = judge
         self.benchmarks: list[Benchmark] = []
 
     def prepare_data(self) -> None:

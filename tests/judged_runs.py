@@ -96,6 +96,16 @@ def by_mark(body: dict[str, Any]) -> dict[str, Any]:
     return {"message": {"content": mark if reply else "[[2.0]]"}}
 
 
+def by_rubric(body: dict[str, Any]) -> dict[str, Any]:
+    """A point for each sign of an answer up to five, as ours and as SedarEval's own prompts want it; none for an x."""
+    user = body["messages"][-1]["content"]
+    ours = "<answer>" in user
+    answer = shown(user, "answer") if ours else user.partition("答案\uff1a\n")[2].rpartition("\n")[0]
+    points = min(len(answer), 5)
+    final = f"1. fine. [[{points}]]" if ours else f"最终得分\uff1a1分?\n最终得分\uff1a{points}分"
+    return {"message": {"content": "no idea" if answer == "x" else final}}
+
+
 def by_capitals(body: dict[str, Any]) -> dict[str, Any]:
     """Lists the words in capitals of a description."""
     words = re.findall(r"[A-Z]{2,}(?: [A-Z]{2,})*", shown(body["messages"][-1]["content"], "description"))
@@ -134,6 +144,9 @@ class JudgeServer:
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
                 self.wfile.write(payload)
+
+            def do_GET(self) -> None:
+                self.send_error(404)  # a server need not list its models
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

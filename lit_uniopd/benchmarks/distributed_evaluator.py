@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning import Trainer
@@ -12,12 +12,13 @@ from lightning import Trainer
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
 from lit_uniopd.benchmarks.harness.scoring import HarnessScores, harness_card, harness_scores
 from lit_uniopd.benchmarks.metrics import build_metrics
-from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, score_benchmark
+from lit_uniopd.benchmarks.metrics.scorecard import BenchmarkScores, behind, judged_card, score_benchmark
 from lit_uniopd.benchmarks.metrics.sum_metric import SumMetric
 from lit_uniopd.benchmarks.records import PENDING, RECORDS, Record, grouped, read_records
 from lit_uniopd.benchmarks.shards import Request, eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark, section
 from lit_uniopd.distributed.preemption import interruptible
+from lit_uniopd.errors import UserError
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GraderPool
 from lit_uniopd.sampling.engines import staying_awake
@@ -25,6 +26,17 @@ from lit_uniopd.utils.progress import progress_bar, say
 from lit_uniopd.utils.progress_text import joined, number
 
 log = logging.getLogger(__name__)
+
+
+class AnswersJudge(Protocol):
+    """Scores answers that no rule can (`lit_uniopd.benchmarks.judging.evaluation`)."""
+
+    keys: frozenset[str]
+    """Of the benchmarks that it judges."""
+
+    def result(self, key: str, records: Sequence[Record], directory: Path) -> dict[str, Any]:
+        """Scores of a benchmark's answers, and where they come from."""
+        ...
 
 
 @dataclass(slots=True)
@@ -46,6 +58,8 @@ class EvalResult:
     """Rank 0: of all ranks. Other ranks: their own."""
     cards: dict[str, BenchmarkScores] = field(default_factory=dict)
     """Rank 0: intervals, breakdowns and health."""
+    judged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Key -> what a judge has said, with its name and wording."""
 
     def by_name(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Scores by the benchmark's name for people: held-out prompts by their domain."""
@@ -83,6 +97,7 @@ class Evaluator:
         graders: where answers are judged.
         directory: of the run; records go below it.
         args: how to run.
+        judge: scores what no grader can; None: such answers have no score.
     """
 
     def __init__(
@@ -92,8 +107,10 @@ class Evaluator:
         graders: GraderPool,
         directory: Path,
         args: EvalArgs = EvalArgs(),  # noqa: B008  # frozen
+        judge: AnswersJudge | None = None,
     ) -> None:
         self.trainer = trainer
+        self.judge = judge
         self.benchmarks = {benchmark.key: benchmark for benchmark in benchmarks}
         self.directory = directory
         self.args = args
@@ -185,7 +202,26 @@ class Evaluator:
         self.trainer.strategy.barrier("records are written")
         if self.trainer.is_global_zero:
             self._merge(result, harness)
+        self._add_judged(result)
         return result
+
+    def _add_judged(self, result: EvalResult) -> None:
+        """Scores by the judge, which rank 0 asks; one that fails costs a score, which `uniopd judge` may still give."""
+        judge, judged = self.judge, {}
+        keys = [] if judge is None else [key for key in result.benchmarks if key in judge.keys and result.complete[key]]
+        if judge is None or not keys:
+            return
+        with interruptible(self.trainer):
+            for key in keys if self.trainer.is_global_zero else ():
+                try:
+                    judged[key] = judge.result(key, result.records[key], self.directory)
+                except UserError as error:
+                    log.warning("%s of %s has no score at step %d: %s", key, result.name, result.step, error)
+        result.judged = self.trainer.strategy.broadcast(judged)
+        for key, judgement in result.judged.items():
+            result.scores[key] |= behind(result.scores[key], judgement["scores"])
+            if self.trainer.is_global_zero:
+                result.cards[key] = judged_card(result.cards.get(key), judgement, result.records[key])
 
     def _harness_scores(
         self, evaluated: Mapping[str, Benchmark], records: Mapping[str, Sequence[Record]]

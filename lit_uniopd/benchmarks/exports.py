@@ -21,6 +21,7 @@ def export(records: Sequence[Record], benchmark: Benchmark, directory: Path, mod
     ``arena_hard``        JSON lines for ``data/arena-hard-v0.1/model_answer/MODEL.jsonl``
     ``mm_vet``            JSON object for the official server: question id -> answer
     ``object_halbench``   JSON lines for ``eval_gpt_obj_halbench.py``
+    ``sedareval``         JSON lines for ``src/main.py`` of its repository
     ====================  ==============================================================================
 
     Args:
@@ -90,6 +91,14 @@ def _object_halbench(rows: Rows, model: str) -> tuple[str, str]:
     return _lines(entries), "jsonl"
 
 
+def _sedareval(rows: Rows, model: str) -> tuple[str, str]:
+    entries = [
+        {"id": record.sample_id, "query": question_of(example), "answer": record.response, "meta": example.row["meta"]}
+        for record, example in rows
+    ]
+    return _lines(entries), "jsonl"
+
+
 def question_of(example: Any) -> str:
     """The text of the last turn."""
     content = example.messages[-1]["content"]
@@ -107,4 +116,5 @@ FORMATS: dict[str, Callable[[Rows, str], tuple[str, str]]] = {
     "arena_hard": _arena_hard,
     "mm_vet": _mm_vet,
     "object_halbench": _object_halbench,
+    "sedareval": _sedareval,
 }

@@ -99,7 +99,8 @@ class Scoring:
     judge: str | None = None
     """The judge that published numbers need; the answers are exported in ``export`` format instead."""
     export: str | None = None
-    """Official answer format, and what a judge is asked: ``alpaca_eval | arena_hard | mm_vet | object_halbench``."""
+    """Official answer format, and what a judge is asked: ``alpaca_eval | arena_hard | mm_vet | object_halbench |
+    sedareval``."""
 
 
 @dataclass(frozen=True, slots=True)

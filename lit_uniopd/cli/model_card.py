@@ -181,7 +181,9 @@ def _scores(summary: Mapping[str, Any]) -> str:
         references = [_number(summary[other].get(name)) for other in others]
         partial = "" if result["complete"] else ", not complete"
         score = f"{_number(result['scores'].get(metric))}{interval}"
-        rows.append([cell(key), metric, *references, score, f"{result['answers']:,}{partial}"])
+        judged = next((j for j in result.get("judged", ()) if result["judge"] and metric in j["scores"]), None)
+        label = metric if judged is None else f"{metric}, judged by {cell(public(judged['judge']['name']))}"
+        rows.append([cell(key), label, *references, score, f"{result['answers']:,}{partial}"])
     profiles = ", ".join(sorted({result["profile"] for result in benchmarks.values()}))
     note = f"Profile `{profiles}`; 95 % intervals by bootstrap over questions."
     header = ["benchmark", "metric", *others, "this model", "answers"]

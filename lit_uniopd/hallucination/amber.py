@@ -1,11 +1,12 @@
 """AMBER's generative task (Wang et al. 2023): nouns of a caption against annotated objects, as its evaluator counts.
 
 Nouns are words of the benchmark's vocabulary (its association file), in the singular; its safe words are never wrong.
-The official script also forgives near-synonyms by word vectors, so CHAIR here is an upper bound of its CHAIR.
+The official script also forgives near-synonyms by word vectors: without `similar`, CHAIR here is an upper bound of its
+CHAIR.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_uniopd.hallucination.lexicon import noun_lemmas
@@ -47,6 +48,7 @@ def amber_counts(
     hallu: Sequence[str],
     association: Mapping[str, Sequence[str]],
     safe: Iterable[str] = (),
+    similar: Mapping[str, Collection[str]] | None = None,
 ) -> AmberCounts:
     """Counts of one caption.
 
@@ -56,22 +58,48 @@ def amber_counts(
         hallu: annotated likely hallucinations.
         association: object -> words that count as it.
         safe: words that are never wrong.
+        similar: word -> words that are taken for the same by their vectors
+            (`lit_uniopd.hallucination.word_vectors`); None: the association alone counts.
     """
-    harmless = set(safe)
-    right = _with_associates(truth, association)
-    likely = _with_associates(hallu, association)
-    checked_nouns = [noun for noun in nouns if noun not in harmless]
+    harmless, similar = set(safe), similar or {}
+    right, likely = _meanings(truth, association), _meanings(hallu, association)
+    covered: set[str] = set()
+    targets: set[str] = set()
+    hallucinated = 0
+    for noun in nouns:
+        if noun in harmless:
+            continue
+        if noun in right:
+            covered.add(right[noun])
+            continue
+        alike = similar.get(noun, ())
+        targets.update(likely[word] for word in (noun, _first(alike, likely)) if word in likely)
+        seen = _first(alike, right)
+        if seen is None:
+            hallucinated += 1
+        else:
+            covered.add(right[seen])
     return AmberCounts(
         nouns=len(nouns),
-        hallucinated=sum(noun not in right for noun in checked_nouns),
-        covered=len({right[noun] for noun in checked_nouns if noun in right}),
+        hallucinated=hallucinated,
+        covered=len(covered),
         truth=len(truth),
-        targets=len({likely[noun] for noun in checked_nouns if noun in likely and noun not in right}),
+        targets=len(targets),
         all_targets=len(hallu),
     )
 
 
-def _with_associates(objects: Sequence[str], association: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Word -> the annotated object that it means."""
-    words = {word: name for name in objects for word in association.get(name, ())}
-    return words | {name: name for name in objects}
+def _first(alike: Collection[str], words: Mapping[str, str]) -> str | None:
+    """The first of some words that is like a noun."""
+    return next((word for word in words if word in alike), None)
+
+
+def _meanings(objects: Sequence[str], association: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Word -> the annotated object that it means, in the order in which the evaluator looks; the first one counts."""
+    meanings: dict[str, str] = {}
+    for name in objects:
+        for word in association.get(name, ()):
+            meanings.setdefault(word, name)
+    for name in objects:
+        meanings.setdefault(name, name)
+    return meanings

@@ -11,6 +11,7 @@ from lit_uniopd.benchmarks.distributed_evaluator import EvalResult, Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs
 from lit_uniopd.benchmarks.golds import benchmark_objections
 from lit_uniopd.benchmarks.heldout import example_of, heldout_benchmarks
+from lit_uniopd.benchmarks.judging.evaluation import EvaluationJudge
 from lit_uniopd.benchmarks.length_estimate import amount, seconds_per_step
 from lit_uniopd.benchmarks.report.reporter import Reporter
 from lit_uniopd.benchmarks.report.summary import compact
@@ -107,10 +108,14 @@ class Validation:
             split = "test" if stage == "test" else "val"
             self.heldout = heldout_benchmarks(data.prompts(split), self.sampling, split)
             benchmarks = list(self.heldout.values())
+        judge = None if data.judge is None else EvaluationJudge(data.judge, benchmarks or [], "--data.judge.")
         if benchmarks:
             self.check(benchmarks)
         self.args = EvalArgs(max_rows=data.max_rows or self.sampling.max_rows, sampling=self.sampling)
-        self.evaluator = Evaluator(trainer, benchmarks, self.graders, directory, self.args) if benchmarks else None
+        if benchmarks:
+            self.evaluator = Evaluator(trainer, benchmarks, self.graders, directory, self.args, judge)
+        else:
+            self.evaluator = None
 
     def check(self, benchmarks: list[Benchmark]) -> None:
         """Refuse what these models or this machine cannot run, and try the gold answers, before any model is loaded.

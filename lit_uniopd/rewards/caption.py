@@ -47,7 +47,8 @@ def grade_amber(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
     """Compare the nouns of a caption with AMBER's annotations.
 
     Args:
-        gold: ``truth`` and ``hallu`` of the picture, ``association`` and ``safe_words`` of the benchmark.
+        gold: ``truth`` and ``hallu`` of the picture, ``association`` and ``safe_words`` of the benchmark; ``similar``:
+            word -> words like it by their vectors, where they are used.
         prediction: The caption.
         row: Not used.
 
@@ -64,7 +65,8 @@ def grade_amber(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
     if not caption.strip():
         return Grade(False, 0.0, reason="no_answer")
     association, safe = gold["association"], gold["safe_words"]
-    counts = amber_counts(nouns_in(caption, association, safe), gold["truth"], gold["hallu"], association, safe)
+    nouns, similar = nouns_in(caption, association, safe), gold.get("similar")
+    counts = amber_counts(nouns, gold["truth"], gold["hallu"], association, safe, similar)
     return _graded(counts.nouns, counts.hallucinated, asdict(counts))
 
 

@@ -56,6 +56,11 @@ class TrainerData:
         return getattr(self.datamodule, "max_rows", None)
 
     @property
+    def judge(self) -> Any:
+        """Who judges answers to benchmarks (`lit_uniopd.benchmarks.judging.args.JudgeArgs`); None: nobody."""
+        return getattr(self.datamodule, "judge", None)
+
+    @property
     def benchmarks_in_fit(self) -> list[Any]:
         """Benchmarks that are answered while it trains, those of callbacks that have ``load_benchmarks`` included."""
         loaders = [getattr(callback, "load_benchmarks", list) for callback in self.callbacks]

@@ -42,6 +42,12 @@ JUDGED = {
     "aime24@unidpo": SCORES | {"scores": {}, "card": None, "complete": False},
 }
 """What has no score of ours."""
+WON = SCORES | {
+    "judge": "GPT-4 Turbo",
+    "scores": {"win_rate": 0.25},
+    "card": {"primary": "win_rate", "interval": {"win_rate": [0.2, 0.4]}},
+    "judged": [{"judge": {"name": "/mnt/ada/big"}, "scores": {"win_rate": 0.25}}],
+}
 EXPORTED = Exported(Path("last.ckpt"), Path("config.yaml"), "Qwen/Qwen3-0.6B", steps=40, images=False)
 SUMMARY = {
     "step": 40,
@@ -52,6 +58,7 @@ SUMMARY = {
         "mine@val": SCORES | {"answers": 5},
         "aime25@gopd": SCORES | {"complete": False},
         **JUDGED,
+        "arena_hard@export": WON,
     },
     "versions": {"torch": "2.13.0"},
 }
@@ -91,6 +98,7 @@ def test_a_person_reads_method_teachers_scores_and_figures(config):
     assert "| mine&#64;val | accuracy | 0.125 | - | 0.500 (0.300 to 0.700) | 5 |" in text
     assert "30, not complete |" in text
     assert "| alpaca&#95;eval2&#64;export | judged by AlpacaEval 2 | - | - | - | 30 |" in text
+    assert "| arena&#95;hard&#64;export | win_rate, judged by big | - | - | 0.250 (0.200 to 0.400) | 30 |" in text
     assert "| aime24&#64;unidpo | none yet | - | - | - | 30, not complete |" in text
     assert "![curves](figures/curves.png)" in text
     assert "max_steps: 40" in text

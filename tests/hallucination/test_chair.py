@@ -117,6 +117,14 @@ def test_amber_is_counted_as_its_evaluator_does():
     assert 100 * fmean(c.targets / c.nouns for c in counts) == pytest.approx(formulas["cog"])
 
 
+def test_a_word_of_two_objects_means_the_first_that_the_evaluator_comes_to():
+    """It looks through the associated words of all objects, then at the objects: a child is a person, and no child."""
+    association = {"person": ["man", "child"], "child": ["boy"], "hiker": ["man"]}
+    assert amber_counts(["child", "person"], ["person", "child"], [], association).covered == 1
+    assert amber_counts(["man", "person"], ["person", "hiker"], [], association).covered == 1
+    assert amber_counts(["boy", "man"], ["person", "child"], [], association).covered == 2
+
+
 def test_ambers_questions_are_scored_with_no_as_the_positive_class():
     golden = json.loads((GOLDEN / "sentinel_amber.json").read_text())["discriminative"]
     kinds = {"overall": "", "existence": "hallucination", "attribute": "attribute"}

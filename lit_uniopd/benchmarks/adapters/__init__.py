@@ -10,6 +10,7 @@ from lit_uniopd.benchmarks.adapters.base import AdapterContext as AdapterContext
 
 ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
     {
+        "amber": images.amber,
         "annotated": images.annotated,
         "columns": columns.columns,
         "evalplus": evalplus.evalplus,
@@ -19,6 +20,7 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
         "livecodebench": livecodebench.livecodebench,
         "mathvision": images.mathvision,
         "scienceqa": images.scienceqa,
+        "sedareval": texts.sedareval,
         "visulogic": images.visulogic,
         "we_math": images.we_math,
     }

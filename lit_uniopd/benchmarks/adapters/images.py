@@ -19,6 +19,7 @@ from lit_uniopd.benchmarks.adapters.columns import (
 )
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
+from lit_uniopd.hallucination.word_vectors import similar_words
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -131,6 +132,35 @@ def annotated(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapt
         gold = {name: _parse_json(values[role]) for name, role in names.items()}
         examples.append(replace(example_of(values, spec, number), gold=gold))
     return Adapted(examples)
+
+
+def amber(rows: Rows, spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
+    """AMBER's captions: as ``annotated``, and with ``adapter_args.vectors`` also which words are alike.
+
+    ``adapter_args.similarity`` is the cosine above which they are. They are compared here, once, not for each answer.
+
+    Raises:
+        UserError: if the metric's name does not say whether vectors are used, or they cannot be read.
+    """
+    path, metrics = spec.adapter_args.get("vectors"), [metric.get("name") for metric in spec.report.metrics]
+    if (path is not None) != ("amber_vectors" in metrics) or (path is not None and "amber" in metrics):
+        raise UserError(
+            f"Benchmark {spec.key}: adapter_args.vectors and the metric amber_vectors belong together; start your YAML "
+            "file with `inherit: _amber_vectors`, and give the path of vectors under adapter_args."
+        )
+    adapted = annotated(rows, spec, context)
+    if path is None:
+        return adapted
+    words = {word for example in adapted.examples for word in _vocabulary(example.gold)}
+    similar = similar_words(Path(path).expanduser(), words, float(spec.adapter_args.get("similarity", 0.8)))
+    examples = [replace(example, gold=example.gold | {"similar": similar}) for example in adapted.examples]
+    return Adapted(examples, adapted.left_out)
+
+
+def _vocabulary(gold: Mapping[str, Any]) -> set[str]:
+    """The words that are counted at all, and those that they are compared with."""
+    association = gold["association"]
+    return {*association, *(word for words in association.values() for word in words), *gold["truth"], *gold["hallu"]}
 
 
 def _parse_json(value: Any) -> Any:

@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_uniopd.benchmarks.exports import question_of
 from lit_uniopd.benchmarks.judging.protocols import JudgedRow
@@ -15,6 +15,14 @@ from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.jsonl import numbered_lines
 from lit_uniopd.utils.strict_json import parse_json
+
+
+class Answer(NamedTuple):
+    """What is judged of a record; before there are records, a blank."""
+
+    sample_id: str
+    sample_idx: int
+    response: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ def load_rows(spec: BenchmarkSpec, records: Sequence[Record]) -> Benchmark:
     )
 
 
-def judged_rows(benchmark: Benchmark, records: Sequence[Record], baseline: Baseline | None) -> list[JudgedRow]:
+def judged_rows(benchmark: Benchmark, records: Sequence[Record | Answer], baseline: Baseline | None) -> list[JudgedRow]:
     """What the judge is shown of each answer.
 
     Args:
@@ -136,7 +144,9 @@ def judged_rows(benchmark: Benchmark, records: Sequence[Record], baseline: Basel
             answer=record.response,
             other=others[record.sample_id],
             objects=_objects(examples[record.sample_id].gold),
-            kinds=_kinds(examples[record.sample_id].row.get("capability")),
+            kinds=_kinds(examples[record.sample_id].row),
+            rubric=str(examples[record.sample_id].row.get("rubric", "")),
+            own_prompt=_own_prompt(examples[record.sample_id].row, record.response),
         )
         for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))
     ]
@@ -178,7 +188,14 @@ def _objects(gold: Any) -> tuple[str, ...]:
     return tuple(gold.get("objects", ())) if isinstance(gold, Mapping) else ()
 
 
-def _kinds(cell: Any) -> tuple[str, ...]:
-    """Capabilities, from a list or from a text with commas."""
+def _kinds(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kind of a question, or its capabilities from a list or from a text with commas."""
+    cell = row.get("kind", row.get("capability"))
     names = cell.split(",") if isinstance(cell, str) else cell or ()
     return tuple(str(name).strip() for name in names)
+
+
+def _own_prompt(row: Mapping[str, Any], answer: str) -> str:
+    """The question to the judge that a row brings, with the answer, and its length where that is asked for."""
+    shown = f"[字数\uff1a{len(answer)}]\n{answer}" if row.get("counted") else answer
+    return str(row.get("own_prompt", "")).replace("{response}", shown)

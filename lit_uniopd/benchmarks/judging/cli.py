@@ -1,4 +1,4 @@
-"""``uniopd judge RUN``: let a model judge a run's answers to AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench.
+"""``uniopd judge RUN``: let a model judge a run's answers to AlpacaEval 2, Arena-Hard and the like.
 
 The judge is a model that is loaded here (--judge), or one behind an OpenAI-compatible address (--judge and --url). Each
 verdict is kept in RUN/verdicts as soon as it is there: the same command goes on where it stopped. The wording is ours,
@@ -6,7 +6,7 @@ and the scores then are no official ones, unless --template gives another.
 """
 
 import argparse
-import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_uniopd.benchmarks.judging import JUDGED_HERE
+from lit_uniopd.benchmarks.judging.args import JudgeArgs
 from lit_uniopd.benchmarks.report.console import wide_console
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.command_parser import CommandParser
 from lit_uniopd.utils.strict_yaml import parse_yaml
-
-log = logging.getLogger(__name__)
 
 
 def parser() -> CommandParser:
@@ -48,7 +47,7 @@ def parser() -> CommandParser:
     )
     options.add_argument("--rows", type=int, default=16, help="questions under way at the same time")
     options.add_argument("--benchmark", help="name or YAML file, where the run has several that are judged")
-    options.add_argument("--baseline", type=Path, help="answers to compare with: a file, or another run's directory")
+    options.add_argument("--baseline", help="answers to compare with: a file, or another run's directory")
     options.add_argument(
         "--template", help="text or YAML file with another wording, or PACKAGE:PATH of one in an installed package"
     )
@@ -58,9 +57,7 @@ def parser() -> CommandParser:
     options.add_argument(
         "--verdict", default="logprobs", choices=["logprobs", "text"], help="AlpacaEval 2: weighted, or as written"
     )
-    options.add_argument(
-        "--length_control", type=Path, help="AlpacaEval 2: its df_gamed.csv, for the official length control"
-    )
+    options.add_argument("--length_control", help="AlpacaEval 2: its df_gamed.csv, for the official length control")
     options.add_argument(
         "--style_control", action="store_true", help="Arena-Hard: also the win rate at the baseline's style"
     )
@@ -73,128 +70,80 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     if not args.run.is_dir():
         raise UserError(f"{args.run} is no directory; give that of a run, e.g. runs/benchmarks/version_0.")
-    for name in ("max_tokens", "rows"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(args, name)}.")
+    judge = judge_args(args)
     from lit_uniopd.benchmarks.judging.judge_run import write_result  # torch
 
-    judged = judged_benchmark(args)
+    judged = judged_benchmark(args.run, judge)
     console = wide_console()
     console.print(judged.cost().sentence(judged.key), markup=False, highlight=False, soft_wrap=True)
     if args.dry_run:
         return 0
-    if args.url and judged.missing:
-        host = urlsplit(args.url).hostname
+    if judge.url and judged.missing:
+        host = urlsplit(judge.url).hostname
         console.print(f"Questions and answers are sent to {host}.", markup=False, highlight=False)
     judged.ask()
     result = judged.result()
     write_result(args.run, judged.key, result)
     judged.log_counts(result)
-    if not result["scores"]:
-        raise UserError(
-            f"No answer to {judged.key} could be judged ({result['unreadable']} of {result['verdicts']} replies cannot "
-            f"be read, {result['refused']} questions were refused); look at {judged.file}, and take another --judge, "
-            "--template or a higher --max_tokens."
-        )
+    judged.refuse_no_score(result)
     show(judged.key, result, console)
     return 0
 
 
-def judged_benchmark(args: argparse.Namespace) -> Any:
-    """The answers, wording and judge that the arguments name.
+def judge_args(options: argparse.Namespace) -> JudgeArgs:
+    """The options but for the run's own.
+
+    Raises:
+        UserError: naming the option that cannot be read.
+    """
+    values = {f.name: getattr(options, f.name) for f in fields(JudgeArgs)}
+    try:
+        values["options"] = parse_yaml(options.options, "--options")
+    except yaml.YAMLError:
+        values["options"] = None
+    if not isinstance(values["options"], dict):
+        raise UserError(f"--options {options.options} must be names and values, e.g. '{{dtype: bfloat16}}'.")
+    return JudgeArgs(**values)
+
+
+def judged_benchmark(run: Path, args: JudgeArgs) -> Any:
+    """A run's last answers before the judge that the options name.
 
     Raises:
         UserError: naming the option that does not fit.
     """
-    from lit_uniopd.benchmarks.judging.answers import judged_rows, load_rows, read_baseline
-    from lit_uniopd.benchmarks.judging.judge_run import JudgedBenchmark, run_summary
-    from lit_uniopd.benchmarks.judging.templates import own_template, read_template
+    from lit_uniopd.benchmarks.judging.answers import load_rows
+    from lit_uniopd.benchmarks.judging.build import Judging
+    from lit_uniopd.benchmarks.judging.judge_run import run_summary
 
-    spec, records = _answers(args)
-    run_summary(args.run, spec.key)
-    protocol = _protocol(args, spec)
-    template = (
-        own_template(protocol.kind)
-        if args.template is None
-        else read_template(args.template, protocol.needed, protocol.may_show)
-    )
-    if args.url and not urlsplit(args.url).hostname:
-        raise UserError(f"--url {args.url} must begin with http:// or https:// and name a host.")
-    if protocol.pairwise and args.baseline is None:
-        raise UserError(f"{spec.key} compares answers with those of a baseline; give them by --baseline.")
-    if not protocol.pairwise and args.baseline is not None:
-        raise UserError(f"{spec.key} compares answers with the right ones; leave out --baseline.")
-    benchmark = load_rows(spec, records)
-    baseline = None if args.baseline is None else read_baseline(args.baseline, benchmark)
-    rows = judged_rows(benchmark, records, baseline)
-    judge = _judge(args, protocol, template)
-    name = "" if baseline is None else baseline.name
-    return JudgedBenchmark(spec.key, rows, protocol, template, judge, args.run, name, args.orders)
+    spec, records = _answers(run, args)
+    run_summary(run, spec.key)
+    return Judging(args, load_rows(spec, records)).of_answers(records, run)
 
 
-def _answers(args: argparse.Namespace) -> tuple[Any, Any]:
+def _answers(run: Path, args: JudgeArgs) -> tuple[Any, Any]:
     """The benchmark to judge, and the run's last answers to it."""
     from lit_uniopd.benchmarks.heldout import recorded_spec
     from lit_uniopd.benchmarks.records import by_benchmark, last_evaluation
     from lit_uniopd.benchmarks.registry import find_spec
     from lit_uniopd.benchmarks.report.summary import run_records
 
-    answers = by_benchmark(last_evaluation(run_records(args.run)))
+    answers = by_benchmark(last_evaluation(run_records(run)))
     specs = {key: recorded_spec(records[0]) for key, records in answers.items()}
     if args.benchmark is not None:
         spec = find_spec(args.benchmark)
         if spec.key not in answers:
-            raise UserError(f"--benchmark {spec.key} was not answered in {args.run}; name one of {', '.join(answers)}.")
+            raise UserError(f"--benchmark {spec.key} was not answered in {run}; name one of {', '.join(answers)}.")
         specs = {spec.key: spec}
     judged = {key: spec for key, spec in specs.items() if spec.scoring.export in JUDGED_HERE}
     if len(judged) != 1:
         names = ", ".join(judged) or "none"
         raise UserError(
-            f"`uniopd judge` judges one benchmark at a time, and {args.run} has {names} (of {', '.join(specs)}); name "
-            "one by --benchmark that is AlpacaEval 2, Arena-Hard, MM-Vet or Object HalBench."
+            f"`uniopd judge` judges one benchmark at a time, and {run} has {names} (of {', '.join(specs)}); name "
+            "one by --benchmark that is AlpacaEval 2, Arena-Hard, SedarEval, MM-Vet or Object HalBench."
         )
     ((key, spec),) = judged.items()
     return spec, answers[key]
-
-
-def _protocol(args: argparse.Namespace, spec: Any) -> Any:
-    """How the benchmark is judged, with the options that are its own."""
-    from lit_uniopd.benchmarks.judging.length_control import read_gamed
-    from lit_uniopd.benchmarks.judging.protocols import PROTOCOLS, AlpacaEval, ArenaHard
-
-    kind, defaults = spec.scoring.export, parser()
-    options = {"orders": AlpacaEval.kind, "verdict": AlpacaEval.kind, "length_control": AlpacaEval.kind}
-    for name, owner in {**options, "style_control": ArenaHard.kind}.items():
-        if getattr(args, name) != defaults.get_default(name) and owner != kind:
-            raise UserError(f"--{name} is no option of {spec.key}; leave it out.")
-    if kind == AlpacaEval.kind:
-        gamed = None if args.length_control is None else read_gamed(args.length_control)
-        return AlpacaEval(args.verdict, gamed)
-    return ArenaHard(args.style_control) if kind == ArenaHard.kind else PROTOCOLS[kind]()
-
-
-def _judge(args: argparse.Namespace, protocol: Any, template: Any) -> Any:
-    from lit_uniopd.benchmarks.judging.judges import LocalJudge, ServerJudge
-
-    max_tokens = args.max_tokens or protocol.max_tokens
-    try:
-        options = parse_yaml(args.options, "--options")
-    except yaml.YAMLError:
-        options = None
-    if not isinstance(options, dict):
-        raise UserError(f"--options {args.options} must be names and values, e.g. '{{dtype: bfloat16}}'.")
-    if args.url is None:
-        if args.engine != "auto" and protocol.letters(template) is not None:
-            raise UserError(
-                "--engine is for replies, and log-probs need none; leave it out, or ask for the letter by "
-                "--verdict text."
-            )
-        return LocalJudge(args.judge, max_tokens, options, engine=args.engine, max_rows=args.rows)
-    if args.engine != "auto":
-        raise UserError("--engine is of a judge that is loaded here; leave it out with --url.")
-    return ServerJudge(
-        args.url, args.judge, max_tokens, options, api_key_variable=args.api_key_variable, requests=args.rows
-    )
 
 
 def show(key: str, result: dict[str, Any], console: Console) -> None:

@@ -12,12 +12,19 @@ from typing import Any, Literal
 from lit_uniopd.benchmarks.judging.judges import Judge, Reply
 from lit_uniopd.benchmarks.judging.protocols import BASELINE_FIRST, MODEL_FIRST, JudgedRow, JudgedScores, Protocol
 from lit_uniopd.benchmarks.judging.templates import Messages, Template
-from lit_uniopd.benchmarks.judging.verdicts import Verdict, keep_verdicts, read_verdicts, verdict_file
+from lit_uniopd.benchmarks.judging.verdicts import (
+    Verdict,
+    earlier_verdict_files,
+    keep_verdicts,
+    read_verdicts,
+    verdict_file,
+)
 from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.report.summary import SUMMARY
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.seeding import derive_seed
+from lit_uniopd.utils.stop_request import poll
 from lit_uniopd.utils.versions import versions
 from lit_uniopd.utils.write_json import write_json
 
@@ -92,12 +99,20 @@ class JudgedBenchmark:
         self.judge_identity = judge.identity | mode
         self.games = [game for row in rows for game in self._games_of(row)]
         self.verdicts = read_verdicts(self.file)
+        self.adopted = self._earlier_verdicts(directory)
+        self.verdicts |= self.adopted
         self.refusals: Counter[str] = Counter()
+
+    def _earlier_verdicts(self, directory: Path) -> dict[tuple[Any, ...], Verdict]:
+        """What a run that was killed has kept, and this one needs."""
+        missing = {game.blank.key for game in self.missing}
+        files = earlier_verdict_files(directory, self.key) if missing else []
+        return {key: verdict for file in files for key, verdict in read_verdicts(file).items() if key in missing}
 
     def _games_of(self, row: JudgedRow) -> list[Game]:
         if not self.protocol.pairwise:
             values = {"question": row.question, "answer": row.answer, "reference": row.other}
-            return [self._game(row, "", values)]
+            return [self._game(row, "", values | {"rubric": row.rubric, "own_prompt": row.own_prompt})]
         orders = [MODEL_FIRST, BASELINE_FIRST]
         if self.orders == "one":
             orders = [orders[derive_seed(0, "order", self.key, row.sample_id, row.sample_idx) % 2]]
@@ -146,6 +161,9 @@ class JudgedBenchmark:
         Raises:
             UserError: if the judge cannot be asked.
         """
+        if self.adopted:  # a run's own files hold all that is behind its scores
+            keep_verdicts(self.file, self.adopted.values())
+            self.adopted = {}
         missing = self.missing
         questions = [game.messages for game in missing]
         with progress_bar(len(missing), f"judging {self.key}", unit="verdict", announce=True) as bar:
@@ -155,6 +173,7 @@ class JudgedBenchmark:
                 else:
                     self._keep(missing[i], reply)
                 bar.update(1)
+                poll()  # a signal may have come
 
     def _keep(self, game: Game, reply: Reply) -> None:
         value, weight, label = self.protocol.read(reply, game.blank.order, self.template)
@@ -221,6 +240,19 @@ class JudgedBenchmark:
             )
         for refusal, count in self.refusals.items():
             log.warning("%s: the judge's server refused %d question(s): it %s.", self.key, count, refusal)
+
+    def refuse_no_score(self, result: Mapping[str, Any]) -> None:
+        """Refuse a result without a score.
+
+        Raises:
+            UserError: with what the replies were.
+        """
+        if not result["scores"]:
+            raise UserError(
+                f"No answer to {self.key} could be judged ({result['unreadable']} of {result['verdicts']} replies "
+                f"cannot be read, {result['refused']} questions were refused); look at {self.file}, and take another "
+                "--judge, --template or a higher --max_tokens."
+            )
 
 
 def run_summary(directory: Path, key: str) -> dict[str, Any]:

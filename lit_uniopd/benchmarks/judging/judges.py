@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from lit_uniopd.benchmarks.judging.args import JudgeArgs
 from lit_uniopd.benchmarks.judging.templates import Messages
 from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.errors import UserError
 from lit_uniopd.policy.args import PolicyArgs
+from lit_uniopd.policy.loading import load_processor
 from lit_uniopd.policy.policy import Policy
 from lit_uniopd.sampling.args import Engine, SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
@@ -101,12 +103,9 @@ class ServerJudge(Judge):
         requests: int = 16,
         timeout: float = 300.0,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"--url {url} must begin with http:// or https://, and end in /v1.")
         self.name, self.max_tokens, self.options = model, max_tokens, dict(options)
         self.url, self.api_key_variable, self.requests = url.rstrip("/"), api_key_variable, requests
-        key = os.environ.get(api_key_variable)
-        self.server = Servers([url], timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
+        self.server = server_of(url, api_key_variable, timeout)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -195,10 +194,7 @@ class LocalJudge(Judge):
     def __init__(
         self, path: str, max_tokens: int, options: Mapping[str, Any], *, engine: Engine = "auto", max_rows: int = 16
     ) -> None:
-        try:
-            args = PolicyArgs(path=path, **options)
-        except TypeError as error:
-            raise UserError(f"--options {dict(options)} are not those of a model ({error}); mend them.") from error
+        args = _policy_args(path, options)
         self.name, self.max_tokens, self.options, self.max_rows = path, max_tokens, dict(options), max_rows
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.policy = Policy.load(args, trainable=False, flag="judge").to(device)
@@ -262,6 +258,43 @@ class LocalJudge(Judge):
                 f"--judge {self.name} has {positions} positions, and {long} of {len(tokens)} questions do not fit "
                 f"beside replies of {self.max_tokens} tokens; take a judge with more, or lower --max_tokens."
             )
+
+
+def reach(judge: JudgeArgs) -> None:
+    """Look whether a judge is there, before answers are written for it.
+
+    Raises:
+        UserError: naming the option, if it is not, or does not take the key.
+    """
+    if judge.url is None:
+        load_processor(_policy_args(judge.judge, judge.options), "judge")
+        return
+    try:
+        server_of(judge.url, judge.api_key_variable).get("/models", retries=0)
+    except ServerError as error:
+        if error.status in (None, 401, 403):  # a server need not list its models
+            raise UserError(
+                f"--url {judge.url} {error}; start it, or check --url and the key in ${judge.api_key_variable}."
+            ) from error
+
+
+def server_of(url: str, api_key_variable: str, timeout: float = 300.0) -> Servers:
+    """The server at an address, with the key that the environment has for it.
+
+    Raises:
+        UserError: if the address is none.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--url {url} must begin with http:// or https://, and end in /v1.")
+    key = os.environ.get(api_key_variable)
+    return Servers([url], timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
+def _policy_args(path: str, options: Mapping[str, Any]) -> PolicyArgs:
+    try:
+        return PolicyArgs(path=path, **options)
+    except TypeError as error:
+        raise UserError(f"--options {dict(options)} are not those of a model ({error}); mend them.") from error
 
 
 def _prompt(messages: Messages) -> Prompt:

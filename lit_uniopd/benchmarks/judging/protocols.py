@@ -22,6 +22,7 @@ from lit_uniopd.benchmarks.judging.verdicts import (
     read_letter,
     read_mark,
     read_objects,
+    read_points,
 )
 from lit_uniopd.benchmarks.metrics.intervals import RESAMPLES, resampled_weights
 from lit_uniopd.errors import UserError
@@ -55,10 +56,14 @@ class JudgedRow:
     other: str
     """The baseline's answer, or the right one."""
     kinds: tuple[str, ...] = ()
-    """Capabilities that the question asks for."""
+    """Category of the question, or capabilities that it asks for."""
     verdicts: tuple[Verdict, ...] = ()
     objects: tuple[str, ...] = ()
     """Classes of the picture, where they are annotated."""
+    rubric: str = ""
+    """What earns points, where each question has its own."""
+    own_prompt: str = ""
+    """What the judge is asked, where each question brings that."""
 
     @property
     def values(self) -> list[float]:
@@ -87,6 +92,8 @@ class Protocol(ABC):
     """Fields that its wording must have."""
     may_show: frozenset[str] = frozenset()
     """Further fields that it may have."""
+    instead: frozenset[str] = frozenset()
+    """Fields of which one does in the place of all others."""
     max_tokens: int
     """Of a reply, where nothing else is said."""
 
@@ -284,7 +291,49 @@ class ObjectHalBench(Protocol):
         return list(dict.fromkeys(mention for name in listed for mention in chair_words().mentions(name.lower())))
 
 
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {p.kind: p for p in (AlpacaEval, ArenaHard, MMVet, ObjectHalBench)}
+class SedarEval(Protocol):
+    """SedarEval: 0 to 5 points by a rubric of the question's own, and the leaderboard's mean of categories.
+
+    Reasoning, mathematics and code are one of six parts together, each other category is a part. As published, an empty
+    answer is left out, which favours models that do not answer: the details count them.
+    """
+
+    kind = "sedareval"
+    pairwise = False
+    needed = frozenset({"question", "answer", "reference", "rubric"})
+    instead = frozenset({"own_prompt"})
+    max_tokens = 1024
+    most = 5.0
+    together = frozenset({"推理", "数学", "代码"})
+
+    def read(self, reply: Reply, order: str, template: Template) -> Reading:
+        points = read_points(reply.text, self.most)
+        return (None, 1.0, "") if points is None else (points / self.most, 1.0, f"{points:g}")
+
+    def score(self, rows: Sequence[JudgedRow]) -> JudgedScores:
+        details = {"empty_answers": sum(not row.answer.strip() for row in rows)}
+        rows = [row for row in rows if row.values and row.answer.strip()]
+        if not rows:
+            return JudgedScores({}, details=details)
+        marks_N = np.array([np.mean(row.values) for row in rows], np.float64)
+        categories = sorted({row.kinds[0] for row in rows})
+        of_category_NC = np.array([[category == row.kinds[0] for category in categories] for row in rows], np.float64)
+        draws_RN = np.concatenate([np.ones((1, len(rows))), _draws(rows, RESAMPLES)])
+        means_RC = _ratio((draws_RN * marks_N) @ of_category_NC, draws_RN @ of_category_NC)
+        together_C = np.array([category in self.together for category in categories])
+        parts_RP = np.concatenate([_known_mean(means_RC[:, together_C])[:, None], means_RC[:, ~together_C]], axis=1)
+        overall_R, question_R = _known_mean(parts_RP), draws_RN @ marks_N / draws_RN.sum(axis=1)
+        return JudgedScores(
+            {"overall": float(overall_R[0]), "question_mean": float(question_R[0])},
+            {"overall": _ends(overall_R[1:]), "question_mean": _ends(question_R[1:])},
+            dict(zip(categories, means_RC[0].tolist(), strict=True)),
+            details,
+        )
+
+
+PROTOCOLS: dict[str, Callable[..., Protocol]] = {
+    p.kind: p for p in (AlpacaEval, ArenaHard, MMVet, ObjectHalBench, SedarEval)
+}
 """``scoring.export`` of a benchmark -> how it is judged."""
 
 
@@ -315,6 +364,17 @@ def _means(values: Array, draws_RN: Array) -> Array:
     """Weighted means; draws without any value are left out."""
     sums = draws_RN.sum(axis=1)
     return (draws_RN @ values)[sums > 0] / sums[sums > 0]
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """NaN where there is nothing."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _known_mean(values_RK: Array) -> Array:
+    """Mean of those that are there, in each row."""
+    known_RK = ~np.isnan(values_RK)
+    return _ratio(np.where(known_RK, values_RK, 0.0).sum(axis=1), known_RK.sum(axis=1).astype(np.float64))
 
 
 def _ends(values: Array) -> tuple[float, float]:

@@ -19,6 +19,8 @@ FIELDS = {
     "answer_b": ("answer_b", "output_2", "ANSWER_B", "answer_2"),
     "answer": ("answer", "prediction"),
     "reference": ("reference", "ground_truth"),
+    "rubric": ("rubric",),
+    "own_prompt": ("own_prompt",),
 }
 """What a wording is filled with -> its names, ours first, then those of the official wordings."""
 _NAMES = {name: field for field, names in FIELDS.items() for name in names}
@@ -72,7 +74,9 @@ def own_template(kind: str) -> Template:
     return _from_yaml(WORDINGS / f"{kind}.yaml")
 
 
-def read_template(source: str, needed: Set[str], may_show: Set[str] = frozenset()) -> Template:
+def read_template(
+    source: str, needed: Set[str], may_show: Set[str] = frozenset(), instead: Set[str] = frozenset()
+) -> Template:
     """A user's wording.
 
     Args:
@@ -80,6 +84,7 @@ def read_template(source: str, needed: Set[str], may_show: Set[str] = frozenset(
             ``system_prompt``) and ``letters``, or ``PACKAGE:PATH`` of such a file inside an installed package.
         needed: what it must be filled with.
         may_show: what it may be filled with too.
+        instead: of what one does in the place of all that.
 
     Raises:
         UserError: if there is no such file, or it lacks a field.
@@ -100,10 +105,10 @@ def read_template(source: str, needed: Set[str], may_show: Set[str] = frozenset(
     if template.name in {own_template(file.stem).name for file in WORDINGS.glob("*.yaml")}:
         raise UserError(f"--template {source} has the name of our own wording, {template.name}; give it another.")
     missing = sorted(needed - template.fields)
-    if missing:
+    if missing and not template.fields & instead:
         names = " or ".join(f"{{{name}}}" for name in FIELDS[missing[0]])
         raise UserError(f"--template {source} has no place for the {missing[0]}; write {names} where it belongs.")
-    if foreign := sorted(template.fields - needed - may_show):
+    if foreign := sorted(template.fields - needed - may_show - instead):
         raise UserError(
             f"--template {source} asks for the {foreign[0]}, which this benchmark's judge is not shown; remove it."
         )

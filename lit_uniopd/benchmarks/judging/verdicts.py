@@ -20,6 +20,8 @@ _MIRRORED = {"B<<A": "A>>B", "B<A": "A>B", "B=A": "A=B", "A<B": "B>A", "A<<B": "
 _LABEL, _LOOSE_LABEL = re.compile(r"\[\[([AB<>=]+)\]\]"), re.compile(r"\[([AB<>=]+)\]")
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _MARK, _FIRST_NUMBER = re.compile(r"\[\[\s*" + _NUMBER + r"\s*\]\]"), re.compile(_NUMBER + r"(?=\s|$)")
+_FINAL_SCORE = re.compile(r"最终得分为?[:\uff1a]\s*(-?\d+(?:\.\d+)?)")
+"""As SedarEval's own prompts have it."""
 
 
 def read_label(reply: str) -> str | None:
@@ -46,6 +48,19 @@ def read_mark(reply: str) -> float | None:
     first = _FIRST_NUMBER.match(text)
     number = float(marks[-1]) if marks else float(first[1]) if first else math.nan
     return number if 0 <= number <= 1 else None
+
+
+def read_points(reply: str, most: float) -> float | None:
+    """The last number in double brackets, else the last behind the words for "final score"; None if it is out of range.
+
+    Args:
+        reply: what the judge has written.
+        most: of the points there are.
+    """
+    text = (strip_reasoning(reply) or "").strip()
+    marks = _MARK.findall(text) or _FINAL_SCORE.findall(text)
+    points = float(marks[-1]) if marks else math.nan
+    return points if 0 <= points <= most else None
 
 
 def read_objects(reply: str) -> list[str] | None:
@@ -107,6 +122,12 @@ class Verdict:
 def verdict_file(directory: Path, benchmark: str) -> Path:
     """Where the verdicts on a benchmark's answers are."""
     return directory / VERDICTS / f"{benchmark.replace('/', '_')}.jsonl"
+
+
+def earlier_verdict_files(directory: Path, benchmark: str) -> list[Path]:
+    """Where the other versions of the same run have theirs."""
+    file = verdict_file(directory, benchmark)
+    return sorted(path for path in directory.parent.glob(f"*/{VERDICTS}/{file.name}") if path != file)
 
 
 def read_verdicts(path: Path) -> dict[tuple[Any, ...], Verdict]:

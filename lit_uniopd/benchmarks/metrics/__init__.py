@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lit_uniopd.benchmarks.metrics.answers import Also, Avg, IFEval, Majority, MeanScore, PassAt
-from lit_uniopd.benchmarks.metrics.captions import Amber, Chair
+from lit_uniopd.benchmarks.metrics.captions import Amber, AmberVectors, Chair
 from lit_uniopd.benchmarks.metrics.grouped import GroupWorst, WeMath
 from lit_uniopd.benchmarks.metrics.statistic import Statistic as Statistic
 from lit_uniopd.benchmarks.metrics.yes_no import Hallusion, YesNo
@@ -27,6 +27,7 @@ METRICS: dict[str, Callable[..., Statistic]] = {
     "ifeval": IFEval,
     "chair": Chair,
     "amber": Amber,
+    "amber_vectors": AmberVectors,
 }
 """Name in YAML -> statistic; each takes the number of answers to a row, and its own arguments."""
 

@@ -56,6 +56,9 @@ class Amber(Statistic):
     size = 8
     PAIRS = (("hallucinated", "nouns"), ("covered", "truth"), ("targets", "all_targets"))
 
+    SUFFIX = ""
+    """Of the scores' names."""
+
     def __init__(self, n: int) -> None:
         del n
 
@@ -71,12 +74,19 @@ class Amber(Statistic):
         return sums
 
     def scores(self, sums: Tensor) -> dict[str, Tensor]:
-        return {
+        values = {
             "chair": ratio(sums[..., 0], sums[..., 1]),
             "cover": ratio(sums[..., 2], sums[..., 3]),
             "hal": ratio(sums[..., 6], sums[..., 7]),
             "cog": ratio(sums[..., 4], sums[..., 5]),
         }
+        return {name + self.SUFFIX: value for name, value in values.items()}
+
+
+class AmberVectors(Amber):
+    """The same where word vectors say which nouns mean the same: ``chair_vectors`` and so on."""
+
+    SUFFIX = "_vectors"
 
 
 def counts_of(record: Record) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """All scores of one benchmark from its records."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from lit_uniopd.benchmarks.metrics.health import health_of
 from lit_uniopd.benchmarks.metrics.intervals import Ends, interval
 from lit_uniopd.benchmarks.records import Record, grouped
 from lit_uniopd.benchmarks.spec import BenchmarkSpec, Generation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,31 @@ def score_benchmark(records: Sequence[Record], spec: BenchmarkSpec, generation: 
         answers=len(records),
         groups=len(groups),
     )
+
+
+def judged_card(own: BenchmarkScores | None, judged: Mapping[str, Any], records: Sequence[Record]) -> BenchmarkScores:
+    """Scores that a judge has given, behind those of graders where there are some.
+
+    Args:
+        own: of the graders; None: there are none.
+        judged: with ``scores``, ``interval`` and ``breakdown``.
+        records: the answers.
+    """
+    if own is None:
+        own = BenchmarkScores("", {}, health=health_of(records), answers=len(records), groups=len(grouped(records)))
+    scores, interval = (own.scores | behind(own.scores, judged["scores"]), behind(own.scores, judged["interval"]))
+    return replace(
+        own,
+        primary=next(iter(scores), ""),
+        scores=scores,
+        interval=own.interval | interval,
+        breakdown=own.breakdown | ({"kind": judged["breakdown"]} if judged["breakdown"] else {}),
+    )
+
+
+def behind(own: Mapping[str, Any], judged: Mapping[str, T]) -> dict[str, T]:
+    """A judge's values, by names that graders' own do not have: ``judged_chair_i`` beside ``chair_i``."""
+    return {f"judged_{name}" if own else name: value for name, value in judged.items()}
 
 
 def stats_of(groups: Sequence[Sequence[Record]], statistic: Statistic) -> Tensor:

@@ -65,14 +65,19 @@ def score_table(
 def _cells(result: "EvalResult", key: str, columns: Mapping[str, Scores]) -> list[str]:
     benchmark, card = result.benchmarks[key], result.cards.get(key)
     name = benchmark.name + ("" if result.complete[key] else " (partial)")
-    if benchmark.spec.scoring.judge is not None:
+    if benchmark.spec.scoring.judge is not None and not result.scores[key]:
         return [name, f"exported for {benchmark.spec.scoring.judge}", *("-" for _ in columns), "-"]
     metric = next(iter(result.scores[key]), "-")
     interval = None if card is None else card.interval.get(metric)
     health = {} if card is None else card.health
+    judged = result.judged.get(key)
+    if judged is not None and metric in judged["scores"] and benchmark.spec.scoring.grader is None:
+        label = f"{metric}, {judged['judge']['name']} by {judged['template']['name']}"
+    else:
+        label = metric
     return [
         name,
-        metric,
+        label,
         *(_percent(scores.get(key)) for scores in columns.values()),
         "-" if interval is None else " - ".join(_percent(end, like=result.scores[key][metric]) for end in interval),
         str(len(result.records[key])),

@@ -83,7 +83,8 @@ class Reporter:
         for key, benchmark in result.benchmarks.items():
             if benchmark.spec.scoring.export is not None and benchmark.spec.scoring.judge is not None:
                 path = export(result.records[key], benchmark, self.directory / "exports", result.name)
-                log.info("%s is judged by %s; the answers are in %s.", key, benchmark.spec.scoring.judge, path)
+                if key not in result.judged:
+                    log.info("%s is judged by %s; the answers are in %s.", key, benchmark.spec.scoring.judge, path)
         compact(self.directory)
         self._closed = result
 

@@ -62,6 +62,7 @@ def _benchmark_summary(result: "EvalResult", key: str) -> dict[str, Any]:
         "judge": benchmark.spec.scoring.judge,
         "scores": result.scores[key],
         "card": None if card is None else asdict(card),
+        **({"judged": [result.judged[key]]} if key in result.judged else {}),
     }
 
 

@@ -15,12 +15,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judged_runs import alpaca_file, by_capitals, by_label, by_letter, by_mark, judge_server, longer, write_run
+from judged_runs import (
+    alpaca_file,
+    by_capitals,
+    by_label,
+    by_letter,
+    by_mark,
+    by_rubric,
+    judge_server,
+    longer,
+    write_run,
+)
 
+from lit_uniopd.benchmarks.exports import export
 from lit_uniopd.benchmarks.judging.answers import judged_rows
+from lit_uniopd.benchmarks.judging.args import JudgeArgs
+from lit_uniopd.benchmarks.judging.build import Judging
 from lit_uniopd.benchmarks.judging.cli import main as judge
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
+from lit_uniopd.benchmarks.report.summary import run_records
 from lit_uniopd.errors import UserError
 
 OURS = ["Red, and a little brown.", "In water.", "", "x" * 40]
@@ -189,6 +203,72 @@ def test_mm_vet_is_averaged_by_capability(arena, capsys):
     assert result["orders"] is None
     assert "rec" in result["breakdown"]
     assert "correctness" in capsys.readouterr().out
+
+
+# --- SedarEval -------------------------------------------------------------------------------------------------------
+
+
+def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_path):
+    """By hand, of answers of so many signs; the conversation among the bundled rows is no question of one turn."""
+    answers = [
+        "one",
+        "ab",
+        "abcde",
+        "x",
+        "abcd",
+        "a" * 9,
+        "",
+    ]  # knowledge, reading, reasoning, maths, code, writing, agent
+    run = write_run(tmp_path / "run", {"sedareval": answers})
+    key = "sedareval@single_turn"
+    (tmp_path / "rows.txt").write_text("{own_prompt}")
+    with judge_server(by_rubric) as server:
+        arguments = [str(run), "--judge", "big", "--url", server.url]
+        judge(arguments)
+        assert len(server.requests) == 7
+        ours = result_of(run, key)
+        judge([*arguments, "--template", str(tmp_path / "rows.txt")])
+        asked = [body["messages"][-1]["content"] for body in server.requests[7:]]
+    # Reasoning 5 and code 4, with no mathematics that can be read, are one part of four; the empty answer is none.
+    parts = [3 / 5, 2 / 5, (5 / 5 + 4 / 5) / 2, 5 / 5]
+    assert ours["scores"]["overall"] == pytest.approx(np.mean(parts))
+    assert ours["scores"]["question_mean"] == pytest.approx((3 + 2 + 5 + 4 + 5) / 25)
+    assert (ours["unreadable"], ours["details"]) == (1, {"empty_answers": 1})
+    assert ours["breakdown"]["代码"] == pytest.approx(0.8)
+    theirs = result_of(run, key)
+    assert theirs["template"]["name"] == "rows"
+    assert theirs["scores"] == ours["scores"]
+    assert "[字数\uff1a9]\naaaaaaaaa\n" in next(text for text in asked if "秋天" in text)
+    assert not any("{response}" in text for text in asked)
+    benchmark = load_benchmark(find_spec("sedareval"), "fixture")
+    lines = export(run_records(run), benchmark, tmp_path, "ours").read_text().splitlines()
+    first = json.loads(lines[0])  # as src/main.py of the authors reads it
+    assert (first["id"], first["answer"], first["meta"]["id_ex"]) == ("f0", "one", 1)
+    assert first["query"] == benchmark.examples[0].messages[-1]["content"]
+
+
+def test_rows_of_sedareval_that_cannot_be_scored_are_counted(tmp_path):
+    rows = [
+        {"id": "a", "query": "?", "meta": {"category": ["数学"], "reference": "1", "score_standard": "1+5分"}},
+        {"id": "b", "query": "?", "meta": {"category": ["数学"], "reference": float("nan"), "score_standard": ""}},
+        {"id": "c", "query": "?", "meta": {"category": ["数学"], "score_standard": "1", "is_complete": -1}},
+        {"id": "d", "query": "Q1: a\nQ2: b", "meta": {"category": ["对话"], "score_standard": "1"}},
+        {"id": "e", "query": "?", "meta": {"category": ["问答"]}, "auto_prompt": [{"prompt": "{response}"}]},
+        {"id": "f", "query": "?", "meta": {"category": ["问答"]}, "auto_prompt": [{"prompt": "{response}"}] * 2},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text(f"inherit: sedareval\nprotocol: mine\nhub: {{id: {tmp_path}/rows.jsonl}}\n")
+    benchmark = load_benchmark(find_spec(str(tmp_path / "mine.yaml")), "paper")
+    assert [example.id for example in benchmark.examples] == ["a", "e"]
+    assert benchmark.left_out == {
+        "no rubric": 2,
+        "marked as incomplete by the authors": 1,
+        "a conversation of several turns": 1,
+    }
+    with pytest.raises(
+        UserError, match=r"asks for the rubric of each question, and 1 of 2 rows have none; give a text"
+    ):
+        Judging(JudgeArgs("x"), benchmark)
 
 
 # --- Object HalBench -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet
+from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet, SedarEval
 from lit_uniopd.benchmarks.judging.verdicts import Verdict
 
 
@@ -63,3 +63,41 @@ def test_capabilities_by_hand():
     scored = MMVet().score([row(0, 1.0, "rec", "ocr"), row(1, 0.4, "ocr"), row(2, 0.1, "rec", "know")])
     assert scored.scores["correctness"] == pytest.approx(0.5)
     assert scored.breakdown == pytest.approx({"rec": 0.55, "ocr": 0.7, "know": 0.1})
+
+
+PUBLISHED = {
+    "gpt4o-eval": (73.810, (72.266, 72.176, 67.013, 72.066, 77.708, 78.837, 89.032, 77.031)),
+    "Qwen2.5-32B-Instruct": (73.129, (68.571, 69.815, 69.753, 73.049, 75.729, 84.109, 86.129, 75.328)),
+    "QwQ-32B-Preview": (69.737, (63.744, 63.333, 54.074, 78.966, 72.760, 87.442, 93.548, 75.642)),
+    "qwen2_1_5b_chat": (23.910, (20.049, 19.444, 14.051, 4.912, 62.708, 22.016, 30.323, 14.541)),
+}
+"""Of SedarEval's README: total and its eight categories, in per cent."""
+CATEGORIES = ("理解", "问答", "对话", "Agent/复杂指令", "创作", "数学", "代码", "推理")
+
+
+def rubric_row(i: int, share: float, category: str, answer: str = "a") -> JudgedRow:
+    verdict = Verdict("b", str(i), 0, "", "", {}, {"sha256": ""}, share)
+    return JudgedRow(str(i), 0, i, "?", answer, "b", (category,), (verdict,), rubric="r")
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_sedareval_weighs_categories_as_its_leaderboard(model):
+    total, shares = PUBLISHED[model]
+    # Two rows a category, to either side of its mean, and a third one of mathematics at it: sizes must not weigh.
+    rows = [
+        rubric_row(4 * i + k, share / 100 + shift, category)
+        for i, (share, category) in enumerate(zip(shares, CATEGORIES, strict=True))
+        for k, shift in enumerate((-0.04, 0.04, 0.0)[: 3 if category == "数学" else 2])
+    ]
+    scored = SedarEval().score(rows)
+    assert scored.scores["overall"] == pytest.approx(total / 100, abs=1e-5)
+    assert scored.breakdown == pytest.approx(dict(zip(CATEGORIES, (share / 100 for share in shares), strict=True)))
+    assert scored.interval["overall"][0] <= scored.scores["overall"] <= scored.interval["overall"][1]
+
+
+def test_sedareval_leaves_empty_answers_out_and_counts_them():
+    rows = [rubric_row(0, 0.6, "数学"), rubric_row(1, 0.0, "数学", answer=" \n"), rubric_row(2, 0.2, "对话")]
+    scored = SedarEval().score(rows)
+    assert scored.scores == pytest.approx({"overall": 0.4, "question_mean": 0.4})
+    assert scored.details == {"empty_answers": 1}
+    assert SedarEval().score(rows[1:2]).scores == {}

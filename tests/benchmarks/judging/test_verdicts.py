@@ -13,6 +13,7 @@ from lit_uniopd.benchmarks.judging.verdicts import (
     read_letter,
     read_mark,
     read_objects,
+    read_points,
     read_verdicts,
 )
 
@@ -39,6 +40,23 @@ from lit_uniopd.benchmarks.judging.verdicts import (
 )
 def test_labels(reply, label):
     assert read_label(reply) == label
+
+
+@pytest.mark.parametrize(
+    ("reply", "points"),
+    [
+        ("1. two of them, [[2]]\n2. [[1.5]]\nSum: [[3.5]]", 3.5),
+        ("[[0]]", 0.0),
+        ("评分过程\n最终得分\uff1a1分\n最终得分为: 4.5分", 4.5),
+        ("最终得分\uff1a-200分", None),
+        ("[[6]]", None),
+        ("<think>[[3]]</think>最终得分\uff1a2", 2.0),
+        ("5", None),
+        ("", None),
+    ],
+)
+def test_points(reply, points):
+    assert read_points(reply, 5) == points
 
 
 @pytest.mark.parametrize(
