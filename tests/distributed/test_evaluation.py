@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed.evaluate import evaluate
@@ -34,7 +35,7 @@ def scores(run: Path) -> dict:
 def test_two_ranks_give_the_numbers_of_one_also_sharded_and_after_a_kill(tmp_path):
     model = "playground:tiny_vision"
     with judge_server(by_mark) as server:
-        judge = {"judge": "big", "url": server.url}
+        judge: dict[str, Any] = {"judge": "big", "url": server.url}
         evaluate("auto", 1, tmp_path / "one", model, NAMES, JudgeArgs(**judge))
         launch("fsdp", tmp_path / "two", model, json.dumps(judge))
         assert len(server.requests) == 4 + 4  # rank 0 alone asks, and each of the four answers once

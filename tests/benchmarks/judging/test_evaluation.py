@@ -103,7 +103,7 @@ def test_a_training_run_has_judged_scores_like_any_others_and_a_restart_asks_not
 
 def test_a_model_here_judges_and_others_are_exported(tmp_path, caplog):
     baseline = str(alpaca_file(tmp_path / "base.json", THEIRS))
-    local = {"judge": "playground:tiny_text", "baseline": baseline}
+    local: dict[str, Any] = {"judge": "playground:tiny_text", "baseline": baseline}
     run = validate(tmp_path, ["alpaca_eval2", "arena_hard"], benchmark="alpaca_eval2", **local)
     result = summary_of(run, ALPACA)
     assert 0 < result["scores"]["win_rate"] < 1
@@ -117,7 +117,7 @@ def test_a_model_here_judges_and_others_are_exported(tmp_path, caplog):
 
 
 def test_a_judge_that_fails_costs_its_score_and_not_the_run(tmp_path, caplog):
-    judge = {"judge": "big", "baseline": str(alpaca_file(tmp_path / "base.json", THEIRS))}
+    judge: dict[str, Any] = {"judge": "big", "baseline": str(alpaca_file(tmp_path / "base.json", THEIRS))}
     with judge_server(by_letter) as server:
         server.status = lambda body: 401
         run = validate(tmp_path, ["alpaca_eval2"], url=server.url, **judge)
