@@ -1,6 +1,6 @@
 r"""The mathematics grader: the boxed answer, compared by our own rules and by math-verify.
 
-Three modes of finding the answer and comparing it:
+Four modes of finding the answer and comparing it:
 
 - ``protocol`` is that of G-OPD, the evaluation that Uni-OPD follows: the last ``\boxed`` of the response, cut at 300
   characters, boxed again and compared with the boxed gold answer by math-verify alone; no box is wrong. The whole
@@ -9,6 +9,8 @@ Three modes of finding the answer and comparing it:
 - ``boxed``, for rewards: a box in any form, several boxes of one sentence as one list, no box inside a program;
   compared by `lit_uniopd.rewards.math_equality`, which grants less to what is wrong and more to other notations.
 - ``robust``: as ``boxed``, and where there is no box the answer that the response declares.
+- ``qwen_math``: found by the rules of `lit_uniopd.rewards.qwen_math`, in the whole response, as the evaluation of
+  Omni-DPO does; numbers are compared by its tolerance, all else as in ``boxed``.
 
 In all of them a percentage equals both readings (50 % = 0.5 = 50), and decimals agree after rounding to ``digits``
 places.
@@ -23,6 +25,7 @@ from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
 from lit_uniopd.rewards.math_equality import INTEGER, THOUSANDS, clean, equal_answers, parsed
+from lit_uniopd.rewards.qwen_math import LETTERS, same_number, stated_answer, stated_choice
 from lit_uniopd.rewards.text import last_answer_tag, last_box, strip_reasoning, strip_thinking
 
 _FORMS = (
@@ -48,7 +51,7 @@ def grade_math(
     digits: int = 6,
     tags: bool = False,
     choices: Mapping[str, str] | None = None,
-    extraction: Literal["protocol", "boxed", "robust"] = "boxed",
+    extraction: Literal["protocol", "boxed", "robust", "qwen_math"] = "boxed",
 ) -> Grade:
     r"""Compare the last boxed answer with the gold answer.
 
@@ -64,15 +67,17 @@ def grade_math(
         digits: Decimal places to which numbers are rounded before they are compared.
         tags: Read the last ``<answer>`` tag, if there is one: the last box in it, else all of it.
         choices: Letter -> option. The text of an option and its letter are the same answer.
-        extraction: ``protocol``, ``boxed`` or ``robust``; see the module.
+        extraction: ``protocol``, ``boxed``, ``robust`` or ``qwen_math``; see the module.
 
     Raises:
         ValueError: if the gold answer cannot be read, or for another ``extraction``.
     """
-    check_extraction(extraction, ("protocol", "boxed", "robust"))
+    check_extraction(extraction, ("protocol", "boxed", "robust", "qwen_math"))
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
+    if extraction == "qwen_math":
+        return _by_qwen_math(expected, prediction, max_chars, digits)
     visible = strip_thinking(prediction) if extraction == "protocol" else strip_reasoning(prediction)
     if visible is None:
         return Grade(False, 0.0, reason="truncated")
@@ -122,6 +127,21 @@ def _answers(visible: str, gold: str, max_chars: int, tags: bool, extraction: st
     if final is None and extraction == "robust":
         final = declared_answer(visible)
     return _clean(final or "")[:max_chars], _clean(boxed_answer(gold) or gold)[:max_chars]
+
+
+def _by_qwen_math(gold: str, response: str, max_chars: int, digits: int) -> Grade:
+    expected, answer = _clean(boxed_answer(gold) or gold), stated_answer(response)
+    if expected in LETTERS:
+        answer = answer if answer in LETTERS else stated_choice(response)
+        return verdict(answer == expected, answer)
+    if not answer:
+        return Grade(False, 0.0, reason="no_answer")
+    expected, answer = clean(expected)[:max_chars], clean(_clean(answer))[:max_chars]
+    if (same := same_number(expected, answer)) is not None:
+        return verdict(same, answer)
+    if is_astronomic(answer) and not is_astronomic(expected):
+        return verdict(False, answer)  # sympy would compute it first
+    return verdict(equal_answers(expected, answer, digits), answer)
 
 
 def _by_choices(expected: str, answer: str, choices: Mapping[str, str]) -> bool | None:
