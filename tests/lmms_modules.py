@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +39,18 @@ def bare_lmms_eval(downloads: Path) -> Iterator[Any]:
     hub: Any = importlib.import_module("huggingface_hub")
     download, hub.snapshot_download = hub.snapshot_download, lambda **_: str(downloads)
     try:
-        yield lambda name: importlib.import_module(f"lmms_eval.{name}")
+        yield _imported
     finally:
         hub.snapshot_download = download
         for name in [name for name in sys.modules if name.split(".")[0] in ("lmms_eval", "openai")]:
             del sys.modules[name]
         sys.modules.update(before)
+
+
+def _imported(name: str) -> Any:
+    with warnings.catch_warnings():  # about the package's own texts, the first time that it is compiled
+        warnings.filterwarnings("ignore", "invalid escape sequence")
+        return importlib.import_module(f"lmms_eval.{name}")
 
 
 def _stand_in(name: str) -> Any:
