@@ -48,6 +48,8 @@ class WeightProbe:
         if not self.prompt.tokens or (prompt.vision and not self.prompt.vision):
             self.prompt = prompt if prompt.vision else EncodedPrompt(prompt.tokens[:LENGTH])
             self.before = None
+        if not self.prompt.tokens:
+            return
         places = _compared(model, self.prompt)
         student_logps = _student_logps(model, self.prompt, places)  # first: other ranks may take part in it
         if not places:  # nothing follows the first token
