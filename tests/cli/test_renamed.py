@@ -57,6 +57,7 @@ def test_an_old_config_means_what_it_meant(capsys, caplog):
     for callback in old["trainer"]["callbacks"]:
         if callback["class_path"] == "callbacks.BenchmarkEvaluation":
             callback["init_args"]["harness"] = asdict(HarnessArgs())  # new since: tasks of lm-eval
+            callback["init_args"]["judge"] = None  # new since: judged benchmarks were answered alone
     data = old["data"]["init_args"]
     data["global_batch_size"] = None  # new since: batch_size is of each rank
     for source in (data["train"], data["val"]):
