@@ -75,12 +75,13 @@ def theirs(
 
 
 def assert_alike(
-    summary: dict, records: list[Record], results: dict, names: list[str], largest_logit: float = 1.0
+    summary: dict, records: list[Record], results: dict, names: list[str], largest_logit: float = 1.0, layers: int = 2
 ) -> None:
     """Replies, filtered replies, verdicts and scores; log-probs as near as sums of float32 by two kernels are.
 
-    A log-prob is the difference of two sums as large as logits, which may be larger than itself; a text's is the sum of
-    those of its tokens, whose errors have either sign. It has no more tokens than characters.
+    A log-prob is the difference of two sums as large as logits, which may be larger than itself, and each layer adds two
+    sums before them; a text's is the sum of those of its tokens. Errors have either sign, so that they grow with the
+    root of their number. A text has no more tokens than characters.
     """
     for name in names:
         key = next(key for key in summary["benchmarks"] if key.startswith(f"lm_eval:{name}@"))
@@ -98,7 +99,7 @@ def assert_alike(
                 for ours_, theirs_, request in zip(
                     _numbers(given), _numbers(replies), sample["arguments"], strict=True
                 ):
-                    bound = rounding(theirs_, largest_logit) * len(request[-1]) ** 0.5
+                    bound = rounding(theirs_, largest_logit) * (2 * layers * len(request[-1])) ** 0.5
                     assert ours_ == pytest.approx(theirs_, rel=0, abs=bound)
                     error = max(error, bound)
                 assert [reply[1:] for reply in given if isinstance(reply, list)] == [
@@ -350,4 +351,5 @@ def test_a_real_model(tmp_path):
         )
     for i, options in enumerate([{}, {"apply_chat_template": True}]):
         summary, records = validated(tmp_path / str(i), str(path), names, include_path=str(folder), **options)
-        assert_alike(summary, records, theirs(str(path), names, folder, **options), names, largest_logit)
+        results = theirs(str(path), names, folder, **options)
+        assert_alike(summary, records, results, names, largest_logit, model.config.num_hidden_layers)
