@@ -184,14 +184,15 @@ def weights_in_turn(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     weights until the next one is asked for.
     """
     for layer, names in groupby(list(weights_of(model)), key=layer_of):
-        with unsharded(model.get_submodule(layer)):
-            weights = weights_of(model)
-            yield {name: weights[name] for name in names}
+        part = model.get_submodule(layer)
+        with unsharded(part):
+            weights = weights_of(part)
+            yield {name: weights[name.removeprefix(f"{layer}.")] for name in names}
 
 
 def layer_of(name: str) -> str:
-    """What a parameter's name has up to its first number, which is its layer's; all of the rest has none."""
-    parts = name.split(".")
+    """The layer of a parameter: its module's name up to the first number in it; all of the rest has none."""
+    parts = name.split(".")[:-1]
     numbers = [i for i, each in enumerate(parts) if each.isdigit()]
     return ".".join(parts[: numbers[0] + 1]) if numbers else ""
 

@@ -74,11 +74,10 @@ def amber_counts(
             continue
         alike = similar.get(noun, ())
         targets.update(likely[word] for word in (noun, _first(alike, likely)) if word in likely)
-        seen = _first(alike, right)
-        if seen is None:
+        if (synonym := _first(alike, right)) is None:
             hallucinated += 1
         else:
-            covered.add(right[seen])
+            covered.add(right[synonym])
     return AmberCounts(
         nouns=len(nouns),
         hallucinated=hallucinated,

@@ -54,7 +54,7 @@ def _workload(
     sampling = sampling_args(benchmark.generation, likely)
     rows = min(amount([benchmark], args.max_rows, ranks).batch, sampling.max_rows)
     prompt = _longest_prompt(policy, flag, benchmark)
-    colocated = sampling.server is None and sampling.engine == "vllm"
+    colocated = sampling.colocates
     return Workload(
         train_tokens=0,
         longest_row=prompt + sampling.max_new_tokens,

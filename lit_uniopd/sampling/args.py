@@ -156,6 +156,11 @@ class SamplingArgs:
             )
 
     @property
+    def colocates(self) -> bool:
+        """Whether vLLM in this process writes."""
+        return self.engine == "vllm" and self.server is None
+
+    @property
     def max_drift(self) -> float | None:
         """Nats on average by which vLLM's log-probs may be off; None: by any."""
         return (self.server or self.colocate).max_drift if self.engine == "vllm" else None

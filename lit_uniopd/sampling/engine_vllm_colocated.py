@@ -52,7 +52,8 @@ def write(request: GenerationRequest) -> AnswerBuffer:
             its pictures, or does not have the student's weights after they were sent.
     """
     check_installed()
-    engine, buffer = request.read_weights(lambda: (_with_weights(request), AnswerBuffer(request)))
+    engine = request.read_weights(lambda: _with_weights(request))
+    buffer = AnswerBuffer(request)
     try:
         for prompt, answers in engine.answers(request):
             for row, (tokens, logps) in enumerate(answers, start=prompt * request.answers):

@@ -212,7 +212,7 @@ def check_engine(args: SamplingArgs) -> None:
     Raises:
         UserError: if it is not installed, or a server cannot be reached or serves something else.
     """
-    if args.engine == "vllm" and args.server is None:
+    if args.colocates:
         engine_vllm_colocated.check_installed()
     if args.server is not None:
         engine_vllm_server.connect(args.server)

@@ -47,7 +47,7 @@ def write_answers(
     encoded = [policy.encode(prompt) for prompt in prompts] if encoded is None else encoded
     request = _request(policy, encoded, args, seed=seed, keys=keys, first=first)
     rows, reading = len(prompts) * args.n, policy.gathered()
-    if args.engine == "vllm" and args.server is None and can_gather_in_turn(policy):
+    if args.colocates and can_gather_in_turn(policy):
         request, reading = replace(request, read_weights=policy.layer_by_layer), nullcontext()
     with reading, policy.answering(), progress_bar(rows, "writing answers", unit="answer") as bar:
         answers = answer(replace(request, on_progress=follow(bar), on_tokens=bar.add_tokens))

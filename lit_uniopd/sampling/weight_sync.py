@@ -345,10 +345,10 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     Of a sharded tensor, this rank's shard is looked at.
     """
     names, values = [], []
-    for name, whole in tensors:
+    for name, tensor in tensors:
         names.append(name)
-        tensor = whole.to_local() if isinstance(whole, DTensor) else whole
-        values += [tensor.sum(dtype=torch.float64), torch.linalg.vector_norm(tensor, dtype=torch.float64)]
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        values += [local.sum(dtype=torch.float64), torch.linalg.vector_norm(local, dtype=torch.float64)]
     digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
     digest.update(torch.stack([value.to(values[0].device) for value in values]).cpu().numpy().tobytes())
     return digest.hexdigest()

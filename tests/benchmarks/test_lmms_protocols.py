@@ -86,11 +86,10 @@ def test_prompts_and_decoding(lmms, name):
     spec, task = find_spec(name), TASKS[name]
     settings = task_file(f"{task}.yaml")
     wording = spec.prompt.wording
-    asked = spec if wording is None else replace(
-        spec, prompt=replace(spec.prompt, system=official_words(wording, spec.key))
-    )  # fmt: skip
-    rows = rows_of(spec)
-    examples = ADAPTERS[spec.adapter](rows, asked, AdapterContext("paper", True, Path())).examples
+    rows, worded = rows_of(spec), spec
+    if wording is not None:
+        worded = replace(spec, prompt=replace(spec.prompt, system=official_words(wording, spec.key)))
+    examples = ADAPTERS[spec.adapter](rows, worded, AdapterContext("paper", True, Path())).examples
     for row, example in zip(rows, examples, strict=True):
         if wording is None:
             asks = function(lmms, "doc_to_text", task, settings)
@@ -186,7 +185,7 @@ def test_no_benchmark_takes_over_the_published_scores_of_another():
 def record(row: str, group: str, right: bool, key: str = "") -> Record:
     verdict = {"correct": right, "score": float(right), "reason": "ok", "grader": "lmms_reasoning"}
     hashes = dict.fromkeys(("fingerprint", "prompt_hash", "generation_hash", "weights", "model"), "x")
-    rest = {
+    constants = {
         "benchmark": "b",
         "protocol": "p",
         "version": 1,
@@ -195,7 +194,7 @@ def record(row: str, group: str, right: bool, key: str = "") -> Record:
         "step": 0,
         "n_tokens": 1,
     }
-    return Record(sample_id=row, group_id=group, breakdown={"key": key}, **verdict, **hashes, **rest)
+    return Record(sample_id=row, group_id=group, breakdown={"key": key}, **verdict, **hashes, **constants)
 
 
 def scores(records: list[Record], name: str) -> dict[str, float]:

@@ -81,8 +81,8 @@ def test_a_column_of_a_roles_own_name_goes_before_the_formats(
     wanted = [row["reward_model"]["ground_truth"] for row in rows] if expected is None else [expected] * len(rows)
     assert values == wanted
     (column,) = extra
-    told = f"has a column {column!r}, which is read in the place of the format's" in caplog.text
-    assert told == (f"{column}_column" not in options)
+    warned = f"has a column {column!r}, which is read in the place of the format's" in caplog.text
+    assert warned == (f"{column}_column" not in options)
 
 
 def test_no_outcome_of_the_papers_labels_is_unknown(tmp_path: Path):

@@ -31,7 +31,7 @@ def main(root: Path, strategy: str, models: Path) -> None:
     lora = LoraArgs(rank=4, alpha=8) if strategy == "fsdp_lora" else None
     student = PolicyArgs(path=paths["student"], lora=lora)
     model, drifts = on_policy(paths, student=student, optimizer=adam), Drifts()
-    whole = count_whole_layers()
+    whole_layers = count_whole_layers()
     runner = trainer(
         root,
         devices=2,
@@ -43,7 +43,7 @@ def main(root: Path, strategy: str, models: Path) -> None:
     runner.fit(model, Prompts(prompts(24)))
     total = sum(float(full_tensor(parameter).double().norm()) for parameter in model.policy.parameters())
     answers = model.rollouts.tokens_BT.tolist() if model.rollouts is not None else []
-    result = {"drifts": drifts.largest, "weights": total, "answers": answers, "whole_layers": max(whole)}
+    result = {"drifts": drifts.largest, "weights": total, "answers": answers, "whole_layers": max(whole_layers)}
     (root / f"{strategy}-{runner.global_rank}.json").write_text(json.dumps(result))
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
-from lit_uniopd.distributed.sharding import layer_of
+from lit_uniopd.distributed.sharding import layer_of, weights_in_turn
 from lit_uniopd.policy.backbone import unwrap
 from lit_uniopd.policy.checkpoint_names import checkpoint_weights
 
@@ -53,3 +54,18 @@ def test_adapters_are_merged(tmp_path):
     assert sent.keys() == saved.keys()
     for name, weight in sent.items():
         torch.testing.assert_close(weight, saved[name])
+
+
+def test_numbers_that_name_no_module_are_no_layers():
+    """Parameters in a list, heads under a name with a number in it, lists inside of layers, buffers."""
+    inner = nn.ModuleDict({"experts": nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(2)])})
+    parts = {"scales": nn.ParameterList([torch.ones(2), torch.zeros(1)]), "layers": nn.ModuleList([inner])}
+    model = nn.ModuleDict({**parts, "norm": nn.BatchNorm1d(2)})
+    weights = list(weights_in_turn(model))
+    assert {name: w.tolist() for part in weights for name, w in part.items()} == {
+        name: w.tolist() for name, w in model.state_dict().items()
+    }
+    assert [list(part) for part in weights[:2]] == [
+        ["scales.0", "scales.1"],
+        ["layers.0.experts.0.weight", "layers.0.experts.1.weight"],
+    ]

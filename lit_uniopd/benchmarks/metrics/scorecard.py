@@ -59,29 +59,29 @@ def score_benchmark(records: Sequence[Record], spec: BenchmarkSpec, generation: 
     )
 
 
-def judged_card(own: BenchmarkScores | None, judged: Mapping[str, Any], records: Sequence[Record]) -> BenchmarkScores:
+def judged_card(card: BenchmarkScores | None, judged: Mapping[str, Any], records: Sequence[Record]) -> BenchmarkScores:
     """Scores that a judge has given, behind those of graders where there are some.
 
     Args:
-        own: of the graders; None: there are none.
+        card: scores of the graders; None: there are none.
         judged: with ``scores``, ``interval`` and ``breakdown``.
         records: the answers.
     """
-    if own is None:
-        own = BenchmarkScores("", {}, health=health_of(records), answers=len(records), groups=len(grouped(records)))
-    scores, interval = (own.scores | behind(own.scores, judged["scores"]), behind(own.scores, judged["interval"]))
+    if card is None:
+        card = BenchmarkScores("", {}, health=health_of(records), answers=len(records), groups=len(grouped(records)))
+    scores = card.scores | behind(card.scores, judged["scores"])
     return replace(
-        own,
+        card,
         primary=next(iter(scores), ""),
         scores=scores,
-        interval=own.interval | interval,
-        breakdown=own.breakdown | ({"kind": judged["breakdown"]} if judged["breakdown"] else {}),
+        interval=card.interval | behind(card.scores, judged["interval"]),
+        breakdown=card.breakdown | ({"kind": judged["breakdown"]} if judged["breakdown"] else {}),
     )
 
 
-def behind(own: Mapping[str, Any], judged: Mapping[str, T]) -> dict[str, T]:
+def behind(graded: Mapping[str, Any], judged: Mapping[str, T]) -> dict[str, T]:
     """A judge's values, by names that graders' own do not have: ``judged_chair_i`` beside ``chair_i``."""
-    return {f"judged_{name}" if own else name: value for name, value in judged.items()}
+    return {f"judged_{name}" if graded else name: value for name, value in judged.items()}
 
 
 def stats_of(groups: Sequence[Sequence[Record]], statistic: Statistic) -> Tensor:

@@ -88,9 +88,9 @@ def test_a_training_run_has_judged_scores_like_any_others_and_a_restart_asks_not
     assert judged["scores"] == result["scores"]
     assert (judged["judge"]["name"], judged["template"]["name"]) == ("big", "uniopd_preference")
     assert judged["served_models"] == ["judge-2026-01-01"]
-    whole = json.loads((run / "summary.json").read_text())
-    assert whole["before"][SHORT] == pytest.approx(expected[0])
-    assert whole["after"][SHORT] == pytest.approx(expected[1])
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["before"][SHORT] == pytest.approx(expected[0])
+    assert summary["after"][SHORT] == pytest.approx(expected[1])
     board = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     curve = board.Scalars(f"eval_fixture/chat/{SHORT}/win_rate")
     assert [event.value for event in curve] == pytest.approx([expected[0], expected[1]])
@@ -130,9 +130,9 @@ def test_a_judge_that_fails_costs_its_score_and_not_the_run(tmp_path, caplog):
 
 
 def test_a_judge_beside_a_grader_has_names_of_its_own():
-    own = BenchmarkScores("chair_i", {"chair_i": 0.2}, {"chair_i": (0.1, 0.3)}, answers=4)
+    graded = BenchmarkScores("chair_i", {"chair_i": 0.2}, {"chair_i": (0.1, 0.3)}, answers=4)
     judged = {"scores": {"chair_i": 0.5}, "interval": {"chair_i": (0.4, 0.6)}, "breakdown": {"rec": 0.5}}
-    card = judged_card(own, judged, [])
+    card = judged_card(graded, judged, [])
     assert card.primary == "chair_i"
     assert card.scores == {"chair_i": 0.2, "judged_chair_i": 0.5}
     assert card.interval == {"chair_i": (0.1, 0.3), "judged_chair_i": (0.4, 0.6)}

@@ -228,7 +228,7 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
         assert len(server.requests) == 7
         ours = result_of(run, key)
         judge([*arguments, "--template", str(tmp_path / "rows.txt")])
-        asked = [body["messages"][-1]["content"] for body in server.requests[7:]]
+        questions = [body["messages"][-1]["content"] for body in server.requests[7:]]
     # Reasoning 5 and code 4, with no mathematics that can be read, are one part of four; the empty answer is none.
     parts = [3 / 5, 2 / 5, (5 / 5 + 4 / 5) / 2, 5 / 5]
     assert ours["scores"]["overall"] == pytest.approx(np.mean(parts))
@@ -238,8 +238,8 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
     theirs = result_of(run, key)
     assert theirs["template"]["name"] == "rows"
     assert theirs["scores"] == ours["scores"]
-    assert "[字数\uff1a9]\naaaaaaaaa\n" in next(text for text in asked if "秋天" in text)
-    assert not any("{response}" in text for text in asked)
+    assert "[字数\uff1a9]\naaaaaaaaa\n" in next(text for text in questions if "秋天" in text)
+    assert not any("{response}" in text for text in questions)
     benchmark = load_benchmark(find_spec("sedareval"), "fixture")
     lines = export(run_records(run), benchmark, tmp_path, "ours").read_text().splitlines()
     first = json.loads(lines[0])  # as src/main.py of the authors reads it

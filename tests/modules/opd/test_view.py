@@ -69,8 +69,8 @@ def test_the_teacher_reads_the_view_and_equal_views_say_nothing(scenes, tmp_path
     objects = {row["id"]: row["objects"] for row in rows}
     for row, prompt in enumerate(viewing.prompts):
         length = int(viewing.lengths_B[row])
-        asked = reader.ids(f"{QUESTION} {'. '.join(sorted(objects[prompt.id]))}.")
-        start = [BOS, *[PICTURE] * PICTURE_TOKENS, *asked, LINE]
+        question = reader.ids(f"{QUESTION} {'. '.join(sorted(objects[prompt.id]))}.")
+        start = [BOS, *[PICTURE] * PICTURE_TOKENS, *question, LINE]
         ids = torch.tensor([[*start, *viewing.tokens_BT[row, :length].tolist()]])
         with torch.no_grad():
             logits = policy.model(input_ids=ids, **policy.encode(prompt).vision).logits[0, len(start) - 1 : -1]
