@@ -136,7 +136,7 @@ def _by_qwen_math(gold: str, response: str, max_chars: int, digits: int) -> Grad
         return verdict(answer == expected, answer)
     if not answer:
         return Grade(False, 0.0, reason="no_answer")
-    expected, answer = clean(expected)[:max_chars], clean(_clean(answer))[:max_chars]
+    expected, answer = (clean(text[:max_chars]) for text in (expected, _clean(answer)))
     if (same := same_number(expected, answer)) is not None:
         return verdict(same, answer)
     if is_astronomic(answer) and not is_astronomic(expected):

@@ -15,6 +15,8 @@ _NUMBER = re.compile(r"-?\d*\.?\d+")
 _PHRASE = re.compile("choice is|answer is")
 _LETTER = re.compile(r"\b[A-E]\b")
 _RELATIVE = 1e-4
+_LARGEST = 1e300
+"""Beyond it a percentage may be no float."""
 
 
 def stated_answer(response: str) -> str:
@@ -95,5 +97,7 @@ def _number(text: str) -> int | float | None:
     try:
         value = float(text.replace(",", "").replace("\\%", "").replace("%", ""))
     except ValueError:
+        return None
+    if abs(value) > _LARGEST:
         return None
     return int(value) if value.is_integer() else value

@@ -58,6 +58,9 @@ def test_the_option_of_a_response(response, expected):
         ("0.333", "0.3334", False),
         ("12", "1/2", None),
         ("x", "12", None),
+        ("1e300", "1.5", False),
+        ("9" * 400, "8" * 400, None),  # more than a float holds
+        ("nan", "nan", False),
     ],
 )
 def test_two_numbers(gold, answer, same):
@@ -77,6 +80,7 @@ def test_two_numbers(gold, answer, same):
         ("B", r"\boxed{C}", False),
         ("7", "<think>7", True),  # as of any text
         ("7", "", False),
+        ("7", "The answer is " + "9^" * 50_000 + "9", False),
     ],
 )
 def test_the_mode_of_the_mathematics_grader(gold, response, right):

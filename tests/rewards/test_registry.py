@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from lit_uniopd.rewards import boxes, lmms_rules
+from lit_uniopd.rewards import boxes, lmms_rules, qwen_math
 from lit_uniopd.rewards.program import extract_program
 from lit_uniopd.rewards.registry import INLINE
 
@@ -29,6 +29,7 @@ READERS |= {
     "lmms_reasoning": lambda text: lmms_rules.reasoning_letter(
         lmms_rules.reasoning_answer(lmms_rules.without_reasoning(text)) + text
     ),
+    "qwen_math": lambda text: qwen_math.stated_answer(text) + qwen_math.stated_choice(text),
     "boxes": lambda text: boxes.marked_answer(text, tags=True),
     "declared": boxes.declared_answer,
     "program": lambda text: extract_program(text, "f"),
