@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_uniopd.benchmarks.fingerprint import generation_hash, noise_key, prompt_hash
+from lit_uniopd.benchmarks.conversation import write_conversations
+from lit_uniopd.benchmarks.fingerprint import generation_hash, prompt_hash
 from lit_uniopd.benchmarks.grading import grade_items, with_grades
 from lit_uniopd.benchmarks.metrics.statistic import by_row
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
@@ -26,7 +27,6 @@ from lit_uniopd.policy.policy import Policy
 from lit_uniopd.rewards import GradeItem, GraderPool
 from lit_uniopd.sampling.args import SamplingArgs
 from lit_uniopd.sampling.engines import settled
-from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Grade
 from lit_uniopd.utils.progress import progress_bar
 from lit_uniopd.utils.stop_request import poll
@@ -206,15 +206,7 @@ class EvalEngine:
                 policy, benchmark, examples, sampling, rows=self.args.max_rows, seed=self.args.seed
             )
         with chatting(policy, benchmark):
-            answers = write_answers(
-                policy,
-                [benchmark.prompt(example) for example in examples],
-                sampling,
-                seed=self.args.seed,
-                keys=[noise_key(benchmark.spec.id, example.id) for example in examples],
-            )
-        texts = [cut_at(text, settings.stop) for text in answers.text]
-        return list(zip(texts, answers.lengths_B.tolist(), answers.finish, strict=True))
+            return write_conversations(policy, benchmark, examples, sampling, seed=self.args.seed)
 
     def _submit(self, records: list[Record], requests: Sequence[Request]) -> None:
         harness = requests[0].benchmark.harness
@@ -339,9 +331,3 @@ def sampling_args(generation: Generation, args: EvalArgs) -> SamplingArgs:
         top_k=generation.top_k,
         max_rows=args.sampling.max_rows if args.sampling.engine == "vllm" else args.max_rows,
     )
-
-
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string."""
-    ends = [end for string in stop if (end := text.find(string)) >= 0]
-    return text[: min(ends)] if ends else text

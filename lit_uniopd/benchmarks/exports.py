@@ -100,7 +100,10 @@ def _sedareval(rows: Rows, model: str) -> tuple[str, str]:
 
 
 def question_of(example: Any) -> str:
-    """The text of the last turn."""
+    """The text of the row's question where it is kept, else of the last turn."""
+    question = example.row.get("question")
+    if isinstance(question, str):
+        return question
     content = example.messages[-1]["content"]
     if isinstance(content, str):
         return content

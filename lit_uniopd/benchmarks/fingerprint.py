@@ -11,7 +11,7 @@ from lit_uniopd.utils.seeding import derive_seed
 
 def prompt_hash(example: Example, chat: Any) -> str:
     """Hash of the messages, the images and the chat template's arguments."""
-    return content_hash(list(example.messages), [image_hash(image) for image in example.images], chat)
+    return content_hash(example.chat, [image_hash(image) for image in example.images], chat)
 
 
 def image_hash(image: Any) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from lit_uniopd.benchmarks.conversation import most_turns
 from lit_uniopd.benchmarks.engine import EvalArgs, sampling_args
 from lit_uniopd.benchmarks.shards import eval_batches
 from lit_uniopd.benchmarks.spec import Benchmark
@@ -55,12 +56,13 @@ def amount(benchmarks: Collection[Benchmark], max_rows: int, ranks: int = 1) -> 
     problems = answers = longest = batch = steps = 0
     for benchmark in benchmarks:
         n, new_tokens = benchmark.generation.n, benchmark.generation.max_new_tokens
-        rows = [len(batch) for batch in eval_batches(benchmark, max_rows, world_size=ranks)]  # of the busiest rank
+        batches = eval_batches(benchmark, max_rows, world_size=ranks)  # of the busiest rank
+        rows = [len(batch) for batch in batches]
         problems += sum(rows)
         answers += sum(rows) * n
         longest = max(longest, new_tokens)
         batch = max(batch, *(count * n for count in rows))
-        steps += len(rows) * new_tokens
+        steps += sum(most_turns([request.example for request in batch]) for batch in batches) * new_tokens
     return Amount(problems, answers, longest, batch, steps)
 
 

@@ -130,9 +130,7 @@ def with_image_paths(example: Example, spec: BenchmarkSpec) -> Example:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """Hash of questions, gold answers and images."""
-    contents = [
-        (e.id, list(e.messages), e.gold, dict(e.options), [image_hash(image) for image in e.images]) for e in examples
-    ]
+    contents = [(e.id, e.chat, e.gold, dict(e.options), [image_hash(image) for image in e.images]) for e in examples]
     return content_hash(contents)
 
 

@@ -64,4 +64,4 @@ def _sort_key(example: Example) -> tuple[int, str]:
 
 
 def _length(example: Example) -> int:
-    return sum(len(str(message["content"])) for message in example.messages) + PICTURE_LENGTH * len(example.images)
+    return sum(len(str(message["content"])) for message in example.chat) + PICTURE_LENGTH * len(example.images)

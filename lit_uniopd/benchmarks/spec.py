@@ -177,8 +177,16 @@ class Example:
     """Other columns that graders, metrics or exports read; plain data."""
     grader: str | None = None
     """Key of ``GRADERS``, where rows differ; None: the benchmark's."""
+    turns: tuple[str, ...] = ()
+    """What the user asks in a conversation, each after the answer to the one before; ``messages`` end with the first.
+    The answer to it is the transcript of all answers. Empty: there is one question and one answer."""
     for_teacher: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ``Prompt`` that say what a teacher reads in the place of this, where rows say so."""
+
+    @property
+    def chat(self) -> "list[Message]":
+        """All that is asked: the messages, and the later turns of a conversation without the answers between them."""
+        return [*self.messages, *({"role": "user", "content": turn} for turn in self.turns[1:])]
 
 
 @dataclass(frozen=True, slots=True)

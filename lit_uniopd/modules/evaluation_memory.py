@@ -5,6 +5,7 @@ from functools import partial
 
 from lightning import Trainer
 
+from lit_uniopd.benchmarks.conversation import longest_conversation, most_turns
 from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs, protocol_args, sampling_args
 from lit_uniopd.benchmarks.length_estimate import amount
@@ -53,7 +54,8 @@ def _workload(
     likely = replace(args, sampling=replace(args.sampling, engine=likely_engine(args.sampling, cuda=cuda)))
     sampling = sampling_args(benchmark.generation, likely)
     rows = min(amount([benchmark], args.max_rows, ranks).batch, sampling.max_rows)
-    prompt = _longest_prompt(policy, flag, benchmark)
+    earlier_answers = most_turns(benchmark.examples) - 1
+    prompt = _longest_prompt(policy, flag, benchmark) + earlier_answers * sampling.max_new_tokens
     colocated = sampling.colocates
     return Workload(
         train_tokens=0,
@@ -69,7 +71,7 @@ def _workload(
 
 
 def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
-    """Tokens of the longest prompt, in the benchmark's own rendering."""
+    """Tokens of the longest prompt, in the benchmark's own rendering; without the answers in it, of a conversation."""
     if benchmark.harness is not None and benchmark.harness.renders:
         return benchmark.harness.longest(load_processor(policy, flag), model_config(policy, flag), policy)
     processor, args = load_processor(policy, flag), protocol_args(policy, benchmark)
@@ -77,4 +79,4 @@ def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
     def length(prompt: Prompt) -> int:
         return len(encode(processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
 
-    return longest_prompt(map(benchmark.prompt, benchmark.examples), length)
+    return longest_prompt(longest_conversation(benchmark), length)

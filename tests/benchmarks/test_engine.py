@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_uniopd.benchmarks import engine as engine_module
+from lit_uniopd.benchmarks import conversation
 from lit_uniopd.benchmarks.engine import EvalArgs, EvalEngine
 from lit_uniopd.benchmarks.records import PENDING, RecordWriter, read_records
 from lit_uniopd.benchmarks.shards import Request
@@ -71,7 +71,7 @@ def run(monkeypatch, tmp_path, pool):
     def evaluate(
         policy: Scripted, tested: Benchmark, name: str = "run", adopt=(), step: int = 0, batches: int = 99, **args
     ):
-        monkeypatch.setattr(engine_module, "write_answers", policy.write)
+        monkeypatch.setattr(conversation, "write_answers", policy.write)
         engine = EvalEngine(pool, tmp_path / name, adopt=[tmp_path / other for other in adopt], args=EvalArgs(**args))
         engine.begin("scripted", step)
         for example in tested.examples[:batches]:
@@ -181,6 +181,20 @@ def test_what_could_change_the_answer_is_answered_anew(run, change):
     later = Scripted(by_question)
     run(later, CHANGES[change](later, tested), "later", adopt=["first"])
     assert len(later.prompt_ids) == 1
+
+
+def test_a_conversation_is_one_answer_that_is_taken_over_whole(run):
+    single = benchmark(["right"])
+    talk = replace(single, examples=[replace(single.examples[0], turns=("right", "wrong"))])
+    run(Scripted(by_question), single, "single")
+    first, later, other = (Scripted(by_question) for _ in range(3))
+    (record,) = run(first, talk, "first", adopt=["single"]).values()
+    assert (len(first.prompt_ids), record.response, record.n_tokens) == (2, "A1: 4\nA2: 4\n", 2)
+    run(later, talk, "later", adopt=["first"])
+    assert later.prompt_ids == []
+    changed = replace(talk, examples=[replace(talk.examples[0], turns=("right", "hedged"))])
+    run(other, changed, "other", adopt=["first"])
+    assert len(other.prompt_ids) == 2
 
 
 def test_the_seed_matters_only_to_sampled_answers(run):

@@ -94,20 +94,20 @@ def test_tensorboard_has_scores_intervals_health_samples_pictures_and_the_radar(
 
 
 def test_the_same_command_goes_on_after_a_kill(run, workplace, monkeypatch):
-    from lit_uniopd.benchmarks import engine
+    from lit_uniopd.benchmarks import conversation
 
     records = run_records(run)
     RecordWriter(workplace / "runs/benchmarks/version_7/records/rank3.jsonl").append(
         records[:40]
     )  # one that was killed
     counts: list[int] = []
-    original = engine.write_answers
+    original = conversation.write_answers
 
     def counting(policy: Any, prompts: Any, *args: Any, **options: Any) -> Any:
         counts.append(len(prompts))
         return original(policy, prompts, *args, **options)
 
-    monkeypatch.setattr(engine, "write_answers", counting)
+    monkeypatch.setattr(conversation, "write_answers", counting)
     main(["validate", "-c", CONFIG, "--profile", "fixture", "--trainer.enable_progress_bar=false"])
     again = workplace / "runs/benchmarks/version_8"
     assert sum(counts) == len(records) - 40

@@ -1,5 +1,7 @@
 """How long an evaluation can take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,6 +33,15 @@ def test_the_amount_is_that_of_the_batches_of_the_busiest_rank(benchmarks, max_r
         batch=max(len(batch) * k for batches, k in zip(expected, n, strict=True) for batch in batches),
         steps=sum(len(batches) * length for batches, length in zip(expected, new, strict=True)),
     )
+
+
+def test_turns_of_a_conversation_are_written_one_after_the_other(benchmarks):
+    single = benchmarks[0]
+    rows = [replace(single.examples[0], turns=("a", "b", "c")), single.examples[1]]
+    talking = replace(single, examples=rows)
+    new = single.generation.max_new_tokens
+    one_by_one, together = (amount([talking], max_rows=rows).steps for rows in (1, 2 * single.generation.n))
+    assert (one_by_one, together) == ((3 + 1) * new, 3 * new)
 
 
 def test_the_trial_writes_as_many_rows_as_a_batch_and_leaves_randomness_alone(model_dirs, benchmarks, monkeypatch):

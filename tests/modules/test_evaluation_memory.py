@@ -41,6 +41,19 @@ def test_each_model_is_planned_with_the_benchmark_that_needs_most(tmp_path):
         assert setup.workload.new_tokens == answered.generation.max_new_tokens
 
 
+def test_the_prompt_of_a_last_turn_holds_the_answers_before_it(tmp_path):
+    runner, module = evaluated(tmp_path, BenchmarkDataModule(["sedareval"], profile="fixture", max_rows=8))
+    (setup, *_) = evaluation_setups(runner, module, module.validation.evaluator)
+    (answered,) = module.validation.evaluator.benchmarks.values()
+    (talk,) = (row for row in answered.examples if row.turns)
+    assert len(talk.turns) == 2
+    with chatting(module.policy, answered):
+        longest = max(len(module.policy.encode(answered.prompt(row)).tokens) for row in answered.examples)
+    new = answered.generation.max_new_tokens
+    assert setup.workload.prompt_tokens == longest + new
+    assert setup.workload.longest_row == longest + 2 * new
+
+
 def test_the_plan_holds_weights_and_no_gradients(model_dirs, tmp_path):
     _, module = evaluated(
         tmp_path, Prompts(prompts(4)), policy=PolicyArgs(path=model_dirs["student"]), vision_policy=None

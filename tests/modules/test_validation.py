@@ -10,7 +10,7 @@ import torch
 from tiny import prompts, trainer
 from torch import nn
 
-from lit_uniopd.benchmarks import engine
+from lit_uniopd.benchmarks import conversation
 from lit_uniopd.benchmarks.spec import Benchmark
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.validation import Validation
@@ -80,7 +80,7 @@ def trainer_with(tmp_path: Any, **data: Any) -> Any:
 def test_heldout_prompts_are_answered_graded_and_averaged_over_domains(model_dirs, tmp_path, graders, monkeypatch):
     heldout = [*prompts(4), Prompt(id="p9", messages=prompts(1)[0].messages, gold="8", domain="math", grader="exact")]
     policy = Scripted(model_dirs["student"])
-    monkeypatch.setattr(engine, "write_answers", policy.write)
+    monkeypatch.setattr(conversation, "write_answers", policy.write)
     validation = Validation(Models(policy), SamplingArgs(n=1, temperature=0.0), graders)
     validation.setup(trainer_with(tmp_path, val_prompts=heldout), "fit")
     validation.begin(step=3)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lit_uniopd.benchmarks.adapters import columns, evalplus, images, livecodebench, texts
+from lit_uniopd.benchmarks.adapters import columns, evalplus, images, livecodebench, sedareval, texts
 from lit_uniopd.benchmarks.adapters.base import Adapted as Adapted
 from lit_uniopd.benchmarks.adapters.base import Adapter as Adapter
 from lit_uniopd.benchmarks.adapters.base import AdapterContext as AdapterContext
@@ -20,7 +20,7 @@ ADAPTERS: Mapping[str, Adapter] = MappingProxyType(
         "livecodebench": livecodebench.livecodebench,
         "mathvision": images.mathvision,
         "scienceqa": images.scienceqa,
-        "sedareval": texts.sedareval,
+        "sedareval": sedareval.sedareval,
         "visulogic": images.visulogic,
         "we_math": images.we_math,
     }

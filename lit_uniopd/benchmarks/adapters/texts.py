@@ -1,7 +1,5 @@
 """Text benchmarks whose gold answers lie inside other text or in several columns."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +9,6 @@ from lit_uniopd.benchmarks.adapters.columns import columns, example_of, roles_of
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards.ifeval.arguments import read_instructions
-
-_TURN = re.compile(r"[AQ]\d[:\uff1a]")
-"""Before each turn of a conversation of SedarEval."""
 
 
 def gsm8k(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
@@ -58,47 +53,3 @@ def ifeval(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: Adap
         }
         examples.append(replace(example, gold=gold))
     return Adapted(examples)
-
-
-def sedareval(rows: Sequence[Mapping[str, Any]], spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
-    """SedarEval: category, right answer and rubric lie in ``meta``; a row may bring the judge's prompt as well.
-
-    What is not one question, or has neither rubric nor prompt, is left out.
-
-    Raises:
-        UserError: if a row has no category.
-    """
-    examples, left_out = [], Counter[str]()
-    for number, row in enumerate(rows):
-        values = roles_of(row, spec)
-        meta, prompt = values["meta"], row.get("auto_prompt")
-        if not meta.get("category"):
-            raise UserError(
-                f"Benchmark {spec.key}: meta of row {values['id']} has no 'category' (it has {', '.join(meta)}); take "
-                "the rows of dataset/ in the authors' repository as they are."
-            )
-        rubric, own_prompt = _text(meta.get("score_standard")), _own_prompt(prompt)
-        if (meta.get("is_complete") or 0) < 0:
-            left_out["marked as incomplete by the authors"] += 1
-        elif _TURN.search(values["question"]):
-            left_out["a conversation of several turns"] += 1
-        elif not rubric and not own_prompt:
-            left_out["no rubric"] += 1
-        else:
-            counted = isinstance(prompt, Mapping) and bool(prompt.get("字数统计"))
-            kept = {"kind": meta["category"][0], "rubric": rubric, "own_prompt": own_prompt, "counted": counted}
-            example = example_of(values, spec, number)
-            examples.append(replace(example, gold=_text(meta.get("reference")), row=kept | {"meta": meta}))
-    return Adapted(examples, dict(left_out))
-
-
-def _own_prompt(cell: Any) -> str:
-    """The judge's prompt in a row, with ``{response}``; none where there are several, one for each turn."""
-    cell = cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
-    text = _text(cell.get("prompt") if isinstance(cell, Mapping) else cell)
-    return text if "{response}" in text else ""
-
-
-def _text(cell: Any) -> str:
-    """A cell, which may be NaN where it is empty."""
-    return cell.strip() if isinstance(cell, str) else ""

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_uniopd.benchmarks.exports import question_of
+from lit_uniopd.benchmarks.judging.own_prompts import own_prompts
 from lit_uniopd.benchmarks.judging.protocols import JudgedRow
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.records import Record, by_benchmark, last_evaluation
 from lit_uniopd.benchmarks.report.summary import run_records
-from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example
+from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.jsonl import numbered_lines
 from lit_uniopd.utils.strict_json import parse_json
@@ -134,27 +135,25 @@ def judged_rows(benchmark: Benchmark, records: Sequence[Record | Answer], baseli
     """
     numbers = {example.id: i for i, example in enumerate(benchmark.examples)}
     others = _right_answers(benchmark) if baseline is None else _baseline_answers(benchmark, baseline)
-    examples = {example.id: example for example in benchmark.examples}
-    return [
-        JudgedRow(
+
+    def judged_row(record: Record | Answer) -> JudgedRow:
+        example = benchmark.examples[numbers[record.sample_id]]
+        prompts = own_prompts(example.row)
+        return JudgedRow(
             sample_id=record.sample_id,
             sample_idx=record.sample_idx,
             number=int(record.sample_id) if record.sample_id.isdigit() else numbers[record.sample_id],
-            question=_question(examples[record.sample_id]),
+            question=question_of(example),
             answer=record.response,
             other=others[record.sample_id],
-            objects=_objects(examples[record.sample_id].gold),
-            kinds=_kinds(examples[record.sample_id].row),
-            rubric=str(examples[record.sample_id].row.get("rubric", "")),
-            own_prompt=_own_prompt(examples[record.sample_id].row, record.response),
+            objects=_objects(example.gold),
+            kinds=_kinds(example.row),
+            rubric=str(example.row.get("rubric", "")),
+            own_prompts=prompts,
+            asked=tuple(prompt.fill(example.turns, record.response) for prompt in prompts),
         )
-        for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))
-    ]
 
-
-def _question(example: Example) -> str:
-    question = example.row.get("question")
-    return question if isinstance(question, str) else question_of(example)
+    return [judged_row(record) for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))]
 
 
 def _right_answers(benchmark: Benchmark) -> dict[str, str]:
@@ -168,7 +167,7 @@ def _baseline_answers(benchmark: Benchmark, baseline: Baseline) -> dict[str, str
     answers: dict[str, str] = {}
     missing = []
     for example in benchmark.examples:
-        same_text = unused.get(_question(example))
+        same_text = unused.get(question_of(example))
         if example.id in baseline.by_id:
             answers[example.id] = baseline.by_id[example.id]
         elif same_text:
@@ -193,9 +192,3 @@ def _kinds(row: Mapping[str, Any]) -> tuple[str, ...]:
     cell = row.get("kind", row.get("capability"))
     names = cell.split(",") if isinstance(cell, str) else cell or ()
     return tuple(str(name).strip() for name in names)
-
-
-def _own_prompt(row: Mapping[str, Any], answer: str) -> str:
-    """The question to the judge that a row brings, with the answer, and its length where that is asked for."""
-    shown = f"[字数\uff1a{len(answer)}]\n{answer}" if row.get("counted") else answer
-    return str(row.get("own_prompt", "")).replace("{response}", shown)

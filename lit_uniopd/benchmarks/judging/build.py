@@ -48,8 +48,9 @@ class Judging:
         blank = [Answer(example.id, 0, "") for example in benchmark.examples]
         rows = judged_rows(benchmark, blank, self.baseline)
         self.protocol.check(rows)
-        for name in ("rubric", "own_prompt"):
-            if name in self.template.fields and (lacking := sum(not getattr(row, name) for row in rows)):
+        brought = {"rubric": [row.rubric for row in rows], "own_prompt": [row.own_prompts for row in rows]}
+        for name, cells in brought.items():
+            if name in self.template.fields and (lacking := sum(not cell for cell in cells)):
                 raise UserError(
                     f"--template: the wording asks for the {name} of each question, and {lacking} of {len(rows)} rows "
                     f"have none; give a text file with {{own_prompt}} or {{rubric}}, whichever all rows have."

@@ -110,9 +110,17 @@ class JudgedBenchmark:
         return {key: verdict for file in files for key, verdict in read_verdicts(file).items() if key in missing}
 
     def _games_of(self, row: JudgedRow) -> list[Game]:
+        if self.protocol.skips(row):
+            return []
         if not self.protocol.pairwise:
-            values = {"question": row.question, "answer": row.answer, "reference": row.other}
-            return [self._game(row, "", values | {"rubric": row.rubric, "own_prompt": row.own_prompt})]
+            values = {"question": row.question, "answer": row.answer, "reference": row.other, "rubric": row.rubric}
+            if "own_prompt" not in self.template.fields:
+                return [self._game(row, "", values)]
+            numbers = range(1, len(row.asked) + 1) if len(row.asked) > 1 else ("",)
+            return [
+                self._game(row, str(number), values | {"own_prompt": str(text)})
+                for number, text in zip(numbers, row.asked, strict=True)
+            ]
         orders = [MODEL_FIRST, BASELINE_FIRST]
         if self.orders == "one":
             orders = [orders[derive_seed(0, "order", self.key, row.sample_id, row.sample_idx) % 2]]
@@ -199,7 +207,7 @@ class JudgedBenchmark:
         for game, verdict in zip(self.games, verdicts, strict=True):
             row_id = (game.row.sample_id, game.row.sample_idx)
             by_row.setdefault(row_id, []).append(game.blank if verdict is None else verdict)
-        rows = [replace(row, verdicts=tuple(by_row[row.sample_id, row.sample_idx])) for row in self.rows]
+        rows = [replace(row, verdicts=tuple(by_row.get((row.sample_id, row.sample_idx), ()))) for row in self.rows]
         judged = sum(bool(row.values) for row in rows)
         scored = self.protocol.score(rows) if judged else JudgedScores({})
         there = [verdict for verdict in verdicts if verdict is not None]

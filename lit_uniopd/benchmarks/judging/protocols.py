@@ -12,6 +12,7 @@ import numpy as np
 from lit_uniopd.benchmarks.judging.judges import Letters, Reply
 from lit_uniopd.benchmarks.judging.length_control import GamedBaselines, length_controlled
 from lit_uniopd.benchmarks.judging.logistic import Array
+from lit_uniopd.benchmarks.judging.own_prompts import OwnPrompt, total_points
 from lit_uniopd.benchmarks.judging.style_control import FEATURES, controlled_rate, style_differences
 from lit_uniopd.benchmarks.judging.templates import Template
 from lit_uniopd.benchmarks.judging.verdicts import (
@@ -62,8 +63,10 @@ class JudgedRow:
     """Classes of the picture, where they are annotated."""
     rubric: str = ""
     """What earns points, where each question has its own."""
-    own_prompt: str = ""
+    own_prompts: tuple[OwnPrompt, ...] = ()
     """What the judge is asked, where each question brings that."""
+    asked: tuple[str | None, ...] = ()
+    """These with the answer in them; None: what it should judge is empty."""
 
     @property
     def values(self) -> list[float]:
@@ -108,6 +111,10 @@ class Protocol(ABC):
             UserError: naming the option that does not fit them.
         """
         del rows  # most take any
+
+    def skips(self, row: JudgedRow) -> bool:
+        """Whether an answer is left out without asking."""
+        return False
 
     @abstractmethod
     def read(self, reply: Reply, order: str, template: Template) -> Reading:
@@ -295,7 +302,8 @@ class SedarEval(Protocol):
     """SedarEval: 0 to 5 points by a rubric of the question's own, and the leaderboard's mean of categories.
 
     Reasoning, mathematics and code are one of six parts together, each other category is a part. As published, an empty
-    answer is left out, which favours models that do not answer: the details count them.
+    answer is left out, which favours models that do not answer, and so is one whose points are below zero: the details
+    count both.
     """
 
     kind = "sedareval"
@@ -306,16 +314,24 @@ class SedarEval(Protocol):
     most = 5.0
     together = frozenset({"推理", "数学", "代码"})
 
+    def skips(self, row: JudgedRow) -> bool:
+        return not row.answer.strip() or None in row.asked
+
     def read(self, reply: Reply, order: str, template: Template) -> Reading:
-        points = read_points(reply.text, self.most)
+        least = -self.most if order else 0.0  # one of several prompts may take points away
+        points = read_points(reply.text, self.most, least)
         return (None, 1.0, "") if points is None else (points / self.most, 1.0, f"{points:g}")
 
     def score(self, rows: Sequence[JudgedRow]) -> JudgedScores:
-        details = {"empty_answers": sum(not row.answer.strip() for row in rows)}
-        rows = [row for row in rows if row.values and row.answer.strip()]
+        judged = [(row, self._mark(row)) for row in rows if row.values and not self.skips(row)]
+        details = {
+            "empty_answers": sum(self.skips(row) for row in rows),
+            "below_zero": sum(mark < 0 for _, mark in judged),
+        }
+        rows = [row for row, mark in judged if mark >= 0]
         if not rows:
             return JudgedScores({}, details=details)
-        marks_N = np.array([np.mean(row.values) for row in rows], np.float64)
+        marks_N = np.array([mark for _, mark in judged if mark >= 0], np.float64)
         categories = sorted({row.kinds[0] for row in rows})
         of_category_NC = np.array([[category == row.kinds[0] for category in categories] for row in rows], np.float64)
         draws_RN = np.concatenate([np.ones((1, len(rows))), _draws(rows, RESAMPLES)])
@@ -329,6 +345,12 @@ class SedarEval(Protocol):
             dict(zip(categories, means_RC[0].tolist(), strict=True)),
             details,
         )
+
+    def _mark(self, row: JudgedRow) -> float:
+        """Points over the most there are: of the one verdict, or of those on all prompts of the row."""
+        if len(row.values) == 1:
+            return row.values[0]
+        return total_points(row.own_prompts, [value * self.most for value in row.values], self.most) / self.most
 
 
 PROTOCOLS: dict[str, Callable[..., Protocol]] = {

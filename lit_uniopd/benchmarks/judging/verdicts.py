@@ -50,17 +50,18 @@ def read_mark(reply: str) -> float | None:
     return number if 0 <= number <= 1 else None
 
 
-def read_points(reply: str, most: float) -> float | None:
+def read_points(reply: str, most: float, least: float = 0.0) -> float | None:
     """The last number in double brackets, else the last behind the words for "final score"; None if it is out of range.
 
     Args:
         reply: what the judge has written.
         most: of the points there are.
+        least: likewise.
     """
     text = (strip_reasoning(reply) or "").strip()
     marks = _MARK.findall(text) or _FINAL_SCORE.findall(text)
     points = float(marks[-1]) if marks else math.nan
-    return points if 0 <= points <= most else None
+    return points if least <= points <= most else None
 
 
 def read_objects(reply: str) -> list[str] | None:
@@ -91,7 +92,7 @@ class Verdict:
     sample_id: str
     sample_idx: int
     order: str
-    """``model_first | baseline_first``, or empty where there is no second answer."""
+    """``model_first | baseline_first``; where there is no second answer the number of the prompt, of several on it."""
     asked: str
     """Hash of the messages: of wording, question and answers."""
     judge: Mapping[str, Any]

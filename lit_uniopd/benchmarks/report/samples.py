@@ -59,7 +59,9 @@ def _cells(example: Example, record: Record) -> list[str]:
 
 
 def question_of(example: Example) -> str:
-    """Text of the last turn."""
+    """Text of the last turn, or of all in a conversation that is answered turn by turn."""
+    if example.turns:
+        return "\n".join(example.turns)
     content = example.messages[-1]["content"]
     if isinstance(content, str):
         return content

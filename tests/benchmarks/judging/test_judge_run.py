@@ -209,7 +209,7 @@ def test_mm_vet_is_averaged_by_capability(arena, capsys):
 
 
 def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_path):
-    """By hand, of answers of so many signs; the conversation among the bundled rows is no question of one turn."""
+    """By hand, of answers of so many signs: the rows' prompts ask for each turn of the conversation by itself."""
     answers = [
         "one",
         "ab",
@@ -217,27 +217,32 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
         "x",
         "abcd",
         "a" * 9,
+        "A1: ab\nA2: c\n",
         "",
-    ]  # knowledge, reading, reasoning, maths, code, writing, agent
+    ]  # knowledge, reading, reasoning, maths, code, writing, dialogue, agent
     run = write_run(tmp_path / "run", {"sedareval": answers})
-    key = "sedareval@single_turn"
+    key = "sedareval@rubric"
     (tmp_path / "rows.txt").write_text("{own_prompt}")
     with judge_server(by_rubric) as server:
         arguments = [str(run), "--judge", "big", "--url", server.url]
         judge(arguments)
-        assert len(server.requests) == 7
+        assert len(server.requests) == 7  # the empty answer is not asked about
         ours = result_of(run, key)
         judge([*arguments, "--template", str(tmp_path / "rows.txt")])
         questions = [body["messages"][-1]["content"] for body in server.requests[7:]]
-    # Reasoning 5 and code 4, with no mathematics that can be read, are one part of four; the empty answer is none.
+    assert len(questions) == 8  # two about the conversation
+    # Reasoning 5 and code 4, with no mathematics that can be read, are one part of five; the empty answer is none.
     parts = [3 / 5, 2 / 5, (5 / 5 + 4 / 5) / 2, 5 / 5]
-    assert ours["scores"]["overall"] == pytest.approx(np.mean(parts))
-    assert ours["scores"]["question_mean"] == pytest.approx((3 + 2 + 5 + 4 + 5) / 25)
-    assert (ours["unreadable"], ours["details"]) == (1, {"empty_answers": 1})
+    assert ours["scores"]["overall"] == pytest.approx(
+        np.mean([*parts, 5 / 5])
+    )  # the transcript has more than five signs
+    assert ours["scores"]["question_mean"] == pytest.approx((3 + 2 + 5 + 4 + 5 + 5) / 30)
+    assert (ours["unreadable"], ours["details"]) == (1, {"empty_answers": 1, "below_zero": 0})
     assert ours["breakdown"]["代码"] == pytest.approx(0.8)
     theirs = result_of(run, key)
     assert theirs["template"]["name"] == "rows"
-    assert theirs["scores"] == ours["scores"]
+    assert theirs["scores"]["overall"] == pytest.approx(np.mean([*parts, (2 + 1) / 5]))
+    assert any(text.startswith("第一轮\uff1a\n请记住数字七。\nab\n第二轮的答案\uff1a\nc\n") for text in questions)
     assert "[字数\uff1a9]\naaaaaaaaa\n" in next(text for text in questions if "秋天" in text)
     assert not any("{response}" in text for text in questions)
     benchmark = load_benchmark(find_spec("sedareval"), "fixture")
@@ -245,6 +250,8 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
     first = json.loads(lines[0])  # as src/main.py of the authors reads it
     assert (first["id"], first["answer"], first["meta"]["id_ex"]) == ("f0", "one", 1)
     assert first["query"] == benchmark.examples[0].messages[-1]["content"]
+    talk = json.loads(lines[6])
+    assert (talk["query"], talk["answer"]) == ("Q1\uff1a请记住数字七。\nQ2\uff1a刚才的数字是几？", "A1: ab\nA2: c\n")
 
 
 def test_rows_of_sedareval_that_cannot_be_scored_are_counted(tmp_path):
@@ -259,14 +266,11 @@ def test_rows_of_sedareval_that_cannot_be_scored_are_counted(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "mine.yaml").write_text(f"inherit: sedareval\nprotocol: mine\nhub: {{id: {tmp_path}/rows.jsonl}}\n")
     benchmark = load_benchmark(find_spec(str(tmp_path / "mine.yaml")), "paper")
-    assert [example.id for example in benchmark.examples] == ["a", "e"]
-    assert benchmark.left_out == {
-        "no rubric": 2,
-        "marked as incomplete by the authors": 1,
-        "a conversation of several turns": 1,
-    }
+    assert [example.id for example in benchmark.examples] == ["a", "d", "e", "f"]
+    assert benchmark.examples[1].turns == (" a", " b")
+    assert benchmark.left_out == {"no rubric": 1, "marked as incomplete by the authors": 1}
     with pytest.raises(
-        UserError, match=r"asks for the rubric of each question, and 1 of 2 rows have none; give a text"
+        UserError, match=r"asks for the rubric of each question, and 2 of 4 rows have none; give a text"
     ):
         Judging(JudgeArgs("x"), benchmark)
 

@@ -99,5 +99,5 @@ def test_sedareval_leaves_empty_answers_out_and_counts_them():
     rows = [rubric_row(0, 0.6, "数学"), rubric_row(1, 0.0, "数学", answer=" \n"), rubric_row(2, 0.2, "对话")]
     scored = SedarEval().score(rows)
     assert scored.scores == pytest.approx({"overall": 0.4, "question_mean": 0.4})
-    assert scored.details == {"empty_answers": 1}
+    assert scored.details == {"empty_answers": 1, "below_zero": 0}
     assert SedarEval().score(rows[1:2]).scores == {}
