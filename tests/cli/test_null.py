@@ -59,6 +59,7 @@ def parser() -> OneSentenceParser:
 
 
 @pytest.mark.parametrize("containers", [False, True], ids=["values", "dataclasses"])
+@pytest.mark.thinned(5)
 def test_null_is_null(shipped, containers, parser, tmp_path):
     path, section, options = shipped
     nullable = [option.key for option in options if option.nullable]
@@ -97,6 +98,7 @@ def test_null_is_null(shipped, containers, parser, tmp_path):
 @pytest.mark.parametrize(
     "key", ["model.loss.gap_threshold", "model.teachers.code", "data.train.grader", "model.lr_scheduler"]
 )
+@pytest.mark.thinned(4)
 def test_each_way_to_write_it(word, key):
     section, _, rest = key.partition(".")
     assert at(parsed(*ARGUMENTS, f"--{key}", word)[section].init_args, rest) is None
@@ -120,6 +122,7 @@ def test_null_in_lists_and_mappings():
     "text",
     ["123", "1e-5", "yes", "true", "Question: be short", "[INST]", "{image}", "Answer:", "2026-01-31", "it's", ""],
 )
+@pytest.mark.thinned(4)
 def test_a_text_remains_as_it_was_typed(text):
     assert parsed(*ARGUMENTS, "--data.train.domain", text).data.init_args.train.domain == text
     assert parsed(*ARGUMENTS, f"--model.student.path={text}").model.init_args.student.path == text
@@ -144,6 +147,7 @@ def test_where_null_is_not_allowed_it_is_refused(key):
         (["=null", "+=math"], ["math"]),
     ],
 )
+@pytest.mark.thinned(3)
 def test_lists(arguments, domains):
     options = [f"--data.train.only_domains{argument}" for argument in arguments]
     assert parsed(*ARGUMENTS, *options).data.init_args.train.only_domains == domains

@@ -131,12 +131,14 @@ def check(answer: str, beginning: str) -> None:
 
 
 @pytest.mark.parametrize("line", ON_THE_COMMAND_LINE)
+@pytest.mark.thinned(3)
 def test_a_mistake_on_the_command_line(line):
     words = re.findall(r"(?:[^\s=]+=)?(?:\[[^]]*\]|\{[^}]*\})|\S+", line)
     check(answer_to(*words), ON_THE_COMMAND_LINE[line])
 
 
 @pytest.mark.parametrize("config", IN_A_CONFIG)
+@pytest.mark.thinned(3)
 def test_a_mistake_in_a_config(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(config)

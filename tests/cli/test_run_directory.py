@@ -63,6 +63,7 @@ def runs_of(arguments: list[str], tmp_path: Path) -> None:
     ],
     ids=["csv", "none", "somebody's", "csv and somebody's", "somebody's and csv"],
 )
+@pytest.mark.thinned(3)
 def test_with_every_logger_a_run_goes_on_from_the_one_before(loggers, files, tmp_path):
     runs_of([*files, *loggers], tmp_path)
 
@@ -85,6 +86,7 @@ def test_so_it_does_with_weights_and_biases(files, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.exhaustive
 def test_so_it_does_with_mlflow(files, tmp_path):
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow")
     pytest.importorskip("alembic", reason="mlflow-skinny needs sqlalchemy and alembic for a database of its own")
@@ -119,6 +121,7 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ("--model.optimizer.lr=-1", "Invalid learning rate"),
     ],
 )
+@pytest.mark.thinned(4)
 def test_a_refused_start_leaves_nothing(logger, mistake, sentence, files, tmp_path, capsys):
     assert sentence in error_of(capsys, ["fit", *files, *([logger] if logger else []), mistake])
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]

@@ -49,6 +49,7 @@ DOCUMENTED = [
 
 
 @pytest.mark.parametrize("words", DOCUMENTED)
+@pytest.mark.thinned(5)
 def test_a_command_fits_on_80_gb(words):
     """On one GPU, or, where it says FSDP, on eight: docs/memory.md."""
     files = [
@@ -90,6 +91,7 @@ def test_all_settings_are_documented():
         ("sft", 1, "24 GB"),
     ],
 )
+@pytest.mark.thinned(3)
 def test_advice_that_is_followed_makes_it_fit(name, gpus, gpu):
     """The flags are given to the command, and not to the plan."""
     command, gib = COMMANDS[name], GPUS[gpu]
@@ -101,6 +103,7 @@ def test_advice_that_is_followed_makes_it_fit(name, gpus, gpu):
 
 
 @pytest.mark.parametrize("name", ["llama3_8b_instruct", "gemma2_9b", "sft"])
+@pytest.mark.thinned(3)
 def test_adapters_fit_on_one_gpu(name):
     flags = ["--model.policy.lora.rank", "64"]
     assert fits(plan_memory(setup_of(COMMANDS[name], 1, GPUS["80 GB"], flags)), GPUS["80 GB"])

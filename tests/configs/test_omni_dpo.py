@@ -27,6 +27,7 @@ def test_every_file_is_listed():
 
 
 @pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.thinned(3)
 def test_presets_hold_the_released_numbers(name, capsys):
     files = [BASE] if name == BASE.stem else [BASE, CONFIGS / f"{name}.yaml"]
     with pytest.raises(SystemExit) as stopped:

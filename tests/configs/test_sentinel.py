@@ -38,6 +38,7 @@ def test_every_file_is_listed():
 
 
 @pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.thinned(3)
 def test_presets_hold_the_papers_numbers(name, capsys):
     files = [BASE] if name == BASE.stem else [BASE, CONFIGS / f"{name}.yaml"]
     config = printed(capsys, "fit", *(word for file in files for word in ("-c", str(file))))

@@ -31,6 +31,7 @@ def printed(capsys: pytest.CaptureFixture, command: str, files: list[str]) -> di
 
 
 @pytest.mark.parametrize("name", [*SCIENCE, *VALIDATED])
+@pytest.mark.thinned(3)
 def test_fsdp_fits_behind_every_science_config(name, capsys):
     command = {"benchmarks": "validate", "bootstrap": "predict"}.get(name, "fit")
     files = [*(SCIENCE | VALIDATED)[name], "trainer/fsdp.yaml"]

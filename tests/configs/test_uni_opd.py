@@ -115,6 +115,7 @@ def test_paper_and_released_code_differ_in_what_makes_a_margin():
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+@pytest.mark.thinned(4)
 def test_every_preset_parses_behind_the_quickstart(name, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stopped:

@@ -95,6 +95,7 @@ def fit(
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])  # an epoch has 3 batches
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 1}, {"reload_dataloaders_every_n_epochs": 1}])
+@pytest.mark.thinned(3)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, sources: list[SourceArgs], stop: int, options: dict
 ):

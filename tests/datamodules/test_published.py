@@ -49,6 +49,7 @@ def test_every_format_has_a_line():
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.thinned(4)
 def test_the_flags_of_a_published_set_read_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
     path = write_published(ROWS[name], tmp_path)
     flags = LINES[name].replace("PICTURES", shlex.quote(str(tmp_path / "pictures")))

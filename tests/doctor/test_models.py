@@ -264,6 +264,7 @@ def test_without_the_gpu_that_a_config_wants_all_else_is_examined(healthy, tmp_p
 
 
 @pytest.mark.parametrize("machine", ["ddp", "fsdp"])
+@pytest.mark.thinned(2)
 def test_strategies_of_several_ranks_are_examined_by_one(machine, healthy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("p.jsonl").write_text('{"prompt": "1=", "answer": "1", "domain": "math"}\n' * 8)

@@ -360,6 +360,7 @@ def test_places_are_those_of_the_text():
 @pytest.mark.parametrize(
     "text", ["no dog ", "no dogs, ", "orange ", "not any ", "neither dog ", "dog is not visible ", "?"]
 )
+@pytest.mark.thinned(3)
 def test_a_caption_that_repeats_itself_costs_no_more_than_its_length(text):
     start = time.process_time()
     coco().find(text * 20_000)

@@ -19,6 +19,7 @@ def at_root(monkeypatch):
 
 
 @pytest.mark.parametrize("arm", Grid.read().arms)
+@pytest.mark.thinned(7)
 def test_every_arm_is_understood(arm, capsys):
     grid = Grid.read()
     setting = next(name for name, chosen in grid.settings.items() if arm in chosen["arms"])

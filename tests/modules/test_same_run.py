@@ -134,6 +134,7 @@ def test_a_finished_run_says_that_nothing_is_left(limit, said, tmp_path, model_d
 @pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 4}], ids=["epochs", "steps"])
 @pytest.mark.parametrize("every", [None, 99], ids=["saved at each epoch's end", "saved at the run's end"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.thinned(3)
 def test_a_run_that_is_prolonged_from_its_end_leaves_no_batch_out(steps, every, limits, tmp_path, model_dirs):
     """Two batches an epoch: a run ends in the midst of one or at its end, and its last checkpoint is written there."""
     root = tmp_path / "part"

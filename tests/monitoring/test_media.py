@@ -147,6 +147,7 @@ def without_signs(tag: str) -> str:
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.thinned(2)
 def test_a_logger_has_all_that_tensorboard_has(model_dirs, tmp_path, kind, first):
     logger, read = MAKERS[kind](tmp_path)
     board_logger = TensorBoardLogger(tmp_path / "board", name="run")

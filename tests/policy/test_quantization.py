@@ -206,6 +206,7 @@ def fitted(paths: dict[str, str], directory: Path, steps: int, student: PolicyAr
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("optimizer", [adamw_8bit, paged_8bit])
 @pytest.mark.parametrize("quantization", ["none", "4bit"])
+@pytest.mark.thinned(2)
 def test_a_resumed_run_equals_an_unbroken_one(stored, tmp_path, optimizer, quantization):
     student = PolicyArgs(path=stored["student"])
     if quantization != "none":

@@ -173,6 +173,7 @@ def test_every_instruction_is_compared():
 
 
 @pytest.mark.parametrize("instruction", ARGUMENTS)
+@pytest.mark.thinned(3)
 def test_the_verdicts_are_the_same(official, instruction):
     verdicts = {True: 0, False: 0}
     differing = []

@@ -175,6 +175,7 @@ def test_a_failing_progress_callback_stops_the_grading():
 
 @needs_signals
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), 9)", "sys.exit()"])
+@pytest.mark.thinned(3)
 def test_idle_processes_end_with_their_parent(end):
     result = run_python(
         "import os, sys; from lit_uniopd.rewards import GRADERS\n"

@@ -165,6 +165,7 @@ def test_what_the_prompt_gives_stands_before_its_function():
         "f\n.\n",
     ],
 )
+@pytest.mark.thinned(3)
 def test_hostile_programs_are_searched_in_linear_time(unit):
     start = time.perf_counter()
     extract_program("```python\ndef f(x):\n    return a\n" + unit * (40_000 // len(unit)), "f")
@@ -188,6 +189,7 @@ def test_fences_inside_a_program_stay():
      "def f(:\n", "import a\n?\n", "class A:\n x=(\n", '"""\n', "f'{", "\\", "{'a':", "``` ", "```\n", "`", "~", "```python\n",
      "x```", "\n", " ", "```markdown\n", "\x00", "\ud800", "<think>", "</think>", "def f():\n    '\\d'\n"],
 )  # fmt: skip
+@pytest.mark.thinned(3)
 def test_hostile_text_takes_linear_time(before, unit):
     start = time.perf_counter()
     extract_program(before + unit * (100_000 // len(unit)))

@@ -114,6 +114,7 @@ def test_the_prompt_is_rendered_in_the_teachers_own_template(model_servers, new_
         ("drop", "no answer (no connection)"),
     ],
 )
+@pytest.mark.thinned(3)
 def test_answers_of_a_bad_server_are_marked_and_counted(
     model_servers, student, rollouts, caplog, protocol, fault, reason
 ):

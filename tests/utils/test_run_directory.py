@@ -51,6 +51,7 @@ LOGGERS = {
 
 
 @pytest.mark.parametrize("loggers", LOGGERS.values(), ids=LOGGERS)
+@pytest.mark.thinned(3)
 def test_each_run_has_the_next_directory_and_saves_below_it(loggers, tmp_path, model_dirs):
     for number in range(2):
         saver = ModelCheckpoint(save_last=True)

@@ -141,6 +141,7 @@ def test_a_reload_and_a_shared_link_show_the_same(opened_page, run, opened):
 @pytest.mark.parametrize(
     "fragment", ["#tab=nonsense", "#tab=__proto__&order=toString", "#domain=<img>&card=-3", "#%%%"]
 )
+@pytest.mark.thinned(2)
 def test_an_address_of_another_page_or_of_nonsense_opens_the_page_as_it_is(run, opened, fragment):
     page = opened(run / "view.html", fragment)
     assert page.inner_text("#count") == "625 groups, 5000 answers"

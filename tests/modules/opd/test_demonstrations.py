@@ -110,6 +110,7 @@ def test_the_best_other_right_answer_is_shown(model_dirs, tmp_path):
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl"])
 @pytest.mark.parametrize("weights_of", ["path", "student"])
 @pytest.mark.usefixtures("graded")
+@pytest.mark.thinned(2)
 def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, kind, weights_of):
     """In float64: each answer behind what its teacher has read of its group; alone or not, by another model or itself."""
     path = model_dirs["code"] if weights_of == "path" else model_dirs["student"]

@@ -30,6 +30,7 @@ def students(path: str) -> dict[str, PolicyArgs]:
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft finds out by itself
 @pytest.mark.parametrize("kind", ["gpt2", "lora", "gpt2 lora", "checkpointing"])
+@pytest.mark.thinned(2)
 def test_nothing_is_clipped_at_the_first_update(model_dirs, tmp_path, caplog, kind):
     memory = Memory()
     model = module(model_dirs, student=students(model_dirs["student"])[kind], optimizer=adam)

@@ -54,6 +54,7 @@ def step(paths: dict[str, str], root: Path, **options: Any) -> tuple[UniOPD, dic
 @pytest.mark.parametrize("mixture_kind", ["arithmetic", "log_linear"])
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl", "reverse_kl"])
 @pytest.mark.parametrize("tokens", [10_000, 60])
+@pytest.mark.thinned(4)
 def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, kind, tokens, mixture_kind):
     """Probabilities are averaged, or log-probs and divided by their sum: in float64, in one pass and in many."""
     options = {"loss": LossArgs(kind=kind, gap_threshold=None), "micro_batch_tokens": tokens}
@@ -84,6 +85,7 @@ def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, kind, t
 
 @pytest.mark.parametrize("mixture_kind", ["arithmetic", "log_linear"])
 @pytest.mark.parametrize("kind", ["sampled", "jsd"])
+@pytest.mark.thinned(2)
 def test_a_mixture_of_one_is_its_teacher_bit_for_bit(model_dirs, tmp_path, kind, mixture_kind):
     alone = {"default": TeacherArgs(path=model_dirs["code"], reads=ReadsArgs(template="yes {prompt}"))}
     mixed = teachers(model_dirs, {"other": 0.2}, mixture_kind)
@@ -93,6 +95,7 @@ def test_a_mixture_of_one_is_its_teacher_bit_for_bit(model_dirs, tmp_path, kind,
 
 @pytest.mark.parametrize("mixture_kind", ["arithmetic", "log_linear"])
 @pytest.mark.parametrize("kind", ["sampled", "jsd"])
+@pytest.mark.thinned(2)
 def test_a_mixture_of_students_has_nothing_to_say(model_dirs, tmp_path, kind, mixture_kind):
     same: dict[str, str] = dict.fromkeys(list(model_dirs), model_dirs["student"])
     pair = {
@@ -113,6 +116,7 @@ def test_a_mixture_of_students_has_nothing_to_say(model_dirs, tmp_path, kind, mi
     ("kind", "mixture_kind"), [("sampled", "arithmetic"), ("jsd", "arithmetic"), ("sampled", "log_linear")]
 )
 @pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.thinned(4)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, lora, kind, mixture_kind):
     """Of an expert, and of the student's average and start behind another prompt, whose modules are the same."""
     hint = ReadsArgs(template="yes {prompt}")

@@ -83,6 +83,7 @@ def graders() -> Any:
 
 
 @pytest.mark.parametrize("name", USABLE)
+@pytest.mark.thinned(3)
 def test_each_kind_of_gold_is_tried_by_its_grader(graders, name):
     good, bad = asked(name, USABLE[name]), asked(name, UNREADABLE.get(name, []))
     for prompt in good:

@@ -42,6 +42,7 @@ def one_step(paths: dict[str, str], root: Path, **options: Any) -> tuple[Any, di
 @pytest.mark.parametrize("placement", ["resident", "cpu_offload"])
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl", "reverse_kl"])
 @pytest.mark.parametrize("tokens", [10_000, 60])
+@pytest.mark.thinned(4)
 def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, placement, kind, tokens):
     """The teacher behind its prompt, the student behind its own, in float64; in one forward pass and in many."""
     options = {"teachers": teachers(model_dirs, placement=placement), "loss": LossArgs(kind=kind, gap_threshold=None)}
@@ -114,6 +115,7 @@ def write_rows(root: Path) -> PromptDataModule:
 
 
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl"])
+@pytest.mark.thinned(2)
 def test_a_run_stopped_between_two_updates_resumes_exactly(model_dirs, tmp_path, monkeypatch, kind):
     from modules.opd.test_stopping import fit, stopped
 

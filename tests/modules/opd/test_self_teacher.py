@@ -84,6 +84,7 @@ def by_transformers(paths: dict[str, str], tensors: dict[str, torch.Tensor], rol
 
 @pytest.mark.parametrize("lora", [None, LORA])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thinned(3)
 def test_it_says_what_a_model_of_these_weights_says(model_dirs, tmp_path, kind, lora):
     """Of the third step: after two steps with decay 1/2 the average is 1/4 start + 1/4 first + 1/2 second weights."""
     watch = fitted(tmp_path, opd(model_dirs, kind, lora))
@@ -104,6 +105,7 @@ def test_it_says_what_a_model_of_these_weights_says(model_dirs, tmp_path, kind, 
 @pytest.mark.parametrize("lora", [None, LORA])
 @pytest.mark.parametrize("loss", ["sampled", "reverse_kl"])
 @pytest.mark.parametrize("kind", [*KINDS, "student_average at decay 0"])
+@pytest.mark.thinned(4)
 def test_equal_prompts_and_weights_have_nothing_to_say(model_dirs, tmp_path, kind, loss, lora, caplog):
     """As the student is first, and at every step where the teacher is it; bit for bit those of a pass of its own."""
     kind, follows = kind.split()[0], kind in ("student", "student_average at decay 0")
@@ -133,6 +135,7 @@ def test_only_what_reads_something_else_or_holds_the_student_back_is_not_warned_
 
 @pytest.mark.parametrize(("loss", "lora"), [("sampled", LORA), ("forward_kl", None), ("forward_kl", LORA)])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thinned(4)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, kind, lora, loss):
     options: dict[str, Any] = {"loss": LossArgs(kind=loss)}
     unbroken = opd(model_dirs, kind, lora, **options)

@@ -42,6 +42,7 @@ def placed(paths: dict[str, str], placement: str, model_servers: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("placement", ["cpu_offload", "disk_cache", "vllm", "sglang"])
+@pytest.mark.thinned(2)
 def test_training_is_that_of_a_resident_teacher(model_dirs, tmp_path, model_servers, placement):
     expected, _ = fitted(model_dirs, tmp_path, teachers={"default": PolicyArgs(path=model_dirs["math"])})
     teachers = placed(model_dirs, placement, model_servers, tmp_path)

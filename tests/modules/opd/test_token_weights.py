@@ -37,6 +37,7 @@ def exact(paths: dict[str, str], rollouts: Rollouts) -> list[tuple[torch.Tensor,
 
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl"])
+@pytest.mark.thinned(2)
 def test_the_step_is_that_of_the_masked_loss(model_dirs, tmp_path, kind, lora):
     """Tokens chosen by hand from plain logits, the loss of those by autograd; SGD's step shows the gradient."""
     student = PolicyArgs(path=model_dirs["student"], lora=lora)
@@ -221,6 +222,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("knob", KNOBS)
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
+@pytest.mark.thinned(4)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, knob, lora):
     def model() -> UniOPD:
         student = PolicyArgs(path=model_dirs["student"], lora=lora)

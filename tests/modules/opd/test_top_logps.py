@@ -88,6 +88,7 @@ def test_gradients_are_those_of_transformers_in_float64(model_servers, model_dir
 
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=2)])
 @pytest.mark.parametrize("placed", ["vllm", "sglang", "beside"])
+@pytest.mark.thinned(3)
 def test_training_is_that_of_teachers_in_this_process(model_dirs, tmp_path, model_servers, placed, lora):
     """Of one teacher on servers, or of one there and one here; two updates of each rollout."""
     options: dict[str, Any] = {"student": PolicyArgs(path=model_dirs["student"], lora=lora), "updates_per_rollout": 2}

@@ -83,6 +83,7 @@ def test_the_step_is_the_gradient_of_the_written_objective(model_dirs, tmp_path)
 
 @pytest.mark.parametrize("kind", ["sampled", "reverse_kl", "topk"])
 @pytest.mark.parametrize("budget", [1, 60])
+@pytest.mark.thinned(2)
 def test_any_split_into_micro_batches_gives_the_same_step(model_dirs, tmp_path, budget, kind):
     whole, _ = run(model_dirs, tmp_path, loss=LossArgs(kind=kind, top_k=4))
     parts, _ = run(model_dirs, tmp_path, loss=LossArgs(kind=kind, top_k=4), micro_batch_tokens=budget)
@@ -92,6 +93,7 @@ def test_any_split_into_micro_batches_gives_the_same_step(model_dirs, tmp_path, 
 
 @pytest.mark.parametrize("kind", ["sampled", "reverse_kl", "forward_kl", "jsd", "topk"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.thinned(4)
 def test_a_student_that_is_its_own_teacher_stays_where_it_is(model_dirs, tmp_path, temperature, kind):
     own = {"default": PolicyArgs(path=model_dirs["student"])}
     sampling = SamplingArgs(n=3, max_new_tokens=6, temperature=temperature)
@@ -102,6 +104,7 @@ def test_a_student_that_is_its_own_teacher_stays_where_it_is(model_dirs, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["sampled", "reverse_kl", "forward_kl", "jsd", "topk"])
+@pytest.mark.thinned(3)
 def test_every_loss_brings_the_student_nearer_to_its_teachers(model_dirs, tmp_path, kind):
     options: dict[str, Any] = {
         "loss": LossArgs(kind=kind),
@@ -230,6 +233,7 @@ class KillAt(Callback):
 
 @pytest.mark.parametrize("killed_at", [1, 3])
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8, dropout=0.1)])
+@pytest.mark.thinned(2)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, lora, killed_at):
     student = PolicyArgs(path=model_dirs["student"], lora=lora)
     whole = module(model_dirs, student=student, optimizer=adam)

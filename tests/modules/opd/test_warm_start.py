@@ -59,6 +59,7 @@ def test_then_the_student_writes(model_dirs, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("kill", [1, 2, 3])
+@pytest.mark.thinned(3)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, kill):
     def model() -> UniOPD:
         return module(model_dirs, optimizer=adam, warm_start=WarmStartArgs(2))

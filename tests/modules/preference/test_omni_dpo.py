@@ -191,6 +191,7 @@ def test_pairs_are_learnt(model_dirs, table, tmp_path):
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize("average", [True, False])
+@pytest.mark.thinned(3)
 def test_every_loss_trains(model_dirs, table, tmp_path, kind, average):
     module = omni(model_dirs["student"], loss=PairLossArgs(kind=kind, average=average, beta=0.1, performance="focal"))
     run = trainer(tmp_path, max_steps=2)
