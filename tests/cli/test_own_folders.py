@@ -37,6 +37,7 @@ def mine(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["uniopd", "python -m"])
+@pytest.mark.thinned(2)
 def test_each_file_is_found_behind_ours(mine, how):
     (mine / "probe.py").write_text(PROBE)
     command = [sys.executable, "-m", "probe"] if how == "python -m" else [sys.executable, "-P", "-c", PROBE]

@@ -81,6 +81,7 @@ def test_what_every_config_needs_is_a_default(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", [[], ["-c", str(ROOT / "configs/trainer/cpu.yaml")]], ids=["default", "cpu.yaml"])
+@pytest.mark.thinned(2)
 def test_a_foreign_datamodule_on_two_ranks(machine, tmp_path):
     (tmp_path / "foreign.py").write_text(FOREIGN)
     command = [sys.executable, "-m", "lit_uniopd", "fit", *machine, "--model=foreign.Seen", "--data=foreign.Rows"]

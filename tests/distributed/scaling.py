@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -190,12 +190,13 @@ def by_layer(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     return uni_opd(files, ranks, teachers=teachers, **options)
 
 
-def served(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+def served(files: Files, ranks: int, lag: Literal[0, 1] = 0, **options: Any) -> tuple[Any, Any]:
     """A server process writes the answers, with the weights that ranks bring it."""
     server = ServerArgs(
         json.loads((files.root / "servers.json").read_text()), "student", str(files.root / f"published-{ranks}")
     )
-    return uni_opd(files, ranks, sampling=SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server), **options)
+    sampling = SamplingArgs(n=3, max_new_tokens=8, engine="vllm", server=server, lag=lag)
+    return uni_opd(files, ranks, sampling=sampling, **options)
 
 
 def top_logps(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
@@ -324,6 +325,7 @@ SCENARIOS: dict[str, Scenario] = {
     "by_layer": lambda f, r: by_layer(f, r, optimizer=sgd),
     "served": lambda f, r: served(f, r, optimizer=sgd),
     "served_lora": lambda f, r: served(f, r, student={"lora": LORA}),
+    "lagged": lambda f, r: served(f, r, lag=1, loss=LossArgs(importance_cap=2.0), optimizer=sgd),
     "in_teams": in_teams,
     "pictures": pictures,
     "pictures_in_teams": lambda f, r: pictures(f, r, split_groups=2),

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ from lit_uniopd.policy import Policy, PolicyArgs
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "scaling.py"
 WITH_DDP = ("uni_opd", "split_groups", "pictures", "omni_dpo_lora", "sentinel", "sft")
+IN_CI = (
+    *("uni_opd", "uni_opd_lora", "uni_opd_reused", "split_groups", "divergence", "averaged_lora", "live", "mixed"),
+    *("demonstrated", "top_logps", "by_layer", "served", "lagged", "in_teams", "pictures"),
+    *("omni_dpo", "omni_dpo_cached", "sentinel", "sentinel_cached", "sft"),
+)
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in IN_CI else pytest.mark.exhaustive) for name in names]
 
 
 def launch(root: Path, ranks: int, jobs: Sequence[str]) -> None:
@@ -36,18 +45,23 @@ def launch(root: Path, ranks: int, jobs: Sequence[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What came of every scenario on one process and on two ranks; one's checkpoints go on under FSDP and the reverse."""
     root = tmp_path_factory.mktemp("scaling")
+    ours = [item for item in request.session.items if item.path == Path(__file__)]
+    is_whole = any(item.get_closest_marker("exhaustive") for item in ours)
+    names, with_ddp, resumed = (
+        [name for name in group if is_whole or name in IN_CI] for group in (SCENARIOS, WITH_DDP, RESUMED)
+    )
     Files(root).write()
     servers = ModelServers([("student", str(root / "student"))], "rollout_server.py")
     teachers = ModelServers([("math", str(root / "math"))])
     try:
         (root / "servers.json").write_text(json.dumps(servers.all))
         (root / "teachers.json").write_text(json.dumps(teachers.all))
-        launch(root, 1, [f"one:{name}" for name in SCENARIOS])
-        jobs = [f"fsdp:{name}" for name in SCENARIOS] + [f"ddp:{name}" for name in WITH_DDP]
-        jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in RESUMED]
+        launch(root, 1, [f"one:{name}" for name in names])
+        jobs = [f"fsdp:{name}" for name in names] + [f"ddp:{name}" for name in with_ddp]
+        jobs += [f"fsdp:{name}@{root}/one-1/{name}.ckpt" for name in resumed]
         jobs += [f"ddp:omni_dpo@{root}/fsdp-2/omni_dpo.ckpt"]
         launch(root, 2, jobs)
     finally:
@@ -73,7 +87,7 @@ def same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     assert actual["logged"] == pytest.approx(expected["logged"], abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", cases(SCENARIOS))
 def test_two_sharded_ranks_train_like_one_process(name, root):
     same(result(root, "fsdp-2", name), result(root, "one-1", name))
 
@@ -89,12 +103,12 @@ def test_ranks_load_in_turn(root):
     assert ended <= began
 
 
-@pytest.mark.parametrize("name", WITH_DDP)
+@pytest.mark.parametrize("name", cases(WITH_DDP))
 def test_two_copies_train_like_one_process(name, root):
     same(result(root, "ddp-2", name), result(root, "one-1", name))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", cases(SCENARIOS))
 def test_the_scenarios_do_something(name, root):
     outcome = result(root, "one-1", name)
     start = Files(root).model("seeing_student" if name.startswith(("pictures", "sentinel")) else "student")
@@ -114,7 +128,7 @@ def test_the_scenarios_do_something(name, root):
         assert outcome["logged"]["calibration/shift"] > 0
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", cases(RESUMED))
 def test_a_run_goes_on_with_another_number_of_ranks(name, root):
     unbroken = result(root, "one-1", name)["weights"]
     run("one", 1, root, name, root / f"fsdp-2/{name}.ckpt")
@@ -181,6 +195,7 @@ def test_two_copies_each_shared_by_two_ranks(root):
         torch.testing.assert_close(resumed[key], weight, atol=1e-5, rtol=0)
 
 
+@pytest.mark.exhaustive
 def test_four_ranks(root):
     names = ("uni_opd", "uni_opd_reused", "split_groups", "in_teams", "pictures", "omni_dpo")
     launch(root, 4, [f"fsdp:{name}" for name in names] + [f"fsdp:uni_opd@{root}/fsdp-2/uni_opd.ckpt"])

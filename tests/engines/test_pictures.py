@@ -28,6 +28,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.thinned(2)
 def test_the_most_probable_answers_are_those_of_the_loop_after_every_change(paths, name):
     """Of the weights that read pictures too; prompts with one, two and no pictures are in one batch."""
     policy = Policy.load(PolicyArgs(path=paths[name]), trainable=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp_lora"])
+@pytest.mark.parametrize("strategy", ["fsdp_lora", "fsdp", "ddp"])
+@pytest.mark.thinned(3)
 def test_two_ranks_sample_from_the_student_of_every_step(tiny_dirs, tmp_path, strategy):
     models = Path(tiny_dirs["student"]).parent
     command = [

@@ -92,6 +92,7 @@ def test_a_teacher_behind_it_scores_as_one_in_memory(tiny_dirs, untied_dir, tmp_
 
 
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
+@pytest.mark.thinned(2)
 def test_with_lag_it_writes_by_the_weights_of_the_step_before(real_server, tiny_dirs, untied_dir, tmp_path, lora):
     """Greedy answers of every step are those that the loop writes by the weights that the student had then."""
     student, server = PolicyArgs(path=untied_dir, lora=lora), server_args(real_server, tmp_path, max_drift=20)

@@ -28,6 +28,7 @@ def written(tiny_dirs: dict[str, str]) -> Rollouts:
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.thinned(3)
 def test_top_log_probs_are_those_of_transformers_in_float64(tiny_dirs, untied_dir, teacher_server, k):
     rollouts, student = written(tiny_dirs), Policy.load(PolicyArgs(path=tiny_dirs["student"]), trainable=False)
     pool = TeacherPool({"default": behind(teacher_server, untied_dir, batch=4)}, top_k=k)
@@ -50,6 +51,7 @@ def test_top_log_probs_are_those_of_transformers_in_float64(tiny_dirs, untied_di
 
 
 @pytest.mark.parametrize("k", [3, 20])
+@pytest.mark.thinned(2)
 def test_what_is_learnt_is_what_a_teacher_in_memory_teaches(tiny_dirs, untied_dir, tmp_path, teacher_server, k):
     loss = LossArgs(kind="topk", top_k=k, top_k_direction="forward")
     runs: list[tuple[UniOPD, dict[str, float]]] = []

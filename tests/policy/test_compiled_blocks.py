@@ -83,6 +83,7 @@ def compiled_graphs() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.thinned(3)
 def test_log_probs_and_gradients_are_those_of_layers_as_they_are(model_dirs, traced, lora, checkpointing):
     options = {"lora": lora, "gradient_checkpointing": checkpointing}
     expected = loaded(model_dirs["student"], **options)
@@ -132,6 +133,7 @@ SIZES: dict[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.thinned(3)
 def test_other_layers(name, model_dirs, traced):
     torch.manual_seed(0)
     model = FAMILIES[name]().train()

@@ -126,6 +126,7 @@ def test_a_checkpoint_keeps_the_rollout_that_was_written_ahead(rollout_servers, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("owner", "name", "call", "step"), [(UniOPD, "clip", 4, 4), (lag, "collect_answers", 2, 5)])
+@pytest.mark.thinned(2)
 def test_a_rollout_whose_weights_are_gone_is_written_to_its_end_before_the_run_stops(
     rollout_servers, model_dirs, tmp_path, monkeypatch, owner, name, call, step
 ):
