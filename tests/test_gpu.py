@@ -41,6 +41,7 @@ def test_rows_of_tiny_models(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_part_in_a_process_of_its_own():
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)

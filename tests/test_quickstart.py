@@ -87,6 +87,7 @@ def test_preference_learning_goes_from_made_pairs_to_a_curve(quickstart, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_captioner_unlearns_what_it_imagines(tmp_path):
     command = [sys.executable, "-m", "lit_uniopd", "fit", "-c", str(ROOT / "configs/sentinel/quickstart.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)

@@ -110,5 +110,6 @@ def test_adapters_fit_on_one_gpu(name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_table_of_the_docs_is_what_the_plan_says():
     assert table() in (ROOT / "docs" / "memory.md").read_text()

@@ -291,6 +291,7 @@ def test_pictures_become_pairs_and_a_killed_run_comes_to_the_same(scenes, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_by_the_kernel_under_another_hash_seed(scenes, tmp_path):
     unbroken, killed = tmp_path / "whole" / "pairs.jsonl", tmp_path / "killed" / "pairs.jsonl"
     predict(scenes, unbroken, "--data.batch_size", "3", "--model.sampling.max_rows", "12")

@@ -83,7 +83,7 @@ def compiled_graphs() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, LORA])
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(4)
 def test_log_probs_and_gradients_are_those_of_layers_as_they_are(model_dirs, traced, lora, checkpointing):
     options = {"lora": lora, "gradient_checkpointing": checkpointing}
     expected = loaded(model_dirs["student"], **options)
