@@ -9,8 +9,8 @@ from typing import Any
 
 from lit_uniopd.benchmarks.adapters.base import Adapted, AdapterContext
 from lit_uniopd.benchmarks.adapters.columns import example_of, question_chat, roles_of
-from lit_uniopd.benchmarks.conversation import turns_of
 from lit_uniopd.benchmarks.spec import BenchmarkSpec
+from lit_uniopd.benchmarks.transcript import turns_of
 from lit_uniopd.errors import UserError
 
 _NUMBER = re.compile(r"\d+")
@@ -72,7 +72,7 @@ def _own_prompts(cell: Any, row_id: str) -> list[dict[str, Any]]:
         ]
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"SedarEval: a prompt for the judge in 'auto_prompt' of row {row_id} cannot be read ({error}); take the "
+            f"The column auto_prompt of row {row_id} holds a prompt for the judge that cannot be read: {error}; take the "
             "rows of dataset/ in the authors' repository as they are."
         ) from None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from lit_uniopd.benchmarks.conversation import turns_of
+from lit_uniopd.benchmarks.transcript import turns_of
 
 
 @dataclass(frozen=True, slots=True)

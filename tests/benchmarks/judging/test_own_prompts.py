@@ -82,5 +82,7 @@ def test_points_of_all_prompts_are_added_as_the_rows_say(parts, points, total):
 
 
 def test_a_prompt_that_cannot_be_read_is_named():
-    with pytest.raises(UserError, match=r"prompt for the judge in 'auto_prompt' of row a cannot be read .*no range"):
+    with pytest.raises(
+        UserError, match=r"^The column auto_prompt of row a holds a prompt .* cannot be read: .*no range"
+    ):
         read([part("{response}", judged="all of them")])
