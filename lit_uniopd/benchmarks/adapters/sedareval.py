@@ -72,8 +72,8 @@ def _own_prompts(cell: Any, row_id: str) -> list[dict[str, Any]]:
         ]
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"The column auto_prompt of row {row_id} holds a prompt for the judge that cannot be read: {error}; take the "
-            "rows of dataset/ in the authors' repository as they are."
+            f"The column auto_prompt of row {row_id} holds a prompt for the judge that cannot be read: {error}; take "
+            "the rows of dataset/ in the authors' repository as they are."
         ) from None
 
 
