@@ -28,7 +28,7 @@ test-slow: install  ## those that take more: whole runs, kills, several ranks, n
 
 # Variants of what the tests above check already: other parameters, configs, loggers. Over half an hour; before a release.
 test-exhaustive: install .venv-engines/ready  ## all that the other targets leave out
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive --ignore tests/engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m exhaustive --ignore tests/engines
 	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile -m exhaustive tests/engines
 
 # The real vLLM wants older transformers than the tests above, so it has an environment of its own.
