@@ -26,7 +26,7 @@ test: install  ## the tests that take seconds, in two processes of one thread ea
 test-slow: install  ## those that take more: whole runs, kills, several ranks, notebooks, a real model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not exhaustive" --durations=20
 
-# Variants of what the tests above check already: other parameters, configs, loggers. Over half an hour; before a release.
+# Variants of what the tests above check already: other parameters, configs, loggers. For before a release.
 test-exhaustive: install .venv-engines/ready  ## all that the other targets leave out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m exhaustive --ignore tests/engines
 	OMP_NUM_THREADS=1 .venv-engines/bin/python -m pytest -n 2 --dist loadfile -m exhaustive tests/engines

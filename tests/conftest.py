@@ -26,13 +26,13 @@ from lit_uniopd.utils import http
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all but every n-th case of a test that is ``thinned(n)`` as exhaustive."""
-    seen = Counter[str]()
+    case_counts = Counter[str]()
     for item in items:
         if (thinned := item.get_closest_marker("thinned")) is not None:
             name = item.nodeid.partition("[")[0]
-            if seen[name] % thinned.args[0]:
+            if case_counts[name] % thinned.args[0]:
                 item.add_marker("exhaustive")
-            seen[name] += 1
+            case_counts[name] += 1
 
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

@@ -1,6 +1,6 @@
 """Answers to questions, and to conversations in which each question follows the answer to the one before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from lit_uniopd.benchmarks.fingerprint import noise_key
@@ -84,10 +84,10 @@ def write_conversations(
         )
 
 
-def longest_conversation(benchmark: Benchmark) -> list[Prompt]:
+def last_prompts(benchmark: Benchmark) -> Iterator[Prompt]:
     """The last prompt of each example, with empty answers in the place of those that will be written."""
-    talks = [_Talk(e, benchmark.prompt(e), 0, [""] * max(0, len(e.turns) - 1)) for e in benchmark.examples]
-    return [talk.next_prompt for talk in talks]
+    for example in benchmark.examples:
+        yield _Talk(example, benchmark.prompt(example), 0, [""] * max(0, len(example.turns) - 1)).next_prompt
 
 
 def most_turns(examples: Sequence[Example]) -> int:

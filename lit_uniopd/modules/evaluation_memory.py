@@ -5,7 +5,7 @@ from functools import partial
 
 from lightning import Trainer
 
-from lit_uniopd.benchmarks.conversation import longest_conversation, most_turns
+from lit_uniopd.benchmarks.conversation import last_prompts, most_turns
 from lit_uniopd.benchmarks.distributed_evaluator import Evaluator
 from lit_uniopd.benchmarks.engine import EvalArgs, protocol_args, sampling_args
 from lit_uniopd.benchmarks.length_estimate import amount
@@ -79,4 +79,4 @@ def _longest_prompt(policy: PolicyArgs, flag: str, benchmark: Benchmark) -> int:
     def length(prompt: Prompt) -> int:
         return len(encode(processor, prompt, args.chat_template_kwargs, args.max_pixels).tokens)
 
-    return longest_prompt(longest_conversation(benchmark), length)
+    return longest_prompt(last_prompts(benchmark), length)

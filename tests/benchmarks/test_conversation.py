@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_uniopd.benchmarks import conversation
-from lit_uniopd.benchmarks.conversation import longest_conversation, most_turns, write_conversations
+from lit_uniopd.benchmarks.conversation import last_prompts, most_turns, write_conversations
 from lit_uniopd.benchmarks.engine import EvalArgs, sampling_args
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
@@ -89,6 +89,22 @@ def test_a_conversation_is_cut_where_any_of_its_turns_is(policy, monkeypatch, en
     assert single == ("so", 7, "stop")
 
 
+def test_each_of_several_answers_is_asked_on_behind_its_own(policy, monkeypatch):
+    asked = []
+
+    def scripted(_policy, prompts, args, **_):
+        asked.append([[message["content"] for message in prompt.messages] for prompt in prompts])
+        texts = [f"{len(asked)}.{i}" for i in range(len(prompts) * args.n)]
+        return SimpleNamespace(text=texts, lengths_B=torch.ones(len(texts)), finish=["stop"] * len(texts))
+
+    monkeypatch.setattr(conversation, "write_answers", scripted)
+    talks = [text for text, *_ in answers(policy, talking(Generation(n=2)))]
+    first, second, third = QUESTIONS
+    assert asked[1] == [[first, "1.0", second], [first, "1.1", second]]
+    assert asked[2] == [[first, "1.0", second, "2.0", third], [first, "1.1", second, "2.1", third]]
+    assert talks == ["A1: 1.0\nA2: 2.0\nA3: 3.0\n", "A1: 1.1\nA2: 2.1\nA3: 3.1\n", "1.2", "1.3"]
+
+
 def test_sampled_answers_go_on_from_their_own_history(policy):
     hot = Generation(n=3, max_new_tokens=NEW_TOKENS, temperature=3.0)
     talks = [text for text, *_ in answers(policy, talking(hot))]
@@ -100,7 +116,7 @@ def test_sampled_answers_go_on_from_their_own_history(policy):
 
 def test_the_longest_prompt_of_a_conversation_has_room_for_its_answers():
     benchmark = talking(Generation())
-    (talk, single) = longest_conversation(benchmark)
+    (talk, single) = last_prompts(benchmark)
     assert [message["role"] for message in talk.messages] == ["user", "assistant", "user", "assistant", "user"]
     assert [m["content"] for m in talk.messages] == [QUESTIONS[0], "", QUESTIONS[1], "", QUESTIONS[2]]
     assert len(single.messages) == 1

@@ -66,7 +66,7 @@ def _own_prompts(cell: Any, row_id: str) -> list[dict[str, Any]]:
     try:
         # The authors' script formats the only prompt of a row, and where a list has one answer in a prompt.
         return [
-            _own_prompt(prompt, is_format=isinstance(cell, Mapping))
+            _own_prompt(prompt, has_doubled_braces=isinstance(cell, Mapping))
             for prompt in prompts
             if _text(prompt.get("prompt"))
         ]
@@ -77,7 +77,7 @@ def _own_prompts(cell: Any, row_id: str) -> list[dict[str, Any]]:
         ) from None
 
 
-def _own_prompt(cell: Mapping[str, Any], *, is_format: bool) -> dict[str, Any]:
+def _own_prompt(cell: Mapping[str, Any], *, has_doubled_braces: bool) -> dict[str, Any]:
     meta = cell.get("meta") or {}
     # One key begins with a blank in the authors' own code.
     shown = {name.strip(): value for name, value in (meta.get("聊天记录依赖") or {}).items()}
@@ -85,12 +85,12 @@ def _own_prompt(cell: Mapping[str, Any], *, is_format: bool) -> dict[str, Any]:
     judged = _turn_numbers(meta.get("待评估模型答案信息"))
     return {
         "text": cell["prompt"],
-        "counted": bool(cell.get("字数统计")),
+        "shows_length": bool(cell.get("字数统计")),
         "history": _turn_numbers(shown.get("聊天记录依赖回合")),
         "judged": judged,
-        "is_format": is_format or len(judged) == 1,
+        "has_doubled_braces": has_doubled_braces or len(judged) == 1,
         "bonus": _number(sums.get("附加分"), empty=0.0),
-        "is_counted": not math.isnan(_number(sums.get("计算回合数"), empty=math.nan)),
+        "counts_as_turn": not math.isnan(_number(sums.get("计算回合数"), empty=math.nan)),
     }
 
 

@@ -150,7 +150,7 @@ def judged_rows(benchmark: Benchmark, records: Sequence[Record | Answer], baseli
             kinds=_kinds(example.row),
             rubric=str(example.row.get("rubric", "")),
             own_prompts=prompts,
-            asked=tuple(prompt.fill(example.turns, record.response) for prompt in prompts),
+            filled_prompts=tuple(prompt.fill(example.turns, record.response) for prompt in prompts),
         )
 
     return [judged_row(record) for record in sorted(records, key=lambda r: (numbers[r.sample_id], r.sample_idx))]

@@ -116,10 +116,10 @@ class JudgedBenchmark:
             values = {"question": row.question, "answer": row.answer, "reference": row.other, "rubric": row.rubric}
             if "own_prompt" not in self.template.fields:
                 return [self._game(row, "", values)]
-            numbers = range(1, len(row.asked) + 1) if len(row.asked) > 1 else ("",)
+            numbers = range(1, len(row.filled_prompts) + 1) if len(row.filled_prompts) > 1 else ("",)
             return [
                 self._game(row, str(number), values | {"own_prompt": str(text)})
-                for number, text in zip(numbers, row.asked, strict=True)
+                for number, text in zip(numbers, row.filled_prompts, strict=True)
             ]
         orders = [MODEL_FIRST, BASELINE_FIRST]
         if self.orders == "one":
@@ -222,6 +222,7 @@ class JudgedBenchmark:
             "breakdown": scored.breakdown,
             "details": scored.details,
             "answers": len(rows),
+            "skipped": sum(self.protocol.skips(row) for row in rows),
             "judged_answers": judged,
             "verdicts": len(there),
             "unreadable": len(unread),
@@ -255,6 +256,11 @@ class JudgedBenchmark:
         Raises:
             UserError: with what the replies were.
         """
+        if result["skipped"] == result["answers"]:
+            raise UserError(
+                f"All {result['answers']} answers to {self.key} are empty, so there is nothing to judge; look at the "
+                "run's records, and evaluate again with a model or a prompt that brings answers."
+            )
         if not result["scores"]:
             raise UserError(
                 f"No answer to {self.key} could be judged ({result['unreadable']} of {result['verdicts']} replies "

@@ -14,17 +14,17 @@ class OwnPrompt:
 
     text: str
     """With ``{response}``, and in conversations perhaps ``{history_chat1}``, ``{history_ans1}`` or ``{response1}``."""
-    counted: bool = False
+    shows_length: bool = False
     """Whether the judge is told how long the answer is."""
     history: tuple[int, ...] = ()
     """Turns that are shown, from 1."""
     judged: tuple[int, ...] = ()
     """Turns whose answers are judged; empty: all that the model has said."""
-    is_format: bool = False
+    has_doubled_braces: bool = False
     """Whether two braces mean one, as Python's ``str.format`` reads them."""
     bonus: float = 0.0
     """Points that are added whatever the judge says."""
-    is_counted: bool = True
+    counts_as_turn: bool = True
     """False: its points are added to those of the next one first, and the sum is raised to 0."""
 
     def fill(self, questions: Sequence[str], response: str) -> str | None:
@@ -45,8 +45,8 @@ class OwnPrompt:
             for number, answer in enumerate(judged, 1):
                 text = text.replace(f"{{response{number}}}", answer)
             return text
-        shown = f"[字数\uff1a{len(judged[0])}]\n{judged[0]}" if self.counted else judged[0]
-        if self.is_format and _fields(text) == {"response"}:  # elsewhere `format` would fail, and braces stay
+        shown = f"[字数\uff1a{len(judged[0])}]\n{judged[0]}" if self.shows_length else judged[0]
+        if self.has_doubled_braces and _fields(text) == {"response"}:  # elsewhere `format` would fail, and braces stay
             return text.format(response=shown)
         return text.replace("{response}", shown)
 
@@ -70,7 +70,7 @@ def total_points(prompts: Sequence[OwnPrompt], points: Iterable[float], most: fl
     total = 0.0
     for i, (prompt, given) in enumerate(zip(prompts, points, strict=True)):
         total += prompt.bonus + given
-        if not prompt.is_counted and i + 1 < len(prompts) and prompts[i + 1].is_counted:
+        if not prompt.counts_as_turn and i + 1 < len(prompts) and prompts[i + 1].counts_as_turn:
             total = max(0.0, total)
     return min(most, total)
 

@@ -65,7 +65,7 @@ class JudgedRow:
     """What earns points, where each question has its own."""
     own_prompts: tuple[OwnPrompt, ...] = ()
     """What the judge is asked, where each question brings that."""
-    asked: tuple[str | None, ...] = ()
+    filled_prompts: tuple[str | None, ...] = ()
     """These with the answer in them; None: what it should judge is empty."""
 
     @property
@@ -315,7 +315,7 @@ class SedarEval(Protocol):
     together = frozenset({"推理", "数学", "代码"})
 
     def skips(self, row: JudgedRow) -> bool:
-        return not row.answer.strip() or None in row.asked
+        return not row.answer.strip() or None in row.filled_prompts
 
     def read(self, reply: Reply, order: str, template: Template) -> Reading:
         least = -self.most if order else 0.0  # one of several prompts may take points away

@@ -254,6 +254,16 @@ def test_points_by_rubric_in_our_wording_and_by_the_prompts_that_rows_bring(tmp_
     assert (talk["query"], talk["answer"]) == ("Q1\uff1a请记住数字七。\nQ2\uff1a刚才的数字是几？", "A1: ab\nA2: c\n")
 
 
+def test_a_run_without_a_word_is_not_judged(tmp_path, capsys):
+    run = write_run(tmp_path / "run", {"sedareval": [" "] * 8})
+    with judge_server(by_rubric) as server:
+        with pytest.raises(
+            UserError, match=r"^All 8 answers to sedareval@rubric are empty, so there is nothing to judge;"
+        ):
+            judge([str(run), "--judge", "big", "--url", server.url])
+        assert not server.requests
+
+
 def test_rows_of_sedareval_that_cannot_be_scored_are_counted(tmp_path):
     rows = [
         {"id": "a", "query": "?", "meta": {"category": ["数学"], "reference": "1", "score_standard": "1+5分"}},

@@ -1,11 +1,13 @@
 """Scores of judged benchmarks from verdicts, by hand and against scipy."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from lit_uniopd.benchmarks.judging.own_prompts import OwnPrompt
 from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet, SedarEval
 from lit_uniopd.benchmarks.judging.verdicts import Verdict
 
@@ -101,3 +103,19 @@ def test_sedareval_leaves_empty_answers_out_and_counts_them():
     assert scored.scores == pytest.approx({"overall": 0.4, "question_mean": 0.4})
     assert scored.details == {"empty_answers": 1, "below_zero": 0}
     assert SedarEval().score(rows[1:2]).scores == {}
+
+
+def test_sedareval_adds_the_points_of_a_rows_prompts_and_leaves_out_what_is_below_zero():
+    prompts = (OwnPrompt("{response}"), OwnPrompt("{response}", bonus=1.0))
+
+    def talk(i: int, first: float, second: float) -> JudgedRow:
+        verdicts = tuple(
+            Verdict("b", str(i), 0, str(k), "", {}, {"sha256": ""}, points / 5)
+            for k, points in ((1, first), (2, second))
+        )
+        row = rubric_row(i, 0.0, "对话")
+        return replace(row, verdicts=verdicts, own_prompts=prompts, filled_prompts=("a", "a"))
+
+    scored = SedarEval().score([talk(0, 2, -1), talk(1, -3, 1), talk(2, 1, 3)])
+    assert scored.scores["question_mean"] == pytest.approx((2 / 5 + 5 / 5) / 2)  # of 2 - 1 + 1, and of 1 + 3 + 1
+    assert scored.details == {"empty_answers": 0, "below_zero": 1}
