@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_uniopd.benchmarks.exports import question_of
+from lit_uniopd.benchmarks.judging.judged_rows import JudgedRow
 from lit_uniopd.benchmarks.judging.own_prompts import own_prompts
-from lit_uniopd.benchmarks.judging.protocols import JudgedRow
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.records import Record, by_benchmark, last_evaluation
 from lit_uniopd.benchmarks.report.summary import run_records

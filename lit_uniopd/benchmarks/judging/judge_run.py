@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_uniopd.benchmarks.judging.judged_rows import JudgedRow, JudgedScores
 from lit_uniopd.benchmarks.judging.judges import Judge, Reply
-from lit_uniopd.benchmarks.judging.protocols import BASELINE_FIRST, MODEL_FIRST, JudgedRow, JudgedScores, Protocol
+from lit_uniopd.benchmarks.judging.protocols import BASELINE_FIRST, MODEL_FIRST, Protocol
 from lit_uniopd.benchmarks.judging.templates import Messages, Template
 from lit_uniopd.benchmarks.judging.verdicts import (
     Verdict,

@@ -4,20 +4,20 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from lit_uniopd.benchmarks.judging.judged_rows import JudgedRow, JudgedScores
 from lit_uniopd.benchmarks.judging.judges import Letters, Reply
 from lit_uniopd.benchmarks.judging.length_control import GamedBaselines, length_controlled
 from lit_uniopd.benchmarks.judging.logistic import Array
-from lit_uniopd.benchmarks.judging.own_prompts import OwnPrompt, total_points
+from lit_uniopd.benchmarks.judging.own_prompts import total_points
+from lit_uniopd.benchmarks.judging.resampling import draws, ends, known_mean, means, ratio
 from lit_uniopd.benchmarks.judging.style_control import FEATURES, controlled_rate, style_differences
 from lit_uniopd.benchmarks.judging.templates import Template
 from lit_uniopd.benchmarks.judging.verdicts import (
     FIVE_STEPS,
-    Verdict,
     letter_share,
     read_label,
     read_letter,
@@ -25,7 +25,7 @@ from lit_uniopd.benchmarks.judging.verdicts import (
     read_objects,
     read_points,
 )
-from lit_uniopd.benchmarks.metrics.intervals import RESAMPLES, resampled_weights
+from lit_uniopd.benchmarks.metrics.intervals import RESAMPLES
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination.chair import chair_counts
 from lit_uniopd.hallucination.lexicon import chair_words
@@ -42,48 +42,6 @@ OFFICIAL_LETTERS: Letters = ("m", "M")
 
 Reading = tuple[float | None, float, str]
 """What the model has won (None: the reply cannot be read), the verdict's weight, and its label."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedRow:
-    """One answer with what is said of it."""
-
-    sample_id: str
-    sample_idx: int
-    number: int
-    """Of the row in its benchmark, from 0."""
-    question: str
-    answer: str
-    other: str
-    """The baseline's answer, or the right one."""
-    kinds: tuple[str, ...] = ()
-    """Category of the question, or capabilities that it asks for."""
-    verdicts: tuple[Verdict, ...] = ()
-    objects: tuple[str, ...] = ()
-    """Classes of the picture, where they are annotated."""
-    rubric: str = ""
-    """What earns points, where each question has its own."""
-    own_prompts: tuple[OwnPrompt, ...] = ()
-    """What the judge is asked, where each question brings that."""
-    filled_prompts: tuple[str | None, ...] = ()
-    """These with the answer in them; None: what it should judge is empty."""
-
-    @property
-    def values(self) -> list[float]:
-        """Of its verdicts; none if any of them cannot be read: the other order alone would favour a place."""
-        values = [verdict.value for verdict in self.verdicts if verdict.value is not None]
-        return values if len(values) == len(self.verdicts) else []
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedScores:
-    """Scores of a judged benchmark, in [0, 1]."""
-
-    scores: dict[str, float]
-    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95 % bootstrap interval over questions."""
-    breakdown: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Protocol(ABC):
@@ -164,17 +122,17 @@ class AlpacaEval(Protocol):
         judged = ~np.isnan(preference_N)
         wins = np.where(preference_N[judged] > 0.5, 1.0, np.where(preference_N[judged] < 0.5, 0.0, 0.5))
         names = {"win_rate": preference_N[judged], "discrete_win_rate": wins}
-        draws_RN = _draws(rows, RESAMPLES)
+        draws_RN = draws(rows, RESAMPLES)
         scores, interval = {}, {}
         lengths, others = (np.array([len(text) for text in side], float) for side in _sides(rows))
         numbers = [row.number for row in rows]
         controlled = length_controlled(
-            preference_N, lengths, others, numbers, self.gamed, _draws(rows, FITTED_RESAMPLES)
+            preference_N, lengths, others, numbers, self.gamed, draws(rows, FITTED_RESAMPLES)
         )
         details: dict[str, Any] = {"mean_length": float(lengths.mean()), "baseline_length": float(others.mean())}
         if controlled is not None:
             name = "lc_win_rate" if self.gamed is not None else "lc_win_rate_minimal"
-            scores[name], interval[name] = controlled.rate, _ends(controlled.resampled_R)
+            scores[name], interval[name] = controlled.rate, ends(controlled.resampled_R)
             details |= {
                 "lc_formula": controlled.formula,
                 "lc_standard_error": controlled.standard_error,
@@ -182,7 +140,7 @@ class AlpacaEval(Protocol):
             }
         for name, values in names.items():
             scores[name] = float(values.mean())
-            interval[name] = _ends(_means(values, draws_RN[:, judged]))
+            interval[name] = ends(means(values, draws_RN[:, judged]))
         return JudgedScores(scores, interval, details=details)
 
 
@@ -211,15 +169,15 @@ class ArenaHard(Protocol):
         rows = [row for row in rows if row.values]
         won, weight, row_of = _games(rows)
         won_N, weight_N = (np.bincount(row_of, values, len(rows)) for values in (won * weight, weight))
-        draws_RN = _draws(rows, RESAMPLES)
+        draws_RN = draws(rows, RESAMPLES)
         scores = {"win_rate": float(won_N.sum() / weight_N.sum())}
-        interval = {"win_rate": _ends((draws_RN @ won_N) / (draws_RN @ weight_N))}
+        interval = {"win_rate": ends((draws_RN @ won_N) / (draws_RN @ weight_N))}
         details: dict[str, Any] = {}
         if self.style_control:
             style = style_differences(*_sides(rows))[row_of]
             scores["style_controlled_win_rate"], coefficients = controlled_rate(won, weight, style)
-            drawn = [controlled_rate(won, weight * d[row_of], style)[0] for d in _draws(rows, FITTED_RESAMPLES)]
-            interval["style_controlled_win_rate"] = _ends(np.array(drawn))
+            drawn = [controlled_rate(won, weight * d[row_of], style)[0] for d in draws(rows, FITTED_RESAMPLES)]
+            interval["style_controlled_win_rate"] = ends(np.array(drawn))
             details["style_coefficients"] = dict(zip(FEATURES, coefficients.tolist(), strict=True))
         return JudgedScores(scores, interval, details=details)
 
@@ -243,7 +201,7 @@ class MMVet(Protocol):
         shares = {
             kind: float(np.mean([m for m, r in zip(marks, rows, strict=True) if kind in r.kinds])) for kind in kinds
         }
-        interval = {"correctness": _ends(_means(marks, _draws(rows, RESAMPLES)))}
+        interval = {"correctness": ends(means(marks, draws(rows, RESAMPLES)))}
         return JudgedScores({"correctness": float(marks.mean())}, interval, shares)
 
 
@@ -275,7 +233,7 @@ class ObjectHalBench(Protocol):
         rows = [row for row in rows if row.values]
         counts = [chair_counts(self._mentions(row), row.objects) for row in rows]
         columns = [(c.hallucinated, c.mentions, c.hallucinated > 0, c.mentions > 0, 1, c.hit, c.truth) for c in counts]
-        sums_RS = np.concatenate([np.ones((1, len(rows))), _draws(rows, RESAMPLES)]) @ np.array(columns, np.float64)
+        sums_RS = np.concatenate([np.ones((1, len(rows))), draws(rows, RESAMPLES)]) @ np.array(columns, np.float64)
         wrong, named, bad, naming, captions, hit, truth = sums_RS.T
         ratios = {
             "chair_s_refined": (bad, naming),
@@ -286,7 +244,7 @@ class ObjectHalBench(Protocol):
         scores, interval = {}, {}
         for name, (part, whole) in ratios.items():
             rates = np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
-            scores[name], interval[name] = float(rates[0]), _ends(rates[1:])
+            scores[name], interval[name] = float(rates[0]), ends(rates[1:])
         details = {"mean_words": float(np.mean([len(row.answer.split()) for row in rows]))}
         return JudgedScores(scores, interval, details=details)
 
@@ -334,14 +292,14 @@ class SedarEval(Protocol):
         marks_N = np.array([mark for _, mark in judged if mark >= 0], np.float64)
         categories = sorted({row.kinds[0] for row in rows})
         of_category_NC = np.array([[category == row.kinds[0] for category in categories] for row in rows], np.float64)
-        draws_RN = np.concatenate([np.ones((1, len(rows))), _draws(rows, RESAMPLES)])
-        means_RC = _ratio((draws_RN * marks_N) @ of_category_NC, draws_RN @ of_category_NC)
+        draws_RN = np.concatenate([np.ones((1, len(rows))), draws(rows, RESAMPLES)])
+        means_RC = ratio((draws_RN * marks_N) @ of_category_NC, draws_RN @ of_category_NC)
         together_C = np.array([category in self.together for category in categories])
-        parts_RP = np.concatenate([_known_mean(means_RC[:, together_C])[:, None], means_RC[:, ~together_C]], axis=1)
-        overall_R, question_R = _known_mean(parts_RP), draws_RN @ marks_N / draws_RN.sum(axis=1)
+        parts_RP = np.concatenate([known_mean(means_RC[:, together_C])[:, None], means_RC[:, ~together_C]], axis=1)
+        overall_R, question_R = known_mean(parts_RP), draws_RN @ marks_N / draws_RN.sum(axis=1)
         return JudgedScores(
             {"overall": float(overall_R[0]), "question_mean": float(question_R[0])},
-            {"overall": _ends(overall_R[1:]), "question_mean": _ends(question_R[1:])},
+            {"overall": ends(overall_R[1:]), "question_mean": ends(question_R[1:])},
             dict(zip(categories, means_RC[0].tolist(), strict=True)),
             details,
         )
@@ -373,32 +331,3 @@ def _games(rows: Sequence[JudgedRow]) -> tuple[Array, Array, Any]:
 
 def _sides(rows: Sequence[JudgedRow]) -> tuple[list[str], list[str]]:
     return [row.answer for row in rows], [row.other for row in rows]
-
-
-def _draws(rows: Sequence[JudgedRow], resamples: int) -> Array:
-    """How often each row is drawn, ``[R, N]``: questions are, with all their answers."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(row.sample_id for row in rows))}
-    draws_RG = resampled_weights(len(names), resamples, seed=0).numpy()
-    return draws_RG[:, [names[row.sample_id] for row in rows]]
-
-
-def _means(values: Array, draws_RN: Array) -> Array:
-    """Weighted means; draws without any value are left out."""
-    sums = draws_RN.sum(axis=1)
-    return (draws_RN @ values)[sums > 0] / sums[sums > 0]
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    """NaN where there is nothing."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-
-
-def _known_mean(values_RK: Array) -> Array:
-    """Mean of those that are there, in each row."""
-    known_RK = ~np.isnan(values_RK)
-    return _ratio(np.where(known_RK, values_RK, 0.0).sum(axis=1), known_RK.sum(axis=1).astype(np.float64))
-
-
-def _ends(values: Array) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)

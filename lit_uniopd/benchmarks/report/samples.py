@@ -54,11 +54,11 @@ def _was_right(before: Mapping[tuple[str, int], Record], record: Record) -> bool
 
 def _cells(example: Example, record: Record) -> list[str]:
     verdict = f"{VERDICTS[record.correct]} ({record.reason})"
-    texts = [record.sample_id, verdict, question_of(example), str(record.gold), str(record.extracted), record.response]
+    texts = [record.sample_id, verdict, shown_question(example), str(record.gold), str(record.extracted), record.response]
     return [cell(text, CELL) for text in texts]
 
 
-def question_of(example: Example) -> str:
+def shown_question(example: Example) -> str:
     """Text of the last turn, or of all in a conversation that is answered turn by turn."""
     if example.turns:
         return "\n".join(example.turns)
@@ -82,7 +82,7 @@ def _captioned(example: Example, record: Record) -> Any:
     picture = open_image(example.images[0])
     picture = picture.resize((PICTURE, max(1, round(picture.height * PICTURE / picture.width))))
     lines = [
-        *_wrapped("question", question_of(example)),
+        *_wrapped("question", shown_question(example)),
         *_wrapped("gold", str(record.gold)),
         *_wrapped(f"answer, {VERDICTS[record.correct]}", record.response),
     ]

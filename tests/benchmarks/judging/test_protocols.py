@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lit_uniopd.benchmarks.judging.judged_rows import JudgedRow
 from lit_uniopd.benchmarks.judging.own_prompts import OwnPrompt
-from lit_uniopd.benchmarks.judging.protocols import ArenaHard, JudgedRow, MMVet, SedarEval
+from lit_uniopd.benchmarks.judging.protocols import ArenaHard, MMVet, SedarEval
 from lit_uniopd.benchmarks.judging.verdicts import Verdict
 
 
