@@ -54,7 +54,14 @@ def _was_right(before: Mapping[tuple[str, int], Record], record: Record) -> bool
 
 def _cells(example: Example, record: Record) -> list[str]:
     verdict = f"{VERDICTS[record.correct]} ({record.reason})"
-    texts = [record.sample_id, verdict, shown_question(example), str(record.gold), str(record.extracted), record.response]
+    texts = [
+        record.sample_id,
+        verdict,
+        shown_question(example),
+        str(record.gold),
+        str(record.extracted),
+        record.response,
+    ]
     return [cell(text, CELL) for text in texts]
 
 
