@@ -49,6 +49,7 @@ class MarginCalibration(Callback):
         min_retain: smallest share of each set that a mask leaves.
         samples: whose returns make the margins. trained: answers and tokens that the loss uses; all: also those that
             balancing removed, that no teacher scored or whose tokens exceed the gap threshold, as in the released code.
+            `loss.keep_tokens` chooses at the update, so margins are of all tokens in any case.
     """
 
     needs_outcomes = True

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -203,10 +203,23 @@ def log_changed_settings(record: Mapping[str, Any] | None, current: Mapping[str,
         )
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {now[key]} (was {before[key]})" for key in now if key in before and now[key] != before[key]
-    )
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What is there with another value, or only on one side; an older version's record has no word of new settings."""
+    changes = {key: (before[key], now[key]) for key in now if key in before and now[key] != before[key]}
+    for key in now.keys() - before.keys():
+        if (whole := _null_above(key, before)) is not None:
+            changes[whole] = ("None", "set")
+    for key in before.keys() - now.keys():
+        if (whole := _null_above(key, now)) is not None:
+            changes[whole] = ("set", "None")
+    return ", ".join(f"{key} {value} (was {old})" for key, (old, value) in sorted(changes.items()))
+
+
+def _null_above(key: str, settings: Mapping[str, str]) -> str | None:
+    """The option that is null there and has this one inside here."""
+    parts = key.split(".")
+    above = (".".join(parts[:n]) for n in range(1, len(parts)))
+    return next((whole for whole in above if settings.get(whole) == "None"), None)
 
 
 def _settings(module: Any, trainer: Trainer) -> Iterator[tuple[str, str]]:
@@ -218,12 +231,38 @@ def _settings(module: Any, trainer: Trainer) -> Iterator[tuple[str, str]]:
     yield from ((f"trainer.{name}", str(getattr(trainer, name))) for name in names)
     yield from _flat(module.policy_flag, module.policy_args)
     yield "model.seed", str(module.seed)
-    for name, owner in (("model", module), ("data", datamodule)):
-        for argument in inspect.signature(type(owner).__init__).parameters if owner is not None else ():
-            if derived and argument == "batch_size":
-                continue
-            if argument not in ("self", "seed") and hasattr(owner, argument):
-                yield from _flat(f"{name}.{argument}", getattr(owner, argument))
+    yield from _teacher_settings(getattr(module, "teachers", None))
+    graders = getattr(module, "graders", None)
+    if graders is not None:
+        kept = {"grader_timeout": graders.time_limit, "grader_killed": graders.killed, "sandbox": graders.sandbox_args}
+        yield from _flat("model", kept)
+    changing = [each for each in trainer.callbacks if getattr(each, "changes_advantages", False)]  # pyright: ignore[reportAttributeAccessIssue]
+    yield "trainer.callbacks", str([type(callback).__name__ for callback in changing])
+    for callback in changing:
+        yield from _arguments(f"trainer.callbacks.{type(callback).__name__}", callback)
+    yield from _arguments("model", module)
+    if datamodule is not None:
+        yield from _arguments("data", datamodule, but=("batch_size",) if derived else ())
+
+
+def _arguments(name: str, owner: Any, but: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Values of the arguments that an object was made with, as far as it still has them."""
+    for argument in inspect.signature(type(owner).__init__).parameters:
+        if argument not in ("self", "seed", *but) and hasattr(owner, argument):
+            yield from _flat(f"{name}.{argument}", getattr(owner, argument))
+
+
+def _teacher_settings(teachers: Any) -> Iterator[tuple[str, str]]:
+    """Who teaches: a ``TeacherPool``; of a teacher, unlike of the policy, the path says what is learned."""
+    if teachers is None:
+        return
+    yield "model.teachers", str(sorted(teachers.routing.given))
+    for name, args in teachers.args.items():
+        yield f"model.teachers.{name}.path", str(args.path)
+        yield from _flat(f"model.teachers.{name}", args)
+    for name in teachers.routing.given:
+        if name in teachers.routing.mixtures:
+            yield from _flat(f"model.teachers.{name}", teachers.routing.mixtures[name])
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,11 @@ class SFT(PolicyModule):
             gradient_clip=gradient_clip,
             answers_heldout=False,
         )
+        if max_answer_tokens < 1:
+            raise UserError(
+                f"--model.max_answer_tokens must be at least 1, got {max_answer_tokens}; give one that no answer exceeds "
+                "to cut none."
+            )
         self.max_answer_tokens = max_answer_tokens
         self.step_mean = StepMean()
         self.trained = WeightedMeans()

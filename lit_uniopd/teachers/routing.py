@@ -70,7 +70,7 @@ class Routing:
         if isinstance(prompt.teacher, Mapping):
             return self._made_by(prompt, prompt.teacher)
         for name in (prompt.teacher,) if prompt.teacher is not None else (prompt.domain, DEFAULT):
-            if name in self.models or name in self.mixtures:
+            if name in self.given:  # never what rows have made: it would depend on which rows came before
                 return name
         unknown = prompt.domain if prompt.teacher is None else prompt.teacher
         route = f"{'domain' if prompt.teacher is None else 'teacher'} {unknown!r}"
@@ -85,10 +85,11 @@ class Routing:
         key = tuple(weights.items())
         if key not in self._made:
             label, mixture = str(prompt.teacher_label), self._mixture_of(prompt, weights)
-            if label in self.given and not _same(self.made_of(label), mixture):
+            if label in self.names and not _same(self.made_of(label), mixture):
+                where = "--model.teachers has" if label in self.given else "other rows make"
                 raise UserError(
-                    f"The teachers of prompt {prompt.id!r} are a mixture {label!r}, and --model.teachers has another "
-                    "teacher of that name; change that."
+                    f"The teachers of prompt {prompt.id!r} are a mixture {label!r}, and {where} another teacher of that "
+                    "name; rename those in --model.teachers."
                 )
             if label not in self.names:
                 if len(self.names) - len(self.given) == MOST_MADE:

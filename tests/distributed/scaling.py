@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from lightning import Callback, Trainer
 from PIL import Image
-from tiny import Memory, make_model, module, sgd, trainer
+from tiny import CHARACTERS, Memory, make_model, make_tokenizer, module, sgd, trainer
 
 from callbacks import MarginCalibration, PolicyExport
 from datamodules import OnlineBalanceArgs, PairSourceArgs, PreferenceDataModule, PromptDataModule, SourceArgs
@@ -42,6 +42,7 @@ STEPS, ROWS = 5, 4
 """Rows of all ranks together in a step."""
 LORA = LoraArgs(rank=4, alpha=8)
 UNCALIBRATED = (
+    "unscored",
     "divergence",
     "pictures",
     "pictures_in_teams",
@@ -80,6 +81,7 @@ class Files:
         ]
         self._table("prompts", prompts)
         make_model(self.root / "wide", width=128)  # the least that can be held in 4 bits
+        make_model(self.root / "fewer", seed=1, tokenizer=make_tokenizer(characters=CHARACTERS[:-20]))
         pairs = [
             {"prompt": f"{i}=", "chosen": "a" * (i % 7 + 1), "rejected": "b" * (i % 3 + 1)}
             | {"score_chosen": i / 4, "score_rejected": 1 + i / 8}
@@ -182,6 +184,13 @@ def uni_opd(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
     student = files.model(**{"name": "student"} | settings.pop("student", {}))
     paths = {name: str(files.root / name) for name in ("student", "math", "code")}
     return module(paths, **settings, **{"student": student}), data
+
+
+def unscored(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
+    """One of the teachers does not have all of the student's tokens: of some steps a rank has no answer that it could score."""
+    teachers = {"math": files.model("fewer"), "code": files.model("code")}
+    loss = LossArgs(kind="reverse_kl")
+    return uni_opd(files, ranks, teachers=teachers, loss=loss, max_teacher_failures=1.0, **options)
 
 
 def by_layer(files: Files, ranks: int, **options: Any) -> tuple[Any, Any]:
@@ -308,6 +317,7 @@ SCENARIOS: dict[str, Scenario] = {
     "uni_opd_4bit": lambda f, r: uni_opd(f, r, student=FOUR_BITS, optimizer=sgd),
     "uni_opd_reused": lambda f, r: uni_opd(f, r, updates_per_rollout=3),
     "split_groups": split_groups,
+    "unscored": lambda f, r: unscored(f, r, optimizer=sgd),
     "divergence": lambda f, r: uni_opd(f, r, loss=LossArgs(kind="jsd"), optimizer=sgd),
     "averaged": lambda f, r: self_taught(f, r, "student_average", optimizer=sgd),
     "averaged_lora": lambda f, r: self_taught(f, r, "student_average", LossArgs(kind="jsd"), student={"lora": LORA}),
@@ -366,6 +376,7 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
     calls = [
         recorder,
         None if name in UNCALIBRATED else calibration,
+        Late() if name == "omni_dpo_cached" else None,
         Saver(out) if name in RESUMED else None,
         export,
     ]
@@ -398,6 +409,14 @@ def run(kind: str, ranks: int, root: Path, name: str, resume: Path | None) -> No
 
 def _is_time(key: str) -> bool:
     return key.startswith("time/") or "second" in key
+
+
+class Late(Callback):
+    """Rank 0 comes late to what all do next, as one that draws a figure does."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            time.sleep(1)
 
 
 class Saver(Callback):

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "scaling.py"
 WITH_DDP = ("uni_opd", "split_groups", "pictures", "omni_dpo_lora", "sentinel", "sft")
 IN_CI = (
-    *("uni_opd", "uni_opd_lora", "uni_opd_reused", "split_groups", "divergence", "averaged_lora", "top_logps"),
+    *("uni_opd", "uni_opd_lora", "uni_opd_reused", "split_groups", "divergence", "unscored", "averaged_lora"),
+    "top_logps",
     *("by_layer", "lagged", "pictures", "omni_dpo", "omni_dpo_cached", "sentinel", "sentinel_cached", "sft"),
 )
 

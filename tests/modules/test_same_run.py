@@ -11,11 +11,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import Prompts, adam, module, prompts, sgd, trainer
 from torch.optim.lr_scheduler import ConstantLR
 
+from callbacks import MarginCalibration
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules import SFT
+from lit_uniopd.modules.opd.horizon import HorizonArgs
 from lit_uniopd.modules.same_run import RECORD
 from lit_uniopd.policy import LoraArgs, PolicyArgs
 from lit_uniopd.sampling.args import SamplingArgs
+from lit_uniopd.teachers import ReadsArgs, TeacherArgs
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
@@ -84,6 +87,32 @@ def test_settings_that_may_change_are_logged(tmp_path, model_dirs, caplog):
     assert "model.sampling.n 2 (was 3)" in caplog.text
     assert f"not with this run's: model.optimizer.lr 0.5 (was {lr})" in caplog.text
     assert torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] == lr  # as it says
+
+
+def test_changed_teachers_options_that_were_null_and_calibration_are_logged(tmp_path, model_dirs, caplog):
+    teachers = {name: TeacherArgs(path=model_dirs[name]) for name in ("math", "code")}
+    last = fit(tmp_path / "first", module(model_dirs, teachers=teachers, grader_killed="incorrect"))
+    teachers["math"] = TeacherArgs(path=model_dirs["code"], reads=ReadsArgs(template="Solve: {prompt}"))
+    options: dict[str, Any] = {"horizon": HorizonArgs(2, 3), "grader_killed": "unknown", "teachers": teachers}
+    with caplog.at_level(logging.WARNING):
+        saver = ModelCheckpoint(tmp_path / "saved", save_last=True)
+        run = trainer(
+            tmp_path, callbacks=[saver, MarginCalibration()], enable_checkpointing=True, max_epochs=9, max_steps=2
+        )
+        run.fit(module(model_dirs, **options), Prompts(prompts(4)), ckpt_path=last, weights_only=True)
+    for change in (
+        f"model.teachers.math.path {model_dirs['code']} (was {model_dirs['math']})",
+        "model.teachers.math.reads set (was None)",
+        "model.horizon set (was None)",
+        "model.grader_killed unknown (was incorrect)",
+        "trainer.callbacks ['MarginCalibration'] (was [])",
+    ):
+        assert change in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path / "third", module(model_dirs), steps=3, ckpt_path=tmp_path / "saved/last.ckpt")
+    assert "model.horizon None (was set)" in caplog.text
+    assert "trainer.callbacks [] (was ['MarginCalibration'])" in caplog.text
 
 
 @pytest.mark.parametrize("objective", [module, lambda paths: sft(paths)])

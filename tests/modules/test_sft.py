@@ -145,3 +145,9 @@ def test_accumulated_batches_draw_their_own_dropout(tmp_path):
     first = losses()
     assert len(set(first)) == 3
     assert losses() == first
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_answer_is_cut_to_nothing(limit):
+    with pytest.raises(UserError, match=r"--model\.max_answer_tokens must be at least 1, got"):
+        SFT(PolicyArgs(path="x"), max_answer_tokens=limit)

@@ -35,7 +35,7 @@ def test_a_mixture_of_a_row_has_a_name_whatever_the_order_and_the_unit_of_its_we
     [
         ({"math": 1, "cod": 1}, r"'p1' has teacher 'cod' among several, .*only .*code.* \(did you mean code\?\); add"),
         ({"math": 1, "both": 1}, r"'both' among several, and --model\.teachers\.both\.mixture is a mixture already"),
-        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; change that"),
+        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; rename"),
     ],
 )
 def test_what_rows_may_not_mix(teacher, message):
@@ -50,6 +50,20 @@ def test_a_mixture_of_the_config_may_have_the_name_and_is_it():
     product = TeacherArgs(mixture={"math": 2, "code": 2}, mixture_kind="log_linear")
     with pytest.raises(UserError, match="another teacher of that name"):
         TeacherPool({**MODELS, "code-math": product}).route(row({"math": 1, "code": 1}))
+
+
+def test_what_rows_have_made_is_no_route_for_others_and_no_other_mixture():
+    pool = TeacherPool({**MODELS, "default": PolicyArgs()})
+    domain = replace(prompts(1)[0], domain="code-math", teacher=None)
+    assert [pool.route(domain), pool.route(row({"code": 1, "math": 1})), pool.route(domain)] == [
+        "default",
+        "code-math",
+        "default",
+    ]
+    pool = TeacherPool({name: PolicyArgs() for name in ("code", "math-qwen", "code-math", "qwen")})
+    pool.route(row({"code": 1, "math-qwen": 1}))
+    with pytest.raises(UserError, match=r"are a mixture 'code-math-qwen', and other rows make another teacher"):
+        pool.route(row({"code-math": 1, "qwen": 1}))
 
 
 def test_as_many_mixtures_as_there_are_rows_are_refused():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_uniopd.modules.opd.losses import LossArgs, token_divergences
-from lit_uniopd.modules.opd.scoring import update_batches
+from lit_uniopd.modules.opd.scoring import micro_rollouts, update_batches
 from lit_uniopd.types import Rollouts
 
 
@@ -32,7 +32,7 @@ def teacher_baseline(module: Any, rollouts: Rollouts) -> Tensor | None:
     batches = update_batches(module, module.policy, rollouts, rows, module.micro_batch_tokens, module.teachers)
     with module.policy.answering():
         for name, batch in batches:
-            micro = rollouts[batch or [0]]  # a rank with too few answers still takes part in gathering weights
+            micro = micro_rollouts(rollouts, batch, args.kind)
             passes = module.teachers.passes(name, micro.prompts)
             kl_BT = token_divergences(module.policy, passes, micro, args, module.temperature)
             if batch:

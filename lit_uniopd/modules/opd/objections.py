@@ -317,6 +317,14 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
             "--trainer.callbacks.",
             refused=True,
         )
+    if settings.calibrations and loss.keep_tokens < 1:
+        names = ", ".join(settings.calibrations)
+        yield Objection(
+            "settings",
+            f"{names} makes margins of all tokens of an answer, and --model.loss.keep_tokens {loss.keep_tokens:g} trains "
+            f"some of them, chosen later: those may still rank answers wrongly; set it to 1, or leave {names} out of "
+            "--trainer.callbacks.",
+        )
     if loss.importance_cap is not None and loss.importance_cap < 1:
         yield Objection(
             "settings",

@@ -87,7 +87,9 @@ def rollout_statistics(
     averages = WeightedMeans()
     for name, values_B, of_B in _per_sample(rollouts):
         averages.add(f"rollout/{name}", values_B[of_B].sum(), of_B.sum())
-    averages.add("rollout/unknown_outcomes", (rollouts.outcome_B == UNKNOWN).sum(), len(rollouts))
+    # Not of answers that the horizon has cut: no grader failed there, and `rollout/truncated` has them.
+    other_B = rollouts.keep_B.new_tensor([grade.reason != "truncated" for grade in rollouts.grades])
+    averages.add("rollout/unknown_outcomes", ((rollouts.outcome_B == UNKNOWN) & other_B).sum(), len(rollouts))
     averages.add("rollout/empty", sum(not text.strip() for text in rollouts.text), len(rollouts))
     different = set(zip(rollouts.group_B.tolist(), rollouts.text, strict=True))
     averages.add("rollout/distinct", len(different), len(rollouts))

@@ -55,6 +55,9 @@ def update_batches(
 ) -> list[tuple[str, list[int]]]:
     """Teacher and rows of each micro-batch of an update, equally many on every rank. A collective call.
 
+    Where the loss needs teachers, answers that they could not score are in none: a weight of 0 would not keep out states that
+    are not finite, nor tokens that a teacher does not have.
+
     Args:
         module: being trained.
         policy: the student.
@@ -65,6 +68,8 @@ def update_batches(
             servers, whose answers may be mixed: the name is empty.
     """
     batches: list[tuple[str, list[int]]] = []
+    if teachers is not None:
+        rows = [row for row in rows if rollouts.teacher_ok_B[row]]
 
     def needed(name: str) -> str:
         return name if teachers is not None and teachers.is_here(name) else ""
@@ -77,6 +82,26 @@ def update_batches(
         count, groups = int(max_over_ranks(module, len(passes))), rollouts.group_B[routed].tolist()
         batches += [(name, [routed[i] for i in batch]) for batch in equal_count(passes, count, groups)]
     return batches
+
+
+def micro_rollouts(rollouts: Rollouts, batch: Sequence[int], kind: str) -> Rollouts:
+    """The answers of a micro-batch.
+
+    Args:
+        rollouts: this rank's answers.
+        batch: rows; of a rank with too few answers none, which takes part in the exchange with an answer of weight 0.
+        kind: of the loss. For a comparison with teachers that answer is one token which every model has, behind a prompt
+            whose answer was scored, if there is one.
+    """
+    if batch or kind == "sampled":
+        return rollouts[batch or [0]]
+    answer = rollouts[[int(rollouts.teacher_ok_B.int().argmax())]]
+    answer.mask_BT[:, 1:] = False
+    answer = answer[[0]]
+    answer.tokens_BT.zero_()
+    answer.teacher_top_ids = [ids_TK[:1] for ids_TK in answer.teacher_top_ids]
+    answer.teacher_top_logps = [logps_TK[:1] for logps_TK in answer.teacher_top_logps]
+    return answer
 
 
 def frozen_logps(policy: Policy, rollouts: Rollouts, *, temperature: float, max_tokens: int) -> Tensor:

@@ -33,7 +33,7 @@ from lit_uniopd.modules.opd.plug_ins import call_plug_ins
 from lit_uniopd.modules.opd.preflight import check_arguments, check_graders, check_images, check_prompts
 from lit_uniopd.modules.opd.resume import ScoredRollout, UnfinishedRollout
 from lit_uniopd.modules.opd.rollout_metrics import LINE_VALUES, step_metrics
-from lit_uniopd.modules.opd.scoring import update_batches
+from lit_uniopd.modules.opd.scoring import micro_rollouts, update_batches
 from lit_uniopd.modules.opd.step_work import StepWork
 from lit_uniopd.modules.opd.teacher_scores import ask_teachers
 from lit_uniopd.modules.opd.warm_start import Phase, WarmStartArgs, phase_at, refuse_warm_start
@@ -139,14 +139,14 @@ class UniOPD(PolicyModule):
         self.teachers = TeacherPool(teachers if advantage.needs_teachers else {}, top_k=loss.asked_top_k)
         options: dict[str, Any] = {"direction": loss.top_k_direction, "baseline": advantage.baseline}
         self.teachers.refuse(sampling.temperature or 1.0, loss.kind, writer=writer, **options)
-        refuse_warm_start(warm_start, writer, self.teachers.args, self.teachers.routing)
+        refuse_warm_start(warm_start, writer, self.teachers.args, self.teachers.routing, loss)
         self.sampling = self.rollout_sampling = sampling
-        self.loss = loss
+        self.loss = loss if self.teachers else replace(loss, gap_threshold=None)  # the gap to a teacher that there is
         self.advantage = advantage
         self.horizon = horizon
         self.writer: Literal["student", "teacher"] = writer
         self.warm_start = warm_start
-        self.phase = Phase(writer, sampling, loss)
+        self.phase = Phase(writer, sampling, self.loss)
         """Of the step that is under way: of the warm start, or what follows it."""
         self.max_teacher_failures = max_teacher_failures
         self.split_groups = split_groups
@@ -329,8 +329,7 @@ class UniOPD(PolicyModule):
         total = torch.zeros((), device=self.device)
         for index, (teacher, batch) in enumerate(micro_batches):
             stop_if_requested(self.trainer)  # gradients that are in no checkpoint yet are made again
-            # A rank with too few answers still takes part in the exchange, with a loss of weight 0.
-            micro, weight = rollouts[batch or [0]], float(bool(batch))
+            micro, weight = micro_rollouts(rollouts, batch, self.phase.loss.kind), float(bool(batch))
             filler, reached = WeightedMeans(), set(self.policy.reached)
             loss = self.micro_loss(micro, teacher, denominator, trained if batch else filler)
             trained.expect(*filler.state())

@@ -69,7 +69,7 @@ def phase_at(module: Any, step: int) -> Phase:
 
 
 def refuse_warm_start(
-    warm_start: WarmStartArgs | None, writer: str, teachers: Mapping[str, TeacherArgs], routing: Routing
+    warm_start: WarmStartArgs | None, writer: str, teachers: Mapping[str, TeacherArgs], routing: Routing, loss: LossArgs
 ) -> None:
     """Refuse a warm start with teachers that cannot write, or do so anyway; also with what rows mix, when it is routed.
 
@@ -78,12 +78,18 @@ def refuse_warm_start(
         writer: ``--model.writer``.
         teachers: by name.
         routing: of prompts to them.
+        loss: of the run.
 
     Raises:
         UserError: naming the flags.
     """
     if warm_start is None:
         return
+    if loss.entry_clip is not None and warm_start.kind == "topk":
+        raise UserError(
+            f"--model.warm_start.kind topk has no place for --model.loss.entry_clip {loss.entry_clip:g}; choose "
+            "forward_kl, reverse_kl or jsd, or set entry_clip to null."
+        )
     if writer == "teacher":
         raise UserError(
             "--model.warm_start ends when the student begins to write, and with --model.writer teacher it never does; "

@@ -88,6 +88,7 @@ class PreferenceModule(PolicyModule):
         self.loss = loss
         self.reference_cache = reference_cache
         self.references: ReferenceCache | None = None
+        self.has_trained = False
         self.step_mean = StepMean()
         self.trained = WeightedMeans()
         self.validated = WeightedMeans()
@@ -172,12 +173,13 @@ class PreferenceModule(PolicyModule):
         pairs = data.pairs
         self.references.load()
         missing = self.references.missing(pairs)
-        changed = self.trainer.ckpt_path is not None and self.policy_args.lora is None
+        self.trainer.strategy.barrier("references are known")  # the files grow as soon as one rank goes on
+        changed = self.policy_args.lora is None and (self.has_trained or self.trainer.ckpt_path is not None)
         if missing and changed:
             raise UserError(
                 f"--model.reference_cache {self.reference_cache} lacks {len(missing)} of {len(pairs)} pairs, and the "
-                "checkpoint's policy is not the reference any more; give the pairs that the run began with, or leave "
-                "reference_cache out."
+                "policy has been trained, so it is not their reference any more; give the pairs that its training began "
+                "with, load it anew, or leave reference_cache out."
             )
         size = data.val_batch_size
         with self.policy.gathered(), self._as_reference() as reference:
@@ -229,6 +231,7 @@ class PreferenceModule(PolicyModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's pairs, those of all accumulated batches and ranks together."""
+        self.has_trained = True
         super().on_before_optimizer_step(optimizer)
         values, self.trained = self.trained.reduce(self), WeightedMeans()
         weight, square = values.pop("weight"), values.pop("square")
@@ -296,7 +299,8 @@ class PreferenceModule(PolicyModule):
         super().on_validation_epoch_end()
         self.validated.expect("val/loss", "val/accuracy", "val/margin")
         means = self.validated.reduce(self)
-        self.log("val/accuracy", means.pop("val/accuracy"), prog_bar=True)
+        if "val/accuracy" in means:  # not where all that is validated are benchmarks
+            self.log("val/accuracy", means.pop("val/accuracy"), prog_bar=True)
         self.log_dict(means)
 
 

@@ -1,11 +1,13 @@
 """Baselines and controls of UniOPD: what stands in the place of the teacher's token scores."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
-from tiny import Prompts, module, prompts, trainer, weights
+from tiny import Prompts, make_model, make_tokenizer, module, prompts, trainer, weights
+from transformers import AutoModelForCausalLM
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional.outcome import outcome_advantages
@@ -200,3 +202,56 @@ def test_plugs_that_change_nothing_leave_plain_distillation_bit_for_bit(model_di
     shifted = module(model_dirs)
     trainer(tmp_path, callbacks=[MarginCalibration(delta=5.0)]).fit(shifted, Prompts(prompts(8)))
     assert any(not torch.equal(p, q) for p, q in zip(plain.parameters(), shifted.parameters(), strict=True))
+
+
+@pytest.fixture
+def half_blind(model_dirs, tmp_path) -> dict[str, str]:
+    """Teachers whose states are not finite behind a 7, and a student that knows tokens which they do not."""
+    for i, name in enumerate(("math", "code")):
+        path = tmp_path / f"blind_{name}"
+        make_model(path, seed=i + 1)
+        teacher = AutoModelForCausalLM.from_pretrained(path)
+        teacher.config.tie_word_embeddings = False
+        teacher.lm_head.weight = torch.nn.Parameter(teacher.model.embed_tokens.weight.detach().clone())
+        with torch.no_grad():
+            teacher.model.embed_tokens.weight[make_tokenizer().convert_tokens_to_ids("7")] = math.nan
+        teacher.save_pretrained(path)
+    make_model(tmp_path / "more", seed=5, tokenizer=make_tokenizer(extra=tuple("ABCDEFGH")))
+    return {"student": str(tmp_path / "more"), **{name: str(tmp_path / f"blind_{name}") for name in ("math", "code")}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": LossArgs(kind="reverse_kl")},
+        {"loss": LossArgs(kind="topk", top_k=4)},
+        {"loss": LossArgs(kind="forward_kl"), "updates_per_rollout": 2},
+        {"advantage": AdvantageArgs(baseline="kl")},
+    ],
+    ids=["reverse_kl", "topk", "forward_kl, two updates", "baseline"],
+)
+def test_answers_that_no_teacher_could_score_train_nothing(half_blind, tmp_path, options):
+    """Neither by states that are not finite nor by tokens that the teacher does not have."""
+    model, keep = module(half_blind, max_teacher_failures=0.9, micro_batch_tokens=40, **options), Keep()
+    fit = trainer(tmp_path, callbacks=[keep])
+    fit.fit(model, Prompts(prompts(8), batch_size=8))
+    (rollouts,) = keep.rollouts
+    assert 0 < int(rollouts.teacher_ok_B.sum()) < len(rollouts)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert float(fit.callback_metrics["train/grad_norm"]) > 0
+    if options.get("loss") == LossArgs(kind="reverse_kl"):
+        expected = [kl_by_transformers(half_blind, rollouts[[i]]) for i in rollouts.teacher_ok_B.nonzero().flatten()]
+        assert float(fit.callback_metrics["train/loss"]) == pytest.approx(sum(expected) / len(rollouts), rel=1e-4)
+
+
+@torch.no_grad()
+def kl_by_transformers(paths: dict[str, str], answer: Rollouts) -> float:
+    """Mean over an answer's tokens of KL(student || teacher), over the vocabulary that both have."""
+    start, tokens = answer.prompt_tokens[0], answer.tokens_BT[0].tolist()
+    logits = [
+        AutoModelForCausalLM.from_pretrained(paths[name])(torch.tensor([start + tokens])).logits[0, len(start) - 1 : -1]
+        for name in ("student", answer.prompts[0].domain)
+    ]
+    shared = min(logits_TV.shape[1] for logits_TV in logits)
+    student_TV, teacher_TV = (logits_TV[:, :shared].double().log_softmax(-1) for logits_TV in logits)
+    return float((student_TV.exp() * (student_TV - teacher_TV)).sum(-1).mean())

@@ -11,6 +11,7 @@ from tiny import Memory, Prompts, module, prompts, trainer
 
 from callbacks.margin_calibration import MarginCalibration
 from lit_uniopd.modules import LossArgs
+from lit_uniopd.modules.opd.advantages import AdvantageArgs
 from lit_uniopd.modules.opd.losses import end_tokens, never_gap_masked
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.types import Rollouts
@@ -90,3 +91,21 @@ def test_margins_and_records_spare_the_same_tokens_as_the_loss():
     for mask, flags in ((spared, ".."), (None, ".g")):
         record = group_record(batch, [0, 1], gap_threshold=10.0, never_gap_masked_BT=mask, **common)
         assert record["answers"][0]["flags"] == flags
+
+
+class Pushes(Callback):
+    """Makes the student write even more of what it writes, and so drift from its start."""
+
+    def on_rollouts_scored(self, trainer: Any, pl_module: Any, rollouts: Rollouts) -> None:
+        rollouts.advantages_BT = torch.ones_like(rollouts.advantages_BT) * rollouts.mask_BT
+        self.drift = float((rollouts.student_logps_BT - rollouts.teacher_logps_BT).abs().max())
+
+
+def test_where_nobody_teaches_there_is_no_gap(model_dirs, tmp_path):
+    """What drifts from the reference is what its KL is to hold, and outcomes go on to train it."""
+    alone = AdvantageArgs(teacher_weight=0, outcome_weight=1, reference_weight=0.1)
+    memory, pushes = Memory(), Pushes()
+    model = module(model_dirs, teachers={}, advantage=alone, loss=LossArgs(gap_threshold=0.01))
+    trainer(tmp_path, max_steps=2, max_epochs=9, logger=memory, callbacks=[pushes]).fit(model, Prompts(prompts(4)))
+    assert pushes.drift > 0.01
+    assert memory.values["train/gap_fraction"] == 0

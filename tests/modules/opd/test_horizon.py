@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from modules.opd.test_uni_opd import KillAt, Killed, Recorder, checkpointed, shuffled_prompts
-from tiny import Prompts, adam, module, prompts, trainer, weights
+from tiny import Memory, Prompts, adam, module, prompts, trainer, weights
 
 from lit_uniopd.errors import UserError
 from lit_uniopd.grade import Grade
@@ -43,6 +43,13 @@ def test_wrong_answers_that_were_cut_are_unknown(step):
     assert rollouts.outcome_B.tolist() == [first, CORRECT, INCORRECT, CORRECT, UNKNOWN]
     assert [grade.outcome for grade in rollouts.grades] == rollouts.outcome_B.tolist()
     assert rollouts.grades[0].reason == ("ok" if step == 2 else "truncated")
+
+
+def test_what_the_horizon_cuts_is_no_failure_of_graders(model_dirs, tmp_path):
+    memory, model = Memory(), module(model_dirs, horizon=HorizonArgs(start=2, steps=2))
+    trainer(tmp_path, max_steps=1, logger=memory).fit(model, Prompts(prompts(4)))
+    assert memory.values["rollout/truncated"] > 0.5
+    assert memory.values["rollout/unknown_outcomes"] == 0
 
 
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path):

@@ -152,6 +152,8 @@ def test_a_ratio_that_balancing_cannot_reach(ratio, count):
 def test_options_that_change_nothing():
     message = only(True, loss=KL, calibrations=["MarginCalibration"])
     assert "which --model.loss.kind reverse_kl does not read" in message
+    message = only(False, loss=LossArgs(keep_tokens=0.5), calibrations=["MarginCalibration"])
+    assert "MarginCalibration makes margins of all tokens of an answer, and --model.loss.keep_tokens 0.5" in message
     message = only(False, loss=LossArgs(importance_cap=0.5))
     assert "so it scales the loss" in message
     message = only(False, advantage=AdvantageArgs(extrapolation=0.0))

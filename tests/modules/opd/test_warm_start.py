@@ -127,5 +127,9 @@ def test_a_row_that_mixes_teachers_is_refused_and_so_are_no_steps(model_dirs, tm
     data = Prompts([replace(prompt, teacher={"math": 1.0, "code": 1.0}) for prompt in prompts(4)])
     with pytest.raises(UserError, match=r"warm_start lets one model write, and prompt 'p0' has a mixture of 2"):
         trainer(tmp_path, max_steps=1).fit(model, data)
+    clipped = LossArgs(kind="forward_kl", entry_clip=0.05)
+    with pytest.raises(UserError, match=r"--model\.warm_start\.kind topk has no place for --model\.loss\.entry_clip"):
+        module(model_dirs, warm_start=WarmStartArgs(2, "topk"), loss=clipped)
+    module(model_dirs, warm_start=WarmStartArgs(2, "jsd"), loss=clipped)
     with pytest.raises(UserError, match=r"warm_start\.steps must be at least 1, got 0"):
         WarmStartArgs(0)

@@ -14,7 +14,7 @@ from tiny import Memory, rounding, sgd, trainer
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM
 
-from datamodules import PairWeightArgs
+from datamodules import BenchmarkDataModule, PairWeightArgs
 from lit_uniopd.cli import main
 from lit_uniopd.errors import UserError
 from lit_uniopd.functional import dpo_loss, omni_dpo_loss
@@ -226,6 +226,15 @@ def test_validation_counts_every_pair_once_whatever_the_batches(model_dirs, tabl
         )
         losses.append(result["val/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_benchmarks_may_be_all_that_is_validated(model_dirs, tmp_path):
+    benchmarks = BenchmarkDataModule(["aime24"], profile="fixture", max_rows=2)
+    (values,) = trainer(tmp_path, limit_val_batches=1.0).validate(
+        omni(model_dirs["student"]), benchmarks, verbose=False
+    )
+    assert [name for name in values if name.endswith("aime24@gopd/accuracy")]
+    assert not [name for name in values if name.startswith("val/")]
 
 
 def test_scores_are_asked_for_before_a_model_is_loaded(tmp_path, table, model_dirs, monkeypatch):

@@ -123,7 +123,22 @@ def test_a_trained_policy_is_no_reference(model_dirs, tmp_path):
     fewer = str(tmp_path / "fewer")  # a cache that another run filled with other pairs
     first = write(tmp_path / "first.jsonl", ROWS[:3])
     trainer(tmp_path, max_steps=1).fit(omni(model_dirs["student"], reference_cache=fewer), data(first, batch_size=2))
-    with pytest.raises(UserError, match=r"lacks \d of 8 pairs, and the checkpoint's policy is not the reference"):
+    with pytest.raises(UserError, match=r"lacks \d of 8 pairs, and the policy has been trained, so it is not"):
         trainer(tmp_path, max_steps=2).fit(
             omni(model_dirs["student"], reference_cache=fewer), data(table), ckpt_path=tmp_path / "one.ckpt"
         )
+
+
+def test_a_module_that_was_trained_reads_its_entries_and_adds_none(model_dirs, tmp_path):
+    """In a notebook: the policy has moved, so what it would give now is no reference's."""
+    results = []
+    for cache in (None, str(tmp_path / "cache")):
+        module = omni(model_dirs["student"], reference_cache=cache)
+        pairs = data(write(tmp_path / "pairs.jsonl", ROWS))
+        trainer(tmp_path, max_steps=3, gradient_clip_val=1.0).fit(module, pairs)
+        results.append(trainer(tmp_path, limit_val_batches=1.0).validate(module, pairs, verbose=False)[0])
+    assert results[0]["val/margin"] != pytest.approx(0.0, abs=1e-3)
+    assert results[1] == pytest.approx(results[0], abs=1e-4)
+    other = data(write(tmp_path / "other.jsonl", [{**row, "rejected": "7"} for row in ROWS]))
+    with pytest.raises(UserError, match=r"lacks \d of \d pairs, and the policy has been trained"):
+        trainer(tmp_path, limit_val_batches=1.0).validate(module, other, verbose=False)
