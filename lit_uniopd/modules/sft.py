@@ -72,8 +72,8 @@ class SFT(PolicyModule):
         )
         if max_answer_tokens < 1:
             raise UserError(
-                f"--model.max_answer_tokens must be at least 1, got {max_answer_tokens}; give one that no answer exceeds "
-                "to cut none."
+                f"--model.max_answer_tokens must be at least 1, got {max_answer_tokens}; give one that no answer "
+                "exceeds to cut none."
             )
         self.max_answer_tokens = max_answer_tokens
         self.step_mean = StepMean()

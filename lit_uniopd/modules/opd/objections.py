@@ -321,8 +321,8 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
         names = ", ".join(settings.calibrations)
         yield Objection(
             "settings",
-            f"{names} makes margins of all tokens of an answer, and --model.loss.keep_tokens {loss.keep_tokens:g} trains "
-            f"some of them, chosen later: those may still rank answers wrongly; set it to 1, or leave {names} out of "
+            f"{names} makes margins of all tokens of an answer, and --model.loss.keep_tokens {loss.keep_tokens:g} "
+            f"trains some of them, chosen later: those may still rank answers wrongly; set it to 1, or leave {names} out of "
             "--trainer.callbacks.",
         )
     if loss.importance_cap is not None and loss.importance_cap < 1:

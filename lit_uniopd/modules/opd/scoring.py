@@ -55,8 +55,8 @@ def update_batches(
 ) -> list[tuple[str, list[int]]]:
     """Teacher and rows of each micro-batch of an update, equally many on every rank. A collective call.
 
-    Where the loss needs teachers, answers that they could not score are in none: a weight of 0 would not keep out states that
-    are not finite, nor tokens that a teacher does not have.
+    Where the loss needs teachers, answers that they could not score are in none: a weight of 0 would not keep out
+    states that are not finite, nor tokens that a teacher does not have.
 
     Args:
         module: being trained.
@@ -90,8 +90,8 @@ def micro_rollouts(rollouts: Rollouts, batch: Sequence[int], kind: str) -> Rollo
     Args:
         rollouts: this rank's answers.
         batch: rows; of a rank with too few answers none, which takes part in the exchange with an answer of weight 0.
-        kind: of the loss. For a comparison with teachers that answer is one token which every model has, behind a prompt
-            whose answer was scored, if there is one.
+        kind: of the loss. For a comparison with teachers that answer is one token which every model has, behind a
+            prompt whose answer was scored, if there is one.
     """
     if batch or kind == "sampled":
         return rollouts[batch or [0]]

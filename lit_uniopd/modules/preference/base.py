@@ -178,8 +178,8 @@ class PreferenceModule(PolicyModule):
         if missing and changed:
             raise UserError(
                 f"--model.reference_cache {self.reference_cache} lacks {len(missing)} of {len(pairs)} pairs, and the "
-                "policy has been trained, so it is not their reference any more; give the pairs that its training began "
-                "with, load it anew, or leave reference_cache out."
+                "policy has been trained, so it is not their reference any more; give the pairs that its training "
+                "began with, load it anew, or leave reference_cache out."
             )
         size = data.val_batch_size
         with self.policy.gathered(), self._as_reference() as reference:
