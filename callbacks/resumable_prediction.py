@@ -1,5 +1,6 @@
 """Prediction that writes a line for each prompt as soon as it is known, and goes on where it was killed."""
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
+from lit_uniopd.errors import UserError
 from lit_uniopd.types import PromptBatch, Rollouts
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines
 
@@ -18,17 +21,31 @@ class ResumablePrediction(Callback):
     """Base of callbacks that append a line for each prompt; prompts that are in the file are not answered again.
 
     Args:
-        path: the file; ranks beyond the first add their number. Each line has `prompt`, a hash of the prompt's content.
+        path: the file; ranks beyond the first add their number. Each line has `prompt`, a hash of the prompt's content,
+            and `settings`, one of the weights and the sampling that answered it: with others a run is refused.
     """
+
+    answers = "answers"
+    """What lines are made of, for people."""
 
     def __init__(self, path: str | Path) -> None:
         self.lines_file = Path(path)
+        self._settings = ""
         self._done: set[str] = set()
         self._skipped = 0
 
     def lines(self, pl_module: LightningModule, rollouts: Rollouts) -> Iterable[Mapping[str, Any]]:
         """A line for each prompt of a batch."""
         raise NotImplementedError
+
+    def settings(self, pl_module: Any) -> str:
+        """Names what a line depends on beside its prompt. A collective call."""
+        sampling, policy = pl_module.val_sampling, pl_module.policy
+        with policy.gathered():
+            parts: list[Any] = [weights_fingerprint(policy.model)]
+        parts += [getattr(sampling, name) for name in ("n", "max_new_tokens", "temperature", "top_p", "top_k")]
+        parts += [sorted(policy.args.chat_template_kwargs.items()), policy.args.max_pixels]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def finish(self) -> None:
         """Called on rank 0 when all lines of all ranks are there."""
@@ -40,7 +57,14 @@ class ResumablePrediction(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning would warn of batches whose prompts all have their line.
         warnings.filterwarnings("ignore", message="predict returned None")
-        self._done = {line["prompt"] for line in read_lines(self.lines_file) if "prompt" in line}
+        self._settings = self.settings(pl_module)
+        lines = list(read_lines(self.lines_file))
+        if any(line.get("settings", self._settings) != self._settings for line in lines):  # older lines say nothing
+            raise UserError(
+                f"{self.lines_file} has {self.answers} of another policy or other settings; move it away, or give "
+                f"{type(self).__name__} another path."
+            )
+        self._done = {line["prompt"] for line in lines if "prompt" in line}
         trainer.strategy.barrier("the lines are read")
 
     def on_predict_batch_start(
@@ -61,7 +85,8 @@ class ResumablePrediction(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if outputs is not None:
-            append_lines(rank_file(self.lines_file, trainer.global_rank), self.lines(pl_module, outputs))
+            lines = [{**line, "settings": self._settings} for line in self.lines(pl_module, outputs)]
+            append_lines(rank_file(self.lines_file, trainer.global_rank), lines)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier("the lines are written")

@@ -15,7 +15,7 @@ from lit_uniopd.hallucination.records import caption_line, checked_prompts, pair
 from lit_uniopd.hallucination.report import bootstrap_report, format_report
 from lit_uniopd.modules import SentenceBootstrap
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines, write_lines
+from lit_uniopd.utils.jsonl import append_lines, rank_file, write_lines
 from lit_uniopd.utils.write_json import write_json
 
 log = logging.getLogger(__name__)
@@ -36,26 +36,24 @@ class SentencePairWriter(ResumablePrediction):
         path: the file of pairs.
     """
 
+    answers = "captions"
+
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         if self.path.suffix != ".jsonl":
             raise UserError(f"SentencePairWriter.path {path} must end in .jsonl.")
         super().__init__(self.path.with_suffix(".captions.jsonl"))
-        self._settings = ""
         self._detectors: list[str] = []
         self._captions: list[Mapping[str, Any]] = []
+
+    def settings(self, pl_module: SentenceBootstrap) -> str:
+        return pl_module.settings
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to go on with captions of other settings."""
         if not isinstance(pl_module, SentenceBootstrap):
             raise UserError("SentencePairWriter writes what SentenceBootstrap finds; set --model to that module.")
-        self._settings = pl_module.settings
         self._detectors = [detector.name for detector in pl_module.detectors]
-        if any(line.get("settings") != self._settings for line in read_lines(self.lines_file)):
-            raise UserError(
-                f"{self.lines_file} has captions of another policy, seed or other settings; move it away, or give "
-                "SentencePairWriter another path."
-            )
         super().on_predict_start(trainer, pl_module)
 
     def on_predict_batch_start(

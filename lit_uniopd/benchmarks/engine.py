@@ -153,7 +153,7 @@ class EvalEngine:
     # --- steps ---
 
     def _take_over(self, policy: Policy, request: Request) -> bool:
-        """Use recorded answers if all n are there; those without a verdict are graded now."""
+        """Use recorded answers if all n are there, and grade those without a verdict on this gold by this grader."""
         assert self._recorded is not None, "begin() comes first"
         blanks = self._blank_records(policy, request)
         recorded = [self._recorded.get(blank.key) for blank in blanks]
@@ -161,10 +161,15 @@ class EvalEngine:
         if len(records) < len(blanks):
             return False
         self.adopted += len(records)
-        # A harness's verdicts cost little, and are those of the version that scores.
-        is_judged = [record.reason != PENDING and request.benchmark.harness is None for record in records]
-        judged = [record for record, done in zip(records, is_judged, strict=True) if done]
-        ungraded = [record for record, done in zip(records, is_judged, strict=True) if not done]
+        judged: list[Record] = []
+        ungraded: list[Record] = []
+        for blank, record in zip(blanks, records, strict=True):
+            if request.benchmark.harness is not None:
+                ungraded.append(record)  # a harness's verdicts cost little, and are those of the version that scores
+            elif record.reason == PENDING or not record.is_judged_as(blank):
+                ungraded.append(record.answer_in(blank))
+            else:
+                judged.append(replace(record, fingerprint=blank.fingerprint))
         # The run's own files must hold every answer behind its scores.
         self._write_records([record for record in judged if record.key not in self._written_keys])
         self._remember(request.benchmark, judged)

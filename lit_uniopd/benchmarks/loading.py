@@ -18,6 +18,7 @@ from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, ProfileName
 from lit_uniopd.errors import UserError
 from lit_uniopd.rewards import GradeItem, GraderPool, is_custom
+from lit_uniopd.rewards.boxes import final_gold
 from lit_uniopd.utils.near_names import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def gold_response(grader: str, example: Example) -> str | None:
     if isinstance(gold, list | tuple):
         gold = gold[0] if grader in ("anls", "vqa_soft") else ", ".join(map(str, gold))
     if grader in ("lmms_reasoning", "math"):
-        return str(gold) if "\\boxed" in str(gold) else rf"\boxed{{{gold}}}"
+        return str(gold) if "\\boxed" in str(gold) else rf"\boxed{{{final_gold(str(gold))}}}"
     if grader == "playground":
         return f"1={gold}"
     if isinstance(gold, bool):

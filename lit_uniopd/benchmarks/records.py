@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,21 @@ class Record:
             self.generation_hash,
         )
 
+    def is_judged_as(self, other: "Record") -> bool:
+        """Whether the verdicts on both are of the same gold answer by the same graders."""
+
+        def judgement(record: Record) -> str:
+            return json.dumps(
+                [record.gold, record.options, record.grader, sorted(record.also)], default=str, sort_keys=True
+            )
+
+        return judgement(self) == judgement(other)
+
+    def answer_in(self, blank: "Record") -> "Record":
+        """A record that has this one's answer, and all else from ``blank``."""
+        answer = {name: getattr(self, name) for name in ("response", "n_tokens", "finish", "seconds_generate", "time")}
+        return replace(blank, **answer)
+
 
 def content_hash(*values: Any) -> str:
     """Short hash of plain data."""
@@ -136,7 +151,9 @@ class RecordWriter:
 
 
 def read_records(paths: Iterable[Path]) -> list[Record]:
-    """All records of the files, each key once: the first that was judged, else the first.
+    """All records of the files, each key once: the last that was judged, else the first.
+
+    So one that was judged again, by another grader say, takes the place of what was said before.
 
     Broken lines (of a run that was killed while it wrote) are skipped and counted in the log.
     """
@@ -146,7 +163,7 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
         for line in path.read_bytes().splitlines():
             record = _parse(line)
             broken += record is None and bool(line.strip())
-            if record is not None and (record.key not in by_key or by_key[record.key].reason == PENDING):
+            if record is not None and (record.key not in by_key or record.reason != PENDING):
                 by_key[record.key] = record
         if broken:
             log.warning("%s: %d broken line(s) skipped (a run was killed while it wrote).", path, broken)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.boxes import boxed_answer, declared_answer, marked_answer
+from lit_uniopd.rewards.boxes import boxed_answer, declared_answer, final_gold, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
@@ -59,7 +59,7 @@ def grade_math(
 
     Args:
         gold: Text or a number; of text that holds boxes (a written-out solution), the last box is the answer, with
-            those that `and` or a comma join to it.
+            those that `and` or a comma join to it; of one in GSM8K's form, what stands behind ``####``.
         prediction: The response. Thinking blocks are ignored; an unclosed one is reason ``truncated``, no answer in a
             box (none, empty, never closed) is reason ``no_answer``, and both are wrong.
         row: Not used.
@@ -76,6 +76,7 @@ def grade_math(
     expected = gold_text(gold)
     if expected is None:
         return unknown("no_gold")
+    expected = final_gold(expected)
     if extraction == "qwen_math":
         return _by_qwen_math(expected, prediction, max_chars, digits)
     visible = strip_thinking(prediction) if extraction == "protocol" else strip_reasoning(prediction)

@@ -56,8 +56,8 @@ def read_difficulties(path: Path) -> dict[str, Difficulty]:
     result: dict[str, Difficulty] = {}
     for line in read_lines(path):
         try:
-            entry = Difficulty(**line)
-        except TypeError:
+            entry = Difficulty(**{name: line[name] for name in Difficulty.__dataclass_fields__})
+        except (TypeError, KeyError):
             continue
         result.setdefault(entry.prompt, entry)
     if not result:

@@ -157,6 +157,31 @@ def test_written_but_unjudged_answers_are_judged_not_written_again(run, tmp_path
     assert judged.correct is True
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"scoring": Scoring(grader="math")}, {"gold": "5.0"}, {"scoring": Scoring(grader="exact", also=("numeric",))}],
+    ids=["grader", "gold", "further grader"],
+)
+def test_what_changes_the_verdict_is_judged_anew_and_not_answered_anew(run, changes):
+    """Else a run that was stopped to mend its grader would end with verdicts of both."""
+    first = Scripted(lambda text, k: r"\boxed{4.0}")
+    exact = benchmark(["a"], scoring=Scoring(grader="exact"))
+    (before,) = run(first, exact, "first").values()
+    assert before.correct is False
+    gold = changes.pop("gold", None)
+    changed = benchmark(["a"], **({"scoring": Scoring(grader="exact")} | changes))
+    if gold is not None:
+        changed = replace(changed, examples=[replace(changed.examples[0], gold=gold)], fingerprint="other rows")
+    later = Scripted(by_question)
+    (again,) = run(later, changed, "later", adopt=["first"]).values()
+    assert not later.prompt_ids
+    assert again.response == before.response
+    assert again.fingerprint == changed.fingerprint
+    (fresh,) = run(Scripted(lambda text, k: r"\boxed{4.0}"), changed, "fresh").values()
+    for name in ("grader", "gold", "correct", "reason", "also", "score"):
+        assert getattr(again, name) == getattr(fresh, name)
+
+
 def changed_weights(policy: Scripted, tested: Benchmark) -> Benchmark:
     with torch.no_grad():
         policy.model.weight[0, 0] += 1e-6

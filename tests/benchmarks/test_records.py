@@ -63,12 +63,16 @@ def test_a_torn_last_line_is_dropped_and_does_not_swallow_the_next(written, capl
     assert "1 broken line(s)" in caplog.text
 
 
-def test_of_equal_keys_the_first_verdict_counts(written):
+def test_of_equal_keys_the_last_verdict_counts(written):
+    """An answer that was judged again, by another grader say; one that is to be judged still has none yet."""
     RecordWriter(written).append(
-        [record(score=0.0), record(sample_idx=3, reason=PENDING, score=0.0), record(sample_idx=3)]
+        [
+            *(record(score=0.0), record(reason=PENDING, score=0.5)),
+            *(record(sample_idx=3, reason=PENDING, score=0.0), record(sample_idx=3)),
+        ]
     )
     records = {r.sample_idx: r for r in read_records([written])}
-    assert records[0].score == 1.0
+    assert (records[0].score, records[0].reason) == (0.0, "ok")
     assert records[3].reason == "ok"
 
 
@@ -95,6 +99,9 @@ def test_compaction_keeps_every_record_and_then_removes_the_lines(written, tmp_p
     RecordWriter(written).append([record(), record(sample_idx=5)])  # a run that went on
     compact(tmp_path)
     assert [r.sample_idx for r in run_records(tmp_path)] == [0, 1, 5]
+    RecordWriter(written).append([record(sample_idx=1, grader="another", score=0.0)])  # a run that judged it again
+    compact(tmp_path)
+    assert [(r.sample_idx, r.grader, r.score) for r in run_records(tmp_path)][1] == (1, "another", 0.0)
 
 
 def test_a_directory_without_records_is_refused(tmp_path):

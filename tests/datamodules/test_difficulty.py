@@ -1,6 +1,7 @@
 """From measured pass counts to a training order."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -136,8 +137,10 @@ def source(tmp_path) -> SourceArgs:
     return SourceArgs(str(tmp_path / "p.jsonl"), grader="exact")
 
 
-def measure(model: str, source: SourceArgs, path: Path, batch_size: int = 2, **options) -> dict[str, Difficulty]:
-    module = Evaluation(PolicyArgs(path=model), val_sampling=SamplingArgs(n=4, max_new_tokens=3), grader_workers=1)
+def measure(
+    model: str, source: SourceArgs, path: Path, batch_size: int = 2, n: int = 4, **options
+) -> dict[str, Difficulty]:
+    module = Evaluation(PolicyArgs(path=model), val_sampling=SamplingArgs(n=n, max_new_tokens=3), grader_workers=1)
     run = trainer(path.parent, callbacks=[DifficultyWriter(str(path))], **options)
     run.predict(module, PromptDataModule(predict=source, batch_size=batch_size), return_predictions=False)
     return read_difficulties(path)
@@ -153,6 +156,22 @@ def test_a_killed_measurement_goes_on_and_neither_batches_nor_the_kill_change_a_
     resumed = measure(model_dirs["student"], source, killed, batch_size=3)
     assert resumed == unbroken
     assert len(killed.read_text().splitlines()) == 6  # nothing was measured twice
+
+
+def test_pass_counts_of_another_student_or_sampling_are_not_taken_for_this_ones(model_dirs, source, tmp_path):
+    path = tmp_path / "counts.jsonl"
+    counts = measure(model_dirs["student"], source, path, limit_predict_batches=1)
+    (tmp_path / "moved").mkdir()
+    same = shutil.copytree(model_dirs["student"], tmp_path / "moved/student")
+    for other in ({"model": model_dirs["math"]}, {"n": 2}):
+        with pytest.raises(UserError, match=r"counts\.jsonl has answers of another policy or other settings; move it"):
+            measure(**{"model": model_dirs["student"], "source": source, "path": path} | other)
+    assert read_difficulties(path) == counts
+    assert len(measure(str(same), source, path)) == 6  # the same weights elsewhere
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    older = [{key: value for key, value in line.items() if key != "settings"} for line in lines[:2]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert len(measure(model_dirs["student"], source, path)) == 6
 
 
 def test_the_datamodule_trains_on_the_balanced_order(source, tmp_path):

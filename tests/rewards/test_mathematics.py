@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lit_uniopd.rewards import GradeItem, GraderPool, math_equality, mathematics
+from lit_uniopd.rewards.boxes import is_written_out
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "uni_opd_graders.json"
 
@@ -431,3 +432,37 @@ def test_times_decimal_commas_and_reasoning(math, gold, response, right):
 def test_a_process_that_is_warm_has_read_every_form():
     """Each form must be one that is compared, not one that fails before it warms anything."""
     mathematics.warm_up()
+
+
+GSM8K = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nSo 48+24 = <<48+24=72>>72 clips altogether.\n#### "
+
+
+@pytest.mark.parametrize("extraction", ["protocol", "boxed", "robust", "qwen_math"])
+def test_a_gold_solution_of_gsm8k_is_its_number_behind_the_marks(math, extraction):
+    for gold, answer, right in (
+        (GSM8K + "72", "72", True),
+        (GSM8K + "72", "24", False),
+        (GSM8K + "1,072", "1072", True),
+        (GSM8K + "-3 ", "-3", True),
+        ("#### 5", "5", True),
+        (GSM8K + r"\boxed{7}", "7", True),
+    ):
+        response = rf"So it is \boxed{{{answer}}}."
+        assert math(gold, response, extraction=extraction).correct is right, (gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("gold", "written_out"),
+    [
+        (GSM8K + "72", False),
+        (GSM8K + "72\nso", True),
+        ("First we add.\nThen we have 5.", True),
+        ("word " * 80, True),
+        (r"We have\n \boxed{5}", False),
+        ("\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}", False),
+        ("x = 5\n", False),
+        (r"\frac{1}{2}", False),
+    ],
+)
+def test_a_solution_that_does_not_say_where_its_answer_is_is_told_from_an_answer(gold, written_out):
+    assert is_written_out(gold) is written_out

@@ -97,8 +97,8 @@ def compact(directory: Path) -> Path | None:
     lines = sorted((directory / RECORDS).glob("*.jsonl"))
     target = directory / PARQUET
     old = read_parquet(target) if target.exists() else []
-    keys = {record.key for record in old}
-    records = old + [r for r in read_records(lines) if r.reason != PENDING and r.key not in keys]
+    new = [record for record in read_records(lines) if record.reason != PENDING]
+    records = list({record.key: record for record in [*old, *new]}.values())
     if not records:
         return None
     scratch = target.with_name(f".{PARQUET}.tmp")

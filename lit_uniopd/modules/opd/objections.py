@@ -322,8 +322,8 @@ def _idle_options(settings: RolloutSettings) -> Iterator[Objection]:
         yield Objection(
             "settings",
             f"{names} makes margins of all tokens of an answer, and --model.loss.keep_tokens {loss.keep_tokens:g} "
-            f"trains some of them, chosen later: those may still rank answers wrongly; set it to 1, or leave {names} out of "
-            "--trainer.callbacks.",
+            f"trains some of them, chosen later: those may still rank answers wrongly; set it to 1, or leave {names} "
+            "out of --trainer.callbacks.",
         )
     if loss.importance_cap is not None and loss.importance_cap < 1:
         yield Objection(

@@ -98,6 +98,17 @@ def test_golds_are_sampled_evenly_and_prompts_without_a_grader_are_passed_over(g
     assert trials == {"exact": (125, 0), "math": (1, 1)}
 
 
+def test_solutions_that_do_not_say_where_their_answer_is_are_told(graders, caplog):
+    """Each equals its own text, and no answer of a model's."""
+    solved = asked("math", ["First we add.\nThen we have 5."] * 3 + ["So 5.\n#### 5"] * 3)
+    (trial,) = try_golds(solved, graders)
+    assert trial.refused == tuple(solved[:3])
+    with caplog.at_level(logging.WARNING):
+        check_golds(solved, graders, ["Shift"])
+    assert "cannot use the gold answers of 3 of 6 training prompts" in caplog.text
+    assert "0 stay unknown, 3 count as wrong, whatever the answer" in caplog.text
+
+
 def test_a_run_that_needs_outcomes_stops_at_a_grader_that_has_none(graders, caplog):
     half = asked("code_functional", [PAPER, PAPER, CALLS]) + asked("math", ["1"] * 100)
     with pytest.raises(
