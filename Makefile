@@ -64,7 +64,7 @@ docs: install  ## the pages under docs/ as a website in site/; any broken link s
 bench: install  ## the bars of docs/performance.md, both sides of each in one process; under half an hour on 2 idle cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bars
 
-lab: install  ## when does each part of Uni-OPD help? ~250 paired runs, about 45 minutes on 2 cores; goes on where it stopped
+lab: install  ## when does each part of Uni-OPD help? 350 paired runs, about an hour on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run
 	$(BIN)/python -m benchmarks.lab.report
 	$(BIN)/python -m benchmarks.lab.charts

@@ -87,8 +87,9 @@ class BenchmarkEvaluation(Callback):
         max_rows: answers written at the same time. The engine is that of the module's `val_sampling`, whose own
             `max_rows` bounds vLLM; teachers answer by the loop.
         harness: how the harnesses' tasks are asked.
-        judge: who judges the answers that no rule can (AlpacaEval 2, Arena-Hard, MM-Vet); the options are those of
-            `uniopd judge`. Null: nobody, and those of the last evaluation are exported for a judge.
+        judge: who judges the answers that no rule can (AlpacaEval 2, Arena-Hard, MM-Vet, Object HalBench, SedarEval);
+            the options are those of `uniopd judge`. Null: nobody, and those of the last evaluation are exported for a
+            judge.
     """
 
     def __init__(

@@ -59,7 +59,10 @@ def fixture_rows(spec: BenchmarkSpec) -> list[Row]:
         UserError: if there are none.
     """
     if spec.fixture is None:
-        raise UserError(f"Benchmark {spec.key} has no bundled rows; choose another profile than fixture.")
+        raise UserError(
+            f"Benchmark {spec.key} has no bundled rows; choose another --data.profile than fixture, or check it with "
+            "--online."
+        )
     return [_draw_cells(row) for row in _json_lines(Path(spec.fixture))]
 
 
