@@ -11,15 +11,15 @@ import shutil
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
 from datamodules.rows import ArrowValues, JsonValues, ListedValues, TableRows
 from lit_uniopd.errors import UserError, first_line
-from lit_uniopd.utils.progress import progress_bar
+from lit_uniopd.utils.progress import progress_bar, track
 from lit_uniopd.utils.strict_json import parse_json
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,15 @@ KINDS = (*JSON_KINDS, *ARROW_KINDS)
 PACKED: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Ending of a compressed JSON or JSONL file -> what opens it."""
 ALL_KINDS = f"{', '.join(KINDS)} (JSON and JSONL also with {', '.join(PACKED)})"
+_DELIMITER = {".csv": ",", ".tsv": "\t"}
 _SPLIT = re.compile(r"(?:^|[/_.-])(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|dev)(?=[/_.-])")
 _OF_NO_ROWS = re.compile(r"[._]|dataset_infos?\.json$|state\.json$")
 """Files beside the rows: hidden ones, and what the hub and `datasets` say of them."""
 _SAME_SPLIT = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"\s*")
+_LONGEST_CELL = 1 << 26
+"""Characters; Python's own limit is 131,072, and a quote that nothing closes must not take in the whole file."""
 
 Keyed = Callable[[Mapping[str, Any]], "list[dict[str, Any]] | None"]
 
@@ -113,13 +116,13 @@ def load_arrow(file: Path, flag: str) -> Any:
     from datasets.exceptions import DatasetsError
 
     kind = str(kind_of(file))
-    options: dict[str, Any] = {"delimiter": "\t"} if kind == ".tsv" else {}
+    options: dict[str, Any] = {}
     try:
         names = _arrow_names(file, kind)
-        if repeated := [name for name in names if names.count(name) > 1]:
+        if repeated := [name for name in names if name and names.count(name) > 1]:
             raise UserError(f"{flag}.path {file} has more than one column {repeated[0]!r}; keep one of them.")
         if kind in (".csv", ".tsv"):
-            options |= _csv_options(names)
+            options = _csv_options(file, kind, names, flag)
         builder = {".tsv": "csv"}.get(kind, kind[1:])
         dataset = load_dataset(builder, data_files=escape(str(file)), split="train", **options)
         pa.default_memory_pool().release_unused()  # of a conversion that was needed
@@ -131,11 +134,44 @@ def load_arrow(file: Path, flag: str) -> Any:
         ) from error
 
 
-def _csv_options(names: Sequence[str]) -> dict[str, Any]:
-    """Every cell stays the text that it is: 007, NA and 1e5 are answers too."""
+def _csv_options(file: Path, kind: str, names: Sequence[str], flag: str) -> dict[str, Any]:
+    """Every cell stays the text that it is: 007, NA and 1e5 are answers too; columns without a name are left out.
+
+    Raises:
+        UserError: if a row has more cells than there are columns: pandas would read it shifted.
+    """
     from datasets import Features, Value
 
-    return {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
+    named = [number for number, name in enumerate(names) if name]
+    width = named[-1] + 1 if named else 0
+    for line, cells in track(_csv_rows(file, kind), f"Checking {file}"):
+        if any(cells[width:]):
+            raise UserError(
+                f"{flag}.path {file}:{line} has {len(cells)} cells and the header names {width} columns; put quotes "
+                f"around a cell that holds a {'tab' if kind == '.tsv' else 'comma'}, or mend the header."
+            )
+    if len(named) < width:
+        log.info("%s: %d columns without a name (as of an index) are left out.", file, width - len(named))
+    return {
+        "delimiter": _DELIMITER[kind],
+        "features": Features({names[number]: Value("string") for number in named}),
+        "keep_default_na": False,
+        "index_col": False,
+        "usecols": named,
+    }
+
+
+def _csv_rows(file: Path, kind: str) -> Generator[tuple[int, list[str]], None, None]:
+    """The number of the line that a row begins on, and its cells; rows may have several lines, and none is kept."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader, line = csv.reader(lines, delimiter=_DELIMITER[kind]), 1
+            for cells in reader:
+                yield line, cells
+                line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _arrow_names(file: Path, kind: str) -> list[str]:
@@ -150,8 +186,8 @@ def _arrow_names(file: Path, kind: str) -> list[str]:
                 return pa.ipc.open_stream(source).schema.names
             except pa.ArrowInvalid:
                 return pa.ipc.open_file(source).schema.names
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        return next(csv.reader(lines, delimiter="\t" if kind == ".tsv" else ","), [])
+    with closing(_csv_rows(file, kind)) as rows:
+        return next((cells for _, cells in rows if len(cells) > 1 or "".join(cells).strip()), [])
 
 
 def _read_json(file: Path, name: str, limit: int | None, flag: str, keyed: Keyed | None) -> TableRows:

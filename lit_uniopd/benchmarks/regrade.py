@@ -110,7 +110,7 @@ def _regrade_record(record: Record, grades: list[Grade], graders: GraderPool) ->
 
 
 def _log_kept(old: Sequence[Record], new: Sequence[Record]) -> None:
-    """Say whose verdicts stay: records hold no rows, which a user's grader may need."""
+    """Say whose verdicts stay: records hold no rows and no prompts, which a user's grader may need."""
     same = [before for before, after in zip(old, new, strict=True) if before is after]
     kept = Counter(name for record in same for name in (record.grader, *record.also) if is_custom(name))
     for harness, count in Counter(r.grader for r in same if r.benchmark.startswith(PREFIXES)).items():
@@ -122,7 +122,8 @@ def _log_kept(old: Sequence[Record], new: Sequence[Record]) -> None:
         )
     for name, count in kept.items():
         log.warning(
-            "%d verdicts of %s stay as they were: it broke down here (%s); records hold text and gold answer, no rows.",
+            "%d verdicts of %s stay as they were: it broke down here (%s); records hold text and gold answer, but "
+            "neither rows nor prompts.",
             count,
             name,
             breakdown_of(name),

@@ -27,7 +27,8 @@ def grade_chair(
 
     Returns:
         A grade that is correct if nothing is hallucinated; its score is the share of mentions that are right (1.0
-        without mentions: nothing is wrong). ``extracted`` holds the counts that the metric sums, as JSON.
+        without mentions: nothing is wrong). ``extracted`` holds the counts that the metric sums, as JSON. An empty or
+        cut caption is wrong and names nothing; its picture's objects count as missed.
     """
     from lit_uniopd.hallucination import chair_counts, chair_words
 
@@ -35,12 +36,8 @@ def grade_chair(
     if objects is None:
         return unknown("no_gold")
     caption = strip_reasoning(prediction) if reading == "robust" else strip_thinking(prediction)
-    if caption is None:
-        return Grade(False, 0.0, reason="truncated")
-    if not caption.strip():
-        return Grade(False, 0.0, reason="no_answer")
-    counts = chair_counts(chair_words(reading).mentions(caption), objects)
-    return _graded(counts.mentions, counts.hallucinated, asdict(counts))
+    counts = chair_counts(chair_words(reading).mentions(caption or ""), objects)
+    return _graded(caption, counts.mentions, counts.hallucinated, asdict(counts))
 
 
 def grade_amber(gold: Any, prediction: str, row: Mapping[str, Any] | None = None) -> Grade:
@@ -60,17 +57,15 @@ def grade_amber(gold: Any, prediction: str, row: Mapping[str, Any] | None = None
     if not gold:
         return unknown("no_gold")
     caption = strip_thinking(prediction)
-    if caption is None:
-        return Grade(False, 0.0, reason="truncated")
-    if not caption.strip():
-        return Grade(False, 0.0, reason="no_answer")
     association, safe = gold["association"], gold["safe_words"]
-    nouns, similar = nouns_in(caption, association, safe), gold.get("similar")
+    nouns, similar = nouns_in(caption or "", association, safe), gold.get("similar")
     counts = amber_counts(nouns, gold["truth"], gold["hallu"], association, safe, similar)
-    return _graded(counts.nouns, counts.hallucinated, asdict(counts))
+    return _graded(caption, counts.nouns, counts.hallucinated, asdict(counts))
 
 
-def _graded(mentions: int, hallucinated: int, counts: dict[str, int]) -> Grade:
+def _graded(caption: str | None, mentions: int, hallucinated: int, counts: dict[str, int]) -> Grade:
+    if caption is None or not caption.strip():
+        return Grade(False, 0.0, json.dumps(counts), "truncated" if caption is None else "no_answer")
     right = hallucinated == 0
     score = 1.0 if right else 1 - hallucinated / mentions
     return Grade(right, score, json.dumps(counts), "ok" if right else "wrong")

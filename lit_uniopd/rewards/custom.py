@@ -106,7 +106,8 @@ class CustomGrader:
     def _arguments(self, item: Item) -> dict[str, Any]:
         values = {**(item.row or {}), **item.options}
         values |= dict.fromkeys(TEXT_NAMES, item.response) | dict.fromkeys(GOLD_NAMES, item.gold)
-        values |= dict.fromkeys(PROMPT_NAMES, tuple(item.messages))
+        if item.messages:  # of a recorded answer they are unknown, which is not an empty conversation
+            values |= dict.fromkeys(PROMPT_NAMES, tuple(item.messages))
         if item.row is not None:
             values |= dict.fromkeys(ROW_NAMES, item.row)
         return self._taken(values, set(item.options))
@@ -119,7 +120,8 @@ class CustomGrader:
             values["row"] = [item.row for item in items]
         columns = set(values)
         as_messages = self._takes_messages(items)
-        values["prompts"] = [list(item.messages) if as_messages else _prompt_text(item) for item in items]
+        if all(item.messages for item in items):
+            values["prompts"] = [list(item.messages) if as_messages else _prompt_text(item) for item in items]
         values["completions"] = [
             [{"role": "assistant", "content": item.response}] if as_messages else item.response for item in items
         ]

@@ -144,10 +144,11 @@ def test_regrading_judges_anew_and_keeps_the_old_verdicts(doctored, capsys):
     assert summary["benchmarks"]["aime24@gopd"]["scores"]["accuracy"] == 1.0
 
 
-def test_a_grader_that_needs_a_row_keeps_its_verdicts_and_another_judges_anew(doctored, caplog):
+def test_a_grader_that_needs_row_or_prompt_keeps_its_verdicts_and_another_judges_anew(doctored, caplog):
     verdicts = {}
     for label, function in {
         "needing": lambda text, row: row["level"] == 1,
+        "asking": lambda text, prompt: not any("?" in message["content"] for message in prompt),
         "not": lambda text, gold: str(gold) in text,
     }.items():
         grader = named_grader(function)
@@ -156,9 +157,10 @@ def test_a_grader_that_needs_a_row_keeps_its_verdicts_and_another_judges_anew(do
         regrade([str(doctored)])
         verdicts[label] = {r.correct for r in run_records(doctored) if r.benchmark == "aime24"}
         count = sum(r.grader == grader for r in records)
-        told = f"{count} verdicts of {grader} stay as they were: it broke down here (TypeError: it takes 'row'"
-        assert (told in caplog.text) == (label == "needing")
-    assert verdicts == {"needing": {False}, "not": {True}}
+        taken = {"needing": "row", "asking": "prompt"}.get(label)
+        told = f"{count} verdicts of {grader} stay as they were: it broke down here (TypeError: it takes {taken!r}"
+        assert (told in caplog.text) == (taken is not None)
+    assert verdicts == {"needing": {False}, "asking": {False}, "not": {True}}
 
 
 def test_comparing_names_what_became_right(run, doctored, capsys):

@@ -3,13 +3,16 @@
 import bz2
 import gzip
 import json
+import logging
 import lzma
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
@@ -17,6 +20,7 @@ from pyarrow import csv, parquet
 
 from datamodules import PromptDataModule, SourceArgs, sources
 from datamodules.sources import read_prompts
+from datamodules.table_files import _csv_rows
 from datamodules.tables import TableArgs, prepare_table, read_rows
 from lit_uniopd.errors import UserError
 
@@ -157,6 +161,64 @@ def test_cells_of_csv_files_are_the_texts_that_they_are(tmp_path: Path):
     file = tmp_path / "t.csv"
     file.write_text('prompt,answer\n"a, b",NA\nb,007\nc,1e5\nd,\n')
     assert [prompt.gold for prompt in read_prompts(SourceArgs(str(file)), FLAG)] == ["NA", "007", "1e5", None]
+
+
+ASKED = [{"prompt": "1 + 1?", "answer": "2"}, {"prompt": "2 + 2?", "answer": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("t.csv", "prompt,answer\n1 + 1?,2,\n2 + 2?,4,\n", ASKED),
+        ("t.csv", "prompt,answer\n1 + 1?,2\n2 + 2?,4,,\n", ASKED),
+        ("t.csv", "prompt,answer,\n1 + 1?,2,\n2 + 2?,4\n", ASKED),
+        ("t.csv", "\nprompt,answer\r\n1 + 1?,2\r\n\r\n2 + 2?,4\r\n", ASKED),
+        ("t.tsv", "prompt\tanswer\n1 + 1?\t2\t\n2 + 2?\t4\t\n", ASKED),
+        ("t.csv", '\ufeffprompt,answer\r\n"a,\r\n""b""",2\r\n', [{"prompt": 'a,\r\n"b"', "answer": "2"}]),
+        ("t.csv", f"prompt,answer\n{'x' * 200_000},2\n", [{"prompt": "x" * 200_000, "answer": "2"}]),
+    ],
+    ids=["commas behind", "commas behind one", "comma behind the header", "lines", "tsv", "quoted", "long"],
+)
+def test_a_csv_files_cells_stand_under_their_columns(tmp_path: Path, name: str, text: str, rows: list[Any]):
+    (tmp_path / name).write_bytes(text.encode())
+    assert [row.values for row in read_rows(TableArgs(str(tmp_path / name)), FLAG)] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("t.csv", "prompt,answer\nIf x=1, what is x?,1\n2 + 2?,4\n", r":2 has 3 cells and the header names 2 columns"),
+        ("t.csv", 'prompt,answer\n"a\nb",4\n\nIf x=1, what is x?,1\n', r":5 has 3 cells .* holds a comma"),
+        ("t.csv", "prompt,answer,\nIf x=1, what is x?,1\n", r":2 has 3 cells and the header names 2 columns"),
+        ("t.csv", "chosen,rejected\n0,good,bad\n1,fine,worse\n", r":2 has 3 cells and the header names 2 columns"),
+        ("t.csv", ",,\n1,2,3\n", r":2 has 3 cells and the header names 0 columns"),
+        ("t.tsv", "prompt\tanswer\na, b\tc\nx\ty\tz\n", r":3 has 3 cells .* holds a tab"),
+    ],
+)
+def test_a_csv_row_with_more_cells_than_columns_is_named(tmp_path: Path, name: str, text: str, sentence: str):
+    (tmp_path / name).write_bytes(text.encode())
+    with pytest.raises(UserError, match=rf"--data\.train\.path .*{name}{sentence}"):
+        read_rows(TableArgs(str(tmp_path / name)), FLAG)
+
+
+@pytest.mark.parametrize("index", [["prompt"], ["prompt", "answer"]])
+def test_the_index_that_pandas_writes_is_left_out_and_told(tmp_path: Path, index: list[str], caplog: Any):
+    frame = pd.DataFrame(ASKED)
+    frame.index = pd.MultiIndex.from_arrays([frame[name] for name in index], names=[None] * len(index))
+    frame.to_csv(tmp_path / "t.csv")
+    with caplog.at_level(logging.INFO):
+        rows = read_rows(TableArgs(str(tmp_path / "t.csv")), FLAG)
+    assert [row.values for row in rows] == ASKED
+    assert f"t.csv: {len(index)} columns without a name (as of an index) are left out." in caplog.text
+
+
+def test_looking_through_a_csv_file_takes_no_memory(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("prompt,answer\n" + f"{'x' * 998},2\n" * 4000)
+    tracemalloc.start()
+    assert sum(len(cells) for _, cells in _csv_rows(tmp_path / "t.csv", ".csv")) == 2 * 4001
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000 < 4_000_000 <= (tmp_path / "t.csv").stat().st_size
 
 
 def test_a_file_that_changes_under_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lit_uniopd.benchmarks.metrics import build_metrics
 from lit_uniopd.benchmarks.metrics.yes_no import YesNo
 from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import Lexicon, amber_counts, chair, chair_counts, coco
@@ -149,8 +150,35 @@ def test_graders_leave_the_counts_for_the_metric():
     assert (grade.correct, grade.score) == (False, 0.5)
     assert json.loads(grade.extracted or "") == {"mentions": 2, "hallucinated": 1, "hit": 1, "truth": 1}
     assert GRADERS["chair"]({"objects": ["dog"]}, "A dog.").correct
-    assert GRADERS["chair"](["dog"], "").correct is False
     gold = {"truth": ["dog"], "hallu": ["man"], "association": {"dog": ["puppy"], "man": []}, "safe_words": []}
     assert GRADERS["amber"](gold, "A puppy.").correct
     assert GRADERS["amber"](gold, "A puppy and a man.").score == 0.5
     assert GRADERS["amber"](None, "x").reason == "no_gold"
+
+
+@pytest.mark.parametrize(
+    ("silence", "reason"), [("", "no_answer"), (" \n", "no_answer"), ("<think>a cat", "truncated")]
+)
+def test_silence_misses_all_that_the_picture_shows(silence, reason):
+    """As the evaluators do, which count the annotations of every caption: 2 of 4 objects, 0 of 2 hallucinations."""
+    association = {"dog": ["puppy"], "ball": [], "cat": []}
+    amber = {"truth": ["dog", "ball"], "hallu": ["cat"], "association": association, "safe_words": []}
+    cases: list[tuple[str, Any, dict[str, Any], dict[str, float]]] = [
+        ("chair", ["dog", "cat"], {}, {"chair_i": 0, "chair_s": 0, "chair_s_refined": 0, "recall": 2 / 4}),
+        ("chair", ["dog", "cat"], {"reading": "robust"}, {"chair_i": 0, "recall": 2 / 4}),
+        ("amber", amber, {}, {"chair": 0, "cover": 2 / 4, "hal": 0, "cog": 0}),
+    ]
+    for grader, gold, options, expected in cases:
+        captions = ["A dog and a cat." if grader == "chair" else "A puppy and a ball.", silence]
+        grades = [GRADERS[grader](gold, caption, **options) for caption in captions]
+        assert (grades[1].correct, grades[1].score, grades[1].reason) == (False, 0.0, reason)
+        records: Any = [
+            SimpleNamespace(extracted=g.extracted, response=c) for g, c in zip(grades, captions, strict=True)
+        ]
+        (metric,) = build_metrics([{"name": grader}], 1)
+        scores = metric.scores(torch.tensor(metric.stats(records)))
+        assert {name: float(scores[name]) for name in expected} == pytest.approx(expected)
+    hallucinating = GRADERS["amber"](amber, "A cat."), GRADERS["amber"](amber, silence)
+    (metric,) = build_metrics([{"name": "amber"}], 1)
+    records = [SimpleNamespace(extracted=grade.extracted) for grade in hallucinating]
+    assert float(metric.scores(torch.tensor(metric.stats(records)))["cog"]) == 1 / 2

@@ -229,6 +229,19 @@ def test_an_exception_is_counted_under_its_name_and_told_once(mine, caplog):
     assert grade.breakdown_of("exact") is None
 
 
+@pytest.mark.parametrize("function", ["asked", "contents", "quoted"])
+def test_an_unknown_prompt_is_no_empty_prompt(function, mine, caplog):
+    """As of a recorded answer: `quoted` would call it right, for nothing is asked of it."""
+    with Path(f"{mine}.py").open("a") as module:
+        module.write("\ndef quoted(text, messages):\n    return all(m['content'] in text for m in messages)\n")
+    importlib.invalidate_caches()
+    with caplog.at_level(logging.WARNING):
+        verdict = judged(GradeItem(named_grader(f"{mine}.{function}"), "Paris", "Paris", {"answer": "Paris"}))[0]
+    assert (verdict.correct, verdict.reason) == (None, "error")
+    taken = {"asked": "prompt", "contents": "prompts", "quoted": "messages"}[function]
+    assert f"it takes {taken!r}, which cannot be given to it" in caplog.text
+
+
 def test_a_column_that_rows_do_not_have(mine, caplog):
     with caplog.at_level(logging.WARNING):
         judged(item(f"{mine}.contents", question="q"))

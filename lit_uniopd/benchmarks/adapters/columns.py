@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ Row = Mapping[str, Any]
 
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 _PICTURE_MARK = re.compile(r"<image ?\d*>")
-_LETTERED = re.compile(r"(?:^|[\s;,])\(?([A-J])[.:)]\s*(.*?)(?=(?:[\s;,]+\(?[A-J][.:)]\s)|$)", re.DOTALL)
+_HALF_WIDTH = str.maketrans("；，：．（）", ";,:.()")  # noqa: RUF001
+_MARK = re.compile(r"(?:^|(?<=[\s;,、。]))(\(?)([A-Z])([.:)、])")
+_PARTED_BY = (("\n",), ("\n", ";"), ("",))
+"""What stands before a mark: first what seldom is part of an option, last anything."""
 
 
 def columns(rows: Sequence[Row], spec: BenchmarkSpec, context: AdapterContext) -> Adapted:
@@ -107,14 +111,53 @@ def gold_of(answer: Any, choices: Mapping[str, str], spec: BenchmarkSpec) -> Any
 
 
 def choices_of(options: Any) -> dict[str, str]:
-    """Letter -> option, from a list, a mapping, or a text like ``A. one; B. two``; empty without options."""
+    """Letter -> option, from a list, a mapping, or a text like ``A. one; B. two``.
+
+    Empty without options, and for a text that can be split in several ways, or in none: it stays as it is.
+    """
     if options is None or (isinstance(options, str) and not options.strip()):
         return {}
     if isinstance(options, Mapping):
         return {str(letter): str(text) for letter, text in options.items() if text is not None}
     if isinstance(options, str):
-        return {letter: text.strip(" ;,\n") for letter, text in _LETTERED.findall(options)}
+        return _split(options.strip())
     return {letter: str(text) for letter, text in zip(ascii_uppercase, options, strict=False)}
+
+
+def _split(text: str) -> dict[str, str]:
+    """The options of a text whose marks are of one style and run A, B, C ... from its beginning."""
+    plain = text.translate(_HALF_WIDTH)
+    first = _MARK.match(plain)
+    if first is None or first[2] != "A":
+        return {}
+    marks = [mark for mark in _MARK.finditer(plain) if mark.group(1, 3) == first.group(1, 3)]
+    most = max(map(len, _longest_runs(plain, marks)), default=0)
+    for ends in _PARTED_BY:
+        parting = [mark for mark in marks[1:] if plain[: mark.start()].rstrip(" \t").endswith(ends)]
+        runs = _longest_runs(plain, [marks[0], *parting])
+        if runs and len(runs[0]) > 1:  # options that are parted in more than one manner are not told from their texts
+            ends_of = [*runs[0][1:], None]
+            options = {mark[2]: _option(text, mark, end) for mark, end in zip(runs[0], ends_of, strict=True)}
+            return options if len(runs) == 1 and len(options) == most else {}
+    return {}
+
+
+def _option(text: str, mark: re.Match[str], end: re.Match[str] | None) -> str:
+    return text[mark.end() : None if end is None else end.start()].strip(" \t\r\n;,；，、")  # noqa: RUF001
+
+
+def _longest_runs(text: str, marks: Sequence[re.Match[str]]) -> list[list[re.Match[str]]]:
+    """Ways from the first mark through one of each following letter, with an option behind each; two are enough."""
+    runs = [[marks[0]]]
+    for letter in ascii_uppercase[1:]:
+        longer: list[list[re.Match[str]]] = []
+        for mark in (mark for mark in marks if mark[2] == letter):
+            before = (run for run in runs if run[-1].end() <= mark.start() and _option(text, run[-1], mark))
+            longer += [[*run, mark] for run in islice(before, 2)]
+        if not longer:
+            break
+        runs = longer
+    return [run for run in runs if _option(text, run[-1], None)]
 
 
 def lettered(choices: Mapping[str, str]) -> str:

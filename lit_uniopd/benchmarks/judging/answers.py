@@ -30,8 +30,8 @@ class Answer(NamedTuple):
 class Baseline:
     """Answers to compare with.
 
-    Each stands under the name of its row, or under the text of its question; a text that comes twice has an answer for
-    each time.
+    Each stands under the text of its question, with single blanks; a text that comes twice has an answer for each time.
+    It also stands under its `id` if that names a row, and one with the same text where it has a text.
     """
 
     name: str
@@ -60,6 +60,7 @@ def read_baseline(path: Path, benchmark: Benchmark) -> Baseline:
         return Baseline(records[0].model, {r.sample_id: r.response for r in records if r.sample_idx == 0}, {})
     if not path.is_file():
         raise UserError(f"--baseline {path} does not exist; give a file of answers, or the directory of a run.")
+    question_by_id = {example.id: _spaced(question_of(example)) for example in benchmark.examples}
     by_id: dict[str, str] = {}
     by_question: dict[str, list[str]] = defaultdict(list)
     name = ""
@@ -72,12 +73,23 @@ def read_baseline(path: Path, benchmark: Benchmark) -> Baseline:
             )
         name = name or str(entry.get("generator") or entry.get("model_id") or entry.get("model") or path.stem)
         row_id = next((str(entry[key]) for key in ("question_id", "uid", "id") if key in entry), None)
-        if row_id is not None:
+        question = _question_text(entry)
+        if row_id in question_by_id and question in (None, question_by_id[row_id]):
             by_id[row_id] = answer
-        question = entry.get("instruction") or entry.get("prompt") or entry.get("question")
-        if isinstance(question, str):
+        if question is not None:
             by_question[question].append(answer)
     return Baseline(name, by_id, by_question)
+
+
+def _question_text(entry: Mapping[str, Any]) -> str | None:
+    """The question that an entry answers, by itself or as the user's last turn; None: it does not say."""
+    turns = [turn.get("content") for turn in entry.get("messages") or () if turn.get("role") == "user"]
+    question = entry.get("instruction") or entry.get("prompt") or entry.get("question") or (turns and turns[-1])
+    return _spaced(question) or None if isinstance(question, str) else None
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -167,7 +179,7 @@ def _baseline_answers(benchmark: Benchmark, baseline: Baseline) -> dict[str, str
     answers: dict[str, str] = {}
     missing = []
     for example in benchmark.examples:
-        same_text = unused.get(question_of(example))
+        same_text = unused.get(_spaced(question_of(example)))
         if example.id in baseline.by_id:
             answers[example.id] = baseline.by_id[example.id]
         elif same_text:
@@ -177,7 +189,8 @@ def _baseline_answers(benchmark: Benchmark, baseline: Baseline) -> dict[str, str
     if missing:
         raise UserError(
             f"--baseline {baseline.name} has no answer to {len(missing)} of {len(benchmark.examples)} questions of "
-            f"{benchmark.key} (the first is row {missing[0]}); give a file with all of them."
+            f"{benchmark.key} (the first is row {missing[0]}); give a file with all of them, with the rows' own texts "
+            "where it has texts of questions."
         )
     return answers
 

@@ -13,7 +13,8 @@ from lit_uniopd.benchmarks.records import Record
 class Chair(Statistic):
     """CHAIR (Rohrbach et al. 2018): share of hallucinated mentions, and of captions that have one.
 
-    ``chair_s`` is over all captions, ``chair_s_refined`` over those that mention an object. Lower is better.
+    ``chair_s`` is over all captions, ``chair_s_refined`` over those that mention an object. Lower is better. ``recall``
+    pools the pictures' objects over all captions, empty and cut ones too.
     """
 
     size = 8
@@ -50,7 +51,8 @@ class Amber(Statistic):
     """AMBER's generative scores as its evaluator pools them over captions.
 
     ``chair``: hallucinated nouns by nouns; ``cover``: annotated objects that are named; ``hal``: captions with a
-    hallucination; ``cog``: annotated likely hallucinations that are named. Only cover is better when higher.
+    hallucination; ``cog``: annotated likely hallucinations that are named. Only cover is better when higher. As there,
+    an empty caption, and here a cut one, stays in the denominators of cover, hal and cog.
     """
 
     size = 8

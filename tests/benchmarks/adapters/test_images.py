@@ -65,6 +65,22 @@ def test_what_cannot_be_drawn_is_named(cell, sentence):
         ({"A": "x", "B": None}, {"A": "x"}),
         ("A. 3; B. 4 cm; C. No correct answer", {"A": "3", "B": "4 cm", "C": "No correct answer"}),
         ("(A) one (B) two", {"A": "one", "B": "two"}),
+        ("A.1 B.2 C.3", {"A": "1", "B": "2", "C": "3"}),
+        ("A. 3.5  B. 4\nC. 5  D. 6", {"A": "3.5", "B": "4", "C": "5", "D": "6"}),
+        ("A. 你好；B. 再见", {"A": "你好", "B": "再见"}),
+        ("（A）一 （B）二", {"A": "一", "B": "二"}),
+        ("A、一；B．二", {}),  # marks of two styles
+        ("A．一 B.二；C．三", {"A": "一", "B": "二", "C": "三"}),  # of the same, in two widths
+        ("A. Vitamin A. B. Vitamin B. C. none", {"A": "Vitamin A.", "B": "Vitamin B.", "C": "none"}),
+        ("A. It is D. B. It is E.", {"A": "It is D.", "B": "It is E."}),
+        ("A. John B. Hu\nB. George C. Wu\nC. no", {"A": "John B. Hu", "B": "George C. Wu", "C": "no"}),
+        ("A. see B. below; B. none", {"A": "see B. below", "B": "none"}),
+        ("A. Vitamin B. B. Vitamin C. C. none", {}),  # in four ways
+        ("A. one; B. Vitamin C. yes", {}),  # two options or three
+        ("A. one\nB. two\nB. three", {}),
+        ("A. one B. two C.", {}),
+        ("B. one C. two", {}),
+        ("A. Lincoln", {}),
         (None, {}),
         ("", {}),
         ([], {}),

@@ -28,13 +28,14 @@ from judged_runs import (
 )
 
 from lit_uniopd.benchmarks.exports import export
-from lit_uniopd.benchmarks.judging.answers import judged_rows
+from lit_uniopd.benchmarks.judging.answers import Answer, judged_rows, read_baseline
 from lit_uniopd.benchmarks.judging.args import JudgeArgs
 from lit_uniopd.benchmarks.judging.build import Judging
 from lit_uniopd.benchmarks.judging.cli import main as judge
 from lit_uniopd.benchmarks.loading import load_benchmark
 from lit_uniopd.benchmarks.registry import find_spec
 from lit_uniopd.benchmarks.report.summary import run_records
+from lit_uniopd.benchmarks.spec import Example
 from lit_uniopd.errors import UserError
 
 OURS = ["Red, and a little brown.", "In water.", "", "x" * 40]
@@ -438,13 +439,14 @@ def test_files_of_answers_that_cannot_be_read(arena, tmp_path):
 def test_both_forms_of_arena_hards_answers(arena, tmp_path):
     """The second version's files have messages, with the answer beside what the model has thought."""
     run, first = arena
+    questions = [row.messages[-1]["content"] for row in load_benchmark(find_spec("arena_hard"), "fixture").examples]
     entries = [
         {
             "uid": f"fixture{i}",
             "model": "gpt",
-            "messages": [{"role": "user", "content": "?"}, {"content": {"answer": t}}],
+            "messages": [{"role": "user", "content": question}, {"content": {"answer": t}}],
         }
-        for i, t in enumerate(THEIRS)
+        for i, (t, question) in enumerate(zip(THEIRS, questions, strict=True))
     ]
     (tmp_path / "v2.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     with judge_server(by_label) as server:
@@ -452,6 +454,45 @@ def test_both_forms_of_arena_hards_answers(arena, tmp_path):
         judge([*arguments, str(first)])
         judge([*arguments, str(tmp_path / "v2.jsonl")])
         assert len(server.requests) == 8  # the same questions
+
+
+NUMBERED = ["Capital of France?", "2 + 2?", "Colour?", "Colour?"]
+
+
+def numbered(tmp_path: Path, entries: list[dict[str, Any]]) -> list[str]:
+    """What the baseline says to each row of `NUMBERED`, which are named 0 to 3."""
+    examples = [Example(str(i), ({"role": "user", "content": text},), None) for i, text in enumerate(NUMBERED)]
+    benchmark: Any = SimpleNamespace(key="b@p", examples=examples)
+    (tmp_path / "numbered.json").write_text(json.dumps(entries))
+    baseline = read_baseline(tmp_path / "numbered.json", benchmark)
+    return [row.other for row in judged_rows(benchmark, [Answer(str(i), 0, "") for i in range(4)], baseline)]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        lambda i, text, answer: {"id": i + 1, "instruction": text, "output": answer},
+        lambda i, text, answer: {"question_id": str(3 - i), "question": f" {text}\n", "output": answer},
+        lambda i, text, answer: {
+            "uid": (i + 2) % 4,
+            "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}],
+        },
+    ],
+)
+def test_an_answer_belongs_to_the_question_that_it_says_not_to_the_row_that_its_id_happens_to_name(entry, tmp_path):
+    answers = ["Paris", "4", "blue", "blue"]
+    assert (
+        numbered(tmp_path, [entry(i, *both) for i, both in enumerate(zip(NUMBERED, answers, strict=True))]) == answers
+    )
+
+
+def test_ids_tell_answers_apart_whose_questions_are_the_same_or_not_said(tmp_path):
+    answers = ["Paris", "4", "blue", "red"]
+    both = list(enumerate(zip(NUMBERED, answers, strict=True)))[::-1]
+    assert numbered(tmp_path, [{"id": i, "prompt": text, "output": answer} for i, (text, answer) in both]) == answers
+    assert numbered(tmp_path, [{"id": i, "output": answer} for i, (_, answer) in both]) == answers
+    with pytest.raises(UserError, match=r"no answer to 1 of 4 questions of b@p \(the first is row 1\)"):
+        numbered(tmp_path, [{"id": i, "prompt": text.replace("2 +", "3 +"), "output": a} for i, (text, a) in both])
 
 
 def test_a_run_that_has_not_ended_is_told(arena):
