@@ -99,7 +99,7 @@ def test_a_users_own_models_and_prompts(files, tmp_path):
         (["--trainer.logger.init_args.save_dir=/proc/runs"], "--trainer.logger.save_dir"),
     ],
 )
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(7)
 def test_mistakes_are_answered_by_one_sentence(files, capsys, arguments, sentence):
     with pytest.raises(SystemExit) as stop:
         main(["fit", *files, *arguments])

@@ -221,7 +221,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(7)
 def test_a_mistake_is_answered_by_one_sentence(mistake, fit, capsys):
     arguments, words, remedy = MISTAKES[mistake]
     error = sentence_for([*fit, *arguments], capsys)

@@ -63,7 +63,7 @@ def runs_of(arguments: list[str], tmp_path: Path) -> None:
     ],
     ids=["csv", "none", "somebody's", "csv and somebody's", "somebody's and csv"],
 )
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_with_every_logger_a_run_goes_on_from_the_one_before(loggers, files, tmp_path):
     runs_of([*files, *loggers], tmp_path)
 

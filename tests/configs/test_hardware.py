@@ -49,7 +49,7 @@ DOCUMENTED = [
 
 
 @pytest.mark.parametrize("words", DOCUMENTED)
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(15)
 def test_a_command_fits_on_80_gb(words):
     """On one GPU, or, where it says FSDP, on eight: docs/memory.md."""
     files = [
@@ -91,7 +91,7 @@ def test_all_settings_are_documented():
         ("sft", 1, "24 GB"),
     ],
 )
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(15)
 def test_advice_that_is_followed_makes_it_fit(name, gpus, gpu):
     """The flags are given to the command, and not to the plan."""
     command, gib = COMMANDS[name], GPUS[gpu]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
         ("open_mopd", 8, 79.1, []),
     ],
 )
+@pytest.mark.thinned(3)
 def test_it_fits(name, gpus, gib, flags):
     assert fits(plan_memory(setup_of(COMMANDS[f"reproduce/{name}"], gpus, gib, flags)), gib)
 

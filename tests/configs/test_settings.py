@@ -87,7 +87,7 @@ def tokenizers(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_real_settings_are_parsed_and_built(setting, tokenizers, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["uniopd"])
     student, teachers = SETTINGS[setting]
@@ -176,7 +176,7 @@ def test_teachers_on_servers_are_parsed_and_asked_for(tokenizers, tmp_path, monk
 
 
 @pytest.mark.parametrize("setting", sorted(set(SETTINGS) - {"strong_to_weak"}))
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 def test_teachers_that_are_not_released_are_asked_for(setting, tmp_path, monkeypatch, capsys, model_dirs):
     """Before anything is downloaded."""
     monkeypatch.chdir(tmp_path)

@@ -148,7 +148,7 @@ BEHIND_ANOTHER = re.compile(r"configs/quickstart\.yaml -c")
 @pytest.mark.parametrize(
     "line", [pytest.param(line, marks=[pytest.mark.slow] * bool(BEHIND_ANOTHER.search(line))) for line in RUNS]
 )
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(20)
 def test_every_config_gets_a_screen(line, desk, unplugged, capsys):
     status, rows = screen_of(arguments_of(line, desk), capsys)
 

@@ -93,6 +93,7 @@ def served(url: str, **options: Any) -> dict[str, Any]:
     return {"math": TeacherArgs(placement="http", http=HttpArgs(urls=[url], **options))}
 
 
+@pytest.mark.thinned(2)
 def test_a_teacher_on_a_server(examined, healthy, model_dirs, model_servers):
     student = {"student": PolicyArgs(path=model_dirs["student"])}
     local = {"code": PolicyArgs(path=model_dirs["code"])}

@@ -18,9 +18,12 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.policy import LoraArgs, Policy, PolicyArgs
 from lit_uniopd.sampling import ServerArgs
 
-pytestmark = pytest.mark.skipif(
-    find_spec("torchvision") is None, reason="torchvision is not installed here; `make test-engines` brings it"
-)
+pytestmark = [
+    pytest.mark.exhaustive,  # test_pictures.py has the engine in the process, test_servers.py the server
+    pytest.mark.skipif(
+        find_spec("torchvision") is None, reason="torchvision is not installed here; `make test-engines` brings it"
+    ),
+]
 
 
 @pytest.fixture(scope="session", params=["qwen25_vl", "llava"])
@@ -41,7 +44,6 @@ def vllm(server: RealServer, tmp_path: Path) -> dict[str, Any]:
     return {"engine": "vllm", "server": args}
 
 
-@pytest.mark.thinned(2)
 def test_whole_weights_after_every_change(server, path, tmp_path):
     policy = Policy.load(PolicyArgs(path=path), trainable=True)
     answers = []
@@ -54,7 +56,6 @@ def test_whole_weights_after_every_change(server, path, tmp_path):
     assert not any(torch.equal(answers[0], other) for other in answers[1:])
 
 
-@pytest.mark.thinned(2)
 def test_adapters_after_every_change(server, path, tmp_path):
     lora = LoraArgs(rank=4, alpha=8, target_modules=r".*language_model.*(q_proj|down_proj)")
     policy = Policy.load(PolicyArgs(path=path), trainable=True)
@@ -72,7 +73,6 @@ def test_adapters_after_every_change(server, path, tmp_path):
     assert not torch.equal(*answers)
 
 
-@pytest.mark.thinned(2)
 def test_several_draws_and_a_limit_of_pixels(server, path, tmp_path):
     policy = Policy.load(PolicyArgs(path=path, max_pixels=6300), trainable=False)
     prompts = [asked("large", "what?", picture(112, 112, 5)), asked("square", "what?", SQUARE)]
@@ -81,7 +81,6 @@ def test_several_draws_and_a_limit_of_pixels(server, path, tmp_path):
     assert len({tuple(row.tolist()) for row in answers.tokens_BT}) == 6
 
 
-@pytest.mark.thinned(2)
 def test_other_tokens_of_a_picture_are_an_error(server, path, tmp_path):
     policy = Policy.load(PolicyArgs(path=path), trainable=False)
     write(policy, PROMPTS, **vllm(server, tmp_path))

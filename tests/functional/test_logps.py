@@ -67,6 +67,7 @@ def test_values_and_gradients_equal_the_dense_definition(options, small_tiles, t
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.thinned(3)
 def test_gradcheck(options, small_tiles, trained):
     hidden, weight, bias, tokens, options = make(**options)
     inputs = [hidden.requires_grad_(), weight.requires_grad_(trained)]

@@ -99,7 +99,7 @@ def assert_resumes(objective: str, schedule: str, model_dirs: dict[str, str], tm
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(9)
 def test_a_resumed_run_trains_on_the_same_rows_at_the_same_rates(model_dirs, tmp_path, objective, schedule):
     assert_resumes(objective, schedule, model_dirs, tmp_path)
 

@@ -147,7 +147,7 @@ def without_signs(tag: str) -> str:
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
 @pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(4)
 def test_a_logger_has_all_that_tensorboard_has(model_dirs, tmp_path, kind, first):
     logger, read = MAKERS[kind](tmp_path)
     board_logger = TensorBoardLogger(tmp_path / "board", name="run")
@@ -206,6 +206,7 @@ def test_files_hold_media_where_no_logger_does(model_dirs, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.thinned(2)
 def test_a_third_partys_logger_is_given_files_once(model_dirs, tmp_path, order):
     numbers = Numbers(tmp_path / "third")
     fit(tmp_path, model_dirs, [numbers, CSVLogger(tmp_path, name="csv")][::order])

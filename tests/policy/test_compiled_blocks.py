@@ -100,6 +100,7 @@ def test_log_probs_and_gradients_are_those_of_layers_as_they_are(model_dirs, tra
     assert_same(batches(policy, autocast=True)[:1], batches(expected, autocast=True)[:1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_generated_code(model_dirs):
     """The code that users run: made by inductor and the compiler of this machine."""

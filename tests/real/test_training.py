@@ -159,6 +159,7 @@ def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
     assert metrics["train/grad_norm"] <= limit * max(norms)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", [42, 7])
 @pytest.mark.thinned(2)
 def test_the_student_comes_closer_to_another_teacher(seed, model_path, sharper, tmp_path):

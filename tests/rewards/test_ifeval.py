@@ -206,6 +206,7 @@ def test_languages(text, language):
 
 
 @pytest.mark.parametrize("piece", ["[", "*", "<<", "\n", " ", "p. ", "```", "a.", "Section ", "{"])
+@pytest.mark.thinned(3)
 def test_hostile_text_takes_linear_time(piece):
     names, arguments = zip(*[(name, arguments) for name, arguments, *_ in CASES], strict=True)
     gold = {"instruction_id_list": list(names), "kwargs": list(arguments)}

@@ -63,7 +63,7 @@ def cpu_limit():
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(5)
 def test_hostile_text_is_read_in_linear_time(reader, cpu_limit):
     for unit in UNITS:
         signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT_S)

@@ -102,6 +102,7 @@ def teacher_forced(model: torch.nn.Module, prompt: list[int], answer: list[int],
 
 @pytest.mark.parametrize("engine", ["loop", "generate"])
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.thinned(3)
 def test_greedy_answers_are_those_of_transformers(name: str, engine: str, caplog: pytest.LogCaptureFixture) -> None:
     model, eos_ids = tiny(name), [3, *range(56, 64)]
     done = run(model, eos_ids=eos_ids, n=1, max_new_tokens=24, temperature=0.0, engine=engine)

@@ -124,6 +124,7 @@ FIXED_DEPTH = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[FIXED_DEPTH] * name.startswith("functools.cache")) for name in FUNCTIONS]
 )
+@pytest.mark.thinned(3)
 def test_functions_do_what_they_do_elsewhere(sandbox: Sandbox, name: str):
     result = call(sandbox, FUNCTIONS[name], 42)
     assert (result.status, result.value) == ("ok", 16800), result

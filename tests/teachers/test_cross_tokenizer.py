@@ -219,6 +219,7 @@ def test_unaligned_tokens_train_nothing_and_are_told_of_once(dirs, student, capl
 
 
 @pytest.mark.parametrize("placement", ["cpu_offload", "disk_cache", "http"])
+@pytest.mark.thinned(2)
 def test_wherever_it_lives(dirs, student, tmp_path, placement):
     rollouts = answers(student, TEXTS)
     expected_BT = score(pool_of(student, dirs["gemma"]), rollouts).clone()

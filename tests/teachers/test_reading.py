@@ -266,7 +266,7 @@ def scored(pool: TeacherPool, student: Policy, rollouts: Rollouts) -> torch.Tens
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_every_teacher_scores_answers_behind_its_own_prompt(
     model_dirs, student, rollouts, tmp_path, model_servers, placement
 ):

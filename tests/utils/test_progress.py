@@ -72,6 +72,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, lines):
 @pytest.mark.parametrize(
     ("variable", "expected"), [({}, "False False"), ({"HF_HUB_DISABLE_PROGRESS_BARS": "0"}, "True True")]
 )
+@pytest.mark.thinned(2)
 def test_other_libraries_draw_no_bars_into_a_file(variable, expected):
     """Before they are imported, and afterwards; who asks for them by the variable has them."""
     program = (

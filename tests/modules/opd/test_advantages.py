@@ -182,6 +182,7 @@ def test_weights_move_in_every_baseline(model_dirs, tmp_path, monkeypatch):
         assert any(moved)
 
 
+@pytest.mark.thinned(2)
 def test_plugs_that_change_nothing_leave_plain_distillation_bit_for_bit(model_dirs, tmp_path, monkeypatch):
     """Taking balancing and calibration out of YAML is plain distillation; being there alone draws no random number."""
     from callbacks import MarginCalibration, OrderDiagnostics

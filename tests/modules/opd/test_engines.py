@@ -96,6 +96,7 @@ def from_servers(rollout_servers: Any, tmp_path: Any, **options: Any) -> Samplin
 
 
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
+@pytest.mark.thinned(2)
 def test_servers_sample_from_the_student_of_every_step(rollout_servers, model_dirs, tmp_path, lora) -> None:
     student = PolicyArgs(path=model_dirs["student"], lora=lora)
     options: dict[str, Any] = {"student": student, "optimizer": large_steps, "count": 12}

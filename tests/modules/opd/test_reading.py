@@ -42,7 +42,7 @@ def one_step(paths: dict[str, str], root: Path, **options: Any) -> tuple[Any, di
 @pytest.mark.parametrize("placement", ["resident", "cpu_offload"])
 @pytest.mark.parametrize("kind", ["sampled", "forward_kl", "reverse_kl"])
 @pytest.mark.parametrize("tokens", [10_000, 60])
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 def test_a_step_has_the_loss_of_plain_transformers(model_dirs, tmp_path, placement, kind, tokens):
     """The teacher behind its prompt, the student behind its own, in float64; in one forward pass and in many."""
     options = {"teachers": teachers(model_dirs, placement=placement), "loss": LossArgs(kind=kind, gap_threshold=None)}

@@ -135,7 +135,7 @@ def unbroken(model_dirs: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         ((UniOPD, "validation_step"), 2, 6, "at step 6; saved"),
     ],
 )
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_sigterm_anywhere_loses_nothing(model_dirs, unbroken, tmp_path, monkeypatch, caplog, place, call, step, words):
     options = reused(model_dirs)
     model = module(model_dirs, **options)
