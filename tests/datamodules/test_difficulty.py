@@ -163,9 +163,9 @@ def test_pass_counts_of_another_student_or_sampling_are_not_taken_for_this_ones(
     counts = measure(model_dirs["student"], source, path, limit_predict_batches=1)
     (tmp_path / "moved").mkdir()
     same = shutil.copytree(model_dirs["student"], tmp_path / "moved/student")
-    for other in ({"model": model_dirs["math"]}, {"n": 2}):
+    for model, n in (("math", 4), ("student", 2)):
         with pytest.raises(UserError, match=r"counts\.jsonl has answers of another policy or other settings; move it"):
-            measure(**{"model": model_dirs["student"], "source": source, "path": path} | other)
+            measure(model_dirs[model], source, path, n=n)
     assert read_difficulties(path) == counts
     assert len(measure(str(same), source, path)) == 6  # the same weights elsewhere
     lines = [json.loads(line) for line in path.read_text().splitlines()]
