@@ -164,12 +164,13 @@ class EvalEngine:
         judged: list[Record] = []
         ungraded: list[Record] = []
         for blank, record in zip(blanks, records, strict=True):
+            taken = replace(record, fingerprint=blank.fingerprint, model=blank.model, step=blank.step)
             if request.benchmark.harness is not None:
-                ungraded.append(record)  # a harness's verdicts cost little, and are those of the version that scores
+                ungraded.append(taken)  # a harness's verdicts cost little, and are those of the version that scores
             elif record.reason == PENDING or not record.is_judged_as(blank):
                 ungraded.append(record.answer_in(blank))
             else:
-                judged.append(replace(record, fingerprint=blank.fingerprint))
+                judged.append(taken)
         # The run's own files must hold every answer behind its scores.
         self._write_records([record for record in judged if record.key not in self._written_keys])
         self._remember(request.benchmark, judged)

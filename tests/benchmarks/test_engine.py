@@ -137,7 +137,9 @@ def test_a_killed_run_goes_on_where_it_stopped(run, tmp_path):
     path = tmp_path / "killed" / "rank0.jsonl"
     path.write_bytes(path.read_bytes()[:-30])  # killed while it wrote the last line
     later = Scripted(by_question)
-    resumed = run(later, tested, "later", adopt=["killed"])
+    resumed = run(later, tested, "later", adopt=["killed"], step=7)
+    assert {record.step for record in resumed.values()} == {7}  # of one evaluation, which reports look for by its step
+    assert {record.step for record in read_records([tmp_path / "later/rank0.jsonl"])} == {7}
     assert [name.split("/")[1] for name in later.prompt_ids] == ["row1", "row2", "row3"]
     assert {key: (r.correct, r.response) for key, r in resumed.items()} == {
         key: (r.correct, r.response) for key, r in unbroken.items()
