@@ -70,8 +70,9 @@ lab: install  ## when does each part of Uni-OPD help? 350 paired runs, about an 
 	$(BIN)/python -m benchmarks.lab.charts
 	$(BIN)/python -m benchmarks.lab.claims
 
-lab-questions: install  ## the laboratory's primary questions on 20 seeds of their own; goes on where it stopped
+lab-questions: install  ## the laboratories' primary questions on 20 seeds of their own; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run --questions
+	$(BIN)/python -m benchmarks.lab.run --questions self_teacher_questions
 	$(BIN)/python -m benchmarks.lab.questions
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores

@@ -24,7 +24,7 @@ from lit_uniopd.utils.paths import resolve_path
 
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
-    *("train", "heldout", "fresh", "short", "pairs", "heldout_pairs", "vision_train", "vision_heldout"),
+    *("train", "heldout", "fresh", "short", "solved", "pairs", "heldout_pairs", "vision_train", "vision_heldout"),
     *("scenes", "heldout_scenes", "scene_pairs", "sums", "heldout_sums", "lists", "heldout_lists"),
 )
 

@@ -1,27 +1,30 @@
-"""The primary questions of Uni-OPD's laboratory: asked before the runs, answered by them in docs/laboratory.md.
+"""Primary questions of a laboratory: asked before the runs, answered by them in its page.
 
-    python -m benchmarks.lab.questions --plan     # what is asked, and the seeds that it takes; nothing is written
-    python -m benchmarks.lab.run --questions      # the runs that have no result yet
-    python -m benchmarks.lab.questions            # keep their summaries beside this file, and fill in the tables
+    python -m benchmarks.lab.questions --plan                        # what is asked, and the seeds that it takes
+    python -m benchmarks.lab.run --questions                         # Uni-OPD's runs that have no result yet
+    python -m benchmarks.lab.run --questions self_teacher_questions  # the self-teacher's
+    python -m benchmarks.lab.questions                               # keep summaries of all, and fill in the tables
 
-The table is made from the kept summaries alone, so that whoever has no runs can make it again; so are the claims of
-docs/results.md (claims.py), which are filled in with it.
+The tables are made from the kept summaries alone, so that whoever has no runs can make them again; so are the claims of
+docs/results.md (claims.py), which are filled in with them.
 """
 
 import argparse
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.lab.grid import CONFIGS, Cell, Grid
 from benchmarks.lab.paired_tests import holm, interval, p_of_difference, p_of_equivalence, seeds_needed
-from benchmarks.lab.report import PAGE, Results, fill, paired, summary_of
+from benchmarks.lab.report import LAST, Results, fill, paired, summary_of
 from benchmarks.lab.run import read_results
-from benchmarks.lab.summary_files import keep, path_of
-from lit_uniopd.utils.jsonl import read_lines
+from benchmarks.lab.summary_files import keep, read
 from lit_uniopd.utils.strict_yaml import read_yaml
 
-SUMMARIES = path_of("questions")
+UNI_OPD, SELF_TEACHER = "questions", "self_teacher_questions"
+FAMILIES = (UNI_OPD, SELF_TEACHER)
+"""Files of configs/lab; also the names of the summaries and of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +52,40 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Questions that share an error of alpha."""
+    """Questions that share an error of alpha.
 
+    Attributes:
+        name: of its file, summaries and tables.
+        page: that has the tables.
+        grid: has the arms; its seeds were the pilot.
+    """
+
+    name: str
+    page: Path
+    grid: Grid
     seeds: list[int]
     alpha: float
     power: float
     questions: list[Question]
 
     @classmethod
-    def read(cls, path: Path = CONFIGS / "questions.yaml") -> "Family":
+    def read(cls, name: str = UNI_OPD) -> "Family":
         """Read a file of questions."""
-        fields = read_yaml(path)
-        return cls(**{**fields, "questions": [Question(**question) for question in fields["questions"]]})
+        fields = read_yaml(CONFIGS / f"{name}.yaml")
+        page, grid = Path(fields.pop("page")), Grid.read(CONFIGS / fields.pop("grid"))
+        asked = [Question(**question) for question in fields.pop("questions")]
+        return cls(name, page, grid, **fields, questions=asked)
 
     def needed(self, question: Question) -> int:
         """Seeds for the power at the strictest of Holm's levels."""
         level = self.alpha / len(self.questions)
         return seeds_needed(question.pilot_sd, question.effect, level, self.power, equivalence=question.equivalence)
 
-    def cells(self) -> list[Cell]:
-        """The runs of both arms of every question, those that others are matched to first."""
-        grid = Grid.read()
+    def cells(self, *, pilot: bool = False) -> list[Cell]:
+        """The runs of both arms of every question, those that others are matched to first; or those of the pilot."""
         arms = {(q.setting, arm) for q in self.questions for arm in (q.arm, q.base)}
-        wide = Grid(self.seeds, grid.arms, grid.settings)
-        return [cell for setting in grid.settings for cell in wide.cells(setting) if (cell.setting, cell.arm) in arms]
+        wide = Grid(self.grid.seeds if pilot else self.seeds, self.grid.arms, self.grid.settings)
+        return [cell for setting in wide.settings for cell in wide.cells(setting) if (cell.setting, cell.arm) in arms]
 
 
 def main() -> None:
@@ -80,33 +93,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", action="store_true", help="print what is asked, and write nothing")
     options = parser.parse_args()
-    family = Family.read()
+    families = [Family.read(name) for name in FAMILIES]
     if options.plan:
-        print(table(family, {}))
+        print("\n\n".join(table(family, {}) for family in families))
         return
     from benchmarks.lab import claims  # which reads the answers
 
-    keep_summaries(family)
-    PAGE.write_text(fill(PAGE.read_text(), "questions", table(family, read_summaries(family))))
-    print(f"{PAGE} is up to date.")
+    for family in families:
+        keep_summaries(family)
+        page = fill(family.page.read_text(), family.name, tables(family, read_summaries(family)))
+        if f"<!-- {family.name} pilot -->" in page:
+            page = fill(page, f"{family.name} pilot", arms_table(read_summaries(family, pilot=True)))
+        family.page.write_text(page)
+        print(f"{family.page} is up to date.")
     claims.write()
 
 
 def keep_summaries(family: Family) -> None:
     """Add results of runs/lab to the kept ones."""
     results = read_results()
-    keys = [cell.key for cell in family.cells()]
-    keep("questions", [summary_of(results[key]) for key in keys if key in results])
+    keys = [cell.key for cell in (*family.cells(), *family.cells(pilot=True))]
+    keep(family.name, [summary_of(results[key]) for key in keys if key in results])
 
 
-def read_summaries(family: Family, path: Path = SUMMARIES) -> Results:
-    """Kept results of the questions' runs as they are configured now."""
-    keys = {cell.key for cell in family.cells()}
+def read_summaries(family: Family, *, pilot: bool = False) -> Results:
+    """Kept results of the questions' runs, or of the pilot's, as they are configured now."""
+    keys = {cell.key for cell in family.cells(pilot=pilot)}
     results: Results = {}
-    for row in read_lines(path) if path.exists() else ():
+    for row in read(family.name):
         if row["key"] in keys:
             results.setdefault((row["setting"], row["arm"]), {})[row["seed"]] = row
     return results
+
+
+def tables(family: Family, results: Results) -> str:
+    """Markdown: the questions, and what each arm came to."""
+    return "\n\n".join(filter(None, (table(family, results), arms_table(results))))
+
+
+def arms_table(results: Results) -> str:
+    """Markdown: means over the seeds that have run, with standard deviations of the accuracy; nothing without any."""
+    if not results:
+        return ""
+    lines = [
+        f"| setting | arm | seeds | final accuracy | {' | '.join(LAST.values())} |",
+        "|---" * (4 + len(LAST)) + "|",
+    ]
+    for (setting, arm), runs in results.items():
+        accuracies = [run["final"] for run in runs.values()]
+        spread = f" (sd {statistics.stdev(accuracies):.3f})" if len(accuracies) > 1 else ""
+        cells = [setting, f"`{arm}`", str(len(runs)), f"{statistics.fmean(accuracies):.3f}{spread}"]
+        for tag in LAST:
+            values = [run[tag] for run in runs.values() if tag in run]
+            cells.append(f"{statistics.fmean(values):.3g}" if values else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(family: Family, results: Results) -> str:

@@ -34,6 +34,8 @@ KEPT = ("key", "setting", "arm", "seed", "final", "curve", "moved", "seconds")
 """Of a run's result, in the summaries."""
 MEANS = ("order/inversions_before", "order/mixed", "order/margin_before")
 """Curves whose means over the run are kept too."""
+LAST = {"train/entropy": "entropy", "rollout/length": "tokens an answer", "rollout/distinct": "distinct answers"}
+"""Curves of which the last value is kept, with what a table calls it."""
 
 Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """(setting, arm) -> seed -> result."""
@@ -60,9 +62,11 @@ def main() -> None:
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a run: its endpoints, and what the teachers' order was like."""
+    """What is kept of a run: its endpoints, the teachers' order on the way, and what answers were like at the end."""
     means = {tag: statistics.fmean(values) for tag in MEANS if (values := result["curves"].get(tag))}
-    return {name: result[name] for name in KEPT} | {tag: round(mean, 4) for tag, mean in means.items()}
+    last = {tag: values[-1] for tag in LAST if (values := result["curves"].get(tag))}
+    kept = {tag: round(value, 4) for tag, value in (means | last).items()}
+    return {name: result[name] for name in KEPT} | kept
 
 
 def collect(grid: Grid) -> Results:

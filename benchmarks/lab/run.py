@@ -1,7 +1,7 @@
 """Run every cell of the grid that has no result yet, a few at a time.
 
     python -m benchmarks.lab.run                       # all settings, or: --settings unreliable --workers 2
-    python -m benchmarks.lab.run --questions           # the primary questions, on seeds of their own
+    python -m benchmarks.lab.run --questions           # the primary questions, on seeds of their own (questions.py)
 
 Each run's result is a line in runs/lab/results.jsonl as soon as the run is done; a killed laboratory goes on from
 there.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.grid import MATCH, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, MATCH, Cell, Grid
 
 ROOT = Path("runs/lab")
 CURVES = (
@@ -35,6 +35,7 @@ CURVES = (
     "order/return_incorrect_before",
     "calibration/shift",
     "calibration/violated",
+    "rollout/distinct",
     "rollout/length",
     "train/entropy",
 )
@@ -47,16 +48,20 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", help="only these settings of the grid")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--seeds", nargs="*", type=int, help="instead of the grid's")
-    parser.add_argument("--questions", action="store_true", help="the runs of configs/lab/questions.yaml instead")
+    parser.add_argument("--grid", default="grid.yaml", help="file of configs/lab")
+    parser.add_argument(
+        "--questions", nargs="?", const="questions", help="the runs of this file of configs/lab instead"
+    )
     options = parser.parse_args()
-    grid = Grid.read()
+    grid = Grid.read(CONFIGS / options.grid)
     if options.seeds:
         grid = Grid(options.seeds, grid.arms, grid.settings)
     cells = [cell for setting in options.settings or grid.settings for cell in grid.cells(setting)]
     if options.questions:
         from benchmarks.lab.questions import Family
 
-        cells = Family.read().cells()
+        family = Family.read(options.questions)
+        grid, cells = family.grid, family.cells()
     results = read_results()
     waiting = [cell for cell in cells if cell.key not in results]
     print(f"{len(cells)} runs, {len(cells) - len(waiting)} of them done", flush=True)

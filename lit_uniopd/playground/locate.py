@@ -9,6 +9,8 @@ from lit_uniopd.playground.captioner import NAMES as SCENES
 from lit_uniopd.playground.captioner import locate_scene
 from lit_uniopd.playground.pairs import make_pairs
 from lit_uniopd.playground.questions import QUESTIONS, locate_questions
+from lit_uniopd.playground.reader import NAMES as READER
+from lit_uniopd.playground.reader import locate_reader
 from lit_uniopd.playground.recipe import PAIRS, ROOT, UNTRAINED, build
 from lit_uniopd.playground.scene_pairs import make_scene_pairs
 from lit_uniopd.playground.smollm2 import NAME as SMOLLM2
@@ -27,7 +29,7 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
             ``heldout_pairs.jsonl``, preference pairs for their prompts; ``captioner``, ``scenes.jsonl``,
             ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; one of
-            ``variants.VARIANTS``; ``vision_`` and one of ``vision.NAMES``; ``tiny_text`` and
+            ``variants.VARIANTS`` or of ``reader.NAMES``; ``vision_`` and one of ``vision.NAMES``; ``tiny_text`` and
             ``tiny_vision``, which are untrained; ``smollm2``, a real model, or one of ``questions.QUESTIONS`` for it.
         root: directory of all playgrounds.
         seed: of the playground; None: that of the run.
@@ -56,11 +58,13 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return once(folder, lambda new: make_scene_pairs(captioner, scenes, new / name, run_seed(seed))) / name
     if name in VARIANTS:
         return locate_variant(name, root, run_seed(seed))
+    if name in READER:
+        return locate_reader(name, root, run_seed(seed))
     if name.startswith("vision_"):
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        choices = [*names, *PAIRS, *VARIANTS, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2, *QUESTIONS]
+        choices = [*names, *PAIRS, *VARIANTS, *READER, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2, *QUESTIONS]
         raise UserError(
             f"The path playground:{name} is unknown{did_you_mean(name, choices)}; write playground: and one of "
             f"{', '.join(choices)}."

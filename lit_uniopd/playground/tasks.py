@@ -82,6 +82,11 @@ def result(prompt: str) -> str:
     return value
 
 
+def last_result(answer: str) -> str:
+    """What stands behind the last step of an answer."""
+    return answer.rpartition("=")[2]
+
+
 def _steps(prompt: str, careless: Careless) -> list[tuple[str, str]]:
     """(text, result) of every step."""
     steps: list[tuple[str, str]] = []

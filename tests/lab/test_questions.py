@@ -52,11 +52,12 @@ def test_holm_by_hand():
     assert paired_tests.holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_seeds_are_enough_and_no_pilots():
-    family = Family.read()
+@pytest.mark.parametrize(("name", "arms"), [("questions", 7), ("self_teacher_questions", 6)])
+def test_seeds_are_enough_and_no_pilots(name, arms):
+    family = Family.read(name)
     assert max(map(family.needed, family.questions)) <= len(family.seeds)
-    assert not set(family.seeds) & set(Grid.read().seeds)
-    assert len({cell.key for cell in family.cells()}) == 7 * len(family.seeds)
+    assert not set(family.seeds) & set(family.grid.seeds)
+    assert len({cell.key for cell in family.cells()}) == arms * len(family.seeds)
 
 
 def test_models_and_counts_are_prepared_where_they_are_used():
@@ -82,7 +83,7 @@ def test_answers_need_all_seeds_and_say_no_more_than_the_test():
         Question("same?", "s", "same", "plain", effect=0.02, pilot_sd=0.01, equivalence=True),
         Question("any?", "s", "noisy", "plain", effect=0.02, pilot_sd=0.01),
     ]
-    family = Family([0, 1, 2, 3, 4, 5], 0.05, 0.8, ask)
+    family = Family("made", Path("page.md"), Grid.read(), [0, 1, 2, 3, 4, 5], 0.05, 0.8, ask)
     plain = [0.5, 0.6, 0.7, 0.5, 0.6, 0.7]
     jitter = [0.001, -0.001, 0.002, -0.002, 0.0, 0.001]
     results = (
@@ -100,8 +101,36 @@ def test_answers_need_all_seeds_and_say_no_more_than_the_test():
     assert "5 of 6" in lines[1]
 
 
-def test_the_table_of_the_page_is_that_of_the_kept_summaries():
-    family = Family.read()
-    page = (ROOT / "docs/laboratory.md").read_text()
-    shown = page.split("<!-- questions -->")[1].split("<!-- end questions -->")[0].strip()
-    assert shown == questions.table(family, questions.read_summaries(family))
+@pytest.mark.parametrize("name", questions.FAMILIES)
+def test_the_tables_of_a_page_are_those_of_the_kept_summaries(name):
+    family = Family.read(name)
+    shown = (ROOT / family.page).read_text().split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0].strip()
+    assert shown == questions.tables(family, questions.read_summaries(family))
+
+
+def test_the_pilot_of_the_self_teacher_is_that_of_the_kept_summaries_and_gave_its_spreads():
+    family = Family.read("self_teacher_questions")
+    pilot = questions.read_summaries(family, pilot=True)
+    text = (ROOT / family.page).read_text().split("<!-- self_teacher_questions pilot -->")[1]
+    assert text.split("<!-- end")[0].strip() == questions.arms_table(pilot)
+    for question in family.questions:
+        differences = [
+            pilot[question.setting, question.arm][seed]["final"] - pilot[question.setting, question.base][seed]["final"]
+            for seed in family.grid.seeds
+        ]
+        assert question.pilot_sd == pytest.approx(np.std(differences, ddof=1), abs=5e-5)
+
+
+def test_arms_show_what_answers_were_like_at_the_end():
+    results = {
+        ("s", "long"): {
+            1: {"final": 0.5, "train/entropy": 0.25, "rollout/length": 12.0},
+            2: {"final": 0.7, "train/entropy": 0.75, "rollout/length": 13.0},
+        }
+    }
+    assert questions.arms_table(results).splitlines() == [
+        "| setting | arm | seeds | final accuracy | entropy | tokens an answer | distinct answers |",
+        "|---|---|---|---|---|---|---|",
+        "| s | `long` | 2 | 0.600 (sd 0.141) | 0.5 | 12.5 |  |",
+    ]
+    assert not questions.arms_table({})
