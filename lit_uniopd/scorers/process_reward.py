@@ -13,10 +13,10 @@ from lit_uniopd.types import Rollouts
 class ProcessRewardModel(Scorer):
     """A classifier of tokens: a step is judged at the token that ends it, an answer by its worst step.
 
-    It reads the question and the steps, each with the separator behind it, as text (what ``PRMTrainer`` of earlier TRL trained)
-    or as a conversation (Qwen2.5-Math-PRM: ``separator`` ``<extra_0>``, ``as_chat`` and ``trust_remote_code``). The
-    probability of the second label at the last token of the separator is the step's score; the lowest one, times
-    ``scale``, is the answer's.
+    It reads the question and the steps, each with the separator behind it, as text (what TRL's former ``PRMTrainer``
+    trained) or as a conversation (Qwen2.5-Math-PRM: ``separator`` ``<extra_0>``, ``as_chat`` and
+    ``trust_remote_code``). The probability of the second label at the last token of the separator is the step's score;
+    the lowest one, times ``scale``, is the answer's.
 
     Args:
         path: hub id or directory.
