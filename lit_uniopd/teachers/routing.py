@@ -89,7 +89,7 @@ class Routing:
                 where = "--model.teachers has" if label in self.given else "other rows make"
                 raise UserError(
                     f"The teachers of prompt {prompt.id!r} are a mixture {label!r}, and {where} another teacher of "
-                    "that name; rename those in --model.teachers."
+                    "that name; change the names in --model.teachers."
                 )
             if label not in self.names:
                 if len(self.names) - len(self.given) == MOST_MADE:

@@ -35,7 +35,7 @@ def test_a_mixture_of_a_row_has_a_name_whatever_the_order_and_the_unit_of_its_we
     [
         ({"math": 1, "cod": 1}, r"'p1' has teacher 'cod' among several, .*only .*code.* \(did you mean code\?\); add"),
         ({"math": 1, "both": 1}, r"'both' among several, and --model\.teachers\.both\.mixture is a mixture already"),
-        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; rename"),
+        ({"math": 1, "law": 1}, r"are a mixture 'law-math', and .* another teacher of that name; change"),
     ],
 )
 def test_what_rows_may_not_mix(teacher, message):

@@ -163,6 +163,7 @@ def test_budgets_and_loads_count_what_teachers_read(model_dirs, monkeypatch):
     """A micro-batch of a divergence holds the teacher's tokens as well, which are more."""
     student = Policy.load(PolicyArgs(path=model_dirs["student"]), trainable=True)
     rollouts = write_answers(student, rows(), SamplingArgs(n=2, max_new_tokens=6), seed=0)
+    rollouts.teacher_ok_B[:] = True
     plain, reading = TeacherPool(teachers(model_dirs, None)), TeacherPool(teachers(model_dirs))
     lengths = reading.lengths(rollouts.prompts)
     monkeypatch.setattr(scoring, "max_over_ranks", lambda _, count: count)
