@@ -1,6 +1,5 @@
 """Prediction that writes a line for each prompt as soon as it is known, and goes on where it was killed."""
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,10 +8,12 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from lit_uniopd.benchmarks.records import content_hash
 from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.errors import UserError
-from lit_uniopd.types import PromptBatch, Rollouts
+from lit_uniopd.types import Prompt, PromptBatch, Rollouts
 from lit_uniopd.utils.jsonl import append_lines, rank_file, read_lines
+from lit_uniopd.utils.trainer_data import TrainerData
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ class ResumablePrediction(Callback):
 
     Args:
         path: the file; ranks beyond the first add their number. Each line has `prompt`, a hash of the prompt's content,
-            and `settings`, one of the weights and the sampling that answered it: with others a run is refused.
+            `settings`, one of the weights and the sampling that answered it, and `judged_by`, one of its gold answer
+            and grader: with others a run is refused.
     """
 
     answers = "answers"
@@ -45,7 +47,7 @@ class ResumablePrediction(Callback):
             parts: list[Any] = [weights_fingerprint(policy.model)]
         parts += [getattr(sampling, name) for name in ("n", "max_new_tokens", "temperature", "top_p", "top_k")]
         parts += [sorted(policy.args.chat_template_kwargs.items()), policy.args.max_pixels]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        return content_hash(*parts)
 
     def finish(self) -> None:
         """Called on rank 0 when all lines of all ranks are there."""
@@ -59,11 +61,16 @@ class ResumablePrediction(Callback):
         warnings.filterwarnings("ignore", message="predict returned None")
         self._settings = self.settings(pl_module)
         lines = list(read_lines(self.lines_file))
-        if any(line.get("settings", self._settings) != self._settings for line in lines):  # older lines say nothing
-            raise UserError(
-                f"{self.lines_file} has {self.answers} of another policy or other settings; move it away, or give "
-                f"{type(self).__name__} another path."
-            )
+        judged_by = {prompt.key: _judged_by(prompt) for prompt in TrainerData(trainer).prompts("predict")}
+        for line in lines:  # older ones say nothing
+            other = line.get("settings", self._settings) != self._settings
+            verdict = judged_by.get(line.get("prompt", ""))
+            if other or (verdict is not None and line.get("judged_by", verdict) != verdict):
+                what = "of another policy or other settings" if other else "judged by another grader or gold answer"
+                raise UserError(
+                    f"{self.lines_file} has {self.answers} {what}; move it away, or give {type(self).__name__} another "
+                    "path."
+                )
         self._done = {line["prompt"] for line in lines if "prompt" in line}
         trainer.strategy.barrier("the lines are read")
 
@@ -85,7 +92,11 @@ class ResumablePrediction(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if outputs is not None:
-            lines = [{**line, "settings": self._settings} for line in self.lines(pl_module, outputs)]
+            judged_by = {prompt.key: _judged_by(prompt) for prompt in outputs.prompts}
+            lines = [
+                {**line, "settings": self._settings, "judged_by": judged_by[line["prompt"]]}
+                for line in self.lines(pl_module, outputs)
+            ]
             append_lines(rank_file(self.lines_file, trainer.global_rank), lines)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,3 +105,8 @@ class ResumablePrediction(Callback):
             log.info("%d prompts were in %s already.", self._skipped, self.lines_file)
         if trainer.is_global_zero:
             self.finish()
+
+
+def _judged_by(prompt: Prompt) -> str:
+    """Names what the outcomes of answers to a prompt depend on beside the answers."""
+    return content_hash(prompt.grader, prompt.gold)

@@ -50,7 +50,7 @@ class SentencePairWriter(ResumablePrediction):
         return pl_module.settings
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to go on with captions of other settings."""
+        """Refuse another module."""
         if not isinstance(pl_module, SentenceBootstrap):
             raise UserError("SentencePairWriter writes what SentenceBootstrap finds; set --model to that module.")
         self._detectors = [detector.name for detector in pl_module.detectors]

@@ -73,8 +73,8 @@ class Family:
         """Read a file of questions."""
         fields = read_yaml(CONFIGS / f"{name}.yaml")
         page, grid = Path(fields.pop("page")), Grid.read(CONFIGS / fields.pop("grid"))
-        asked = [Question(**question) for question in fields.pop("questions")]
-        return cls(name, page, grid, **fields, questions=asked)
+        questions = [Question(**question) for question in fields.pop("questions")]
+        return cls(name, page, grid, **fields, questions=questions)
 
     def needed(self, question: Question) -> int:
         """Seeds for the power at the strictest of Holm's levels."""

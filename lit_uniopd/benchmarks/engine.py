@@ -16,7 +16,7 @@ from typing import Any
 
 from lit_uniopd.benchmarks.conversation import write_conversations
 from lit_uniopd.benchmarks.fingerprint import generation_hash, prompt_hash
-from lit_uniopd.benchmarks.grading import grade_items, with_grades
+from lit_uniopd.benchmarks.grading import grade_items, version_of, with_grades
 from lit_uniopd.benchmarks.metrics.statistic import by_row
 from lit_uniopd.benchmarks.records import PENDING, Record, RecordWriter, brief_gold, read_records
 from lit_uniopd.benchmarks.shards import Request
@@ -291,6 +291,7 @@ class EvalEngine:
             "gold": brief_gold(example.gold),
             "options": {**benchmark.spec.scoring.options, **example.options},
             "grader": benchmark.grader(example) or "",
+            "grader_version": version_of([benchmark.grader(example) or "", *benchmark.spec.scoring.also]),
             "also": dict.fromkeys(benchmark.spec.scoring.also, 0.0),
             "breakdown": dict(example.breakdown),
             "rank": self.rank,

@@ -11,7 +11,7 @@ from lit_uniopd.benchmarks.loading import gold_response
 from lit_uniopd.benchmarks.spec import Benchmark, Example
 from lit_uniopd.grade import KILLED
 from lit_uniopd.rewards import Grade, GradeItem, GraderPool, is_custom
-from lit_uniopd.rewards.boxes import is_written_out
+from lit_uniopd.rewards.boxes import final_gold, is_written_out
 from lit_uniopd.rewards.grade import breakdown_of
 from lit_uniopd.types import Prompt
 from lit_uniopd.utils.objections import Objection
@@ -94,10 +94,17 @@ def _try(name: str, sample: Sequence[tuple[Prompt | Example, Mapping[str, Any]]]
         row
         for (row, _), response, grade, _ in judged
         # Of several golds any one may be too rare to be right by itself.
-        if (grade.correct is False and grade.reason not in KILLED) or (name == "math" and is_written_out(str(row.gold)))
+        if (grade.correct is False and grade.reason not in KILLED) or _equals_itself_alone(name, str(row.gold))
         if response is not None and not isinstance(row.gold, list | tuple)
     )
     return GoldTrial(name, len(sample), unknown, refused)
+
+
+def _equals_itself_alone(grader: str, gold: str) -> bool:
+    """Whether a gold answer is right by its own text, and by no answer that a model would give."""
+    if grader in ("exact", "anls", "vqa_soft"):
+        return final_gold(gold) != gold
+    return grader == "math" and is_written_out(gold)
 
 
 def _is_unreadable(grades: Iterable[Grade]) -> bool:

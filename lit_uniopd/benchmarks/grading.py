@@ -1,12 +1,14 @@
 """What the graders are asked about an answer, and the record with their verdicts."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from lit_uniopd import __version__
 from lit_uniopd.benchmarks.records import Record
 from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards import GradeItem
+from lit_uniopd.rewards import GradeItem, is_custom
+from lit_uniopd.rewards.custom import source_digest
 
 UNGRADED = Grade(correct=None, score=0.0, reason="no_grader")
 
@@ -21,6 +23,11 @@ def grade_items(record: Record, request: Request) -> list[GradeItem]:
         GradeItem(name, example.gold, record.response, example.row, arguments, example.messages)
         for name, arguments in [*first, *((name, {}) for name in scoring.also)]
     ]
+
+
+def version_of(graders: Iterable[str]) -> str:
+    """Of what judges: this package, and the files of a user's graders."""
+    return "+".join([__version__, *(source_digest(name) for name in graders if is_custom(name))])
 
 
 def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> Record:
@@ -38,6 +45,6 @@ def with_grades(record: Record, grades: list[Grade], *, sandbox: str | None) -> 
         reason="truncated" if truncated else grade.reason,
         also={name: further_grade.score for name, further_grade in zip(record.also, further_grades, strict=True)},
         failed_graders=",".join(failed),
-        grader_version=__version__,
+        grader_version=version_of(names),
         sandbox=sandbox if record.grader.startswith("code_") else None,
     )

@@ -88,11 +88,13 @@ class Record:
         )
 
     def is_judged_as(self, other: "Record") -> bool:
-        """Whether the verdicts on both are of the same gold answer by the same graders."""
+        """Whether the verdicts on both are of the same gold answer by the same graders in the same version."""
 
         def judgement(record: Record) -> str:
             return json.dumps(
-                [record.gold, record.options, record.grader, sorted(record.also)], default=str, sort_keys=True
+                [record.gold, record.options, record.grader, record.grader_version, sorted(record.also)],
+                default=str,
+                sort_keys=True,
             )
 
         return judgement(self) == judgement(other)

@@ -37,16 +37,20 @@ class _Box:
     end: int
 
 
+LONGEST_ANSWER = 300
+"""Characters of an answer that are read."""
+
+
 def final_gold(gold: str) -> str:
     """The answer of a written-out solution in GSM8K's form, behind its last ``####``; any other gold as it is."""
     final = gold.rpartition("####")[2].strip()
     return final if final and "\n" not in final and "\\boxed" not in gold else gold
 
 
-def is_written_out(gold: str, longest: int = 300) -> bool:
+def is_written_out(gold: str) -> bool:
     """Whether a gold answer is a whole solution that does not say where its answer stands: no response equals it."""
     final = final_gold(gold.strip())
-    return "\\boxed" not in final and (len(final) > longest or ("\n" in final and "\\begin" not in final))
+    return "\\boxed" not in final and (len(final) > LONGEST_ANSWER or ("\n" in final and "\\begin" not in final))
 
 
 def boxed_answer(text: str) -> str | None:

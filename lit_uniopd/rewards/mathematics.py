@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from lit_uniopd.grade import Grade
-from lit_uniopd.rewards.boxes import boxed_answer, declared_answer, final_gold, marked_answer
+from lit_uniopd.rewards.boxes import LONGEST_ANSWER, boxed_answer, declared_answer, final_gold, marked_answer
 from lit_uniopd.rewards.choice import chosen_letters
 from lit_uniopd.rewards.grade import check_extraction, gold_text, unknown, verdict
 from lit_uniopd.rewards.magnitude import is_astronomic
@@ -47,7 +47,7 @@ def grade_math(
     prediction: str,
     row: Mapping[str, Any] | None = None,
     *,
-    max_chars: int = 300,
+    max_chars: int = LONGEST_ANSWER,
     digits: int = 6,
     tags: bool = False,
     choices: Mapping[str, str] | None = None,

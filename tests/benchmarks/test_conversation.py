@@ -90,18 +90,18 @@ def test_a_conversation_is_cut_where_any_of_its_turns_is(policy, monkeypatch, en
 
 
 def test_each_of_several_answers_is_asked_on_behind_its_own(policy, monkeypatch):
-    asked = []
+    conversations = []
 
     def scripted(_policy, prompts, args, **_):
-        asked.append([[message["content"] for message in prompt.messages] for prompt in prompts])
-        texts = [f"{len(asked)}.{i}" for i in range(len(prompts) * args.n)]
+        conversations.append([[message["content"] for message in prompt.messages] for prompt in prompts])
+        texts = [f"{len(conversations)}.{i}" for i in range(len(prompts) * args.n)]
         return SimpleNamespace(text=texts, lengths_B=torch.ones(len(texts)), finish=["stop"] * len(texts))
 
     monkeypatch.setattr(conversation, "write_answers", scripted)
     talks = [text for text, *_ in answers(policy, talking(Generation(n=2)))]
     first, second, third = QUESTIONS
-    assert asked[1] == [[first, "1.0", second], [first, "1.1", second]]
-    assert asked[2] == [[first, "1.0", second, "2.0", third], [first, "1.1", second, "2.1", third]]
+    assert conversations[1] == [[first, "1.0", second], [first, "1.1", second]]
+    assert conversations[2] == [[first, "1.0", second, "2.0", third], [first, "1.1", second, "2.1", third]]
     assert talks == ["A1: 1.0\nA2: 2.0\nA3: 3.0\n", "A1: 1.1\nA2: 2.1\nA3: 3.1\n", "1.2", "1.3"]
 
 

@@ -1,5 +1,7 @@
 """The engine on a scripted model: what is answered, graded, recorded, and what is never done twice."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from lit_uniopd.benchmarks.shards import Request
 from lit_uniopd.benchmarks.spec import Benchmark, BenchmarkSpec, Example, Generation, HubData, Report, Scoring
 from lit_uniopd.benchmarks.weights_fingerprint import weights_fingerprint
 from lit_uniopd.policy import PolicyArgs
-from lit_uniopd.rewards import GraderPool
+from lit_uniopd.rewards import GraderPool, custom, named_grader
 
 RIGHT, WRONG, HEDGED, CUT = "4", "5", "4 or 5", "so 4"
 
@@ -182,6 +184,24 @@ def test_what_changes_the_verdict_is_judged_anew_and_not_answered_anew(run, chan
     (fresh,) = run(Scripted(lambda text, k: r"\boxed{4.0}"), changed, "fresh").values()
     for name in ("grader", "gold", "correct", "reason", "also", "score"):
         assert getattr(again, name) == getattr(fresh, name)
+
+
+def test_a_users_grader_that_was_mended_judges_again(run, tmp_path, monkeypatch):
+    (tmp_path / "mended_grader.py").write_text("def is_right(text, gold):\n    return False\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tested = benchmark(["right"], scoring=Scoring(grader=named_grader("mended_grader.is_right")))
+    (before,) = run(Scripted(by_question), tested, "first").values()
+    assert before.correct is False
+    (same,) = run(Scripted(by_question), tested, "same", adopt=["first"]).values()
+    assert same.time == before.time
+    monkeypatch.setattr(custom, "_LOADED", {})  # a new process
+    monkeypatch.delitem(sys.modules, "mended_grader")
+    (tmp_path / "mended_grader.py").write_text("def is_right(text, gold):\n    return str(gold) in text  # mended\n")
+    importlib.invalidate_caches()
+    later = Scripted(by_question)
+    (after,) = run(later, tested, "later", adopt=["first"]).values()
+    assert not later.prompt_ids
+    assert after.correct is True
 
 
 def changed_weights(policy: Scripted, tested: Benchmark) -> Benchmark:

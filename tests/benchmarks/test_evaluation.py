@@ -158,8 +158,8 @@ def test_a_grader_that_needs_row_or_prompt_keeps_its_verdicts_and_another_judges
         verdicts[label] = {r.correct for r in run_records(doctored) if r.benchmark == "aime24"}
         count = sum(r.grader == grader for r in records)
         taken = {"needing": "row", "asking": "prompt"}.get(label)
-        told = f"{count} verdicts of {grader} stay as they were: it broke down here (TypeError: it takes {taken!r}"
-        assert (told in caplog.text) == (taken is not None)
+        sentence = f"{count} verdicts of {grader} stay as they were: it broke down here (TypeError: it takes {taken!r}"
+        assert (sentence in caplog.text) == (taken is not None)
     assert verdicts == {"needing": {False}, "asking": {False}, "not": {True}}
 
 

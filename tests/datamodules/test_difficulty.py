@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -167,9 +167,12 @@ def test_pass_counts_of_another_student_or_sampling_are_not_taken_for_this_ones(
         with pytest.raises(UserError, match=r"counts\.jsonl has answers of another policy or other settings; move it"):
             measure(model_dirs[model], source, path, n=n)
     assert read_difficulties(path) == counts
+    for changes in ({"grader": "numeric"}, {"answer_column": "domain"}):
+        with pytest.raises(UserError, match=r"counts\.jsonl has answers judged by another grader or gold answer; move"):
+            measure(model_dirs["student"], replace(source, **changes), path)
     assert len(measure(str(same), source, path)) == 6  # the same weights elsewhere
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    older = [{key: value for key, value in line.items() if key != "settings"} for line in lines[:2]]
+    older = [{key: line[key] for key in line.keys() - {"settings", "judged_by"}} for line in lines[:2]]
     path.write_text("".join(json.dumps(line) + "\n" for line in older))
     assert len(measure(model_dirs["student"], source, path)) == 6
 

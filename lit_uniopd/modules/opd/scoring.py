@@ -69,7 +69,8 @@ def update_batches(
     """
     batches: list[tuple[str, list[int]]] = []
     if teachers is not None:
-        rows = [row for row in rows if rollouts.teacher_ok_B[row]]
+        scored = rollouts.teacher_ok_B.tolist()
+        rows = [row for row in rows if scored[row]]
 
     def needed(name: str) -> str:
         return name if teachers is not None and teachers.is_here(name) else ""

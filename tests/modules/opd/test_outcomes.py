@@ -103,6 +103,13 @@ def test_solutions_that_do_not_say_where_their_answer_is_are_told(graders, caplo
     solved = asked("math", ["First we add.\nThen we have 5."] * 3 + ["So 5.\n#### 5"] * 3)
     (trial,) = try_golds(solved, graders)
     assert trial.refused == tuple(solved[:3])
+    for grader, refused in (
+        ("exact", 2),
+        ("anls", 2),
+        ("numeric", 0),
+    ):  # which the number behind the marks does not reach
+        (trial,) = try_golds(asked(grader, ["5", "So 5.\n#### 5", "#### 5"]), graders)
+        assert len(trial.refused) == refused, grader
     with caplog.at_level(logging.WARNING):
         check_golds(solved, graders, ["Shift"])
     assert "cannot use the gold answers of 3 of 6 training prompts" in caplog.text
