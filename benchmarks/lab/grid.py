@@ -10,6 +10,9 @@ from typing import Any
 from lit_uniopd.utils.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs/lab"
+GRIDS = sorted(path.name for path in CONFIGS.glob("*grid.yaml"))
+FAMILIES = sorted(path.stem for path in CONFIGS.glob("*questions.yaml"))
+"""Of primary questions; also the names of their summaries and tables."""
 MATCH = re.compile(r"^\{match:(\w+)\}$")
 
 

@@ -15,16 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.lab.grid import CONFIGS, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, FAMILIES, Cell, Grid
 from benchmarks.lab.paired_tests import holm, interval, p_of_difference, p_of_equivalence, seeds_needed
 from benchmarks.lab.report import LAST, Results, fill, paired, summary_of
 from benchmarks.lab.run import read_results
 from benchmarks.lab.summary_files import keep, read
 from lit_uniopd.utils.strict_yaml import read_yaml
-
-UNI_OPD, SELF_TEACHER = "questions", "self_teacher_questions"
-FAMILIES = (UNI_OPD, SELF_TEACHER)
-"""Files of configs/lab; also the names of the summaries and of the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class Family:
     questions: list[Question]
 
     @classmethod
-    def read(cls, name: str = UNI_OPD) -> "Family":
+    def read(cls, name: str = "questions") -> "Family":
         """Read a file of questions."""
         fields = read_yaml(CONFIGS / f"{name}.yaml")
         page, grid = Path(fields.pop("page")), Grid.read(CONFIGS / fields.pop("grid"))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.grid import CONFIGS, MATCH, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, FAMILIES, GRIDS, MATCH, Cell, Grid
 
 ROOT = Path("runs/lab")
 CURVES = (
@@ -48,9 +48,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", help="only these settings of the grid")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--seeds", nargs="*", type=int, help="instead of the grid's")
-    parser.add_argument("--grid", default="grid.yaml", help="file of configs/lab")
+    parser.add_argument("--grid", default="grid.yaml", choices=GRIDS, help="file of configs/lab")
     parser.add_argument(
-        "--questions", nargs="?", const="questions", help="the runs of this file of configs/lab instead"
+        "--questions", nargs="?", const="questions", choices=FAMILIES, help="the runs of these questions instead"
     )
     options = parser.parse_args()
     grid = Grid.read(CONFIGS / options.grid)
