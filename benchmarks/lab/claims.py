@@ -33,6 +33,8 @@ ENDPOINTS = {
     "chair_i": "hallucinated mentions, as a share",
     "recall": "objects named, as a share",
 }
+ASKED = {"uni_opd": "questions", "pairs": "preference_questions"}
+"""Laboratory -> its primary questions."""
 PLAIN = ("opd", "opd_long", "ln_dpo", "base")
 """What a part is added to; other bases are named beside the estimate."""
 BEFORE = "base"
@@ -149,13 +151,15 @@ def estimate(comparison: Comparison) -> Estimate | None:
 
 def from_questions(comparison: Comparison) -> Estimate | None:
     """From the primary question that asks for it, if all of its family have run."""
-    family = questions.Family.read()
-    if comparison.laboratory != "uni_opd" or (answers := questions.answers(family)) is None:
+    if (name := ASKED.get(comparison.laboratory)) is None:
+        return None
+    family = questions.Family.read(name)
+    if (answers := questions.answers(family)) is None:
         return None
     for question, (differences, p) in zip(family.questions, answers, strict=True):
         if (question.setting, question.arm, question.base) == (comparison.place, comparison.arm, comparison.base):
             bound = question.effect if question.equivalence else None
-            source = "`questions.jsonl`, asked beforehand"
+            source = f"`{name}.jsonl`, asked beforehand"
             return Estimate(len(differences), *interval(differences), p, source, adjusted=True, equal_within=bound)
     return None
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.lab.pairs                # everything that has no result yet, two runs at a time
     python -m benchmarks.lab.pairs --report       # fill the tables of docs/preference_laboratory.md
+    python -m benchmarks.lab.pairs --questions    # the runs of the primary questions instead (questions.py)
 
 Each arm's learning rate is chosen on separate seeds, by the accuracy that it reaches there with the noisy judge.
 Each run's result is a line in runs/lab/pairs/results.jsonl as soon as the run is done; a killed laboratory goes on
@@ -9,24 +10,38 @@ from there.
 """
 
 import argparse
-import hashlib
-import json
 import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.lab.pair_grid import (
+    ANSWERS,
+    ARMS,
+    BATCH,
+    PROMPTS,
+    RIGHT,
+    SEEDS,
+    SETTINGS,
+    STEPS,
+    TABLES,
+    TIED,
+    WRONG,
+    Judge,
+    Run,
+    digest,
+    pairs_of,
+)
 from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.report import fill, signed
-from benchmarks.lab.run import quiet
+from benchmarks.lab.run import quiet, read_results
 from benchmarks.lab.summary_files import keep
 from datamodules import PreferenceDataModule
 from datamodules.pair_sources import PairSourceArgs
@@ -40,54 +55,15 @@ from lit_uniopd.rewards import GRADERS
 from lit_uniopd.sampling import SamplingArgs
 from lit_uniopd.sampling.rollouts import write_answers
 from lit_uniopd.types import Prompt
-from lit_uniopd.utils.jsonl import append_lines, read_lines, write_lines
+from lit_uniopd.utils.jsonl import append_lines, write_lines
 
 ROOT, PAGE = Path("runs/lab/pairs"), Path("docs/preference_laboratory.md")
-TUNING_SEEDS, SEEDS = (42, 0), (11, 12, 13, 14, 15)
+TUNING_SEEDS = (42, 0)
 RATES = (1e-4, 3e-4, 1e-3)
-STEPS, BATCH, PROMPTS, ANSWERS = 60, 64, 1024, 8
-RIGHT, WRONG = 8.0, 5.0
-"""Quality of answers, which judges score with noise."""
 BASE = "ln_dpo"
-
-SETTINGS = {
-    "clean": {"noise": 0.5, "flipped": 0.0},
-    "noisy": {"noise": 2.5, "flipped": 0.0},
-    "flipped": {"noise": 0.5, "flipped": 0.25},
-}
-"""Standard deviation of the judge's scores, and share of pairs whose answers are swapped under their scores."""
-TIED = 0.25
-"""Share of pairs whose answers are both wrong, so that only noise tells them apart."""
-
-SUMS: dict[str, Any] = {"beta": 0.1}
-OMNI: dict[str, Any] = {"beta": 2.0, "gamma": 3.0, "tau_ref": 1.0, "lam": 0.2, "tau_good": 7.0}
-ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "dpo": ({"kind": "dpo", **SUMS}, {}),
-    "ln_dpo": ({"kind": "dpo", "average": True, "beta": 2.0}, {}),
-    "simpo": ({"kind": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}, {}),
-    "omni_dpo": (OMNI, {}),
-    "without_quality": ({**OMNI, "use_quality": False}, {}),
-    "without_performance": ({**OMNI, "performance": "off"}, {}),
-    "without_nll": ({**OMNI, "use_nll": False}, {}),
-    "without_normalisation": ({**OMNI, **SUMS, "average": False}, {}),
-    "focal": ({**OMNI, "performance": "focal"}, {}),
-    "quality_only": ({**OMNI, "performance": "off", "use_nll": False}, {}),
-    "gap_filter": ({"kind": "dpo", "average": True, "beta": 2.0}, {"min_gap": 2.0}),
-}
-"""Losses, and how their pairs are weighted or filtered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    setting: str
-    arm: str
-    seed: int
-    rate: float
-
-    @property
-    def key(self) -> str:
-        identity = [asdict(self), ARMS[self.arm], SETTINGS[self.setting], TIED, STEPS, BATCH, PROMPTS, ANSWERS]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+HELDOUT = Judge(noise=0.0)
+"""Whose pairs measure: it prefers the right answer."""
+HELDOUT_PAIRS = [asdict(HELDOUT), ANSWERS]
 
 
 def sample(policy: Policy, prompts: list[Prompt], n: int, seed: int) -> list[list[tuple[str, bool]]]:
@@ -101,6 +77,12 @@ def sample(policy: Policy, prompts: list[Prompt], n: int, seed: int) -> list[lis
     return [list(zip(texts, rights, strict=True))[i : i + n] for i in range(0, len(texts), n)]
 
 
+def pairs_file(setting: str, seed: int) -> Path:
+    """Where the pairs of a setting lie, or those that measure."""
+    made = HELDOUT_PAIRS if setting == "heldout" else pairs_of(setting)
+    return ROOT / f"{setting}-{digest(made)}-seed{seed}.jsonl"
+
+
 def prepare(seed: int) -> int:
     """Let a seed's student answer, and write the pairs of every setting and the clean held-out ones."""
     torch.set_num_threads(1)
@@ -110,25 +92,26 @@ def prepare(seed: int) -> int:
             prompts = [*read_prompts(SourceArgs(path=str(locate(f"{split}.jsonl", seed=seed))), "lab")]
             random.Random(seed).shuffle(prompts)
             answers = sample(policy, prompts[:count], ANSWERS, seed)
-            judges = SETTINGS if split == "train" else {"heldout": {"noise": 0.0, "flipped": 0.0}}
+            judges, tied = (SETTINGS, TIED) if split == "train" else ({"heldout": HELDOUT}, 0.0)
             for setting, judge in judges.items():
-                tied = TIED if split == "train" else 0.0
-                rows = make_pairs(prompts[:count], answers, seed=seed, tied=tied, **judge)
-                write_lines(ROOT / f"{setting}-seed{seed}.jsonl", list(rows))
+                write_lines(pairs_file(setting, seed), make_pairs(prompts[:count], answers, judge, tied, seed=seed))
     return seed
 
 
 def make_pairs(
-    prompts: list[Prompt],
-    answers: list[list[tuple[str, bool]]],
-    *,
-    seed: int,
-    noise: float,
-    flipped: float,
-    tied: float,
-) -> Iterator[dict[str, Any]]:
-    """A right against a wrong answer of each prompt that has both, and pairs of two wrong ones."""
+    prompts: list[Prompt], answers: list[list[tuple[str, bool]]], judge: Judge, tied: float, *, seed: int
+) -> list[dict[str, Any]]:
+    """A right against a wrong answer of each prompt that has both, and pairs of two wrong ones.
+
+    Args:
+        prompts: that were answered.
+        answers: of each prompt, with whether they are right.
+        judge: who scores them.
+        tied: twice this share of the prompts with three wrong answers gives a pair of two.
+        seed: of the choice of answers and of the judge's errors.
+    """
     rng = random.Random(seed)
+    rows: list[dict[str, Any]] = []
     for prompt, group in zip(prompts, answers, strict=True):
         right = list(dict.fromkeys(text for text, correct in group if correct))
         wrong = list(dict.fromkeys(text for text, correct in group if not correct))
@@ -138,21 +121,30 @@ def make_pairs(
         if len(wrong) > 2 and rng.random() < 2 * tied:
             pairs.append(((wrong[1], WRONG), (wrong[2], WRONG)))
         for pair in pairs:
-            judged = [(text, quality + rng.gauss(0, noise), quality) for text, quality in pair]
+            common = rng.gauss(0, judge.shared) if judge.shared else 0.0
+            judged = [(text, quality + common + judge.error(rng), quality) for text, quality in pair]
             (chosen, high, chosen_quality), (rejected, low, rejected_quality) = sorted(judged, key=lambda a: -a[1])
-            if rng.random() < flipped:
+            if rng.random() < judge.flipped:
                 chosen, rejected = rejected, chosen
                 chosen_quality, rejected_quality = rejected_quality, chosen_quality
             order = chosen_quality - rejected_quality
-            yield {
-                "prompt": [dict(message) for message in prompt.messages],
-                "chosen": chosen,
-                "rejected": rejected,
-                "score_chosen": high,
-                "score_rejected": low,
-                "domain": prompt.domain,
-                "kind": "tied" if order == 0 else "true" if order > 0 else "wrong",
-            }
+            rows.append(
+                {
+                    "prompt": [dict(message) for message in prompt.messages],
+                    "chosen": chosen,
+                    "rejected": rejected,
+                    "score_chosen": high,
+                    "score_rejected": low,
+                    "domain": prompt.domain,
+                    "kind": "tied" if order == 0 else "true" if order > 0 else "wrong",
+                }
+            )
+    if judge.dealt_out:
+        scores = [(row["score_chosen"], row["score_rejected"]) for row in rows]
+        rng.shuffle(scores)
+        for row, (high, low) in zip(rows, scores, strict=True):
+            row |= {"score_chosen": high, "score_rejected": low}
+    return rows
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -171,8 +163,8 @@ def train(run: Run) -> dict[str, Any]:
             seed=run.seed,
         )
         data = PreferenceDataModule(
-            train=PairSourceArgs(path=str(ROOT / f"{run.setting}-seed{run.seed}.jsonl")),
-            val=PairSourceArgs(path=str(ROOT / f"heldout-seed{run.seed}.jsonl")),
+            train=PairSourceArgs(path=str(pairs_file(run.setting, run.seed))),
+            val=PairSourceArgs(path=str(pairs_file("heldout", run.seed))),
             batch_size=BATCH,
             val_batch_size=256,
             weighting=PairWeightArgs(eta=0.7, **weighting),
@@ -211,7 +203,8 @@ def train(run: Run) -> dict[str, Any]:
 def run_all(runs: list[Run], results: dict[str, dict[str, Any]], workers: int) -> None:
     """Run what has no result yet."""
     waiting = [run for run in runs if run.key not in results]
-    missing = sorted({run.seed for run in waiting if not (ROOT / f"heldout-seed{run.seed}.jsonl").exists()})
+    needed = {(name, run.seed) for run in waiting for name in (run.setting, "heldout")}
+    missing = sorted({seed for name, seed in needed if not pairs_file(name, seed).exists()})
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for seed in pool.map(prepare, missing):
             print(f"seed {seed}: pairs are there", flush=True)
@@ -241,7 +234,7 @@ def best_rates(results: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 
 def final_runs(rates: dict[str, float]) -> list[Run]:
-    return [Run(setting, arm, seed, rates[arm]) for seed in SEEDS for setting in SETTINGS for arm in ARMS]
+    return [Run(setting, arm, seed, rates[arm]) for seed in SEEDS for setting in TABLES for arm in ARMS]
 
 
 def report(results: dict[str, dict[str, Any]]) -> None:
@@ -249,7 +242,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     rates = best_rates(results)
     keep("pairs", [results[run.key] for run in final_runs(rates)])
     page = PAGE.read_text()
-    for setting in SETTINGS:
+    for setting in TABLES:
         runs_of = {arm: [results[Run(setting, arm, seed, rates[arm]).key] for seed in SEEDS] for arm in ARMS}
         lines = [
             "| arm | lr | math | code | accuracy | minus `ln_dpo` (95 %) | `omni_dpo` minus it (95 %) | "
@@ -278,9 +271,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--report", action="store_true", help="only fill the tables")
+    parser.add_argument("--questions", action="store_true", help="the runs of the primary questions, without a report")
     options = parser.parse_args()
     ROOT.mkdir(parents=True, exist_ok=True)
-    results = {result["key"]: result for result in read_lines(ROOT / "results.jsonl")}
+    results = read_results(ROOT)
+    if options.questions:
+        from benchmarks.lab.questions import Family
+
+        run_all(Family.read("preference_questions").cells(), results, options.workers)
+        return
     if not options.report:
         run_all(tuning_runs(), results, options.workers)
         run_all(final_runs(best_rates(results)), results, options.workers)

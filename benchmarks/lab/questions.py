@@ -3,6 +3,7 @@
     python -m benchmarks.lab.questions --plan                        # what is asked, and the seeds that it takes
     python -m benchmarks.lab.run --questions                         # Uni-OPD's runs that have no result yet
     python -m benchmarks.lab.run --questions self_teacher_questions  # the self-teacher's
+    python -m benchmarks.lab.pairs --questions                       # Omni-DPO's
     python -m benchmarks.lab.questions                               # keep summaries of all, and fill in the tables
 
 The tables are made from the kept summaries alone, so that whoever has no runs can make them again; so are the claims of
@@ -12,20 +13,25 @@ docs/results.md (claims.py), which are filled in with them.
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks.lab.grid import CONFIGS, FAMILIES, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, FAMILIES, Grid
+from benchmarks.lab.pair_grid import SEEDS, PairGrid
 from benchmarks.lab.paired_tests import holm, interval, p_of_difference, p_of_equivalence, seeds_needed
 from benchmarks.lab.report import LAST, Results, fill, paired, summary_of
-from benchmarks.lab.run import read_results
+from benchmarks.lab.run import ROOT, read_results
 from benchmarks.lab.summary_files import keep, read
 from lit_uniopd.utils.strict_yaml import read_yaml
+
+COLUMNS = LAST | {"math": "math", "code": "code", "pairs": "held-out pairs ranked rightly"}
+"""What else tables show of a run, as far as it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A paired comparison of two arms' final accuracy.
+    """A paired comparison of two arms' accuracy.
 
     Attributes:
         effect: the smallest difference of interest, or the bound of equivalence.
@@ -53,12 +59,12 @@ class Family:
     Attributes:
         name: of its file, summaries and tables.
         page: that has the tables.
-        grid: has the arms; its seeds were the pilot.
+        grid: has the runs; its seeds were the pilot.
     """
 
     name: str
     page: Path
-    grid: Grid
+    grid: Grid | PairGrid
     seeds: list[int]
     alpha: float
     power: float
@@ -68,20 +74,33 @@ class Family:
     def read(cls, name: str = "questions") -> "Family":
         """Read a file of questions."""
         fields = read_yaml(CONFIGS / f"{name}.yaml")
-        page, grid = Path(fields.pop("page")), Grid.read(CONFIGS / fields.pop("grid"))
+        page = Path(fields.pop("page"))
+        grid = Grid.read(CONFIGS / fields.pop("grid")) if "grid" in fields else PairGrid(SEEDS, fields.pop("rate"))
         questions = [Question(**question) for question in fields.pop("questions")]
         return cls(name, page, grid, **fields, questions=questions)
+
+    @property
+    def endpoint(self) -> str:
+        """Of a run's result: what is compared."""
+        return "accuracy" if isinstance(self.grid, PairGrid) else "final"
 
     def needed(self, question: Question) -> int:
         """Seeds for the power at the strictest of Holm's levels."""
         level = self.alpha / len(self.questions)
         return seeds_needed(question.pilot_sd, question.effect, level, self.power, equivalence=question.equivalence)
 
-    def cells(self, *, pilot: bool = False) -> list[Cell]:
+    def cells(self, *, pilot: bool = False) -> list[Any]:
         """The runs of both arms of every question, those that others are matched to first; or those of the pilot."""
         arms = {(q.setting, arm) for q in self.questions for arm in (q.arm, q.base)}
-        wide = Grid(self.grid.seeds if pilot else self.seeds, self.grid.arms, self.grid.settings)
-        return [cell for setting in wide.settings for cell in wide.cells(setting) if (cell.setting, cell.arm) in arms]
+        grid = self.grid if pilot else replace(self.grid, seeds=self.seeds)
+        return [run for setting in grid.settings for run in grid.cells(setting) if (run.setting, run.arm) in arms]
+
+    def results(self) -> list[dict[str, Any]]:
+        """What is kept of the runs that are done, the pilot's too."""
+        keys = {run.key for run in (*self.cells(), *self.cells(pilot=True))}
+        if isinstance(self.grid, PairGrid):
+            return [result for key, result in read_results(ROOT / "pairs").items() if key in keys]
+        return [summary_of(result) for key, result in read_results().items() if key in keys]
 
 
 def main() -> None:
@@ -96,25 +115,18 @@ def main() -> None:
     from benchmarks.lab import claims  # which reads the answers
 
     for family in families:
-        keep_summaries(family)
+        keep(family.name, family.results())
         page = fill(family.page.read_text(), family.name, tables(family, read_summaries(family)))
         if f"<!-- {family.name} pilot -->" in page:
-            page = fill(page, f"{family.name} pilot", arms_table(read_summaries(family, pilot=True)))
+            page = fill(page, f"{family.name} pilot", arms_table(family, read_summaries(family, pilot=True)))
         family.page.write_text(page)
         print(f"{family.page} is up to date.")
     claims.write()
 
 
-def keep_summaries(family: Family) -> None:
-    """Add results of runs/lab to the kept ones."""
-    results = read_results()
-    keys = [cell.key for cell in (*family.cells(), *family.cells(pilot=True))]
-    keep(family.name, [summary_of(results[key]) for key in keys if key in results])
-
-
 def read_summaries(family: Family, *, pilot: bool = False) -> Results:
     """Kept results of the questions' runs, or of the pilot's, as they are configured now."""
-    keys = {cell.key for cell in family.cells(pilot=pilot)}
+    keys = {run.key for run in family.cells(pilot=pilot)}
     results: Results = {}
     for row in read(family.name):
         if row["key"] in keys:
@@ -124,22 +136,24 @@ def read_summaries(family: Family, *, pilot: bool = False) -> Results:
 
 def tables(family: Family, results: Results) -> str:
     """Markdown: the questions, and what each arm came to."""
-    return "\n\n".join(filter(None, (table(family, results), arms_table(results))))
+    return "\n\n".join(filter(None, (table(family, results), arms_table(family, results))))
 
 
-def arms_table(results: Results) -> str:
+def arms_table(family: Family, results: Results) -> str:
     """Markdown: means over the seeds that have run, with standard deviations of the accuracy; nothing without any."""
     if not results:
         return ""
+    measured = {tag for runs in results.values() for run in runs.values() for tag in run}
+    columns = {tag: name for tag, name in COLUMNS.items() if tag in measured}
     lines = [
-        f"| setting | arm | seeds | final accuracy | {' | '.join(LAST.values())} |",
-        "|---" * (4 + len(LAST)) + "|",
+        f"| setting | arm | seeds | final accuracy | {' | '.join(columns.values())} |",
+        "|---" * (4 + len(columns)) + "|",
     ]
     for (setting, arm), runs in results.items():
-        accuracies = [run["final"] for run in runs.values()]
+        accuracies = [run[family.endpoint] for run in runs.values()]
         spread = f" (sd {statistics.stdev(accuracies):.3f})" if len(accuracies) > 1 else ""
         cells = [setting, f"`{arm}`", str(len(runs)), f"{statistics.fmean(accuracies):.3f}{spread}"]
-        for tag in LAST:
+        for tag in columns:
             values = [run[tag] for run in runs.values() if tag in run]
             cells.append(f"{statistics.fmean(values):.3g}" if values else "")
         lines.append("| " + " | ".join(cells) + " |")
@@ -172,7 +186,9 @@ def differences_of(family: Family, results: Results) -> list[list[float]]:
     differences: list[list[float]] = []
     for question in family.questions:
         arms = [(question.setting, arm) in results for arm in (question.arm, question.base)]
-        differences.append(paired(results, question.setting, question.arm, question.base, "final") if all(arms) else [])
+        differences.append(
+            paired(results, question.setting, question.arm, question.base, family.endpoint) if all(arms) else []
+        )
     return differences
 
 

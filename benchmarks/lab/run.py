@@ -61,6 +61,8 @@ def main() -> None:
         from benchmarks.lab.questions import Family
 
         family = Family.read(options.questions)
+        if not isinstance(family.grid, Grid):
+            parser.error("--questions preference_questions are of `python -m benchmarks.lab.pairs --questions`")
         grid, cells = family.grid, family.cells()
     results = read_results()
     waiting = [cell for cell in cells if cell.key not in results]
@@ -94,9 +96,9 @@ def main() -> None:
                 )
 
 
-def read_results() -> dict[str, dict[str, Any]]:
-    """Key of the cell -> its result; a line that a killed run left half written is dropped."""
-    path, results = ROOT / "results.jsonl", {}
+def read_results(root: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Key of the run -> its result; a line that a killed run left half written is dropped."""
+    path, results = (root or ROOT) / "results.jsonl", {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             result = json.loads(line)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.lab.charts import read_table
-from benchmarks.lab.pairs import SETTINGS, TIED, make_pairs
+from benchmarks.lab.pair_grid import SETTINGS, TABLES, TIED
+from benchmarks.lab.pairs import make_pairs
 from lit_uniopd.diagnostics import advice
 from lit_uniopd.diagnostics.advice import (
     OrderTotals,
@@ -102,8 +103,8 @@ def test_quality_weights_of_the_laboratorys_pairs_are_as_even():
     """Its 2000 prompts have a right and four wrong answers, as tests/lab/test_pairs.py has them."""
     prompts = [Prompt(id=str(i), messages=({"role": "user", "content": f"{i}"},)) for i in range(2000)]
     answers = [[("yes", True), ("no", False), ("never", False), ("no", False), ("nowhere", False)]] * len(prompts)
-    for judge in SETTINGS.values():
-        pairs = list(make_pairs(prompts, answers, seed=1, tied=TIED, **judge))
+    for setting in TABLES:
+        pairs = make_pairs(prompts, answers, SETTINGS[setting], TIED, seed=1)
         high, low = (torch.tensor([pair[f"score_{side}"] for pair in pairs]) for side in ("chosen", "rejected"))
         share = effective_share(quality_weights(high, low, eta=0.7))
         assert share == pytest.approx(0.97, abs=0.01)

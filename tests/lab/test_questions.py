@@ -52,7 +52,9 @@ def test_holm_by_hand():
     assert paired_tests.holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-@pytest.mark.parametrize(("name", "arms"), [("questions", 7), ("self_teacher_questions", 6)])
+@pytest.mark.parametrize(
+    ("name", "arms"), [("questions", 7), ("self_teacher_questions", 6), ("preference_questions", 13)]
+)
 def test_seeds_are_enough_and_no_pilots(name, arms):
     family = Family.read(name)
     assert max(map(family.needed, family.questions)) <= len(family.seeds)
@@ -112,7 +114,7 @@ def test_the_pilot_of_the_self_teacher_is_that_of_the_kept_summaries_and_gave_it
     family = Family.read("self_teacher_questions")
     pilot = questions.read_summaries(family, pilot=True)
     text = (ROOT / family.page).read_text().split("<!-- self_teacher_questions pilot -->")[1]
-    assert text.split("<!-- end")[0].strip() == questions.arms_table(pilot)
+    assert text.split("<!-- end")[0].strip() == questions.arms_table(family, pilot)
     for question in family.questions:
         differences = [
             pilot[question.setting, question.arm][seed]["final"] - pilot[question.setting, question.base][seed]["final"]
@@ -128,9 +130,10 @@ def test_arms_show_what_answers_were_like_at_the_end():
             2: {"final": 0.7, "train/entropy": 0.75, "rollout/length": 13.0},
         }
     }
-    assert questions.arms_table(results).splitlines() == [
-        "| setting | arm | seeds | final accuracy | entropy | tokens an answer | distinct answers |",
-        "|---|---|---|---|---|---|---|",
-        "| s | `long` | 2 | 0.600 (sd 0.141) | 0.5 | 12.5 |  |",
+    family = Family.read()
+    assert questions.arms_table(family, results).splitlines() == [
+        "| setting | arm | seeds | final accuracy | entropy | tokens an answer |",
+        "|---|---|---|---|---|---|",
+        "| s | `long` | 2 | 0.600 (sd 0.141) | 0.5 | 12.5 |",
     ]
-    assert not questions.arms_table({})
+    assert not questions.arms_table(family, {})
