@@ -3,6 +3,8 @@
 strong_teacher             twice as wide as the student, careful in both domains, trained from scratch
 unreliable_math_teacher    careful in the first two steps, mostly confused from the third on: for longer prompts it
 unreliable_code_teacher    prefers wrong answers to right ones
+narrow_math_teacher        trained on prompts without half of what can be confused (``UNSEEN``): in others it prefers
+narrow_code_teacher        what came of that, nobody chose it
 fresh.jsonl                held-out prompts that no setting was chosen on
 short.jsonl                training prompts of one and two steps only
 """
@@ -22,10 +24,16 @@ from lit_uniopd.playground.tasks import DOMAINS, Careless, Domain, distinct_prom
 from lit_uniopd.playground.training import answer_loss, answers_of, train_until
 from lit_uniopd.utils.seeding import derive_seed
 
-VARIANTS = ("strong_teacher", *(f"unreliable_{domain}_teacher" for domain in DOMAINS), "fresh.jsonl", "short.jsonl")
+VARIANTS = (
+    "strong_teacher",
+    *(f"{kind}_{domain}_teacher" for kind in ("unreliable", "narrow") for domain in DOMAINS),
+    *("fresh.jsonl", "short.jsonl"),
+)
 UNRELIABLE = 0.7
 """Share of the steps from the third on that an unreliable teacher confuses."""
 RELIABLE_STEPS = 2
+UNSEEN: dict[Domain, tuple[str, ...]] = {"math": ("-3", "-4"), "code": ("L",)}
+"""What no prompt has that a narrow teacher was trained on."""
 FRESH_PROMPTS, SHORT_PROMPTS = 256, 1024
 """Per domain."""
 WIDENING = 2
@@ -53,7 +61,7 @@ def locate_variant(name: str, root: str | Path, seed: int, recipe: Recipe | None
         elif name == "strong_teacher":
             save(_strong(seed, chosen), path)
         else:
-            save(_unreliable(playground.student, "math" if "math" in name else "code", seed, chosen), path)
+            save(_out_of_depth(playground.student, name, seed, chosen), path)
 
     return once(Path(root) / f"seed{seed}-variants{FORMAT}" / name, make)
 
@@ -89,17 +97,29 @@ def _strong(seed: int, recipe: Recipe) -> PreTrainedModel:
     )[0]
 
 
-def _unreliable(student: Path, domain: Domain, seed: int, recipe: Recipe) -> PreTrainedModel:
-    """The student, trained on with answers that are careful in the first steps only."""
-    short = distinct_prompts(seed, domain, "stopping", recipe.stopping_prompts // 2, (1, RELIABLE_STEPS))
+def _out_of_depth(student: Path, name: str, seed: int, recipe: Recipe) -> PreTrainedModel:
+    """The student, trained on with answers that are careful in the first steps only, or to some prompts only."""
+    domain: Domain = "math" if "math" in name else "code"
+    narrow = name.startswith("narrow")
+    if narrow:
+        stopping = [p for p in distinct_prompts(seed, domain, "stopping", 4 * recipe.stopping_prompts) if _seen(p)]
+    else:
+        stopping = distinct_prompts(seed, domain, "stopping", recipe.stopping_prompts // 2, (1, RELIABLE_STEPS))
+
+    def draw(rng: random.Random) -> str:
+        prompt = draw_prompt(rng, domain, rng.randint(1, 4), "train")
+        while narrow and not _seen(prompt):
+            prompt = draw_prompt(rng, domain, rng.randint(1, 4), "train")
+        return prompt
 
     def loss(model: PreTrainedModel, rng: random.Random, step: int) -> Tensor:
-        prompts = [draw_prompt(rng, domain, rng.randint(1, 4), "train") for _ in range(recipe.batch_size)]
-        return answer_loss(model, [(prompt, solve(prompt, _careful_at_first(rng))) for prompt in prompts])
+        prompts = [draw(rng) for _ in range(recipe.batch_size)]
+        answers = [solve(prompt) if narrow else solve(prompt, _careful_at_first(rng)) for prompt in prompts]
+        return answer_loss(model, list(zip(prompts, answers, strict=True)))
 
     def score(model: PreTrainedModel) -> float:
-        answers = answers_of(model, short, temperature=0.0)
-        return sum(answer == solve(prompt) for prompt, answer in zip(short, answers, strict=True)) / len(short)
+        answers = answers_of(model, stopping, temperature=0.0)
+        return sum(answer == solve(prompt) for prompt, answer in zip(stopping, answers, strict=True)) / len(stopping)
 
     return train_until(
         AutoModelForCausalLM.from_pretrained(student),
@@ -111,9 +131,14 @@ def _unreliable(student: Path, domain: Domain, seed: int, recipe: Recipe) -> Pre
         check_every=25,
         max_steps=recipe.max_steps,
         averaging=0.97,
-        seed=derive_seed("playground", seed, domain, "unreliable"),
-        label=f"playground: the unreliable {domain} teacher learns",
+        seed=derive_seed("playground", seed, domain, "narrow" if narrow else "unreliable"),
+        label=f"playground: the {name.replace('_', ' ')} learns",
     )[0]
+
+
+def _seen(prompt: str) -> bool:
+    """Whether a narrow teacher was trained on prompts like this."""
+    return not any(step in prompt for step in UNSEEN["math" if prompt.startswith("M") else "code"])
 
 
 def _careful_at_first(rng: random.Random) -> Careless:

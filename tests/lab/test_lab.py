@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab import paired_tests, report, run
-from benchmarks.lab.grid import Cell, Grid
+from benchmarks.lab.grid import CONFIGS, GRIDS, Cell, Grid
 from lit_uniopd.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -18,10 +18,10 @@ def at_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("arm", Grid.read().arms)
+@pytest.mark.parametrize(("file", "arm"), [(file, arm) for file in GRIDS for arm in Grid.read(CONFIGS / file).arms])
 @pytest.mark.thinned(7)
-def test_every_arm_is_understood(arm, capsys):
-    grid = Grid.read()
+def test_every_arm_is_understood(file, arm, capsys):
+    grid = Grid.read(CONFIGS / file)
     setting = next(name for name, chosen in grid.settings.items() if arm in chosen["arms"])
     (cell, *_) = [cell for cell in grid.cells(setting) if cell.arm == arm]
     fill = {"{difficulty}": "counts.jsonl"}
@@ -31,8 +31,9 @@ def test_every_arm_is_understood(arm, capsys):
     assert stopped.value.code == 0, capsys.readouterr().err
 
 
-def test_arms_that_are_matched_come_last_and_have_their_partner():
-    grid = Grid.read()
+@pytest.mark.parametrize("file", GRIDS)
+def test_arms_that_are_matched_come_last_and_have_their_partner(file):
+    grid = Grid.read(CONFIGS / file)
     for setting in grid.settings:
         cells = grid.cells(setting)
         needy = [cell.needs is not None for cell in cells]
