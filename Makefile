@@ -73,6 +73,7 @@ lab: install  ## when does each part of Uni-OPD help? 350 paired runs, about an 
 lab-questions: install  ## the laboratories' primary questions on 20 seeds of their own; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run --questions
 	$(BIN)/python -m benchmarks.lab.run --questions self_teacher_questions
+	$(BIN)/python -m benchmarks.lab.run --questions narrow_questions
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs --questions
 	$(BIN)/python -m benchmarks.lab.questions
 

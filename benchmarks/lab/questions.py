@@ -2,7 +2,7 @@
 
     python -m benchmarks.lab.questions --plan                        # what is asked, and the seeds that it takes
     python -m benchmarks.lab.run --questions                         # Uni-OPD's runs that have no result yet
-    python -m benchmarks.lab.run --questions self_teacher_questions  # the self-teacher's
+    python -m benchmarks.lab.run --questions self_teacher_questions  # the self-teacher's (narrow_questions: others)
     python -m benchmarks.lab.pairs --questions                       # Omni-DPO's
     python -m benchmarks.lab.questions                               # keep summaries of all, and fill in the tables
 
