@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from tiny import make_model
 
 from docs import hooks  # what `make docs` runs
 from lit_uniopd.cli import main
-from lit_uniopd.cli.commands import COMMANDS
+from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS
+from lit_uniopd.cli.early_check import refuse_unknown_options
 from lit_uniopd.cli.entry_point import spell_out
 from lit_uniopd.cli.error_messages import OneSentenceParser
+from lit_uniopd.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -148,10 +151,15 @@ def parser() -> OneSentenceParser:
     return uniopd_parser()
 
 
+def words_of(line: str) -> list[str]:
+    """What stands behind `uniopd`."""
+    whole = line.replace("-c ... ", "-c configs/sft.yaml ")
+    return [word for word in shlex.split(whole, comments=True)[1:] if word != "..."]
+
+
 def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command of `uniopd`, to the end or to its help."""
-    whole = line.replace("-c ... ", "-c configs/sft.yaml ")
-    arguments = [word for word in shlex.split(whole, comments=True)[1:] if word != "..."]
+    arguments = words_of(line)
     try:
         if arguments[0] in COMMANDS:
             with monkeypatch.context() as patch:
@@ -192,6 +200,21 @@ def test_every_command_is_understood(part, parser, desk, monkeypatch, capsys):
             wrong[f"{COMMAND_LINES[line]}: {line}"] = str(error)
     assert not wrong, json.dumps(wrong, indent=1)
     assert len(UNIOPD) > 60
+
+
+def test_no_command_is_refused_early(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    refused = []
+    for words in map(words_of, UNIOPD):
+        if words[0] in TRAINER_COMMANDS:
+            with suppress(UserError):  # of a config that the page has the reader write
+                words = spell_out(words)
+            refuse_unknown_options(words)
+            with suppress(UserError):
+                refuse_unknown_options([*words, "--trainer.nonsense", "3", "--model.nonsense", "3"])
+                continue
+            refused.append(words)
+    assert len(refused) > 40  # the others ask for help, or end in a flag
 
 
 @pytest.mark.slow

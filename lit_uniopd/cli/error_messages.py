@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_uniopd.cli.arguments import as_typed, may_be_null, one_by_one, texts_of_values
+from lit_uniopd.cli.early_check import options_of_classes
 from lit_uniopd.cli.parse_errors import sentence
 from lit_uniopd.errors import UserError, causes
 from lit_uniopd.utils.near_names import did_you_mean
@@ -64,6 +65,7 @@ class OneSentenceParser(LightningArgumentParser):
         configs = {str(path): read_yaml(path) for path in files if path.is_file()}
         parser = getattr(ex, "subcommand_parser", self)
         known = [action.dest for action in parser._actions if "help" not in action.dest.split(".")]
+        known += options_of_classes(getattr(self, "args", ()))
         if valueless := re.search(r"argument ([-\w./]+): expected one argument", message):
             name = valueless[1].rpartition("/")[2]
             bare = (arg for arg in getattr(self, "args", ()) if re.match(rf"{name}[\w.]*$", arg))

@@ -155,7 +155,7 @@ def options_of(class_path: str) -> list[str]:
 
 
 def nearest(key: str, known: Collection[str]) -> str | None:
-    """The option that was meant, or None."""
+    """The one of those known that was meant, or None."""
     longer = [each for each in known if each.startswith(key)]
     near = longer if len(longer) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     if near:
@@ -163,7 +163,10 @@ def nearest(key: str, known: Collection[str]) -> str | None:
     first, dot, rest = key.partition(".")
     sections = {each.partition(".")[0] for each in known}
     near = difflib.get_close_matches(first, sections - {first}, n=1)
-    return near[0] + dot + rest if near else None
+    meant = near[0] + dot + rest if near else ""
+    while meant and meant not in known:  # what is wrong below the section as well, or cannot be told
+        meant = meant.rpartition(".")[0]
+    return meant or None
 
 
 def unknown_option(flag: str, option: str, known: Collection[str]) -> str:
@@ -181,6 +184,15 @@ def unknown_option(flag: str, option: str, known: Collection[str]) -> str:
     names = dict.fromkeys(each.removeprefix(prefix).partition(".")[0] for each in known if each.startswith(prefix))
     there = f" (there are {', '.join(names)})" if names else ""
     return f"--{flag}: there is no such option{there}"
+
+
+def listed_by(help_of: str) -> str:
+    """The end of a sentence: where to look.
+
+    Args:
+        help_of: the option that prints it, ``help`` or ``model.help=lit_uniopd.modules.UniOPD``.
+    """
+    return f"`uniopd fit --{help_of}` lists what there is."
 
 
 def expectation(texts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -306,8 +318,7 @@ def sentence(message: str, known: Collection[str], configs: Mapping[str, Any]) -
     for file, settings in () if typed or not keys else configs.items():
         if there := in_config(keys, None if name else first.value, settings):
             flag, where = there, f" (in {file})"
-    help_of = f"{first.keys[0]}.help={first.classes[0]}" if first.classes and first.keys else "help"
-    lists = f"`uniopd fit --{help_of}` lists what there is."
+    lists = listed_by(f"{first.keys[0]}.help={first.classes[0]}" if first.classes and first.keys else "help")
     if name == "class_path":
         flag, name = _beside_class_path(message, flag)
         return f"{unknown_option(flag, name, ['class_path', 'init_args', 'dict_kwargs'])}{where}; {lists}"

@@ -29,7 +29,18 @@ def test_versions_of_the_stack_without_loading_it():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], [], ["fitt"], ["doctor", "--help"], ["export", "--help"], ["export"]], ids=" ".join
+    "arguments",
+    [
+        ["--help"],
+        [],
+        ["fitt"],
+        ["doctor", "--help"],
+        ["export", "--help"],
+        ["export"],
+        ["fit", "-c", "quickstart", "--model.sampling.nn", "3"],
+        ["fit", "--trainr.max_steps", "3"],
+    ],
+    ids=" ".join,
 )
 def test_help_and_mistyped_commands_load_no_models(arguments):
     code = (

@@ -317,6 +317,7 @@ REMEDY = re.compile(
 """What to do, or what must be the case."""
 PUT_TOGETHER = {
     "lit_uniopd/benchmarks/judging/args.py": "a judge's sentence under the option's name there (tests/benchmarks/judging/test_evaluation.py)",
+    "lit_uniopd/cli/early_check.py": "the parser's own sentence about an unknown option (tests/cli/test_early_check.py)",
     "lit_uniopd/cli/error_messages.py": "its sentences are put together from the parser's and Lightning's; the tests above have them",
     "lit_uniopd/doctor/unstarted_run.py": "fit's own sentence, with the doctor's help named beside",
     "lit_uniopd/memory/suggestions.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",

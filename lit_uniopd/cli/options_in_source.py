@@ -1,0 +1,138 @@
+"""What our classes take, read from their source: to import them is to import torch."""
+
+import ast
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("lit_uniopd", "datamodules")
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The dataclass that an option holds."""
+
+    module: str
+    name: str
+    plain: bool = True
+    """Whether it holds nothing else, as null or a list: the parser then counts its options among those of the class."""
+    by_name: bool = False
+    """Whether it holds many, each below a name of the user's, as teachers are."""
+
+
+Options = Mapping[str, Held | None]
+"""Option -> what it holds; None: what can be below it, only the parser knows."""
+
+
+@cache
+def options_in_source(module: str, name: str) -> Options | None:
+    """The options of a class as the parser has them, those of plain dataclasses behind theirs, joined by dots.
+
+    Args:
+        module: that defines it, or imports it.
+        name: of the class.
+
+    Returns:
+        None if it, or a base that it has options from, is not ours.
+    """
+    own = _own(module, name)
+    if own is None:
+        return None
+    options: dict[str, Held | None] = {}
+    for key, held in own.items():
+        below = options_in_source(held.module, held.name) if held and held.plain else None
+        options |= {key: held, **{f"{key}.{each}": inside for each, inside in (below or {}).items()}}
+    return options
+
+
+@cache
+def trainer_methods() -> Mapping[str, list[str]]:
+    """What each method of Lightning's trainer takes, by its name; empty if Lightning has it in another file."""
+    spec = importlib.util.find_spec("lightning")
+    file = Path(spec.origin).parent / "pytorch/trainer/trainer.py" if spec and spec.origin else None
+    body = ast.parse(file.read_bytes()).body if file and file.is_file() else []
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Trainer"]
+    methods = [node for cls in classes for node in cls.body if isinstance(node, ast.FunctionDef)]
+    return {method.name: [each.arg for each in _parameters(method)] for method in methods}
+
+
+def _own(module: str, name: str) -> dict[str, Held | None] | None:
+    module, cls = _definition(module, name)
+    if not isinstance(cls, ast.ClassDef):
+        return None
+    own: dict[str, Held | None] = {}
+    inherits = True
+    is_data = _is_dataclass(cls)
+    for node in cls.body:
+        if is_data and isinstance(node, ast.AnnAssign):
+            own[ast.unparse(node.target)] = _held(module, node.annotation)
+        elif not is_data and isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            own = {each.arg: _held(module, each.annotation) for each in _parameters(node)}
+            inherits = node.args.kwarg is not None
+    for base in cls.bases if inherits else ():
+        above = _own(module, ast.unparse(base))
+        if above is None:
+            return None
+        own = above | own if is_data else own | {key: above[key] for key in above if key not in own}
+    return own
+
+
+def _parameters(method: ast.FunctionDef) -> list[ast.arg]:
+    return [*method.args.args[1:], *method.args.kwonlyargs]  # without self
+
+
+def _is_dataclass(cls: ast.ClassDef) -> bool:
+    return any(ast.unparse(each).startswith("dataclass") for each in cls.decorator_list)
+
+
+def _held(module: str, annotation: ast.expr | None) -> Held | None:
+    match annotation:
+        case ast.Name(id=name):
+            module, node = _definition(module, name)
+            if not isinstance(node, ast.ClassDef):
+                return _held(module, node)  # of an alias
+            return Held(module, node.name) if _is_dataclass(node) else None
+        case ast.BinOp(left=left, right=right) if ast.unparse(right) in ("None", f"list[{ast.unparse(left)}]"):
+            held = _held(module, left)
+            return replace(held, plain=False) if held else None
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), value])):
+            held = _held(module, value)
+            return replace(held, plain=False, by_name=True) if held and not held.by_name else None
+    return None
+
+
+def _definition(module: str, name: str) -> tuple[str, Any]:
+    """The module that a name is from, and its source there; None: it is not ours."""
+    node: Any = (module, name)
+    while isinstance(node, tuple):
+        module, name = node
+        node = _names_in(module).get(name)
+    return module, node
+
+
+@cache
+def _names_in(module: str) -> Mapping[str, Any]:
+    """What a module of ours defines, as source, and what it imports, as (module, name)."""
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package) if package in _PACKAGES else None  # which imports nothing
+    path = _ROOT.joinpath(package, *parts)
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if spec is None or spec.origin != str(_ROOT / package / "__init__.py") or not file.is_file():
+        return {}  # also of a user's package that hides ours
+    names: dict[str, Any] = {}
+    waiting = ast.parse(file.read_bytes()).body
+    for node in waiting:  # which grows on the way
+        match node:
+            case ast.ImportFrom(module=str(source), level=0):
+                names |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
+            case ast.ClassDef():
+                names[node.name] = node
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                names[name] = value
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                waiting += node.orelse
+    return names
