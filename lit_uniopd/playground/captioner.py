@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from transformers import (
 
 from lit_uniopd.playground.cache import cached
 from lit_uniopd.playground.images import PATCH, SIDE
-from lit_uniopd.playground.scenes import QUESTION, Scene, draw_scene, draw_scenes, words, write_caption
+from lit_uniopd.playground.scenes import (
+    QUESTION,
+    SPREAD,
+    STRAY,
+    Scene,
+    draw_scene,
+    draw_scenes,
+    words,
+    write_caption,
+    write_propagating_caption,
+)
 from lit_uniopd.playground.training import IGNORED, train_until
 from lit_uniopd.policy.multimodal import vision_inputs
 from lit_uniopd.sampling.args import SamplingArgs
@@ -38,6 +49,8 @@ CHAT_TEMPLATE = (
     "{% if m['role'] == 'user' %}{{ '\n' }}{% else %}{{ eos_token }}{% endif %}{% endfor %}"
 )
 NAMES = ("captioner", "scenes.jsonl", "heldout_scenes.jsonl")
+PROPAGATING = "captioner_propagating"
+"""It learned from the writer who strays; its pictures are those of ``captioner``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,18 @@ def locate_scene(name: str, root: str | Path, seed: int, recipe: SceneRecipe | N
     target = Path(root) / f"scenes_seed{seed}"
     cache_key = {"format": FORMAT, "seed": seed, **asdict(recipe)}
     return cached(target, cache_key, NAMES, lambda out: _make(out, seed, recipe)) / name
+
+
+def locate_propagating(root: str | Path, seed: int, recipe: SceneRecipe | None = None) -> Path:
+    """The model behind ``playground:captioner_propagating``."""
+    recipe = recipe or SceneRecipe()
+
+    def make(out: Path) -> dict[str, Any]:
+        return {PROPAGATING: _make_captioner(out / PROPAGATING, seed, recipe, write_propagating_caption)}
+
+    target = Path(root) / f"scenes_seed{seed}-propagating"
+    cache_key = {"format": FORMAT, "seed": seed, "stray": STRAY, "spread": SPREAD, **asdict(recipe)}
+    return cached(target, cache_key, [PROPAGATING], make) / PROPAGATING
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -179,23 +204,32 @@ class Reader:
 
 
 def _make(out: Path, seed: int, recipe: SceneRecipe) -> dict[str, Any]:
-    model, steps, recall = train_captioner(seed, recipe)
-    model.save_pretrained(out / "captioner")
-    make_processor().save_pretrained(out / "captioner")
+    notes = _make_captioner(out / "captioner", seed, recipe, write_caption)
     (out / "pictures").mkdir()
     write_scenes(out / "scenes.jsonl", draw_scenes(seed, "train", recipe.scenes))
     write_scenes(out / "heldout_scenes.jsonl", draw_scenes(seed, "heldout", recipe.heldout_scenes))
-    return {"captioner": {"steps": steps, "recall": recall}}
+    return {"captioner": notes}
 
 
-def train_captioner(seed: int, recipe: SceneRecipe) -> tuple[PreTrainedModel, int, float]:
-    """Train on careless captions; returns model, steps and the recall of its greedy captions."""
+def _make_captioner(
+    path: Path, seed: int, recipe: SceneRecipe, write: Callable[[Scene, random.Random], str]
+) -> dict[str, Any]:
+    model, steps, recall = train_captioner(seed, recipe, write)
+    model.save_pretrained(path)
+    make_processor().save_pretrained(path)
+    return {"steps": steps, "recall": recall}
+
+
+def train_captioner(
+    seed: int, recipe: SceneRecipe, write: Callable[[Scene, random.Random], str] = write_caption
+) -> tuple[PreTrainedModel, int, float]:
+    """Train on a writer's captions; returns model, steps and the recall of its greedy captions."""
     reader = Reader()
     stopping = draw_scenes(seed, "stopping", recipe.stopping_scenes)
 
     def loss(model: PreTrainedModel, rng: random.Random, step: int) -> Tensor:
         batch = [draw_scene(rng, "train") for _ in range(recipe.batch_size)]
-        return reader.loss(model, [(scene, write_caption(scene, rng)) for scene in batch])
+        return reader.loss(model, [(scene, write(scene, rng)) for scene in batch])
 
     def score(model: PreTrainedModel) -> float:
         captions = [text.replace(".", "").split() for text in reader.captions(model, stopping)]

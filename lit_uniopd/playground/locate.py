@@ -6,7 +6,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.playground.cache import once
 from lit_uniopd.playground.captioner import FORMAT as SCENES_FORMAT
 from lit_uniopd.playground.captioner import NAMES as SCENES
-from lit_uniopd.playground.captioner import locate_scene
+from lit_uniopd.playground.captioner import PROPAGATING, locate_propagating, locate_scene
 from lit_uniopd.playground.pairs import make_pairs
 from lit_uniopd.playground.questions import QUESTIONS, locate_questions
 from lit_uniopd.playground.reader import NAMES as READER
@@ -28,7 +28,7 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
     Args:
         name: ``student``, ``math_teacher``, ``code_teacher``, ``train.jsonl`` or ``heldout.jsonl``; ``pairs.jsonl`` or
             ``heldout_pairs.jsonl``, preference pairs for their prompts; ``captioner``, ``scenes.jsonl``,
-            ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; one of
+            ``heldout_scenes.jsonl`` or ``scene_pairs.jsonl``; ``captioner_propagating``; one of
             ``variants.VARIANTS`` or of ``reader.NAMES``; ``vision_`` and one of ``vision.NAMES``; ``tiny_text`` and
             ``tiny_vision``, which are untrained; ``smollm2``, a real model, or one of ``questions.QUESTIONS`` for it.
         root: directory of all playgrounds.
@@ -52,6 +52,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         )
     if name in SCENES:
         return locate_scene(name, root, run_seed(seed))
+    if name == PROPAGATING:
+        return locate_propagating(root, run_seed(seed))
     if name == "scene_pairs.jsonl":
         captioner, scenes = (locate_scene(scene_name, root, run_seed(seed)) for scene_name in SCENES[:2])
         folder = captioner.parent.with_name(f"{captioner.parent.name}-pairs{SCENES_FORMAT}")
@@ -64,7 +66,8 @@ def locate(name: str, root: str | Path = ROOT, seed: int | None = None) -> Path:
         return locate_vision(name.removeprefix("vision_"), root, run_seed(seed))
     names = ["student", *(f"{domain}_teacher" for domain in DOMAINS), "train.jsonl", "heldout.jsonl"]
     if name not in names:
-        choices = [*names, *PAIRS, *VARIANTS, *READER, *SCENES, "scene_pairs.jsonl", *UNTRAINED, SMOLLM2, *QUESTIONS]
+        scenes = [*SCENES, PROPAGATING, "scene_pairs.jsonl"]
+        choices = [*names, *PAIRS, *VARIANTS, *READER, *scenes, *UNTRAINED, SMOLLM2, *QUESTIONS]
         raise UserError(
             f"The path playground:{name} is unknown{did_you_mean(name, choices)}; write playground: and one of "
             f"{', '.join(choices)}."

@@ -1,6 +1,7 @@
 """Sentence pairs of the playground: the captioner's own sentences, checked by two detectors that err differently."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from lit_uniopd.hallucination.bootstrap import BootstrapArgs, Bootstrapper, Caption
@@ -19,11 +20,28 @@ SAMPLING = SamplingArgs(n=10, max_new_tokens=24, temperature=1.0, max_rows=2560)
 BOOTSTRAP = BootstrapArgs(when_no_factual="resample")
 
 
-def oracles(truth: Path, seed: int) -> list[Detector]:
+@dataclass(frozen=True, slots=True)
+class DetectorErrors:
+    """How two detectors err."""
+
+    often: float = 0.08
+    """Share of the present objects that the first overlooks, and of the absent ones that the second reports."""
+    seldom: float = 0.02
+    """The reverse."""
+    shared: float = 0.0
+    """Share of the objects at which the second errs with the first."""
+
+
+INDEPENDENT = DetectorErrors()
+CORRELATED = DetectorErrors(often=0.3, seldom=0.2, shared=0.5)
+
+
+def oracles(truth: Path, seed: int, errors: DetectorErrors = INDEPENDENT) -> list[Detector]:
     """One detector that overlooks objects, and one that reports absent ones."""
+    often, seldom = errors.often, errors.seldom
     return [
-        NoisyOracle(str(truth), miss=0.08, false_alarm=0.02, seed=seed),
-        NoisyOracle(str(truth), miss=0.02, false_alarm=0.08, seed=seed + 1),
+        NoisyOracle(str(truth), miss=often, false_alarm=seldom, seed=seed),
+        NoisyOracle(str(truth), seldom, often, seed=seed + 1, shared=errors.shared, shared_seed=seed),
     ]
 
 

@@ -5,6 +5,11 @@ in couples: where one of a couple is, the other often is too. The writer names e
 size of some, and often names the other one of a couple although it is absent:
 
     There is a dog. Beside the dog is a small cup. Beside the dog is a big cat.
+
+Another writer strays, and names what stands in its mind behind the thing that it named last: seldom behind one that is
+there, mostly behind one that it imagined, so that its errors breed errors:
+
+    There is a dog. Beside the dog is a big cat. Beside the cat is a car.
 """
 
 import random
@@ -24,6 +29,10 @@ TOGETHER = 0.5
 """Share of first objects whose other half is in the scene."""
 HABIT = 0.5
 """Share of absent other halves that the writer names nevertheless."""
+FOLLOWING = dict(zip(OBJECTS, (*OBJECTS[1:], OBJECTS[0]), strict=True))
+"""What stands behind each object in the mind of the writer who strays, in a ring."""
+STRAY, SPREAD = 0.25, 0.7
+"""How often it strays after an object of the scene, and after one that it imagined."""
 DESCRIBED = 0.5
 """Share of objects whose size the writer states."""
 _INKS = (*COLOURS, BLUE)
@@ -88,13 +97,29 @@ def write_caption(scene: Scene, rng: random.Random, habit: float = HABIT) -> str
         # An imagined object is named beside its other half.
         name = rng.choice([name for name in pending if name in scene.objects or OTHER[name] in mentioned])
         pending.remove(name)
-        size = _size(scene, name, rng) if rng.random() < DESCRIBED else ""
-        anchor = OTHER[name]
-        if anchor not in mentioned:
-            anchor = rng.choice([n for n in mentioned if n in scene.objects] or [""])
-        sentences.append(f"{f'Beside the {anchor}' if anchor else 'There'} is {_a(f'{size} {name}'.strip())}.")
+        sentences.append(_sentence(scene, name, OTHER[name], mentioned, rng))
         mentioned.append(name)
     return " ".join(sentences)
+
+
+def write_propagating_caption(scene: Scene, rng: random.Random, stray: float = STRAY, spread: float = SPREAD) -> str:
+    """A caption by the writer who strays; it names every object."""
+    pending = list(scene.objects)
+    mentioned: list[str] = []
+    sentences: list[str] = []
+    while True:
+        last = mentioned[-1] if mentioned else ""
+        imagined = FOLLOWING.get(last)
+        strays = rng.random() < (stray if last in scene.objects else spread)
+        if strays and imagined and imagined not in (*scene.objects, *mentioned):
+            name, anchor = imagined, last
+        elif pending:
+            name = pending.pop(rng.randrange(len(pending)))
+            anchor = OTHER[name] if OTHER[name] in scene.objects else ""
+        else:
+            return " ".join(sentences)
+        sentences.append(_sentence(scene, name, anchor, mentioned, rng))
+        mentioned.append(name)
 
 
 def draw_scenes(seed: int | str, split: Split, count: int) -> list[Scene]:
@@ -111,6 +136,14 @@ def words() -> list[str]:
 
 def _a(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _sentence(scene: Scene, name: str, anchor: str, mentioned: Sequence[str], rng: random.Random) -> str:
+    """It names a thing beside ``anchor``, or beside an object of the scene if that is not ``mentioned`` yet."""
+    size = _size(scene, name, rng) if rng.random() < DESCRIBED else ""
+    if anchor not in mentioned:
+        anchor = rng.choice([n for n in mentioned if n in scene.objects] or [""])
+    return f"{f'Beside the {anchor}' if anchor else 'There'} is {_a(f'{size} {name}'.strip())}."
 
 
 def _size(scene: Scene, name: str, rng: random.Random) -> str:

@@ -9,6 +9,7 @@ from lit_uniopd.errors import UserError
 from lit_uniopd.hallucination import coco
 from lit_uniopd.hallucination.detectors import ClosedSet, GroundingDino, NoisyOracle, OmDetTurbo, Owlv2, TableDetector
 from lit_uniopd.hallucination.detectors.base import opened
+from lit_uniopd.playground.scene_pairs import CORRELATED, oracles
 from lit_uniopd.utils.images import open_image
 
 OBJECTS = [
@@ -171,6 +172,8 @@ def test_mistakes_name_the_picture_and_the_detector(tmp_path, dino, pictures):
         TableDetector({"one.png": ["dog"]}).present("other.png", ["dog"])
     with pytest.raises(UserError, match=r"NoisyOracle\.miss must be in"):
         NoisyOracle("x.jsonl", miss=1.5)
+    with pytest.raises(UserError, match=r"NoisyOracle\.shared must be in"):
+        NoisyOracle("x.jsonl", shared=-0.1)
     with pytest.raises(UserError, match=r"NoisyOracle\.truth .*`images` and `objects`"):
         NoisyOracle(str(broken)).prepare("cpu")
 
@@ -190,3 +193,19 @@ def test_noisy_oracles_err_at_their_rates_and_always_alike(tmp_path):
     assert missed == pytest.approx(0.2, abs=0.036)
     assert alarms == pytest.approx(0.05, abs=0.02)
     assert both == pytest.approx(0.04, abs=0.018), "independent"
+
+
+def test_oracles_that_share_errors_err_together_as_often_as_computed(tmp_path):
+    file = tmp_path / "truth.jsonl"
+    rows = [{"images": [f"pictures/{i}.png"], "objects": ["dog"]} for i in range(4000)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images, objects = [f"{i}.png" for i in range(4000)], [["dog", "cat"]] * 4000
+    looks = [detector.look(images, objects) for detector in oracles(file, 1, CORRELATED)]
+    missed = [[not row["dog"][0] for row in look] for look in looks]
+    alarms = [[bool(row["cat"][0]) for row in look] for look in looks]
+    for (first, second), rates in ((missed, (0.3, 0.2)), (alarms, (0.2, 0.3))):
+        # At half of the objects the second errs where the first's number is below its rate, else by a number of its own.
+        both = 0.5 * 0.2 + 0.5 * 0.3 * 0.2
+        for errors, share in ((first, rates[0]), (second, rates[1]), (map(all, zip(first, second, strict=True)), both)):
+            four_deviations = 4 * (share * (1 - share) / 4000) ** 0.5
+            assert sum(errors) / 4000 == pytest.approx(share, abs=four_deviations)

@@ -23,13 +23,25 @@ class NoisyOracle(Detector):
         miss: share of present objects that it overlooks.
         false_alarm: share of absent objects that it reports.
         seed: of the errors; detectors of different seeds err independently.
+        shared: share of a picture's objects, present and absent ones, at which it errs as a detector of `shared_seed`
+            would, so that the two err together.
+        shared_seed: that of the other detector.
     """
 
-    def __init__(self, truth: str, miss: float = 0.05, false_alarm: float = 0.05, seed: int = 0) -> None:
-        for name, rate in (("miss", miss), ("false_alarm", false_alarm)):
+    def __init__(
+        self,
+        truth: str,
+        miss: float = 0.05,
+        false_alarm: float = 0.05,
+        seed: int = 0,
+        shared: float = 0.0,
+        shared_seed: int = 0,
+    ) -> None:
+        for name, rate in (("miss", miss), ("false_alarm", false_alarm), ("shared", shared)):
             if not 0 <= rate < 1:
                 raise UserError(f"NoisyOracle.{name} must be in [0, 1), got {rate}.")
         self.truth, self.miss, self.false_alarm, self.seed = truth, miss, false_alarm, seed
+        self.shared, self.shared_seed = shared, shared_seed
         self._objects: dict[str, dict[str, Box | None]] | None = None
 
     @property
@@ -52,7 +64,8 @@ class NoisyOracle(Detector):
         detections: Detections = {}
         for name in names:
             present = name in self._objects[picture]
-            uniform = derive_seed(self.seed, "oracle", picture, name) % 2**32 / 2**32
+            follows = _uniform(self.seed, "shared", picture, name) < self.shared
+            uniform = _uniform(self.shared_seed if follows else self.seed, "oracle", picture, name)
             errs = uniform < (self.miss if present else self.false_alarm)
             if present != errs:
                 detections[name] = Detection(True, 1.0, self._place(picture, name))
@@ -66,6 +79,11 @@ class NoisyOracle(Detector):
         if name in places or not places:
             return places.get(name)
         return places[sorted(places)[derive_seed(self.seed, "place", picture, name) % len(places)]]
+
+
+def _uniform(*keys: int | str) -> float:
+    """A number in [0, 1) that these keys always give."""
+    return derive_seed(*keys) % 2**32 / 2**32
 
 
 def _read(path: str) -> dict[str, dict[str, Box | None]]:
