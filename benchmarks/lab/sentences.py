@@ -1,7 +1,8 @@
 """The laboratory of SENTINEL: which part of it makes the playground's captioner hallucinate less?
 
-    python -m benchmarks.lab.sentences                # everything that has no result yet, two runs at a time
-    python -m benchmarks.lab.sentences --report       # fill the table of docs/sentinel_laboratory.md
+    python -m benchmarks.lab.sentences                        # everything that has no result yet, two runs at a time
+    python -m benchmarks.lab.sentences --worlds propagating   # only that world's
+    python -m benchmarks.lab.sentences --report               # fill the tables of docs/sentinel_laboratory.md
 
 Labels come from the two erring detectors alone; the scenes' true objects only measure the result. Each run's result is
 a line in runs/lab/sentences/results.jsonl as soon as the run is done; a killed laboratory goes on from there.
@@ -14,6 +15,7 @@ import multiprocessing
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,8 +38,18 @@ from lit_uniopd.hallucination.chair import chair_counts
 from lit_uniopd.hallucination.records import caption_line, pair_rows
 from lit_uniopd.modules import OmniDPO, Sentinel
 from lit_uniopd.modules.preference.losses import PairLossArgs
+from lit_uniopd.playground.captioner import PROPAGATING
 from lit_uniopd.playground.locate import locate
-from lit_uniopd.playground.scene_pairs import BOOTSTRAP, SAMPLING, bootstrap_scenes, oracles, read_scenes
+from lit_uniopd.playground.scene_pairs import (
+    BOOTSTRAP,
+    CORRELATED,
+    INDEPENDENT,
+    SAMPLING,
+    DetectorErrors,
+    bootstrap_scenes,
+    oracles,
+    read_scenes,
+)
 from lit_uniopd.policy import Policy, PolicyArgs
 from lit_uniopd.utils.jsonl import append_lines, read_lines, write_lines
 
@@ -82,6 +94,8 @@ class Arm:
     data: str = "paper"
     limit: int | None = None
     chosen_nll: float = 0.0
+    before_sentence: int | None = None
+    """Only pairs of earlier sentences, counted from 0."""
 
 
 ARMS: dict[str, Arm] = {
@@ -91,6 +105,30 @@ ARMS: dict[str, Arm] = {
     "pairs_1000": Arm(limit=1000),
     "caption_dpo": Arm(CAPTIONS, limit=1000),
     **{name: Arm(name) for name in DATA if name != "paper"},
+    "to_sentence_2": Arm(before_sentence=2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Who hallucinates, and who labels it."""
+
+    arms: tuple[str, ...]
+    captioner: str = "captioner"
+    errors: DetectorErrors = INDEPENDENT
+    pairs: int | None = None
+    """Every arm has at most so many, so that arms differ in what pairs they have and not in how many."""
+
+
+PROPAGATING_ARMS = (
+    *("cdpo", "natural_context", "hallucinated_context", "to_sentence_2", "from_sentence_3", "from_sentence_4"),
+    *("misses_alone", "false_alarms_alone", "caption_dpo", "decode_time"),
+)
+COUPLES = "couples"
+WORLDS: dict[str, World] = {
+    COUPLES: World((*(arm for arm in ARMS if arm != "to_sentence_2"), "decode_time")),
+    "propagating": World(PROPAGATING_ARMS, PROPAGATING, pairs=500),
+    "correlated": World(PROPAGATING_ARMS, PROPAGATING, CORRELATED, pairs=500),
 }
 
 
@@ -98,29 +136,31 @@ ARMS: dict[str, Arm] = {
 class Run:
     arm: str
     seed: int
+    world: str = COUPLES
 
     @property
     def key(self) -> str:
-        arm = ARMS.get(self.arm)
+        arm, world = ARMS.get(self.arm), WORLDS[self.world]
         data = None if arm is None else asdict(DATA.get(arm.data, Data()))
-        identity = [asdict(self), None if arm is None else asdict(arm), data, STEPS, BATCH, RATE, BETA]
+        made_by = [world.captioner, asdict(world.errors), world.pairs]
+        identity = [asdict(self), None if arm is None else asdict(arm), data, made_by, STEPS, BATCH, RATE, BETA]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
-def pairs_file(name: str, seed: int) -> Path:
-    return ROOT / f"{name}-seed{seed}.jsonl"
+def pairs_file(world: str, name: str, seed: int) -> Path:
+    return ROOT / f"{world}-{name}-seed{seed}.jsonl"
 
 
-def prepare(name: str, seed: int) -> str:
+def prepare(world: str, name: str, seed: int) -> str:
     """Make the pairs of one kind and seed; with the paper's, those of whole captions too."""
     torch.set_num_threads(1)
-    with quiet(ROOT / "logs" / f"prepare-{name}-{seed}.log"):
+    with quiet(ROOT / "logs" / f"prepare-{world}-{name}-{seed}.log"):
         scenes = Path(locate("scenes.jsonl", seed=seed))
         prompts, data = read_scenes(scenes), DATA[name]
-        policy = Policy.load(PolicyArgs(path=str(locate("captioner", seed=seed))), trainable=False)
-        detectors = [oracles(scenes, seed)[i] for i in data.detectors]
+        policy = Policy.load(PolicyArgs(path=str(locate(WORLDS[world].captioner, seed=seed))), trainable=False)
+        detectors = [oracles(scenes, seed, WORLDS[world].errors)[i] for i in data.detectors]
         captions = bootstrap_scenes(policy, prompts, detectors, seed, data.bootstrap)
-        write_lines(pairs_file(name, seed), [row for c in captions for row in pair_rows(caption_line(c))])
+        write_lines(pairs_file(world, name, seed), [row for c in captions for row in pair_rows(caption_line(c))])
         if name == "paper":
             # Along the cleanest and the most hallucinated path, as in the paper's table 11.
             hallucinated = bootstrap_scenes(policy, prompts, detectors, seed, DATA["hallucinated_context"].bootstrap)
@@ -130,8 +170,8 @@ def prepare(name: str, seed: int) -> str:
                 for good, bad in zip(captions, hallucinated, strict=True)
                 if good.text and any(s.factual for s in good.sentences) and any(s.hallucinated for s in bad.sentences)
             ]
-            write_lines(pairs_file(CAPTIONS, seed), rows)
-    return f"{name} {seed}"
+            write_lines(pairs_file(world, CAPTIONS, seed), rows)
+    return f"{world} {name} {seed}"
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -139,16 +179,15 @@ def train(run: Run) -> dict[str, Any]:
     from lightning import Trainer, seed_everything
 
     torch.set_num_threads(1)
-    start, arm = time.monotonic(), ARMS[run.arm]
-    with quiet(ROOT / "logs" / f"{run.arm}-{run.seed}.log"):
+    start, arm, world = time.monotonic(), ARMS[run.arm], WORLDS[run.world]
+    with quiet(ROOT / "logs" / f"{run.world}-{run.arm}-{run.seed}.log"):
         seed_everything(run.seed)
-        rows = list(read_lines(pairs_file(arm.data, run.seed)))
-        random.Random(run.seed).shuffle(rows)
-        train_file = ROOT / "logs" / f"{run.arm}-{run.seed}.jsonl"
-        write_lines(train_file, rows[: arm.limit])
+        rows = rows_of(run)
+        train_file = ROOT / "logs" / f"{run.world}-{run.arm}-{run.seed}.jsonl"
+        write_lines(train_file, rows)
         data_class, source_class, module_class = CAPTION_PARTS if arm.data == CAPTIONS else SENTENCE_PARTS
         module = module_class(
-            PolicyArgs(path=str(locate("captioner", seed=run.seed))),
+            PolicyArgs(path=str(locate(world.captioner, seed=run.seed))),
             PairLossArgs(kind="dpo", beta=BETA, chosen_nll=arm.chosen_nll),
             optimizer=partial(torch.optim.AdamW, lr=RATE, betas=(0.9, 0.98), weight_decay=0.0),
             seed=run.seed,
@@ -170,11 +209,21 @@ def train(run: Run) -> dict[str, Any]:
     return {
         "key": run.key,
         **asdict(run),
-        **label_errors(rows[: arm.limit], run.seed),
+        **label_errors(rows, run.seed),
         "before": diagnostics.scores["before"],
         "after": diagnostics.scores["after"],
         "seconds": round(time.monotonic() - start, 1),
     }
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """The pairs that a run is trained on."""
+    arm = ARMS[run.arm]
+    rows = list(read_lines(pairs_file(run.world, arm.data, run.seed)))
+    if arm.before_sentence is not None:
+        rows = [row for row in rows if row["sentence"] < arm.before_sentence]
+    random.Random(run.seed).shuffle(rows)
+    return rows[: arm.limit][: WORLDS[run.world].pairs]
 
 
 def label_errors(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -196,15 +245,14 @@ def decode(run: Run) -> dict[str, Any]:
     from lightning import seed_everything
 
     torch.set_num_threads(1)
-    start = time.monotonic()
-    with quiet(ROOT / "logs" / f"{run.arm}-{run.seed}.log"):
+    start, world = time.monotonic(), WORLDS[run.world]
+    with quiet(ROOT / "logs" / f"{run.world}-{run.arm}-{run.seed}.log"):
         seed_everything(run.seed)
         scenes = Path(locate("heldout_scenes.jsonl", seed=run.seed))
         prompts = read_scenes(scenes)
-        policy = Policy.load(PolicyArgs(path=str(locate("captioner", seed=run.seed))), trainable=False)
-        captions = bootstrap_scenes(
-            policy, prompts, oracles(scenes, run.seed)[:1], run.seed, BOOTSTRAP, replace(SAMPLING, n=5)
-        )
+        policy = Policy.load(PolicyArgs(path=str(locate(world.captioner, seed=run.seed))), trainable=False)
+        detectors = oracles(scenes, run.seed, world.errors)[:1]
+        captions = bootstrap_scenes(policy, prompts, detectors, run.seed, BOOTSTRAP, replace(SAMPLING, n=5))
     counts = [chair_counts(coco().mentions(c.text), c.prompt.row["objects"]) for c in captions]
     mentions = sum(count.mentions for count in counts)
     scores = {
@@ -218,19 +266,22 @@ def decode(run: Run) -> dict[str, Any]:
     return {"key": run.key, **asdict(run), "after": {"temperature_1": scores}, "seconds": seconds}
 
 
-def runs() -> list[Run]:
-    return [Run(arm, seed) for seed in SEEDS for arm in (*ARMS, "decode_time")]
+def runs(world: str, seeds: Sequence[int] = SEEDS) -> list[Run]:
+    return [Run(arm, seed, world) for seed in seeds for arm in WORLDS[world].arms]
 
 
-def run_all(results: dict[str, dict[str, Any]], workers: int) -> None:
+def run_all(planned: list[Run], results: dict[str, dict[str, Any]], workers: int) -> None:
     """Run what has no result yet."""
-    waiting = [run for run in runs() if run.key not in results]
+    waiting = [run for run in planned if run.key not in results]
     start = time.monotonic()
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        seeds = sorted({run.seed for run in waiting})
-        missing = [(name, seed) for seed in seeds for name in DATA if not pairs_file(name, seed).exists()]
-        for seed in pool.map(_build, sorted({seed for _, seed in missing})):
-            print(f"seed {seed}: captioner, {(time.monotonic() - start) / 60:.1f} min", flush=True)
+        # Captions come with the paper's pairs.
+        sources = {(run.world, ARMS[run.arm].data, run.seed) for run in waiting if run.arm in ARMS}
+        sources = {(world, "paper" if name == CAPTIONS else name, seed) for world, name, seed in sources}
+        missing = sorted(source for source in sources if not pairs_file(*source).exists())
+        captioners = sorted({(WORLDS[world].captioner, seed) for world, _, seed in missing})
+        for label in pool.map(_build, *zip(*captioners, strict=True)) if missing else ():
+            print(f"{label}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
         for label in pool.map(prepare, *zip(*missing, strict=True)) if missing else ():
             print(f"pairs of {label}, {(time.monotonic() - start) / 60:.1f} min", flush=True)
         jobs = [pool.submit(train if run.arm in ARMS else decode, run) for run in waiting]
@@ -240,17 +291,17 @@ def run_all(results: dict[str, dict[str, Any]], workers: int) -> None:
             append_lines(ROOT / "results.jsonl", [result])
             after, minutes = result["after"]["temperature_1"], (time.monotonic() - start) / 60
             print(
-                f"{done} of {len(waiting)}, {minutes:.1f} min: {result['arm']} {result['seed']} "
+                f"{done} of {len(waiting)}, {minutes:.1f} min: {result['world']} {result['arm']} {result['seed']} "
                 f"-> {after['chair_i']:.3f}, recall {after['recall']:.3f}",
                 flush=True,
             )
 
 
-def _build(seed: int) -> int:
+def _build(captioner: str, seed: int) -> str:
     torch.set_num_threads(1)
-    with quiet(ROOT / "logs" / f"build-{seed}.log"):
-        locate("captioner", seed=seed)
-    return seed
+    with quiet(ROOT / "logs" / f"build-{captioner}-{seed}.log"):
+        locate(captioner, seed=seed)
+    return f"{captioner} {seed}"
 
 
 def wrong_mentions(scores: dict[str, float]) -> float:
@@ -259,11 +310,34 @@ def wrong_mentions(scores: dict[str, float]) -> float:
 
 
 def report(results: dict[str, dict[str, Any]]) -> None:
-    """Fill the page's tables, one for each decoding."""
-    keep("sentences", [results[run.key] for run in runs()])
+    """Fill the page's tables, one for each world and decoding; those of a world that has not run stay."""
     page = PAGE.read_text()
-    runs_of = {arm: [results[Run(arm, seed).key] for seed in SEEDS] for arm in (*ARMS, "decode_time")}
+    for world in WORLDS:
+        done = [run for run in runs(world) if run.key in results]
+        if done:
+            keep(summaries_of(world), [results[run.key] for run in done])
+        for decoding, text in tables(world, {(run.arm, run.seed): results[run.key] for run in done}).items():
+            page = fill(page, decoding if world == COUPLES else f"{world} {decoding}", text)
+    PAGE.write_text(page)
+    print(f"{PAGE} is up to date.")
+
+
+def summaries_of(world: str) -> str:
+    """Name of the file of a world's kept runs."""
+    return "sentences" if world == COUPLES else f"sentences_{world}"
+
+
+def tables(world: str, results: dict[tuple[str, int], dict[str, Any]]) -> dict[str, str]:
+    """Decoding -> Markdown, of the arms that ran on every seed; none without the arm that they are compared with."""
+    runs_of = {
+        arm: [results[arm, seed] for seed in SEEDS]
+        for arm in WORLDS[world].arms
+        if all((arm, seed) in results for seed in SEEDS)
+    }
+    if BASE not in runs_of:
+        return {}
     before = [run["before"] for run in runs_of[BASE]]
+    filled = {}
     for decoding in DECODINGS:
         lines = [
             "| arm | pairs | mislabelled | hallucinated mentions | fewer | minus `cdpo` (95 %) | captions with one | "
@@ -274,9 +348,8 @@ def report(results: dict[str, dict[str, Any]]) -> None:
         for arm, arm_runs in runs_of.items():
             if decoding in arm_runs[0]["after"]:
                 lines.append(_row(arm, arm_runs, decoding, before, runs_of[BASE] if arm != BASE else None))
-        page = fill(page, decoding, "\n".join(lines))
-    PAGE.write_text(page)
-    print(f"{PAGE} is up to date.")
+        filled[decoding] = "\n".join(lines)
+    return filled
 
 
 def _row(arm: str, runs: list[Any], decoding: str, before: list[Any], base: list[Any] | None) -> str:
@@ -304,12 +377,15 @@ def main() -> None:
     """Run, or report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="which to run")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="which to run; tables have 1 to 5")
     parser.add_argument("--report", action="store_true", help="only fill the tables")
     options = parser.parse_args()
     ROOT.mkdir(parents=True, exist_ok=True)
     results = {result["key"]: result for result in read_lines(ROOT / "results.jsonl")}
     if not options.report:
-        run_all(results, options.workers)
+        planned = [run for world in options.worlds for run in runs(world, options.seeds)]
+        run_all(planned, results, options.workers)
     report(results)
 
 
