@@ -83,7 +83,7 @@ preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, un
 	$(BIN)/python -m benchmarks.lab.claims
 
 sentinel-lab: install  ## which part of SENTINEL helps? 75 runs, under 45 minutes on 2 cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.sentences --worlds couples
 	$(BIN)/python -m benchmarks.lab.charts
 	$(BIN)/python -m benchmarks.lab.claims
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.lab.propagation     # fills its table of docs/sentinel_laboratory.md
 
-One sampled caption of each held-out picture, and one by the writer that the captioner learned from.
+A sampled and a greedy caption of each held-out picture, and one by the writer that the captioner learned from.
 """
 
 import argparse
@@ -50,25 +50,28 @@ def rates(captions: Captions) -> dict[str, float]:
     return {context: statistics.fmean(sentences or [math.nan]) for context, sentences in following.items()}
 
 
-def captions_of(world: str, seed: int) -> tuple[Captions, Captions]:
+def captions_of(world: str, seed: int) -> dict[str, Captions]:
     """A writer's captions, and those of the captioner that learned from it."""
     scenes = draw_scenes(seed, "heldout", SceneRecipe().heldout_scenes)
     rng = random.Random(f"{seed} writer")
     model = LlavaForConditionalGeneration.from_pretrained(locate(WORLDS[world].captioner, seed=seed))
-    texts = Reader().captions(model, scenes, temperature=1.0, seed=seed)
-    return (
-        [(WRITERS[world](scene, rng), scene.objects) for scene in scenes],
-        [(text, scene.objects) for text, scene in zip(texts, scenes, strict=True)],
-    )
+    texts = {
+        "writer": [WRITERS[world](scene, rng) for scene in scenes],
+        "captioner, sampled": Reader().captions(model, scenes, temperature=1.0, seed=seed),
+        "captioner, greedy": Reader().captions(model, scenes),
+    }
+    objects = [scene.objects for scene in scenes]
+    return {who: list(zip(captions, objects, strict=True)) for who, captions in texts.items()}
 
 
-def table(seeds: Sequence[int]) -> str:
+def table(worlds: Sequence[str], seeds: Sequence[int]) -> str:
     """Markdown: means over the seeds."""
-    lines = ["| | " + " | ".join(f"after {context}" for context in CONTEXTS) + " |", "|---" * 5 + "|"]
-    for world in WRITERS:
-        written, sampled = zip(*(captions_of(world, seed) for seed in seeds), strict=True)
-        for who, by_seed in (("writer", written), ("captioner", sampled)):
-            shares = [rates(captions) for captions in by_seed]
+    lines = [f"| seeds {', '.join(map(str, seeds))} | " + " | ".join(f"after {c}" for c in CONTEXTS) + " |"]
+    lines.append("|---" * (1 + len(CONTEXTS)) + "|")
+    for world in worlds:
+        by_seed = [captions_of(world, seed) for seed in seeds]
+        for who in by_seed[0]:
+            shares = [rates(captions[who]) for captions in by_seed]
             means = [statistics.fmean(share[context] for share in shares) for context in CONTEXTS]
             lines.append(f"| `{world}`: {who} | " + " | ".join(f"{mean:.0%}" for mean in means) + " |")
     return "\n".join(lines)
@@ -77,10 +80,17 @@ def table(seeds: Sequence[int]) -> str:
 def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--worlds",
+        nargs="+",
+        choices=WRITERS,
+        default=list(WRITERS),
+        help="correlated has the captioner of propagating",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    seeds = parser.parse_args().seeds
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    PAGE.write_text(fill(PAGE.read_text(), "propagation", table(seeds)))
+    PAGE.write_text(fill(PAGE.read_text(), "propagation", table(options.worlds, options.seeds)))
     print(f"{PAGE} is up to date.")
 
 
