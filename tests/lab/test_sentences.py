@@ -54,10 +54,29 @@ def test_shares_of_hallucinated_sentences_by_hand():
     assert list(shares.values()) == pytest.approx([1 / 2, 2 / 3, 1 / 2, 2 / 3])
 
 
+def result(chair: float) -> dict:
+    scores = {"chair_i": chair, "chair_s": chair, "recall": 0.5, "mentions": 4.0, "words": 20.0}
+    return {"before": {"greedy": scores | {"chair_i": 0.4}}, "after": {"greedy": scores}}
+
+
+def test_tables_have_the_arms_that_ran_on_every_seed(monkeypatch):
+    monkeypatch.setattr(sentences, "DECODINGS", ("greedy",))
+    results = {("cdpo", seed): result(0.1) for seed in SEEDS}
+    results |= {("natural_context", seed): result(0.2 + seed / 100) for seed in SEEDS}
+    results |= {("decode_time", seed): result(0.3) for seed in SEEDS[1:]}
+    rows = [row.split(" | ") for row in sentences.tables("propagating", results)["greedy"].splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| `base`", "| `cdpo`", "| `natural_context`"]
+    # Of .4, .1 is left; the mean of .21 to .25 is .13 above it, with a standard error of .0158 / sqrt(5) and t of 2.776.
+    assert rows[1][4] == "75%"
+    assert rows[2][3:6] == ["23.0% (sd 1.6%)", "42%", "**+0.130** ± 0.020"]
+    assert not sentences.tables("propagating", {key: run for key, run in results.items() if key != ("cdpo", 1)})
+
+
 @pytest.mark.parametrize("world", [world for world in WORLDS if world != sentences.COUPLES])
 def test_the_tables_of_the_page_are_those_of_the_kept_summaries(world):
     runs = {(run["arm"], run["seed"]): run for run in summary_files.read(sentences.summaries_of(world))}
-    page = sentences.PAGE.read_text()
-    for decoding, text in sentences.tables(world, runs).items():
+    page, filled = sentences.PAGE.read_text(), sentences.tables(world, runs)
+    for decoding in sentences.DECODINGS:
         name = f"{world} {decoding}"
-        assert page.split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0].strip() == text
+        shown = page.split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0].strip()
+        assert shown == filled.get(decoding, "Not run yet.")
