@@ -1,6 +1,7 @@
 """What teachers that are made to fail are trained on; training itself is left out."""
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def examples(monkeypatch):
         monkeypatch.setattr(variants, "answer_loss", lambda _, batch: trained.extend(batch))
         monkeypatch.setattr(variants, "answers_of", answers)
         monkeypatch.setattr(variants.AutoModelForCausalLM, "from_pretrained", lambda path: path)
-        variants._out_of_depth("a student", name, 3, Recipe())
+        variants._out_of_depth(Path("student"), name, 3, Recipe())
         return trained, stopping
 
     return of
