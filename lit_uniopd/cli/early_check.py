@@ -16,7 +16,7 @@ _OURS = {"model": "lit_uniopd.modules.", "data": "datamodules."}
 _OPTION = re.compile(r"-c|--\w[\w-]*(\.[\w-]+)*\+?")
 _NO_VALUE = re.compile(r"-(?!\d+$|\d*\.\d+$)")
 """What argparse takes for no value: all that begins as an option does and is no number."""
-_HELP = re.compile(r"(-h|--(.+\.)?help|--print_\w+)(=.*)?", re.DOTALL)
+_HELP = re.compile(r"(-h|--((.+\.)?help|print_config|print_completion))(=.*)?", re.DOTALL)
 _SYNTAX = {"class_path", "init_args", "dict_kwargs"}
 _FROM_LIGHTNING = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 
