@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from parsing import SHIPPED, options_of, uniopd_parser
 
 import lit_uniopd.hallucination.detectors as detectors
+from benchmarks.lab.controls import LeaveOut
 from datamodules import SentencePairSourceArgs, SourceArgs
 from datamodules.show_options import parse as parse_show
 from lit_uniopd import schedules, scorers
@@ -44,6 +45,7 @@ INSIDE = {
         TrackioLogger,
     ),
     "trainer.strategy": (FSDP, ModelParallelStrategy),
+    "trainer.callbacks": (LeaveOut,),
     "trainer.callbacks.scorer": tuple(each for each in vars(scorers).values() if isinstance(each, type)),
     "model.detectors": tuple(each for each in vars(detectors).values() if isinstance(each, type)),
 }
