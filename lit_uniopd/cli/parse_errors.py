@@ -25,6 +25,7 @@ _UNKNOWN = re.compile(
 )
 _IMPORT = re.compile(r"Expected a dot import path string: (.*)|Unexpected import path format: (.*)")
 _LOADED = re.compile(r"Unable to load config ['\"](.*)['\"]")
+_PLAIN = re.compile(r"Expected a <class '(?:int|float|bool|str)'>")
 _BY_PATH = "by its whole path"
 _BY_NAME = f"name a class {_BY_PATH}"
 _CLASS_WORDS = f"a class {_BY_PATH}"
@@ -177,7 +178,8 @@ def unknown_option(flag: str, option: str, known: Collection[str]) -> str:
         option: the end of it that the class does not know, ``loss.gap_treshold``.
         known: options of the class.
     """
-    if near := nearest(option, known):
+    # A key through `init_args` where there are none does not end as the option does.
+    if flag.endswith(option) and (near := nearest(option, known)):
         return f"--{flag}: there is no such option (did you mean --{flag.removesuffix(option)}{near}?)"
     group = option.rpartition(".")[0]
     prefix = f"{group}." if any(each.startswith(f"{group}.") for each in known) else ""
@@ -327,6 +329,9 @@ def sentence(message: str, known: Collection[str], configs: Mapping[str, Any]) -
         class_path = constructed[1] if constructed else first.classes[-1] if first.classes else None
         options = options_of(class_path) if class_path else known
         return f"{unknown_option(flag, name, options)}{where}; {lists}"
+    below = re.match(r"NestedArg\(key='([^']*)'", first.value or "")
+    if below and all(_PLAIN.match(each.text) for each in complaints):
+        return f"--{flag}: there is no such option: --{flag.removesuffix(f'.{below[1]}')} has none; {lists}"
     if len(keys) == 1 and any((each.value or "").startswith("NestedArg(") for each in complaints):
         return f"--{flag} is an option of a class; name the class before it, by --{keys[0]}."
     same = [each for each in complaints if each.keys == keys]

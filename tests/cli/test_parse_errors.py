@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from parsing import parsed
 
+from lit_uniopd.cli.parse_errors import unknown_option
 from lit_uniopd.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,10 @@ ON_THE_COMMAND_LINE = {
     "--trainer.max_stpes 1": "--trainer.max_stpes: there is no such option (did you mean --trainer.max_steps?)",
     "--modle.student.path x": "--modle.student.path: there is no such option (did you mean --model.student.path?)",
     "--seed_everything x": "--seed_everything expects true or false or a whole number, not 'x'",
+    "--model.seed.x 3": "--model.seed.x: there is no such option: --model.seed has none",
+    "--model.sampling.n.x 3": "--model.sampling.n.x: there is no such option: --model.sampling.n has none",
+    "--model.student.path.x y": "--model.student.path.x: there is no such option: --model.student.path has none",
+    "--trainer.max_steps.x 3": "--trainer.max_steps.x: there is no such option: --trainer.max_steps has none",
     "--model.loss.kind sampeld": "--model.loss.kind expects one of sampled, reverse_kl, forward_kl, jsd, topk, not 'sampeld' (did you mean sampled?)",
     "--model.loss.kind 5": "--model.loss.kind expects one of sampled, reverse_kl, forward_kl, jsd, topk, not 5",
     "--model.loss.gap_treshold 5": "--model.loss.gap_treshold: there is no such option (did you mean --model.loss.gap_threshold?)",
@@ -150,3 +155,11 @@ def test_a_key_written_twice(tmp_path):
     answer = answer_to("-c", str(tmp_path / "a.yaml"))
     assert answer.endswith("a.yaml has the key 'model.init_args.seed' at line 3 and again at line 4; keep one of them.")
     assert "has the key 'kind'" in answer_to("--model.loss", "{kind: jsd, kind: topk}")
+
+
+def test_an_option_that_the_flag_does_not_end_in_is_completed_to_no_other():
+    """As of --model.init_args.student.init_args.path, of which the flag leaves a part out."""
+    known = ["student", "student.path"]
+    answer = unknown_option("model.student.path.init_args.path", "init_args.student.init_args.path", known)
+    assert answer == "--model.student.path.init_args.path: there is no such option (there are student)"
+    assert unknown_option("model.student.pth", "student.pth", known).endswith("(did you mean --model.student.path?)")
