@@ -153,8 +153,8 @@ def parser() -> OneSentenceParser:
 
 def words_of(line: str) -> list[str]:
     """What stands behind `uniopd`."""
-    whole = line.replace("-c ... ", "-c configs/sft.yaml ")
-    return [word for word in shlex.split(whole, comments=True)[1:] if word != "..."]
+    command = line.replace("-c ... ", "-c configs/sft.yaml ")
+    return [word for word in shlex.split(command, comments=True)[1:] if word != "..."]
 
 
 def understand(line: str, parser: OneSentenceParser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,7 +317,7 @@ def thresholds() -> str:
         (
             "effective share of the quality weights",
             f"from {advice.QUALITY_ALIKE:.0%} on: the weight made no difference as large as .025",
-            "Omni-DPO's three judges: 97 %; with a noisy one +.016 ± .009",
+            "Omni-DPO's three judges: 97 %",
         ),
         (
             "sentence pairs of a bootstrapping",

@@ -1,4 +1,4 @@
-"""Controls of online balancing: as many answers left out, chosen otherwise. Named in grid.yaml by their class paths."""
+"""Controls of online balancing: as many answers left out, chosen otherwise. Named in leave_out.yaml."""
 
 from typing import Literal
 

@@ -45,10 +45,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Changes with anything that changes the run, so that no result of another config is taken for this one's."""
-        texts = self.texts
-        return hashlib.sha256(json.dumps([self.setting, self.arm, self.seed, self.args, texts]).encode()).hexdigest()[
-            :16
-        ]
+        return digest(self.setting, self.arm, self.seed, self.args, self.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +75,8 @@ class Grid:
             for seed in self.seeds
         ]
         return sorted(cells, key=lambda cell: cell.needs is not None)
+
+
+def digest(*identity: Any) -> str:
+    """Names all that makes a run."""
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

@@ -1,12 +1,12 @@
 """The runs of preference learning: judges, arms, and what makes a run."""
 
-import hashlib
-import json
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from benchmarks.lab.grid import digest
 
 SEEDS = (11, 12, 13, 14, 15)
 STEPS, BATCH, PROMPTS, ANSWERS = 60, 64, 1024, 8
@@ -103,7 +103,3 @@ class PairGrid:
 def pairs_of(setting: str) -> list[Any]:
     """What makes the pairs of a setting."""
     return [asdict(SETTINGS[setting]), RIGHT, WRONG, TIED, PROMPTS, ANSWERS]
-
-
-def digest(*identity: Any) -> str:
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

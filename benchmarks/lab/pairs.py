@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lab.grid import digest
 from benchmarks.lab.pair_grid import (
     ANSWERS,
     ARMS,
@@ -36,7 +37,6 @@ from benchmarks.lab.pair_grid import (
     WRONG,
     Judge,
     Run,
-    digest,
     pairs_of,
 )
 from benchmarks.lab.paired_tests import interval

@@ -62,7 +62,7 @@ def main() -> None:
 
         family = Family.read(options.questions)
         if not isinstance(family.grid, Grid):
-            parser.error("--questions preference_questions are of `python -m benchmarks.lab.pairs --questions`")
+            parser.error(f"--questions {options.questions} are of `python -m benchmarks.lab.pairs --questions`")
         grid, cells = family.grid, family.cells()
     results = read_results()
     waiting = [cell for cell in cells if cell.key not in results]

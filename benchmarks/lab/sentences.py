@@ -9,8 +9,6 @@ a line in runs/lab/sentences/results.jsonl as soon as the run is done; a killed 
 """
 
 import argparse
-import hashlib
-import json
 import multiprocessing
 import random
 import statistics
@@ -24,9 +22,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.lab.grid import digest
 from benchmarks.lab.paired_tests import interval
 from benchmarks.lab.report import fill, signed
-from benchmarks.lab.run import quiet
+from benchmarks.lab.run import quiet, read_results
 from benchmarks.lab.summary_files import keep
 from callbacks import HallucinationDiagnostics
 from datamodules import PreferenceDataModule, SentencePairDataModule
@@ -143,8 +142,8 @@ class Run:
         arm, world = ARMS.get(self.arm), WORLDS[self.world]
         data = None if arm is None else asdict(DATA.get(arm.data, Data()))
         made_by = [world.captioner, asdict(world.errors), world.pairs]
-        identity = [asdict(self), None if arm is None else asdict(arm), data, made_by, STEPS, BATCH, RATE, BETA]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        arm_fields = None if arm is None else asdict(arm)
+        return digest(asdict(self), arm_fields, data, made_by, STEPS, BATCH, RATE, BETA)
 
 
 def pairs_file(world: str, name: str, seed: int) -> Path:
@@ -382,7 +381,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only fill the tables")
     options = parser.parse_args()
     ROOT.mkdir(parents=True, exist_ok=True)
-    results = {result["key"]: result for result in read_lines(ROOT / "results.jsonl")}
+    results = read_results(ROOT)
     if not options.report:
         planned = [run for world in options.worlds for run in runs(world, options.seeds)]
         run_all(planned, results, options.workers)

@@ -17,6 +17,8 @@ def keep(name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         rows: with ``key``, ``arm`` and ``seed``.
     """
     kept = {row["key"]: row for row in [*read(name), *rows]}
+    if not kept:
+        return
     write_lines(path_of(name), sorted(kept.values(), key=lambda row: (row.get("setting", ""), row["arm"], row["seed"])))
 
 

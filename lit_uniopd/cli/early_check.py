@@ -69,14 +69,14 @@ def _refusal(flag: str, option: str, known: Sequence[str], help_of: str) -> User
 def _typed(arguments: Sequence[str]) -> Iterator[tuple[str, Classes]]:
     """Each option, and the classes that are named up to there; ends before what might be read in another way."""
     classes: dict[str, str | None] = {}
-    rest = list(arguments)
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
+    remaining = list(arguments)
+    while remaining:
+        flag, equals, value = remaining.pop(0).partition("=")
         if flag == "--allow_oom":  # the one that takes no value
             continue
-        if not _OPTION.fullmatch(flag) or not (equals or (rest and not _NO_VALUE.match(rest[0]))):
+        if not _OPTION.fullmatch(flag) or not (equals or (remaining and not _NO_VALUE.match(remaining[0]))):
             return
-        value = value if equals else rest.pop(0)
+        value = value if equals else remaining.pop(0)
         option = "config" if flag == "-c" else flag.removeprefix("--")
         section, _, key = option.partition(".")
         if option == "config":
@@ -127,5 +127,5 @@ def _outer_options(verb: str) -> list[str]:
     if not methods.keys() >= {"__init__", verb}:
         return []
     trainer = ["trainer", *(f"trainer.{each}" for each in methods["__init__"])]
-    own = [each for each in methods[verb] if each not in _FROM_LIGHTNING]
-    return ["config", "print_config", "seed_everything", *trainer, "model", "data", "allow_oom", *own]
+    of_verb = [each for each in methods[verb] if each not in _FROM_LIGHTNING]
+    return ["config", "print_config", "seed_everything", *trainer, "model", "data", "allow_oom", *of_verb]

@@ -39,11 +39,11 @@ def options_in_source(module: str, name: str) -> Options | None:
     Returns:
         None if it, or a base that it has options from, is not ours.
     """
-    own = _own(module, name)
-    if own is None:
+    declared = _declared(module, name)
+    if declared is None:
         return None
     options: dict[str, Held | None] = {}
-    for key, held in own.items():
+    for key, held in declared.items():
         below = options_in_source(held.module, held.name) if held and held.plain else None
         options |= {key: held, **{f"{key}.{each}": inside for each, inside in (below or {}).items()}}
     return options
@@ -60,25 +60,26 @@ def trainer_methods() -> Mapping[str, list[str]]:
     return {method.name: [each.arg for each in _parameters(method)] for method in methods}
 
 
-def _own(module: str, name: str) -> dict[str, Held | None] | None:
+def _declared(module: str, name: str) -> dict[str, Held | None] | None:
     module, cls = _definition(module, name)
     if not isinstance(cls, ast.ClassDef):
         return None
-    own: dict[str, Held | None] = {}
+    declared: dict[str, Held | None] = {}
     inherits = True
     is_data = _is_dataclass(cls)
     for node in cls.body:
         if is_data and isinstance(node, ast.AnnAssign):
-            own[ast.unparse(node.target)] = _held(module, node.annotation)
+            declared[ast.unparse(node.target)] = _held(module, node.annotation)
         elif not is_data and isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            own = {each.arg: _held(module, each.annotation) for each in _parameters(node)}
+            declared = {each.arg: _held(module, each.annotation) for each in _parameters(node)}
             inherits = node.args.kwarg is not None
     for base in cls.bases if inherits else ():
-        above = _own(module, ast.unparse(base))
+        above = _declared(module, ast.unparse(base))
         if above is None:
             return None
-        own = above | own if is_data else own | {key: above[key] for key in above if key not in own}
-    return own
+        # A dataclass has its bases' fields first, a class its own parameters.
+        declared = above | declared if is_data else declared | {k: above[k] for k in above if k not in declared}
+    return declared
 
 
 def _parameters(method: ast.FunctionDef) -> list[ast.arg]:

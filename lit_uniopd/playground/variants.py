@@ -10,6 +10,7 @@ short.jsonl                training prompts of one and two steps only
 """
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -61,7 +62,8 @@ def locate_variant(name: str, root: str | Path, seed: int, recipe: Recipe | None
         elif name == "strong_teacher":
             save(_strong(seed, chosen), path)
         else:
-            save(_out_of_depth(playground.student, name, seed, chosen), path)
+            make_teacher = _narrow if name.startswith("narrow") else _unreliable
+            save(make_teacher(playground.student, "math" if "math" in name else "code", seed, chosen), path)
 
     return once(Path(root) / f"seed{seed}-variants{FORMAT}" / name, make)
 
@@ -97,30 +99,52 @@ def _strong(seed: int, recipe: Recipe) -> PreTrainedModel:
     )[0]
 
 
-def _out_of_depth(student: Path, name: str, seed: int, recipe: Recipe) -> PreTrainedModel:
-    """The student, trained on with answers that are careful in the first steps only, or to some prompts only."""
-    domain: Domain = "math" if "math" in name else "code"
-    narrow = name.startswith("narrow")
-    if narrow:
-        stopping = [p for p in distinct_prompts(seed, domain, "stopping", 4 * recipe.stopping_prompts) if _seen(p)]
-    else:
-        stopping = distinct_prompts(seed, domain, "stopping", recipe.stopping_prompts // 2, (1, RELIABLE_STEPS))
+def _unreliable(student: Path, domain: Domain, seed: int, recipe: Recipe) -> PreTrainedModel:
+    """Trained on answers that are careful in the first steps only."""
 
     def draw(rng: random.Random) -> str:
-        prompt = draw_prompt(rng, domain, rng.randint(1, 4), "train")
-        while narrow and not _seen(prompt):
-            prompt = draw_prompt(rng, domain, rng.randint(1, 4), "train")
-        return prompt
+        return draw_prompt(rng, domain, rng.randint(1, 4), "train")
+
+    def answer(prompt: str, rng: random.Random) -> str:
+        return solve(prompt, _careful_at_first(rng))
+
+    stopping = distinct_prompts(seed, domain, "stopping", recipe.stopping_prompts // 2, (1, RELIABLE_STEPS))
+    return _trained_on(student, draw, answer, stopping, recipe, ("playground", seed, domain, "unreliable"))
+
+
+def _narrow(student: Path, domain: Domain, seed: int, recipe: Recipe) -> PreTrainedModel:
+    """Trained on right answers to prompts without half of what can be confused."""
+
+    def draw(rng: random.Random) -> str:
+        prompts = (draw_prompt(rng, domain, rng.randint(1, 4), "train") for _ in count())
+        return next(filter(_seen, prompts))
+
+    def answer(prompt: str, rng: random.Random) -> str:
+        return solve(prompt)
+
+    stopping = [p for p in distinct_prompts(seed, domain, "stopping", 4 * recipe.stopping_prompts) if _seen(p)]
+    return _trained_on(student, draw, answer, stopping, recipe, ("playground", seed, domain, "narrow"))
+
+
+def _trained_on(
+    student: Path,
+    draw: Callable[[random.Random], str],
+    answer: Callable[[str, random.Random], str],
+    stopping: Sequence[str],
+    recipe: Recipe,
+    seeds: tuple[str, int, Domain, str],
+) -> PreTrainedModel:
+    """The student, trained on with answers to drawn prompts until it solves the stopping ones."""
 
     def loss(model: PreTrainedModel, rng: random.Random, step: int) -> Tensor:
         prompts = [draw(rng) for _ in range(recipe.batch_size)]
-        answers = [solve(prompt) if narrow else solve(prompt, _careful_at_first(rng)) for prompt in prompts]
-        return answer_loss(model, list(zip(prompts, answers, strict=True)))
+        return answer_loss(model, [(prompt, answer(prompt, rng)) for prompt in prompts])
 
     def score(model: PreTrainedModel) -> float:
         answers = answers_of(model, stopping, temperature=0.0)
         return sum(answer == solve(prompt) for prompt, answer in zip(stopping, answers, strict=True)) / len(stopping)
 
+    *_, domain, kind = seeds
     return train_until(
         AutoModelForCausalLM.from_pretrained(student),
         loss,
@@ -131,8 +155,8 @@ def _out_of_depth(student: Path, name: str, seed: int, recipe: Recipe) -> PreTra
         check_every=25,
         max_steps=recipe.max_steps,
         averaging=0.97,
-        seed=derive_seed("playground", seed, domain, "narrow" if narrow else "unreliable"),
-        label=f"playground: the {name.replace('_', ' ')} learns",
+        seed=derive_seed(*seeds),
+        label=f"playground: the {kind} {domain} teacher learns",
     )[0]
 
 

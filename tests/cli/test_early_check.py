@@ -93,11 +93,11 @@ def early(argv: list[str]) -> str:
 def test_the_source_has_the_parsers_options(path):
     waiting = [Held(*path.rsplit(".", 1))]
     for held in waiting:  # which grows on the way
-        found = options_in_source(held.module, held.name)
-        assert found is not None
+        options = options_in_source(held.module, held.name)
+        assert options is not None
         __import__(held.module)
-        assert list(found) == options_of(f"{held.module}.{held.name}"), held
-        waiting += [each for each in found.values() if each is not None and each not in waiting]
+        assert list(options) == options_of(f"{held.module}.{held.name}"), held
+        waiting += [each for each in options.values() if each is not None and each not in waiting]
     assert len(waiting) > 1 or path == "datamodules.PictureDataModule"
 
 

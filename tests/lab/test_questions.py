@@ -54,7 +54,7 @@ def test_holm_by_hand():
 
 @pytest.mark.parametrize(
     ("name", "arms"),
-    [("questions", 7), ("self_teacher_questions", 6), ("preference_questions", 13), ("narrow_questions", 7)],
+    [("questions", 7), ("self_teacher_questions", 6), ("preference_questions", 13), ("narrow_questions", 10)],
 )
 def test_seeds_are_enough_and_no_pilots(name, arms):
     family = Family.read(name)

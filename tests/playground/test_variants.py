@@ -1,6 +1,7 @@
 """What teachers that are made to fail are trained on; training itself is left out."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from lit_uniopd.playground.tasks import solve
 
 @pytest.fixture
 def examples(monkeypatch):
-    """Name of a teacher -> what it is trained on, and the prompts that decide when it stops."""
+    """Maker and domain of a teacher -> what it is trained on, and the prompts that decide when it stops."""
 
-    def of(name: str) -> tuple[list[tuple[str, str]], list[str]]:
+    def of(make: Callable[..., object], domain: str) -> tuple[list[tuple[str, str]], list[str]]:
         trained: list[tuple[str, str]] = []
         stopping: list[str] = []
 
@@ -31,7 +32,7 @@ def examples(monkeypatch):
         monkeypatch.setattr(variants, "answer_loss", lambda _, batch: trained.extend(batch))
         monkeypatch.setattr(variants, "answers_of", answers)
         monkeypatch.setattr(variants.AutoModelForCausalLM, "from_pretrained", lambda path: path)
-        variants._out_of_depth(Path("student"), name, 3, Recipe())
+        make(Path("student"), domain, 3, Recipe())
         return trained, stopping
 
     return of
@@ -39,7 +40,7 @@ def examples(monkeypatch):
 
 @pytest.mark.parametrize(("domain", "unseen"), [("math", ("-3", "-4")), ("code", ("L",))])
 def test_a_narrow_teacher_sees_right_answers_alone_and_never_half_of_what_can_be_confused(examples, domain, unseen):
-    trained, stopping = examples(f"narrow_{domain}_teacher")
+    trained, stopping = examples(variants._narrow, domain)
     assert {prompt[0] for prompt, _ in trained} == {"M" if domain == "math" else "C"}
     assert all(answer == solve(prompt) for prompt, answer in trained)
     prompts = [prompt for prompt, _ in trained] + stopping
@@ -51,7 +52,7 @@ def test_a_narrow_teacher_sees_right_answers_alone_and_never_half_of_what_can_be
 
 @pytest.mark.parametrize("domain", ["math", "code"])
 def test_an_unreliable_teacher_is_careful_in_the_first_two_steps_and_mostly_confused_later(examples, domain):
-    trained, stopping = examples(f"unreliable_{domain}_teacher")
+    trained, stopping = examples(variants._unreliable, domain)
     right = [
         [step == truth for step, truth in zip(answer.split(","), solve(prompt).split(","), strict=True)]
         for prompt, answer in trained

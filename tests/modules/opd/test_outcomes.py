@@ -103,11 +103,8 @@ def test_solutions_that_do_not_say_where_their_answer_is_are_told(graders, caplo
     solved = asked("math", ["First we add.\nThen we have 5."] * 3 + ["So 5.\n#### 5"] * 3)
     (trial,) = try_golds(solved, graders)
     assert trial.refused == tuple(solved[:3])
-    for grader, refused in (
-        ("exact", 2),
-        ("anls", 2),
-        ("numeric", 0),
-    ):  # which the number behind the marks does not reach
+    # The number behind the marks reaches neither of the first two.
+    for grader, refused in (("exact", 2), ("anls", 2), ("numeric", 0)):
         (trial,) = try_golds(asked(grader, ["5", "So 5.\n#### 5", "#### 5"]), graders)
         assert len(trial.refused) == refused, grader
     with caplog.at_level(logging.WARNING):
