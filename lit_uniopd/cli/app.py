@@ -20,11 +20,11 @@ from lit_uniopd.cli.next_commands import advice, next_commands
 from lit_uniopd.cli.renamed import with_current_class_paths
 from lit_uniopd.cli.shared_rows import SharedRowsWarning
 from lit_uniopd.distributed.atomic_checkpoint import check_checkpoint, newest_first, read_entry
-from lit_uniopd.distributed.sharded_checkpoint import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.errors import UserError
 from lit_uniopd.modules.base import PolicyModule
 from lit_uniopd.modules.same_run import RECORD
 from lit_uniopd.monitoring.media import log_settings, log_text
+from lit_uniopd.utils.checkpoint_directory import finish_replacement, is_sharded_checkpoint
 from lit_uniopd.utils.progress import in_notebook
 from lit_uniopd.utils.run_directory import (
     CONFIG,

@@ -9,11 +9,12 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 
-from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, is_sharded_checkpoint, load_sharded
+from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, load_sharded
 from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.loading import reads_images
 from lit_uniopd.policy.policy import Policy
+from lit_uniopd.utils.checkpoint_directory import is_sharded_checkpoint, newest_checkpoint
 from lit_uniopd.utils.new_directory import new_directory
 from lit_uniopd.utils.run_directory import CONFIG
 from lit_uniopd.utils.strict_yaml import read_yaml
@@ -83,22 +84,6 @@ def export_run(
         policy.to(getattr(torch, dtype))
     export(policy, directory, adapter=adapter)
     return Exported(checkpoint, config, base, state["global_step"], reads_images(args, flag))
-
-
-def newest_checkpoint(path: Path) -> Path:
-    """A checkpoint itself, or the last one below the directory of a run.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if not path.exists() and not is_sharded_checkpoint(path):
-        raise UserError(f"{path} does not exist; give a checkpoint or the directory of a run, runs/NAME/version_N.")
-    if path.is_file() or is_sharded_checkpoint(path):
-        return path
-    checkpoints = sorted(path.glob("**/*.ckpt"), key=lambda file: (file.stat().st_mtime, file.stem.startswith("last")))
-    if not checkpoints:
-        raise UserError(f"There is no checkpoint below {path}; give a checkpoint or the directory of another run.")
-    return checkpoints[-1]
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:

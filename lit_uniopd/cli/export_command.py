@@ -5,6 +5,7 @@ import math
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from lit_uniopd.utils.checkpoint_directory import newest_checkpoint
 from lit_uniopd.utils.command_parser import CommandParser
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("directory", metavar="OUT", type=Path, help="the directory to write")
     add_export_options(parser)
     options = parser.parse_args(argv)
+    options.source = newest_checkpoint(options.source)
 
     from lit_uniopd.cli.export import export_run  # torch and transformers: not before the arguments are right
 

@@ -11,9 +11,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from lit_uniopd.cli.export import export_run, newest_checkpoint, run_config
+from lit_uniopd.cli.export import export_run, run_config
 from lit_uniopd.cli.model_card import FIGURES, model_card, read_facts
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.checkpoint_directory import newest_checkpoint
 
 CARD = "README.md"
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from lit_uniopd.cli.export_command import add_export_options
+from lit_uniopd.utils.checkpoint_directory import newest_checkpoint
 from lit_uniopd.utils.command_parser import CommandParser
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> int:
     )
     add_export_options(parser)
     options = parser.parse_args(argv)
+    options.source = newest_checkpoint(options.source)
 
     from lit_uniopd.cli.push import push_run  # torch and transformers: not before the arguments are right
 

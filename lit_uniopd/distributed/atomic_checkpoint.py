@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, META, is_sharded_checkpoint, load_sharded
+from lit_uniopd.distributed.sharded_checkpoint import LOAD_ERRORS, load_sharded
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.checkpoint_directory import META, is_sharded_checkpoint
 
 RUN_KEYS = ("state_dict", "loops", "policy_path")
 """Keys that every checkpoint of a run has."""

@@ -15,9 +15,10 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from lit_uniopd.distributed.sharded_checkpoint import AVERAGES, is_sharded_checkpoint, load_sharded, save_sharded
+from lit_uniopd.distributed.sharded_checkpoint import AVERAGES, load_sharded, save_sharded
 from lit_uniopd.distributed.sharding import ShardingArgs, full_tensor, reshard, sharded_like, units_of
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.checkpoint_directory import is_sharded_checkpoint
 
 
 class FSDP(ModelParallelStrategy):

@@ -27,9 +27,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.checkpoint_directory import META
 
-META = "meta.pt"
-"""Lightning recognises sharded checkpoints by this file."""
 LOAD_ERRORS = (
     *(OSError, RuntimeError, KeyError, ValueError, EOFError),
     *(UnpicklingError, SafetensorError, CheckpointException),
@@ -38,12 +37,6 @@ LOAD_ERRORS = (
 AVERAGES = "averages"
 """Key of averages of the weights in a checkpoint: name -> parameter -> tensor, sharded like the parameter."""
 _WEIGHT, _STATE, _AVERAGE = "weight", "optimizer", "average"
-
-
-def is_sharded_checkpoint(path: Path) -> bool:
-    """Whether there is a directory that ``save_sharded`` finished; finishes a replacement that was interrupted."""
-    finish_replacement(path)
-    return (path / META).is_file()
 
 
 def save_sharded(
@@ -116,17 +109,6 @@ def replace_directory(new: Path, path: Path) -> None:
         path.rename(old)
     new.rename(path)
     _remove(old)
-
-
-def finish_replacement(path: Path) -> None:
-    """Finish `replace_directory` if it was interrupted: take the new directory if it is complete, else the old."""
-    old, partial = (path.with_name(f"{path.name}.{end}") for end in ("old", "partial"))
-    if path.exists() or not old.exists():
-        return
-    try:
-        (partial if (partial / META).is_file() else old).rename(path)
-    except FileNotFoundError:  # another rank was faster
-        return
 
 
 def _remove(path: Path) -> None:

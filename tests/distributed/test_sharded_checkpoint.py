@@ -12,8 +12,9 @@ from tiny import trainer
 from lit_uniopd.cli.app import find_checkpoint
 from lit_uniopd.distributed import sharded_checkpoint
 from lit_uniopd.distributed.atomic_checkpoint import AtomicCheckpointIO
-from lit_uniopd.distributed.sharded_checkpoint import META, is_sharded_checkpoint, load_sharded, save_sharded
+from lit_uniopd.distributed.sharded_checkpoint import load_sharded, save_sharded
 from lit_uniopd.errors import UserError
+from lit_uniopd.utils.checkpoint_directory import META, is_sharded_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 NAMES = [["a.weight", "b.bias"]]
