@@ -1,8 +1,6 @@
 """Files of rows: JSONL and JSON are read where they stand, parquet, Arrow and CSV through `datasets`, memory-mapped."""
 
-import bz2
 import csv
-import gzip
 import json
 import logging
 import lzma
@@ -19,16 +17,12 @@ from typing import IO, Any
 
 from datamodules.rows import ArrowValues, JsonValues, ListedValues, TableRows
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.data_paths import JSON_KINDS, KINDS, PACKED
 from lit_uniopd.utils.progress import progress_bar, track
 from lit_uniopd.utils.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
-JSON_KINDS = (".jsonl", ".json")
-ARROW_KINDS = (".parquet", ".arrow", ".csv", ".tsv")
-KINDS = (*JSON_KINDS, *ARROW_KINDS)
-PACKED: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-"""Ending of a compressed JSON or JSONL file -> what opens it."""
 ALL_KINDS = f"{', '.join(KINDS)} (JSON and JSONL also with {', '.join(PACKED)})"
 _DELIMITER = {".csv": ",", ".tsv": "\t"}
 _SPLIT = re.compile(r"(?:^|[/_.-])(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|dev)(?=[/_.-])")

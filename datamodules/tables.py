@@ -3,16 +3,12 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from datamodules.rows import ArrowValues, Rows, TableRows
 from datamodules.table_files import (
     ALL_KINDS,
-    ARROW_KINDS,
-    KINDS,
-    PACKED,
     Keyed,
     files_of_folder,
     kind_of,
@@ -20,6 +16,7 @@ from datamodules.table_files import (
     read_file,
 )
 from lit_uniopd.errors import UserError, first_line
+from lit_uniopd.utils.data_paths import ARROW_KINDS, is_hub_dataset, matching_paths
 from lit_uniopd.utils.paths import resolve_path
 
 PLAYGROUND = "playground:"
@@ -60,7 +57,7 @@ def prepare_table(table: TableArgs, flag: str) -> None:
     """
     if not table.path:
         return
-    if _is_hub(table.path):
+    if is_hub_dataset(table.path):
         if not table.streaming:
             _hub_dataset(table, flag)
     elif not _saved(table.path):
@@ -84,7 +81,7 @@ def read_rows(table: TableArgs, flag: str, keyed: Keyed | None = None) -> Rows:
         raise UserError(f"{flag}.path is empty; give {ALL_KINDS} files or a data set on the hub.")
     if table.limit is not None and table.limit < 1:
         raise UserError(f"{flag}.limit must be at least 1, not {table.limit}; leave it out to read all rows.")
-    is_hub = _is_hub(table.path)
+    is_hub = is_hub_dataset(table.path)
     if not is_hub:
         _refuse_hub_options(table, flag)
     rows = Rows(
@@ -108,13 +105,6 @@ def _refuse_hub_options(table: TableArgs, flag: str) -> None:
         raise UserError(f"{flag}.{misplaced[0]} is for data sets on the hub, not for {table.path}; remove it.")
 
 
-def _is_hub(path: str) -> bool:
-    """Whether a path names a data set on the hub: it is not a file and does not look like one."""
-    looks_like_file = path.startswith((".", "/", "~")) or any(c in path for c in "*?[")
-    looks_like_file |= path.endswith((*KINDS, *PACKED))
-    return not (path.startswith(PLAYGROUND) or looks_like_file or Path(path).exists())
-
-
 def _file_tables(table: TableArgs, flag: str, keyed: Keyed | None) -> Iterator[TableRows]:
     files = _files(table, flag)
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))
@@ -135,11 +125,7 @@ def _files(table: TableArgs, flag: str) -> list[Path]:
     expanded = os.path.expanduser(path)
     if Path(expanded).is_dir():
         return files_of_folder(Path(expanded), table.split, flag)
-    # First as a file: a name may contain brackets without being a pattern.
-    names = [expanded] if Path(expanded).exists() else sorted(glob(expanded, recursive=True))
-    files = [Path(name) for name in names]
-    if not files:
-        raise UserError(f"{flag}.path {path} matches no file (looked from {Path.cwd()}); mend the path.")
+    files = matching_paths(path, f"{flag}.path")
     for file in files:
         if file.is_dir():
             raise UserError(f"{flag}.path {path} matches the folder {file}; name files, as in {file}/*.jsonl.")

@@ -25,7 +25,8 @@ from tiny import make_model
 from docs import hooks  # what `make docs` runs
 from lit_uniopd.cli import main
 from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS
-from lit_uniopd.cli.early_check import refuse_unknown_options
+from lit_uniopd.cli.early_check import refuse_wrong_options
+from lit_uniopd.cli.early_run_check import refuse_vain_run
 from lit_uniopd.cli.entry_point import spell_out
 from lit_uniopd.cli.error_messages import OneSentenceParser
 from lit_uniopd.errors import UserError
@@ -209,9 +210,12 @@ def test_no_command_is_refused_early(monkeypatch):
         if words[0] in TRAINER_COMMANDS:
             with suppress(UserError):  # of a config that the page has the reader write
                 words = spell_out(words)
-            refuse_unknown_options(words)
+            refuse_wrong_options(words)
+            with monkeypatch.context() as there:
+                there.setattr(Path, "exists", lambda _: True)  # the files of the reader's
+                refuse_vain_run(words)
             with suppress(UserError):
-                refuse_unknown_options([*words, "--trainer.nonsense", "3", "--model.nonsense", "3"])
+                refuse_wrong_options([*words, "--trainer.nonsense", "3", "--model.nonsense", "3"])
                 continue
             refused.append(words)
     assert len(refused) > 40  # the others ask for help, or end in a flag

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_uniopd.cli.arguments import configure_parsing
 from lit_uniopd.cli.commands import ABOUT, COMMANDS, TRAINER_COMMANDS
+from lit_uniopd.cli.early_run_check import refuse_missing_checkpoint, refuse_no_step
 from lit_uniopd.cli.error_messages import OneSentenceParser, check_configs, trainer_mistake
 from lit_uniopd.cli.logger_mistakes import logger_mistakes_named
 from lit_uniopd.cli.next_commands import advice, next_commands
@@ -167,7 +169,7 @@ class UniOPDCLI(LightningCLI):
         elif self.subcommand != "fit" and isinstance(self.model, PolicyModule):
             log_untrained(str(self.subcommand), self.model, self.trainer)
         if self.subcommand == "fit":
-            check_length(self.trainer)
+            refuse_no_step(partial(getattr, self.trainer))
         check_directories(self.trainer, config.get("ckpt_path"))
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -187,19 +189,6 @@ def log_untrained(command: str, model: PolicyModule, trainer: Trainer) -> None:
             command,
             model.model_name,
         )
-
-
-def check_length(trainer: Trainer) -> None:
-    """Refuse a fit that would take no step.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    for option in ("max_steps", "max_epochs", "limit_train_batches"):
-        if getattr(trainer, option) == 0:
-            raise UserError(
-                f"--trainer.{option} 0 trains nothing; raise it, or score the model as it is by `uniopd validate`."
-            )
 
 
 def check_directories(trainer: Trainer, ckpt_path: str | None) -> None:
@@ -238,6 +227,7 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
         UserError: if there is none, or it is damaged.
     """
     flag = "--ckpt_path"
+    refuse_missing_checkpoint(path)
     if path == "last":
         folders = checkpoint_folders(trainer)
         for interrupted in (file for folder in folders for file in folder.glob("**/*.ckpt.old")):
@@ -249,8 +239,6 @@ def find_checkpoint(path: str, trainer: Trainer) -> str:
             remedy = newest or "give the path of a checkpoint"
             raise UserError(f"--ckpt_path last: there is no last.ckpt of this run under {run_root(trainer)}; {remedy}.")
         flag, path = "--ckpt_path last:", str(last[0])
-    elif not Path(path).exists():
-        raise UserError(f"--ckpt_path {path} does not exist; give a file under runs/<name>/version_N/checkpoints/.")
     elif Path(path).is_dir() and not is_sharded_checkpoint(Path(path)):
         inside = newest_first("*.ckpt", Path(path))
         remedy = f"the newest checkpoint in it is {inside[0]}" if inside else "give one that a run has written"

@@ -1,31 +1,21 @@
-"""Options that there are certainly not, refused before torch is imported: seconds earlier than by the parser."""
+"""Options that are certainly wrong, refused before torch is imported: seconds earlier than by the parser."""
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from lit_uniopd.cli.options_in_source import Options, options_in_source, trainer_methods
-from lit_uniopd.cli.renamed import MOVED
-from lit_uniopd.errors import UserError
-from lit_uniopd.utils.strict_yaml import read_yaml
+import yaml
 
-_OURS = {"model": "lit_uniopd.modules.", "data": "datamodules."}
-"""Section -> how the path of a class begins whose options are read here."""
-_OPTION = re.compile(r"-c|--\w[\w-]*(\.[\w-]+)*\+?")
-_NO_VALUE = re.compile(r"-(?!\d+$|\d*\.\d+$)")
-"""What argparse takes for no value: all that begins as an option does and is no number."""
-_HELP = re.compile(r"(-h|--((.+\.)?help|print_config|print_completion))(=.*)?", re.DOTALL)
+from lit_uniopd.cli.options_in_source import Held, Options, Plain, names_in_source, options_in_source, trainer_methods
+from lit_uniopd.cli.typed_options import OURS, Typed, asks_for_help, read_line
+from lit_uniopd.errors import UserError
+
 _SYNTAX = {"class_path", "init_args", "dict_kwargs"}
 _FROM_LIGHTNING = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 
-Classes = Mapping[str, str | None]
-"""Section -> path of the class of ours that it names; None: of another, or it is not certain."""
 
-
-def refuse_unknown_options(argv: Sequence[str]) -> None:
-    """Refuse an option that is certainly none, in the parser's words; what is not certain is left to the parser.
+def refuse_wrong_options(argv: Sequence[str]) -> None:
+    """Refuse what is certainly wrong, in the parser's words; what is not certain is left to the parser.
 
     Args:
         argv: what stands behind ``uniopd``, a verb of the trainer first.
@@ -33,21 +23,22 @@ def refuse_unknown_options(argv: Sequence[str]) -> None:
     Raises:
         UserError: naming the option.
     """
-    if any(_HELP.fullmatch(arg) for arg in argv):
-        return
-    outside: list[str] = []
     verb, *arguments = argv
-    for option, classes in _typed(arguments):
-        section, _, key = option.partition(".")
-        if section not in _OURS:
-            outside.append(option)
-        elif key and (unknown := _unknown(classes.get(section), key)):
-            raise _refusal(option, *unknown, help_of=f"{section}.help={classes[section]}")
+    if asks_for_help(arguments):
+        return
+    line = read_line(arguments)
+    last = line.last
+    for typed in line.options:
+        _refuse_unknown(typed)
+        if typed in last:
+            _refuse_class(typed)
+            _refuse_value(typed)
+    outside = [typed.option for typed in line.options if typed.section not in OURS]
     known = _outer_options(verb) if outside else []
     for option in outside if known else ():
         section = re.match(r"trainer\.[^.+]+|[^.+]+", option)
         if section and section[0] not in known:
-            raise _refusal(option, option, [*known, *options_of_classes(arguments)], help_of="help")
+            raise _unknown_option(option, option, [*known, *options_of_classes(arguments)], help_of="help")
 
 
 def options_of_classes(arguments: Sequence[str]) -> list[str]:
@@ -56,69 +47,85 @@ def options_of_classes(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: behind the verb.
     """
-    *_, (_, classes) = [("", dict[str, str | None]()), *_typed(arguments)]
+    options = read_line(arguments).options
+    classes = options[-1].classes if options else {}
     return [f"{section}.{key}" for section, path in classes.items() for key in _options_of(path) or ()]
 
 
-def _refusal(flag: str, option: str, known: Sequence[str], help_of: str) -> UserError:
-    from lit_uniopd.cli.parse_errors import listed_by, unknown_option  # which imports jsonargparse
+def _refuse_unknown(typed: Typed) -> None:
+    found = _looked_up(typed.classes.get(typed.section), typed.key) if typed.key else None
+    if isinstance(found, tuple):
+        raise _unknown_option(typed.option, *found, help_of=_help_of(typed))
+
+
+def _refuse_class(typed: Typed) -> None:
+    module, _, name = (typed.classes.get(typed.option) or "").rpartition(".")
+    known = names_in_source(module) if module == OURS.get(typed.option) else []
+    if known and name not in known:
+        from lit_uniopd.cli.parse_errors import misspelt_class  # which imports jsonargparse
+
+        if misspelt := misspelt_class(typed.option, module, name, known):
+            raise UserError(misspelt)
+
+
+def _refuse_value(typed: Typed) -> None:
+    if typed.section == "trainer":
+        found: Any = trainer_methods().get("__init__", {}).get(typed.key)
+    else:
+        found = _looked_up(typed.classes.get(typed.section), typed.key)
+    if not isinstance(found, Plain):
+        return
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from lit_uniopd.cli.arguments import configure_parsing, load_argument
+    from lit_uniopd.cli.parse_errors import complaints_of, wrong_value
+
+    configure_parsing()
+    try:
+        if not isinstance(load_argument(typed.value), str | int | float):  # what null or a list is, depends on more
+            return
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--value", type=found.type)
+        parser.parse_args([f"--value={typed.value}"])
+    except yaml.YAMLError:
+        return
+    except ArgumentError as error:
+        if problem := wrong_value(typed.option, complaints_of(str(error)), where="", help_of=_help_of(typed)):
+            raise UserError(problem) from error
+
+
+def _help_of(typed: Typed) -> str:
+    return f"{typed.section}.help={typed.classes[typed.section]}" if typed.section in OURS else "help"
+
+
+def _unknown_option(flag: str, option: str, known: Sequence[str], help_of: str) -> UserError:
+    from lit_uniopd.cli.parse_errors import listed_by, unknown_option
 
     return UserError(f"{unknown_option(flag, option, known)}; {listed_by(help_of)}")
-
-
-def _typed(arguments: Sequence[str]) -> Iterator[tuple[str, Classes]]:
-    """Each option, and the classes that are named up to there; ends before what might be read in another way."""
-    classes: dict[str, str | None] = {}
-    remaining = list(arguments)
-    while remaining:
-        flag, equals, value = remaining.pop(0).partition("=")
-        if flag == "--allow_oom":  # the one that takes no value
-            continue
-        if not _OPTION.fullmatch(flag) or not (equals or (remaining and not _NO_VALUE.match(remaining[0]))):
-            return
-        value = value if equals else remaining.pop(0)
-        option = "config" if flag == "-c" else flag.removeprefix("--")
-        section, _, key = option.partition(".")
-        if option == "config":
-            classes |= _classes_in(value, classes)
-        elif section in _OURS and key in ("", "class_path"):
-            classes[section] = _class_path(section, value)
-        yield option, {**classes}
-
-
-def _classes_in(config: str, before: Classes) -> Classes:
-    settings: Any = read_yaml(Path(config), "--config") if os.path.isfile(config) else config  # or the text of one
-    if not isinstance(settings, dict):
-        return before if settings is None else dict.fromkeys(_OURS)
-    classes = {}
-    for section in settings.keys() & _OURS:
-        setting = settings[section]
-        path = setting.get("class_path", before.get(section)) if isinstance(setting, dict) else setting
-        classes[section] = _class_path(section, path)
-    return classes
-
-
-def _class_path(section: str, setting: Any) -> str | None:
-    module, _, name = str(setting).rpartition(".")
-    path = f"{MOVED.get(module, module)}.{name}"
-    return path if path.startswith(_OURS[section]) else None
 
 
 def _options_of(path: str | None) -> Options | None:
     return options_in_source(*path.rsplit(".", 1)) if path else None
 
 
-def _unknown(path: str | None, key: str) -> tuple[str, list[str]] | None:
-    """The end of an option that its class, or a dataclass on the way to it, does not know, and all that this knows."""
+def _looked_up(path: str | None, key: str) -> tuple[str, list[str]] | Plain | None:
+    """What an option of a class holds, if that is plain.
+
+    Returns:
+        The end of the option that the class, or a dataclass on the way to it, does not know, and all that this knows,
+        if there is no such option; None if only the parser knows.
+    """
     options, names = _options_of(path), key.removesuffix("+").split(".")
     if options is None or _SYNTAX & {*names}:
         return None
     there = next((i for i in range(len(names), 0, -1) if ".".join(names[:i]) in options), 0)
     held = options[".".join(names[:there])] if there else None
-    if not there or (held and held.plain and there < len(names)):
+    if not there or (isinstance(held, Held) and held.plain and there < len(names)):
         return key, [*options]
-    below = ".".join(key.split(".")[there + held.by_name :]) if held else ""
-    return _unknown(f"{held.module}.{held.name}", below) if held and below else None
+    if not isinstance(held, Held):
+        return held if there == len(names) and not key.endswith("+") else None
+    below = ".".join(key.split(".")[there + held.by_name :])
+    return _looked_up(f"{held.module}.{held.name}", below) if below else None
 
 
 def _outer_options(verb: str) -> list[str]:

@@ -5,7 +5,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lit_uniopd.cli.commands import COMMANDS, TRAINER_COMMANDS, help_parser
-from lit_uniopd.cli.early_check import refuse_unknown_options
+from lit_uniopd.cli.early_check import refuse_wrong_options
+from lit_uniopd.cli.early_run_check import refuse_vain_run
 from lit_uniopd.errors import UserError, explain_failure
 from lit_uniopd.utils.near_names import did_you_mean
 from lit_uniopd.utils.packaged_configs import with_config_paths
@@ -30,7 +31,8 @@ def main(args: "ArgsType" = None) -> None:
         if isinstance(argv, list):
             argv = spell_out([arg for arg in argv if arg != "--debug"])
             answer_without_trainer(argv)
-            refuse_unknown_options(argv)
+            refuse_wrong_options(argv)
+            refuse_vain_run(argv)
         from lit_uniopd.cli.app import run_process
 
         run_process(argv)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from lit_uniopd.utils.own_folder import own_folder
 
 _PACKAGES = ("lit_uniopd", "datamodules")
 _ROOT = Path(__file__).parents[2]
@@ -24,8 +26,16 @@ class Held:
     """Whether it holds many, each below a name of the user's, as teachers are."""
 
 
-Options = Mapping[str, Held | None]
-"""Option -> what it holds; None: what can be below it, only the parser knows."""
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A number, a truth value or a choice; a text is none, which any value is."""
+
+    type: Any
+
+
+Options = Mapping[str, Held | Plain | None]
+"""Option -> what it holds; None: what that is, only the parser knows."""
+_PLAIN_TYPES: Mapping[str, Any] = {"int": int, "float": float, "bool": bool}
 
 
 @cache
@@ -42,36 +52,51 @@ def options_in_source(module: str, name: str) -> Options | None:
     declared = _declared(module, name)
     if declared is None:
         return None
-    options: dict[str, Held | None] = {}
+    options: dict[str, Held | Plain | None] = {}
     for key, held in declared.items():
-        below = options_in_source(held.module, held.name) if held and held.plain else None
+        below = options_in_source(held.module, held.name) if isinstance(held, Held) and held.plain else None
         options |= {key: held, **{f"{key}.{each}": inside for each, inside in (below or {}).items()}}
     return options
 
 
 @cache
-def trainer_methods() -> Mapping[str, list[str]]:
+def trainer_methods() -> Mapping[str, Mapping[str, Plain | None]]:
     """What each method of Lightning's trainer takes, by its name; empty if Lightning has it in another file."""
     spec = importlib.util.find_spec("lightning")
     file = Path(spec.origin).parent / "pytorch/trainer/trainer.py" if spec and spec.origin else None
     body = ast.parse(file.read_bytes()).body if file and file.is_file() else []
     classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Trainer"]
     methods = [node for cls in classes for node in cls.body if isinstance(node, ast.FunctionDef)]
-    return {method.name: [each.arg for each in _parameters(method)] for method in methods}
+    return {
+        method.name: {each.arg: _plain("lightning", each.annotation) for each in _parameters(method)}
+        for method in methods
+    }
 
 
-def _declared(module: str, name: str) -> dict[str, Held | None] | None:
+def names_in_source(package: str) -> list[str]:
+    """What is in a package of ours; nothing if a package of the user's hides it, or a folder of the user's adds to it.
+
+    Args:
+        package: whose ``__init__`` only imports.
+    """
+    folder, names = _ROOT.joinpath(*package.split(".")), _names_in(package)
+    if not names or own_folder(package, [str(folder)]):
+        return []
+    return [*names, *(path.stem for path in folder.iterdir())]
+
+
+def _declared(module: str, name: str) -> dict[str, Held | Plain | None] | None:
     module, cls = _definition(module, name)
     if not isinstance(cls, ast.ClassDef):
         return None
-    declared: dict[str, Held | None] = {}
+    declared: dict[str, Held | Plain | None] = {}
     inherits = True
     is_data = _is_dataclass(cls)
     for node in cls.body:
         if is_data and isinstance(node, ast.AnnAssign):
-            declared[ast.unparse(node.target)] = _held(module, node.annotation)
+            declared[ast.unparse(node.target)] = _held(module, node.annotation) or _plain(module, node.annotation)
         elif not is_data and isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            declared = {each.arg: _held(module, each.annotation) for each in _parameters(node)}
+            declared = {e.arg: _held(module, e.annotation) or _plain(module, e.annotation) for e in _parameters(node)}
             inherits = node.args.kwarg is not None
     for base in cls.bases if inherits else ():
         above = _declared(module, ast.unparse(base))
@@ -104,6 +129,31 @@ def _held(module: str, annotation: ast.expr | None) -> Held | None:
             held = _held(module, value)
             return replace(held, plain=False, by_name=True) if held and not held.by_name else None
     return None
+
+
+def _plain(module: str, annotation: Any) -> Plain | None:
+    match annotation:
+        case ast.Constant(value=None):
+            return Plain(None)
+        case ast.Name(id=name) if name in _PLAIN_TYPES:
+            return Plain(_PLAIN_TYPES[name])
+        case ast.Name(id=name):
+            return _plain(*_definition(module, name))  # of an alias
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            return Plain(Literal[ast.literal_eval(choices)])
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=other):
+            return _either(module, other, ast.Constant(None))
+        case (
+            ast.BinOp(left=one, right=other)
+            | ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=[one, other]))
+        ):
+            return _either(module, one, other)
+    return None
+
+
+def _either(module: str, one: ast.expr, other: ast.expr) -> Plain | None:
+    first, second = _plain(module, one), _plain(module, other)
+    return Plain(first.type | second.type) if first and second else None
 
 
 def _definition(module: str, name: str) -> tuple[str, Any]:

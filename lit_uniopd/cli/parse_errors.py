@@ -230,15 +230,19 @@ def shown(value: str) -> str:
     return short if bare else repr(short)
 
 
-def wrong_value(flag: str, complaints: Sequence[Complaint], *, null: bool, where: str) -> str | None:
+def wrong_value(flag: str, every: Sequence[Complaint], *, where: str, help_of: str) -> str | None:
     """What an option takes and was not given; None where no complaint says.
 
     Args:
         flag: with all keys.
-        complaints: about it.
-        null: whether null would do.
+        every: all complaints.
         where: the file that it stands in, in brackets.
+        help_of: as ``listed_by`` has it.
     """
+    nearest = deepest(every)
+    keys = nearest[0].keys
+    complaints = [each for each in nearest if each.keys == keys]
+    null = any("NoneType" in each.text and each.keys == keys for each in every) and len(every) > len(nearest)
     words, choices = expectation([each.text for each in complaints])
     if not words:
         return None
@@ -247,8 +251,8 @@ def wrong_value(flag: str, complaints: Sequence[Complaint], *, null: bool, where
     meant = did_you_mean(str(value), choices)
     got = "" if value is None else f", not {shown(value)}"
     unquoted = words == [_TYPES["str"]] and re.fullmatch(r"True|False|[\d.e+-]+", value or "")
-    remedy = "; put it in quotes" if unquoted else ""
-    return f"--{flag} expects {' or '.join([*words, 'null'] if null else words)}{got}{meant}{where}{remedy}"
+    remedy = "put it in quotes." if unquoted else listed_by(help_of)
+    return f"--{flag} expects {' or '.join([*words, 'null'] if null else words)}{got}{meant}{where}; {remedy}"
 
 
 def namesake(module: str) -> str | None:
@@ -278,16 +282,30 @@ def namesake(module: str) -> str | None:
     )
 
 
+def misspelt_class(flag: str, module: str, name: str, known: Collection[str]) -> str | None:
+    """That a module has no such class, but one of a like name; None if not, or if another module hides the one meant.
+
+    Args:
+        flag: with all keys.
+        module: that was named.
+        name: of the class.
+        known: what the module has.
+    """
+    meant = did_you_mean(name, known, prefix=f"{module}.")
+    return f"--{flag}: there is no {name} in {module}{meant}; {_BY_NAME}." if meant and not namesake(module) else None
+
+
 def wrong_class(flag: str, complaints: Sequence[Complaint]) -> str | None:
     """That a class is none, or none that will do; None where no complaint is about one."""
     for each in complaints:
         if attribute := re.search(r"module '([^']+)' has no attribute '([^']+)'", each.text):
             module, name = attribute[1], attribute[2]
-            meant = did_you_mean(name, dir(sys.modules.get(module)), prefix=f"{module}.")
+            if misspelt := misspelt_class(flag, module, name, dir(sys.modules.get(module))):
+                return misspelt
             file = getattr(sys.modules.get(module), "__file__", None)
-            other = namesake(module)
-            looked = f" ({file})" if file and (other or not meant) else ""
-            return f"--{flag}: there is no {name} in {module}{looked}{meant}; {other or _BY_NAME}."
+            looked = f" ({file})" if file else ""
+            meant = did_you_mean(name, dir(sys.modules.get(module)), prefix=f"{module}.")
+            return f"--{flag}: there is no {name} in {module}{looked}{meant}; {namesake(module) or _BY_NAME}."
         if absent := re.search(r"No module named '([^']+)'", each.text):
             return f"--{flag}: there is no module {absent[1]}; {namesake(absent[1]) or _BY_NAME}."
         if kind := re.search(r"does not correspond to a subclass of (\w+)", each.text):
@@ -320,7 +338,8 @@ def sentence(message: str, known: Collection[str], configs: Mapping[str, Any]) -
     for file, settings in () if typed or not keys else configs.items():
         if there := in_config(keys, None if name else first.value, settings):
             flag, where = there, f" (in {file})"
-    lists = listed_by(f"{first.keys[0]}.help={first.classes[0]}" if first.classes and first.keys else "help")
+    help_of = f"{first.keys[0]}.help={first.classes[0]}" if first.classes and first.keys else "help"
+    lists = listed_by(help_of)
     if name == "class_path":
         flag, name = _beside_class_path(message, flag)
         return f"{unknown_option(flag, name, ['class_path', 'init_args', 'dict_kwargs'])}{where}; {lists}"
@@ -334,10 +353,8 @@ def sentence(message: str, known: Collection[str], configs: Mapping[str, Any]) -
         return f"--{flag}: there is no such option: --{flag.removesuffix(f'.{below[1]}')} has none; {lists}"
     if len(keys) == 1 and any((each.value or "").startswith("NestedArg(") for each in complaints):
         return f"--{flag} is an option of a class; name the class before it, by --{keys[0]}."
-    same = [each for each in complaints if each.keys == keys]
-    null = any("NoneType" in each.text and each.keys == keys for each in every) and len(every) > len(complaints)
-    if problem := wrong_value(flag, same, null=null, where=where):
-        return f"{problem}." if problem.endswith("in quotes") else f"{problem}; {lists}"
+    if problem := wrong_value(flag, every, where=where, help_of=help_of):
+        return problem
     if problem := wrong_class(flag, complaints):
         return problem
     if "is required" in first.text:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 
 from lit_uniopd.cli.commands import TRAINER_COMMANDS
+from lit_uniopd.cli.early_check import refuse_wrong_options
 from lit_uniopd.errors import UserError
 from lit_uniopd.utils.command_parser import CommandParser
 
@@ -36,12 +37,17 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(
                 f"{argument}: there is no such option (did you mean {near[0]}?); see `uniopd doctor --help`."
             )
+    try:
+        refuse_wrong_options(["fit", *fit_arguments])
 
-    # Torch and Lightning: not before the arguments are right.
-    from lit_uniopd.doctor.console import show
-    from lit_uniopd.doctor.findings import exit_status
-    from lit_uniopd.doctor.unstarted_run import examine
+        # Torch and Lightning: not before the arguments are right.
+        from lit_uniopd.doctor.console import show
+        from lit_uniopd.doctor.findings import exit_status
+        from lit_uniopd.doctor.unstarted_run import examine
 
-    findings = examine(fit_arguments, quick=options.quick, stage=options.stage)
+        findings = examine(fit_arguments, quick=options.quick, stage=options.stage)
+    except UserError as error:
+        message = str(error).replace("`uniopd fit --help` lists", "`uniopd doctor --help` and `fit --help` list")
+        raise UserError(message) from error
     show(findings)
     return exit_status(findings)

@@ -12,7 +12,6 @@ from lit_uniopd.cli.error_messages import user_error_in
 from lit_uniopd.doctor.all_checks import quiet, run_all_checks
 from lit_uniopd.doctor.dry_run import Stage
 from lit_uniopd.doctor.findings import Finding, complaint
-from lit_uniopd.errors import UserError
 from lit_uniopd.utils.progress import Heartbeat, bars_are_readable
 from lit_uniopd.utils.progress_text import duration, joined
 
@@ -82,11 +81,7 @@ def examine(fit_arguments: list[str], *, quick: bool, stage: Stage | None) -> li
         status.update(name)
 
     with quiet(), lines, Console(stderr=True).status("reading") as status:
-        try:
-            unstarted: Any = run(["fit", *fit_arguments], UnstartedRun)
-        except UserError as error:
-            message = str(error).replace("`uniopd fit --help` lists", "`uniopd doctor --help` and `fit --help` list")
-            raise UserError(message) from error
+        unstarted: Any = run(["fit", *fit_arguments], UnstartedRun)
         return run_all_checks(
             unstarted.model,
             unstarted.datamodule,

@@ -22,7 +22,7 @@ from lit_uniopd.errors import UserError, first_line
 from lit_uniopd.policy.args import PolicyArgs
 from lit_uniopd.policy.gguf import gguf_files
 from lit_uniopd.utils.jsonl import append_lines, read_lines
-from lit_uniopd.utils.paths import resolve_path
+from lit_uniopd.utils.paths import is_local_model, no_directory, resolve_path
 
 
 def load_processor(args: PolicyArgs, flag: str) -> Any:
@@ -244,7 +244,7 @@ class _as_user_error:
             ) from error
         if isinstance(error, UserError) or not isinstance(error, OSError | ValueError | KeyError):
             return
-        is_local = Path(self.path).exists() or self.path.startswith(("playground:", ".", "/", "~"))
+        is_local = is_local_model(self.path)
         if files := gguf_files(self.path):
             file, which = (files[0], "it") if len(files) == 1 else (Path(self.path, "FILE"), "one of its files")
             names = "" if len(files) == 1 else f" ({', '.join(file.name for file in files)})"
@@ -252,7 +252,7 @@ class _as_user_error:
         elif not is_local and "gguf" in self.path.lower():
             hint = "it is in GGUF; download one of its files, convert it by `uniopd convert FILE OUT`, and give OUT"
         elif is_local and not Path(resolve_path(self.path)).is_dir():
-            hint = "there is no such directory; mend the path, or give a hub id"
+            raise no_directory(self.flag, self.path) from error
         elif is_local and "safetensors" in str(error):
             hint = "it has no safetensors weights; convert them with save_pretrained"
         elif "trust_remote_code" in str(error):

@@ -291,8 +291,8 @@ def test_a_mistake_of_any_command(arguments, words, remedy, desk, capsys, monkey
 
 
 def test_debug_shows_where_it_happened(fit):
-    with pytest.raises(UserError, match=r"none\.ckpt does not exist") as raised:
-        main([*fit, "--ckpt_path=none.ckpt", "--debug"])
+    with pytest.raises(UserError, match=r"there is no last\.ckpt") as raised:
+        main([*fit, "--ckpt_path=last", "--debug"])
     assert "find_checkpoint" in [frame.name for frame in raised.traceback]
     with pytest.raises(Exception, match="invalid strategy name") as lightnings:
         main([*fit, "--trainer.strategy=fdsp", "--debug"])
@@ -319,7 +319,7 @@ PUT_TOGETHER = {
     "lit_uniopd/benchmarks/judging/args.py": "a judge's sentence under the option's name there (tests/benchmarks/judging/test_evaluation.py)",
     "lit_uniopd/cli/early_check.py": "the parser's own sentence about an unknown option (tests/cli/test_early_check.py)",
     "lit_uniopd/cli/error_messages.py": "its sentences are put together from the parser's and Lightning's; the tests above have them",
-    "lit_uniopd/doctor/unstarted_run.py": "fit's own sentence, with the doctor's help named beside",
+    "lit_uniopd/doctor/cli.py": "fit's own sentence, with the doctor's help named beside",
     "lit_uniopd/memory/suggestions.py": "the remedy is the lever that is found, or a smaller model (tests/memory/test_plan.py)",
     "lit_uniopd/policy/loading.py": "one of five remedies, of which the tests above have two",
     "lit_uniopd/utils/objections.py": "the sentence of an Objection, which is looked at where that is made",
