@@ -125,7 +125,7 @@ def _files(table: TableArgs, flag: str) -> list[Path]:
     expanded = os.path.expanduser(path)
     if Path(expanded).is_dir():
         return files_of_folder(Path(expanded), table.split, flag)
-    files = matching_paths(path, f"{flag}.path")
+    files = matching_paths(path, flag)
     for file in files:
         if file.is_dir():
             raise UserError(f"{flag}.path {path} matches the folder {file}; name files, as in {file}/*.jsonl.")

@@ -41,7 +41,7 @@ def refuse_vain_run(argv: Sequence[str]) -> None:
     for split in _READ[verb] if classes.get("data") else ():
         path = _typed_path(line, f"data.{split}")
         if path and not is_hub_dataset(path):
-            matching_paths(path, f"--data.{split}.path")
+            matching_paths(path, f"--data.{split}")
     for model in _TRAINED if verb == "fit" and classes.get("model") else ():
         path = _typed_path(line, f"model.{model}", without="model_type")  # which a config in the place of weights has
         if path and is_local_model(path) and not Path(path).exists():

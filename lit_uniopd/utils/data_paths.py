@@ -31,7 +31,7 @@ def matching_paths(path: str, flag: str) -> list[Path]:
 
     Args:
         path: neither of a hub data set nor of the playground.
-        flag: the option that ``path`` came from (``--data.train.path``), for messages.
+        flag: the option that holds the path (``--data.train``), for messages.
 
     Raises:
         UserError: if there are none.
@@ -40,5 +40,5 @@ def matching_paths(path: str, flag: str) -> list[Path]:
     # First as a file: a name may contain brackets without being a pattern.
     names = [expanded] if Path(expanded).exists() else sorted(glob(expanded, recursive=True))
     if not names:
-        raise UserError(f"{flag} {path} matches no file (looked from {Path.cwd()}); mend the path.")
+        raise UserError(f"{flag}.path {path} matches no file (looked from {Path.cwd()}); mend the path.")
     return [Path(name) for name in names]
