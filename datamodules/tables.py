@@ -22,7 +22,8 @@ from lit_uniopd.utils.paths import resolve_path
 PLAYGROUND = "playground:"
 PLAYGROUND_SPLITS = (
     *("train", "heldout", "fresh", "short", "solved", "pairs", "heldout_pairs", "vision_train", "vision_heldout"),
-    *("scenes", "heldout_scenes", "scene_pairs", "sums", "heldout_sums", "lists", "heldout_lists"),
+    *("scenes", "heldout_scenes", "scene_pairs", "sums", "heldout_sums", "large_sums", "heldout_large_sums"),
+    *("lists", "heldout_lists", "stories", "heldout_stories", "long_stories", "heldout_long_stories"),
 )
 
 

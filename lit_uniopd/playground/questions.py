@@ -7,10 +7,14 @@ from pathlib import Path
 
 from lit_uniopd.playground.cache import once
 from lit_uniopd.playground.lists import make_lists
-from lit_uniopd.playground.sums import make_sums
+from lit_uniopd.playground.stories import make_long_stories, make_stories
+from lit_uniopd.playground.sums import make_large_sums, make_sums
 from lit_uniopd.utils.jsonl import write_lines
 
-KINDS = {"sums": make_sums, "lists": make_lists}
+KINDS = {
+    **{"sums": make_sums, "large_sums": make_large_sums, "lists": make_lists},
+    **{"stories": make_stories, "long_stories": make_long_stories},
+}
 """Of questions -> from a seed to the rows to train on and the held-out ones."""
 QUESTIONS = tuple(f"{side}{kind}.jsonl" for kind in KINDS for side in ("", "heldout_"))
 FORMAT = 2

@@ -1,11 +1,12 @@
-"""Sums of two numbers as questions in plain English, for a real model."""
+"""Sums of two numbers, small and of two digits, as questions in plain English, for a real model."""
 
 import random
 from typing import Any
 
 NUMBERS = range(2, 21)
-HELDOUT = 48
-"""Questions that are kept from training, of 361."""
+TWO_DIGITS = range(21, 100)
+TRAIN, HELDOUT = 313, 48
+"""Questions of each side."""
 
 
 def make_sums(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -25,6 +26,18 @@ def make_sums(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rng.shuffle(train)
     rng.shuffle(heldout)
     return [_row(a, b) for a, b in train], [_row(a, b) for a, b in heldout]
+
+
+def make_large_sums(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows to train on and held-out ones: sums of two numbers of two digits, no pair twice in any order.
+
+    Args:
+        seed: of the choice.
+    """
+    rng = random.Random(f"large sums {seed}")
+    pairs = rng.sample([(a, b) for a in TWO_DIGITS for b in TWO_DIGITS if a <= b], TRAIN + HELDOUT)
+    rows = [_row(*rng.sample(pair, 2)) for pair in pairs]
+    return rows[HELDOUT:], rows[:HELDOUT]
 
 
 def _row(a: int, b: int) -> dict[str, Any]:
