@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart install test test-slow test-exhaustive test-engines lint format notebooks docs bench lab lab-questions preference-lab sentinel-lab clean
+.PHONY: quickstart install test test-slow test-exhaustive test-engines lint format notebooks docs bench lab lab-questions real-lab preference-lab sentinel-lab clean
 
 quickstart: install  ## distil two tiny teachers into one tiny student, on the CPU
 	$(BIN)/uniopd fit -c configs/quickstart.yaml
@@ -76,6 +76,9 @@ lab-questions: install  ## the laboratories' primary questions on 20 seeds of th
 	$(BIN)/python -m benchmarks.lab.run --questions narrow_questions
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs --questions
 	$(BIN)/python -m benchmarks.lab.questions
+
+real-lab: install  ## the same arms with a real model, SmolLM2-135M: about ten minutes a run on one core; goes on where it stopped
+	$(BIN)/python -m benchmarks.lab.run --grid real_grid.yaml
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ GRIDS = sorted(path.name for path in CONFIGS.glob("*grid.yaml"))
 FAMILIES = sorted(path.stem for path in CONFIGS.glob("*questions.yaml"))
 """Of primary questions; also the names of their summaries and tables."""
 MATCH = re.compile(r"^\{match:(\w+)\}$")
+BASE = "configs/lab/base.yaml"
+MADE = Path("runs/lab/made")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What all runs of a seed share, made by one command before them."""
+
+    args: tuple[str, ...]
+    """Of ``uniopd``; ``{here}`` is where it is to write."""
+    directory: Path
+    """Where it is then; named by all that it is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +37,9 @@ class Cell:
     arm: str
     seed: int
     args: tuple[str, ...]
-    """Of ``uniopd fit``, behind those of base.yaml; placeholders are not filled in yet."""
+    """Of ``uniopd fit``, behind the base config; ``{difficulty}`` and ``{match:ARM}`` are not filled in yet."""
+    base: str = BASE
+    made: tuple[Made, ...] = ()
 
     @property
     def needs(self) -> str | None:
@@ -34,13 +49,12 @@ class Cell:
     @property
     def texts(self) -> list[str]:
         """Those of its configs."""
-        files = [arg for arg in self.args if arg.endswith(".yaml")]
-        return [Path(file).read_text() for file in ("configs/lab/base.yaml", *files)]
+        return texts_of([self.base, *self.args])
 
     @property
     def models(self) -> set[str]:
         """Those that it takes of the playground."""
-        return set(re.findall(r"playground:(\w*(?:student|teacher))\b", " ".join((*self.texts, *self.args))))
+        return set(re.findall(r"playground:(reader|\w*(?:student|teacher))\b", " ".join((*self.texts, *self.args))))
 
     @property
     def key(self) -> str:
@@ -48,13 +62,33 @@ class Cell:
         return digest(self.setting, self.arm, self.seed, self.args, self.texts)
 
 
+def texts_of(args: Sequence[str]) -> list[str]:
+    """Those of the configs among arguments."""
+    return [Path(arg).read_text() for arg in args if arg.endswith(".yaml")]
+
+
+def fill_in(args: Sequence[Any], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments with the values of those names in braces that are known."""
+    return tuple(re.sub(r"\{(\w+)\}", lambda name: str(values.get(name[1], name[0])), str(arg)) for arg in args)
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """All runs."""
+    """All runs.
+
+    Attributes:
+        seeds: on which every arm runs.
+        arms: arguments of ``uniopd fit`` behind those of its setting.
+        settings: title, arguments and arms of each.
+        base: config of all runs.
+        made: name -> arguments of ``uniopd`` that make, once for each seed, what ``{NAME}`` stands for behind it.
+    """
 
     seeds: list[int]
     arms: dict[str, list[str]]
     settings: dict[str, dict[str, Any]]
+    base: str = BASE
+    made: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path = CONFIGS / "grid.yaml") -> "Grid":
@@ -69,12 +103,22 @@ class Grid:
     def cells(self, setting: str) -> list[Cell]:
         """The runs of a setting, those that others are matched to first."""
         chosen = self.settings[setting]
-        cells = [
-            Cell(setting, arm, seed, (*map(str, chosen["args"]), *map(str, self.arms[arm])))
-            for arm in chosen["arms"]
-            for seed in self.seeds
-        ]
+        cells = []
+        for arm in chosen["arms"]:
+            for seed in self.seeds:
+                made = self.made_for(seed)
+                values = {name: each.directory for name, each in made.items()}
+                args = fill_in([*chosen["args"], *self.arms[arm]], values)
+                cells.append(Cell(setting, arm, seed, args, self.base, (*made.values(),)))
         return sorted(cells, key=lambda cell: cell.needs is not None)
+
+    def made_for(self, seed: int) -> dict[str, Made]:
+        """What is made before the runs of a seed, in this order."""
+        made: dict[str, Made] = {}
+        for name, template in self.made.items():
+            args = fill_in(template, {each: made[each].directory for each in made})
+            made[name] = Made(args, MADE / f"{name}-{digest(seed, args, texts_of(args))}")
+        return made
 
 
 def digest(*identity: Any) -> str:

@@ -17,11 +17,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.grid import CONFIGS, FAMILIES, GRIDS, MATCH, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, FAMILIES, GRIDS, MATCH, Cell, Grid, Made, fill_in
 
 ROOT = Path("runs/lab")
 CURVES = (
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     grid = Grid.read(CONFIGS / options.grid)
     if options.seeds:
-        grid = Grid(options.seeds, grid.arms, grid.settings)
+        grid = replace(grid, seeds=options.seeds)
     cells = [cell for setting in options.settings or grid.settings for cell in grid.cells(setting)]
     if options.questions:
         from benchmarks.lab.questions import Family
@@ -124,6 +124,7 @@ class Preparation:
     """Of the playground."""
     counted: tuple[str, ...]
     """Splits on which the student's pass counts are measured, if a cell takes them."""
+    made: tuple[Made, ...]
 
 
 def groups_of(cells: Sequence[Cell], grid: Grid) -> list[Preparation]:
@@ -133,9 +134,9 @@ def groups_of(cells: Sequence[Cell], grid: Grid) -> list[Preparation]:
         groups.setdefault((cell.seed, grid.student(cell.setting)[0]), []).append(cell)
     preparations = []
     for (seed, student), members in sorted(groups.items()):
-        models = sorted({student}.union(*(cell.models for cell in members)))
+        models = sorted(set[str]().union(*(cell.models for cell in members)))
         counted = {s for c in members if "{difficulty}" in c.args for s in grid.student(c.setting)[1]}
-        preparations.append(Preparation(seed, student, tuple(models), tuple(sorted(counted))))
+        preparations.append(Preparation(seed, student, tuple(models), tuple(sorted(counted)), members[0].made))
     return preparations
 
 
@@ -145,6 +146,13 @@ def prepare(group: Preparation) -> int:
     from lit_uniopd.cli import main as uniopd
     from lit_uniopd.playground.locate import locate
 
+    for made in group.made:
+        if not made.directory.exists():
+            unfinished = made.directory.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a killed laboratory
+            with quiet(unfinished / "log.txt"):
+                uniopd([*fill_in(made.args, {"here": unfinished}), "--seed_everything", str(seed)])
+            unfinished.rename(made.directory)
     with quiet(ROOT / f"prepare-{student}-seed{seed}.log"):
         for name in group.models:
             locate(name, seed=seed)
@@ -178,13 +186,13 @@ def run_cell(cell: Cell, counts: Path, matched: float | None) -> dict[str, Any]:
     directory = ROOT / cell.setting / cell.arm / f"seed{cell.seed}"
     shutil.rmtree(directory, ignore_errors=True)  # of a killed run
     directory.mkdir(parents=True)
-    fill = {"{difficulty}": str(counts), "{seed}": str(cell.seed)}
-    args = [str(matched) if MATCH.match(arg) else fill.get(arg, arg) for arg in cell.args]
+    fill = {"difficulty": counts, "seed": cell.seed}
+    args = [str(matched) if MATCH.match(arg) else arg for arg in fill_in(cell.args, fill)]
     start = time.monotonic()
     with quiet(directory / "log.txt"):
         uniopd(
             [
-                *("fit", "-c", "configs/lab/base.yaml", *args, "-c", "configs/lab/diagnostics.yaml"),
+                *("fit", "-c", cell.base, *args, "-c", "configs/lab/diagnostics.yaml"),
                 *("--seed_everything", str(cell.seed), "--trainer.logger.init_args.save_dir", str(directory)),
             ]
         )

@@ -1,5 +1,6 @@
 """The laboratory's grid is valid, its results are taken up again, and its statistics are right."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab import paired_tests, report, run
-from benchmarks.lab.grid import CONFIGS, GRIDS, Cell, Grid
+from benchmarks.lab.grid import CONFIGS, GRIDS, Cell, Grid, fill_in
 from lit_uniopd.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,58 @@ def test_every_arm_is_understood(file, arm, capsys):
     fill = {"{difficulty}": "counts.jsonl"}
     args = ["0.1" if arg.startswith("{match:") else fill.get(arg, arg) for arg in cell.args]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "-c", "configs/lab/base.yaml", *args, "-c", "configs/lab/diagnostics.yaml", "--print_config"])
+        main(["fit", "-c", cell.base, *args, "-c", "configs/lab/diagnostics.yaml", "--print_config"])
     assert stopped.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", Grid.read(CONFIGS / "real_grid.yaml").made)
+def test_every_command_that_makes_what_runs_share_is_understood(name, capsys):
+    made = Grid.read(CONFIGS / "real_grid.yaml").made_for(3)[name]
+    with pytest.raises(SystemExit) as stopped:
+        main([*fill_in(made.args, {"here": "nowhere"}), "--seed_everything", "3", "--print_config"])
+    assert stopped.value.code == 0, capsys.readouterr().err
+    assert not any("{student}" in arg for arg in made.args)
+
+
+def a_grid(recipe: str) -> Grid:
+    made = {"model": [recipe, "{here}"], "counts": ["count", "{model}", "{here}"]}
+    return Grid([1, 2], {"opd": ["--path", "{model}/policy"]}, {"s": {"args": [], "arms": ["opd"]}}, made=made)
+
+
+def test_what_is_made_is_named_by_all_that_it_is_made_of():
+    first, other = (cell.made for cell in a_grid("make").cells("s"))
+    assert len({made.directory for made in first + other}) == 4  # of two seeds
+    again, _ = a_grid("make").cells("s")
+    (changed, _) = a_grid("make_better").cells("s")
+    assert again.made == first
+    assert not {made.directory for made in changed.made} & {made.directory for made in first}  # the counts, too
+    assert again.args == ("--path", f"{first[0].directory}/policy")
+    assert first[1].args == ("count", str(first[0].directory), "{here}")
+
+
+def test_what_is_made_is_whole_or_made_again(tmp_path, monkeypatch):
+    (preparation,) = run.groups_of(a_grid("make").cells("s")[:1], a_grid("make"))
+    preparation = dataclasses.replace(preparation, models=())
+    monkeypatch.chdir(tmp_path)
+    (model, counts), commands = preparation.made, []
+
+    def uniopd(args: list[str]) -> None:
+        command, *_, here, _, seed = args
+        commands.append(command)
+        assert (seed, list(Path(here).iterdir())) == ("1", [Path(here) / "log.txt"])
+        (Path(here) / "result").write_text(command)
+        if len(commands) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_uniopd.cli.main", uniopd)
+    with pytest.raises(KeyboardInterrupt):
+        run.prepare(preparation)
+    assert model.directory.is_dir()
+    assert not counts.directory.exists()
+    for _ in range(2):
+        run.prepare(preparation)
+    assert commands == ["make", "count", "count"]
+    assert (counts.directory / "result").read_text() == "count"
 
 
 @pytest.mark.parametrize("file", GRIDS)
