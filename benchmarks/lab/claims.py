@@ -33,8 +33,8 @@ ENDPOINTS = {
     "chair_i": "hallucinated mentions, as a share",
     "recall": "objects named, as a share",
 }
-ASKED = {"uni_opd": "questions", "pairs": "preference_questions"}
-"""Laboratory -> its primary questions."""
+ASKED = {"uni_opd": ("questions", "narrow_questions"), "pairs": ("preference_questions",)}
+"""Laboratory -> its families of primary questions."""
 PLAIN = ("opd", "opd_long", "ln_dpo", "base")
 """What a part is added to; other bases are named beside the estimate."""
 BEFORE = "base"
@@ -44,6 +44,7 @@ HEADINGS = {
     "strong_to_weak": "one-strong-teacher-a-weak-student",
     "cross_modal": "a-text-teacher-and-a-chart-teacher-into-a-student-that-sees",
     "unreliable": "unreliable-teachers",
+    "narrow": "teachers-that-never-saw-half-of-what-can-be-confused",
     "clean": "a-clean-judge",
     "noisy": "a-noisy-judge",
     "flipped": "a-clean-judge-and-a-quarter-of-the-pairs-flipped",
@@ -151,16 +152,15 @@ def estimate(comparison: Comparison) -> Estimate | None:
 
 def from_questions(comparison: Comparison) -> Estimate | None:
     """From the primary question that asks for it, if all of its family have run."""
-    if (name := ASKED.get(comparison.laboratory)) is None:
-        return None
-    family = questions.Family.read(name)
-    if (answers := questions.answers(family)) is None:
-        return None
-    for question, (differences, p) in zip(family.questions, answers, strict=True):
-        if (question.setting, question.arm, question.base) == (comparison.place, comparison.arm, comparison.base):
-            bound = question.effect if question.equivalence else None
-            source = f"`{name}.jsonl`, asked beforehand"
-            return Estimate(len(differences), *interval(differences), p, source, adjusted=True, equal_within=bound)
+    for name in ASKED.get(comparison.laboratory, ()):
+        family = questions.Family.read(name)
+        if (answers := questions.answers(family)) is None:
+            continue
+        for question, (differences, p) in zip(family.questions, answers, strict=True):
+            if (question.setting, question.arm, question.base) == (comparison.place, comparison.arm, comparison.base):
+                bound = question.effect if question.equivalence else None
+                source = f"`{name}.jsonl`, asked beforehand"
+                return Estimate(len(differences), *interval(differences), p, source, adjusted=True, equal_within=bound)
     return None
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from benchmarks.lab import claims, summary_files
 from benchmarks.lab.claims import Comparison, Estimate, Outcome, Part
-from benchmarks.lab.grid import Grid
+from benchmarks.lab.grid import CONFIGS, Grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,8 +135,9 @@ def test_every_question_has_its_claim():
     compared = {(c.place, c.arm, c.base) for part in parts for c in part.tests if c.laboratory == "uni_opd"}
     family = claims.questions.Family.read()
     assert {(q.setting, q.arm, q.base) for q in family.questions} <= compared
-    grid = Grid.read()
-    assert all({arm, base} <= set(grid.settings[setting]["arms"]) for setting, arm, base in compared)
+    grids = [Grid.read(), Grid.read(CONFIGS / "narrow_grid.yaml")]
+    arms = {(setting, arm) for grid in grids for setting, chosen in grid.settings.items() for arm in chosen["arms"]}
+    assert {(setting, arm) for setting, *both in compared for arm in both} <= arms
 
 
 def test_curves_that_are_to_be_watched_are_logged():
