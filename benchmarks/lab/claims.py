@@ -291,7 +291,7 @@ def world_of(worlds: dict[str, dict[str, str]], comparison: Comparison) -> str:
 
 def thresholds() -> str:
     """What runs are told, and from which numbers on."""
-    short, long = advice.INVERSIONS_WITHOUT_LONG_TRAINING, advice.INVERSIONS_WITH_GAIN
+    short, (narrow, long) = advice.INVERSIONS_WITHOUT_LONG_TRAINING, advice.INVERSIONS_WITH_GAIN
     lines = ["| number of the run | it is told of | where that was seen |", "|---|---|---|"]
     rows = [
         (
@@ -302,7 +302,8 @@ def thresholds() -> str:
         (
             "the same, calibration off",
             f"above {advice.INVERSIONS_WITHOUT_GAIN:.0%}: calibration would act",
-            f"teachers that get worse: {short:.0%} in 40 rollouts (no gain), {long:.0%} in 120 (gain with delta 2)",
+            f"teachers that get worse: {short:.0%} in 40 rollouts (no gain), {long:.0%} in 120 (gain with delta 2); "
+            f"teachers that never saw half: {narrow:.0%} in 40 (gain with delta 2)",
         ),
         (
             "answers that online balancing leaves out: mean of `rollout/removed`",
