@@ -85,8 +85,8 @@ def _refuse_value(typed: Typed) -> None:
         if not isinstance(load_argument(typed.value), str | int | float):  # what null or a list is, depends on more
             return
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--value", type=found.type)
-        parser.parse_args([f"--value={typed.value}"])
+        parser.add_argument(f"--{typed.key}", type=found.type)
+        parser.parse_args([f"--{typed.key}={typed.value}"])
     except yaml.YAMLError:
         return
     except ArgumentError as error:
