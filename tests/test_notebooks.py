@@ -60,7 +60,7 @@ SHOWN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 def test_a_notebook_runs_anywhere_from_start_to_end(name, elsewhere, monkeypatch):
     outputs, figures = SHOWN[name]
     notebook = executed(ROOT / f"notebooks/{name}.ipynb", elsewhere, monkeypatch)

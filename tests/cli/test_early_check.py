@@ -299,6 +299,7 @@ def test_the_parser_would_say_the_same_of_a_value(line):
 
 
 @pytest.mark.parametrize("line", RIGHT_VALUES)
+@pytest.mark.thinned(2)
 def test_what_the_parser_takes_is_not_refused(line):
     uniopd_parser().parse_args(arguments(line))
     refuse_wrong_options(arguments(line))
@@ -310,6 +311,7 @@ def test_a_value_that_is_not_certain_is_left_to_the_parser(line):
 
 
 @pytest.mark.parametrize("line", VAIN)
+@pytest.mark.thinned(2)
 def test_the_run_would_say_the_same(line, desk, model_dirs):
     teachers = {name: {"path": model_dirs[name]} for name in ("math", "code")}
     model = {"student": {"path": model_dirs["student"]}, "teachers": teachers}

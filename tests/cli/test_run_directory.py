@@ -75,6 +75,7 @@ def file_of_the_docs(name: str) -> str:
     return f"--config={name}"
 
 
+@pytest.mark.exhaustive  # as with every other logger
 @pytest.mark.filterwarnings("ignore")  # of packages that are not ours
 def test_so_it_does_with_weights_and_biases(files, tmp_path):
     wandb = pytest.importorskip("wandb", reason="pip install wandb")

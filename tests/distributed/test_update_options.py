@@ -10,7 +10,7 @@ import torch
 from distributed.update_options import OPTIONS, gradients, loaded
 from tiny import make_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive  # each option has its tests on one rank
 SCRIPT = Path(__file__).parent / "update_options.py"
 
 

@@ -59,6 +59,7 @@ def test_the_command_line_trains_and_exports_it(playground, tmp_path, monkeypatc
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"  # one step of 1e-6 changes little
 
 
+@pytest.mark.exhaustive
 def test_the_doctor_has_nothing_against_it(model_path, sharper, tmp_path):
     teachers = {"default": PolicyArgs(path=sharper)}
     module = UniOPD(PolicyArgs(path=model_path), teachers, SamplingArgs(n=2, max_new_tokens=8), grader_workers=1)

@@ -132,6 +132,7 @@ def test_three_steps_of_dpo_are_those_of_trls_trainer(model_path, plain, tmp_pat
     assert steps["train/grad_norm"] == pytest.approx(norms, rel=1e-3)
 
 
+@pytest.mark.exhaustive  # as with tiny models
 def test_a_copy_as_teacher_teaches_nothing(model_path, plain: Plain, tmp_path):
     """Loss, KL and gradient are what rounding leaves of them."""
     steps = Steps()

@@ -116,7 +116,7 @@ def test_a_mixture_of_students_has_nothing_to_say(model_dirs, tmp_path, kind, mi
     ("kind", "mixture_kind"), [("sampled", "arithmetic"), ("jsd", "arithmetic"), ("sampled", "log_linear")]
 )
 @pytest.mark.parametrize("lora", [None, LORA])
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(6)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, lora, kind, mixture_kind):
     """Of an expert, and of the student's average and start behind another prompt, whose modules are the same."""
     hint = ReadsArgs(template="yes {prompt}")

@@ -222,7 +222,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("knob", KNOBS)
 @pytest.mark.parametrize("lora", [None, LoraArgs(rank=4, alpha=8)])
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(8)
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(model_dirs, tmp_path, knob, lora):
     def model() -> UniOPD:
         student = PolicyArgs(path=model_dirs["student"], lora=lora)
