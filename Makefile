@@ -77,7 +77,7 @@ lab-questions: install  ## the laboratories' primary questions on 20 seeds of th
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab.pairs --questions
 	$(BIN)/python -m benchmarks.lab.questions
 
-real-lab: install  ## the same arms with a real model, SmolLM2-135M: about ten minutes a run on one core; goes on where it stopped
+real-lab: install  ## the same arms with a real model, SmolLM2-135M: an hour and more on 2 cores; goes on where it stopped
 	$(BIN)/python -m benchmarks.lab.run --grid real_grid.yaml
 
 preference-lab: install  ## when do Omni-DPO's weights help? 231 paired runs, under half an hour on 2 cores

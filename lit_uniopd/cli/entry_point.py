@@ -78,7 +78,15 @@ def show_our_log() -> None:
         logger = logging.getLogger(package)
         logger.setLevel(logging.INFO)
         if not logger.handlers:
-            logger.addHandler(logging.StreamHandler())
+            logger.addHandler(_StandardError())
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes to what is standard error by then: a notebook that redirects it may call ``main`` twice."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def mistake_behind(error: Exception) -> UserError | None:
