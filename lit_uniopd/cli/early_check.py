@@ -53,9 +53,9 @@ def options_of_classes(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse_unknown(typed: Typed) -> None:
-    found = _looked_up(typed.classes.get(typed.section), typed.key) if typed.key else None
-    if isinstance(found, tuple):
-        raise _unknown_option(typed.option, *found, help_of=_help_of(typed))
+    unknown = _looked_up(typed.classes.get(typed.section), typed.key) if typed.key else None
+    if isinstance(unknown, tuple):
+        raise _unknown_option(typed.option, *unknown, help_of=_help_of(typed))
 
 
 def _refuse_class(typed: Typed) -> None:
@@ -70,10 +70,10 @@ def _refuse_class(typed: Typed) -> None:
 
 def _refuse_value(typed: Typed) -> None:
     if typed.section == "trainer":
-        found: Any = trainer_methods().get("__init__", {}).get(typed.key)
+        option: Any = trainer_methods().get("__init__", {}).get(typed.key)
     else:
-        found = _looked_up(typed.classes.get(typed.section), typed.key)
-    if not isinstance(found, Plain):
+        option = _looked_up(typed.classes.get(typed.section), typed.key)
+    if not isinstance(option, Plain):
         return
     from jsonargparse import ArgumentError, ArgumentParser
 
@@ -85,7 +85,7 @@ def _refuse_value(typed: Typed) -> None:
         if not isinstance(load_argument(typed.value), str | int | float):  # what null or a list is, depends on more
             return
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument(f"--{typed.key}", type=found.type)
+        parser.add_argument(f"--{typed.key}", type=option.type)
         parser.parse_args([f"--{typed.key}={typed.value}"])
     except yaml.YAMLError:
         return

@@ -349,7 +349,7 @@ def test_the_paths_are_those_of_data_and_models():
     from datamodules.tables import TableArgs
     from lit_uniopd.policy import PolicyArgs
 
-    found = set()
+    wanting = set()
     for path in OURS:
         for key in ("train", "val", "test", "predict", "student", "policy"):
             held = (options_in_source(*path.rsplit(".", 1)) or {}).get(key)
@@ -357,8 +357,8 @@ def test_the_paths_are_those_of_data_and_models():
                 assert isinstance(held, Held)
                 kind = TableArgs if path.startswith("datamodules.") else PolicyArgs
                 assert issubclass(getattr(sys.modules[held.module], held.name), kind)
-                found.add(key)
-    assert len(found) == 6
+                wanting.add(key)
+    assert len(wanting) == 6
 
 
 def test_nothing_heavy_is_imported_for_an_answer(tmp_path):

@@ -100,8 +100,8 @@ def test_thresholds_of_inversions_are_the_laboratorys(monkeypatch):
     assert max(inversions(setting, "opd") for setting in quiet) == advice.INVERSIONS_WITHOUT_GAIN
     assert inversions("unreliable", "opd") == advice.INVERSIONS_WITHOUT_LONG_TRAINING
     narrow = read_summaries(Family.read("narrow_questions"))["narrow", "opd"].values()
-    seen = fmean(run["order/inversions_before"] for run in narrow)
-    assert (round(seen, 2), inversions("unreliable", "opd_long")) == advice.INVERSIONS_WITH_GAIN
+    misordered = fmean(run["order/inversions_before"] for run in narrow)
+    assert (round(misordered, 2), inversions("unreliable", "opd_long")) == advice.INVERSIONS_WITH_GAIN
 
 
 def test_quality_weights_of_the_laboratorys_pairs_are_as_even():
